@@ -1,0 +1,123 @@
+"""The nouns that every layer shares: frozen records without behaviour that needs a library.
+
+Names of nodes in records are *labels*: the node's own name where it has a unique one, otherwise
+``<op_type>:<first output>``; nodes of a subgraph or function are prefixed with their owner's
+label and a slash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Safety(StrEnum):
+    """What a pass promises about the outputs."""
+
+    EXACT = "exact"  # the same under ``==``
+    ROUNDING = "rounding"  # equal in real arithmetic
+    ASSUMES = "assumes"  # needs data or a promise; off unless allowed by name
+
+
+class Status(StrEnum):
+    """What became of a match."""
+
+    ACT = "act"  # inspect: would be rewritten; fold: was rewritten
+    DECLINED = "declined"
+
+
+class Verdict(StrEnum):
+    """The result of a check. Only PASS passes."""
+
+    PASS = "PASS"  # noqa: S105  (a verdict, not a password)
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    SKIPPED = "SKIPPED"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One match of one pass, acted on or declined.
+
+    ``code`` is public API: kebab-case, empty when the pass acts. ``why`` is a plain clause.
+    """
+
+    id: str  # pass@node
+    pass_name: str
+    node: str
+    status: Status
+    code: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What applying one plan did to the graph, counted by the graph."""
+
+    removed_nodes: tuple[str, ...] = ()
+    changed_nodes: tuple[str, ...] = ()
+    removed_tensors: tuple[str, ...] = ()
+    added_tensors: tuple[str, ...] = ()
+    bytes_added: int = 0  # bytes of new tensors less bytes of tensors that went away
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """One applied match: ``output`` is the tensor whose value is the same before and after."""
+
+    id: str
+    pass_name: str
+    node: str
+    safety: Safety
+    output: str
+    delta: Delta = field(default_factory=Delta)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a model holds, over the main graph, subgraphs and functions."""
+
+    nodes: int
+    batch_norms: int
+    biases: int  # bias vectors: constant third inputs of Conv/ConvTranspose/Gemm, constant Add after MatMul
+    parameter_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """How one output (or one rewritten segment's output) compared."""
+
+    name: str
+    status: Verdict
+    score: float | None = None  # the stage's own measure: e/e_pert (algebra), R (runtime)
+    limit: float | None = None
+    max_abs: float | None = None
+    detail: dict[str, Any] = field(default_factory=dict)  # JSON scalars only
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of the referee."""
+
+    id: str  # structure | algebra | segments | runtime
+    status: Verdict
+    why: str = ""
+    outputs: tuple[OutputCheck, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The referee's verdict on a pair of models, with its evidence.
+
+    ``level``: A real inputs, B random inputs with a trusted float64 reference, C no trusted
+    reference or checked per rewrite, D structure only.
+    """
+
+    verdict: Verdict
+    level: str
+    stages: tuple[Stage, ...] = ()
+    warnings: tuple[str, ...] = ()
+    scope: str = "whole-model"  # whole-model | per-rewrite | identical | none
+    why: str = ""  # one sentence for people
