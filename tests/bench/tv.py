@@ -1,0 +1,75 @@
+"""torchvision where its C++ operators cannot load.
+
+torchvision's wheel is built against one build of torch. Beside another one (a CPU build, say) its
+library does not load, and then even ``import torchvision`` fails, since it registers shape and
+gradient rules for operators that nobody declared. Classification nets need none of them: with
+the names declared, the import works and the nets export.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+# One entry per operator that torchvision registers a rule for; what it takes, and how many tensors it returns.
+_BOX = "Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width"
+_SIZE = "SymInt batch_size, SymInt channels, SymInt height, SymInt width"
+_CONV = ", ".join(f"SymInt {name}_{axis}" for name in ("stride", "pad", "dilation") for axis in "hw")
+_DEFORM = f"Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, {_CONV}, SymInt groups"
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    f"roi_align(Tensor input, {_BOX}, int sampling_ratio, bool aligned) -> Tensor",
+    f"roi_pool(Tensor input, {_BOX}) -> (Tensor, Tensor)",
+    f"ps_roi_align(Tensor input, {_BOX}, int sampling_ratio) -> (Tensor, Tensor)",
+    f"ps_roi_pool(Tensor input, {_BOX}) -> (Tensor, Tensor)",
+    f"deform_conv2d({_DEFORM}, SymInt offset_groups, bool use_mask) -> Tensor",
+    f"_roi_align_backward(Tensor grad, {_BOX}, {_SIZE}, int sampling_ratio, bool aligned) -> Tensor",
+    f"_roi_pool_backward(Tensor grad, Tensor argmax, {_BOX}, {_SIZE}) -> Tensor",
+    f"_ps_roi_align_backward(Tensor grad, Tensor mapping, {_BOX}, int sampling_ratio, {_SIZE}) -> Tensor",
+    f"_ps_roi_pool_backward(Tensor grad, Tensor mapping, {_BOX}, {_SIZE}) -> Tensor",
+    f"_deform_conv2d_backward(Tensor grad, {_DEFORM}, SymInt offset_groups, bool use_mask)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+_declared: list[Any] = []  # torch forgets a library's declarations when its object is collected
+
+
+def _declare() -> None:
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    known = {name.split("(")[0] for name in torch._C._dispatch_get_all_op_names()}
+    for schema in _SCHEMAS:
+        if f"torchvision::{schema.split('(')[0]}" not in known:
+            library.define(schema)
+    _declared.append(library)
+
+
+def _forget() -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+
+
+def load() -> ModuleType:
+    """Import torchvision, its operators declared by hand only where the plain import fails.
+
+    Returns
+    -------
+    module
+        ``torchvision``.
+
+    Raises
+    ------
+    ImportError
+        torchvision, or torch, is not installed.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as exc:
+        if "does not exist" not in str(exc):
+            raise
+    _forget()
+    _declare()
+    return importlib.import_module("torchvision")
