@@ -1,0 +1,58 @@
+"""onnx's checker and shape inference, on skeletons: no weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from converter.protos.modelfile import graphs
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    for g in graphs(model.graph):
+        yield from g.initializer
+        for node in g.node:
+            for a in node.attribute:
+                yield from ([a.t] if a.HasField("t") else [])
+                yield from a.tensors
+    for f in model.functions:
+        for node in f.node:
+            for a in node.attribute:
+                yield from ([a.t] if a.HasField("t") else [])
+
+
+def _has_data(t: TensorProto) -> bool:
+    return bool(t.raw_data or t.float_data or t.int32_data or t.int64_data or t.double_data or t.uint64_data)
+
+
+def problems(skeleton: onnx.ModelProto) -> str:
+    """What onnx's checker says against the model; empty if nothing.
+
+    Weights that a skeleton left out (or that lie in other files) are taken to be there.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(skeleton)
+    for t in _tensors(model):
+        if t.data_location == TensorProto.EXTERNAL or (t.dims and not _has_data(t) and not t.string_data):
+            # The checker wants data or an empty shape; the file's size was checked on loading.
+            t.ClearField("data_location")
+            del t.external_data[:]
+            t.dims[:] = [0]
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as exc:
+        return str(exc).strip()
+    except (DecodeError, ValueError) as exc:
+        return str(exc).strip()
+    return ""
+
+
+def infer_shapes(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+    """The skeleton with value_info where onnx can infer it; unchanged where it cannot."""
+    try:
+        return onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
+    except (onnx.shape_inference.InferenceError, DecodeError, RuntimeError, ValueError):
+        return skeleton
