@@ -18,6 +18,7 @@ _BOX = "Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_wi
 _SIZE = "SymInt batch_size, SymInt channels, SymInt height, SymInt width"
 _CONV = ", ".join(f"SymInt {name}_{axis}" for name in ("stride", "pad", "dilation") for axis in "hw")
 _DEFORM = f"Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, {_CONV}, SymInt groups"
+_FIVE = ", ".join(["Tensor"] * 5)
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -30,8 +31,7 @@ _SCHEMAS = (
     f"_roi_pool_backward(Tensor grad, Tensor argmax, {_BOX}, {_SIZE}) -> Tensor",
     f"_ps_roi_align_backward(Tensor grad, Tensor mapping, {_BOX}, int sampling_ratio, {_SIZE}) -> Tensor",
     f"_ps_roi_pool_backward(Tensor grad, Tensor mapping, {_BOX}, {_SIZE}) -> Tensor",
-    f"_deform_conv2d_backward(Tensor grad, {_DEFORM}, SymInt offset_groups, bool use_mask)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"_deform_conv2d_backward(Tensor grad, {_DEFORM}, SymInt offset_groups, bool use_mask) -> ({_FIVE})",
 )
 _declared: list[Any] = []  # torch forgets a library's declarations when its object is collected
 

@@ -1,0 +1,72 @@
+# Two commands for everyone: `make demo` and `make test`. Each starts from a fresh virtual environment.
+PYTHON ?= python3
+JOBS ?= 2
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+MODEL ?= models/digits_cnn.onnx
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint format docs bench models clean
+comma := ,
+
+# $(call fresh,FOLDER,WHAT): a new virtual environment with WHAT installed. What an earlier build left
+# in build/ would end up in the wheel, so it goes first.
+define fresh
+	rm -rf $(1) build biasopt.egg-info
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt $(2)
+endef
+
+help:
+	@echo "make demo     install into a fresh environment, fold a model from models/, print the report"
+	@echo "make test     install into a fresh environment, run all tests"
+	@echo "make check    what CI runs: lint, then test"
+	@echo "make lint     format, ruff, mypy --strict, import contracts, generated docs"
+	@echo "make format   reformat and apply ruff's safe fixes"
+	@echo "make docs     write the generated parts of the documents"
+	@echo "make bench    compare with other tools (ARGS='--models resnet50 --repeat 5')"
+	@echo "make models   train and export the small models of models/ again"
+	@echo "make clean    remove environments, caches and build products"
+
+demo:
+	$(call fresh,.venv-demo,.)
+	.venv-demo/bin/biasopt fold $(MODEL) -o .venv-demo/folded.onnx
+
+test:
+	$(call fresh,.venv-test,".[torch$(comma)test]")
+	.venv-test/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+check: lint test
+
+# These two environments are kept until what they were made from changes.
+.venv-dev/done: pyproject.toml constraints.txt
+	$(call fresh,.venv-dev,-e ".[torch$(comma)test$(comma)dev]")
+	touch $@
+
+.venv-bench/done: pyproject.toml constraints.txt
+	$(call fresh,.venv-bench,-e ".[torch$(comma)bench]")
+	touch $@
+
+lint: .venv-dev/done
+	.venv-dev/bin/ruff format --check .
+	.venv-dev/bin/ruff check .
+	.venv-dev/bin/mypy
+	.venv-dev/bin/lint-imports
+	.venv-dev/bin/python -m converter.report.docs --check
+
+format: .venv-dev/done
+	.venv-dev/bin/ruff check --fix .
+	.venv-dev/bin/ruff format .
+
+docs: .venv-dev/done
+	.venv-dev/bin/python -m converter.report.docs
+
+bench: .venv-bench/done
+	.venv-bench/bin/python -m tests.bench.peers $(ARGS)
+
+models: .venv-dev/done
+	.venv-dev/bin/python -m models.recipes
+
+clean:
+	rm -rf .venv-* build dist biasopt.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,51 @@
+"""What all tests share: markers that skip with a reason, the corpus, and reproducible hypothesis runs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# The same examples on every run; `--hypothesis-profile=long` looks further.
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile("default")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-cuda", action="store_true", help="fail, not skip, where no CUDA device is found")
+
+
+def cuda_devices() -> int:
+    """Count the CUDA devices by asking the driver; no library of ours is loaded for it."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    skip_cuda = not config.getoption("--require-cuda") and not cuda_devices()
+    for item in items:
+        if item.get_closest_marker("serial"):
+            item.add_marker(pytest.mark.xdist_group("serial"))
+        if skip_cuda and item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device found"))
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """Give the folder of real models that BIASOPT_CORPUS names."""
+    folder = os.environ.get("BIASOPT_CORPUS", "")
+    if not folder:
+        pytest.skip("BIASOPT_CORPUS is not set")
+    if not Path(folder).is_dir():
+        pytest.fail(f"BIASOPT_CORPUS names no folder: {folder}")
+    return Path(folder)
