@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Safety(StrEnum):
@@ -121,3 +125,21 @@ class Parity:
     warnings: tuple[str, ...] = ()
     scope: str = "whole-model"  # whole-model | per-rewrite | identical | none
     why: str = ""  # one sentence for people
+
+
+class Weight(Protocol):
+    """The value of a constant, made only when asked for.
+
+    ``load`` gives it as stored, rounded once; ``master`` in float64 before that rounding, so that
+    a chain of folds rounds one time, at the end.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def load(self) -> NDArray[Any]: ...
+
+    def master(self) -> NDArray[np.float64]: ...
