@@ -1,0 +1,273 @@
+"""The command line: parse, call, print, exit.
+
+No logic, and no heavy import outside a command: ``biasopt --help`` loads no numpy, onnx, onnxruntime or
+torch. Data goes to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a gate failed, 2 usage,
+3 an error that the user can act on (one line), 4 inconclusive, 70 a bug in biasopt, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from converter._version import __version__
+from converter.errors import BiasoptError
+from converter.report import terminal
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+REPORT_KINDS = ("json", "md")
+
+
+def _size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Bytes, with a unit: ``500MB``, ``2GiB``."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B?", value.strip().upper())
+    n_bytes = int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")) if found else 0
+    if not n_bytes:
+        raise click.BadParameter(f"{value!r} is not a size such as 500MB or 2GiB.")
+    return n_bytes
+
+
+def _shapes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
+    """Shapes by name, from ``x=1,3,224,224``; split at the last ``=``, since a name may hold one."""
+    shapes = {}
+    for value in values:
+        name, _equals, dims = value.rpartition("=")
+        if not name or not re.fullmatch(r"(\d+(,\d+)*)?", dims):
+            raise click.BadParameter(f"{value!r} is not an input's shape such as x=1,3,224,224.")
+        shapes[name] = tuple(int(dim) for dim in dims.split(",") if dim)
+    return shapes or None
+
+
+def _listed(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """Repeating an option and giving it a list with commas are the same; so are - and _ in a pass's name."""
+    parts = ",".join(values).replace("_", "-").split(",")
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def _kinds(_: click.Context, __: click.Parameter, value: str) -> list[str]:
+    kinds = [kind.strip() for kind in value.split(",") if kind.strip()]
+    for kind in kinds:
+        if kind not in REPORT_KINDS:
+            raise click.BadParameter(f"{kind!r} is not one of {', '.join(REPORT_KINDS)}.")
+    return kinds
+
+
+def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+pass_options = _together(
+    click.option("--only", metavar="PASS", multiple=True, callback=_listed, help="Only this pass; repeatable."),
+    click.option("--skip", metavar="PASS", multiple=True, callback=_listed, help="Not this pass; repeatable."),
+    click.option("--keep-bn", is_flag=True, help="Keep BatchNormalization and move biases into it, to train on."),
+    click.option("--no-growth", is_flag=True, help="Leave what needs a copy of a shared weight."),
+    click.option("--freeze-overridable", is_flag=True, help="Make graph inputs that have a default constant."),
+)
+check_options = _together(
+    click.option("--no-verify", is_flag=True, help="Write without comparing outputs."),
+    click.option(
+        "--on-inconclusive",
+        type=click.Choice(["fail", "pass"]),
+        default="fail",
+        show_default=True,
+        help="Outputs that could not be compared well enough.",
+    ),
+    click.option("--inputs", metavar="FILE.npz", type=FILE, help="Compare on these inputs, not on random ones."),
+    click.option(
+        "--shape",
+        "shapes",
+        metavar="NAME=DIMS",
+        multiple=True,
+        callback=_shapes,
+        help="As in x=1,3,224,224; repeatable.",
+    ),
+    click.option(
+        "--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Seed of the inputs."
+    ),
+    click.option("--quick", is_flag=True, help="Compare on one input only."),
+    click.option(
+        "--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run."
+    ),
+    click.option("--custom-ops", metavar="LIB", type=FILE, help="Library of custom operators for onnxruntime."),
+    click.option(
+        "--max-time",
+        metavar="S",
+        type=click.FloatRange(0, min_open=True),
+        show_default="30",
+        help="Compare for so many seconds.",
+    ),
+    click.option("--max-memory", metavar="SIZE", callback=_size, help="As in 2GB; else half of what is free."),
+)
+report_options = _together(
+    click.option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder."),
+    click.option("--formats", metavar="LIST", default="json,md", callback=_kinds, help="Of json and md; else both."),
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Name every node.")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 a check failed, 2 usage, 3 error, 4 inconclusive, 70 bug, 130 interrupted.",
+)
+@click.version_option(__version__, prog_name="biasopt", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Fold BatchNormalization and biases out of ONNX models, and check that the outputs stay the same."""
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", metavar="OUT", type=FILE, help="Write here, not to MODEL.folded.onnx.")
+@click.option("--in-place", is_flag=True, help="Replace MODEL itself.")
+@click.option("--force", is_flag=True, help="Replace an OUT that exists.")
+@pass_options
+@click.option("--allow", metavar="PASS", multiple=True, callback=_listed, help="Use a pass that assumes something.")
+@click.option("--stop-after", metavar="N", type=click.IntRange(0), help="Stop after N rewrites.")
+@check_options
+@report_options
+@json_option
+@verbose_option
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, quiet: bool, **asked: Any) -> int:
+    """Fold, compare outputs, write the result.
+
+    What folds exactly is folded, into MODEL.folded.onnx beside MODEL; MODEL itself is left as it is.
+    Nothing is written if the outputs differ, or if that could not be decided.
+    """
+    from converter.report import files, text, to_json
+
+    files.prepare(folder)  # before the work that the reports tell of
+    with terminal.progress(quiet=quiet) as progress:
+        result = _fold(progress=progress, **asked)
+    files.write(result, __version__, folder, formats)
+    if as_json:
+        terminal.say(to_json.dumps(to_json.fold_json(result, __version__)))
+    elif not quiet:
+        terminal.say(text.render(text.fold_blocks(result, verbose=verbose), sys.stdout))
+    if (as_json or quiet) and result.exit_code:
+        terminal.note(text.failure(result))
+    return int(result.exit_code)
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@pass_options
+@click.option("--check", is_flag=True, help="Exit 1 if anything would change.")
+@json_option
+@verbose_option
+def inspect(model: Path, check: bool, as_json: bool, verbose: bool, **asked: Any) -> int:
+    """Show what fold would do and what not, and why.
+
+    Nothing is written, and nothing is run.
+    """
+    from converter import api
+    from converter.report import groups, text, to_json
+
+    _check_passes(asked)
+    with terminal.progress() as progress:
+        result = api.inspect(model, progress=progress, **asked)
+    exit_code = 1 if check and groups.would_do(result.findings) else 0
+    if as_json:
+        terminal.say(to_json.dumps(to_json.inspect_json(result, __version__, exit_code)))
+    else:
+        terminal.say(text.render(text.inspect_blocks(result, verbose=verbose), sys.stdout))
+    return exit_code
+
+
+@cli.command()
+@click.argument("name", required=False)
+@json_option
+def passes(name: str | None, as_json: bool) -> int:
+    """List the passes, or show the page of one.
+
+    The list is in the order in which they run.
+    """
+    from converter.passes import PASSES
+    from converter.report import pages, text, to_json
+
+    chosen = PASSES if name is None else (_pass_named(name.replace("_", "-"), "NAME"),)
+    if as_json:
+        terminal.say(to_json.dumps(to_json.passes_json(chosen, PASSES, __version__)))
+    elif name is None:
+        terminal.say(text.render(text.passes_blocks(PASSES), sys.stdout))
+    else:
+        terminal.say(pages.page(chosen[0], PASSES))
+    return 0
+
+
+def _fold(model: Path, *, output: Path | None, no_verify: bool, **asked: Any) -> Any:
+    from converter import api
+
+    if asked["in_place"] and output is not None:
+        raise click.UsageError("--in-place and --output exclude each other.")
+    _check_passes(asked)
+    if output is None and not asked["in_place"]:
+        output = model.with_name(model.name.removesuffix(".onnx") + ".folded.onnx")
+    return api.fold(model, out=output, verify=not no_verify, **asked)
+
+
+def _check_passes(asked: dict[str, Any]) -> None:
+    for option in ("only", "skip", "allow"):
+        for name in asked.get(option, ()):
+            _pass_named(name, f"--{option}")
+    asked["only"] = asked["only"] or None
+
+
+def _pass_named(name: str, hint: str) -> Any:
+    from difflib import get_close_matches
+
+    from converter.passes import PASSES
+
+    by_name = {row.name: row for row in PASSES}
+    if name not in by_name:
+        near = get_close_matches(name, by_name, cutoff=0.5)
+        say = f"did you mean {' or '.join(near)}?" if near else "`biasopt passes` lists them."
+        raise click.BadParameter(f"there is no pass {name!r}; {say}", param_hint=hint)
+    return by_name[name]
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    terminal.prepare_streams()
+    try:
+        with cli.make_context("biasopt", list(sys.argv[1:] if argv is None else argv)) as context:
+            return int(cli.invoke(context) or 0)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as usage:
+        usage.show()
+        return usage.exit_code
+    except BiasoptError as error:
+        terminal.note(f"error: {error}")
+        return 3
+    except (KeyboardInterrupt, click.Abort):
+        terminal.note("interrupted")
+        return 130
+    except BrokenPipeError:  # of --help and the like; commands' own output never raises it
+        terminal.mute()
+        return 0
+    except Exception:  # what nobody mapped is a bug, and says so
+        terminal.bug(__version__)
+        return 70
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

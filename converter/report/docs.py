@@ -1,0 +1,83 @@
+"""Write what can be generated: ``python -m converter.report.docs [--check]``.
+
+README.md gets the table of passes between ``<!-- BEGIN:passes -->`` and ``<!-- END:passes -->`` and each
+command's help between ``<!-- BEGIN:commands -->`` and ``<!-- END:commands -->``; docs/passes.md gets each
+pass's page. With ``--check`` nothing is written, and the exit status is 1 where something is out of date.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from converter.errors import BiasoptError
+from converter.report.pages import pages_markdown, table_markdown
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ((), ("fold",), ("inspect",), ("passes",))
+
+
+def generated(root: Path = ROOT) -> dict[Path, str]:
+    """Every generated file and what it should hold."""
+    from converter.passes import PASSES
+
+    readme = root / "README.md"
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise BiasoptError(f"{readme}: {exc.strerror}; run this in a checkout of the project") from exc
+    text = fill(text, "passes", table_markdown(PASSES))
+    text = fill(text, "commands", commands_markdown(root))
+    return {readme: text, root / "docs" / "passes.md": pages_markdown(PASSES)}
+
+
+def fill(text: str, name: str, body: str) -> str:
+    """Replace what stands between the two markers of ``name``."""
+    begin, end = f"<!-- BEGIN:{name} -->", f"<!-- END:{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise BiasoptError(f"README.md: needs {begin} and {end}, once each and in this order")
+    # a function, so that a backslash in a help text is not read as a group reference
+    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{body.strip()}\n{end}", text, flags=re.DOTALL)
+
+
+def commands_markdown(root: Path = ROOT) -> str:
+    """Each command's ``--help``, as a user with a terminal of 80 columns sees it."""
+    blocks = []
+    for command in COMMANDS:
+        shown = " ".join(("biasopt", *command, "--help"))
+        blocks.append(f"```text\n$ {shown}\n{_help(root, command)}\n```")
+    return "\n\n".join(blocks)
+
+
+def _help(root: Path, command: tuple[str, ...]) -> str:
+    # through a process, because the report knows no command line; the words are those that a user gets
+    env = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+    argv = [sys.executable, str(root / "cli.py"), *command, "--help"]
+    ran = subprocess.run(  # noqa: S603  (this Python and this project's own file)
+        argv, env=env, capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    return "\n".join(line.rstrip() for line in ran.stdout.splitlines()).strip()
+
+
+def main(argv: list[str], root: Path = ROOT) -> int:
+    """Write the files, or with ``--check`` say which are out of date."""
+    check = "--check" in argv
+    try:
+        wanted = generated(root)
+    except BiasoptError as exc:
+        sys.stderr.write(f"biasopt: error: {exc}\n")
+        return 3
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        sys.stdout.write(f"{path.relative_to(root)}: {'out of date; run `make docs`' if check else 'written'}\n")
+        if not check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(wanted[path], encoding="utf-8", newline="\n")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,61 @@
+"""The table of passes and each pass's own page, both read from the passes themselves."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+
+from converter.report import words
+from converter.report.markdown import table
+from converter.report.result import PassLike
+
+
+def page(row: PassLike, passes: Sequence[PassLike]) -> str:
+    """One pass's page as text: its docstring, its conditions, its promise and its place in the order."""
+    parts = [f"{row.name}\n{'=' * len(row.name)}", docstring(row), guard_text(row)]
+    return "\n\n".join([*parts, "\n".join(_promise(row, passes))]) + "\n"
+
+
+def docstring(row: PassLike) -> str:
+    """The docstring of the file that holds the pass; its summary where Python runs without docstrings."""
+    module = sys.modules.get(row.module) or import_module(row.module)
+    return inspect.cleandoc(module.__doc__ or row.summary)
+
+
+def guard_text(row: PassLike) -> str:
+    """The conditions under which the pass declines, one per line."""
+    if not row.guards:
+        return "Declines: never; what has the shape is folded."
+    width = max(len(guard.code) for guard in row.guards)
+    lines = [f"  {guard.code:<{width}}  {guard.why}" for guard in row.guards]
+    return "\n".join(["Declines, in this order:", *lines])
+
+
+def table_markdown(passes: Iterable[PassLike]) -> str:
+    """The table of passes, in the order in which they run."""
+    rows = [
+        (str(place), f"[`{row.name}`](docs/passes.md#{row.name})", row.summary, words.SAFETY[row.safety])
+        for place, row in enumerate(passes, 1)
+    ]
+    return table(("", "pass", "what it does", "outputs"), rows, right=(0,))
+
+
+def pages_markdown(passes: Sequence[PassLike]) -> str:
+    """Every page, as one Markdown document."""
+    head = "# Passes\n\nGenerated from the passes by `python -m converter.report.docs`; do not edit.\n"
+    return head + "".join(f"\n{_section(row, passes)}" for row in passes)
+
+
+def _section(row: PassLike, passes: Sequence[PassLike]) -> str:
+    guards = [(f"`{guard.code}`", guard.why) for guard in row.guards]
+    declines = table(("declines", "because"), guards) if guards else "Declines never."
+    promise = "\n".join(f"- {line}" for line in _promise(row, passes))
+    return f"## {row.name}\n\n```text\n{docstring(row)}\n```\n\n{declines}\n\n{promise}\n"
+
+
+def _promise(row: PassLike, passes: Sequence[PassLike]) -> list[str]:
+    place = [other.name for other in passes].index(row.name) + 1
+    order = f"Order: {place} of {len(passes)}" + (f", after {', '.join(row.after)}" if row.after else "")
+    return [f"Outputs: {words.SAFETY[row.safety]}", order]

@@ -1,0 +1,69 @@
+"""Where reports meet the process: stdout that may be a closed pipe, and progress on a terminal's stderr."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from converter.report import words
+
+
+def prepare_streams() -> None:
+    """Let a name that the terminal's encoding lacks be escaped, not crash the report."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(text: str) -> None:
+    """Write to stdout; that nobody reads it any more is no error (``biasopt passes | head -1``)."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        mute()
+
+
+def note(line: str) -> None:
+    """Write one line to stderr, for people."""
+    with suppress(BrokenPipeError, AttributeError):
+        sys.stderr.write(f"biasopt: {one_line(line)}\n")
+
+
+def bug(version: str) -> None:
+    """Show the traceback of the exception at hand, and ask for a report."""
+    with suppress(BrokenPipeError, AttributeError):
+        sys.stderr.write(traceback.format_exc())
+    note(f"this is a bug in biasopt {version}; please report it, with the lines above")
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters."""
+    return words.plain(" ".join(text.split()))
+
+
+def mute() -> None:
+    """Send what is still to be written to stdout nowhere, so that the flush at exit cannot fail either."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Give a function that shows the present stage, where stderr is a terminal; elsewhere it shows nothing."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda stage: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status("") as status:
+        yield lambda stage: status.update(Text(one_line(stage)))

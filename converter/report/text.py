@@ -1,0 +1,201 @@
+"""Reports for the terminal: coloured where it is one, plain and the same every time where it is not."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from converter.records import Parity, Verdict
+from converter.report import groups, words
+from converter.report.result import Folded, Inspected, PassLike
+
+WIDTH = 100  # of a report that goes to a file or a pipe, whatever the window it was made in
+WIDEST = 120  # a line that runs across a very wide window is hard to follow
+REASONS = 10  # reasons shown by `fold`; `inspect` shows them all
+NODES = 3  # example nodes shown per reason
+
+_COLOUR = {
+    Verdict.PASS: "green",
+    Verdict.FAIL: "bold red",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.SKIPPED: "yellow",
+}
+
+Block = list[RenderableType]
+
+
+def render(blocks: Iterable[Block], stream: TextIO | None = None) -> str:
+    """Lay blocks out for a stream, one empty line between them; no line ends in spaces."""
+    terminal = stream is not None and stream.isatty()
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        width=min(Console(file=stream).width, WIDEST) if terminal else WIDTH,
+        force_terminal=terminal,
+        no_color=None if terminal else True,
+        color_system="auto" if terminal else None,
+        _environ=dict(os.environ) if terminal else {},
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    for index, block in enumerate(block for block in blocks if block):
+        console.print(*([""] if index else []), *block, sep="\n")
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def fold_blocks(result: Folded, *, verbose: bool = False) -> list[Block]:
+    """What ``fold`` did, what it left and why, and whether that was checked."""
+    done = _done("Done", groups.done(result.rewrites), verbose=verbose)
+    if not result.rewrites:
+        done = [Text("Nothing to do: no pass applies to this model.")]
+    return [
+        _header(result),
+        done,
+        _left(groups.left(result.findings), most=None if verbose else REASONS),
+        _counts(result) if result.rewrites else [],
+        [*_parity(result.parity), *_written(result)],
+        _overridable(result),
+    ]
+
+
+def inspect_blocks(result: Inspected, *, verbose: bool = False) -> list[Block]:
+    """What ``fold`` would do and what it would leave, every reason of it."""
+    acts = groups.would_do(result.findings)
+    left = groups.left(result.findings)
+    nothing: Block = [Text("Nothing to do: no pass applies to this model.")] if not acts else []
+    return [
+        _header(result),
+        nothing or _done("Would do", acts, verbose=True),
+        _left(left, most=None, n_nodes=None if verbose else NODES),
+        _overridable(result),
+    ]
+
+
+def passes_blocks(passes: Sequence[PassLike]) -> list[Block]:
+    """The table of passes, in the order in which they run."""
+    table = _grid("right", "left", "left", "left")
+    for place, row in enumerate(passes, 1):
+        table.add_row(f"{place}", Text(row.name, style="cyan"), row.summary, words.SAFETY[row.safety])
+    return [[table], [Text("`biasopt passes NAME` explains one of them.", style="dim")]]
+
+
+def failure(result: Folded) -> str:
+    """Why ``fold`` wrote nothing, on one line."""
+    if result.parity is None:
+        return "nothing was written"
+    why = result.parity.why or words.VERDICT[result.parity.verdict]
+    return f"parity {result.parity.verdict.value}: {why}; nothing was written"
+
+
+def _header(result: Inspected) -> Block:
+    before = result.before
+    facts = [words.size(result.size_bytes), f"opset {result.opset}", words.count(before.nodes, "node")]
+    name = Path(result.path).name or "model in memory"
+    return [Text.assemble((words.plain(name), "bold"), "  ", ", ".join(facts))]
+
+
+def _done(title: str, items: list[groups.Done], *, verbose: bool) -> Block:
+    table = _grid("right", "left", "left")
+    for item in items:
+        nodes = words.listing(item.nodes, len(item.nodes)) if verbose else ""
+        safety = Text(words.SAFETY[item.safety] if item.safety else "")
+        if nodes:
+            safety.append("\n" * bool(safety) + nodes, style="dim")
+        table.add_row(f"{len(item.nodes):,}", Text(item.pass_name, style="cyan"), safety)
+    return [Text(title, style="bold"), _indent(table)] if items else []
+
+
+def _left(items: list[groups.Left], *, most: int | None, n_nodes: int | None = NODES) -> Block:
+    if not items:
+        return []
+    table = _grid("right", "left", "left")
+    for item in items[:most]:
+        nodes = words.listing(item.nodes, len(item.nodes) if n_nodes is None else n_nodes)
+        why = Text(words.plain(item.why)).append("\n" + nodes, style="dim")
+        table.add_row(f"{len(item.nodes):,}", Text(item.code, style="yellow"), why)
+    block: Block = [Text("Left as it was", style="bold"), _indent(table)]
+    if most is not None and len(items) > most:
+        more = words.count(len(items) - most, "more reason")
+        block.append(_indent(Text(f"... {more}; `biasopt inspect` shows them all", style="dim")))
+    return block
+
+
+def _counts(result: Folded) -> Block:
+    before, after = result.before, result.after
+    copied = groups.bytes_copied(result.rewrites)
+    shifts = "the shift of a folded BatchNormalization becomes a bias" if after.biases > before.biases else ""
+    table = _grid("left", "right", "right", "left")
+    table.add_row("", "before", "after", "")
+    table.add_row("BatchNormalization", f"{before.batch_norms:,}", f"{after.batch_norms:,}", "")
+    table.add_row("bias vectors", f"{before.biases:,}", f"{after.biases:,}", Text(shifts, style="dim"))
+    table.add_row("nodes", f"{before.nodes:,}", f"{after.nodes:,}", "")
+    note = f"copies of shared weights add {words.size(copied)}" if copied else ""
+    table.add_row(
+        "parameters",
+        words.size(before.parameter_bytes),
+        words.size(after.parameter_bytes),
+        Text(note, style="dim"),
+    )
+    return [_indent(table)]
+
+
+def _parity(parity: Parity | None) -> Block:
+    table = _grid("left", "left")
+    if parity is None:
+        table.add_row("Parity", Text("not checked (--no-verify)", style="yellow"))
+        return [table]
+    for index, line in enumerate(_parity_lines(parity)):
+        table.add_row("" if index else "Parity", line)
+    return [table]
+
+
+def _parity_lines(parity: Parity) -> list[Text]:
+    verdict = Text(parity.verdict.value, style=_COLOUR[parity.verdict])
+    said = ", ".join(part for part in (words.VERDICT[parity.verdict], words.how_checked(parity)) if part)
+    lines = [Text.assemble(verdict, f": {said} (level {parity.level})")]
+    if parity.verdict is not Verdict.PASS and parity.why:
+        lines.append(Text(words.plain(parity.why)))
+    if found := words.worst(parity):
+        lines.append(Text(words.score(*found)))
+    return lines + [Text(f"warning: {words.plain(warning)}", style="yellow") for warning in parity.warnings]
+
+
+def _written(result: Folded) -> Block:
+    table = _grid("left", "left")
+    if result.output is not None:
+        table.add_row("Written", Text(words.plain(result.output), style="bold"))
+    elif result.exit_code:
+        table.add_row("Written", Text("nothing", style="bold red"))
+    if result.frozen:
+        table.add_row("Inputs", f"no longer graph inputs: {words.listing(result.frozen, NODES)}")
+    return [table] if table.row_count else []
+
+
+def _overridable(result: Inspected) -> Block:
+    if not result.overridable_blocked:
+        return []
+    waiting = words.count(result.overridable_blocked, "fold waits", "folds wait")
+    n_names = len(result.overridable_names)
+    also = words.count(n_names, "initializer that is also a graph input", "initializers that are also graph inputs")
+    them = "it" if result.overridable_blocked == 1 else "them"
+    return [Text(f"{waiting} behind {also}; `--freeze-overridable` would take {them}.")]
+
+
+def _grid(*justify: str) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for side in justify:
+        table.add_column(justify="right" if side == "right" else "left", overflow="fold")
+    return table
+
+
+def _indent(renderable: RenderableType) -> Padding:
+    return Padding(renderable, (0, 0, 0, 2))

@@ -1,0 +1,145 @@
+"""Reports for programs: numbered schemas, strict JSON.
+
+``biasopt.fold/1`` and ``biasopt.inspect/1`` hold the same findings. A field may be added within a
+version; one that changes its meaning or goes away makes a new version. JSON has no NaN and no infinity,
+so these are the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from converter.records import Counts, Finding, Parity, Rewrite, Status
+from converter.report.pages import docstring
+from converter.report.result import Folded, Inspected, PassLike
+
+FOLD_SCHEMA = "biasopt.fold/1"
+INSPECT_SCHEMA = "biasopt.inspect/1"
+PASSES_SCHEMA = "biasopt.passes/1"
+
+
+def fold_json(result: Folded, version: str) -> dict[str, Any]:
+    """What ``fold --json`` prints."""
+    document = {
+        "schema": FOLD_SCHEMA,
+        "version": version,
+        "input": result.path,
+        "output": result.output,
+        "counts": {"before": _counts(result.before), "after": _counts(result.after)},
+        "rewrites": [_rewrite(rewrite) for rewrite in result.rewrites],
+        "findings": [_finding(finding) for finding in result.findings],
+        "fates": [],
+        "parity": None if result.parity is None else _parity(result.parity),
+        "exit_code": result.exit_code,
+    }
+    # the one change to a model's interface that can be asked for; there only when it was made
+    return document | ({"frozen": list(result.frozen)} if result.frozen else {})
+
+
+def inspect_json(result: Inspected, version: str, exit_code: int) -> dict[str, Any]:
+    """What ``inspect --json`` prints."""
+    return {
+        "schema": INSPECT_SCHEMA,
+        "version": version,
+        "input": result.path,
+        "counts": {"before": _counts(result.before)},
+        "findings": [_finding(finding) for finding in result.findings],
+        "fates": [],
+        "changes": sum(finding.status is Status.ACT for finding in result.findings),
+        "exit_code": exit_code,
+    }
+
+
+def passes_json(chosen: Iterable[PassLike], passes: Sequence[PassLike], version: str) -> dict[str, Any]:
+    """What ``passes --json`` prints: the ``chosen`` of all ``passes``."""
+    order = {row.name: place for place, row in enumerate(passes, 1)}
+    rows = [
+        {
+            "name": row.name,
+            "summary": row.summary,
+            "safety": row.safety.value,
+            "order": order[row.name],
+            "after": list(row.after),
+            "guards": [{"code": guard.code, "why": guard.why} for guard in row.guards],
+            "docstring": docstring(row),
+        }
+        for row in chosen
+    ]
+    return {"schema": PASSES_SCHEMA, "version": version, "passes": rows}
+
+
+def dumps(document: Mapping[str, Any]) -> str:
+    """Strict JSON in ASCII, so that any terminal and any reader take it."""
+    return json.dumps(_strict(document), indent=2, allow_nan=False) + "\n"
+
+
+def _counts(counts: Counts) -> dict[str, int]:
+    return {
+        "nodes": counts.nodes,
+        "batch_norms": counts.batch_norms,
+        "biases": counts.biases,
+        "parameter_bytes": counts.parameter_bytes,
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {"id": finding.id, "status": finding.status.value, "code": finding.code, "why": finding.why}
+
+
+def _rewrite(rewrite: Rewrite) -> dict[str, Any]:
+    delta = rewrite.delta
+    return {
+        "id": rewrite.id,
+        "pass": rewrite.pass_name,
+        "node": rewrite.node,
+        "safety": rewrite.safety.value,
+        "output": rewrite.output,
+        "removed_nodes": list(delta.removed_nodes),
+        "changed_nodes": list(delta.changed_nodes),
+        "removed_tensors": list(delta.removed_tensors),
+        "added_tensors": list(delta.added_tensors),
+        "bytes_added": delta.bytes_added,
+    }
+
+
+def _parity(parity: Parity) -> dict[str, Any]:
+    return {
+        "verdict": parity.verdict.value,
+        "level": parity.level,
+        "scope": parity.scope,
+        "why": parity.why,
+        "warnings": list(parity.warnings),
+        "stages": [
+            {
+                "id": stage.id,
+                "status": stage.status.value,
+                "why": stage.why,
+                "outputs": [
+                    {
+                        "name": check.name,
+                        "status": check.status.value,
+                        "score": check.score,
+                        "limit": check.limit,
+                        "max_abs": check.max_abs,
+                        "why": check.why,
+                        "detail": check.detail,
+                    }
+                    for check in stage.outputs
+                ],
+            }
+            for stage in parity.stages
+        ],
+    }
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

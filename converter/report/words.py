@@ -1,0 +1,101 @@
+"""What numbers and codes mean, in plain words that every kind of report shares."""
+
+from __future__ import annotations
+
+from converter.records import OutputCheck, Parity, Safety, Verdict
+
+SAFETY = {
+    Safety.EXACT: "exact",
+    Safety.ROUNDING: "equal up to float rounding",
+    Safety.ASSUMES: "holds under an assumption",
+}
+
+LEVEL = {
+    "A": "on your inputs",
+    "B": "on random inputs, against a float64 reference",
+    "C": "on random inputs, without a float64 reference to trust",
+    "D": "structure only, nothing was run",
+}
+
+SCOPE = {
+    "per-rewrite": "checked per rewrite: the model could not be run whole",
+    "identical": "nothing was rewritten: the output is a copy of the input",
+    "none": "not checked",
+}
+
+VERDICT = {
+    Verdict.PASS: "same outputs",
+    Verdict.FAIL: "the outputs differ",
+    Verdict.INCONCLUSIVE: "could not be decided",
+    Verdict.SKIPPED: "not checked",
+}
+
+# What a stage's score is a multiple of.
+SCORE = {
+    "algebra": "x the error that rounding the weights once can cause",
+    "segments": "x the rounding error that the rewritten layer may have",
+    "parameters": "ulp between the written weights and an independent computation",
+    "runtime": "x as far from the exact result as the original model is",
+}
+
+
+def plain(text: str) -> str:
+    """Escape control characters: a name in a model must not be able to drive the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def size(n_bytes: int) -> str:
+    """Decimal units, three digits: ``97.8 MB``."""
+    if abs(n_bytes) < 1000:
+        return f"{n_bytes} B"
+    value, units = n_bytes / 1000, ["kB", "MB", "GB", "TB"]
+    while abs(value) >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:#.3g}".rstrip(".") + f" {units[0]}"
+
+
+def count(n: int, singular: str, plural: str = "") -> str:
+    """``1 node``, ``2 nodes``."""
+    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
+
+
+def number(value: float) -> str:
+    """Two significant digits."""
+    return f"{value:.2g}"
+
+
+def listing(names: tuple[str, ...], shown: int) -> str:
+    """The first names and how many more there are."""
+    head = ", ".join(plain(name) for name in names[:shown])
+    rest = len(names) - shown
+    return f"{head}, and {rest:,} more" if rest > 0 else head
+
+
+def worst(parity: Parity) -> tuple[str, OutputCheck] | None:
+    """Stage and output that came closest to, or went furthest over, its limit."""
+    scored = [
+        (check.score / check.limit, stage.id, check)
+        for stage in parity.stages
+        for check in stage.outputs
+        if check.score is not None and check.limit
+    ]
+    if not scored:
+        return None
+    # NaN compares false with everything: a score that is not a number is the worst there is
+    _, stage_id, check = max(scored, key=lambda item: (item[0] != item[0], item[0]))
+    return stage_id, check
+
+
+def score(stage_id: str, check: OutputCheck) -> str:
+    """One output's score in words; empty where there is none."""
+    if check.score is None or check.limit is None:
+        return ""
+    meaning = SCORE.get(stage_id, "is its score")
+    return f"{plain(check.name)}: {number(check.score)} {meaning} (limit {number(check.limit)})"
+
+
+def how_checked(parity: Parity) -> str:
+    """What the verdict rests on."""
+    if parity.scope != "whole-model":
+        return SCOPE.get(parity.scope, parity.scope)
+    return LEVEL.get(parity.level, "")
