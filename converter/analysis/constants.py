@@ -1,0 +1,299 @@
+"""Which tensors are constant though no initializer says so, and what they are.
+
+Chains of Constant, Identity, Cast, CastLike, Transpose, Reshape, Squeeze, Unsqueeze, Expand,
+ConstantOfShape, Shape, Slice, Gather, Concat and DequantizeLinear over constants and static shapes
+are followed and evaluated. torch's unoptimised dynamo export computes a zero bias for every
+convolution by such a chain.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from converter.errors import InvariantViolation
+from converter.graph import Const, Graph, Node, Tensor
+from converter.records import Weight
+
+_FUEL = 16  # nodes in a chain; exporters need four
+_CARRIERS = frozenset(
+    "Identity Cast CastLike Transpose Reshape Squeeze Unsqueeze Expand ConstantOfShape Slice Gather Concat".split()
+)
+
+
+class Evaluated:
+    """The value of a chain of constants, computed on each call."""
+
+    def __init__(self, constants: Constants, tensor: Tensor, like: NDArray[Any]) -> None:
+        self._constants = constants
+        self._tensor = tensor
+        self._shape = like.shape
+        self._dtype = like.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dims of the value."""
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type of the value."""
+        return self._dtype
+
+    def load(self) -> NDArray[Any]:
+        """The value."""
+        value = self._constants.evaluate(self._tensor)
+        if value is None:
+            raise InvariantViolation(f"{self._tensor.name!r} was constant and is no more")
+        return value
+
+    def master(self) -> NDArray[np.float64]:
+        """The value in float64."""
+        return self.load().astype(np.float64)
+
+
+class Constants:
+    """Answers about constants of one graph; nothing large is kept."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def problem(self, tensor: Tensor) -> tuple[str, str] | None:
+        """Why the tensor cannot be taken as a constant that may be replaced: (code, clause); None if it can.
+
+        Codes: ``overridable``, ``weight-quantized``, ``function-input``, ``not-constant``.
+        """
+        for t in self._leaves(tensor):
+            if isinstance(t, Const):
+                if t.overridable:
+                    return "overridable", f"{t.name!r} is also a graph input, so a caller may replace it"
+            elif t.is_input and t.scope.kind == "function":
+                return "function-input", f"{t.name!r} is given by each call of the function {t.scope.proto.name!r}"
+            else:
+                return "not-constant", f"{t.name!r} is known at run time only"
+        if self._quantized(tensor):
+            return "weight-quantized", f"{tensor.name!r} is dequantized from integers"
+        if self.weight(tensor) is None:
+            return "not-constant", f"{tensor.name!r} cannot be computed ahead"
+        return None
+
+    def is_const(self, tensor: Tensor) -> bool:
+        """Whether the value is known and may be replaced."""
+        return self.problem(tensor) is None
+
+    def weight(self, tensor: Tensor) -> Weight | None:
+        """The tensor's value as a Weight, read when asked; None if it is not constant."""
+        if isinstance(tensor, Const):
+            return tensor.weight
+        producer = self._graph.producer(tensor)
+        if producer is not None and producer.is_op("Constant"):
+            stored = self._graph.constant_weight(producer)
+            if stored is not None:
+                return stored
+        if producer is not None and producer.is_op("Identity"):
+            source = producer.tensor_in(0)
+            return self.weight(source) if source is not None else None
+        value = self.evaluate(tensor)
+        return None if value is None else Evaluated(self, tensor, value)
+
+    def evaluate(self, tensor: Tensor, fuel: int = _FUEL) -> NDArray[Any] | None:
+        """The tensor's value in its own type; None if it is not constant."""
+        if isinstance(tensor, Const):
+            return None if tensor.overridable else tensor.weight.load()
+        node = self._graph.producer(tensor)
+        if node is None or fuel == 0 or not node.is_standard or node.function_attrs or node.outputs[0] is not tensor:
+            return None
+        if node.op == "Constant":
+            return _constant(self._graph, node)
+        if node.op == "Shape":
+            return self._shape_of(node)
+        if node.op not in _CARRIERS and node.op != "DequantizeLinear":
+            return None
+        if node.op == "CastLike":  # of its second input only the type counts
+            return self._cast_like(node, fuel)
+        args = []
+        for slot in range(len(node.inputs)):
+            source = node.tensor_in(slot)
+            arg = None if source is None else self.evaluate(source, fuel - 1)
+            if source is not None and arg is None:
+                return None
+            args.append(arg)
+        try:
+            return _EVALUATORS[node.op](node, args)
+        except (ValueError, IndexError, TypeError, KeyError, AttributeError):
+            return None  # a malformed chain is left to the runtime, which reports it
+
+    def _leaves(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors that the value comes from, through carriers; empty where all is in the nodes."""
+        out: list[Tensor] = []
+        stack: list[tuple[Tensor, int]] = [(tensor, _FUEL)]
+        while stack:
+            t, fuel = stack.pop()
+            node = self._graph.producer(t)
+            if isinstance(t, Const) or node is None or not node.is_standard or fuel == 0:
+                out.append(t)
+            elif node.op == "Shape":
+                if self._shape_of(node) is None:
+                    out.append(t)
+            elif node.op == "CastLike":
+                stack += [(s, fuel - 1) for s in node.inputs[:1]]
+            elif node.op in _CARRIERS or node.op == "DequantizeLinear":
+                stack += [(s, fuel - 1) for s in node.inputs if s.name]
+            elif node.op != "Constant":
+                out.append(t)
+        return out
+
+    def _quantized(self, tensor: Tensor) -> bool:
+        node, fuel = self._graph.producer(tensor), _FUEL
+        while node is not None and fuel:
+            if node.is_op("DequantizeLinear"):
+                return True
+            source = node.tensor_in(0) if node.op in _CARRIERS else None
+            node, fuel = (self._graph.producer(source) if source is not None else None), fuel - 1
+        return False
+
+    def _shape_of(self, node: Node) -> NDArray[Any] | None:
+        source = node.tensor_in(0)
+        if source is None:
+            return None
+        dims = self._graph.shape(source)
+        if dims is None and (weight := self._graph_weight(source)) is not None:
+            dims = weight.shape
+        if dims is None:
+            return None
+        part = dims[node.attr("start", 0) : node.attr("end", len(dims))]
+        if any(not isinstance(d, int) for d in part):
+            return None
+        return np.array(part, np.int64)
+
+    def _graph_weight(self, tensor: Tensor) -> Weight | None:
+        return tensor.weight if isinstance(tensor, Const) else None
+
+    def _cast_like(self, node: Node, fuel: int) -> NDArray[Any] | None:
+        source, like = node.tensor_in(0), node.tensor_in(1)
+        if source is None or like is None:
+            return None
+        value = self.evaluate(source, fuel - 1)
+        to = self._graph.elem_type(like)
+        if value is None or not to:
+            return None
+        return value.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+
+
+def _constant(graph: Graph, node: Node) -> NDArray[Any] | None:
+    stored = graph.constant_weight(node)
+    if stored is not None:
+        return stored.load()
+    for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
+        if (value := node.attr(name)) is not None:
+            return np.array(value, dtype)
+    for name, dtype in (("value_floats", np.float32), ("value_ints", np.int64)):
+        if (value := node.attr(name)) is not None:
+            return np.array(list(value), dtype)
+    return None
+
+
+def _axes(node: Node, args: list[Any]) -> list[int] | None:
+    if len(args) > 1 and args[1] is not None:
+        return [int(a) for a in args[1]]
+    axes = node.attr("axes")
+    return None if axes is None else list(axes)
+
+
+def _identity(_: Node, args: list[Any]) -> NDArray[Any]:
+    return np.asarray(args[0])
+
+
+def _cast(node: Node, args: list[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(args[0].astype(onnx.helper.tensor_dtype_to_np_dtype(node.attr("to"))))
+
+
+def _transpose(node: Node, args: list[Any]) -> NDArray[Any]:
+    return np.asarray(np.transpose(args[0], node.attr("perm")))
+
+
+def _reshape(node: Node, args: list[Any]) -> NDArray[Any]:
+    shape = [int(d) for d in (args[1] if len(args) > 1 else node.attr("shape"))]
+    if not node.attr("allowzero", 0):
+        shape = [args[0].shape[i] if d == 0 else d for i, d in enumerate(shape)]
+    return np.asarray(args[0].reshape(shape))
+
+
+def _squeeze(node: Node, args: list[Any]) -> NDArray[Any]:
+    axes = _axes(node, args)
+    return np.asarray(np.squeeze(args[0], None if axes is None else tuple(axes)))
+
+
+def _unsqueeze(node: Node, args: list[Any]) -> NDArray[Any]:
+    return np.asarray(np.expand_dims(args[0], tuple(_axes(node, args) or ())))
+
+
+def _expand(_: Node, args: list[Any]) -> NDArray[Any]:
+    shape = np.broadcast_shapes(args[0].shape, tuple(int(d) for d in args[1]))
+    return np.broadcast_to(args[0], shape)
+
+
+def _constant_of_shape(node: Node, args: list[Any]) -> NDArray[Any]:
+    proto: TensorProto | None = node.attr("value")
+    value = np.zeros(1, np.float32) if proto is None else onnx.numpy_helper.to_array(proto)
+    return np.broadcast_to(value.reshape(()), tuple(int(d) for d in args[0]))
+
+
+def _slice(node: Node, args: list[Any]) -> NDArray[Any]:
+    if len(args) == 1:
+        starts, ends, axes, steps = node.attr("starts"), node.attr("ends"), node.attr("axes"), None
+    else:
+        starts, ends = args[1], args[2]
+        axes = args[3] if len(args) > 3 else None
+        steps = args[4] if len(args) > 4 else None
+    index = [slice(None)] * args[0].ndim
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        axis = int(axes[i]) if axes is not None else i
+        step = int(steps[i]) if steps is not None else 1
+        if step < 0:
+            raise ValueError("negative step")
+        index[axis] = slice(int(start), int(end), step)
+    return np.asarray(args[0][tuple(index)])
+
+
+def _gather(node: Node, args: list[Any]) -> NDArray[Any]:
+    return np.asarray(np.take(args[0], args[1].astype(np.int64), axis=node.attr("axis", 0)))
+
+
+def _concat(node: Node, args: list[Any]) -> NDArray[Any]:
+    return np.concatenate(args, axis=node.attr("axis", 1))
+
+
+def _dequantize(node: Node, args: list[Any]) -> NDArray[Any]:
+    value, scale = args[0], args[1]
+    zero = args[2] if len(args) > 2 and args[2] is not None else np.zeros_like(scale, value.dtype)
+    if node.attr("block_size", 0):
+        raise ValueError("blocked")
+    if scale.ndim == 1 and scale.size > 1:
+        dims = [1] * value.ndim
+        dims[node.attr("axis", 1)] = -1
+        scale, zero = scale.reshape(dims), zero.reshape(dims)
+    return np.asarray(((value.astype(np.float64) - zero.astype(np.float64)) * scale).astype(scale.dtype))
+
+
+_EVALUATORS = {
+    "Identity": _identity,
+    "Cast": _cast,
+    "Transpose": _transpose,
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Expand": _expand,
+    "ConstantOfShape": _constant_of_shape,
+    "Slice": _slice,
+    "Gather": _gather,
+    "Concat": _concat,
+    "DequantizeLinear": _dequantize,
+}
+
+

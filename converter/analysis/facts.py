@@ -1,0 +1,93 @@
+"""What a pass may ask: the graph, its constants, ranks, and what the caller allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.analysis.constants import Constants
+from converter.errors import InvariantViolation
+from converter.graph import Graph, Node, Tensor
+from converter.records import Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Permits:
+    """What the caller wants of the passes.
+
+    ``keep_bn``: biases go into batch norms, batch norms stay. ``no_growth``: no tensor is copied.
+    """
+
+    keep_bn: bool = False
+    no_growth: bool = False
+
+
+class Facts:
+    """Questions about one graph. Answers are read from the graph as it is now."""
+
+    def __init__(self, graph: Graph, permits: Permits | None = None) -> None:
+        self.graph = graph
+        self.permits = permits or Permits()
+        self.constants = Constants(graph)
+
+    def weight(self, tensor: Tensor) -> Weight:
+        """The value of a tensor that a guard found constant."""
+        found = self.constants.weight(tensor)
+        if found is None:
+            raise InvariantViolation(f"{tensor.name!r} was taken as a constant")
+        return found
+
+    def master(self, tensor: Tensor) -> NDArray[np.float64]:
+        """The constant's value in float64, before any rounding of ours."""
+        return self.weight(tensor).master()
+
+    def shape(self, tensor: Tensor) -> tuple[int | str | None, ...] | None:
+        """Dims: numbers, symbols or None; None where not even the rank is known."""
+        found = self.graph.shape(tensor)
+        if found is None:
+            producer = self.graph.producer(tensor)
+            # A tensor that an edit renamed has the shape of what it is computed from, for affine nodes.
+            if producer is not None and producer.is_op("Identity", "Neg", "Dropout"):
+                source = producer.tensor_in(0)
+                return self.shape(source) if source is not None else None
+        return found
+
+    def rank(self, tensor: Tensor) -> int | None:
+        """Number of axes; None if unknown. A convolution has the rank of its kernel."""
+        shape = self.shape(tensor)
+        if shape is not None:
+            return len(shape)
+        node = self.graph.producer(tensor)
+        if node is None:
+            return None
+        if node.is_op("Conv", "ConvTranspose"):
+            kernel = node.tensor_in(1)
+            weight = None if kernel is None else self.constants.weight(kernel)
+            return None if weight is None else len(weight.shape)
+        if node.is_op("Gemm", "Flatten"):
+            return 2
+        if node.is_op(*_KEEPS_RANK) and (source := node.tensor_in(0)) is not None:
+            return self.rank(source)
+        return None
+
+    def use_problem(self, tensor: Tensor, reader: Node) -> tuple[str, str] | None:
+        """Why the value of `tensor` may not change under its one reader: (code, clause); None if it may."""
+        if "output" in tensor.pins:
+            return "output-is-graph-output", f"{tensor.name!r} is an output of its graph"
+        if "captured" in tensor.pins or any(n.scope is not tensor.scope for n in self.graph.readers(tensor)):
+            return "captured-by-subgraph", f"{tensor.name!r} is read inside a control-flow body"
+        readers = {id(n): n for n in self.graph.readers(tensor)}
+        if len(readers) > 1 or tensor.pins:
+            others = ", ".join(sorted(n.label for n in readers.values() if n is not reader)) or ", ".join(tensor.pins)
+            return "several-readers", f"{tensor.name!r} is also read by {others}"
+        if len(self.graph.readers(tensor)) > 1:
+            return "several-readers", f"{reader.label} reads {tensor.name!r} more than once"
+        return None
+
+
+_KEEPS_RANK = (
+    "BatchNormalization Relu LeakyRelu Sigmoid Tanh Clip Elu Selu HardSigmoid HardSwish Softplus PRelu Neg Identity "
+    "Dropout MaxPool AveragePool GlobalAveragePool GlobalMaxPool Transpose InstanceNormalization Softmax"
+).split()

@@ -1,0 +1,152 @@
+"""The channel axis as data: followed through nodes that only move or rename axes.
+
+Sizes that happen to be equal are never taken as evidence. Through Reshape the channels stay where
+they are exactly when the product of the dims behind them stays the same: row-major order gives
+channel = (position // behind) % channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from converter.analysis.facts import Facts
+from converter.graph import Node
+
+Dims = Sequence[int | str | None]
+
+VIEWS = ("Identity", "Dropout", "Transpose", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
+
+
+def is_view(node: Node) -> bool:
+    """Whether the node hands every element of its first input on, only rearranged (or not at all)."""
+    if not node.is_op(*VIEWS) or node.tensor_in(0) is None or node.tensor_out(0) is None:
+        return False
+    return node.op != "Dropout" or _drops_nothing(node)
+
+
+def _drops_nothing(node: Node) -> bool:
+    opset = node.scope.opset
+    if len([t for t in node.outputs if t.name]) > 1:
+        return False
+    if opset < 7:
+        return bool(node.attr("is_test", 0))
+    # From 12 on a third input switches training on.
+    return opset < 12 or node.tensor_in(2) is None
+
+
+def follow(facts: Facts, node: Node, axis: int) -> int | str:
+    """Where the channel axis of a view's input lies in its output, or a clause that says why nowhere."""
+    match node.op:
+        case "Identity" | "Dropout":
+            return axis
+        case "Transpose":
+            return _transpose(facts, node, axis)
+        case "Squeeze":
+            return _squeeze(facts, node, axis)
+        case "Unsqueeze":
+            return _unsqueeze(facts, node, axis)
+        case _:
+            return _reshape(facts, node, axis)
+
+
+def _transpose(facts: Facts, node: Node, axis: int) -> int | str:
+    perm = node.attr("perm")
+    if perm is None:
+        rank = facts.rank(node.inputs[0])
+        if rank is None:
+            return f"{node.label} reverses axes of unknown number"
+        perm = list(range(rank))[::-1]
+    return list(perm).index(axis) if axis in perm else f"{node.label} has no axis {axis}"
+
+
+def _axes(facts: Facts, node: Node) -> list[int] | None:
+    source = node.tensor_in(1)
+    if source is not None:
+        value = facts.constants.evaluate(source)
+        return None if value is None else [int(a) for a in value.reshape(-1)]
+    axes = node.attr("axes")
+    return None if axes is None else [int(a) for a in axes]
+
+
+def _squeeze(facts: Facts, node: Node, axis: int) -> int | str:
+    axes, shape = _axes(facts, node), facts.shape(node.inputs[0])
+    if axes is None:
+        if node.tensor_in(1) is not None or shape is None or any(not isinstance(d, int) for d in shape):
+            return f"{node.label} drops axes that are known at run time only"
+        axes = [i for i, d in enumerate(shape) if d == 1]
+    if any(a < 0 for a in axes):
+        rank = facts.rank(node.inputs[0])
+        if rank is None:
+            return f"{node.label} counts axes from the end of an unknown number"
+        axes = [a % rank for a in axes]
+    if axis in axes:
+        return f"{node.label} drops the channel axis"
+    return axis - sum(a < axis for a in axes)
+
+
+def _unsqueeze(facts: Facts, node: Node, axis: int) -> int | str:
+    axes = _axes(facts, node)
+    if axes is None:
+        return f"{node.label} adds axes that are known at run time only"
+    if any(a < 0 for a in axes):
+        rank = facts.rank(node.inputs[0])
+        if rank is None:
+            return f"{node.label} counts axes from the end of an unknown number"
+        axes = [a % (rank + len(axes)) for a in axes]
+    for a in sorted(axes):
+        axis += a <= axis
+    return axis
+
+
+def _reshape(facts: Facts, node: Node, axis: int) -> int | str:
+    before, after = facts.shape(node.inputs[0]), _target(facts, node)
+    if before is None or after is None or not axis < len(before):
+        return f"{node.label} has shapes that are not known"
+    channels = before[axis]
+    for i, d in enumerate(after):
+        if d == channels and isinstance(d, int) and _same_product(before[axis + 1 :], after[i + 1 :]):
+            return i
+    return f"{node.label} does not keep the channel axis whole ({_show(before)} to {_show(after)})"
+
+
+def _target(facts: Facts, node: Node) -> Dims | None:
+    before = facts.shape(node.inputs[0])
+    if node.op == "Flatten":
+        at = node.attr("axis", 1)
+        if before is None:
+            return None
+        at = at % len(before) if at < 0 else at
+        return [_product(before[:at]), _product(before[at:])]
+    inferred = facts.shape(node.outputs[0])
+    source = node.tensor_in(1)
+    wanted = None if source is None else facts.constants.evaluate(source)
+    if wanted is None:
+        return inferred
+    out: list[int | str | None] = [int(d) if d > 0 else None for d in wanted.reshape(-1)]
+    for i, d in enumerate(wanted.reshape(-1)):
+        if d == 0 and not node.attr("allowzero", 0) and before is not None and i < len(before):
+            out[i] = before[i]
+        elif d == -1 and inferred is not None and i < len(inferred):
+            out[i] = inferred[i]
+    return out
+
+
+def _product(dims: Dims) -> int | None:
+    if any(not isinstance(d, int) for d in dims):
+        return None
+    return math.prod(d for d in dims if isinstance(d, int))
+
+
+def _same_product(a: Dims, b: Dims) -> bool:
+    """Whether both products are surely equal; symbols count as themselves, unknown dims never match."""
+    if any(d is None for d in (*a, *b)):
+        return False
+    numbers = [math.prod(d for d in side if isinstance(d, int)) for side in (a, b)]
+    symbols = [Counter(d for d in side if isinstance(d, str)) for side in (a, b)]
+    return numbers[0] == numbers[1] and symbols[0] == symbols[1]
+
+
+def _show(dims: Dims) -> str:
+    return "[" + ", ".join("?" if d is None else str(d) for d in dims) + "]"
