@@ -17,11 +17,9 @@ from converter.records import Parity, Verdict
 from converter.report import groups, words
 from converter.report.result import Folded, Inspected, PassLike
 
-WIDTH = 100  # of a report that goes to a file or a pipe, whatever the window it was made in
+WIDTH = 110  # of a report that goes to a file or a pipe, whatever the window it was made in
 WIDEST = 120  # a line that runs across a very wide window is hard to follow
 REASONS = 10  # reasons shown by `fold`; `inspect` shows them all
-NODES = 3  # example nodes shown per reason
-
 _COLOUR = {
     Verdict.PASS: "green",
     Verdict.FAIL: "bold red",
@@ -54,15 +52,12 @@ def render(blocks: Iterable[Block], stream: TextIO | None = None) -> str:
 
 def fold_blocks(result: Folded, *, verbose: bool = False) -> list[Block]:
     """What ``fold`` did, what it left and why, and whether that was checked."""
-    done = _done("Done", groups.done(result.rewrites), verbose=verbose)
-    if not result.rewrites:
-        done = [Text("Nothing to do: no pass applies to this model.")]
     return [
         _header(result),
-        done,
-        _left(groups.left(result.findings), most=None if verbose else REASONS),
+        _done("Done", groups.done(result.rewrites), verbose=verbose),
+        _left(groups.left(result.findings), most=None if verbose else REASONS, verbose=verbose),
         _counts(result) if result.rewrites else [],
-        [*_parity(result.parity), *_written(result)],
+        _outcome(result),
         _overridable(result),
     ]
 
@@ -70,12 +65,10 @@ def fold_blocks(result: Folded, *, verbose: bool = False) -> list[Block]:
 def inspect_blocks(result: Inspected, *, verbose: bool = False) -> list[Block]:
     """What ``fold`` would do and what it would leave, every reason of it."""
     acts = groups.would_do(result.findings)
-    left = groups.left(result.findings)
-    nothing: Block = [Text("Nothing to do: no pass applies to this model.")] if not acts else []
     return [
         _header(result),
-        nothing or _done("Would do", acts, verbose=True),
-        _left(left, most=None, n_nodes=None if verbose else NODES),
+        _done("Would do", acts, verbose=verbose),
+        _left(groups.left(result.findings), most=None, verbose=verbose),
         _overridable(result),
     ]
 
@@ -104,22 +97,23 @@ def _header(result: Inspected) -> Block:
 
 
 def _done(title: str, items: list[groups.Done], *, verbose: bool) -> Block:
+    if not items:
+        return [Text("Nothing to do: no pass applies here.")]
     table = _grid("right", "left", "left")
     for item in items:
-        nodes = words.listing(item.nodes, len(item.nodes)) if verbose else ""
-        safety = Text(words.SAFETY[item.safety] if item.safety else "")
-        if nodes:
-            safety.append("\n" * bool(safety) + nodes, style="dim")
-        table.add_row(f"{len(item.nodes):,}", Text(item.pass_name, style="cyan"), safety)
-    return [Text(title, style="bold"), _indent(table)] if items else []
+        said = Text(words.SAFETY[item.safety] if item.safety else "")
+        nodes = "\n".join(map(words.plain, item.nodes)) if verbose else "" if said else words.listing(item.nodes)
+        said.append("\n" * bool(said and nodes) + nodes, style="dim")
+        table.add_row(f"{len(item.nodes):,}", Text(item.pass_name, style="cyan"), said)
+    return [Text(title, style="bold"), _indent(table)]
 
 
-def _left(items: list[groups.Left], *, most: int | None, n_nodes: int | None = NODES) -> Block:
+def _left(items: list[groups.Left], *, most: int | None, verbose: bool) -> Block:
     if not items:
         return []
     table = _grid("right", "left", "left")
     for item in items[:most]:
-        nodes = words.listing(item.nodes, len(item.nodes) if n_nodes is None else n_nodes)
+        nodes = "\n".join(map(words.plain, item.nodes)) if verbose else words.listing(item.nodes)
         why = Text(words.plain(item.why)).append("\n" + nodes, style="dim")
         table.add_row(f"{len(item.nodes):,}", Text(item.code, style="yellow"), why)
     block: Block = [Text("Left as it was", style="bold"), _indent(table)]
@@ -148,17 +142,22 @@ def _counts(result: Folded) -> Block:
     return [_indent(table)]
 
 
-def _parity(parity: Parity | None) -> Block:
+def _outcome(result: Folded) -> Block:
     table = _grid("left", "left")
-    if parity is None:
-        table.add_row("Parity", Text("not checked (--no-verify)", style="yellow"))
-        return [table]
-    for index, line in enumerate(_parity_lines(parity)):
+    for index, line in enumerate(_parity_lines(result.parity)):
         table.add_row("" if index else "Parity", line)
+    if result.frozen:
+        table.add_row("Inputs", f"no longer inputs of the model: {words.listing(result.frozen)}")
+    if result.output is not None:
+        table.add_row("Written", Text(words.plain(result.output), style="bold"))
+    elif result.exit_code:
+        table.add_row("Written", Text("nothing", style="bold red"))
     return [table]
 
 
-def _parity_lines(parity: Parity) -> list[Text]:
+def _parity_lines(parity: Parity | None) -> list[Text]:
+    if parity is None:
+        return [Text("not checked (--no-verify)", style="yellow")]
     verdict = Text(parity.verdict.value, style=_COLOUR[parity.verdict])
     said = ", ".join(part for part in (words.VERDICT[parity.verdict], words.how_checked(parity)) if part)
     lines = [Text.assemble(verdict, f": {said} (level {parity.level})")]
@@ -167,17 +166,6 @@ def _parity_lines(parity: Parity) -> list[Text]:
     if found := words.worst(parity):
         lines.append(Text(words.score(*found)))
     return lines + [Text(f"warning: {words.plain(warning)}", style="yellow") for warning in parity.warnings]
-
-
-def _written(result: Folded) -> Block:
-    table = _grid("left", "left")
-    if result.output is not None:
-        table.add_row("Written", Text(words.plain(result.output), style="bold"))
-    elif result.exit_code:
-        table.add_row("Written", Text("nothing", style="bold red"))
-    if result.frozen:
-        table.add_row("Inputs", f"no longer graph inputs: {words.listing(result.frozen, NODES)}")
-    return [table] if table.row_count else []
 
 
 def _overridable(result: Inspected) -> Block:

@@ -64,11 +64,15 @@ def number(value: float) -> str:
     return f"{value:.2g}"
 
 
-def listing(names: tuple[str, ...], shown: int) -> str:
-    """The first names and how many more there are."""
-    head = ", ".join(plain(name) for name in names[:shown])
-    rest = len(names) - shown
-    return f"{head}, and {rest:,} more" if rest > 0 else head
+def listing(names: tuple[str, ...], room: int = 60) -> str:
+    """The first names, as many as fit in about ``room`` characters, and how many more there are."""
+    shown = [plain(names[0])] if names else []
+    for name in names[1:]:
+        if sum(map(len, shown)) + 2 * len(shown) + len(name) > room:
+            break
+        shown.append(plain(name))
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f", and {rest:,} more" if rest else "")
 
 
 def worst(parity: Parity) -> tuple[str, OutputCheck] | None:

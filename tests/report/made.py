@@ -1,0 +1,92 @@
+"""Results made by hand: what the reports read, without the engine that fills it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from converter.records import (
+    Counts,
+    Delta,
+    Finding,
+    OutputCheck,
+    Parity,
+    Rewrite,
+    Safety,
+    Stage,
+    Status,
+    Verdict,
+)
+
+
+BEFORE = Counts(nodes=175, batch_norms=53, biases=1, parameter_bytes=102_000_000)
+AFTER = Counts(nodes=122, batch_norms=0, biases=54, parameter_bytes=101_900_000)
+
+
+@dataclass(frozen=True)
+class Result:
+    path: str = "models/net.onnx"
+    output: str | None = "models/net.folded.onnx"
+    size_bytes: int = 102_000_000
+    opset: int = 17
+    before: Counts = BEFORE
+    after: Counts = AFTER
+    rewrites: tuple[Rewrite, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    parity: Parity | None = None
+    frozen: tuple[str, ...] = ()
+    exit_code: int = 0
+    overridable_blocked: int = 0
+    overridable_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guard:
+    code: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Pass:
+    name: str
+    summary: str = "one becomes the other"
+    safety: Safety = Safety.ROUNDING
+    guards: tuple[Guard, ...] = ()
+    after: tuple[str, ...] = ()
+    module: str = "converter.errors"
+
+
+def act(pass_name: str, node: str) -> Finding:
+    return Finding(f"{pass_name}@{node}", pass_name, node, Status.ACT)
+
+
+def declined(pass_name: str, node: str, code: str, why: str = "another node reads it") -> Finding:
+    return Finding(f"{pass_name}@{node}", pass_name, node, Status.DECLINED, code, why)
+
+
+def rewrite(pass_name: str, node: str, safety: Safety = Safety.ROUNDING, bytes_added: int = 0) -> Rewrite:
+    return Rewrite(f"{pass_name}@{node}", pass_name, node, safety, f"{node}_out", Delta(bytes_added=bytes_added))
+
+
+def parity(verdict: Verdict = Verdict.PASS, **changes: object) -> Parity:
+    check = OutputCheck("logits", verdict, score=0.63, limit=4.0, max_abs=1e-6)
+    values: dict[str, object] = {"level": "B", "stages": (Stage("algebra", verdict, "", (check,)),)}
+    return Parity(verdict, **(values | changes))  # type: ignore[arg-type]
+
+
+def folded(**changes: object) -> Result:
+    """Three rewrites by two passes, two declines, all checked."""
+    values: dict[str, object] = {
+        "rewrites": (
+            rewrite("fold-bn-into-conv", "bn1"),
+            rewrite("drop-zero-bias", "conv2", Safety.EXACT),
+            rewrite("fold-bn-into-conv", "bn2", bytes_added=1_230_000),
+        ),
+        "findings": (
+            act("fold-bn-into-conv", "bn1"),
+            declined("fold-bn-into-conv", "bn3", "output-shared"),
+            declined("fold-affine-into-conv", "mul4", "output-shared"),
+            declined("fold-bn-into-next-conv", "bn3", "padded", "the convolution reads padding"),
+        ),
+        "parity": parity(),
+    }
+    return Result(**(values | changes))  # type: ignore[arg-type]

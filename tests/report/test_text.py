@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from converter.records import OutputCheck, Parity, Safety, Stage, Verdict
+from converter.report import text
+from tests.report.made import Pass, Result, act, declined, folded, parity
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(result: Result, *, verbose: bool = False) -> str:
+    return text.render(text.fold_blocks(result, verbose=verbose))
+
+
+FOLDED = """\
+net.onnx  102 MB, opset 17, 175 nodes
+
+Done
+  2  fold-bn-into-conv  equal up to float rounding
+  1  drop-zero-bias     exact
+
+Left as it was
+  2  output-shared  another node reads it
+                    bn3, mul4
+  1  padded         the convolution reads padding
+                    bn3
+
+                      before   after
+  BatchNormalization      53       0
+  bias vectors             1      54  the shift of a folded BatchNormalization becomes a bias
+  nodes                  175     122
+  parameters          102 MB  102 MB  copies of shared weights add 1.23 MB
+
+Parity   PASS: same outputs, on random inputs, against a float64 reference (level B)
+         logits: 0.63 x the error that rounding the weights once can cause (limit 4)
+Written  models/net.folded.onnx
+"""
+
+
+def test_a_fold_reads_like_this() -> None:
+    assert shown(folded()) == FOLDED
+
+
+@pytest.mark.parametrize("environ", [{"COLUMNS": "40"}, {"FORCE_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1"}])
+def test_what_is_piped_does_not_depend_on_the_window(environ: dict[str, str]) -> None:
+    with patch.dict("os.environ", environ):
+        assert text.render(text.fold_blocks(folded()), io.StringIO()) == FOLDED
+
+
+def on_terminal(result: Result, **environ: str) -> str:
+    with patch.dict("os.environ", {"TERM": "xterm-256color", **environ}, clear=True):
+        return text.render(text.fold_blocks(result), Terminal())
+
+
+def without_styles(output: str) -> str:
+    return "\n".join(line.rstrip() for line in re.sub("\x1b\\[[0-9;]*m", "", output).splitlines()) + "\n"
+
+
+def test_a_terminal_gets_colour_unless_it_asks_for_none() -> None:
+    coloured = on_terminal(folded(), COLUMNS="110")
+    assert "\x1b[32m" in coloured
+    assert without_styles(coloured) == FOLDED
+    assert "\x1b[32m" not in on_terminal(folded(), COLUMNS="110", NO_COLOR="1")
+    assert "\x1b" not in on_terminal(folded(), TERM="dumb")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(columns: int) -> None:
+    node = "/layer1/layer1.0/downsample/downsample.1/BatchNormalization_output_0_of_a_long_hierarchy"
+    left = (declined("fold-bn-into-conv", node, "input-padded", "the convolution reads padding around its input"),)
+    output = without_styles(on_terminal(folded(findings=left), COLUMNS=str(columns)))
+    assert max(map(len, output.splitlines())) <= columns
+    assert node in "".join(output.split())
+    assert "…" not in output
+
+
+def test_lines_do_not_end_in_spaces() -> None:
+    assert all(line == line.rstrip() for line in shown(folded()).splitlines())
+
+
+def test_verbose_names_every_node() -> None:
+    many = tuple(declined("p", f"a/rather/long/name/of/a/node/in/a/model/{i}", "code") for i in range(30))
+    result = folded(findings=many)
+    assert "and 29 more" in shown(result)
+    assert all(finding.node in shown(result, verbose=True) for finding in many)
+    assert "bn1\n" in shown(result, verbose=True)
+    assert "bn1" not in shown(result)
+
+
+def test_fold_shows_ten_reasons_and_inspect_all() -> None:
+    many = tuple(declined("p", f"n{i}", f"code-{i:02}") for i in range(13))
+    fold = shown(folded(findings=many))
+    assert "code-09" in fold
+    assert "code-10" not in fold
+    assert "... 3 more reasons; `biasopt inspect` shows them all" in fold
+    assert "code-12" in text.render(text.inspect_blocks(folded(findings=many)))
+
+
+def test_inspect_says_would() -> None:
+    said = text.render(text.inspect_blocks(folded()))
+    assert "Would do\n  1  fold-bn-into-conv  bn1\n" in said
+    assert "Parity" not in said
+    assert "Written" not in said
+
+
+def test_nothing_to_do_is_said() -> None:
+    identical = Parity(Verdict.PASS, "B", scope="identical")
+    said = shown(Result(parity=identical))
+    assert "Nothing to do: no pass applies here." in said
+    assert "the output is a copy of the input" in said
+    assert "before" not in said
+    assert "Nothing to do" in text.render(text.inspect_blocks(Result()))
+
+
+def test_a_failed_check_says_why_and_that_nothing_was_written() -> None:
+    check = OutputCheck("y", Verdict.FAIL, score=120.0, limit=4.0)
+    failed = parity(Verdict.FAIL, why="output 'y' differs", stages=(Stage("algebra", Verdict.FAIL, "", (check,)),))
+    result = folded(parity=failed, output=None, exit_code=1)
+    said = shown(result)
+    assert "FAIL: the outputs differ" in said
+    assert "output 'y' differs\n" in said
+    assert "y: 1.2e+02 x the error" in said
+    assert said.endswith("Written  nothing\n")
+    assert text.failure(result) == "parity FAIL: output 'y' differs; nothing was written"
+
+
+def test_no_check_is_never_called_a_pass() -> None:
+    said = shown(folded(parity=None))
+    assert "Parity   not checked (--no-verify)" in said
+    assert "PASS" not in said
+
+
+def test_a_check_per_rewrite_says_so() -> None:
+    assert "checked per rewrite" in shown(folded(parity=parity(level="C", scope="per-rewrite")))
+
+
+def test_warnings_are_shown() -> None:
+    said = shown(folded(parity=parity(warnings=("output 'z' does not depend on any input",))))
+    assert "warning: output 'z' does not depend on any input\n" in said
+
+
+def test_the_change_to_the_interface_is_printed() -> None:
+    assert "Inputs   no longer inputs of the model: w, b\n" in shown(folded(frozen=("w", "b")))
+
+
+def test_the_last_line_says_what_freezing_would_win() -> None:
+    said = shown(folded(overridable_blocked=7, overridable_names=("a", "b", "c")))
+    assert said.splitlines()[-1] == (
+        "7 folds wait behind 3 initializers that are also graph inputs; `--freeze-overridable` would take them."
+    )
+    one = shown(folded(overridable_blocked=1, overridable_names=("a",))).splitlines()[-1]
+    assert one == (
+        "1 fold waits behind 1 initializer that is also a graph input; `--freeze-overridable` would take it."
+    )
+
+
+def test_names_from_a_model_are_text_not_markup_and_not_control() -> None:
+    node = "[red]x[/red]\x1b[2J:smile:"
+    said = shown(folded(findings=(declined("p", node, "code", node),)))
+    assert said.count("[red]x[/red]\\x1b[2J:smile:") == 2
+    assert "\x1b" not in said
+
+
+def test_a_model_in_memory_has_a_header_too() -> None:
+    assert shown(folded(path="")).startswith("model in memory  102 MB")
+
+
+def test_the_table_of_passes_is_in_order() -> None:
+    said = text.render(text.passes_blocks([Pass("first", safety=Safety.EXACT), Pass("second")]))
+    assert said.splitlines()[:2] == [
+        "1  first   one becomes the other  exact",
+        "2  second  one becomes the other  equal up to float rounding",
+    ]
+
+
+def test_acts_alone_leave_nothing_out() -> None:
+    said = text.render(text.inspect_blocks(folded(findings=(act("p", "n"),))))
+    assert "Left as it was" not in said
+    assert Path(folded().path).name in said

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import math
+
+from converter.records import OutputCheck, Stage, Verdict
+from converter.report import to_json
+from tests.report.made import Guard, Pass, Result, folded, parity
+
+
+def parsed(result: Result) -> dict[str, object]:
+    document = json.loads(to_json.dumps(to_json.fold_json(result, "9.9")))
+    assert isinstance(document, dict)
+    return document
+
+
+def test_fold_schema_one() -> None:
+    document = parsed(folded())
+    assert list(document) == [
+        "schema",
+        "version",
+        "input",
+        "output",
+        "counts",
+        "rewrites",
+        "findings",
+        "fates",
+        "parity",
+        "exit_code",
+    ]
+    assert document["schema"] == "biasopt.fold/1"
+    assert document["version"] == "9.9"
+    assert document["input"] == "models/net.onnx"
+    assert document["output"] == "models/net.folded.onnx"
+    assert document["counts"] == {
+        "before": {"nodes": 175, "batch_norms": 53, "biases": 1, "parameter_bytes": 102_000_000},
+        "after": {"nodes": 122, "batch_norms": 0, "biases": 54, "parameter_bytes": 101_900_000},
+    }
+    assert document["fates"] == []
+    assert document["exit_code"] == 0
+
+
+def test_rewrites_and_findings_carry_their_ids() -> None:
+    document = json.loads(to_json.dumps(to_json.fold_json(folded(), "9.9")))
+    assert document["rewrites"][2] == {
+        "id": "fold-bn-into-conv@bn2",
+        "pass": "fold-bn-into-conv",
+        "node": "bn2",
+        "safety": "rounding",
+        "output": "bn2_out",
+        "removed_nodes": [],
+        "changed_nodes": [],
+        "removed_tensors": [],
+        "added_tensors": [],
+        "bytes_added": 1_230_000,
+    }
+    assert document["findings"][0] == {"id": "fold-bn-into-conv@bn1", "status": "act", "code": "", "why": ""}
+    assert document["findings"][3] == {
+        "id": "fold-bn-into-next-conv@bn3",
+        "status": "declined",
+        "code": "padded",
+        "why": "the convolution reads padding",
+    }
+
+
+def test_parity_is_whole_or_null() -> None:
+    document = json.loads(to_json.dumps(to_json.fold_json(folded(), "9.9")))
+    assert document["parity"] == {
+        "verdict": "PASS",
+        "level": "B",
+        "scope": "whole-model",
+        "why": "",
+        "warnings": [],
+        "stages": [
+            {
+                "id": "algebra",
+                "status": "PASS",
+                "why": "",
+                "outputs": [
+                    {
+                        "name": "logits",
+                        "status": "PASS",
+                        "score": 0.63,
+                        "limit": 4.0,
+                        "max_abs": 1e-6,
+                        "why": "",
+                        "detail": {},
+                    }
+                ],
+            }
+        ],
+    }
+    assert parsed(folded(parity=None))["parity"] is None
+
+
+def test_numbers_that_json_lacks_are_strings() -> None:
+    detail = {"list": [math.inf, 1.0], "nested": {"x": -math.inf}}
+    check = OutputCheck("y", Verdict.FAIL, score=math.nan, limit=4.0, max_abs=math.inf, detail=detail)
+    failed = parity(Verdict.FAIL, stages=(Stage("runtime", Verdict.FAIL, "", (check,)),))
+    document = json.loads(to_json.dumps(to_json.fold_json(folded(parity=failed), "9.9")))
+    output = document["parity"]["stages"][0]["outputs"][0]
+    assert output["score"] == "NaN"
+    assert output["max_abs"] == "Infinity"
+    assert output["detail"] == {"list": ["Infinity", 1.0], "nested": {"x": "-Infinity"}}
+
+
+def test_json_is_ascii_and_ends_in_a_newline() -> None:
+    said = to_json.dumps(to_json.fold_json(folded(path="größe\ud800.onnx"), "9.9"))
+    assert said.isascii()
+    assert said.endswith("}\n")
+    assert json.loads(said)["input"] == "größe\ud800.onnx"
+
+
+def test_frozen_inputs_are_there_when_there_are_any() -> None:
+    assert "frozen" not in parsed(folded())
+    assert parsed(folded(frozen=("w",)))["frozen"] == ["w"]
+
+
+def test_inspect_counts_what_would_change() -> None:
+    document = to_json.inspect_json(folded(), "9.9", 1)
+    assert document["schema"] == "biasopt.inspect/1"
+    assert document["changes"] == 1
+    assert document["exit_code"] == 1
+    assert len(document["findings"]) == 4
+
+
+def test_passes_hold_their_guards_and_their_place() -> None:
+    rows = [Pass("a"), Pass("b", guards=(Guard("shared", "another node reads it"),), after=("a",))]
+    document = to_json.passes_json(rows[1:], rows, "9.9")
+    assert document["schema"] == "biasopt.passes/1"
+    (row,) = document["passes"]
+    assert row["docstring"].startswith("The error tree.")
+    del row["docstring"]
+    assert row == {
+        "name": "b",
+        "summary": "one becomes the other",
+        "safety": "rounding",
+        "order": 2,
+        "after": ["a"],
+        "guards": [{"code": "shared", "why": "another node reads it"}],
+    }

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from converter.records import OutputCheck, Parity, Safety, Stage, Verdict
+from converter.report import words
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "said"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (99_950, "100 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.00 MB"),
+        (102_000_000, "102 MB"),
+        (3_100_000_000, "3.10 GB"),
+        (-1_230_000, "-1.23 MB"),
+    ],
+)
+def test_sizes_have_three_digits_in_decimal_units(n_bytes: int, said: str) -> None:
+    assert words.size(n_bytes) == said
+
+
+def test_names_cannot_drive_the_terminal() -> None:
+    assert words.plain("a\x1b[31mred\x07\nb\u202e") == "a\\x1b[31mred\\x07\\nb\\u202e"
+    assert words.plain("größe/卷积 1") == "größe/卷积 1"
+
+
+def test_one_of_a_thing_is_singular() -> None:
+    assert [words.count(n, "node") for n in (0, 1, 2000)] == ["0 nodes", "1 node", "2,000 nodes"]
+    assert words.count(2, "fold waits", "folds wait") == "2 folds wait"
+
+
+def test_listing_shows_what_fits_and_counts_the_rest() -> None:
+    assert words.listing(()) == ""
+    assert words.listing(("a", "b")) == "a, b"
+    assert words.listing(("a" * 30, "b" * 30, "c"), room=60) == "a" * 30 + ", and 2 more"
+    assert words.listing(("a" * 500,), room=60) == "a" * 500
+
+
+def test_every_safety_class_and_verdict_has_words() -> None:
+    assert set(words.SAFETY) == set(Safety)
+    assert set(words.VERDICT) == set(Verdict)
+
+
+def scored(*scores: tuple[str, float | None, float | None]) -> Parity:
+    checks = [Stage("algebra", Verdict.PASS, "", (OutputCheck(n, Verdict.PASS, s, limit),)) for n, s, limit in scores]
+    return Parity(Verdict.PASS, "B", tuple(checks))
+
+
+def test_worst_is_the_output_nearest_to_its_own_limit() -> None:
+    found = words.worst(scored(("a", 3.0, 40.0), ("b", 2.0, 4.0), ("c", None, 4.0), ("d", 9.0, None)))
+    assert found is not None
+    assert found[1].name == "b"
+    assert words.worst(scored(("a", None, None))) is None
+
+
+def test_a_score_that_is_no_number_is_the_worst() -> None:
+    found = words.worst(scored(("a", 1e9, 4.0), ("b", math.nan, 4.0), ("c", math.inf, 4.0)))
+    assert found is not None
+    assert found[1].name == "b"
+
+
+def test_score_says_what_it_is_a_multiple_of() -> None:
+    said = words.score("runtime", OutputCheck("y", Verdict.PASS, 0.954, 3.0))
+    assert said == "y: 0.95 x as far from the exact result as the original model is (limit 3)"
+    assert words.score("runtime", OutputCheck("y", Verdict.PASS)) == ""
+
+
+def test_scope_is_said_before_level() -> None:
+    assert "checked per rewrite" in words.how_checked(Parity(Verdict.PASS, "C", scope="per-rewrite"))
+    assert "random inputs" in words.how_checked(Parity(Verdict.PASS, "B"))
