@@ -65,7 +65,7 @@ bench: .venv-bench/done
 	.venv-bench/bin/python -m tests.bench.peers $(ARGS)
 
 models: .venv-dev/done
-	.venv-dev/bin/python -m models.recipes
+	.venv-dev/bin/python models/recipes.py
 
 clean:
 	rm -rf .venv-* build dist biasopt.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
