@@ -17,7 +17,6 @@ from converter.records import (
     Verdict,
 )
 
-
 BEFORE = Counts(nodes=175, batch_norms=53, biases=1, parameter_bytes=102_000_000)
 AFTER = Counts(nodes=122, batch_norms=0, biases=54, parameter_bytes=101_900_000)
 

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import converter.passes
+from converter.errors import BiasoptError
+from converter.report import docs
+from tests.report.made import Pass
+
+README = """\
+# Title
+<!-- BEGIN:passes -->
+old
+<!-- END:passes -->
+between
+<!-- BEGIN:commands -->
+<!-- END:commands -->
+end
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(converter.passes, "PASSES", (Pass("fold-a-into-b"),), raising=False)
+    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    (tmp_path / "cli.py").write_text("import sys; print('Usage: 1\\\\1  ', *sys.argv[1:])", encoding="utf-8")
+    return tmp_path
+
+
+def test_writes_what_stands_between_the_markers_and_nothing_else(root: Path) -> None:
+    assert docs.main([], root) == 0
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert text.startswith("# Title\n<!-- BEGIN:passes -->\n|  | pass |")
+    assert "[`fold-a-into-b`](docs/passes.md#fold-a-into-b)" in text
+    assert "<!-- END:passes -->\nbetween\n<!-- BEGIN:commands -->\n```text\n$ biasopt --help\nUsage: 1\\1" in text
+    assert "$ biasopt fold --help\nUsage: 1\\1   fold --help\n```" in text
+    assert text.endswith("<!-- END:commands -->\nend\n")
+    assert "## fold-a-into-b" in (root / "docs" / "passes.md").read_text(encoding="utf-8")
+
+
+def test_check_writes_nothing_and_fails_until_all_is_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert docs.main(["--check"], root) == 1
+    assert "README.md: out of date" in capsys.readouterr().out
+    assert (root / "README.md").read_text(encoding="utf-8") == README
+    assert not (root / "docs").exists()
+    docs.main([], root)
+    assert docs.main(["--check"], root) == 0
+    (root / "docs" / "passes.md").write_text("edited", encoding="utf-8")
+    assert docs.main(["--check"], root) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<!-- BEGIN:x -->",
+        "<!-- END:x --><!-- BEGIN:x -->",
+        "<!-- BEGIN:x --><!-- BEGIN:x --><!-- END:x -->",
+    ],
+)
+def test_markers_must_be_there_once_and_in_order(text: str) -> None:
+    with pytest.raises(BiasoptError, match="BEGIN:x"):
+        docs.fill(text, "x", "body")
+
+
+def test_without_a_readme_it_says_where_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert docs.main([], tmp_path) == 3
+    assert "run this in a checkout" in capsys.readouterr().err
+
+
+def test_a_command_that_crashes_is_not_documented(root: Path) -> None:
+    (root / "cli.py").write_text("raise SystemExit(70)", encoding="utf-8")
+    with pytest.raises(docs.subprocess.CalledProcessError):
+        docs.main([], root)
+
+
+def test_every_command_is_documented() -> None:
+    import cli
+
+    assert {command[0] for command in docs.COMMANDS if command} == set(cli.cli.commands)
