@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click import argument, option
 
 from converter._version import __version__
 from converter.errors import BiasoptError
@@ -21,6 +23,7 @@ from converter.report import terminal
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
+NATURAL, SECONDS = click.IntRange(0), click.FloatRange(0, min_open=True)
 REPORT_KINDS = ("json", "md")
 
 
@@ -61,62 +64,45 @@ def _kinds(_: click.Context, __: click.Parameter, value: str) -> list[str]:
 
 
 def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
 pass_options = _together(
-    click.option("--only", metavar="PASS", multiple=True, callback=_listed, help="Only this pass; repeatable."),
-    click.option("--skip", metavar="PASS", multiple=True, callback=_listed, help="Not this pass; repeatable."),
-    click.option("--keep-bn", is_flag=True, help="Keep BatchNormalization and move biases into it, to train on."),
-    click.option("--no-growth", is_flag=True, help="Leave what needs a copy of a shared weight."),
-    click.option("--freeze-overridable", is_flag=True, help="Make graph inputs that have a default constant."),
+    option("--only", metavar="PASS", multiple=True, callback=_listed, help="Only this pass; repeatable."),
+    option("--skip", metavar="PASS", multiple=True, callback=_listed, help="Not this pass; repeatable."),
+    option("--keep-bn", is_flag=True, help="Keep BatchNormalization and move biases into it, to train on."),
+    option("--no-growth", is_flag=True, help="Leave what needs a copy of a shared weight."),
+    option("--freeze-overridable", is_flag=True, help="Make inputs that have a default value constants."),
 )
 check_options = _together(
-    click.option("--no-verify", is_flag=True, help="Write without comparing outputs."),
-    click.option(
-        "--on-inconclusive",
-        type=click.Choice(["fail", "pass"]),
-        default="fail",
-        show_default=True,
-        help="Outputs that could not be compared well enough.",
+    option("--no-verify", is_flag=True, help="Write without comparing outputs."),
+    option(
+        "--on-inconclusive", type=click.Choice(["fail", "pass"]), default="fail", help="Where outputs cannot be judged."
     ),
-    click.option("--inputs", metavar="FILE.npz", type=FILE, help="Compare on these inputs, not on random ones."),
-    click.option(
+    option("--inputs", metavar="FILE.npz", type=FILE, help="Compare on these inputs, not on random ones."),
+    option(
         "--shape",
         "shapes",
-        metavar="NAME=DIMS",
+        metavar="X=1,3,8,8",
         multiple=True,
         callback=_shapes,
-        help="As in x=1,3,224,224; repeatable.",
+        help="Shape of input X, if it has none; repeatable.",
     ),
-    click.option(
-        "--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Seed of the inputs."
+    option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the random inputs."),
+    option("--quick", is_flag=True, help="Compare on one input only."),
+    option(
+        "--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where to run them, if not on the CPU."
     ),
-    click.option("--quick", is_flag=True, help="Compare on one input only."),
-    click.option(
-        "--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to run."
-    ),
-    click.option("--custom-ops", metavar="LIB", type=FILE, help="Library of custom operators for onnxruntime."),
-    click.option(
-        "--max-time",
-        metavar="S",
-        type=click.FloatRange(0, min_open=True),
-        show_default="30",
-        help="Compare for so many seconds.",
-    ),
-    click.option("--max-memory", metavar="SIZE", callback=_size, help="As in 2GB; else half of what is free."),
+    option("--custom-ops", metavar="LIB", type=FILE, help="Library of custom operators for onnxruntime."),
+    option("--max-time", metavar="S", type=SECONDS, help="Time to compare for, if not 30."),
+    option("--max-memory", metavar="SIZE", callback=_size, help="Memory to compare in, if not half of what is free."),
 )
 report_options = _together(
-    click.option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder."),
-    click.option("--formats", metavar="LIST", default="json,md", callback=_kinds, help="Of json and md; else both."),
+    option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder."),
+    option("--formats", metavar="LIST", default="json,md", callback=_kinds, help="Of json and md, if not both."),
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Name every node.")
+json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
+verbose_option = option("-v", "--verbose", is_flag=True, help="Name every node.")
 
 
 @click.group(
@@ -129,18 +115,18 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("model", type=FILE)
-@click.option("-o", "--output", metavar="OUT", type=FILE, help="Write here, not to MODEL.folded.onnx.")
-@click.option("--in-place", is_flag=True, help="Replace MODEL itself.")
-@click.option("--force", is_flag=True, help="Replace an OUT that exists.")
+@argument("model", type=FILE)
+@option("-o", "--output", metavar="OUT", type=FILE, help="Where to write, if not to MODEL.folded.onnx.")
+@option("--in-place", is_flag=True, help="Replace MODEL itself.")
+@option("--force", is_flag=True, help="Replace an OUT that exists.")
 @pass_options
-@click.option("--allow", metavar="PASS", multiple=True, callback=_listed, help="Use a pass that assumes something.")
-@click.option("--stop-after", metavar="N", type=click.IntRange(0), help="Stop after N rewrites.")
+@option("--allow", metavar="PASS", multiple=True, callback=_listed, help="Use a pass that assumes something.")
+@option("--stop-after", metavar="N", type=NATURAL, help="Stop after N rewrites.")
 @check_options
 @report_options
 @json_option
 @verbose_option
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, quiet: bool, **asked: Any) -> int:
     """Fold, compare outputs, write the result.
 
@@ -163,9 +149,9 @@ def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, 
 
 
 @cli.command()
-@click.argument("model", type=FILE)
+@argument("model", type=FILE)
 @pass_options
-@click.option("--check", is_flag=True, help="Exit 1 if anything would change.")
+@option("--check", is_flag=True, help="Exit 1 if anything would change.")
 @json_option
 @verbose_option
 def inspect(model: Path, check: bool, as_json: bool, verbose: bool, **asked: Any) -> int:
@@ -188,7 +174,7 @@ def inspect(model: Path, check: bool, as_json: bool, verbose: bool, **asked: Any
 
 
 @cli.command()
-@click.argument("name", required=False)
+@argument("name", required=False)
 @json_option
 def passes(name: str | None, as_json: bool) -> int:
     """List the passes, or show the page of one.
@@ -220,9 +206,9 @@ def _fold(model: Path, *, output: Path | None, no_verify: bool, **asked: Any) ->
 
 
 def _check_passes(asked: dict[str, Any]) -> None:
-    for option in ("only", "skip", "allow"):
-        for name in asked.get(option, ()):
-            _pass_named(name, f"--{option}")
+    for key in ("only", "skip", "allow"):
+        for name in asked.get(key, ()):
+            _pass_named(name, f"--{key}")
     asked["only"] = asked["only"] or None
 
 
