@@ -3,7 +3,7 @@ PYTHON ?= python3
 JOBS ?= 2
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-MODEL ?= models/digits_cnn.onnx
+MODEL ?= models/digits_mobilenet.onnx
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint format docs bench models clean
