@@ -15,6 +15,7 @@ define fresh
 	rm -rf $(1) build biasopt.egg-info
 	$(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt $(2)
+	rm -rf build biasopt.egg-info
 endef
 
 help:
