@@ -150,3 +150,21 @@ def _same_product(a: Dims, b: Dims) -> bool:
 
 def _show(dims: Dims) -> str:
     return "[" + ", ".join("?" if d is None else str(d) for d in dims) + "]"
+
+
+def features(facts: Facts, node: Node) -> bool:
+    """Whether the node merges axis 1 with all behind it and keeps axis 0: feature = channel * rest + position."""
+    if node.is_op("Flatten"):
+        at = node.attr("axis", 1)
+        rank = facts.rank(node.inputs[0])
+        return at == 1 or (at < 0 and rank is not None and at + rank == 1)
+    if not node.is_op("Reshape"):
+        return False
+    before, after = facts.shape(node.inputs[0]), _target(facts, node)
+    if before is None or after is None or len(after) != 2 or len(before) < 2:
+        return False
+    if before[0] is not None and before[0] == after[0]:
+        return True
+    # [-1, K]: the rows are the batch exactly when K is all that lies behind it.
+    behind = _product(before[1:])
+    return behind is not None and behind == after[1]

@@ -1,0 +1,67 @@
+"""Pools and padding: what an affine map per channel passes through.
+
+Source: ONNX operator schemas of AveragePool, MaxPool, GlobalAveragePool, GlobalMaxPool and Conv.
+"""
+
+from __future__ import annotations
+
+from converter.analysis.facts import Facts
+from converter.graph import Node
+
+_AVERAGES = ("AveragePool", "GlobalAveragePool")
+_MAXIMA = ("MaxPool", "GlobalMaxPool")
+
+
+def is_pool(node: Node) -> bool:
+    """Whether the node averages or takes maxima over positions, channel by channel."""
+    if not node.is_op(*_AVERAGES, *_MAXIMA) or node.tensor_in(0) is None or node.tensor_out(0) is None:
+        return False
+    return len([t for t in node.outputs if t.name]) == 1  # MaxPool's indices would have to stay true
+
+
+def is_average(node: Node) -> bool:
+    """Whether it averages."""
+    return node.is_op(*_AVERAGES)
+
+
+def is_maximum(node: Node) -> bool:
+    """Whether it takes maxima."""
+    return node.is_op(*_MAXIMA)
+
+
+def average_counts_padding(node: Node) -> bool:
+    """Whether padded zeros may enter an average as if they were values."""
+    if node.op != "AveragePool" or not node.attr("count_include_pad", 0):
+        # Before opset 7 the attribute is absent and every implementation excludes the padding.
+        return False
+    if node.attr("ceil_mode", 0):
+        return True
+    return node.attr("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER") or any(node.attr("pads", [0]))
+
+
+def reads_padding(facts: Facts, conv: Node) -> bool:
+    """Whether a convolution may read a padded element."""
+    auto = conv.attr("auto_pad", "NOTSET")
+    if auto == "VALID":
+        return False
+    if auto == "NOTSET":
+        return any(conv.attr("pads", [0]))
+    weight = facts.constants.weight(conv.inputs[1])
+    if weight is None:
+        return True
+    kernel = weight.shape[2:]
+    dims = facts.shape(conv.inputs[0])
+    size: tuple[int | str | None, ...] = dims[2:] if dims is not None else (None,) * len(kernel)
+    strides = conv.attr("strides", [1] * len(kernel))
+    dilations = conv.attr("dilations", [1] * len(kernel))
+    return any(_same_pads(n, k, s, d) for n, k, s, d in zip(size, kernel, strides, dilations, strict=True))
+
+
+def _same_pads(size: int | str | None, kernel: int, stride: int, dilation: int) -> bool:
+    """Whether SAME adds padding: total = (ceil(size/stride) - 1) * stride + reach - size."""
+    reach = (kernel - 1) * dilation + 1
+    if reach == 1:
+        return False
+    if not isinstance(size, int):
+        return True
+    return (-(-size // stride) - 1) * stride + reach > size

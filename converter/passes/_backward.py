@@ -1,0 +1,258 @@
+"""An affine node after a linear operator: the match, guards and plan that the backward folds share.
+
+y = s * (W x + b) + t = (s W) x + (s b + t), with s and t per output channel. Between the two may
+stand nodes that only move axes; the channel axis is followed through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter import numerics
+from converter.analysis import linear as lin
+from converter.analysis.affine import ARITHMETIC, BATCH_NORM, Affine, affine_at, per_channel
+from converter.analysis.facts import Facts
+from converter.analysis.linear import Linear, linear_at
+from converter.analysis.views import follow, is_view
+from converter.graph import Bypass, DropInput, Edit, Node, Rename, SetConst, SetOp, Tensor
+from converter.passes import _checks
+from converter.passes._pass import Guard, Pass
+from converter.records import Safety
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """A linear operator, views, and an affine node, in the order of the data."""
+
+    linear: Linear
+    views: tuple[Node, ...]
+    affine: Affine
+    memo: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def tensors(self) -> list[tuple[Tensor, Node]]:
+        """Each tensor from the operator to the affine node, with its one rightful reader."""
+        nodes = [*self.views, self.affine.node]
+        made = [self.linear.result, *(v.outputs[0] for v in self.views)]
+        return list(zip(made, nodes, strict=True))
+
+
+def finder(op: str, kind: str) -> Callable[[Facts, Node], Backward | None]:
+    """A find for affine nodes of `kind` ("bn" or "affine") after linear operators of type `op`."""
+
+    def find(facts: Facts, node: Node) -> Backward | None:
+        for data in (0, 1):
+            affine = affine_at(node, data)
+            if affine is None or not _worth_telling(facts, affine):
+                continue
+            views: list[Node] = []
+            producer = facts.graph.producer(affine.source)
+            while producer is not None and is_view(producer):
+                views.insert(0, producer)
+                producer = facts.graph.producer(producer.inputs[0])
+            found = linear_at(facts, producer, op)
+            if found is not None and not _is_its_bias(facts, found, affine):
+                return Backward(found, tuple(views), affine)
+        return None
+
+    return find
+
+
+def _worth_telling(facts: Facts, affine: Affine) -> bool:
+    """A sum of two computed values (a residual) is no near miss; a product of two is."""
+    if affine.is_bn or affine.node.is_op("Mul", "Div", "Neg"):
+        return True
+    return facts.constants.weight(affine.params[0]) is not None
+
+
+def _is_its_bias(facts: Facts, linear: Linear, affine: Affine) -> bool:
+    """An Add right after a MatMul is its bias, not something to fold."""
+    return (
+        linear.op == lin.MATMUL
+        and linear.bias_node is None
+        and affine.node.is_op("Add")
+        and lin.is_bias_add(facts, linear.node, affine.node, 1 - affine.data)
+    )
+
+
+def _axis(facts: Facts, m: Backward) -> int | str:
+    axis = lin.out_axis(facts, m.linear)
+    for view in m.views:
+        if isinstance(axis, str):
+            return axis
+        axis = follow(facts, view, axis)
+    return axis
+
+
+def _vectors(facts: Facts, m: Backward) -> tuple[Array, Array] | str:
+    if "vectors" not in m.memo:
+        axis = _axis(facts, m)
+        assert isinstance(axis, int)
+        rank = lin.result_rank(facts, m.linear) if not m.views else facts.rank(m.affine.source)
+        m.memo["vectors"] = per_channel(facts, m.affine, axis, rank, lin.out_channels(facts, m.linear))
+    found: tuple[Array, Array] | str = m.memo["vectors"]
+    return found
+
+
+def _numbers(facts: Facts, m: Backward) -> tuple[Array, Array]:
+    found = _vectors(facts, m)
+    assert not isinstance(found, str)
+    return found
+
+
+def _channel_axis(facts: Facts, m: Backward) -> str | None:
+    axis = _axis(facts, m)
+    if isinstance(axis, str):
+        return axis
+    if m.affine.is_bn and axis != 1:
+        return f"the channels lie on axis {axis}, the batch norm works on axis 1"
+    return None
+
+
+def _not_per_channel(facts: Facts, m: Backward) -> str | None:
+    found = _vectors(facts, m)
+    return found if isinstance(found, str) else None
+
+
+def _not_finite(facts: Facts, m: Backward) -> str | None:
+    return _checks.finite_params(facts, m.affine) or _rounding(facts, m, "not-finite")
+
+
+def _new_weight(facts: Facts, m: Backward) -> Any:
+    return lin.scale_outputs(m.linear, facts.weight(m.linear.weight), _numbers(facts, m)[0])
+
+
+def _new_bias(facts: Facts, m: Backward) -> Array | None:
+    scale, shift = _numbers(facts, m)
+    return lin.moved_bias(facts, m.linear, scale, shift)
+
+
+def _rounding(facts: Facts, m: Backward, code: str) -> str | None:
+    if "rounding" not in m.memo:
+        scales = (_numbers(facts, m)[0] != 1).any()
+        m.memo["rounding"] = numerics.rounding_problem(_new_weight(facts, m)) if scales else None
+    found = m.memo["rounding"]
+    if found is None or found[0] != code:
+        return None
+    what = {"overflow": "would exceed its type", "rounding": "would lose its small values", "not-finite": "is not finite"}
+    return f"the weight {m.linear.weight.name!r} {what[code]} in channel {found[1]}"
+
+
+def _overflow(facts: Facts, m: Backward) -> str | None:
+    bias = _new_bias(facts, m)
+    return _rounding(facts, m, "overflow") or _checks.finite_result(bias, facts.weight(m.linear.weight), "the bias")
+
+
+def holds_bias(facts: Facts, linear: Linear) -> bool:
+    """Whether the operator can take a bias; a MatMul without Add only where it can become a Gemm."""
+    return linear.bias_node is not None or (
+        facts.rank(linear.node.inputs[0]) == 2 and linear.node.scope.opset >= 7
+    )
+
+
+def _no_bias_slot(facts: Facts, m: Backward) -> str | None:
+    if holds_bias(facts, m.linear) or not _numbers(facts, m)[1].any() or _becomes_add(facts, m):
+        return None
+    return "the product has no bias and more than two axes, so the shift has nowhere to go"
+
+
+def _becomes_add(facts: Facts, m: Backward) -> bool:
+    """Scale goes into the matrix, shift stays as one Add in the affine node's place."""
+    scale, shift = _numbers(facts, m)
+    return (
+        not holds_bias(facts, m.linear)
+        and bool(shift.any())
+        and bool((scale != 1).any())
+        and facts.rank(m.affine.source) is not None
+        and m.affine.node.scope.opset >= 7  # before, Add broadcasts only by attributes
+    )
+
+
+def _shared(facts: Facts, m: Backward) -> str | None:
+    tensors = [m.linear.weight, *([m.linear.bias] if m.linear.bias is not None else [])]
+    found = _checks.shared(facts, tensors)
+    if found is None and facts.permits.no_growth and m.linear.bias is not None:
+        bias = _new_bias(facts, m)
+        if bias is not None and bias.size > max(facts.master(m.linear.bias).size, lin.out_channels(facts, m.linear)):
+            return f"the bias {m.linear.bias.name!r} would grow to {list(bias.shape)}"
+    return found
+
+
+def _replaced(m: Backward) -> list[Tensor]:
+    return [m.linear.weight, *([m.linear.bias] if m.linear.bias is not None else [])]
+
+
+GUARDS = (
+    Guard("training-mode", lambda f, m: _checks.training(f, m.affine), "only running statistics are constants"),
+    Guard(
+        "function-attribute",
+        lambda f, m: _checks.function_attributes([m.linear.node, *m.views, m.affine.node]),
+        "an attribute that each call of a function sets is not known in it",
+    ),
+    *_checks.use_guards(lambda m: m.tensors),
+    Guard("divides-by-result", lambda f, m: _checks.divides(m.affine), "constant / x is not affine"),
+    *_checks.constant_guards(lambda m: list(m.affine.params), _replaced),
+    Guard("spatial-stats", lambda f, m: _checks.spatial(f, m.affine), "statistics must be one vector of the channels"),
+    Guard("weight-rank", lambda f, m: lin.weight_rank_problem(f, m.linear), "the weight must have its operator's rank"),
+    Guard("not-float", lambda f, m: _checks.floats(f, _replaced(m)), "folds are made in floating point"),
+    Guard("channel-axis", _channel_axis, "the channels must lie where the affine node works on them"),
+    Guard("not-per-channel", _not_per_channel, "scale and shift must be one number per channel, or one number"),
+    Guard("non-positive-variance", lambda f, m: _checks.variance(f, m.affine), "its square root must exist"),
+    Guard("not-finite", _not_finite, "NaN and infinity must stay visible where they are"),
+    Guard("no-bias-slot", _no_bias_slot, "the shift needs a bias to go to"),
+    Guard("overflow", _overflow, "the result must be finite in the type of the weight"),
+    Guard("rounding", lambda f, m: _rounding(f, m, "rounding"), "underflow must not move a weight by more than 2 u max|W|"),
+    Guard("weight-shared", _shared, "with --no-growth no tensor is copied or grows"),
+)
+
+
+def plan(facts: Facts, m: Backward) -> list[Edit]:
+    """New weight and bias, the affine node out, fresh names for what changed its meaning."""
+    scale, _ = _numbers(facts, m)
+    edits: list[Edit] = []
+    if (scale != 1).any():
+        edits += lin.set_weight(m.linear, _new_weight(facts, m))
+    changed = [t for t, _ in m.tensors]
+    if m.linear.last is not m.linear.node:
+        changed.insert(0, m.linear.node.outputs[0])
+    if _becomes_add(facts, m):
+        edits += _as_add(facts, m)
+    else:
+        edits += lin.set_bias(facts, m.linear, _new_bias(facts, m))
+        edits.append(Bypass(m.affine.node, m.affine.data))
+        changed.pop()  # it takes the name of the affine node's output
+    return edits + [Rename(t) for t in changed]
+
+
+def _as_add(facts: Facts, m: Backward) -> list[Edit]:
+    node, axis = m.affine.node, _axis(facts, m)
+    rank = facts.rank(m.affine.source)
+    assert isinstance(axis, int) and rank is not None
+    shift = _numbers(facts, m)[1].reshape(-1, *[1] * (rank - 1 - axis))
+    slot = 1 - m.affine.data
+    weight = numerics.Fresh(shift, facts.weight(m.linear.weight).dtype)
+    drops = [DropInput(node, i) for i in range(len(node.inputs) - 1, 1, -1)]
+    return [*drops, SetOp(node, "Add"), SetConst(node, slot, weight, "bias")]
+
+
+def backward_pass(name: str, summary: str, op: str, kind: str, module: str, after: tuple[str, ...] = ()) -> Pass:
+    """The row of a backward fold."""
+    return Pass(
+        name=name,
+        summary=summary,
+        safety=Safety.ROUNDING,
+        ops=frozenset(BATCH_NORM if kind == "bn" else ARITHMETIC),
+        find=finder(op, kind),
+        guards=GUARDS,
+        plan=plan,
+        output=lambda m: str(m.affine.result.name),
+        module=module,
+        after=after,
+    )

@@ -1,0 +1,66 @@
+"""Arithmetic that changes nothing goes away: times 1, divided by 1, plus 0, minus 0.
+
+Given:  x [...]; Mul or Div by ones, Add or Sub of zeros, constants that do not enlarge x.
+Result: readers read x.
+Source: x * 1 = x, x + 0 = x under == (the sign of a zero may differ).
+"""
+
+from __future__ import annotations
+
+from converter.analysis.affine import ARITHMETIC, Affine, affine_at, beside
+from converter.analysis.facts import Facts
+from converter.graph import Bypass, Edit, Node
+from converter.passes._norms import bn_guards
+from converter.passes._pass import Guard, Pass
+from converter.passes.drop_identity_bn import no_name
+from converter.records import Safety
+
+
+def find(facts: Facts, node: Node) -> Affine | None:
+    """Arithmetic with a constant that is its neutral element."""
+    for data in (0, 1):
+        affine = affine_at(node, data)
+        if affine is None or not affine.params or (data == 1 and node.is_op("Sub", "Div")):
+            continue
+        weight = facts.constants.weight(affine.params[0])
+        neutral = 1 if node.is_op("Mul", "Div") else 0
+        if weight is not None and (weight.load() == neutral).all():
+            return affine
+    return None
+
+
+def _enlarges(facts: Facts, m: Affine) -> str | None:
+    shape = facts.weight(m.params[0]).shape
+    if shape == ():
+        return None
+    rank, dims = facts.rank(m.source), facts.shape(m.source)
+    if rank is None or len(shape) > rank:
+        return f"the constant of shape {list(shape)} may enlarge the value"
+    full = beside(facts, m, rank)
+    if all(d == 1 or (dims is not None and dims[i] == d) for i, d in enumerate(full)):
+        return None
+    return f"the constant of shape {list(shape)} may enlarge the value"
+
+
+def plan(_: Facts, m: Affine) -> list[Edit]:
+    """The node out."""
+    return [Bypass(m.node, m.data)]
+
+
+PASS = Pass(
+    name="drop-identity-affine",
+    summary="Arithmetic that changes nothing goes away",
+    safety=Safety.EXACT,
+    ops=frozenset(ARITHMETIC) - {"Neg"},
+    find=find,
+    guards=(
+        *bn_guards(lambda m: [m], lambda m: []),
+        Guard("enlarges", _enlarges, "the result must have the shape of the value"),
+        Guard("output-is-graph-output", lambda f, m: no_name(f, m.node, m.data), "names of outputs never change"),
+    ),
+    plan=plan,
+    output=lambda m: str(m.result.name),
+    module=__name__,
+    after=("merge-affines",),
+    touches_bn=False,
+)

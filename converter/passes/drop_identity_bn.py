@@ -1,0 +1,63 @@
+"""A BatchNormalization that changes nothing goes away.
+
+Given:  x [N, C, *d]; BatchNormalization in inference form whose scale rounds to 1 and shift to 0 in every channel.
+Result: its readers read x.
+Source: s = gamma / sqrt(var + eps) = 1 and t = beta - mean s = 0, in the type of the parameters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from converter import numerics
+from converter.analysis.affine import BATCH_NORM, Affine, affine_at, values
+from converter.analysis.facts import Facts
+from converter.graph import Bypass, Edit, Node
+from converter.passes._norms import bn_guards
+from converter.passes._pass import Guard, Pass
+from converter.records import Safety
+
+
+def find(facts: Facts, node: Node) -> Affine | None:
+    """A batch norm with scale 1 and shift 0, where that can be read."""
+    bn = affine_at(node, 0)
+    if bn is None or any(facts.constants.weight(t) is None for t in bn.params):
+        return None
+    scale, shift = values(facts, bn)
+    dtype = facts.weight(bn.params[0]).dtype
+    if not numerics.is_float(dtype) or not np.isfinite(scale).all() or shift.any():
+        return None
+    return bn if (numerics.round_to(scale, dtype) == 1).all() else None
+
+
+def no_name(facts: Facts, node: Node, slot: int) -> str | None:
+    """An input that is its graph's output, or input, cannot take over the name of an output."""
+    source, result = node.tensor_in(slot), node.tensor_out(0)
+    if source is None or result is None or not result.pins:
+        return None
+    producer = facts.graph.producer(source)
+    if producer is None or source.pins or source.scope is not node.scope:
+        return f"{result.name!r} is an output of its graph, and {source.name!r} has a name to keep too"
+    return None
+
+
+def plan(_: Facts, m: Affine) -> list[Edit]:
+    """The node out."""
+    return [Bypass(m.node, m.data)]
+
+
+PASS = Pass(
+    name="drop-identity-bn",
+    summary="A BatchNormalization that changes nothing goes away",
+    safety=Safety.ROUNDING,
+    ops=frozenset(BATCH_NORM),
+    find=find,
+    guards=(
+        *bn_guards(lambda m: [m], lambda m: []),
+        Guard("output-is-graph-output", lambda f, m: no_name(f, m.node, m.data), "names of outputs never change"),
+    ),
+    plan=plan,
+    output=lambda m: str(m.result.name),
+    module=__name__,
+    after=("merge-bn-into-bn",),
+)
