@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
@@ -12,7 +11,6 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
-from collections.abc import Iterator
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -152,27 +150,6 @@ def test_every_pinned_version_is_allowed() -> None:
     unpinned = {need.name for need in needs} - pins.keys()
     assert not unpinned
     assert not [str(need) for need in needs if pins[need.name] not in need.specifier]
-
-
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-PASS_FILES = [path for path in sorted((ROOT / "converter" / "passes").glob("*.py")) if not path.name.startswith("_")]
-
-
-@pytest.mark.parametrize("path", PASS_FILES, ids=lambda path: path.stem)
-def test_a_pass_imports_no_other_pass(path: Path) -> None:
-    others = {f"converter.passes.{other.stem}" for other in PASS_FILES if other != path}
-    assert not [name for name in _imports(path) if name in others or name.rpartition(".")[0] in others]
-
-
-def test_there_are_pass_files() -> None:
-    assert PASS_FILES
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
