@@ -190,13 +190,17 @@ def channel_peaks(weight: NDArray[Any], axes: Sequence[int]) -> Array:
 def rounding_problem(weight: Weight) -> tuple[str, int] | None:
     """Why the weight should not be stored in its type, with the offending channel (first axis).
 
-    ``overflow``: not finite after rounding. ``rounding``: rounding moves an element by more than
-    2 u max|W| of its channel, which only gradual underflow can do.
+    ``not-finite``: the stored weight is not finite already. ``overflow``: not finite after rounding.
+    ``rounding``: rounding moves an element by more than 2 u max|W| of its channel, which only
+    gradual underflow can do.
     """
     dtype = weight.dtype
     if not isinstance(weight, Scaled):
         return _rounding_of(weight.master().reshape(weight.shape[0] if weight.shape else 1, -1), dtype)
-    peaks = _scaled_peaks(weight)
+    stored, peaks = _scaled_peaks(weight)
+    bad = first_bad(~np.isfinite(stored))
+    if bad is not None:
+        return "not-finite", bad
     with np.errstate(over="ignore"):
         bad = first_bad(~np.isfinite(peaks.astype(dtype).astype(np.float64)))
     if bad is not None:
@@ -208,17 +212,20 @@ def rounding_problem(weight: Weight) -> tuple[str, int] | None:
     return _rounding_of(weight.master().reshape(weight.shape[0], -1), dtype)
 
 
-def _scaled_peaks(weight: Scaled) -> Array:
-    """Upper bound of |W'| per first-axis channel, from one look at the stored weight."""
+def _scaled_peaks(weight: Scaled) -> tuple[Array, Array]:
+    """Largest |W| as stored and largest |W'|, per scaled channel, from one look at the stored weight."""
     stored = weight.base.load()
     if len(weight.factors) == 1 and all(d == 1 for d in weight.factors[0][1].shape[len(weight.factors[0][0]) :]):
         view, factor = weight.factors[0]
         axes = tuple(i for i, d in enumerate(factor.shape) if d == 1)
         peaks = channel_peaks(stored.reshape(view), axes)
         kept = np.abs(factor).reshape(peaks.shape)
-        return np.asarray(peaks * kept, np.float64).reshape(-1)
-    full = np.abs(weight.master()).reshape(weight.shape[0], -1)
-    return full.max(axis=1) if full.size else np.zeros(weight.shape[0])
+        return peaks.reshape(-1), np.asarray(peaks * kept, np.float64).reshape(-1)
+    rows = weight.shape[0]
+    base = channel_peaks(stored.reshape(rows, -1), (1,)) if stored.size else np.zeros(rows)
+    with np.errstate(all="ignore"):
+        full = np.abs(weight.master()).reshape(rows, -1)
+    return base, full.max(axis=1) if full.size else np.zeros(rows)
 
 
 def _rounding_of(value: Array, dtype: np.dtype[Any]) -> tuple[str, int] | None:

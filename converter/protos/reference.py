@@ -41,6 +41,8 @@ class Reference:
         Seed: every float weight is multiplied by ``1 + u * xi``, u the unit roundoff of its stored type.
     external_dir : Path, optional
         Where the model's external data lies.
+    max_bytes : int, optional
+        Stop (``Unsupported``) when the live tensors of one graph take more.
 
     Raises
     ------
@@ -49,11 +51,16 @@ class Reference:
     """
 
     def __init__(
-        self, model: ModelProto, *, weight_perturb: int | None = None, external_dir: str | Path | None = None
+        self,
+        model: ModelProto,
+        *,
+        weight_perturb: int | None = None,
+        external_dir: str | Path | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         folder = None if external_dir is None else Path(external_dir)
         functions = {(_domain(f.domain), f.name, _overload(f)): f for f in model.functions}
-        context = _Context(_opsets(model.opset_import), functions, Weights(folder, weight_perturb))
+        context = _Context(_opsets(model.opset_import), functions, Weights(folder, weight_perturb), max_bytes)
         self._program = _Program(model.graph, context)
         constant = set(self._program.constants)
         self.input_names = tuple(i.name for i in model.graph.input if i.name not in constant)
@@ -93,11 +100,20 @@ class _Context:
     """What all programs of one model share; ``opsets`` differ inside functions."""
 
     def __init__(
-        self, opsets: dict[str, int], functions: dict[tuple[str, str, str], FunctionProto], weights: Weights
+        self,
+        opsets: dict[str, int],
+        functions: dict[tuple[str, str, str], FunctionProto],
+        weights: Weights,
+        max_bytes: int | None,
     ) -> None:
         self.opsets = opsets
         self.functions = functions
         self.weights = weights
+        self.max_bytes = max_bytes
+
+    def inside(self, opsets: dict[str, int]) -> _Context:
+        """The same for the body of a function, which imports its own operator sets."""
+        return _Context(opsets, self.functions, self.weights, self.max_bytes)
 
 
 class _Scope:
@@ -163,6 +179,7 @@ class _Program:
                 if name:
                     scope.values[name] = widen(value)
             del outputs
+            self._check_size(scope)
             for name in release:
                 scope.values.pop(name, None)
         return [scope.get(name) for name in self.outputs]
@@ -175,6 +192,11 @@ class _Program:
         except Exception as exc:  # whatever an operator's implementation trips over
             text = " ".join(str(exc).split())[:160]
             raise Unsupported(f"{node.op_type} {node.name or node.output[0]!r}: {text}") from exc
+
+    def _check_size(self, scope: _Scope) -> None:
+        limit = self.context.max_bytes
+        if limit is not None and sum(getattr(v, "nbytes", 0) for v in scope.values.values()) > limit:
+            raise Unsupported(f"its tensors take more than {limit / 2**30:.1f} GiB in float64")
 
     def _last_reads(self) -> list[list[str]]:
         """For each node, the tensors that nothing after it reads."""
@@ -203,7 +225,7 @@ class _Program:
         return self._expanded(node, domain, opsets[domain])
 
     def _call(self, function: FunctionProto, opsets: dict[str, int]) -> _Run:
-        program = _Program(function, _Context(opsets, self.context.functions, self.context.weights))
+        program = _Program(function, self.context.inside(opsets))
 
         def run(scope: _Scope, inputs: tuple[Any, ...]) -> list[Any]:
             padded = (*inputs, *(None,) * (len(program.inputs) - len(inputs)))

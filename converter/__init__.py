@@ -1,0 +1,43 @@
+"""biasopt: removes the biases and batch norms of an ONNX model that cannot matter, and proves it.
+
+>>> import converter
+>>> result = converter.fold("model.onnx", out="model.folded.onnx")  # doctest: +SKIP
+>>> result.parity.verdict  # doctest: +SKIP
+<Verdict.PASS: 'PASS'>
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from converter._version import __version__
+from converter.errors import BiasoptError, DataError, ExportError, InvariantViolation, ModelError, RuntimeUnavailable
+
+if TYPE_CHECKING:
+    from converter.api import FoldResult, InspectResult, fold, inspect, load
+    from converter.verify import compare as verify
+
+__all__ = [
+    "BiasoptError",
+    "DataError",
+    "ExportError",
+    "FoldResult",
+    "InspectResult",
+    "InvariantViolation",
+    "ModelError",
+    "RuntimeUnavailable",
+    "__version__",
+    "fold",
+    "inspect",
+    "load",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The functions load numpy, onnx and onnxruntime; `import converter` alone does not.
+    if name in ("FoldResult", "InspectResult", "fold", "inspect", "load"):
+        from converter import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

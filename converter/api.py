@@ -1,0 +1,410 @@
+"""The public functions: load, inspect, fold (passes, then the referee, then the write)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from converter import pipeline
+from converter._version import __version__
+from converter.analysis.facts import Permits
+from converter.errors import BiasoptError, ModelError
+from converter.graph import Graph, emit, has_external, load, stored_files
+from converter.protos import DataFile, ModelFile, Pieces, Staged, data_name, problems, span_of, stage
+from converter.records import Counts, Finding, Parity, Rewrite, Status, Verdict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["FoldResult", "InspectResult", "fold", "inspect", "load"]
+
+_PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
+Model = str | Path | onnx.ModelProto | bytes
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """What `fold` would do and what it would leave."""
+
+    path: Path | None
+    rewrites: tuple[Rewrite, ...]
+    findings: tuple[Finding, ...]
+    before: Counts
+    after: Counts
+    frozen: tuple[str, ...] = ()
+    overridable_blocked: int = 0  # folds that freeze_overridable would win
+    overridable_names: int = 0
+    problem: str = ""  # what onnx's checker says against the model as it came
+
+
+@dataclass(frozen=True)
+class FoldResult(InspectResult):
+    """What `fold` did, with the proof, and the folded model."""
+
+    output: Path | None = None
+    parity: Parity | None = None
+    exit_code: int = 0
+    graph: Graph | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the folded model differs from the input."""
+        return bool(self.rewrites or self.frozen)
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The folded model. Tensors in other files stay there, by location."""
+        return onnx.ModelProto.FromString(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The folded model, serialised; the input's own bytes if nothing was rewritten."""
+        assert self.graph is not None
+        return _pieces(self.graph, self, None).to_bytes()
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the model to `path`, whole or not at all.
+
+        Raises
+        ------
+        ModelError
+            Parity failed or is unproven, the target exists (without `force`) or cannot be written.
+        """
+        if self.parity is not None and self.parity.verdict is not Verdict.PASS:
+            raise ModelError(f"{path}: not written, because parity is {self.parity.verdict}: {self.parity.why}")
+        target = _checked_target(self.graph, Path(path), force=force, in_place=False)
+        staged = _stage(self, target, in_place=False)
+        staged.commit()
+        return target
+
+
+def inspect(
+    model: Model,
+    *,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    allow: Iterable[str] = (),
+    data: str | Path | None = None,
+    keep_bn: bool = False,
+    no_growth: bool = False,
+    freeze_overridable: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> InspectResult:
+    """Find what `fold` would do, without writing. The same passes run on the same graph.
+
+    Parameters
+    ----------
+    model : path, bytes or ModelProto
+    only, skip, allow : names of passes
+    data : path, optional
+        Directory of the external data of a proto.
+    keep_bn : bool
+        Move biases into batch norms instead of folding them.
+    no_growth : bool
+        Copy no tensor that other nodes read as well.
+    freeze_overridable : bool
+        Take initializers that are also graph inputs as constants.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be read.
+    ValueError
+        A name is no pass's.
+    """
+    options = _options(only, skip, allow, None, keep_bn, no_growth)
+    with _quiet():
+        graph = load(model, data=data, freeze_overridable=freeze_overridable)
+        try:
+            outcome = pipeline.run(graph, options, progress)
+            blocked = _blocked(model, data, options, outcome, freeze_overridable)
+            return InspectResult(**_common(graph, outcome, blocked))
+        finally:
+            graph.close()
+
+
+def fold(
+    model: Model,
+    *,
+    out: str | Path | None = None,
+    verify: bool = True,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    allow: Iterable[str] = (),
+    data: str | Path | None = None,
+    keep_bn: bool = False,
+    no_growth: bool = False,
+    freeze_overridable: bool = False,
+    stop_after: int | None = None,
+    force: bool = False,
+    in_place: bool = False,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    inputs: Sequence[dict[str, np.ndarray[Any, Any]]] | None = None,
+    custom_ops: str | Path | None = None,
+    provider: str = "cpu",
+    max_time: float = 30.0,
+    max_memory: int | None = None,
+    quick: bool = False,
+    seed: int = 0,
+    on_inconclusive: str = "fail",
+    progress: Callable[[str], None] | None = None,
+) -> FoldResult:
+    """Fold every batch norm and bias that can be folded exactly, prove it, and write the result.
+
+    The input is never changed unless `in_place`; the output is whole or absent. A failed proof is
+    returned (``exit_code`` 1, or 4 where it is inconclusive), not raised, and nothing is written.
+
+    Parameters
+    ----------
+    model : path, bytes or ModelProto
+    out : path, optional
+        Where to write; nothing is written without it (or `in_place`).
+    verify : bool
+        Compare outputs before and after.
+    only, skip, allow : names of passes
+    data : path, optional
+        Directory of the external data of a proto.
+    keep_bn, no_growth, freeze_overridable : bool
+        As in `inspect`.
+    stop_after : int, optional
+        Number of rewrites after which to stop.
+    force : bool
+        Replace an existing output.
+    in_place : bool
+        Replace the input, atomically; follows symbolic links and keeps the mode.
+    shapes : mapping of input name to dims, inputs : feeds, custom_ops : path of a library
+        For the proof; see `converter.verify.compare`.
+    max_time : float
+        Seconds after which the proof takes no more inputs.
+    max_memory : int, optional
+        Bytes that the float64 copy may take; half of the free memory by default.
+
+    Returns
+    -------
+    FoldResult
+
+    Raises
+    ------
+    ModelError
+        The model cannot be read, or the output cannot be written.
+    ValueError
+        A name is no pass's.
+    """
+    options = _options(only, skip, allow, stop_after, keep_bn, no_growth)
+    with _quiet():
+        graph = load(model, data=data, freeze_overridable=freeze_overridable)
+        target = _target(graph, out, force=force, in_place=in_place)
+        outcome = pipeline.run(graph, options, progress)
+        blocked = _blocked(model, data, options, outcome, freeze_overridable)
+        result = FoldResult(**_common(graph, outcome, blocked), graph=graph)
+        staged = _stage(result, target, in_place) if target is not None else None
+        try:
+            parity = None
+            if verify:
+                got: Path | bytes = staged.temporary if staged is not None else result.to_bytes()
+                parity = _prove(
+                    result,
+                    got,
+                    data=graph.file.base if staged is None else None,
+                    shapes=dict(shapes) if shapes else None,
+                    inputs=list(inputs) if inputs else None,
+                    custom_ops=custom_ops,
+                    provider=provider,
+                    seed=seed,
+                    quick=quick,
+                    max_time=max_time,
+                    max_memory=max_memory,
+                    progress=progress,
+                )
+            code = exit_code(parity, on_inconclusive)
+            if staged is not None and code == 0:
+                staged.commit()
+            elif staged is not None:
+                staged.discard()
+        except BaseException:
+            if staged is not None:
+                staged.discard()
+            raise
+    written = target if code == 0 else None
+    return FoldResult(**_common(graph, outcome, blocked), graph=graph, output=written, parity=parity, exit_code=code)
+
+
+def exit_code(parity: Parity | None, on_inconclusive: str = "fail") -> int:
+    """0 for a proof (or none asked for), 1 for a failure, 4 where it is open (0 if that is to pass)."""
+    if parity is None or parity.verdict in (Verdict.PASS, Verdict.SKIPPED):
+        return 0
+    if parity.verdict is Verdict.FAIL:
+        return 1
+    return 0 if on_inconclusive == "pass" else 4
+
+
+def _options(
+    only: Iterable[str] | None,
+    skip: Iterable[str],
+    allow: Iterable[str],
+    stop_after: int | None,
+    keep_bn: bool,
+    no_growth: bool,
+) -> pipeline.Options:
+    for name, given in (("only", only), ("skip", skip), ("allow", allow)):
+        if isinstance(given, str):
+            raise TypeError(f"{name} takes several names, not one string; write [{given!r}]")
+    chosen = None if only is None else frozenset(only)
+    left_out, allowed = frozenset(skip), frozenset(allow)
+    unknown = pipeline.unknown_passes(sorted((chosen or frozenset()) | left_out | allowed))
+    if unknown:
+        raise ValueError(f"no pass is named {', '.join(unknown)}")
+    return pipeline.Options(chosen, left_out, allowed, stop_after, Permits(keep_bn, no_growth))
+
+
+def _common(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict[str, Any]:
+    names = sum(getattr(t, "overridable", False) for t in graph.scopes[0].values.values())
+    return {
+        "path": graph.file.path,
+        "rewrites": outcome.rewrites,
+        "findings": outcome.findings,
+        "before": outcome.before,
+        "after": outcome.after,
+        "frozen": tuple(sorted(graph.scopes[0].frozen)),
+        "overridable_blocked": blocked,
+        "overridable_names": names,
+        "problem": problems(graph.file.skeleton),
+    }
+
+
+def _blocked(
+    model: Model, data: str | Path | None, options: pipeline.Options, outcome: pipeline.Outcome, frozen: bool
+) -> int:
+    """How many more folds there would be if overridable initializers were constants: by trying."""
+    stuck = any(f.status is Status.DECLINED and f.code == "overridable" for f in outcome.findings)
+    if frozen or not stuck or options.stop_after is not None:
+        return 0
+    graph = load(model, data=data, freeze_overridable=True)
+    try:
+        return max(0, len(pipeline.run(graph, options).rewrites) - len(outcome.rewrites))
+    finally:
+        graph.close()
+
+
+# -- the proof -------------------------------------------------------------------------------
+
+
+def _prove(result: FoldResult, got: Path | bytes, **options: Any) -> Parity:
+    if not result.changed:
+        return Parity(Verdict.PASS, "B", scope="identical", why="nothing was rewritten; the output is the input")
+    from converter import verify  # its libraries load slowly
+
+    assert result.graph is not None
+    file = result.graph.file
+    ref: Path | bytes = file.path if file.path is not None else bytes(file.buffer[0 : len(file.buffer)])
+    return verify.compare(ref, got, **options)
+
+
+# -- the write -------------------------------------------------------------------------------
+
+
+def _pieces(graph: Graph, result: InspectResult, data: DataFile | None) -> Pieces:
+    if not (result.rewrites or result.frozen) and data is None:
+        out = Pieces()
+        out.add(span_of(graph.file.buffer, graph.file.path, *graph.file.root))
+        return out
+    return emit(graph, _metadata(graph, result.rewrites), data)
+
+
+def _metadata(graph: Graph, rewrites: tuple[Rewrite, ...]) -> dict[str, str]:
+    """What the output says of itself: the version, and the id of every rewrite, earlier ones first."""
+    if not rewrites:
+        return {}
+    known = {e.key: e.value for e in graph.file.skeleton.metadata_props}
+    earlier: list[str] = []
+    with contextlib.suppress(ValueError):
+        found = json.loads(known.get("biasopt.rewrites", "[]"))
+        earlier = [str(i) for i in found] if isinstance(found, list) else []
+    ids = [*earlier, *(r.id for r in rewrites)]
+    return {"biasopt.version": __version__, "biasopt.rewrites": json.dumps(ids, separators=(",", ":"))}
+
+
+def _stage(result: FoldResult, target: Path, in_place: bool) -> Staged:
+    graph = result.graph
+    assert graph is not None
+    data: DataFile | None = None
+    if has_external(graph):
+        data = DataFile(data_name(target, _seed(graph)))
+    pieces = _pieces(graph, result, data)
+    if data is None and pieces.n_bytes > _PROTO_LIMIT:
+        data = DataFile(data_name(target, _seed(graph)))
+        pieces = _pieces(graph, result, data)
+    mode = stat.S_IMODE(target.stat().st_mode) if in_place else None
+    own = set() if in_place else {Path(p) for p in stored_files(graph)}
+    stale = _stale_data(target, own) if target.exists() else ()
+    return stage(target, pieces, data, mode=mode, stale_data=stale)
+
+
+def _seed(graph: Graph) -> bytes:
+    return bytes(graph.file.skeleton.SerializeToString(deterministic=True))
+
+
+def _stale_data(old: Path, keep: set[Path]) -> tuple[Path, ...]:
+    """Data files that the model about to be replaced uses and no other model beside it does."""
+    used = _data_files(old)
+    if not used:
+        return ()
+    for other in old.parent.glob("*.onnx"):
+        if not (other.exists() and other.samefile(old)):
+            used -= _data_files(other)
+    return tuple(sorted(p for p in used if p.resolve() not in {k.resolve() for k in keep}))
+
+
+def _data_files(path: Path) -> set[Path]:
+    try:
+        graph = load(path)
+    except BiasoptError:
+        return set()  # not a model, or a broken one: nothing of its is ours to delete
+    try:
+        return {Path(p) for p in stored_files(graph)}
+    finally:
+        graph.close()
+
+
+def _target(graph: Graph, out: str | Path | None, *, force: bool, in_place: bool) -> Path | None:
+    if in_place:
+        if out is not None:
+            raise ModelError(f"{out}: in place means no other output; give one of the two")
+        if graph.file.path is None:
+            raise ModelError("<model>: is not a file, so it cannot be replaced in place; give out=PATH")
+        return graph.file.path.resolve()
+    return None if out is None else _checked_target(graph, Path(out), force=force, in_place=False)
+
+
+def _checked_target(graph: Graph | None, target: Path, *, force: bool, in_place: bool) -> Path:
+    sources = [] if graph is None else [*stored_files(graph), *([graph.file.path] if graph.file.path else [])]
+    if target.is_dir():
+        raise ModelError(f"{target}: is a directory; give a file name")
+    for source in sources:
+        if target.exists() and os.path.samefile(source, target):
+            raise ModelError(f"{target}: is the input itself; give another output, or ask for --in-place")
+    if os.path.lexists(target) and not force:
+        raise ModelError(f"{target}: exists already; give another output, or --force to replace it")
+    if not target.parent.is_dir():
+        raise ModelError(f"{target}: its directory does not exist; create it first")
+    return target
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep graphsurgeon's own remarks off the user's terminal."""
+    from onnx_graphsurgeon.logger import G_LOGGER
+
+    before = G_LOGGER.severity
+    G_LOGGER.severity = G_LOGGER.CRITICAL
+    try:
+        yield
+    finally:
+        G_LOGGER.severity = before
