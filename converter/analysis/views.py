@@ -153,7 +153,7 @@ def _show(dims: Dims) -> str:
 
 
 def features(facts: Facts, node: Node) -> bool:
-    """Whether the node merges axis 1 with all behind it and keeps axis 0: feature = channel * rest + position."""
+    """Whether the node merges axis 1 and all behind it into one, and keeps axis 0."""
     if node.is_op("Flatten"):
         at = node.attr("axis", 1)
         rank = facts.rank(node.inputs[0])
@@ -168,3 +168,9 @@ def features(facts: Facts, node: Node) -> bool:
     # [-1, K]: the rows are the batch exactly when K is all that lies behind it.
     behind = _product(before[1:])
     return behind is not None and behind == after[1]
+
+
+def positions_behind(facts: Facts, node: Node, axis: int) -> int | None:
+    """Elements of a view's input that lie behind one channel, in memory order; None if not known."""
+    before = facts.shape(node.inputs[0])
+    return None if before is None else _product(before[axis + 1 :])

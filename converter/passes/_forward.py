@@ -20,7 +20,7 @@ from converter.analysis.affine import ARITHMETIC, BATCH_NORM, Affine, affine_at,
 from converter.analysis.facts import Facts
 from converter.analysis.linear import Linear, linear_into
 from converter.analysis.pools import average_counts_padding, is_average, is_maximum, is_pool, reads_padding
-from converter.analysis.views import features, follow, is_view
+from converter.analysis.views import features, follow, is_view, positions_behind
 from converter.graph import Bypass, Edit, Node, Rename, Tensor
 from converter.passes import _checks
 from converter.passes._backward import holds_bias
@@ -97,22 +97,28 @@ def _start(facts: Facts, m: Forward) -> int | str | None:
     return varying[0]
 
 
-def _arrive(facts: Facts, m: Forward) -> tuple[int, bool] | str:
-    """Axis of the channels at the operator, and whether Flatten merged them with the positions."""
+def _arrive(facts: Facts, m: Forward) -> tuple[int, int | None] | str:
+    """Axis of the channels at the operator, and how many positions of one channel lie side by side.
+
+    The second is None where the channels are still an axis of their own, 0 where a Flatten merged
+    them as the outermost (so the count follows from the number of features). Axis -1: one number.
+    """
     start = _start(facts, m)
     if not isinstance(start, int):
-        return start if isinstance(start, str) else (-1, False)
+        return start if isinstance(start, str) else (-1, None)
     axis: int | str = start
-    merged = False
+    merged: int | None = None
     for node in m.path:
         assert isinstance(axis, int)
         if is_pool(node):
-            if axis > 1 or merged:
+            if axis > 1 or merged is not None:
                 return f"{node.label} pools over axis {axis}, on which the values differ"
             continue
         moved = follow(facts, node, axis)
-        if isinstance(moved, str) and axis == 1 and not merged and features(facts, node):
-            merged, moved = True, 1
+        if isinstance(moved, str) and axis >= 1 and merged is None and features(facts, node):
+            behind = 0 if axis == 1 else positions_behind(facts, node, axis)
+            if behind is not None:
+                merged, moved = behind, 1
         axis = moved
         if isinstance(axis, str):
             return axis
@@ -157,13 +163,16 @@ def _spread(facts: Facts, m: Forward) -> tuple[Array, Array] | str:
         return "the constant may enlarge the value"
     if scale.size == 1 and not m.affine.is_bn:
         return np.full(channels, scale[0]), np.full(channels, shift[0])
-    if not arrived[1]:
+    behind = arrived[1]
+    if behind is None:
         if scale.size != channels:
             return f"it has {scale.size} channels, the operator {channels}"
         return scale, shift
-    if scale.size == 0 or channels % scale.size:
+    if scale.size == 0 or channels % (scale.size * max(behind, 1)):
         return f"{channels} features are no multiple of its {scale.size} channels"
-    return np.repeat(scale, channels // scale.size), np.repeat(shift, channels // scale.size)
+    side = behind or channels // scale.size
+    times = channels // (scale.size * side)
+    return np.tile(np.repeat(scale, side), times), np.tile(np.repeat(shift, side), times)
 
 
 def _keeps_shape(facts: Facts, affine: Affine) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from collections.abc import Iterator
 
 import onnx
@@ -28,6 +31,25 @@ def _has_data(t: TensorProto) -> bool:
     return bool(t.raw_data or t.float_data or t.int32_data or t.int64_data or t.double_data or t.uint64_data)
 
 
+@contextlib.contextmanager
+def _no_remarks() -> Iterator[None]:
+    """onnx prints remarks on old operators from C++; the user's terminal, and a pipe of JSON, are not theirs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved: list[tuple[int, int]] = []
+    with open(os.devnull, "wb") as nowhere:
+        for fd in (1, 2):
+            with contextlib.suppress(OSError):  # closed by the caller
+                saved.append((fd, os.dup(fd)))
+                os.dup2(nowhere.fileno(), fd)
+        try:
+            yield
+        finally:
+            for fd, copy in saved:
+                os.dup2(copy, fd)
+                os.close(copy)
+
+
 def problems(skeleton: onnx.ModelProto) -> str:
     """What onnx's checker says against the model; empty if nothing.
 
@@ -42,7 +64,8 @@ def problems(skeleton: onnx.ModelProto) -> str:
             del t.external_data[:]
             t.dims[:] = [0]
     try:
-        onnx.checker.check_model(model)
+        with _no_remarks():
+            onnx.checker.check_model(model)
     except onnx.checker.ValidationError as exc:
         return str(exc).strip()
     except (DecodeError, ValueError) as exc:
@@ -53,6 +76,7 @@ def problems(skeleton: onnx.ModelProto) -> str:
 def infer_shapes(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """The skeleton with value_info where onnx can infer it; unchanged where it cannot."""
     try:
-        return onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
+        with _no_remarks():
+            return onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
     except (onnx.shape_inference.InferenceError, DecodeError, RuntimeError, ValueError):
         return skeleton
