@@ -18,7 +18,7 @@ from converter._version import __version__
 from converter.analysis.facts import Permits
 from converter.errors import BiasoptError, ModelError
 from converter.graph import Graph, emit, has_external, load, stored_files
-from converter.protos import DataFile, ModelFile, Pieces, Staged, data_name, problems, span_of, stage
+from converter.protos import DataFile, Pieces, Staged, data_name, problems, span_of, stage
 from converter.records import Counts, Finding, Parity, Rewrite, Status, Verdict
 
 if TYPE_CHECKING:
@@ -34,12 +34,14 @@ Model = str | Path | onnx.ModelProto | bytes
 class InspectResult:
     """What `fold` would do and what it would leave."""
 
-    path: Path | None
+    path: Path | None  # None for a model in memory
+    size_bytes: int  # of the model and its data files
+    opset: int
     rewrites: tuple[Rewrite, ...]
     findings: tuple[Finding, ...]
     before: Counts
     after: Counts
-    frozen: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()  # names taken out of the graph's inputs
     overridable_blocked: int = 0  # folds that freeze_overridable would win
     overridable_names: int = 0
     problem: str = ""  # what onnx's checker says against the model as it came
@@ -79,7 +81,8 @@ class FoldResult(InspectResult):
         """
         if self.parity is not None and self.parity.verdict is not Verdict.PASS:
             raise ModelError(f"{path}: not written, because parity is {self.parity.verdict}: {self.parity.why}")
-        target = _checked_target(self.graph, Path(path), force=force, in_place=False)
+        assert self.graph is not None
+        target = _checked_target(self.graph, Path(path), force=force)
         staged = _stage(self, target, in_place=False)
         staged.commit()
         return target
@@ -265,16 +268,18 @@ def _options(
 
 
 def _common(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict[str, Any]:
-    names = sum(getattr(t, "overridable", False) for t in graph.scopes[0].values.values())
+    main = graph.scopes[0]
     return {
         "path": graph.file.path,
+        "size_bytes": len(graph.file.buffer) + sum(Path(p).stat().st_size for p in stored_files(graph)),
+        "opset": main.opset,
         "rewrites": outcome.rewrites,
         "findings": outcome.findings,
         "before": outcome.before,
         "after": outcome.after,
-        "frozen": tuple(sorted(graph.scopes[0].frozen)),
+        "frozen": tuple(sorted(main.frozen)),
         "overridable_blocked": blocked,
-        "overridable_names": names,
+        "overridable_names": sum(getattr(t, "overridable", False) for t in main.values.values()),
         "problem": problems(graph.file.skeleton),
     }
 
@@ -380,15 +385,15 @@ def _target(graph: Graph, out: str | Path | None, *, force: bool, in_place: bool
         if graph.file.path is None:
             raise ModelError("<model>: is not a file, so it cannot be replaced in place; give out=PATH")
         return graph.file.path.resolve()
-    return None if out is None else _checked_target(graph, Path(out), force=force, in_place=False)
+    return None if out is None else _checked_target(graph, Path(out), force=force)
 
 
-def _checked_target(graph: Graph | None, target: Path, *, force: bool, in_place: bool) -> Path:
-    sources = [] if graph is None else [*stored_files(graph), *([graph.file.path] if graph.file.path else [])]
+def _checked_target(graph: Graph, target: Path, *, force: bool) -> Path:
+    sources = [Path(p) for p in stored_files(graph)] + ([graph.file.path] if graph.file.path else [])
     if target.is_dir():
         raise ModelError(f"{target}: is a directory; give a file name")
     for source in sources:
-        if target.exists() and os.path.samefile(source, target):
+        if target.exists() and target.samefile(source):
             raise ModelError(f"{target}: is the input itself; give another output, or ask for --in-place")
     if os.path.lexists(target) and not force:
         raise ModelError(f"{target}: exists already; give another output, or --force to replace it")

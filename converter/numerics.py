@@ -140,9 +140,13 @@ def _to_bfloat16(value: Array) -> NDArray[Any]:
     return odd.view(np.float32).astype(ml_dtypes.bfloat16)
 
 
+def _finfo(dtype: np.dtype[Any]) -> Any:
+    return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # ml_dtypes is partly typed
+
+
 def unit_roundoff(dtype: np.dtype[Any]) -> float:
     """Half the distance from 1 to the next number: 2**-24 for float32."""
-    return float(ml_dtypes.finfo(dtype).eps) / 2
+    return float(_finfo(dtype).eps) / 2
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
@@ -206,7 +210,7 @@ def rounding_problem(weight: Weight) -> tuple[str, int] | None:
     if bad is not None:
         return "overflow", bad
     # Half the spacing of subnormals is the most that rounding can move a small element.
-    tiny = float(ml_dtypes.finfo(dtype).smallest_subnormal) / 2
+    tiny = float(_finfo(dtype).smallest_subnormal) / 2
     if not ((peaks > 0) & (peaks * 2 * unit_roundoff(dtype) < tiny)).any():
         return None
     return _rounding_of(weight.master().reshape(weight.shape[0], -1), dtype)

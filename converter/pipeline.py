@@ -103,9 +103,7 @@ class _Run:
                 break
         else:
             raise InvariantViolation(f"the passes found work {limit} times over; they undo each other")
-        acted = tuple(
-            Finding(r.id, r.pass_name, r.node, Status.ACT) for r in self.rewrites
-        )
+        acted = tuple(Finding(r.id, r.pass_name, r.node, Status.ACT) for r in self.rewrites)
         left = tuple(self.declined.values()) + tuple(self._leftover())
         return Outcome(tuple(self.rewrites), acted + left, before, count(self.facts))
 
@@ -162,7 +160,10 @@ class _Run:
         result = node.tensor_out(0)
         readers = sorted({n.op for n in self.graph.readers(result)}) if result is not None else []
         below = ", ".join(readers) or "an output"
-        return "no-linear-op", f"no linear operator beside it that it could fold into: it lies between {above} and {below}"
+        return (
+            "no-linear-op",
+            f"no linear operator beside it that it could fold into: it lies between {above} and {below}",
+        )
 
 
 def opset_problem(node: Node) -> str | None:

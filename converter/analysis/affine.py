@@ -179,5 +179,6 @@ def per_channel(
     if len(full) > rank or len(shape) > rank:
         return f"the constant has {len(shape)} axes, its input {rank}"
     if any(d != 1 for i, d in enumerate(full) if i != axis) or full[axis] != channels:
-        return f"the constant of shape {list(shape)} is not one value per channel (axis {axis} of {rank}, {channels} of them)"
+        where = f"axis {axis} of {rank}, {channels} of them"
+        return f"the constant of shape {list(shape)} is not one value per channel ({where})"
     return scale.reshape(-1), shift.reshape(-1)

@@ -295,5 +295,3 @@ _EVALUATORS = {
     "Concat": _concat,
     "DequantizeLinear": _dequantize,
 }
-
-

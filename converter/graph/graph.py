@@ -305,9 +305,7 @@ def load(
         try:
             source: Path | bytes = model.SerializeToString()
         except ValueError as exc:  # protobuf's own limit
-            raise ModelError(
-                "<model>: over 2 GB in memory; save it with external data and give the path"
-            ) from exc
+            raise ModelError("<model>: over 2 GB in memory; save it with external data and give the path") from exc
     else:
         source = model if isinstance(model, bytes) else Path(model)
     return Graph(ModelFile(source, Path(data) if data is not None else None), freeze_overridable=freeze_overridable)

@@ -39,9 +39,7 @@ class _Reader:
         self._graph(scope)
         self._pin_training(scope)
         for f, function in zip((f for f in top if f.number == 25), model.functions, strict=True):
-            inner = Scope(
-                "function", (f.payload, f.end), function, standard_opset(function.opset_import) or opset
-            )
+            inner = Scope("function", (f.payload, f.end), function, standard_opset(function.opset_import) or opset)
             inner.field = f
             self._function(inner)
         return self.scopes

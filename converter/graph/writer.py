@@ -226,9 +226,7 @@ class _Writer:
             out.message(number, body)
 
     def tensor(self, name: str, weight: Weight) -> Pieces:
-        header = TensorProto(
-            name=name, dims=weight.shape, data_type=onnx.helper.np_dtype_to_tensor_dtype(weight.dtype)
-        )
+        header = TensorProto(name=name, dims=weight.shape, data_type=onnx.helper.np_dtype_to_tensor_dtype(weight.dtype))
         n_bytes = int(np.prod(weight.shape, dtype=np.int64)) * weight.dtype.itemsize
         value = Computed(n_bytes, weight.load)
         if self.data is not None and n_bytes >= _EXTERNAL_FROM:

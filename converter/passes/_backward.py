@@ -141,7 +141,11 @@ def _rounding(facts: Facts, m: Backward, code: str) -> str | None:
     found = m.memo["rounding"]
     if found is None or found[0] != code:
         return None
-    what = {"overflow": "would exceed its type", "rounding": "would lose its small values", "not-finite": "is not finite"}
+    what = {
+        "overflow": "would exceed its type",
+        "rounding": "would lose its small values",
+        "not-finite": "is not finite",
+    }
     return f"the weight {m.linear.weight.name!r} {what[code]} in channel {found[1]}"
 
 
@@ -152,9 +156,7 @@ def _overflow(facts: Facts, m: Backward) -> str | None:
 
 def holds_bias(facts: Facts, linear: Linear) -> bool:
     """Whether the operator can take a bias; a MatMul without Add only where it can become a Gemm."""
-    return linear.bias_node is not None or (
-        facts.rank(linear.node.inputs[0]) == 2 and linear.node.scope.opset >= 7
-    )
+    return linear.bias_node is not None or (facts.rank(linear.node.inputs[0]) == 2 and linear.node.scope.opset >= 7)
 
 
 def _no_bias_slot(facts: Facts, m: Backward) -> str | None:
@@ -208,7 +210,9 @@ GUARDS = (
     Guard("not-finite", _not_finite, "NaN and infinity must stay visible where they are"),
     Guard("no-bias-slot", _no_bias_slot, "the shift needs a bias to go to"),
     Guard("overflow", _overflow, "the result must be finite in the type of the weight"),
-    Guard("rounding", lambda f, m: _rounding(f, m, "rounding"), "underflow must not move a weight by more than 2 u max|W|"),
+    Guard(
+        "rounding", lambda f, m: _rounding(f, m, "rounding"), "underflow must not move a weight by more than 2 u max|W|"
+    ),
     Guard("weight-shared", _shared, "with --no-growth no tensor is copied or grows"),
 )
 

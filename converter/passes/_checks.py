@@ -45,9 +45,7 @@ def use_guards(path: Callable[[Any], list[tuple[Tensor, Node]]]) -> tuple[Guard,
     return tuple(Guard(code, broken(code), why) for code, why in USES.items())
 
 
-def constant_guards(
-    read: Callable[[Any], list[Tensor]], replaced: Callable[[Any], list[Tensor]]
-) -> tuple[Guard, ...]:
+def constant_guards(read: Callable[[Any], list[Tensor]], replaced: Callable[[Any], list[Tensor]]) -> tuple[Guard, ...]:
     """Guards that what a fold reads is constant, and that what it replaces is not quantized."""
 
     def broken(code: str) -> Callable[[Facts, Any], str | None]:
@@ -114,7 +112,10 @@ def finite_params(facts: Facts, affine: Affine) -> str | None:
         bad = numerics.first_bad(~np.isfinite(facts.master(tensor)).reshape(-1))
         if bad is not None:
             return f"{tensor.name!r} is not finite at element {bad}"
-    if affine.node.is_op("Div") and (bad := numerics.first_bad(facts.master(affine.params[0]).reshape(-1) == 0)) is not None:
+    if (
+        affine.node.is_op("Div")
+        and (bad := numerics.first_bad(facts.master(affine.params[0]).reshape(-1) == 0)) is not None
+    ):
         return f"it divides by zero at element {bad}"
     return None
 
@@ -144,4 +145,22 @@ def shared(facts: Facts, tensors: list[Tensor]) -> str | None:
     for tensor in tensors:
         if facts.graph.n_uses(tensor) > 1:
             return f"{tensor.name!r} has other uses, so a copy would be needed"
+    return None
+
+
+def no_name(facts: Facts, node: Node, slot: int) -> str | None:
+    """An input that is its graph's output, or input, cannot take over the name of an output."""
+    source, result = node.tensor_in(slot), node.tensor_out(0)
+    if source is None or result is None or not result.pins:
+        return None
+    producer = facts.graph.producer(source)
+    if producer is None or source.pins or source.scope is not node.scope:
+        return f"{result.name!r} is an output of its graph, and {source.name!r} has a name to keep too"
+    return None
+
+
+def input_required(node: Node) -> str | None:
+    """Gemm's C may be left out from opset 11 on."""
+    if node.is_op("Gemm") and node.scope.opset < 11:
+        return f"before opset 11 {node.label} must have a C"
     return None

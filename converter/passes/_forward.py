@@ -143,7 +143,11 @@ def _channel_axis(facts: Facts, m: Forward) -> str | None:
         return None
     if isinstance(wanted, str):
         return wanted
-    return None if arrived[0] == wanted else f"the channels lie on axis {arrived[0]}, {m.linear.op} sums over axis {wanted}"
+    return (
+        None
+        if arrived[0] == wanted
+        else f"the channels lie on axis {arrived[0]}, {m.linear.op} sums over axis {wanted}"
+    )
 
 
 def _vectors(facts: Facts, m: Forward) -> tuple[Array, Array] | str:
@@ -262,7 +266,11 @@ def _rounding(facts: Facts, m: Forward, code: str) -> str | None:
     found = m.memo["rounding"]
     if found is None or found[0] != code:
         return None
-    what = {"overflow": "would exceed its type", "rounding": "would lose its small values", "not-finite": "is not finite"}
+    what = {
+        "overflow": "would exceed its type",
+        "rounding": "would lose its small values",
+        "not-finite": "is not finite",
+    }
     return f"the weight {m.linear.weight.name!r} {what[code]} in channel {found[1]}"
 
 
@@ -301,7 +309,9 @@ GUARDS = (
     Guard("transposed-shift", _transposed_shift, "borders and phases of a transposed convolution see unequal taps"),
     Guard("no-bias-slot", _no_bias_slot, "the shift needs a bias to go to"),
     Guard("overflow", _overflow, "the result must be finite in the type of the weight"),
-    Guard("rounding", lambda f, m: _rounding(f, m, "rounding"), "underflow must not move a weight by more than 2 u max|W|"),
+    Guard(
+        "rounding", lambda f, m: _rounding(f, m, "rounding"), "underflow must not move a weight by more than 2 u max|W|"
+    ),
     Guard("weight-shared", lambda f, m: _checks.shared(f, _replaced(m)), "with --no-growth no tensor is copied"),
 )
 

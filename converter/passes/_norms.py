@@ -18,7 +18,9 @@ Array = NDArray[np.float64]
 GAMMA, BETA, MEAN, VAR = 1, 2, 3, 4
 
 
-def reparametrised(facts: Facts, bn: Affine, before: tuple[Array, Array], after: tuple[Array, Array]) -> tuple[Array, Array]:
+def reparametrised(
+    facts: Facts, bn: Affine, before: tuple[Array, Array], after: tuple[Array, Array]
+) -> tuple[Array, Array]:
     """Gamma and beta of the batch norm that computes after(bn(before(x))), mean and var as they are.
 
     With s = gamma / sqrt(var + eps): a2 (s (a1 x + c1 - mean) + beta) + c2 =

@@ -65,13 +65,6 @@ def _not_per_channel(facts: Facts, m: Match) -> str | None:
     return f"the bias of shape {list(shape)} is not one value per channel"
 
 
-def input_required(_: Facts, m: Match) -> str | None:
-    """Gemm's C may be left out from opset 11 on."""
-    if m.linear.op == lin.GEMM and m.linear.node.scope.opset < 11:
-        return f"before opset 11 {m.linear.node.label} must have a C"
-    return None
-
-
 def _mean(facts: Facts, m: Match) -> Array:
     return np.asarray(facts.master(m.bn.params[2]) - _bias(facts, m).reshape(-1))
 
@@ -94,7 +87,7 @@ PASS = Pass(
     guards=(
         *bn_guards(lambda m: [m.bn], lambda m: m.tensors),
         *_checks.constant_guards(lambda m: [m.linear.bias], lambda m: []),
-        Guard("input-required", input_required, "the bias must be optional"),
+        Guard("input-required", lambda _, m: _checks.input_required(m.linear.node), "the bias must be optional"),
         Guard("not-per-channel", _not_per_channel, "the mean is one number per channel"),
         Guard("overflow", lambda f, m: finite(f, m.bn, (_mean(f, m),)), "the mean must be finite in its type"),
     ),

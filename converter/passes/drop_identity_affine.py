@@ -10,9 +10,9 @@ from __future__ import annotations
 from converter.analysis.affine import ARITHMETIC, Affine, affine_at, beside
 from converter.analysis.facts import Facts
 from converter.graph import Bypass, Edit, Node
+from converter.passes import _checks
 from converter.passes._norms import bn_guards
 from converter.passes._pass import Guard, Pass
-from converter.passes.drop_identity_bn import no_name
 from converter.records import Safety
 
 
@@ -56,7 +56,9 @@ PASS = Pass(
     guards=(
         *bn_guards(lambda m: [m], lambda m: []),
         Guard("enlarges", _enlarges, "the result must have the shape of the value"),
-        Guard("output-is-graph-output", lambda f, m: no_name(f, m.node, m.data), "names of outputs never change"),
+        Guard(
+            "output-is-graph-output", lambda f, m: _checks.no_name(f, m.node, m.data), "names of outputs never change"
+        ),
     ),
     plan=plan,
     output=lambda m: str(m.result.name),

@@ -13,6 +13,7 @@ from converter import numerics
 from converter.analysis.affine import BATCH_NORM, Affine, affine_at, values
 from converter.analysis.facts import Facts
 from converter.graph import Bypass, Edit, Node
+from converter.passes import _checks
 from converter.passes._norms import bn_guards
 from converter.passes._pass import Guard, Pass
 from converter.records import Safety
@@ -30,17 +31,6 @@ def find(facts: Facts, node: Node) -> Affine | None:
     return bn if (numerics.round_to(scale, dtype) == 1).all() else None
 
 
-def no_name(facts: Facts, node: Node, slot: int) -> str | None:
-    """An input that is its graph's output, or input, cannot take over the name of an output."""
-    source, result = node.tensor_in(slot), node.tensor_out(0)
-    if source is None or result is None or not result.pins:
-        return None
-    producer = facts.graph.producer(source)
-    if producer is None or source.pins or source.scope is not node.scope:
-        return f"{result.name!r} is an output of its graph, and {source.name!r} has a name to keep too"
-    return None
-
-
 def plan(_: Facts, m: Affine) -> list[Edit]:
     """The node out."""
     return [Bypass(m.node, m.data)]
@@ -54,7 +44,9 @@ PASS = Pass(
     find=find,
     guards=(
         *bn_guards(lambda m: [m], lambda m: []),
-        Guard("output-is-graph-output", lambda f, m: no_name(f, m.node, m.data), "names of outputs never change"),
+        Guard(
+            "output-is-graph-output", lambda f, m: _checks.no_name(f, m.node, m.data), "names of outputs never change"
+        ),
     ),
     plan=plan,
     output=lambda m: str(m.result.name),

@@ -15,7 +15,6 @@ from converter.analysis.linear import Linear, linear_at
 from converter.graph import Edit, Node
 from converter.passes import _checks
 from converter.passes._pass import Guard, Pass
-from converter.passes.absorb_bias_into_bn import input_required
 from converter.records import Safety
 
 
@@ -54,7 +53,7 @@ PASS = Pass(
             for g in _checks.constant_guards(lambda m: [m.linear.bias], lambda m: [])
             if g.code != _checks.QUANTIZED  # nothing is replaced
         ],
-        Guard("input-required", input_required, "the bias must be optional"),
+        Guard("input-required", lambda _, m: _checks.input_required(m.linear.node), "the bias must be optional"),
     ),
     plan=plan,
     output=lambda m: str(m.linear.result.name),

@@ -1,6 +1,6 @@
 """ConvTranspose then arithmetic with a constant becomes one ConvTranspose.
 
-Given:  x [N, I, *d], W [I, O/g, *k], b [O]; then Mul, Div, Add, Sub or Neg by a constant, one number or one per channel, either operand first
+Given:  x [N, I, *d], W [I, O/g, *k], b [O]; then Mul, Div, Add, Sub or Neg by a constant: one number or one per channel
         (s and t as the operator has them).
 Result: W'[:, o] = s[o] W[:, o] within each group, b' = s b + t; the second node is gone.
         The output channel is axis 1 of W within a group; a square W does not tell, so the layout is never guessed.

@@ -1,9 +1,10 @@
 """Arithmetic with a constant then Conv becomes one Conv.
 
-Given:  Mul, Div, Add, Sub or Neg by a constant, one number or one per channel, either operand first
+Given:  Mul, Div, Add, Sub or Neg by a constant: one number or one per channel
         (s and t as the operator has them); then x [N, I, *d], W [O, I/g, *k], b [O].
 Result: W'[:, i] = W[:, i] s[i] within each group, b' = b + sum over i and taps of W[:, i] t[i]; the first node is gone.
-        A shift only where no padded element is read. Between them may stand views, averages of uncounted padding, and maxima where s > 0.
+        A shift only where no padded element is read.
+        Between them may stand views, averages of uncounted padding, and maxima where s > 0.
 Source: distribution of sums; ONNX broadcasting rules.
 """
 

@@ -1,9 +1,10 @@
 """Arithmetic with a constant then ConvTranspose becomes one ConvTranspose.
 
-Given:  Mul, Div, Add, Sub or Neg by a constant, one number or one per channel, either operand first
+Given:  Mul, Div, Add, Sub or Neg by a constant: one number or one per channel
         (s and t as the operator has them); then x [N, I, *d], W [I, O/g, *k], b [O].
-Result: W'[i] = s[i] W[i]; a shift only for kernel 1, stride 1: b' = b + sum over i of W[i] t[i]; the first node is gone.
-        A shift only for kernel 1 and stride 1. Between them may stand views, averages of uncounted padding, and maxima where s > 0.
+Result: W'[i] = s[i] W[i]; for kernel 1 and stride 1, b' = b + sum over i of W[i] t[i]; the first node is gone.
+        A shift only for kernel 1 and stride 1.
+        Between them may stand views, averages of uncounted padding, and maxima where s > 0.
 Source: distribution of sums; ONNX broadcasting rules.
 """
 

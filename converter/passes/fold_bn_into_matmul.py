@@ -3,7 +3,7 @@
 Given:  x [..., K], W [K, O], perhaps an Add of b [O]; then BatchNormalization in inference form
         (s = gamma / sqrt(var + eps), t = beta - mean s).
 Result: W'[:, o] = s[o] W[:, o], b' = s b + t; the second node is gone.
-        Without an Add, a matrix product becomes a Gemm; one of more axes keeps its shift as one Add in place of the node.
+        Without an Add, a matrix product becomes a Gemm; one of more axes keeps its shift as one Add.
 Source: Ioffe and Szegedy 2015, section 3.1; ONNX BatchNormalization 6 to 15.
 """
 

@@ -3,7 +3,8 @@
 Given:  BatchNormalization in inference form
         (s = gamma / sqrt(var + eps), t = beta - mean s); then x [N, I, *d], W [O, I/g, *k], b [O].
 Result: W'[:, i] = W[:, i] s[i] within each group, b' = b + sum over i and taps of W[:, i] t[i]; the first node is gone.
-        A shift only where no padded element is read. Between them may stand views, averages of uncounted padding, and maxima where s > 0.
+        A shift only where no padded element is read.
+        Between them may stand views, averages of uncounted padding, and maxima where s > 0.
 Source: Ioffe and Szegedy 2015, section 3.1; ONNX BatchNormalization 6 to 15.
 """
 

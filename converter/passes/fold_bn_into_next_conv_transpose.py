@@ -2,8 +2,9 @@
 
 Given:  BatchNormalization in inference form
         (s = gamma / sqrt(var + eps), t = beta - mean s); then x [N, I, *d], W [I, O/g, *k], b [O].
-Result: W'[i] = s[i] W[i]; a shift only for kernel 1, stride 1: b' = b + sum over i of W[i] t[i]; the first node is gone.
-        A shift only for kernel 1 and stride 1. Between them may stand views, averages of uncounted padding, and maxima where s > 0.
+Result: W'[i] = s[i] W[i]; for kernel 1 and stride 1, b' = b + sum over i of W[i] t[i]; the first node is gone.
+        A shift only for kernel 1 and stride 1.
+        Between them may stand views, averages of uncounted padding, and maxima where s > 0.
 Source: Ioffe and Szegedy 2015, section 3.1; ONNX BatchNormalization 6 to 15.
 """
 

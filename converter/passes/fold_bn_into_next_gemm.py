@@ -3,7 +3,8 @@
 Given:  BatchNormalization in inference form
         (s = gamma / sqrt(var + eps), t = beta - mean s); then A [M, K], B [K, N], C to [M, N].
 Result: B'[k] = alpha s[k] B[k], C' = beta C + alpha t B, alpha = beta = 1; the first node is gone.
-        Across Flatten each channel stands for its run of features. Between them may stand views, averages of uncounted padding, and maxima where s > 0.
+        Across Flatten each channel stands for its run of features.
+        Between them may stand views, averages of uncounted padding, and maxima where s > 0.
 Source: Ioffe and Szegedy 2015, section 3.1; ONNX BatchNormalization 6 to 15.
 """
 

@@ -3,7 +3,8 @@
 Given:  BatchNormalization in inference form
         (s = gamma / sqrt(var + eps), t = beta - mean s); then x [..., K], W [K, O], perhaps an Add of b [O].
 Result: W'[k] = s[k] W[k], b' = b + t W; the first node is gone.
-        Across Flatten each channel stands for its run of features. Between them may stand views, averages of uncounted padding, and maxima where s > 0.
+        Across Flatten each channel stands for its run of features.
+        Between them may stand views, averages of uncounted padding, and maxima where s > 0.
 Source: Ioffe and Szegedy 2015, section 3.1; ONNX BatchNormalization 6 to 15.
 """
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -37,7 +38,7 @@ def _no_remarks() -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved: list[tuple[int, int]] = []
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         for fd in (1, 2):
             with contextlib.suppress(OSError):  # closed by the caller
                 saved.append((fd, os.dup(fd)))

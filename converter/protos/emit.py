@@ -183,7 +183,7 @@ class Staged:
     def commit(self) -> None:
         """Rename into place: the one commit point. Then delete data files that only the old output used."""
         try:
-            os.replace(self.temporary, self.target)
+            self.temporary.replace(self.target)
         except OSError as exc:
             self.discard()
             raise ModelError(f"{self.target}: cannot be written ({exc.strerror}); nothing was changed") from exc

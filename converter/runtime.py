@@ -1,0 +1,207 @@
+"""Run a model on onnxruntime: the only module that imports it.
+
+A session runs where it was asked to run or not at all: onnxruntime itself only logs that CUDA could not be
+loaded and then runs on the CPU. Its own warnings never reach the terminal; every error of it becomes one line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from converter.errors import DataError, ModelError, RuntimeUnavailable
+
+Array = np.ndarray[Any, Any]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# TF32 hides every small error and an exhaustive search of algorithms is not repeatable; both off for judging.
+_STRICT_CUDA = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+_SILENT = 4  # onnxruntime's severity "fatal"
+# ONNX element types that numpy lacks, and how their bytes are seen.
+_FOREIGN: dict[str, tuple[int, Any, Any]] = {
+    "tensor(bfloat16)": (16, ml_dtypes.bfloat16, np.uint16),
+    "tensor(float8e4m3fn)": (17, ml_dtypes.float8_e4m3fn, np.uint8),
+    "tensor(float8e4m3fnuz)": (18, ml_dtypes.float8_e4m3fnuz, np.uint8),
+    "tensor(float8e5m2)": (19, ml_dtypes.float8_e5m2, np.uint8),
+    "tensor(float8e5m2fnuz)": (20, ml_dtypes.float8_e5m2fnuz, np.uint8),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A model input or output as onnxruntime sees it: ``type`` is ``tensor(float)`` and the like."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+
+class Session:
+    """A model loaded into onnxruntime.
+
+    Parameters
+    ----------
+    model : bytes or Path
+        A serialized ModelProto, or a file (needed above 2 GB).
+    provider : {"cpu", "cuda"}
+        Where to run. Nothing else is accepted in its place.
+    optimize : bool
+        All of onnxruntime's graph optimisations, or none.
+    custom_ops : Path, optional
+        A shared library with custom operators.
+    external_dir : Path, optional
+        Where the external data of a model given as bytes lies.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded: malformed, an operator without kernel, a missing data file.
+    RuntimeUnavailable
+        onnxruntime or the provider is missing.
+    """
+
+    def __init__(
+        self,
+        model: bytes | Path,
+        provider: str = "cpu",
+        *,
+        optimize: bool = False,
+        custom_ops: Path | None = None,
+        external_dir: Path | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._label = str(model) if isinstance(model, Path) else "model"
+        ort = _onnxruntime()
+        options = _options(ort, optimize, threads)
+        if custom_ops is not None:
+            _register(options, custom_ops)
+        if external_dir is not None and isinstance(model, bytes):
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(external_dir))
+        self._session = _create(ort, model, provider, options, self._label)
+        self.inputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_inputs())
+        self.outputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """All outputs by name.
+
+        Raises
+        ------
+        DataError
+            The feeds do not fit the model, or a kernel failed on them.
+        """
+        try:
+            if any(p.type in _FOREIGN for p in (*self.inputs, *self.outputs)):
+                return self._run_values(feeds)
+            results = self._session.run(None, dict(feeds))
+        except Exception as exc:  # onnxruntime's errors have no common base of their own
+            raise DataError(f"{self._label}: onnxruntime could not run it: {_one_line(exc)}") from exc
+        return dict(zip((p.name for p in self.outputs), results, strict=True))
+
+    def _run_values(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        types = {p.name: p.type for p in self.inputs}
+        values = {name: _to_value(value, types.get(name, "")) for name, value in feeds.items()}
+        results = self._session.run_with_ort_values([p.name for p in self.outputs], values)
+        return {p.name: _from_value(v, p.type) for p, v in zip(self.outputs, results, strict=True)}
+
+
+def _onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise RuntimeUnavailable(f"onnxruntime cannot be imported ({_one_line(exc)}); install it to verify") from exc
+    onnxruntime.set_default_logger_severity(_SILENT)
+    return onnxruntime  # type: ignore[no-any-return]
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _options(ort: ModuleType, optimize: bool, threads: int | None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads or available_cores()
+    options.inter_op_num_threads = 1
+    # Memory goes back as soon as a tensor dies; an arena would keep the largest sum ever reached.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _register(options: Any, library: Path) -> None:
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as exc:
+        raise ModelError(f"{library}: not a custom operator library: {_one_line(exc)}") from exc
+
+
+def _create(ort: ModuleType, model: bytes | Path, provider: str, options: Any, label: str) -> Any:
+    if provider not in _PROVIDERS:
+        raise RuntimeUnavailable(f"provider {provider!r} is unknown; use one of {', '.join(_PROVIDERS)}")
+    wanted = _PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise RuntimeUnavailable(f"this onnxruntime has no {wanted}; it has {', '.join(ort.get_available_providers())}")
+    if provider == "cpu":
+        return _session(ort, model, [wanted], options, label)
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = _session(ort, model, [(wanted, _STRICT_CUDA)], options, label)
+    except ModelError:
+        # Shape arithmetic belongs on the CPU: allow that, but only behind a provider that did load.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
+        session = _session(ort, model, [(wanted, _STRICT_CUDA), "CPUExecutionProvider"], options, label)
+    if session.get_providers()[:1] != [wanted]:
+        raise RuntimeUnavailable(f"asked for {wanted}, got {', '.join(session.get_providers())}; check its libraries")
+    return session
+
+
+def _session(ort: ModuleType, model: bytes | Path, providers: Sequence[Any], options: Any, label: str) -> Any:
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            session = ort.InferenceSession(source, options, providers=list(providers))
+    except Exception as exc:
+        raise ModelError(f"{label}: onnxruntime cannot load it: {_one_line(exc)}") from exc
+    session.disable_fallback()
+    return session
+
+
+def _one_line(exc: BaseException) -> str:
+    """The error's text on one line, without onnxruntime's codes."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", " ".join(str(exc).split()))
+    return text[:300] or type(exc).__name__
+
+
+def _to_value(value: Any, kind: str) -> Any:
+    ort = _onnxruntime()
+    if kind not in _FOREIGN:
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+    code, dtype, raw = _FOREIGN[kind]
+    bits = np.ascontiguousarray(value).astype(dtype, copy=False).view(raw)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, code)
+
+
+def _from_value(value: Any, kind: str) -> Any:
+    if kind not in _FOREIGN:
+        return value.numpy()
+    _, dtype, raw = _FOREIGN[kind]
+    shape = tuple(value.shape())
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(raw).itemsize
+    # numpy has no such type, so onnxruntime hands out no array: copy the bytes from where they lie.
+    return np.frombuffer(ctypes.string_at(value.data_ptr(), size) if size else b"", dtype=dtype).reshape(shape)
