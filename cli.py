@@ -94,7 +94,7 @@ check_options = _together(
         "--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where to run them, if not on the CPU."
     ),
     option("--custom-ops", metavar="LIB", type=FILE, help="Library of custom operators for onnxruntime."),
-    option("--max-time", metavar="S", type=SECONDS, help="Time to compare for, if not 30."),
+    option("--max-time", metavar="S", type=SECONDS, default=30.0, show_default=True, help="Seconds to compare for."),
     option("--max-memory", metavar="SIZE", callback=_size, help="Memory to compare in, if not half of what is free."),
 )
 report_options = _together(
@@ -133,16 +133,18 @@ def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, 
     What folds exactly is folded, into MODEL.folded.onnx beside MODEL; MODEL itself is left as it is.
     Nothing is written if the outputs differ, or if that could not be decided.
     """
-    from converter.report import files, text, to_json
+    from converter.passes import PASSES
+    from converter.report import files, groups, text, to_json
 
     files.prepare(folder)  # before the work that the reports tell of
     with terminal.progress(quiet=quiet) as progress:
         result = _fold(progress=progress, **asked)
-    files.write(result, __version__, folder, formats)
+    said = groups.reasons(PASSES)
+    files.write(result, said, __version__, folder, formats)
     if as_json:
         terminal.say(to_json.dumps(to_json.fold_json(result, __version__)))
     elif not quiet:
-        terminal.say(text.render(text.fold_blocks(result, verbose=verbose), sys.stdout))
+        terminal.say(text.render(text.fold_blocks(result, said, verbose=verbose), sys.stdout))
     if (as_json or quiet) and result.exit_code:
         terminal.note(text.failure(result))
     return int(result.exit_code)
@@ -160,16 +162,17 @@ def inspect(model: Path, check: bool, as_json: bool, verbose: bool, **asked: Any
     Nothing is written, and nothing is run.
     """
     from converter import api
+    from converter.passes import PASSES
     from converter.report import groups, text, to_json
 
     _check_passes(asked)
     with terminal.progress() as progress:
         result = api.inspect(model, progress=progress, **asked)
-    exit_code = 1 if check and groups.would_do(result.findings) else 0
+    exit_code = 1 if check and (result.rewrites or result.frozen) else 0
     if as_json:
         terminal.say(to_json.dumps(to_json.inspect_json(result, __version__, exit_code)))
     else:
-        terminal.say(text.render(text.inspect_blocks(result, verbose=verbose), sys.stdout))
+        terminal.say(text.render(text.inspect_blocks(result, groups.reasons(PASSES), verbose=verbose), sys.stdout))
     return exit_code
 
 

@@ -64,7 +64,8 @@ class FoldResult(InspectResult):
     @property
     def model(self) -> onnx.ModelProto:
         """The folded model. Tensors in other files stay there, by location."""
-        return onnx.ModelProto.FromString(self.to_bytes())
+        model: onnx.ModelProto = onnx.ModelProto.FromString(self.to_bytes())
+        return model
 
     def to_bytes(self) -> bytes:
         """The folded model, serialised; the input's own bytes if nothing was rewritten."""
@@ -309,7 +310,8 @@ def _prove(result: FoldResult, got: Path | bytes, **options: Any) -> Parity:
     assert result.graph is not None
     file = result.graph.file
     ref: Path | bytes = file.path if file.path is not None else bytes(file.buffer[0 : len(file.buffer)])
-    return verify.compare(ref, got, **options)
+    parity: Parity = verify.compare(ref, got, **options)
+    return parity
 
 
 # -- the write -------------------------------------------------------------------------------

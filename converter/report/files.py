@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from converter.errors import BiasoptError
+from converter.report.groups import Reasons
 from converter.report.markdown import fold_markdown
 from converter.report.result import Folded
 from converter.report.to_json import dumps, fold_json
@@ -24,11 +25,11 @@ def prepare(folder: Path | None) -> None:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); choose another --report folder") from exc
 
 
-def write(result: Folded, version: str, folder: Path | None, formats: Iterable[str]) -> None:
+def write(result: Folded, said: Reasons, version: str, folder: Path | None, formats: Iterable[str]) -> None:
     """Write one fold's report in each of ``formats`` (``json``, ``md``), if there is a folder for them."""
     if folder is None:
         return
-    made = {"json": lambda: dumps(fold_json(result, version)), "md": lambda: fold_markdown(result, version)}
+    made = {"json": lambda: dumps(fold_json(result, version)), "md": lambda: fold_markdown(result, said, version)}
     try:
         for form in formats:
             (folder / f"report.{form}").write_text(made[form](), encoding="utf-8", newline="\n")

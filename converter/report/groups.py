@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from converter.records import Finding, Rewrite, Safety, Status
+from converter.report.result import PassLike
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,18 +14,30 @@ class Done:
     """What one pass did (or would do)."""
 
     pass_name: str
-    safety: Safety | None
+    safety: Safety
     nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What was left alone for one reason."""
+    """What was left alone for one reason: ``whys`` say it node by node, ``why`` for all of them."""
 
     code: str
     why: str
     nodes: tuple[str, ...]
-    passes: tuple[str, ...]
+    whys: tuple[str, ...]
+
+
+Reasons = Mapping[str, str]  # code -> the clause that holds wherever the code is given
+
+
+def reasons(passes: Iterable[PassLike]) -> Reasons:
+    """What each code means in general: the first pass's words for it."""
+    said: dict[str, str] = {}
+    for row in passes:
+        for guard in row.guards:
+            said.setdefault(guard.code, guard.why)
+    return said
 
 
 def done(rewrites: Iterable[Rewrite]) -> list[Done]:
@@ -36,36 +48,25 @@ def done(rewrites: Iterable[Rewrite]) -> list[Done]:
     return [Done(name, safety, tuple(nodes)) for (name, safety), nodes in gathered.items()]
 
 
-def would_do(findings: Iterable[Finding]) -> list[Done]:
-    """Findings that act, by pass."""
-    gathered: dict[str, list[str]] = {}
-    for finding in findings:
-        if finding.status is Status.ACT:
-            gathered.setdefault(finding.pass_name, []).append(finding.node)
-    return [Done(name, None, tuple(nodes)) for name, nodes in gathered.items()]
+def left(findings: Iterable[Finding], said: Reasons) -> list[Left]:
+    """Findings that decline, by code, most nodes first; a node that several passes decline for one reason counts once.
 
-
-def left(findings: Iterable[Finding]) -> list[Left]:
-    """Findings that decline, by code, most nodes first.
-
-    A node that several passes decline for one reason counts once; the clause is the one given most often.
+    The clause is the findings' own where they agree (a channel, a name in it is then worth showing), and
+    otherwise the one of ``said``.
     """
-    gathered: dict[str, list[Finding]] = {}
+    gathered: dict[str, dict[str, str]] = {}
     for finding in findings:
         if finding.status is Status.DECLINED:
-            gathered.setdefault(finding.code, []).append(finding)
-    groups = [_left(code, members) for code, members in gathered.items()]
+            gathered.setdefault(finding.code, {}).setdefault(finding.node, finding.why)
+    groups = [_left(code, clauses, said) for code, clauses in gathered.items()]
     return sorted(groups, key=lambda group: (-len(group.nodes), group.code))
 
 
-def _left(code: str, members: list[Finding]) -> Left:
-    why, _ = Counter(finding.why for finding in members).most_common(1)[0]
-    return Left(
-        code=code,
-        why=why,
-        nodes=tuple(dict.fromkeys(finding.node for finding in members)),
-        passes=tuple(dict.fromkeys(finding.pass_name for finding in members)),
-    )
+def _left(code: str, clauses: dict[str, str], said: Reasons) -> Left:
+    whys = tuple(clauses.values())
+    heads = {why.split(": ")[0] for why in whys}  # "no linear operator beside it: it lies between a and b"
+    common = whys[0] if len(set(whys)) == 1 else heads.pop() if len(heads) == 1 else said.get(code, whys[0])
+    return Left(code, common, tuple(clauses), whys)
 
 
 def bytes_copied(rewrites: Iterable[Rewrite]) -> int:

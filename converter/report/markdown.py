@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from converter.records import Parity, Verdict
 from converter.report import groups, words
@@ -18,16 +17,16 @@ _MARK = {
 }
 
 
-def fold_markdown(result: Folded, version: str) -> str:
+def fold_markdown(result: Folded, said: groups.Reasons, version: str) -> str:
     """One fold as a Markdown document that ends in a newline."""
-    name = Path(result.path).name or "model in memory"
+    name = result.path.name if result.path else "model in memory"
     parts = [
         f"## biasopt: {literal(name)}",
         _verdict(result.parity),
         _written(result),
         table(("", "before", "after"), _count_rows(result), right=(1, 2)),
         _done(result),
-        _left(result),
+        _left(result, said),
         _stages(result.parity),
         f"<sub>biasopt {version}</sub>",
     ]
@@ -67,7 +66,7 @@ def _verdict(parity: Parity | None) -> str:
 
 
 def _written(result: Folded) -> str:
-    written = f"Written: {literal(Path(result.output).name)}" if result.output else "No model was written."
+    written = f"Written: {literal(result.output.name)}" if result.output else "No model was written."
     if result.frozen:
         written += f"\n\nNo longer graph inputs: {', '.join(literal(name) for name in result.frozen)}"
     return written
@@ -86,14 +85,14 @@ def _count_rows(result: Folded) -> list[tuple[str, ...]]:
 
 def _done(result: Folded) -> str:
     rows = [
-        (literal(item.pass_name), f"{len(item.nodes):,}", words.SAFETY[item.safety] if item.safety else "")
+        (literal(item.pass_name), f"{len(item.nodes):,}", words.SAFETY[item.safety])
         for item in groups.done(result.rewrites)
     ]
     return "### Done\n\n" + table(("pass", "nodes", "outputs"), rows, right=(1,)) if rows else "Nothing was rewritten."
 
 
-def _left(result: Folded) -> str:
-    items = groups.left(result.findings)
+def _left(result: Folded, said: groups.Reasons) -> str:
+    items = groups.left(result.findings, said)
     rows = [(literal(item.code), f"{len(item.nodes):,}", prose(item.why), _nodes(item.nodes)) for item in items]
     if not rows:
         return ""

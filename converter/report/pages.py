@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 
 from converter.report import words
+from converter.report.groups import reasons
 from converter.report.markdown import table
 from converter.report.result import PassLike
 
@@ -28,8 +29,9 @@ def guard_text(row: PassLike) -> str:
     """The conditions under which the pass declines, one per line."""
     if not row.guards:
         return "Declines: never; what has the shape is folded."
-    width = max(len(guard.code) for guard in row.guards)
-    lines = [f"  {guard.code:<{width}}  {guard.why}" for guard in row.guards]
+    said = reasons([row])
+    width = max(map(len, said))
+    lines = [f"  {code:<{width}}  {why}" for code, why in said.items()]
     return "\n".join(["Declines, in this order:", *lines])
 
 
@@ -49,7 +51,7 @@ def pages_markdown(passes: Sequence[PassLike]) -> str:
 
 
 def _section(row: PassLike, passes: Sequence[PassLike]) -> str:
-    guards = [(f"`{guard.code}`", guard.why) for guard in row.guards]
+    guards = [(f"`{code}`", why) for code, why in reasons([row]).items()]
     declines = table(("declines", "because"), guards) if guards else "Declines never."
     promise = "\n".join(f"- {line}" for line in _promise(row, passes))
     return f"## {row.name}\n\n```text\n{docstring(row)}\n```\n\n{declines}\n\n{promise}\n"

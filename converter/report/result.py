@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from converter.records import Counts, Finding, Parity, Rewrite, Safety
 
 
 class Inspected(Protocol):
-    """A model and what every pass said about it."""
+    """A model and what every pass would do about it."""
 
     @property
-    def path(self) -> str:
-        """Where the model was read from; empty for a model in memory."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the model file and of its data files."""
-
-    @property
-    def opset(self) -> int:
-        """Version of the default operator set."""
+    def path(self) -> Path | None:
+        """Where the model was read from; None for a model in memory."""
 
     @property
     def before(self) -> Counts: ...
-
-    @property
-    def findings(self) -> tuple[Finding, ...]: ...
-
-    @property
-    def overridable_blocked(self) -> int:
-        """How many folds decline only because a constant is also a graph input."""
-
-    @property
-    def overridable_names(self) -> tuple[str, ...]:
-        """The initializers that those folds wait for."""
-
-
-class Folded(Inspected, Protocol):
-    """What ``fold`` did, checked and wrote."""
-
-    @property
-    def output(self) -> str | None:
-        """The file that was written, or None where nothing was."""
 
     @property
     def after(self) -> Counts: ...
@@ -52,11 +26,34 @@ class Folded(Inspected, Protocol):
     def rewrites(self) -> tuple[Rewrite, ...]: ...
 
     @property
-    def parity(self) -> Parity | None: ...
+    def findings(self) -> tuple[Finding, ...]: ...
 
     @property
     def frozen(self) -> tuple[str, ...]:
         """Graph inputs that ``--freeze-overridable`` removed."""
+
+    @property
+    def overridable_blocked(self) -> int:
+        """How many folds decline only because a constant is also a graph input."""
+
+    @property
+    def overridable_names(self) -> int:
+        """How many such constants the model has."""
+
+    @property
+    def problem(self) -> str:
+        """What onnx's checker holds against the model as it came; empty for a clean model."""
+
+
+class Folded(Inspected, Protocol):
+    """What ``fold`` did, checked and wrote."""
+
+    @property
+    def output(self) -> Path | None:
+        """The file that was written, or None where nothing was."""
+
+    @property
+    def parity(self) -> Parity | None: ...
 
     @property
     def exit_code(self) -> int: ...
@@ -85,7 +82,7 @@ class PassLike(Protocol):
     def safety(self) -> Safety: ...
 
     @property
-    def guards(self) -> tuple[GuardLike, ...]: ...
+    def guards(self) -> Sequence[GuardLike]: ...
 
     @property
     def after(self) -> tuple[str, ...]: ...
@@ -93,6 +90,3 @@ class PassLike(Protocol):
     @property
     def module(self) -> str:
         """Dotted name of the file that holds the pass; its docstring is the page."""
-
-
-PageOf = Callable[[PassLike], str]

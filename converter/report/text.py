@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console, RenderableType
@@ -13,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from converter.records import Parity, Verdict
+from converter.records import Parity, Rewrite, Verdict
 from converter.report import groups, words
 from converter.report.result import Folded, Inspected, PassLike
 
@@ -50,35 +49,39 @@ def render(blocks: Iterable[Block], stream: TextIO | None = None) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
-def fold_blocks(result: Folded, *, verbose: bool = False) -> list[Block]:
+def fold_blocks(result: Folded, said: groups.Reasons, *, verbose: bool = False) -> list[Block]:
     """What ``fold`` did, what it left and why, and whether that was checked."""
+    left = groups.left(result.findings, said)
     return [
         _header(result),
-        _done("Done", groups.done(result.rewrites), verbose=verbose),
-        _left(groups.left(result.findings), most=None if verbose else REASONS, verbose=verbose),
-        _counts(result) if result.rewrites else [],
+        _done("Done", result.rewrites, verbose=verbose),
+        _left(left, most=None if verbose else REASONS, verbose=verbose),
+        _counts(result, "before", "after"),
         _outcome(result),
         _overridable(result),
     ]
 
 
-def inspect_blocks(result: Inspected, *, verbose: bool = False) -> list[Block]:
-    """What ``fold`` would do and what it would leave, every reason of it."""
-    acts = groups.would_do(result.findings)
+def inspect_blocks(result: Inspected, said: groups.Reasons, *, verbose: bool = False) -> list[Block]:
+    """What ``fold`` would do, and what it would leave: every reason of it."""
     return [
         _header(result),
-        _done("Would do", acts, verbose=verbose),
-        _left(groups.left(result.findings), most=None, verbose=verbose),
+        _done("Would do", result.rewrites, verbose=verbose),
+        _left(groups.left(result.findings, said), most=None, verbose=verbose),
+        _counts(result, "now", "folded"),
         _overridable(result),
     ]
 
 
 def passes_blocks(passes: Sequence[PassLike]) -> list[Block]:
-    """The table of passes, in the order in which they run."""
+    """The table of passes, in the order in which they run, and what its last words promise."""
     table = _grid("right", "left", "left", "left")
     for place, row in enumerate(passes, 1):
-        table.add_row(f"{place}", Text(row.name, style="cyan"), row.summary, words.SAFETY[row.safety])
-    return [[table], [Text("`biasopt passes NAME` explains one of them.", style="dim")]]
+        table.add_row(f"{place}", Text(row.name, style="cyan"), row.safety.value, row.summary)
+    legend = _grid("left", "left")
+    for safety in sorted({row.safety for row in passes}):
+        legend.add_row(safety.value, f"outputs are {words.SAFETY[safety]}")
+    return [[table], [legend], [Text("`biasopt passes NAME` explains one of them.", style="dim")]]
 
 
 def failure(result: Folded) -> str:
@@ -91,20 +94,32 @@ def failure(result: Folded) -> str:
 
 def _header(result: Inspected) -> Block:
     before = result.before
-    facts = [words.size(result.size_bytes), f"opset {result.opset}", words.count(before.nodes, "node")]
-    name = Path(result.path).name or "model in memory"
-    return [Text.assemble((words.plain(name), "bold"), "  ", ", ".join(facts))]
+    facts = [words.size(_file_size(result) or before.parameter_bytes), words.count(before.nodes, "node")]
+    if opset := getattr(result, "opset", 0):
+        facts.insert(1, f"opset {opset}")
+    name = result.path.name if result.path else "model in memory"
+    header: Block = [Text.assemble((words.plain(name), "bold"), "  ", ", ".join(facts))]
+    if result.problem:
+        header.append(Text(f"onnx's checker objects to it as it came: {words.plain(result.problem)}", style="yellow"))
+    return header
 
 
-def _done(title: str, items: list[groups.Done], *, verbose: bool) -> Block:
-    if not items:
+def _file_size(result: Inspected) -> int:
+    try:
+        return result.path.stat().st_size if result.path else 0
+    except OSError:
+        return 0
+
+
+def _done(title: str, rewrites: Sequence[Rewrite], *, verbose: bool) -> Block:
+    if not rewrites:
         return [Text("Nothing to do: no pass applies here.")]
     table = _grid("right", "left", "left")
-    for item in items:
-        said = Text(words.SAFETY[item.safety] if item.safety else "")
-        nodes = "\n".join(map(words.plain, item.nodes)) if verbose else "" if said else words.listing(item.nodes)
-        said.append("\n" * bool(said and nodes) + nodes, style="dim")
-        table.add_row(f"{len(item.nodes):,}", Text(item.pass_name, style="cyan"), said)
+    for item in groups.done(rewrites):
+        safety = Text(words.SAFETY[item.safety])
+        if verbose:
+            safety.append("".join(f"\n{words.plain(node)}" for node in item.nodes), style="dim")
+        table.add_row(f"{len(item.nodes):,}", Text(item.pass_name, style="cyan"), safety)
     return [Text(title, style="bold"), _indent(table)]
 
 
@@ -113,8 +128,7 @@ def _left(items: list[groups.Left], *, most: int | None, verbose: bool) -> Block
         return []
     table = _grid("right", "left", "left")
     for item in items[:most]:
-        nodes = "\n".join(map(words.plain, item.nodes)) if verbose else words.listing(item.nodes)
-        why = Text(words.plain(item.why)).append("\n" + nodes, style="dim")
+        why = Text(words.plain(item.why)).append("\n" + _nodes(item, verbose=verbose), style="dim")
         table.add_row(f"{len(item.nodes):,}", Text(item.code, style="yellow"), why)
     block: Block = [Text("Left as it was", style="bold"), _indent(table)]
     if most is not None and len(items) > most:
@@ -123,21 +137,27 @@ def _left(items: list[groups.Left], *, most: int | None, verbose: bool) -> Block
     return block
 
 
-def _counts(result: Folded) -> Block:
+def _nodes(item: groups.Left, *, verbose: bool) -> str:
+    if not verbose:
+        return words.listing(item.nodes)
+    told = [node if why == item.why else f"{node}: {why}" for node, why in zip(item.nodes, item.whys, strict=True)]
+    return "\n".join(map(words.plain, told))
+
+
+def _counts(result: Inspected, before_is: str, after_is: str) -> Block:
     before, after = result.before, result.after
-    copied = groups.bytes_copied(result.rewrites)
-    shifts = "the shift of a folded BatchNormalization becomes a bias" if after.biases > before.biases else ""
+    if before == after:
+        return []
+    shifts = "what a BatchNormalization adds becomes a bias" if after.biases > before.biases else ""
     table = _grid("left", "right", "right", "left")
-    table.add_row("", "before", "after", "")
+    table.add_row("", before_is, after_is, "")
     table.add_row("BatchNormalization", f"{before.batch_norms:,}", f"{after.batch_norms:,}", "")
     table.add_row("bias vectors", f"{before.biases:,}", f"{after.biases:,}", Text(shifts, style="dim"))
     table.add_row("nodes", f"{before.nodes:,}", f"{after.nodes:,}", "")
-    note = f"copies of shared weights add {words.size(copied)}" if copied else ""
+    grown = after.parameter_bytes > before.parameter_bytes and groups.bytes_copied(result.rewrites)
+    note = f"copies of shared weights add {words.size(grown)}; --no-growth makes none" if grown else ""
     table.add_row(
-        "parameters",
-        words.size(before.parameter_bytes),
-        words.size(after.parameter_bytes),
-        Text(note, style="dim"),
+        "parameters", words.size(before.parameter_bytes), words.size(after.parameter_bytes), Text(note, style="dim")
     )
     return [_indent(table)]
 
@@ -149,7 +169,7 @@ def _outcome(result: Folded) -> Block:
     if result.frozen:
         table.add_row("Inputs", f"no longer inputs of the model: {words.listing(result.frozen)}")
     if result.output is not None:
-        table.add_row("Written", Text(words.plain(result.output), style="bold"))
+        table.add_row("Written", Text(words.plain(str(result.output)), style="bold"))
     elif result.exit_code:
         table.add_row("Written", Text("nothing", style="bold red"))
     return [table]
@@ -172,8 +192,9 @@ def _overridable(result: Inspected) -> Block:
     if not result.overridable_blocked:
         return []
     waiting = words.count(result.overridable_blocked, "fold waits", "folds wait")
-    n_names = len(result.overridable_names)
-    also = words.count(n_names, "initializer that is also a graph input", "initializers that are also graph inputs")
+    also = words.count(
+        result.overridable_names, "initializer that is also a graph input", "initializers that are also graph inputs"
+    )
     them = "it" if result.overridable_blocked == 1 else "them"
     return [Text(f"{waiting} behind {also}; `--freeze-overridable` would take {them}.")]
 

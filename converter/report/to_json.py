@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from converter.records import Counts, Finding, Parity, Rewrite, Status
+from converter.records import Counts, Finding, Parity, Rewrite
 from converter.report.pages import docstring
 from converter.report.result import Folded, Inspected, PassLike
 
@@ -26,8 +27,8 @@ def fold_json(result: Folded, version: str) -> dict[str, Any]:
     document = {
         "schema": FOLD_SCHEMA,
         "version": version,
-        "input": result.path,
-        "output": result.output,
+        "input": _path(result.path),
+        "output": _path(result.output),
         "counts": {"before": _counts(result.before), "after": _counts(result.after)},
         "rewrites": [_rewrite(rewrite) for rewrite in result.rewrites],
         "findings": [_finding(finding) for finding in result.findings],
@@ -44,11 +45,11 @@ def inspect_json(result: Inspected, version: str, exit_code: int) -> dict[str, A
     return {
         "schema": INSPECT_SCHEMA,
         "version": version,
-        "input": result.path,
-        "counts": {"before": _counts(result.before)},
+        "input": _path(result.path),
+        "counts": {"before": _counts(result.before), "after": _counts(result.after)},
         "findings": [_finding(finding) for finding in result.findings],
         "fates": [],
-        "changes": sum(finding.status is Status.ACT for finding in result.findings),
+        "overridable_blocked": result.overridable_blocked,
         "exit_code": exit_code,
     }
 
@@ -74,6 +75,10 @@ def passes_json(chosen: Iterable[PassLike], passes: Sequence[PassLike], version:
 def dumps(document: Mapping[str, Any]) -> str:
     """Strict JSON in ASCII, so that any terminal and any reader take it."""
     return json.dumps(_strict(document), indent=2, allow_nan=False) + "\n"
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _counts(counts: Counts) -> dict[str, int]:

@@ -1,0 +1,195 @@
+"""A model given as a path, as bytes or as a proto, seen the same way; external data stays where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (registers the types that numpy lacks)
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from converter.errors import ModelError
+from converter.protos.reference_weights import is_external
+
+_SMALL = 1 << 12  # elements up to which a skeleton keeps a tensor's values: shapes and axes are known by value
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A graph input or output: ``dims`` holds sizes, symbol names or None, and is None for unknown rank."""
+
+    name: str
+    kind: str  # tensor | sequence | optional | map | sparse | none
+    elem: int = 0
+    dims: tuple[int | str | None, ...] | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The numpy type of an element, None where there is none."""
+        return dtype_of(self.elem)
+
+
+def dtype_of(elem: int) -> np.dtype[Any] | None:
+    """The numpy (or ml_dtypes) type of an ONNX element type; None for text and the unknown."""
+    if elem in (TensorProto.UNDEFINED, TensorProto.STRING):
+        return None
+    try:
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem))
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model to be compared: its proto (external data not loaded), and where it came from."""
+
+    proto: ModelProto
+    label: str
+    path: Path | None
+    folder: Path | None
+
+    @classmethod
+    def open(cls, model: Path | str | bytes | ModelProto, data: Path | None = None, label: str = "model") -> Source:
+        """Read ``model``; ``data`` is the directory of its external data, by default the file's own."""
+        if isinstance(model, ModelProto):
+            return cls(model, label, None, data)
+        if isinstance(model, bytes):
+            return cls(_parse(model, label), label, None, data)
+        path = Path(model)
+        try:
+            content = path.read_bytes()
+        except OSError as exc:
+            raise ModelError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
+        return cls(_parse(content, str(path)), str(path), path, data or path.parent)
+
+    def for_runtime(self) -> tuple[bytes | Path, Path | None]:
+        """What onnxruntime loads: the file where there is one, and the directory of external data."""
+        if self.path is not None and self.folder == self.path.parent:
+            return self.path, None
+        return serialized(self.proto, self.label), self.folder
+
+
+def _parse(content: bytes, label: str) -> ModelProto:
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError as exc:
+        raise ModelError(f"{label}: not an ONNX model, or truncated") from exc
+    if not model.HasField("graph"):
+        raise ModelError(f"{label}: not an ONNX model: it has no graph")
+    return model
+
+
+def serialized(model: ModelProto, label: str = "model") -> bytes:
+    """The model as bytes."""
+    try:
+        return bytes(model.SerializeToString())
+    except (EncodeError, ValueError) as exc:
+        raise ModelError(f"{label}: cannot be serialised ({exc}); save it with external data") from exc
+
+
+def body_graphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
+    """The subgraphs of a node, by attribute name."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.name, attribute.g
+        for k, graph in enumerate(attribute.graphs):
+            yield f"{attribute.name}[{k}]", graph
+
+
+def all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Every node of the main graph, of subgraphs and of functions."""
+    pending = [*model.graph.node, *(n for f in model.functions for n in f.node)]
+    while pending:
+        node = pending.pop()
+        yield node
+        for _, graph in body_graphs(node):
+            pending.extend(graph.node)
+
+
+def ports(values: Any) -> dict[str, Port]:
+    """The graph's inputs or outputs, in order."""
+    return {v.name: _port(v) for v in values}
+
+
+def free_inputs(model: ModelProto) -> dict[str, Port]:
+    """The inputs that a caller must feed: those without an initializer."""
+    held = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
+    return {name: port for name, port in ports(model.graph.input).items() if name not in held}
+
+
+def overridable(model: ModelProto) -> set[str]:
+    """Initializers that a caller may replace, because they are also graph inputs (from IR version 4)."""
+    return set() if model.ir_version < 4 else {i.name for i in model.graph.input} - set(free_inputs(model))
+
+
+def _port(value: Any) -> Port:
+    kind = value.type.WhichOneof("value") or "none"
+    if kind != "tensor_type":
+        return Port(value.name, kind.removesuffix("_type").removesuffix("_tensor"))
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return Port(value.name, "tensor", tensor.elem_type)
+    return Port(value.name, "tensor", tensor.elem_type, tuple(_dim(d) for d in tensor.shape.dim))
+
+
+def _dim(dim: Any) -> int | str | None:
+    kind = dim.WhichOneof("value")
+    if kind == "dim_value":
+        return int(dim.dim_value)
+    return str(dim.dim_param) or None if kind == "dim_param" else None
+
+
+def opsets(model: ModelProto) -> dict[str, int]:
+    """The operator set versions that the model imports."""
+    return {("" if i.domain == "ai.onnx" else i.domain): int(i.version) for i in model.opset_import}
+
+
+def float_types(model: ModelProto) -> set[int]:
+    """Float element types of the model's weights."""
+    floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+    return {t.data_type for t in model.graph.initializer if t.data_type in floats} | {
+        a.t.data_type for n in all_nodes(model) for a in n.attribute if a.HasField("t") and a.t.data_type in floats
+    }
+
+
+def skeleton(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None) -> ModelProto:
+    """A copy without the values of large tensors, inputs set to ``dims`` where given."""
+    bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = bare.graph
+    graph.name = model.graph.name
+    for field in ("input", "output", "value_info"):
+        getattr(graph, field).extend(getattr(model.graph, field))
+    graph.initializer.extend(_header(t) for t in model.graph.initializer)
+    for node in model.graph.node:
+        graph.node.append(_bare(node))
+    for value in graph.input:
+        if dims and value.name in dims and value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+            for size in dims[value.name]:
+                value.type.tensor_type.shape.dim.add().dim_value = size
+    return bare
+
+
+def _header(tensor: TensorProto) -> TensorProto:
+    if int(np.prod(tensor.dims, dtype=np.int64)) <= _SMALL and not is_external(tensor):
+        return tensor
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+
+
+def _bare(node: NodeProto) -> NodeProto:
+    large = [a for a in node.attribute if a.HasField("t") and _header(a.t) is not a.t]
+    if not large:
+        return node
+    copy = NodeProto(op_type=node.op_type, domain=node.domain, name=node.name, input=node.input, output=node.output)
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            copy.attribute.append(AttributeProto(name=attribute.name, type=attribute.type, t=_header(attribute.t)))
+        else:
+            copy.attribute.append(attribute)
+    return copy
