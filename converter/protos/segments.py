@@ -1,0 +1,226 @@
+"""Cut two models, where they differ, into small pairs of models with the same inputs and output.
+
+A tensor whose name both models know is taken to hold the same value in both, and every such tensor that a
+changed node makes is the output of one segment: checking them all proves the claim, in topological order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+
+from converter.protos.scopes import Scope, reads, same_constant, scopes, signature
+from converter.protos.shapes import inferred
+from converter.protos.source import Port, Source, dtype_of
+
+_MAX_NODES = 400
+_INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One rewritten place: ``before`` and ``after`` compute ``output`` from the same inputs."""
+
+    scope: str
+    output: str
+    before: ModelProto
+    after: ModelProto
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where two models differ: segments that can be run, and names of what cannot be compared."""
+
+    segments: tuple[Segment, ...]
+    unmatched: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether both models compute the same thing by the same nodes."""
+        return not self.segments and not self.unmatched
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    nodes: tuple[tuple[Scope, NodeProto], ...]
+    consts: dict[str, TensorProto]
+    inputs: frozenset[str]
+
+
+def differences(a: Source, b: Source, dims: dict[str, tuple[int, ...]] | None = None) -> Difference:
+    """All segments of a pair; ``dims`` are the input shapes that types are inferred with."""
+    before, after = scopes(a, {}), scopes(b, {})
+    targets = [(key, name) for key in after if key in before for name in _targets(before[key], after[key])]
+    if not targets:
+        return Difference(())
+    before, after = scopes(a, inferred(a.proto, dims)), scopes(b, inferred(b.proto, dims))
+    found, unmatched = [], []
+    for key, name in targets:
+        segment = _segment(before[key], after[key], name)
+        if segment is None:
+            unmatched.append(f"{key}/{name}" if key else name)
+        else:
+            found.append(segment)
+    return Difference(tuple(found), tuple(unmatched))
+
+
+def _targets(a: Scope, b: Scope) -> Iterator[str]:
+    """Tensors that both scopes know and that the rewrite makes anew, in the order in which B makes them."""
+    changed = _changed_constants(a, b)
+    old = {signature(node) for node in a.nodes if not changed.intersection(reads(node))}
+    for node in b.nodes:
+        if signature(node) not in old or changed.intersection(reads(node)):
+            yield from (name for name in node.output if name and (name in a.made or name in a.consts))
+    for name in b.outputs:
+        if name in b.consts and (name in changed or name not in a.consts):
+            yield name
+
+
+def _changed_constants(a: Scope, b: Scope) -> set[str]:
+    """Constants of the same name with other values, here and in the scopes around."""
+    changed: set[str] = set()
+    while True:
+        for name in a.consts.keys() & b.consts.keys():
+            if not same_constant(a.consts[name], a.source, b.consts[name], b.source):
+                changed.add(name)
+        # a name that is a constant on one side only no longer means the same
+        changed |= {n for n in a.consts.keys() ^ b.consts.keys() if n in a.made or n in b.made}
+        if a.outer is None or b.outer is None:
+            return changed
+        a, b = a.outer, b.outer
+
+
+def _segment(a: Scope, b: Scope, output: str) -> Segment | None:
+    """The pair of models for one output, or None if they grow too large or read different things."""
+    changed = _changed_constants(a, b)
+    open_a: set[str] = set()
+    open_b: set[str] = set()
+    while True:
+        part_a, part_b = _walk(a, b, output, open_a, changed), _walk(b, a, output, open_b, changed)
+        if max(len(part_a.nodes), len(part_b.nodes)) > _MAX_NODES:
+            return None
+        # What only one side reads must be made from what both read, or the comparison would be of two functions.
+        more_a = {n for n in part_a.inputs - part_b.inputs if n in a.made}
+        more_b = {n for n in part_b.inputs - part_a.inputs if n in b.made}
+        if not more_a and not more_b:
+            break
+        open_a |= more_a
+        open_b |= more_b
+    if part_b.inputs - part_a.inputs - _reachable(a):
+        return None
+    return Segment(b.key, output, _model(a, part_a, output, a), _model(b, part_b, output, a))
+
+
+def _reachable(scope: Scope) -> set[str]:
+    names = {*scope.inputs, *scope.made, *scope.consts}
+    return names | _reachable(scope.outer) if scope.outer is not None else names
+
+
+def _walk(scope: Scope, other: Scope, output: str, opened: set[str], changed: set[str]) -> _Part:
+    """From ``output`` back to tensors that ``other`` knows too, constants, and inputs."""
+    nodes: dict[int, tuple[Scope, NodeProto]] = {}
+    consts: dict[str, TensorProto] = {}
+    inputs: set[str] = set()
+    pending, seen = [output], {output}
+    while pending:
+        name = pending.pop()
+        home = scope.home(name)
+        if home is None:
+            inputs.add(name)
+        elif name in home.consts:
+            consts[name] = home.consts[name]
+        elif name in home.inputs or (name != output and not _opens(name, home, scope, other, opened, changed)):
+            inputs.add(name)
+        else:
+            node = home.made[name]
+            nodes[id(node)] = (home, node)
+            fresh = [n for n in reads(node) if n not in seen]
+            seen.update(fresh)
+            pending.extend(fresh)
+    ordered = sorted(nodes.values(), key=lambda pair: (pair[0].depth(), pair[0].order[id(pair[1])]))
+    return _Part(tuple(ordered), consts, frozenset(inputs))
+
+
+def _opens(name: str, home: Scope, scope: Scope, other: Scope, opened: set[str], changed: set[str]) -> bool:
+    """Whether a tensor that a node makes is computed inside the segment rather than fed."""
+    if name in home.derived or _is_integer(home, name):
+        return True  # a random value in its place would have no meaning
+    if home is not scope:
+        return False
+    return name in opened or name in changed or name not in other.made
+
+
+def _is_integer(scope: Scope, name: str) -> bool:
+    port = scope.known.get(name)
+    if port is not None and port.elem:
+        dtype = dtype_of(port.elem)
+        return dtype is not None and dtype.kind in "iu"
+    return scope.made[name].op_type in _INTEGER_OPS
+
+
+def _model(scope: Scope, part: _Part, output: str, types: Scope) -> ModelProto:
+    """A model of one part; its inputs get the types that ``types`` knows."""
+    whole = scope.source.proto
+    graph = GraphProto(name="segment")
+    graph.node.extend(node for _, node in part.nodes)
+    for tensor in part.consts.values():
+        (graph.initializer if isinstance(tensor, TensorProto) else graph.sparse_initializer).append(tensor)
+    fallback = _float_type(part)
+    for name in sorted(part.inputs):
+        graph.input.append(_value(name, _known(types, name), fallback))
+    graph.output.append(_value(output, _known(types, output) or _known(scope, output), TensorProto.UNDEFINED))
+    ir_version = max(whole.ir_version, 4)  # before IR 4 an initializer would have to be an input too
+    return ModelProto(ir_version=ir_version, opset_import=scope.opset_import, graph=graph, functions=whole.functions)
+
+
+def _known(scope: Scope, name: str) -> Port | None:
+    home = scope.home(name)
+    return home.known.get(name) if home is not None else None
+
+
+def _float_type(part: _Part) -> int:
+    """The type of an input of which nothing is known: that of the float constants beside it."""
+    for tensor in part.consts.values():
+        if isinstance(tensor, TensorProto) and tensor.data_type in (
+            TensorProto.FLOAT,
+            TensorProto.FLOAT16,
+            TensorProto.BFLOAT16,
+            TensorProto.DOUBLE,
+        ):
+            return int(tensor.data_type)
+    return int(TensorProto.FLOAT)
+
+
+def _value(name: str, port: Port | None, fallback: int) -> ValueInfoProto:
+    elem = port.elem if port is not None and port.elem else fallback
+    if not elem:
+        return ValueInfoProto(name=name)
+    kind = TypeProto(tensor_type=TypeProto.Tensor(elem_type=elem))
+    if port is not None and port.dims is not None:
+        kind.tensor_type.shape.SetInParent()
+        for dim in port.dims:
+            if isinstance(dim, int):
+                kind.tensor_type.shape.dim.add().dim_value = dim
+            else:
+                kind.tensor_type.shape.dim.add().dim_param = dim or ""
+    return ValueInfoProto(name=name, type=kind)
+
+
+def loosened(model: ModelProto, limit: int = 64) -> ModelProto:
+    """A copy whose inputs' large spatial sizes are open, for a segment that is too large to run as it is."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.input:
+        for dim in value.type.tensor_type.shape.dim[2:]:
+            if dim.dim_value > limit:
+                dim.ClearField("dim_value")
+    return copy
+
+
+def constant_bytes(model: ModelProto) -> int:
+    """Bytes of a segment's constants in float64."""
+    n_elements: int = sum(math.prod(t.dims) for t in model.graph.initializer)
+    return 8 * n_elements
