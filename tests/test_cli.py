@@ -167,7 +167,8 @@ def test_what_is_not_asked_is_left_to_the_engine(run: Run, engine: Engine) -> No
     run("fold", "m.onnx")
     assert engine.asked["verify"] is True
     unset = {name for name, value in engine.asked.items() if value is None}
-    assert unset == {"inputs", "custom_ops", "max_time", "max_memory", "stop_after", "shapes", "only"}
+    assert unset == {"inputs", "custom_ops", "max_memory", "stop_after", "shapes", "only"}
+    assert engine.asked["max_time"] == 30.0
 
 
 @pytest.mark.parametrize(
@@ -285,7 +286,9 @@ def test_inspect_prints_and_check_gates(run: Run, engine: Engine) -> None:
         "freeze_overridable": False,
     }
     assert run("inspect", "m.onnx", "--check")[0] == 1
-    engine.result = folded(findings=engine.result.findings[1:])
+    engine.result = folded(rewrites=(), frozen=("w",))
+    assert run("inspect", "m.onnx", "--check")[0] == 1
+    engine.result = folded(rewrites=())
     assert run("inspect", "m.onnx", "--check")[0] == 0
 
 

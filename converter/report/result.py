@@ -17,6 +17,14 @@ class Inspected(Protocol):
         """Where the model was read from; None for a model in memory."""
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes of the model and of its data files."""
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+
+    @property
     def before(self) -> Counts: ...
 
     @property

@@ -93,22 +93,12 @@ def failure(result: Folded) -> str:
 
 
 def _header(result: Inspected) -> Block:
-    before = result.before
-    facts = [words.size(_file_size(result) or before.parameter_bytes), words.count(before.nodes, "node")]
-    if opset := getattr(result, "opset", 0):
-        facts.insert(1, f"opset {opset}")
+    facts = [words.size(result.size_bytes), f"opset {result.opset}", words.count(result.before.nodes, "node")]
     name = result.path.name if result.path else "model in memory"
     header: Block = [Text.assemble((words.plain(name), "bold"), "  ", ", ".join(facts))]
     if result.problem:
         header.append(Text(f"onnx's checker objects to it as it came: {words.plain(result.problem)}", style="yellow"))
     return header
-
-
-def _file_size(result: Inspected) -> int:
-    try:
-        return result.path.stat().st_size if result.path else 0
-    except OSError:
-        return 0
 
 
 def _done(title: str, rewrites: Sequence[Rewrite], *, verbose: bool) -> Block:

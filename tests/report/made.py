@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from converter.records import (
     Counts,
@@ -23,8 +24,8 @@ AFTER = Counts(nodes=122, batch_norms=0, biases=54, parameter_bytes=101_900_000)
 
 @dataclass(frozen=True)
 class Result:
-    path: str = "models/net.onnx"
-    output: str | None = "models/net.folded.onnx"
+    path: Path | None = Path("models/net.onnx")
+    output: Path | None = Path("models/net.folded.onnx")
     size_bytes: int = 102_000_000
     opset: int = 17
     before: Counts = BEFORE
@@ -35,7 +36,11 @@ class Result:
     frozen: tuple[str, ...] = ()
     exit_code: int = 0
     overridable_blocked: int = 0
-    overridable_names: tuple[str, ...] = ()
+    overridable_names: int = 0
+    problem: str = ""
+
+
+SAID = {"output-shared": "another node reads what the fold would change", "padded": "a border would differ"}
 
 
 @dataclass(frozen=True)

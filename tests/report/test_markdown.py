@@ -6,18 +6,18 @@ import pytest
 
 from converter.records import OutputCheck, Stage, Verdict
 from converter.report import markdown
-from tests.report.made import declined, folded, parity
+from tests.report.made import SAID, declined, folded, parity
 
 
 def test_the_verdict_comes_first() -> None:
-    lines = markdown.fold_markdown(folded(), "9.9").splitlines()
+    lines = markdown.fold_markdown(folded(), SAID, "9.9").splitlines()
     assert lines[0] == "## biasopt: `net.onnx`"
     assert lines[2].startswith("✅ **Parity PASS**: same outputs, on random inputs")
     assert lines[-1] == "<sub>biasopt 9.9</sub>"
 
 
 def test_counts_passes_and_reasons_are_tables() -> None:
-    said = markdown.fold_markdown(folded(), "9.9")
+    said = markdown.fold_markdown(folded(), SAID, "9.9")
     assert "| BatchNormalization | 53 | 0 |\n" in said
     assert "| `fold-bn-into-conv` | 2 | equal up to float rounding |\n" in said
     assert "| `output-shared` | 2 | another node reads it | `bn3`, `mul4` |\n" in said
@@ -28,16 +28,16 @@ def test_counts_passes_and_reasons_are_tables() -> None:
 def test_failure_and_no_check_are_marked() -> None:
     check = OutputCheck("y", Verdict.FAIL, score=120.0, limit=4.0)
     failed = parity(Verdict.FAIL, why="output y differs", stages=(Stage("algebra", Verdict.FAIL, "", (check,)),))
-    said = markdown.fold_markdown(folded(parity=failed, output=None, exit_code=1), "9.9")
+    said = markdown.fold_markdown(folded(parity=failed, output=None, exit_code=1), SAID, "9.9")
     assert "❌ **Parity FAIL**: the outputs differ" in said
     assert "output y differs" in said
     assert "No model was written." in said
-    assert "⚠️ **Parity was not checked.**" in markdown.fold_markdown(folded(parity=None), "9.9")
+    assert "⚠️ **Parity was not checked.**" in markdown.fold_markdown(folded(parity=None), SAID, "9.9")
 
 
 @pytest.mark.parametrize("name", ["a|b", "`x`", "``", "<b>&", "a`|`b", "@user #1", "x\ny"])
 def test_a_name_cannot_break_out_of_its_cell(name: str) -> None:
-    said = markdown.fold_markdown(folded(findings=(declined("p", name, "code", name),)), "9.9")
+    said = markdown.fold_markdown(folded(findings=(declined("p", name, "code", name),)), SAID, "9.9")
     (row,) = [line for line in said.splitlines() if line.startswith("| `code`")]
     assert len(re.findall(r"(?<!\\)\|", row)) == 5
     assert row.count("`") % 2 == 0 or "\\`" in row
@@ -48,4 +48,4 @@ def test_prose_holds_no_markup() -> None:
 
 
 def test_frozen_inputs_are_named() -> None:
-    assert "No longer graph inputs: `w`" in markdown.fold_markdown(folded(frozen=("w",)), "9.9")
+    assert "No longer graph inputs: `w`" in markdown.fold_markdown(folded(frozen=("w",)), SAID, "9.9")

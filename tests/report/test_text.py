@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
 
 from converter.records import OutputCheck, Parity, Safety, Stage, Verdict
 from converter.report import text
-from tests.report.made import Pass, Result, act, declined, folded, parity
+from tests.report.made import AFTER, BEFORE, SAID, Pass, Result, act, declined, folded, parity
 
 
 class Terminal(io.StringIO):
@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 
 
 def shown(result: Result, *, verbose: bool = False) -> str:
-    return text.render(text.fold_blocks(result, verbose=verbose))
+    return text.render(text.fold_blocks(result, SAID, verbose=verbose))
 
 
 FOLDED = """\
@@ -38,9 +38,9 @@ Left as it was
 
                       before   after
   BatchNormalization      53       0
-  bias vectors             1      54  the shift of a folded BatchNormalization becomes a bias
+  bias vectors             1      54  what a BatchNormalization adds becomes a bias
   nodes                  175     122
-  parameters          102 MB  102 MB  copies of shared weights add 1.23 MB
+  parameters          102 MB  102 MB
 
 Parity   PASS: same outputs, on random inputs, against a float64 reference (level B)
          logits: 0.63 x the error that rounding the weights once can cause (limit 4)
@@ -55,12 +55,12 @@ def test_a_fold_reads_like_this() -> None:
 @pytest.mark.parametrize("environ", [{"COLUMNS": "40"}, {"FORCE_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1"}])
 def test_what_is_piped_does_not_depend_on_the_window(environ: dict[str, str]) -> None:
     with patch.dict("os.environ", environ):
-        assert text.render(text.fold_blocks(folded()), io.StringIO()) == FOLDED
+        assert text.render(text.fold_blocks(folded(), SAID), io.StringIO()) == FOLDED
 
 
 def on_terminal(result: Result, **environ: str) -> str:
     with patch.dict("os.environ", {"TERM": "xterm-256color", **environ}, clear=True):
-        return text.render(text.fold_blocks(result), Terminal())
+        return text.render(text.fold_blocks(result, SAID), Terminal())
 
 
 def without_styles(output: str) -> str:
@@ -98,29 +98,54 @@ def test_verbose_names_every_node() -> None:
     assert "bn1" not in shown(result)
 
 
+def test_verbose_says_of_each_node_why() -> None:
+    result = folded(findings=tuple(declined("p", node, "padded", f"{node} reads zeros") for node in ("c1", "c2")))
+    assert lines(shown(result))[5:7] == ["2  padded  a border would differ", "c1, c2"]
+    assert lines(shown(result, verbose=True))[8:11] == [
+        "2  padded  a border would differ",
+        "c1: c1 reads zeros",
+        "c2: c2 reads zeros",
+    ]
+
+
+def lines(said: str) -> list[str]:
+    return [line.strip() for line in said.splitlines() if line]
+
+
+def test_growth_is_explained() -> None:
+    grown = replace(AFTER, parameter_bytes=103_000_000)
+    assert "103 MB  copies of shared weights add 1.23 MB; --no-growth makes none\n" in shown(folded(after=grown))
+
+
+def test_what_the_checker_says_is_shown() -> None:
+    said = shown(folded(problem="node\nwithout name"))
+    assert said.splitlines()[1] == "onnx's checker objects to it as it came: node\\nwithout name"
+
+
 def test_fold_shows_ten_reasons_and_inspect_all() -> None:
     many = tuple(declined("p", f"n{i}", f"code-{i:02}") for i in range(13))
     fold = shown(folded(findings=many))
     assert "code-09" in fold
     assert "code-10" not in fold
     assert "... 3 more reasons; `biasopt inspect` shows them all" in fold
-    assert "code-12" in text.render(text.inspect_blocks(folded(findings=many)))
+    assert "code-12" in text.render(text.inspect_blocks(folded(findings=many), SAID))
 
 
 def test_inspect_says_would() -> None:
-    said = text.render(text.inspect_blocks(folded()))
-    assert "Would do\n  1  fold-bn-into-conv  bn1\n" in said
+    said = text.render(text.inspect_blocks(folded(), SAID))
+    assert "Would do\n  2  fold-bn-into-conv  equal up to float rounding\n" in said
+    assert "now  folded\n" in said
     assert "Parity" not in said
     assert "Written" not in said
 
 
 def test_nothing_to_do_is_said() -> None:
     identical = Parity(Verdict.PASS, "B", scope="identical")
-    said = shown(Result(parity=identical))
+    said = shown(Result(parity=identical, after=BEFORE))
     assert "Nothing to do: no pass applies here." in said
     assert "the output is a copy of the input" in said
     assert "before" not in said
-    assert "Nothing to do" in text.render(text.inspect_blocks(Result()))
+    assert "Nothing to do" in text.render(text.inspect_blocks(Result(after=BEFORE), SAID))
 
 
 def test_a_failed_check_says_why_and_that_nothing_was_written() -> None:
@@ -155,11 +180,11 @@ def test_the_change_to_the_interface_is_printed() -> None:
 
 
 def test_the_last_line_says_what_freezing_would_win() -> None:
-    said = shown(folded(overridable_blocked=7, overridable_names=("a", "b", "c")))
+    said = shown(folded(overridable_blocked=7, overridable_names=3))
     assert said.splitlines()[-1] == (
         "7 folds wait behind 3 initializers that are also graph inputs; `--freeze-overridable` would take them."
     )
-    one = shown(folded(overridable_blocked=1, overridable_names=("a",))).splitlines()[-1]
+    one = shown(folded(overridable_blocked=1, overridable_names=1)).splitlines()[-1]
     assert one == (
         "1 fold waits behind 1 initializer that is also a graph input; `--freeze-overridable` would take it."
     )
@@ -173,18 +198,18 @@ def test_names_from_a_model_are_text_not_markup_and_not_control() -> None:
 
 
 def test_a_model_in_memory_has_a_header_too() -> None:
-    assert shown(folded(path="")).startswith("model in memory  102 MB")
+    assert shown(folded(path=None)).startswith("model in memory  102 MB")
 
 
 def test_the_table_of_passes_is_in_order() -> None:
     said = text.render(text.passes_blocks([Pass("first", safety=Safety.EXACT), Pass("second")]))
+    assert "rounding  outputs are equal up to float rounding\n" in said
     assert said.splitlines()[:2] == [
-        "1  first   one becomes the other  exact",
-        "2  second  one becomes the other  equal up to float rounding",
+        "1  first   exact     one becomes the other",
+        "2  second  rounding  one becomes the other",
     ]
 
 
 def test_acts_alone_leave_nothing_out() -> None:
-    said = text.render(text.inspect_blocks(folded(findings=(act("p", "n"),))))
+    said = text.render(text.inspect_blocks(folded(findings=(act("p", "n"),)), SAID))
     assert "Left as it was" not in said
-    assert Path(folded().path).name in said
