@@ -129,6 +129,8 @@ def upcast(proto: onnx.ModelProto) -> onnx.ModelProto:
         for value in (*graph.input, *graph.output, *graph.value_info):
             if value.type.tensor_type.elem_type in FLOATS:
                 value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for named in (*wide.opset_import, *all_nodes(wide)):
+        named.domain = "" if named.domain == "ai.onnx" else named.domain
     for node in all_nodes(wide):
         for attribute in node.attribute:
             _widen_attribute(node, attribute)

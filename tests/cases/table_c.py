@@ -78,7 +78,7 @@ STOPS = (
     refuse(
         "average-pool-counted-pads", through(SHIFT, "2,5,11,13"), BN_NEXT, "", f"{TAIL} AveragePool", through(AVERAGE)
     ),
-    refuse("relu", through("p = Relu (h)", "2,5,10,12"), BN_NEXT, "", f"{TAIL} Relu", before(BN)),
+    refuse("relu", through("p = Relu (h)", "2,5,10,12"), BN_NEXT, "no-linear-op", f"{TAIL} Relu", before(BN)),
 )
 
 
@@ -126,8 +126,8 @@ def _resize_rows() -> list[Case]:
 
 CROP = 'mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize", extrapolation_value = 0.0'
 MUST_STAY = (
-    refuse("pad-constant-0", padded("constant"), BN_NEXT, "", f"{TAIL} Pad"),
-    refuse("resize-tf-crop-and-resize", resized(CROP), BN_NEXT, "", f"{TAIL} Resize"),
+    refuse("pad-constant-0", padded("constant"), BN_NEXT, "no-linear-op", f"{TAIL} Pad"),
+    refuse("resize-tf-crop-and-resize", resized(CROP), BN_NEXT, "no-linear-op", f"{TAIL} Resize"),
 )
 
 
