@@ -5,9 +5,9 @@ from __future__ import annotations
 from converter.records import OutputCheck, Parity, Safety, Verdict
 
 SAFETY = {
-    Safety.EXACT: "exact",
+    Safety.EXACT: "exactly equal",
     Safety.ROUNDING: "equal up to float rounding",
-    Safety.ASSUMES: "holds under an assumption",
+    Safety.ASSUMES: "equal under an assumption",
 }
 
 LEVEL = {

@@ -28,7 +28,7 @@ net.onnx  102 MB, opset 17, 175 nodes
 
 Done
   2  fold-bn-into-conv  equal up to float rounding
-  1  drop-zero-bias     exact
+  1  drop-zero-bias     exactly equal
 
 Left as it was
   2  output-shared  another node reads it
