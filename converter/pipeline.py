@@ -135,19 +135,23 @@ class _Run:
 
     def _leftover(self) -> Iterable[Finding]:
         """Batch norms that no pass said a word about."""
-        if not any("BatchNormalization" in p.ops for p in self.passes) or self._full():
+        asked = [p.name for p in self.passes if "BatchNormalization" in p.ops]
+        if not asked or self._full():
             return
+        name = asked[0] if len(asked) == 1 else "fold-bn"  # one word for all of them
         told = {f.node for f in self.declined.values()}
         for node in self.graph.nodes():
             if node.is_op("BatchNormalization") and node.label not in told:
                 code, why = self._why_left(node)
-                yield Finding(f"fold-bn@{node.label}", "fold-bn", node.label, Status.DECLINED, code, why)
+                yield Finding(f"{name}@{node.label}", name, node.label, Status.DECLINED, code, why)
 
     def _why_left(self, node: Node) -> tuple[str, str]:
         affine = affine_at(node, 0)
         problem = opset_problem(node)
         if problem is not None:
             return "opset", problem
+        if node.function_attrs:
+            return "function-attribute", f"{', '.join(node.function_attrs)} comes from each call of its function"
         if affine is not None and (problem := training_problem(affine)) is not None:
             return "training-mode", problem
         if affine is not None and (problem := stats_problem(self.facts, affine)) is not None:

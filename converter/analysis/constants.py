@@ -8,6 +8,7 @@ convolution by such a chain.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,23 +16,29 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from converter.errors import InvariantViolation
 from converter.graph import Const, Graph, Node, Tensor
 from converter.records import Weight
 
 _FUEL = 16  # nodes in a chain; exporters need four
+_MALFORMED = (ValueError, IndexError, TypeError, KeyError, AttributeError)
 _CARRIERS = frozenset(
     "Identity Cast CastLike Transpose Reshape Squeeze Unsqueeze Expand ConstantOfShape Slice Gather Concat".split()
 )
 
 
-class Evaluated:
-    """The value of a chain of constants, computed on each call."""
+Recipe = Callable[[], NDArray[Any]]
 
-    def __init__(self, constants: Constants, tensor: Tensor, like: NDArray[Any]) -> None:
-        self._constants = constants
-        self._tensor = tensor
-        self._shape = like.shape
+
+class Evaluated:
+    """The value of a chain of constants, computed on each call.
+
+    The recipe holds what it needs: it outlives the nodes, which an edit may take out of the graph.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        like = recipe()
+        self._shape: tuple[int, ...] = like.shape
         self._dtype = like.dtype
 
     @property
@@ -46,14 +53,11 @@ class Evaluated:
 
     def load(self) -> NDArray[Any]:
         """The value."""
-        value = self._constants.evaluate(self._tensor)
-        if value is None:
-            raise InvariantViolation(f"{self._tensor.name!r} was constant and is no more")
-        return value
+        return self._recipe()
 
     def master(self) -> NDArray[np.float64]:
         """The value in float64."""
-        return self.load().astype(np.float64)
+        return self._recipe().astype(np.float64)
 
 
 class Constants:
@@ -97,35 +101,41 @@ class Constants:
         if producer is not None and producer.is_op("Identity"):
             source = producer.tensor_in(0)
             return self.weight(source) if source is not None else None
-        value = self.evaluate(tensor)
-        return None if value is None else Evaluated(self, tensor, value)
+        recipe = self._recipe(tensor, _FUEL)
+        try:
+            return None if recipe is None else Evaluated(recipe)
+        except _MALFORMED:
+            return None
 
-    def evaluate(self, tensor: Tensor, fuel: int = _FUEL) -> NDArray[Any] | None:
+    def evaluate(self, tensor: Tensor) -> NDArray[Any] | None:
         """The tensor's value in its own type; None if it is not constant."""
+        recipe = self._recipe(tensor, _FUEL)
+        try:
+            return None if recipe is None else recipe()
+        except _MALFORMED:
+            return None  # a malformed chain is left to the runtime, which reports it
+
+    def _recipe(self, tensor: Tensor, fuel: int) -> Recipe | None:
         if isinstance(tensor, Const):
-            return None if tensor.overridable else tensor.weight.load()
+            return None if tensor.overridable else tensor.weight.load
         node = self._graph.producer(tensor)
         if node is None or fuel == 0 or not node.is_standard or node.function_attrs or node.outputs[0] is not tensor:
             return None
         if node.op == "Constant":
-            return _constant(self._graph, node)
+            stored = self._graph.constant_weight(node)
+            return _fixed(_constant(node)) if stored is None else stored.load
         if node.op == "Shape":
-            return self._shape_of(node)
-        if node.op not in _CARRIERS and node.op != "DequantizeLinear":
-            return None
+            return _fixed(self._shape_of(node))
         if node.op == "CastLike":  # of its second input only the type counts
             return self._cast_like(node, fuel)
-        args = []
-        for slot in range(len(node.inputs)):
-            source = node.tensor_in(slot)
-            arg = None if source is None else self.evaluate(source, fuel - 1)
-            if source is not None and arg is None:
-                return None
-            args.append(arg)
-        try:
-            return _EVALUATORS[node.op](node, args)
-        except (ValueError, IndexError, TypeError, KeyError, AttributeError):
-            return None  # a malformed chain is left to the runtime, which reports it
+        if node.op not in _EVALUATORS:
+            return None
+        sources = [node.tensor_in(slot) for slot in range(len(node.inputs))]
+        args = [None if t is None else self._recipe(t, fuel - 1) for t in sources]
+        if any(a is None and t is not None for a, t in zip(args, sources, strict=True)):
+            return None
+        evaluator = _EVALUATORS[node.op]
+        return lambda: evaluator(node, [None if a is None else a() for a in args])
 
     def _leaves(self, tensor: Tensor) -> list[Tensor]:
         """The tensors that the value comes from, through carriers; empty where all is in the nodes."""
@@ -173,21 +183,22 @@ class Constants:
     def _graph_weight(self, tensor: Tensor) -> Weight | None:
         return tensor.weight if isinstance(tensor, Const) else None
 
-    def _cast_like(self, node: Node, fuel: int) -> NDArray[Any] | None:
+    def _cast_like(self, node: Node, fuel: int) -> Recipe | None:
         source, like = node.tensor_in(0), node.tensor_in(1)
         if source is None or like is None:
             return None
-        value = self.evaluate(source, fuel - 1)
-        to = self._graph.elem_type(like)
+        value, to = self._recipe(source, fuel - 1), self._graph.elem_type(like)
         if value is None or not to:
             return None
-        return value.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(to)
+        return lambda: value().astype(dtype)
 
 
-def _constant(graph: Graph, node: Node) -> NDArray[Any] | None:
-    stored = graph.constant_weight(node)
-    if stored is not None:
-        return stored.load()
+def _fixed(value: NDArray[Any] | None) -> Recipe | None:
+    return None if value is None else lambda: value
+
+
+def _constant(node: Node) -> NDArray[Any] | None:
     for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
         if (value := node.attr(name)) is not None:
             return np.array(value, dtype)

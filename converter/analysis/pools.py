@@ -42,24 +42,36 @@ def average_counts_padding(node: Node) -> bool:
 def reads_padding(facts: Facts, conv: Node) -> bool:
     """Whether a convolution may read a padded element."""
     auto = conv.attr("auto_pad", "NOTSET")
-    if auto == "VALID":
+    pads = list(conv.attr("pads", []))
+    if auto == "VALID" or (auto == "NOTSET" and not any(pads)):
         return False
-    if auto == "NOTSET":
-        return any(conv.attr("pads", [0]))
     weight = facts.constants.weight(conv.inputs[1])
     if weight is None:
         return True
     kernel = weight.shape[2:]
+    n = len(kernel)
     dims = facts.shape(conv.inputs[0])
-    size: tuple[int | str | None, ...] = dims[2:] if dims is not None else (None,) * len(kernel)
-    strides = conv.attr("strides", [1] * len(kernel))
-    dilations = conv.attr("dilations", [1] * len(kernel))
-    return any(_same_pads(n, k, s, d) for n, k, s, d in zip(size, kernel, strides, dilations, strict=True))
+    sizes: tuple[int | str | None, ...] = dims[2:] if dims is not None else (None,) * n
+    strides = conv.attr("strides", [1] * n)
+    reaches = [(k - 1) * d + 1 for k, d in zip(kernel, conv.attr("dilations", [1] * n), strict=True)]
+    if auto == "NOTSET":
+        windows = zip(sizes, reaches, strides, pads[:n], pads[n:], strict=True)
+        return any(_reads_pads(*w) for w in windows)
+    return any(_same_pads(*w) for w in zip(sizes, reaches, strides, strict=True))
 
 
-def _same_pads(size: int | str | None, kernel: int, stride: int, dilation: int) -> bool:
+def _reads_pads(size: int | str | None, reach: int, stride: int, begin: int, end: int) -> bool:
+    """Whether a window covers padding: at the start always, at the end unless the stride stops before it."""
+    if begin <= 0 and end <= 0:
+        return False
+    if begin > 0 or not isinstance(size, int):
+        return True
+    n_windows = (size + begin + end - reach) // stride + 1
+    return (n_windows - 1) * stride - begin + reach > size
+
+
+def _same_pads(size: int | str | None, reach: int, stride: int) -> bool:
     """Whether SAME adds padding: total = (ceil(size/stride) - 1) * stride + reach - size."""
-    reach = (kernel - 1) * dilation + 1
     if reach == 1:
         return False
     if not isinstance(size, int):

@@ -137,7 +137,7 @@ class Node(gs.Node):  # type: ignore[misc]
             value = self.attr_edits[name]
             return default if value is None else value
         proto = self.attr_protos.get(name)
-        if proto is None:
+        if proto is None or proto.ref_attr_name:  # guards ask `function_attrs` before they trust a default
             return default
         value = onnx.helper.get_attribute_value(proto)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

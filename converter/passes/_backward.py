@@ -122,7 +122,7 @@ def _not_per_channel(facts: Facts, m: Backward) -> str | None:
 
 
 def _not_finite(facts: Facts, m: Backward) -> str | None:
-    return _checks.finite_params(facts, m.affine) or _rounding(facts, m, "not-finite")
+    return _checks.finite_params(facts, m.affine, _replaced(m)[1:]) or _rounding(facts, m, "not-finite")
 
 
 def _new_weight(facts: Facts, m: Backward) -> Any:
@@ -192,12 +192,12 @@ def _replaced(m: Backward) -> list[Tensor]:
 
 
 GUARDS = (
-    Guard("training-mode", lambda f, m: _checks.training(f, m.affine), "only running statistics are constants"),
     Guard(
         "function-attribute",
         lambda f, m: _checks.function_attributes([m.linear.node, *m.views, m.affine.node]),
         "an attribute that each call of a function sets is not known in it",
     ),
+    Guard("training-mode", lambda f, m: _checks.training(f, m.affine), "only running statistics are constants"),
     *_checks.use_guards(lambda m: m.tensors),
     Guard("divides-by-result", lambda f, m: _checks.divides(m.affine), "constant / x is not affine"),
     *_checks.constant_guards(lambda m: list(m.affine.params), _replaced),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,17 +106,15 @@ def variance(facts: Facts, affine: Affine) -> str | None:
     return None if bad is None else f"variance plus epsilon is not positive in channel {bad} ({var[bad]:.3g})"
 
 
-def finite_params(facts: Facts, affine: Affine) -> str | None:
-    """Every parameter must be finite."""
-    for tensor in affine.params:
+def finite_params(facts: Facts, affine: Affine, more: Sequence[Tensor] = ()) -> str | None:
+    """Every parameter must be finite, and no divisor zero."""
+    for tensor in (*affine.params, *more):
         bad = numerics.first_bad(~np.isfinite(facts.master(tensor)).reshape(-1))
         if bad is not None:
             return f"{tensor.name!r} is not finite at element {bad}"
-    if (
-        affine.node.is_op("Div")
-        and (bad := numerics.first_bad(facts.master(affine.params[0]).reshape(-1) == 0)) is not None
-    ):
-        return f"it divides by zero at element {bad}"
+    if affine.node.is_op("Div"):
+        bad = numerics.first_bad(facts.master(affine.params[0]).reshape(-1) == 0)
+        return None if bad is None else f"it divides by zero at element {bad}"
     return None
 
 

@@ -274,6 +274,10 @@ def _rounding(facts: Facts, m: Forward, code: str) -> str | None:
     return f"the weight {m.linear.weight.name!r} {what[code]} in channel {found[1]}"
 
 
+def _not_finite(facts: Facts, m: Forward) -> str | None:
+    return _checks.finite_params(facts, m.affine, _replaced(m)[1:]) or _rounding(facts, m, "not-finite")
+
+
 def _overflow(facts: Facts, m: Forward) -> str | None:
     weight = facts.weight(m.linear.weight)
     return _rounding(facts, m, "overflow") or _checks.finite_result(_new_bias(facts, m), weight, "the bias")
@@ -284,12 +288,12 @@ def _replaced(m: Forward) -> list[Tensor]:
 
 
 GUARDS = (
-    Guard("training-mode", lambda f, m: _checks.training(f, m.affine), "only running statistics are constants"),
     Guard(
         "function-attribute",
         lambda f, m: _checks.function_attributes([m.affine.node, *m.path, m.linear.node]),
         "an attribute that each call of a function sets is not known in it",
     ),
+    Guard("training-mode", lambda f, m: _checks.training(f, m.affine), "only running statistics are constants"),
     *_checks.use_guards(lambda m: m.tensors),
     Guard("divides-by-result", lambda f, m: _checks.divides(m.affine), "constant / x is not affine"),
     *_checks.constant_guards(lambda m: list(m.affine.params), _replaced),
@@ -301,7 +305,7 @@ GUARDS = (
     Guard("non-positive-variance", lambda f, m: _checks.variance(f, m.affine), "its square root must exist"),
     Guard(
         "not-finite",
-        lambda f, m: _checks.finite_params(f, m.affine) or _rounding(f, m, "not-finite"),
+        _not_finite,
         "NaN and infinity must stay visible where they are",
     ),
     Guard("negative-scale", _negative_scale, "a maximum of s * x is s times the maximum only for positive s"),

@@ -63,12 +63,12 @@ def bn_guards(bn_of: Any, others: Any) -> tuple[Guard, ...]:
         return lambda f, m: next((p for p in (check(f, a) for a in bn_of(m)) if p is not None), None)
 
     return (
-        Guard("training-mode", each(_checks.training), "only running statistics are constants"),
         Guard(
             "function-attribute",
             lambda f, m: _checks.function_attributes([a.node for a in bn_of(m)]),
             "an attribute that each call of a function sets is not known in it",
         ),
+        Guard("training-mode", each(_checks.training), "only running statistics are constants"),
         *_checks.use_guards(others),
         Guard("divides-by-result", each(lambda f, a: _checks.divides(a)), "constant / x is not affine"),
         *_checks.constant_guards(_parameters(bn_of), lambda m: []),
