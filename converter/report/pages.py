@@ -9,7 +9,7 @@ from importlib import import_module
 
 from converter.report import words
 from converter.report.groups import reasons
-from converter.report.markdown import table
+from converter.report.markdown import prose, table
 from converter.report.result import PassLike
 
 
@@ -38,10 +38,10 @@ def guard_text(row: PassLike) -> str:
 def table_markdown(passes: Iterable[PassLike]) -> str:
     """The table of passes, in the order in which they run."""
     rows = [
-        (str(place), f"[`{row.name}`](docs/passes.md#{row.name})", row.summary, words.SAFETY[row.safety])
+        (str(place), f"[`{row.name}`](docs/passes.md#{row.name})", prose(row.summary), row.safety.value)
         for place, row in enumerate(passes, 1)
     ]
-    return table(("", "pass", "what it does", "outputs"), rows, right=(0,))
+    return table(("", "pass", "what it does", "safety"), rows, right=(0,))
 
 
 def pages_markdown(passes: Sequence[PassLike]) -> str:
@@ -51,7 +51,7 @@ def pages_markdown(passes: Sequence[PassLike]) -> str:
 
 
 def _section(row: PassLike, passes: Sequence[PassLike]) -> str:
-    guards = [(f"`{code}`", why) for code, why in reasons([row]).items()]
+    guards = [(f"`{code}`", prose(why)) for code, why in reasons([row]).items()]
     declines = table(("declines", "because"), guards) if guards else "Declines never."
     promise = "\n".join(f"- {line}" for line in _promise(row, passes))
     return f"## {row.name}\n\n```text\n{docstring(row)}\n```\n\n{declines}\n\n{promise}\n"

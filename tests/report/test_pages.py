@@ -10,7 +10,7 @@ from tests.report.made import Guard, Pass
 
 FOLD = Pass(
     "fold-this-into-that",
-    guards=(Guard("this-shared", "another node reads this"), Guard("odd", "that is odd")),
+    guards=(Guard("this-shared", "another node reads this"), Guard("odd", "that is |odd|")),
     after=("tidy-up",),
     module="made_up.fold_this",
 )
@@ -27,7 +27,7 @@ Result y
 
 Declines, in this order:
   this-shared  another node reads this
-  odd          that is odd
+  odd          that is |odd|
 
 Outputs: equal up to float rounding
 Order: 2 of 2, after tidy-up
@@ -55,7 +55,7 @@ def test_a_pass_without_guards_says_so() -> None:
 
 def test_the_table_links_to_the_pages() -> None:
     table = pages.table_markdown(ROWS).splitlines()
-    assert table[2] == "| 1 | [`tidy-up`](docs/passes.md#tidy-up) | one becomes the other | exactly equal |"
+    assert table[2] == "| 1 | [`tidy-up`](docs/passes.md#tidy-up) | one becomes the other | exact |"
     assert len(table) == 4
 
 
@@ -64,5 +64,5 @@ def test_all_pages_in_one_document() -> None:
         document = pages.pages_markdown(ROWS)
     assert "\n## tidy-up\n" in document
     assert "\n## fold-this-into-that\n\n```text\nThis becomes that.\n```\n" in document
-    assert "| `odd` | that is odd |" in document
+    assert "| `odd` | that is \\|odd\\| |" in document
     assert "- Order: 2 of 2, after tidy-up\n" in document
