@@ -121,17 +121,25 @@ def _first(rows: Sequence[Row], quantity: Quantity) -> list[str]:
 def _total(results: Results, tools: Sequence[Tool], quantity: Quantity) -> list[str]:
     """Sum up each tool over the models that every installed tool came through."""
     name, reduce = quantity.total
-    present = {tool.name for tool in tools if tool.version}
-    common = [
-        {row.tool: value for row in rows if not row.crashed and (value := quantity.value(row)) is not None}
-        for rows in results.values()
-    ]
-    common = [values for values in common if present <= values.keys()]
+    present = [tool.name for tool in tools if tool.version]
+    common = [rows for rows in results.values() if _complete(rows, present, quantity)]
+
+    def column(tool: str, value: Callable[[Row], float | None]) -> list[float]:
+        return [value(row) or 0.0 for rows in common for row in rows if row.tool == tool]
+
     cells = [
-        quantity.show(reduce([values[tool.name] for values in common])) if common and tool.version else "-"
-        for tool in tools
+        quantity.show(reduce(column(tool.name, quantity.value))) if common and tool.version else "-" for tool in tools
     ]
-    return [f"{name} of {len(common)}", *([""] if quantity.first else []), *cells]
+    first = []
+    if quantity.first is not None:  # costs of different models have no sum that means something
+        _, value, show = quantity.first
+        first = [show(reduce(column(present[0], value))) if common and name == "sum" else ""]
+    return [f"{name} of {len(common)}", *first, *cells]
+
+
+def _complete(rows: Sequence[Row], tools: Sequence[str], quantity: Quantity) -> bool:
+    found = {row.tool: quantity.value(row) for row in rows if not row.crashed}
+    return all(found.get(tool) is not None for tool in tools)
 
 
 def grid(results: Results, tools: Sequence[Tool], quantity: Quantity) -> tuple[list[str], list[list[str]]]:

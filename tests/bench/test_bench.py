@@ -73,6 +73,7 @@ def test_tables_show_ratios_crashes_and_what_is_not_installed() -> None:
     assert "| two | 1.00 s | crashed | 1.00x | not installed |" in page
     assert "| one | 3 | 0 | 0 | not installed |" in page
     assert "| geometric mean of 1 |  | 0.50x | 1.00x | - |" in page
+    assert "| sum of 1 | 3 | 0 | 0 | - |" in page
     assert "| one | 3e-07 | 3e-07 | not installed |" in page
     assert "* two, biasopt: `Segmentation fault`" in page
 
