@@ -134,7 +134,7 @@ def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, 
     Nothing is written if the outputs differ, or if that could not be decided.
     """
     from converter.passes import PASSES
-    from converter.report import files, groups, text, to_json
+    from converter.report import files, groups, to_json, words
 
     files.prepare(folder)  # before the work that the reports tell of
     with terminal.progress(quiet=quiet) as progress:
@@ -144,9 +144,11 @@ def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, 
     if as_json:
         terminal.say(to_json.dumps(to_json.fold_json(result, __version__)))
     elif not quiet:
+        from converter.report import text  # rich loads only where it is shown
+
         terminal.say(text.render(text.fold_blocks(result, said, verbose=verbose), sys.stdout))
     if (as_json or quiet) and result.exit_code:
-        terminal.note(text.failure(result))
+        terminal.note(words.failure(result.parity))
     return int(result.exit_code)
 
 

@@ -84,14 +84,6 @@ def passes_blocks(passes: Sequence[PassLike]) -> list[Block]:
     return [[table], [legend], [Text("`biasopt passes NAME` explains one of them.", style="dim")]]
 
 
-def failure(result: Folded) -> str:
-    """Why ``fold`` wrote nothing, on one line."""
-    if result.parity is None:
-        return "nothing was written"
-    why = result.parity.why or words.VERDICT[result.parity.verdict]
-    return f"parity {result.parity.verdict.value}: {why}; nothing was written"
-
-
 def _header(result: Inspected) -> Block:
     facts = [words.size(result.size_bytes), f"opset {result.opset}", words.count(result.before.nodes, "node")]
     name = result.path.name if result.path else "model in memory"

@@ -103,3 +103,10 @@ def how_checked(parity: Parity) -> str:
     if parity.scope != "whole-model":
         return SCOPE.get(parity.scope, parity.scope)
     return LEVEL.get(parity.level, "")
+
+
+def failure(parity: Parity | None) -> str:
+    """Why ``fold`` wrote nothing, on one line."""
+    if parity is None:
+        return "nothing was written"
+    return f"parity {parity.verdict.value}: {parity.why or VERDICT[parity.verdict]}; nothing was written"

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 
 from converter.records import OutputCheck, Parity, Safety, Stage, Verdict
-from converter.report import text
+from converter.report import text, words
 from tests.report.made import AFTER, BEFORE, SAID, Pass, Result, act, declined, folded, parity
 
 
@@ -157,7 +157,7 @@ def test_a_failed_check_says_why_and_that_nothing_was_written() -> None:
     assert "output 'y' differs\n" in said
     assert "y: 1.2e+02 x the error" in said
     assert said.endswith("Written  nothing\n")
-    assert text.failure(result) == "parity FAIL: output 'y' differs; nothing was written"
+    assert words.failure(failed) == "parity FAIL: output 'y' differs; nothing was written"
 
 
 def test_no_check_is_never_called_a_pass() -> None:
