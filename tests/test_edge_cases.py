@@ -18,8 +18,7 @@ from tests.cases.a_conv_bn import CONV
 from tests.cases.a_conv_bn import conv as conv_bn
 from tests.cases.a_scope import PLAIN, in_function
 from tests.cases.case import Case, Want
-from tests.cases.e_beyond import SOUND
-from tests.cases.e_rows import IN_TABLE_A, IN_TABLE_C, ROWS
+from tests.cases.e_rows import IN_TABLE_A, IN_TABLE_C, ROWS, SOUND
 from tests.cases.e_scope import ONE_BN
 from tests.tiny import Draw, X, Y, model, node_named, only_op
 

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-from tests.cases import e_affine, e_beyond, e_forward, e_inner, e_linear, e_numeric, e_scope
+from tests.cases import e_affine, e_beyond, e_forward, e_inner, e_linear, e_merge, e_numeric, e_scope
 from tests.cases.case import Case
 
-SECTIONS = (e_scope, e_inner, e_linear, e_affine, e_forward, e_numeric, e_beyond)
+SECTIONS = (e_scope, e_inner, e_linear, e_affine, e_forward, e_numeric, e_beyond, e_merge)
+SOUND: tuple[Case, ...] = (*e_beyond.SOUND, *e_merge.SOUND)  # nothing need happen, but the outputs stay
 ROWS: tuple[Case, ...] = tuple(case for section in SECTIONS for case in section.ROWS)
 IN_TABLE_A: dict[str, tuple[str, ...]] = {
     "E1": ("conv-empty-third-input-bn",),
