@@ -24,7 +24,7 @@ from converter.report import terminal
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 NATURAL, SECONDS = click.IntRange(0), click.FloatRange(0, min_open=True)
-REPORT_KINDS = ("json", "md")
+FATES, PROVIDERS = click.Choice(["fail", "pass"]), click.Choice(["cpu", "cuda"])
 
 
 def _size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
@@ -58,8 +58,8 @@ def _listed(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tup
 def _kinds(_: click.Context, __: click.Parameter, value: str) -> list[str]:
     kinds = [kind.strip() for kind in value.split(",") if kind.strip()]
     for kind in kinds:
-        if kind not in REPORT_KINDS:
-            raise click.BadParameter(f"{kind!r} is not one of {', '.join(REPORT_KINDS)}.")
+        if kind not in ("json", "md"):
+            raise click.BadParameter(f"{kind!r} is no kind of report; there are json and md.")
     return kinds
 
 
@@ -76,30 +76,19 @@ pass_options = _together(
 )
 check_options = _together(
     option("--no-verify", is_flag=True, help="Write without comparing outputs."),
-    option(
-        "--on-inconclusive", type=click.Choice(["fail", "pass"]), default="fail", help="Where outputs cannot be judged."
-    ),
+    option("--on-inconclusive", type=FATES, default="fail", help="Where outputs cannot be judged.  [fail]"),
     option("--inputs", metavar="FILE.npz", type=FILE, help="Compare on these inputs, not on random ones."),
-    option(
-        "--shape",
-        "shapes",
-        metavar="X=1,3,8,8",
-        multiple=True,
-        callback=_shapes,
-        help="Shape of input X, if it has none; repeatable.",
-    ),
-    option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the random inputs."),
+    option("--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_shapes, help="Of input X; repeatable."),
+    option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the random inputs.  [0]"),
     option("--quick", is_flag=True, help="Compare on one input only."),
-    option(
-        "--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where to run them, if not on the CPU."
-    ),
+    option("--provider", type=PROVIDERS, default="cpu", help="Where to run.  [cpu]"),
     option("--custom-ops", metavar="LIB", type=FILE, help="Library of custom operators for onnxruntime."),
-    option("--max-time", metavar="S", type=SECONDS, default=30.0, show_default=True, help="Seconds to compare for."),
-    option("--max-memory", metavar="SIZE", callback=_size, help="Memory to compare in, if not half of what is free."),
+    option("--max-time", metavar="S", type=SECONDS, default=30.0, help="Seconds to compare for.  [30]"),
+    option("--max-memory", metavar="SIZE", callback=_size, help="Memory to compare in.  [half of what is free]"),
 )
 report_options = _together(
     option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder."),
-    option("--formats", metavar="LIST", default="json,md", callback=_kinds, help="Of json and md, if not both."),
+    option("--formats", metavar="LIST", default="json,md", callback=_kinds, help="Which reports.  [json,md]"),
 )
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 verbose_option = option("-v", "--verbose", is_flag=True, help="Name every node.")
@@ -116,7 +105,7 @@ def cli() -> None:
 
 @cli.command()
 @argument("model", type=FILE)
-@option("-o", "--output", metavar="OUT", type=FILE, help="Where to write, if not to MODEL.folded.onnx.")
+@option("-o", "--output", metavar="OUT", type=FILE, help="Where to write.  [MODEL.folded.onnx]")
 @option("--in-place", is_flag=True, help="Replace MODEL itself.")
 @option("--force", is_flag=True, help="Replace an OUT that exists.")
 @pass_options
@@ -189,7 +178,7 @@ def passes(name: str | None, as_json: bool) -> int:
     from converter.passes import PASSES
     from converter.report import pages, text, to_json
 
-    chosen = PASSES if name is None else (_pass_named(name.replace("_", "-"), "NAME"),)
+    chosen = PASSES if name is None else _passes_named([name.replace("_", "-")], "NAME")
     if as_json:
         terminal.say(to_json.dumps(to_json.passes_json(chosen, PASSES, __version__)))
     elif name is None:
@@ -202,32 +191,29 @@ def passes(name: str | None, as_json: bool) -> int:
 def _fold(model: Path, *, output: Path | None, no_verify: bool, **asked: Any) -> Any:
     from converter import api
 
+    _check_passes(asked)
     if asked["in_place"] and output is not None:
         raise click.UsageError("--in-place and --output exclude each other.")
-    _check_passes(asked)
-    if output is None and not asked["in_place"]:
+    if not asked["in_place"] and output is None:
         output = model.with_name(model.name.removesuffix(".onnx") + ".folded.onnx")
     return api.fold(model, out=output, verify=not no_verify, **asked)
 
 
 def _check_passes(asked: dict[str, Any]) -> None:
     for key in ("only", "skip", "allow"):
-        for name in asked.get(key, ()):
-            _pass_named(name, f"--{key}")
+        _passes_named(asked.get(key, ()), f"--{key}")
     asked["only"] = asked["only"] or None
 
 
-def _pass_named(name: str, hint: str) -> Any:
-    from difflib import get_close_matches
-
+def _passes_named(names: Sequence[str], hint: str) -> list[Any]:
     from converter.passes import PASSES
+    from converter.report import words
 
     by_name = {row.name: row for row in PASSES}
-    if name not in by_name:
-        near = get_close_matches(name, by_name, cutoff=0.5)
-        say = f"did you mean {' or '.join(near)}?" if near else "`biasopt passes` lists them."
-        raise click.BadParameter(f"there is no pass {name!r}; {say}", param_hint=hint)
-    return by_name[name]
+    for name in names:
+        if name not in by_name:
+            raise click.BadParameter(words.no_such_pass(name, by_name), param_hint=hint)
+    return [by_name[name] for name in names]
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -124,7 +124,7 @@ def test_an_unknown_pass_is_2_and_the_nearest_are_named(run: Run, engine: Engine
     code, _, err = run("fold", "m.onnx", option, "drop-zero-bias,fold-bn-in-conv")
     assert code == 2
     assert f"Invalid value for {option}: there is no pass 'fold-bn-in-conv'; did you mean fold-bn-into-conv" in err
-    assert run("passes", "qqq")[2].endswith("there is no pass 'qqq'; `biasopt passes` lists them.\n")
+    assert run("passes", "qqq")[2].endswith("there is no pass 'qqq'; see `biasopt passes`.\n")
 
 
 # ---- fold ------------------------------------------------------------------------------------------

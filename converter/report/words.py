@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from converter.records import OutputCheck, Parity, Safety, Verdict
 
 SAFETY = {
@@ -73,6 +76,12 @@ def listing(names: tuple[str, ...], room: int = 60) -> str:
         shown.append(plain(name))
     rest = len(names) - len(shown)
     return ", ".join(shown) + (f", and {rest:,} more" if rest else "")
+
+
+def no_such_pass(name: str, known: Iterable[str]) -> str:
+    """That no pass has this name, and the nearest that one has."""
+    near = get_close_matches(name, known, cutoff=0.5)
+    return f"there is no pass {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else "see `biasopt passes`.")
 
 
 def worst(parity: Parity) -> tuple[str, OutputCheck] | None:
