@@ -26,7 +26,7 @@ from converter.protos.reference_weights import Weights, widen
 __all__ = ["Reference", "Unsupported"]
 
 # Inputs that are sizes, factors or exponents, not weights: never perturbed.
-_NOT_WEIGHTS = {"Resize": (1, 2, 3), "Upsample": (1,), "Pow": (1,), "Range": (0, 1, 2), "OneHot": (2,)}
+NOT_WEIGHTS = {"Resize": (1, 2, 3), "Upsample": (1,), "Pow": (1,), "Range": (0, 1, 2), "OneHot": (2,)}
 _KEPT_BYTES = 1 << 18  # a constant below this is converted once; a larger one at each use
 
 
@@ -153,7 +153,7 @@ class _Program:
         dense = {} if plain else {t.name: t for t in graph.initializer}
         sparse = {} if plain else {t.values.name: t for t in graph.sparse_initializer}
         self.constants: dict[str, Any] = {**dense, **sparse}
-        self.fixed = {n.input[i] for n in graph.node for i in _NOT_WEIGHTS.get(n.op_type, ()) if i < len(n.input)}
+        self.fixed = {n.input[i] for n in graph.node for i in NOT_WEIGHTS.get(n.op_type, ()) if i < len(n.input)}
         self.steps = [(node, self._compile(node)) for node in graph.node]
         self.release = self._last_reads()
         self._kept: dict[str, Any] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,4 +192,16 @@ def _bare(node: NodeProto) -> NodeProto:
             copy.attribute.append(AttributeProto(name=attribute.name, type=attribute.type, t=_header(attribute.t)))
         else:
             copy.attribute.append(attribute)
+    return copy
+
+
+def seeded(model: ModelProto, unseeded: Callable[[NodeProto], bool], seed_of: Callable[[str], int]) -> ModelProto:
+    """A copy in which every random node without a seed has one that follows from its output's name."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for node in all_nodes(copy):
+        if unseeded(node):
+            value = seed_of(node.output[0])
+            seed: float | int = value if node.op_type == "Dropout" else float(value)
+            node.attribute.append(onnx.helper.make_attribute("seed", seed))
     return copy

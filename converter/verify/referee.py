@@ -1,0 +1,269 @@
+"""The referee: does ``got`` answer as ``ref`` does?
+
+Stages, cheapest first: structure, float64 algebra, onnxruntime against the float64 reference; rewrite by rewrite
+where the model cannot be run whole. What was not compared did not pass.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.errors import DataError
+from converter.protos.reference import Unsupported
+from converter.protos.segments import Difference, differences
+from converter.protos.source import Source, all_nodes, seeded
+from converter.records import Parity, Stage, Verdict
+from converter.verify.algebra import algebra
+from converter.verify.feeds import BATCHES, guesses
+from converter.verify.local import local
+from converter.verify.measure import leaves
+from converter.verify.outputs import outputs
+from converter.verify.pair import Cases, Options, Side, default_memory
+from converter.verify.structure import is_unseeded, structure
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_MOST_INPUTS = 16
+_RUNS = 4  # float64 runs that two inputs take at the least: original twice, rewritten and perturbed once
+
+
+def compare(
+    ref: Path | str | bytes | ModelProto,
+    got: Path | str | bytes | ModelProto,
+    *,
+    data: Path | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    inputs: Sequence[Mapping[str, Any]] | None = None,
+    custom_ops: Path | None = None,
+    provider: str = "cpu",
+    seed: int = 0,
+    quick: bool = False,
+    max_time: float = 30.0,
+    max_memory: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Parity:
+    """Judge whether ``got`` computes what ``ref`` computes, up to rounding.
+
+    Parameters
+    ----------
+    ref, got : Path, bytes or ModelProto
+        The original and the rewritten model.
+    data : Path, optional
+        Directory of the external data of a model that is not given as a path.
+    shapes : mapping of input name to shape, optional
+        Sizes that the model leaves open.
+    inputs : sequence of mappings of input name to array, optional
+        Inputs to run on; seeded random ones otherwise.
+    custom_ops : Path, optional
+        Library of custom operators for onnxruntime.
+    provider : {"cpu", "cuda"}
+        Where onnxruntime runs the models.
+    quick : bool
+        One input and one perturbation instead of two.
+    max_time : float, seconds
+        When no further inputs are added; what was begun is finished.
+    max_memory : int, bytes
+        What a float64 run may take, by default half of the free memory; above it, rewrite by rewrite.
+    progress : callable, optional
+        Told in a few words what is being done.
+
+    Returns
+    -------
+    Parity
+
+    Raises
+    ------
+    ModelError
+        A model cannot be read.
+    DataError
+        ``inputs`` or ``shapes`` do not fit the model.
+    RuntimeUnavailable
+        onnxruntime or the provider is missing.
+    """
+    a, b = Source.open(ref, data, "original"), Source.open(got, data, "rewritten model")
+    options = Options(
+        shapes=shapes,
+        inputs=inputs,
+        custom_ops=custom_ops,
+        provider=provider,
+        seed=seed,
+        quick=quick,
+        deadline=time.monotonic() + max_time,
+        max_memory=default_memory() if max_memory is None else max_memory,
+        progress=progress or (lambda text: None),
+    )
+    options.progress("structure")
+    shape_of_things, warnings = structure(a, b)
+    if shape_of_things.status is Verdict.FAIL:
+        return Parity(Verdict.FAIL, "D", (shape_of_things,), tuple(warnings), "none", shape_of_things.why)
+    difference = differences(a, b, _first_dims(a, options))
+    if difference.is_empty:
+        why = "no node and no constant of what is computed differs"
+        return Parity(Verdict.PASS, "B", (shape_of_things,), tuple(warnings), "identical", why)
+    a, b = _repeatable(a, warnings), _repeatable(b, [])
+    return _Referee(a, b, options, difference, [shape_of_things], warnings).judge()
+
+
+def _first_dims(a: Source, options: Options) -> dict[str, tuple[int, ...]] | None:
+    """The likeliest input shapes, to infer the types of what lies between."""
+    return next((g.shapes for g in guesses(a.proto, options.shapes, BATCHES[0])), None)
+
+
+def _repeatable(source: Source, warnings: list[str]) -> Source:
+    """Random operators without a seed get one, the same in both models, in a throw-away copy."""
+    count = sum(map(is_unseeded, all_nodes(source.proto)))
+    if not count:
+        return source
+    warnings.append(f"{count} random operators without a seed were given one for the comparison")
+    return replace(
+        source, proto=seeded(source.proto, is_unseeded, lambda name: zlib.crc32(name.encode()) % 2**20), path=None
+    )
+
+
+class _Referee:
+    """One comparison of two models with the same interface."""
+
+    def __init__(
+        self, a: Source, b: Source, options: Options, difference: Difference, stages: list[Stage], warnings: list[str]
+    ) -> None:
+        self.a, self.b = Side(a, options), Side(b, options)
+        self.options = options
+        self.difference = difference
+        self.stages = stages
+        self.warnings = warnings
+        self.cases = Cases(self.a, options)
+
+    def judge(self) -> Parity:
+        """Whole if it can be run whole, else rewrite by rewrite."""
+        self.options.progress("inputs: running the original")
+        try:
+            whole = self.cases.fill(self.options.n_inputs)
+        except Unsupported as exc:
+            whole, self.cases.why_not = False, f"{self.cases.no_runtime}; {exc}"
+        if not whole:
+            return self._by_segments(self.cases.why_not)
+        self.a.close()
+        self._look_at_outputs()
+        exact = self._algebra()
+        self.stages.append(exact)
+        if self.cases.no_runtime:
+            self.stages.append(Stage("runtime", Verdict.SKIPPED, self.cases.no_runtime))
+        elif exact.status is not Verdict.FAIL:
+            self.stages.append(self._runtime())
+        return self._conclude(exact)
+
+    def _algebra(self) -> Stage:
+        """Two inputs with a perturbation each; four if that leaves doubt; one where a run takes long."""
+        begun = time.monotonic()
+        try:
+            self.cases.items[0].exact = self.a.reference(self.cases.items[0].feeds)
+        except Unsupported as exc:
+            return Stage("algebra", Verdict.SKIPPED, f"float64 reference: {exc}")
+        taken = time.monotonic() - begun
+        slow = (_RUNS + 1) * taken > self.options.time_left()
+        used = self.cases.items[:1] if slow else self.cases.items
+        stage = algebra(self.a, self.b, used, self.options)
+        if stage.status is Verdict.INCONCLUSIVE and self.cases.fill(2 * len(used)):
+            stage = algebra(self.a, self.b, self.cases.items, self.options)
+        return stage
+
+    def _runtime(self) -> Stage:
+        """At least two inputs; more while there is doubt and time."""
+        while True:
+            for k, case in enumerate(self.cases.items):
+                if case.exact is None and self.stages[-1].status is not Verdict.SKIPPED:
+                    self.options.progress(f"float64: original, input {k + 1}")
+                    case.exact = self.a.reference(case.feeds)
+            stage = outputs(self.a, self.b, self.cases.items, self.options)
+            count = len(self.cases.items)
+            enough = count >= _MOST_INPUTS or self.options.time_left() < 0
+            if stage.status is not Verdict.INCONCLUSIVE or enough:
+                return stage
+            self.cases.fill(2 * count)
+            if len(self.cases.items) == count:
+                return stage
+
+    def _look_at_outputs(self) -> None:
+        runs = [c.runtime or c.exact or {} for c in self.cases.items]
+        for name in runs[0]:
+            if len(runs) > 1 and _same_for_all(runs[0][name], runs[1][name]):
+                self.warnings.append(f"output {name!r} does not depend on the inputs: its parity proves little")
+        n_bad = sum(_nonfinite(value) for run in runs for value in run.values())
+        if n_bad:
+            self.warnings.append(f"the original's outputs hold {n_bad} NaN or Inf elements")
+
+    @property
+    def _constant(self) -> bool:
+        return sum("does not depend on the inputs" in w for w in self.warnings) == len(self.a.source.proto.graph.output)
+
+    def _conclude(self, exact: Stage) -> Parity:
+        checks = [c for s in self.stages[1:] for c in s.outputs]
+        trusted = exact.status is Verdict.PASS and not any("note" in c.detail for c in checks)
+        level = "B" if trusted and not self.cases.no_runtime else "C"
+        proven = any(s.status is Verdict.PASS for s in self.stages[1:])
+        if self._constant or not proven or (level == "C" and exact.status is not Verdict.FAIL):
+            # Too little to go by end to end: look at each rewritten place as well.
+            self.stages.append(local(self.difference, self.a.source, self.b.source, self.options))
+            level = "C"
+        return self._parity(level, "whole-model")
+
+    def _by_segments(self, reason: str) -> Parity:
+        if self.options.inputs is not None and not self.cases.no_runtime:
+            raise DataError(f"the inputs that were given cannot be run: {reason}")
+        self.warnings.append(f"the model was not run whole: {reason}")
+        self.stages.append(local(self.difference, self.a.source, self.b.source, self.options))
+        return self._parity("C", "per-rewrite")
+
+    def _parity(self, level: str, scope: str) -> Parity:
+        verdict = combined(self.stages)
+        worst = next((s for s in self.stages if s.status is verdict), self.stages[-1])
+        numbers = [s for s in self.stages[1:] if s.status is Verdict.PASS]
+        if verdict is Verdict.INCONCLUSIVE and worst.status is not verdict:
+            why, level = "nothing could be compared", "D"
+        elif verdict is Verdict.PASS:
+            why = f"{numbers[-1].id}: {numbers[-1].why}"
+        else:
+            why = f"{worst.id}: {worst.why}"
+        if scope == "per-rewrite":
+            why = f"checked per rewrite: {why}"
+        return Parity(verdict, level, tuple(self.stages), tuple(self.warnings), scope, why)
+
+
+def combined(stages: Sequence[Stage]) -> Verdict:
+    """FAIL if any stage fails, INCONCLUSIVE if any is or no numbers were compared, else PASS."""
+    seen = [s.status for s in stages]
+    if Verdict.FAIL in seen:
+        return Verdict.FAIL
+    compared = [s for s in stages if s.id != "structure" and s.status is Verdict.PASS]
+    return Verdict.INCONCLUSIVE if Verdict.INCONCLUSIVE in seen or not compared else Verdict.PASS
+
+
+def _same_for_all(first: Any, second: Any) -> bool:
+    """Whether two different inputs gave the same output, row by row where the batch size differs."""
+    left, right = leaves(first), leaves(second)
+    if len(left) != len(right):
+        return False
+    return all(_equal_rows(x, y) for x, y in zip(left, right, strict=True))
+
+
+def _equal_rows(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> bool:
+    if x.dtype.kind == "V" or x.dtype != y.dtype:
+        return False
+    nan = x.dtype.kind == "f"
+    if x.shape == y.shape:
+        return bool(np.array_equal(x, y, equal_nan=nan))
+    if x.shape[1:] != y.shape[1:] or not x.ndim or not len(x) or not len(y):
+        return False
+    return all(np.array_equal(x[0], row, equal_nan=nan) for row in (*x, *y))
+
+
+def _nonfinite(value: Any) -> int:
+    return sum(int(np.count_nonzero(~np.isfinite(x))) for x in leaves(value) if x.dtype.kind == "f")
