@@ -15,7 +15,6 @@ import converter
 from tests import harness
 from tests.cases import judge, table_a, table_c
 from tests.cases.a_conv_bn import CONV
-from tests.cases.a_conv_bn import conv as conv_bn
 from tests.cases.a_scope import PLAIN, in_function
 from tests.cases.case import Case, Want
 from tests.cases.e_rows import IN_TABLE_A, IN_TABLE_C, ROWS, SOUND
@@ -200,28 +199,43 @@ def test_e40_two_nodes_of_one_name() -> None:
     harness.assert_same_values(proto, result.model, use_ort=False)  # onnxruntime wants unique names
 
 
+def external(path: Path) -> onnx.ModelProto:
+    """Save a model with large and small tensors beside a data file; return it with its data inside."""
+    draw = Draw()
+    text = """(float[1,31,6,5] x) => (float[1,61,4,3] y, float[1,61,4,3] z) { h = Conv (x, w, b)
+        y = BatchNormalization <epsilon = 1e-3> (h, g, be, m, v) z = Conv (x, kept) }"""
+    consts = draw.conv(61, 31, 3, 3, bias=61) | draw.bn(61) | {"kept": draw.normal(61, 31, 3, 3)}
+    proto = model(text, consts)
+    outside = onnx.ModelProto()
+    outside.CopyFrom(proto)  # saving moves the data out of the proto that is saved
+    onnx.save(outside, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    return proto
+
+
 def test_e40_external_data_stays_external(tmp_path: Path) -> None:
     source, out = tmp_path / "m.onnx", tmp_path / "o.onnx"
-    proto = conv_bn(5, 3, 3, 2)
-    onnx.save(proto, source, save_as_external_data=True, location="m.data", size_threshold=0)
+    proto = external(source)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     converter.fold(str(source), out=str(out))
     assert {name: (tmp_path / name).read_bytes() for name in before} == before, "the input's files changed"
     flat = onnx.load(out, load_external_data=False)
-    assert [t.name for t in flat.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    places = {e.value for t in flat.graph.initializer for e in t.external_data if e.key == "location"}
+    outside = [t for t in flat.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    assert {"kept", node_named(flat, "conv_h").input[1]} <= {t.name for t in outside}
+    places = {e.value for t in outside for e in t.external_data if e.key == "location"}
     assert places == {"o.onnx.data"}
-    harness.assert_same_values(proto, onnx.load(out))
+    folded = onnx.load(out)
+    harness.assert_ops(folded, "Conv Conv")
+    harness.assert_same_values(proto, folded)
 
 
 def test_e40_external_data_of_a_proto(tmp_path: Path) -> None:
     source = tmp_path / "m.onnx"
-    proto = conv_bn(5, 3, 3, 2)
-    onnx.save(proto, source, save_as_external_data=True, location="m.data", size_threshold=0)
+    proto = external(source)
     result = converter.fold(onnx.load(source, load_external_data=False), data=str(tmp_path))
-    harness.assert_ops(result.model, "Conv")
     result.save(str(tmp_path / "o.onnx"))
-    harness.assert_same_values(proto, onnx.load(tmp_path / "o.onnx"))
+    folded = onnx.load(tmp_path / "o.onnx")
+    harness.assert_ops(folded, "Conv Conv")
+    harness.assert_same_values(proto, folded)
 
 
 def test_no_rewrite_is_a_byte_copy(tmp_path: Path) -> None:
