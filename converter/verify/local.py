@@ -7,6 +7,7 @@ the rounding of its weights, and on onnxruntime where that has the kernels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from converter.errors import BiasoptError
 from converter.protos.reference import Unsupported
@@ -16,6 +17,8 @@ from converter.records import OutputCheck, Stage, Verdict
 from converter.verify.algebra import algebra, worst
 from converter.verify.outputs import outputs
 from converter.verify.pair import Cases, Options, Side, mini
+
+_NO_LIMIT = 1 << 62
 
 
 def local(difference: Difference, a: Source, b: Source, options: Options) -> Stage:
@@ -39,15 +42,19 @@ def _checks(difference: Difference, a: Source, b: Source, small: Options, option
 def _check(segment: Segment, a: Source, b: Source, options: Options) -> OutputCheck:
     name = f"{segment.scope}/{segment.output}" if segment.scope else segment.output
     why = ""
-    for before, after in ((segment.before, segment.after), (loosened(segment.before), loosened(segment.after))):
-        left = Side(Source(before, name, None, a.folder), options)
-        right = Side(Source(after, name, None, b.folder), options)
-        cases = Cases(left, options)
+    # As large as in the model if that fits into memory, else with the large sizes left open.
+    free = replace(options, max_memory=_NO_LIMIT)
+    for before, after, limits in (
+        (segment.before, segment.after, options),
+        (loosened(segment.before), loosened(segment.after), free),
+    ):
+        left = Side(Source(before, name, None, a.folder), limits)
+        right = Side(Source(after, name, None, b.folder), limits)
+        cases = Cases(left, limits)
         try:
-            if not cases.fill(options.n_inputs):
-                why = cases.why_not
-                continue
-            return _named(name, _judge(left, right, cases, options))
+            if cases.fill(options.n_inputs):
+                return replace(_judge(left, right, cases, limits), name=name)
+            why = cases.why_not
         except (BiasoptError, Unsupported) as exc:
             why = str(exc)
         finally:
@@ -72,6 +79,3 @@ def _judge(a: Side, b: Side, cases: Cases, options: Options) -> OutputCheck:
         return ran.outputs[0]
     return exact.outputs[0]
 
-
-def _named(name: str, check: OutputCheck) -> OutputCheck:
-    return OutputCheck(name, check.status, check.score, check.limit, check.max_abs, check.detail, check.why)
