@@ -61,7 +61,7 @@ def _verdict(parity: Parity | None) -> str:
     if parity.verdict is not Verdict.PASS and parity.why:
         lines.append(prose(parity.why))
     if found := words.worst(parity):
-        lines.append(prose(words.score(*found)))
+        lines.append(prose(words.score(found)))
     return "\n\n".join(lines + [f"⚠️ {prose(warning)}" for warning in parity.warnings])
 
 

@@ -166,7 +166,7 @@ def _parity_lines(parity: Parity | None) -> list[Text]:
     if parity.verdict is not Verdict.PASS and parity.why:
         lines.append(Text(words.plain(parity.why)))
     if found := words.worst(parity):
-        lines.append(Text(words.score(*found)))
+        lines.append(Text(words.score(found)))
     return lines + [Text(f"warning: {words.plain(warning)}", style="yellow") for warning in parity.warnings]
 
 

@@ -14,10 +14,10 @@ SAFETY = {
 }
 
 LEVEL = {
-    "A": "on your inputs",
-    "B": "on random inputs, against a float64 reference",
-    "C": "on random inputs, without a float64 reference to trust",
-    "D": "structure only, nothing was run",
+    "A": "on enough of your inputs, against a float64 reference",
+    "B": "against a float64 reference",
+    "C": "without a float64 reference to trust",
+    "D": "nothing was run",
 }
 
 SCOPE = {
@@ -31,14 +31,6 @@ VERDICT = {
     Verdict.FAIL: "the outputs differ",
     Verdict.INCONCLUSIVE: "could not be decided",
     Verdict.SKIPPED: "not checked",
-}
-
-# What a stage's score is a multiple of.
-SCORE = {
-    "algebra": "x the error that rounding the weights once can cause",
-    "segments": "x the rounding error that the rewritten layer may have",
-    "parameters": "ulp between the written weights and an independent computation",
-    "runtime": "x as far from the exact result as the original model is",
 }
 
 
@@ -84,27 +76,28 @@ def no_such_pass(name: str, known: Iterable[str]) -> str:
     return f"there is no pass {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else "see `biasopt passes`.")
 
 
-def worst(parity: Parity) -> tuple[str, OutputCheck] | None:
-    """Stage and output that came closest to, or went furthest over, its limit."""
+def worst(parity: Parity) -> OutputCheck | None:
+    """The output that came closest to, or went furthest over, its limit."""
     scored = [
-        (check.score / check.limit, stage.id, check)
+        (check.score / check.limit, check)
         for stage in parity.stages
         for check in stage.outputs
         if check.score is not None and check.limit
     ]
-    if not scored:
-        return None
     # NaN compares false with everything: a score that is not a number is the worst there is
-    _, stage_id, check = max(scored, key=lambda item: (item[0] != item[0], item[0]))
-    return stage_id, check
+    return max(scored, key=lambda item: (item[0] != item[0], item[0]), default=(0.0, None))[1]
 
 
-def score(stage_id: str, check: OutputCheck) -> str:
-    """One output's score in words; empty where there is none."""
+def score(check: OutputCheck) -> str:
+    """One output's score, what it is a multiple of, and the difference itself; empty where there is none."""
     if check.score is None or check.limit is None:
         return ""
-    meaning = SCORE.get(stage_id, "is its score")
-    return f"{plain(check.name)}: {number(check.score)} {meaning} (limit {number(check.limit)})"
+    if "error_after" in check.detail:  # both models were measured against an exact result
+        said = f"its error is {number(check.score)} x the original model's"
+    else:
+        said = f"{number(check.score)} x what rounding the weights can change"
+    differs = "" if check.max_abs is None else f"differs by {number(check.max_abs)} at most, "
+    return f"{plain(check.name)}: {differs}{said} (limit {number(check.limit)})"
 
 
 def how_checked(parity: Parity) -> str:

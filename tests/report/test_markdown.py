@@ -12,7 +12,7 @@ from tests.report.made import SAID, declined, folded, parity
 def test_the_verdict_comes_first() -> None:
     lines = markdown.fold_markdown(folded(), SAID, "9.9").splitlines()
     assert lines[0] == "## biasopt: `net.onnx`"
-    assert lines[2].startswith("✅ **Parity PASS**: same outputs, on random inputs")
+    assert lines[2].startswith("✅ **Parity PASS**: same outputs, against a float64")
     assert lines[-1] == "<sub>biasopt 9.9</sub>"
 
 

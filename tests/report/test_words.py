@@ -56,22 +56,25 @@ def scored(*scores: tuple[str, float | None, float | None]) -> Parity:
 def test_worst_is_the_output_nearest_to_its_own_limit() -> None:
     found = words.worst(scored(("a", 3.0, 40.0), ("b", 2.0, 4.0), ("c", None, 4.0), ("d", 9.0, None)))
     assert found is not None
-    assert found[1].name == "b"
+    assert found.name == "b"
     assert words.worst(scored(("a", None, None))) is None
+    assert words.worst(Parity(Verdict.PASS, "D")) is None
 
 
 def test_a_score_that_is_no_number_is_the_worst() -> None:
     found = words.worst(scored(("a", 1e9, 4.0), ("b", math.nan, 4.0), ("c", math.inf, 4.0)))
     assert found is not None
-    assert found[1].name == "b"
+    assert found.name == "b"
 
 
 def test_score_says_what_it_is_a_multiple_of() -> None:
-    said = words.score("runtime", OutputCheck("y", Verdict.PASS, 0.954, 3.0))
-    assert said == "y: 0.95 x as far from the exact result as the original model is (limit 3)"
-    assert words.score("runtime", OutputCheck("y", Verdict.PASS)) == ""
+    ratio = OutputCheck("y", Verdict.PASS, 0.954, 3.0, 1.26e-6, {"error_before": 1e-7, "error_after": 1e-7})
+    assert words.score(ratio) == "y: differs by 1.3e-06 at most, its error is 0.95 x the original model's (limit 3)"
+    moved = OutputCheck("y\x07", Verdict.PASS, 0.11, 4.0, detail={"e": 1e-9})
+    assert words.score(moved) == "y\\x07: 0.11 x what rounding the weights can change (limit 4)"
+    assert words.score(OutputCheck("y", Verdict.PASS)) == ""
 
 
 def test_scope_is_said_before_level() -> None:
     assert "checked per rewrite" in words.how_checked(Parity(Verdict.PASS, "C", scope="per-rewrite"))
-    assert "random inputs" in words.how_checked(Parity(Verdict.PASS, "B"))
+    assert "float64 reference" in words.how_checked(Parity(Verdict.PASS, "B"))
