@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -18,7 +19,7 @@ import click
 from click import argument, option
 
 from converter._version import __version__
-from converter.errors import BiasoptError
+from converter.errors import BiasoptError, DataError
 from converter.report import terminal
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -29,13 +30,11 @@ FATES, PROVIDERS = click.Choice(["fail", "pass"]), click.Choice(["cpu", "cuda"])
 
 def _size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
     """Bytes, with a unit: ``500MB``, ``2GiB``."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B?", value.strip().upper())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B?", (value or "").strip().upper())
     n_bytes = int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")) if found else 0
-    if not n_bytes:
+    if value is not None and not n_bytes:
         raise click.BadParameter(f"{value!r} is not a size such as 500MB or 2GiB.")
-    return n_bytes
+    return n_bytes or None
 
 
 def _shapes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
@@ -49,18 +48,46 @@ def _shapes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dic
     return shapes or None
 
 
-def _listed(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
-    """Repeating an option and giving it a list with commas are the same; so are - and _ in a pass's name."""
-    parts = ",".join(values).replace("_", "-").split(",")
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+def _inputs(_: click.Context, __: click.Parameter, values: Sequence[Path]) -> list[dict[str, Any]] | None:
+    """One set of inputs per .npz file, by name."""
+    return [_arrays(value) for value in values] or None
 
 
-def _kinds(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-    kinds = [kind.strip() for kind in value.split(",") if kind.strip()]
-    for kind in kinds:
-        if kind not in ("json", "md"):
-            raise click.BadParameter(f"{kind!r} is no kind of report; there are json and md.")
+def _arrays(path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as exc:
+        raise DataError(f"{path}: no readable .npz file; save inputs by name with numpy.savez") from exc
+
+
+def _kinds(_: click.Context, __: click.Parameter, values: Sequence[str]) -> list[str]:
+    kinds = _split(values)
+    if unknown := set(kinds) - {"json", "md"}:
+        raise click.BadParameter(f"{min(unknown)!r} is no kind of report; there are json and md.")
     return kinds
+
+
+def _passes(_: click.Context, param: click.Parameter, values: Sequence[str]) -> list[str] | None:
+    """Names of passes, each of them one that there is; in them - and _ are the same."""
+    names = _split(value.replace("_", "-") for value in values)
+    if names:
+        from converter.passes import PASSES
+        from converter.report import words
+
+        known = [row.name for row in PASSES]
+        for name in names:
+            if name not in known:
+                raise click.BadParameter(words.no_such_pass(name, known))
+    return names or (None if param.name == "only" else [])
+
+
+def _split(values: Iterable[str]) -> list[str]:
+    """Repeating an option and giving it a list with commas are the same."""
+    parts = (part.strip() for part in ",".join(values).split(","))
+    return list(dict.fromkeys(part for part in parts if part))
 
 
 def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -68,8 +95,8 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 pass_options = _together(
-    option("--only", metavar="PASS", multiple=True, callback=_listed, help="Only this pass; repeatable."),
-    option("--skip", metavar="PASS", multiple=True, callback=_listed, help="Not this pass; repeatable."),
+    option("--only", metavar="PASS", multiple=True, callback=_passes, help="Only this pass; repeatable."),
+    option("--skip", metavar="PASS", multiple=True, callback=_passes, help="Not this pass; repeatable."),
     option("--keep-bn", is_flag=True, help="Keep BatchNormalization and move biases into it, to train on."),
     option("--no-growth", is_flag=True, help="Leave what needs a copy of a shared weight."),
     option("--freeze-overridable", is_flag=True, help="Make inputs that have a default value constants."),
@@ -77,7 +104,9 @@ pass_options = _together(
 check_options = _together(
     option("--no-verify", is_flag=True, help="Write without comparing outputs."),
     option("--on-inconclusive", type=FATES, default="fail", help="Where outputs cannot be judged.  [fail]"),
-    option("--inputs", metavar="FILE.npz", type=FILE, help="Compare on these inputs, not on random ones."),
+    option(
+        "--inputs", metavar="X.npz", type=FILE, multiple=True, callback=_inputs, help="Not random ones; repeatable."
+    ),
     option("--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_shapes, help="Of input X; repeatable."),
     option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the random inputs.  [0]"),
     option("--quick", is_flag=True, help="Compare on one input only."),
@@ -85,10 +114,15 @@ check_options = _together(
     option("--custom-ops", metavar="LIB", type=FILE, help="Library of custom operators for onnxruntime."),
     option("--max-time", metavar="S", type=SECONDS, default=30.0, help="Seconds to compare for.  [30]"),
     option("--max-memory", metavar="SIZE", callback=_size, help="Memory to compare in.  [half of what is free]"),
-)
-report_options = _together(
     option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder."),
-    option("--formats", metavar="LIST", default="json,md", callback=_kinds, help="Which reports.  [json,md]"),
+    option(
+        "--formats",
+        multiple=True,
+        default=["json,md"],
+        callback=_kinds,
+        metavar="LIST",
+        help="Which reports.  [json,md]",
+    ),
 )
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 verbose_option = option("-v", "--verbose", is_flag=True, help="Name every node.")
@@ -109,10 +143,9 @@ def cli() -> None:
 @option("--in-place", is_flag=True, help="Replace MODEL itself.")
 @option("--force", is_flag=True, help="Replace an OUT that exists.")
 @pass_options
-@option("--allow", metavar="PASS", multiple=True, callback=_listed, help="Use a pass that assumes something.")
+@option("--allow", metavar="PASS", multiple=True, callback=_passes, help="Use a pass that assumes something.")
 @option("--stop-after", metavar="N", type=NATURAL, help="Stop after N rewrites.")
 @check_options
-@report_options
 @json_option
 @verbose_option
 @option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -156,7 +189,6 @@ def inspect(model: Path, check: bool, as_json: bool, verbose: bool, **asked: Any
     from converter.passes import PASSES
     from converter.report import groups, text, to_json
 
-    _check_passes(asked)
     with terminal.progress() as progress:
         result = api.inspect(model, progress=progress, **asked)
     exit_code = 1 if check and (result.rewrites or result.frozen) else 0
@@ -168,52 +200,31 @@ def inspect(model: Path, check: bool, as_json: bool, verbose: bool, **asked: Any
 
 
 @cli.command()
-@argument("name", required=False)
+@argument("names", metavar="[NAME]...", nargs=-1, callback=_passes)
 @json_option
-def passes(name: str | None, as_json: bool) -> int:
-    """List the passes, or show the page of one.
-
-    The list is in the order in which they run.
-    """
+def passes(names: list[str], as_json: bool) -> int:
+    """List the passes in their order, or show the pages of those named."""
     from converter.passes import PASSES
     from converter.report import pages, text, to_json
 
-    chosen = PASSES if name is None else _passes_named([name.replace("_", "-")], "NAME")
+    chosen = [row for row in PASSES if row.name in names or not names]
     if as_json:
         terminal.say(to_json.dumps(to_json.passes_json(chosen, PASSES, __version__)))
-    elif name is None:
+    elif not names:
         terminal.say(text.render(text.passes_blocks(PASSES), sys.stdout))
     else:
-        terminal.say(pages.page(chosen[0], PASSES))
+        terminal.say("\n\n".join(pages.page(row, PASSES) for row in chosen))
     return 0
 
 
-def _fold(model: Path, *, output: Path | None, no_verify: bool, **asked: Any) -> Any:
+def _fold(model: Path, *, output: Path | None, in_place: bool, no_verify: bool, **asked: Any) -> Any:
     from converter import api
 
-    _check_passes(asked)
-    if asked["in_place"] and output is not None:
+    if in_place and output is not None:
         raise click.UsageError("--in-place and --output exclude each other.")
-    if not asked["in_place"] and output is None:
+    if not in_place and output is None:
         output = model.with_name(model.name.removesuffix(".onnx") + ".folded.onnx")
-    return api.fold(model, out=output, verify=not no_verify, **asked)
-
-
-def _check_passes(asked: dict[str, Any]) -> None:
-    for key in ("only", "skip", "allow"):
-        _passes_named(asked.get(key, ()), f"--{key}")
-    asked["only"] = asked["only"] or None
-
-
-def _passes_named(names: Sequence[str], hint: str) -> list[Any]:
-    from converter.passes import PASSES
-    from converter.report import words
-
-    by_name = {row.name: row for row in PASSES}
-    for name in names:
-        if name not in by_name:
-            raise click.BadParameter(words.no_such_pass(name, by_name), param_hint=hint)
-    return [by_name[name] for name in names]
+    return api.fold(model, out=output, in_place=in_place, verify=not no_verify, **asked)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import cli
@@ -109,7 +110,7 @@ def test_version(run: Run) -> None:
         ("fold", "m.onnx", "--formats", "json,html"),
         ("fold", "m.onnx", "--on-inconclusive", "shrug"),
         ("inspect", "m.onnx", "-o", "x.onnx"),
-        ("passes", "one", "two"),
+        ("passes", "one", "--frobnicate"),
     ],
 )
 def test_wrong_usage_is_2(run: Run, engine: Engine, argv: tuple[str, ...]) -> None:
@@ -123,36 +124,38 @@ def test_wrong_usage_is_2(run: Run, engine: Engine, argv: tuple[str, ...]) -> No
 def test_an_unknown_pass_is_2_and_the_nearest_are_named(run: Run, engine: Engine, option: str) -> None:
     code, _, err = run("fold", "m.onnx", option, "drop-zero-bias,fold-bn-in-conv")
     assert code == 2
-    assert f"Invalid value for {option}: there is no pass 'fold-bn-in-conv'; did you mean fold-bn-into-conv" in err
+    assert f"Invalid value for '{option}': there is no pass 'fold-bn-in-conv'; did you mean fold-bn-into-conv" in err
     assert run("passes", "qqq")[2].endswith("there is no pass 'qqq'; see `biasopt passes`.\n")
 
 
 # ---- fold ------------------------------------------------------------------------------------------
 
 
-def test_options_arrive_as_values(run: Run, engine: Engine) -> None:
+def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> None:
     given = (
         "--only fold_bn_into_conv,drop-zero-bias --only drop-zero-bias --skip drop-zero-bias --allow drop-zero-bias"
         " --stop-after 3 --force --no-verify --keep-bn --no-growth --freeze-overridable --shape a=b=1,3,224,224"
-        " --shape s= --inputs i.npz --custom-ops c.so --provider cuda --max-time 2.5 --max-memory 1.5GiB --quick"
+        " --shape s= --custom-ops c.so --provider cuda --max-time 2.5 --max-memory 1.5GiB --quick"
         " --seed 7 --on-inconclusive pass"
     )
-    assert run("fold", "m.onnx", "-o", "out.onnx", *given.split())[0] == 0
+    np.savez(tmp_path / "i.npz", x=np.arange(3))
+    assert run("fold", "m.onnx", "-o", "out.onnx", "--inputs", str(tmp_path / "i.npz"), *given.split())[0] == 0
+    (feeds,) = engine.asked.pop("inputs")
+    assert {name: list(value) for name, value in feeds.items()} == {"x": [0, 1, 2]}
     assert engine.asked == {
         "model": Path("m.onnx"),
         "out": Path("out.onnx"),
         "in_place": False,
         "verify": False,
-        "only": ("fold-bn-into-conv", "drop-zero-bias"),
-        "skip": ("drop-zero-bias",),
-        "allow": ("drop-zero-bias",),
+        "only": ["fold-bn-into-conv", "drop-zero-bias"],
+        "skip": ["drop-zero-bias"],
+        "allow": ["drop-zero-bias"],
         "stop_after": 3,
         "force": True,
         "keep_bn": True,
         "no_growth": True,
         "freeze_overridable": True,
         "shapes": {"a=b": (1, 3, 224, 224), "s": ()},
-        "inputs": Path("i.npz"),
         "custom_ops": Path("c.so"),
         "provider": "cuda",
         "max_time": 2.5,
@@ -169,6 +172,23 @@ def test_what_is_not_asked_is_left_to_the_engine(run: Run, engine: Engine) -> No
     unset = {name for name, value in engine.asked.items() if value is None}
     assert unset == {"inputs", "custom_ops", "max_memory", "stop_after", "shapes", "only"}
     assert engine.asked["max_time"] == 30.0
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage", b"PK\x03\x04", b"\x93NUMPY\x01\x00"])
+def test_inputs_that_cannot_be_read_are_3(run: Run, engine: Engine, tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "i.npz").write_bytes(content)
+    code, out, err = run("fold", "m.onnx", "--inputs", str(tmp_path / "i.npz"))
+    assert (code, out) == (3, "")
+    assert err.startswith(f"biasopt: error: {tmp_path / 'i.npz'}: no readable .npz file")
+    assert engine.asked == {}
+
+
+def test_inputs_hold_no_code(run: Run, engine: Engine, tmp_path: Path) -> None:
+    np.savez(tmp_path / "i.npz", x=np.array([{}], dtype=object))
+    assert run("fold", "m.onnx", "--inputs", str(tmp_path / "i.npz"))[0] == 3
+    np.save(tmp_path / "i.npy", np.zeros(3))
+    assert run("fold", "m.onnx", "--inputs", str(tmp_path / "i.npy"))[0] == 3
 
 
 @pytest.mark.parametrize(
@@ -280,7 +300,7 @@ def test_inspect_prints_and_check_gates(run: Run, engine: Engine) -> None:
     assert engine.asked == {
         "model": Path("m.onnx"),
         "only": None,
-        "skip": ("drop-zero-bias",),
+        "skip": ["drop-zero-bias"],
         "keep_bn": False,
         "no_growth": False,
         "freeze_overridable": False,
@@ -303,6 +323,8 @@ def test_passes_lists_shows_and_prints_json(run: Run, engine: Engine) -> None:
     assert code == 0
     assert [line.split()[1] for line in out.splitlines()[:2]] == ["fold-bn-into-conv", "drop-zero-bias"]
     assert run("passes", "fold_bn_into_conv")[1].startswith("fold-bn-into-conv\n=====")
+    both = run("passes", "drop-zero-bias", "fold-bn-into-conv")[1]
+    assert both.index("fold-bn-into-conv\n==") < both.index("drop-zero-bias\n==")
     assert [row["name"] for row in json.loads(run("passes", "--json")[1])["passes"]] == [row.name for row in PASSES]
     (only,) = json.loads(run("passes", "drop-zero-bias", "--json")[1])["passes"]
     assert (only["order"], only["after"]) == (2, ["fold-bn-into-conv"])
