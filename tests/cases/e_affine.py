@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 
 from tests.cases.a_affine import CONV, after_conv, after_transposed
 from tests.cases.case import Build, Case, fold, refuse
+from tests.cases.e_beyond import BN, bn_of, graph
 from tests.tiny import Draw, X, model, sub
 
 GEMM = "fold-affine-into-gemm"
@@ -67,6 +69,14 @@ GROWING = (
         (5, 1, 1),
         {},
         io=f"{X} => (float[1,2,5,9,12] y)",
+    ),
+    trap(
+        "E21-mul-rank-5-hits-n",
+        "Mul (h, k)",
+        (1, 5, 1, 1, 1),
+        (5, 1, 1),
+        {"io": "(float[5,3,11,13] x) => (float[5,5,9,12] y)"},
+        io="(float[5,3,11,13] x) => (float[1,5,5,9,12] y)",
     ),
     trap(
         "E21-const-sub-expands-channels",
@@ -175,4 +185,65 @@ TRANSPOSED = (
     ),
 )
 
-ROWS: tuple[Case, ...] = (*EVERY_FORM, *TRAPS, *GROWING, *DIVISIONS, *LAST, *TRANSPOSED)
+# Constants that enlarge the value: nothing may pass them --------------------------------------------------------
+
+
+def enlarging(middle: str, x: str, y: str = "2,3,11,13", **consts: Any) -> Build:
+    """Return Relu (x to h), ``middle`` (h to t), Sigmoid; BN constants of 3 channels are there for the taking."""
+    text = f"(float[{x}] x) => (float[{y}] y) {{ h = Relu (x) {middle} y = Sigmoid (t) }}"
+    used = {k: v for k, v in bn_of(3).items() if "BatchNormalization" in middle}
+    return graph(text, **consts, **used)
+
+
+ONES = np.ones((3, 1, 1), np.float32)
+ONES_5 = np.ones((1, 1, 1, 1, 1), np.float32)
+WHOLE = "2,3,11,13"
+TIMES = "t = Mul (h, k)"
+INTO_BN = f"p = Mul (h, k) t = {BN} (p, g, be, m, v)"
+NEXT_CONV = "p = Add (h, k) t = Conv (p, w)"
+AFTER_BN = f"p = {BN} (h, g, be, m, v) t = Mul (p, k)"
+KERNEL = Draw(seed=4).normal(5, 3, 1, 1)
+ENLARGING = (
+    refuse(
+        "E21-next-conv-grows-channels",
+        enlarging(NEXT_CONV, "2,1,11,13", "2,5,11,13", k=(3, 1, 1), w=KERNEL),
+        "fold-affine-into-next-conv",
+        "not-per-channel",
+        "Add Conv",
+        enlarging(NEXT_CONV, WHOLE, "2,5,11,13", k=(3, 1, 1), w=KERNEL),
+    ),
+    refuse(
+        "E21-bn-grows-channels",
+        enlarging(INTO_BN, "2,1,11,13", k=(3, 1, 1)),
+        "merge-affine-into-bn",
+        "not-per-channel",
+        "Mul BatchNormalization",
+        enlarging(INTO_BN, WHOLE, k=(3, 1, 1)),
+    ),
+    refuse(
+        "E21-after-bn-raises-rank",
+        enlarging(AFTER_BN, WHOLE, "1,2,3,11,13", k=ONES_5 * 2),
+        "merge-affine-into-bn",
+        "not-per-channel",
+        "Mul BatchNormalization",
+        enlarging(AFTER_BN, WHOLE, k=ONES * 2),
+    ),
+    refuse(
+        "E21-ones-grow-channels",
+        enlarging(TIMES, "2,1,11,13", k=ONES),
+        "drop-identity-affine",
+        "enlarges",
+        "Mul",
+        enlarging(TIMES, WHOLE, k=ONES),
+    ),
+    refuse(
+        "E21-ones-raise-rank",
+        enlarging(TIMES, WHOLE, "1,2,3,11,13", k=ONES_5),
+        "drop-identity-affine",
+        "enlarges",
+        "Mul",
+        enlarging(TIMES, WHOLE, k=ONES),
+    ),
+)
+
+ROWS: tuple[Case, ...] = (*EVERY_FORM, *TRAPS, *GROWING, *DIVISIONS, *LAST, *TRANSPOSED, *ENLARGING)
