@@ -73,6 +73,20 @@ FORWARD = (
         graph("(float[3,3] x) => (float[3,5] y) { h = Mul (k, x) y = MatMul (h, w) }", k=(1, 3), w=(3, 5)),
     ),
     fold(
+        # The first rewrite renames a tensor; what was known of its shape must not be lost to the second.
+        "E28-neg-matmul-add-matmul-add",
+        graph(
+            """(float[2,7,3] x) => (float[2,7,5] y) { h = Relu (x) n = Neg (h) p = MatMul (n, u) q = Add (p, a)
+            r = MatMul (q, w) t = Add (r, b) y = Tanh (t) }""",
+            u=(3, 3),
+            a=(3,),
+            w=(3, 5),
+            b=(5,),
+        ),
+        M,
+        "Relu MatMul MatMul Add Tanh",
+    ),
+    fold(
         "E28-bn-transpose-matmul",
         graph(
             f"""(float[2,3,7] x) => (float[2,7,5] y) {{ h = {BN} (x, g, be, m, v) t = Transpose <perm = [0,2,1]> (h)
