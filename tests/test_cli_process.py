@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
+
+from tests.tiny import model
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "torch", "scipy", "rich", "ml_dtypes")
@@ -51,3 +55,39 @@ def test_a_closed_stdout_is_no_failure() -> None:
         check=False,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_ctrl_c_is_130_and_leaves_nothing(tmp_path: Path) -> None:
+    onnx.save(model("(float[2,3] x) => (float[2,3] y) { y = Relu(x) }"), tmp_path / "m.onnx")
+    os.mkfifo(tmp_path / "inputs")
+    argv = [sys.executable, "cli.py", "fold", str(tmp_path / "m.onnx"), "--inputs", str(tmp_path / "inputs")]
+    with subprocess.Popen(  # noqa: SIM117  (the pipe opens only once the process reads it)
+        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        with (tmp_path / "inputs").open("wb"):  # opens once the process reads, and then the process waits
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate()
+    assert (process.returncode, out, err) == (130, "", "biasopt: interrupted\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inputs", "m.onnx"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+def test_a_fold_whose_words_nobody_reads_is_still_done(tmp_path: Path) -> None:
+    onnx.save(model("(float[2,3] x) => (float[2,3] y) { y = Relu(x) }"), tmp_path / "m.onnx")
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "cli.py", "fold", str(tmp_path / "m.onnx")]
+    ran = subprocess.run(argv, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (tmp_path / "m.folded.onnx").exists()
+
+
+def test_names_in_any_script_reach_a_terminal_of_any_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "größe.onnx"
+    onnx.save(model("(float[2,3] x) => (float[2,3] y) { y = Relu(x) }"), path)
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ran = python("cli.py", "fold", str(path), env=env)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("gr\\xf6\\xdfe.onnx  ")

@@ -56,8 +56,7 @@ def prose(text: str) -> str:
 def _verdict(parity: Parity | None) -> str:
     if parity is None:
         return "⚠️ **Parity was not checked.**"
-    said = f"{_MARK[parity.verdict]} **Parity {parity.verdict.value}**: {words.VERDICT[parity.verdict]}"
-    lines = [f"{said}, {words.how_checked(parity)} (level {parity.level})."]
+    lines = [f"{_MARK[parity.verdict]} **Parity {parity.verdict.value}**: {words.verdict(parity)}."]
     if parity.verdict is not Verdict.PASS and parity.why:
         lines.append(prose(parity.why))
     if found := words.worst(parity):

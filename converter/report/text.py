@@ -161,8 +161,7 @@ def _parity_lines(parity: Parity | None) -> list[Text]:
     if parity is None:
         return [Text("not checked (--no-verify)", style="yellow")]
     verdict = Text(parity.verdict.value, style=_COLOUR[parity.verdict])
-    said = ", ".join(part for part in (words.VERDICT[parity.verdict], words.how_checked(parity)) if part)
-    lines = [Text.assemble(verdict, f": {said} (level {parity.level})")]
+    lines = [Text.assemble(verdict, f": {words.verdict(parity)}")]
     if parity.verdict is not Verdict.PASS and parity.why:
         lines.append(Text(words.plain(parity.why)))
     if found := words.worst(parity):

@@ -100,11 +100,12 @@ def score(check: OutputCheck) -> str:
     return f"{plain(check.name)}: {differs}{said} (limit {number(check.limit)})"
 
 
-def how_checked(parity: Parity) -> str:
-    """What the verdict rests on."""
-    if parity.scope != "whole-model":
-        return SCOPE.get(parity.scope, parity.scope)
-    return LEVEL.get(parity.level, "")
+def verdict(parity: Parity) -> str:
+    """What the verdict says and, where it passes, what it rests on."""
+    said = [VERDICT[parity.verdict]]
+    if parity.verdict is Verdict.PASS:
+        said.append(SCOPE.get(parity.scope) or LEVEL.get(parity.level, "level unknown"))
+    return f"{', '.join(said)} (level {parity.level})"
 
 
 def failure(parity: Parity | None) -> str:

@@ -75,6 +75,11 @@ def test_score_says_what_it_is_a_multiple_of() -> None:
     assert words.score(OutputCheck("y", Verdict.PASS)) == ""
 
 
-def test_scope_is_said_before_level() -> None:
-    assert "checked per rewrite" in words.how_checked(Parity(Verdict.PASS, "C", scope="per-rewrite"))
-    assert "float64 reference" in words.how_checked(Parity(Verdict.PASS, "B"))
+def test_a_pass_says_what_it_rests_on_scope_before_level() -> None:
+    assert words.verdict(Parity(Verdict.PASS, "B")) == "same outputs, against a float64 reference (level B)"
+    per_rewrite = Parity(Verdict.PASS, "C", scope="per-rewrite")
+    assert words.verdict(per_rewrite).startswith("same outputs, checked per rewrite: ")
+
+
+def test_what_did_not_pass_rests_on_nothing() -> None:
+    assert words.verdict(Parity(Verdict.INCONCLUSIVE, "C", scope="per-rewrite")) == "could not be decided (level C)"
