@@ -27,6 +27,8 @@ __all__ = ["Reference", "Unsupported"]
 
 # Inputs that are sizes, factors or exponents, not weights: never perturbed.
 NOT_WEIGHTS = {"Resize": (1, 2, 3), "Upsample": (1,), "Pow": (1,), "Range": (0, 1, 2), "OneHot": (2,)}
+# Layers whose every constant is a weight, even a single number.
+_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "FusedConv"}
 _KEPT_BYTES = 1 << 18  # a constant below this is converted once; a larger one at each use
 
 
@@ -154,6 +156,7 @@ class _Program:
         sparse = {} if plain else {t.values.name: t for t in graph.sparse_initializer}
         self.constants: dict[str, Any] = {**dense, **sparse}
         self.fixed = {n.input[i] for n in graph.node for i in NOT_WEIGHTS.get(n.op_type, ()) if i < len(n.input)}
+        self.weights = {name for n in graph.node if n.op_type in _LAYERS for name in n.input}
         self.steps = [(node, self._compile(node)) for node in graph.node]
         self.release = self._last_reads()
         self._kept: dict[str, Any] = {}
@@ -164,7 +167,7 @@ class _Program:
             return self._kept[name], False
         proto, weights = self.constants[name], self.context.weights
         if isinstance(proto, TensorProto):
-            value = weights.tensor(proto, name, fixed=name in self.fixed)
+            value = weights.tensor(proto, name, fixed=name in self.fixed, weight=name in self.weights)
         else:
             value = weights.sparse(proto, name)
         if value.nbytes <= _KEPT_BYTES:
@@ -247,9 +250,9 @@ class _Program:
 
     def _constant_node(self, node: NodeProto) -> _Run:
         name, (attribute,) = node.output[0], node.attribute
-        weights, fixed = self.context.weights, name in self.fixed
+        weights, fixed, layer = self.context.weights, name in self.fixed, name in self.weights
         if attribute.type == AttributeProto.TENSOR:
-            return lambda scope, inputs: [weights.tensor(attribute.t, name, fixed=fixed)]
+            return lambda scope, inputs: [weights.tensor(attribute.t, name, fixed=fixed, weight=layer)]
         if attribute.type == AttributeProto.SPARSE_TENSOR:
             return lambda scope, inputs: [weights.sparse(attribute.sparse_tensor, name)]
         value = widen(np.asarray(onnx.helper.get_attribute_value(attribute)))

@@ -81,26 +81,27 @@ class Weights:
     """Reads a model's constants as float64; with ``seed``, perturbed by their own rounding error.
 
     Perturbed: every float tensor of two or more elements, times ``1 + u * xi``, u the unit roundoff of the
-    stored type and xi standard normal. Single numbers stay (exponents, thresholds, scale factors of shapes).
+    stored type and xi standard normal. Single numbers stay (exponents, thresholds, scale factors of shapes)
+    unless ``weight`` says that a layer reads them as one.
     """
 
     def __init__(self, folder: Path | None, seed: int | None) -> None:
         self.folder = folder
         self.seed = seed
 
-    def tensor(self, tensor: TensorProto, name: str, *, fixed: bool = False) -> Array:
+    def tensor(self, tensor: TensorProto, name: str, *, fixed: bool = False, weight: bool = False) -> Array:
         """The value of an initializer or Constant; ``fixed`` ones are never perturbed."""
         stored = read_tensor(tensor, self.folder)
         unit = UNIT_ROUNDOFF.get(tensor.data_type)
-        return self._finish(stored, None if fixed else unit, name)
+        return self._finish(stored, None if fixed else unit, name, 1 if weight else 2)
 
     def sparse(self, tensor: onnx.SparseTensorProto, name: str) -> Array:
         """The dense value of a sparse initializer or Constant."""
         return self._finish(densify(tensor, self.folder), UNIT_ROUNDOFF.get(tensor.values.data_type), name)
 
-    def _finish(self, stored: Array, unit: float | None, name: str) -> Array:
+    def _finish(self, stored: Array, unit: float | None, name: str, least: int = 2) -> Array:
         value: Array = widen(stored)
-        if self.seed is None or unit is None or value.size < 2:
+        if self.seed is None or unit is None or value.size < least:
             return value
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         noise = np.asarray(rng.standard_normal(value.shape, dtype=np.float32), dtype=np.float64)

@@ -6,7 +6,6 @@ changed node makes is the output of one segment: checking them all proves the cl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,9 +13,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, Valu
 
 from converter.protos.scopes import Scope, reads, same_constant, scopes, signature
 from converter.protos.shapes import inferred
-from converter.protos.source import Port, Source, dtype_of
+from converter.protos.source import Port, Source, all_nodes, dtype_of
 
 _MAX_NODES = 400
+_MARK = "/biasopt/"
 _INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
 
 
@@ -53,13 +53,14 @@ class _Part:
 def differences(a: Source, b: Source, dims: dict[str, tuple[int, ...]] | None = None) -> Difference:
     """All segments of a pair; ``dims`` are the input shapes that types are inferred with."""
     before, after = scopes(a, {}), scopes(b, {})
-    targets = [(key, name) for key in after if key in before for name in _targets(before[key], after[key])]
+    changed = {key: _changed_constants(before[key], after[key]) for key in after if key in before}
+    targets = [(key, name) for key, new in changed.items() for name in _targets(before[key], after[key], new)]
     if not targets:
         return Difference(())
     before, after = scopes(a, inferred(a.proto, dims)), scopes(b, inferred(b.proto, dims))
     found, unmatched = [], []
     for key, name in targets:
-        segment = _segment(before[key], after[key], name)
+        segment = _segment(before[key], after[key], name, changed[key])
         if segment is None:
             unmatched.append(f"{key}/{name}" if key else name)
         else:
@@ -67,9 +68,8 @@ def differences(a: Source, b: Source, dims: dict[str, tuple[int, ...]] | None = 
     return Difference(tuple(found), tuple(unmatched))
 
 
-def _targets(a: Scope, b: Scope) -> Iterator[str]:
+def _targets(a: Scope, b: Scope, changed: set[str]) -> Iterator[str]:
     """Tensors that both scopes know and that the rewrite makes anew, in the order in which B makes them."""
-    changed = _changed_constants(a, b)
     old = {signature(node) for node in a.nodes if not changed.intersection(reads(node))}
     for node in b.nodes:
         if signature(node) not in old or changed.intersection(reads(node)):
@@ -93,9 +93,8 @@ def _changed_constants(a: Scope, b: Scope) -> set[str]:
         a, b = a.outer, b.outer
 
 
-def _segment(a: Scope, b: Scope, output: str) -> Segment | None:
+def _segment(a: Scope, b: Scope, output: str, changed: set[str]) -> Segment | None:
     """The pair of models for one output, or None if they grow too large or read different things."""
-    changed = _changed_constants(a, b)
     open_a: set[str] = set()
     open_b: set[str] = set()
     while True:
@@ -209,18 +208,20 @@ def _value(name: str, port: Port | None, fallback: int) -> ValueInfoProto:
     return ValueInfoProto(name=name, type=kind)
 
 
-def loosened(model: ModelProto, limit: int = 64) -> ModelProto:
-    """A copy whose inputs' large spatial sizes are open, for a segment that is too large to run as it is."""
+def shrunk(model: ModelProto, limit: int) -> ModelProto:
+    """A copy whose inputs have no spatial size above ``limit``, to run a segment quickly or in little memory."""
     copy = ModelProto()
     copy.CopyFrom(model)
     for value in copy.graph.input:
         for dim in value.type.tensor_type.shape.dim[2:]:
-            if dim.dim_value > limit:
-                dim.ClearField("dim_value")
+            if dim.dim_value > limit or not dim.HasField("dim_value"):
+                dim.dim_value = limit
     return copy
 
 
-def constant_bytes(model: ModelProto) -> int:
-    """Bytes of a segment's constants in float64."""
-    n_elements: int = sum(math.prod(t.dims) for t in model.graph.initializer)
-    return 8 * n_elements
+def is_ours(a: Source, b: Source) -> bool:
+    """Whether ``b`` holds tensors named by this tool, which keeps a tensor's name only where its value stays."""
+    old = {t.name for t in a.proto.graph.initializer}
+    names = (t.name for t in b.proto.graph.initializer if t.name not in old)
+    made = (name for n in all_nodes(b.proto) for name in (*n.input, *n.output))
+    return any(_MARK in name for name in (*names, *made))

@@ -17,6 +17,7 @@ from converter.runtime import Session
 from converter.verify.feeds import BATCHES, Guess, check_given, feed, guesses, has_open_batch, hints
 
 Outputs = dict[str, Any]
+_MANY = 10_000  # apart from the seeds of the numbered inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,14 @@ class Cases:
     ``why_not`` says why there are none; ``no_runtime`` why onnxruntime cannot run the original.
     """
 
-    def __init__(self, side: Side, options: Options) -> None:
+    def __init__(self, side: Side, options: Options, *, exact_only: bool = False) -> None:
         self._side = side
         self._options = options
         self._guess: dict[int, Guess] = {}
         self.items: list[Case] = []
         self.why_not = ""
-        self.no_runtime = ""
+        self.no_runtime = "float64 alone was asked for" if exact_only else ""
+        self.same_batch = False
 
     @property
     def random(self) -> bool:
@@ -131,13 +133,20 @@ class Cases:
     def _add(self) -> None:
         number = len(self.items)
         several = has_open_batch(self._side.source.proto, self._options.shapes)
-        batch = BATCHES[number % len(BATCHES)] if several else BATCHES[0]
+        batch = BATCHES[number % len(BATCHES)] if several and not self.same_batch else BATCHES[0]
         for candidate in (batch, BATCHES[0]) if batch != BATCHES[0] else (batch,):
             case = self._attempt(candidate, self._options.seed + number)
             if case is not None:
                 self.items.append(case)
                 return
         self.why_not = self.why_not or "no input of any size that was tried is accepted"
+
+    def other_batch(self) -> Case | None:
+        """One case of the larger batch beside the others, if the batch is open and the model accepts it."""
+        if not self.random or not has_open_batch(self._side.source.proto, self._options.shapes):
+            return None
+        self._options.progress(f"onnxruntime: original, batch {BATCHES[1]}")
+        return self._attempt(BATCHES[1], self._options.seed + _MANY)
 
     def _attempt(self, batch: int, seed: int) -> Case | None:
         model = self._side.source.proto

@@ -17,7 +17,7 @@ import numpy as np
 
 from converter.errors import DataError
 from converter.protos.reference import Unsupported
-from converter.protos.segments import Difference, differences
+from converter.protos.segments import Difference, differences, is_ours
 from converter.protos.source import Source, all_nodes, seeded
 from converter.records import Parity, Stage, Verdict
 from converter.verify.algebra import algebra
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _MOST_INPUTS = 16
-_RUNS = 4  # float64 runs that two inputs take at the least: original twice, rewritten and perturbed once
+_QUICK = 0.25  # seconds of a float64 run that may be repeated on a larger batch
+_PLACES_SECONDS = 5.0
+_RUNS = 5  # float64 runs that are still to come after the first one
 
 
 def compare(
@@ -143,32 +145,36 @@ class _Referee:
 
     def judge(self) -> Parity:
         """Whole if it can be run whole, else rewrite by rewrite."""
-        self.options.progress("inputs: running the original")
+        self.options.progress("onnxruntime: original")
         try:
-            whole = self.cases.fill(self.options.n_inputs)
+            whole = self.cases.fill(1)
         except Unsupported as exc:
             whole, self.cases.why_not = False, f"{self.cases.no_runtime}; {exc}"
         if not whole:
             return self._by_segments(self.cases.why_not)
-        self.a.close()
-        self._look_at_outputs()
         exact = self._algebra()
         self.stages.append(exact)
         if self.cases.no_runtime:
             self.stages.append(Stage("runtime", Verdict.SKIPPED, self.cases.no_runtime))
         elif exact.status is not Verdict.FAIL:
             self.stages.append(self._runtime())
+        self._look_at_outputs()
         return self._conclude(exact)
 
     def _algebra(self) -> Stage:
         """Two inputs with a perturbation each; four if that leaves doubt; one where a run takes long."""
-        begun = time.monotonic()
+        first, begun = self.cases.items[0], time.monotonic()
+        self.options.progress("float64: original, input 1")
         try:
-            self.cases.items[0].exact = self.a.reference(self.cases.items[0].feeds)
+            first.exact = first.exact or self.a.reference(first.feeds)
         except Unsupported as exc:
+            self.cases.fill(self.options.n_inputs)
             return Stage("algebra", Verdict.SKIPPED, f"float64 reference: {exc}")
         taken = time.monotonic() - begun
-        slow = (_RUNS + 1) * taken > self.options.time_left()
+        # A larger batch is worth a float64 run only while that is quick; onnxruntime sees it in any case.
+        self.cases.same_batch = taken > _QUICK
+        self.cases.fill(self.options.n_inputs)
+        slow = _RUNS * taken > self.options.time_left()
         used = self.cases.items[:1] if slow else self.cases.items
         stage = algebra(self.a, self.b, used, self.options)
         if stage.status is Verdict.INCONCLUSIVE and self.cases.fill(2 * len(used)):
@@ -178,11 +184,10 @@ class _Referee:
     def _runtime(self) -> Stage:
         """At least two inputs; more while there is doubt and time."""
         while True:
-            for k, case in enumerate(self.cases.items):
-                if case.exact is None and self.stages[-1].status is not Verdict.SKIPPED:
-                    self.options.progress(f"float64: original, input {k + 1}")
-                    case.exact = self.a.reference(case.feeds)
-            stage = outputs(self.a, self.b, self.cases.items, self.options)
+            self._fill_exact()
+            extra = self.cases.other_batch() if self.cases.same_batch and not self.options.quick else None
+            self.a.close()
+            stage = outputs(self.a, self.b, self.cases.items, self.options, extra)
             count = len(self.cases.items)
             enough = count >= _MOST_INPUTS or self.options.time_left() < 0
             if stage.status is not Verdict.INCONCLUSIVE or enough:
@@ -190,6 +195,15 @@ class _Referee:
             self.cases.fill(2 * count)
             if len(self.cases.items) == count:
                 return stage
+
+    def _fill_exact(self) -> None:
+        """The float64 outputs of every input, where there is a reference."""
+        if self.stages[-1].status is Verdict.SKIPPED:
+            return
+        for k, case in enumerate(self.cases.items):
+            if case.exact is None:
+                self.options.progress(f"float64: original, input {k + 1}")
+                case.exact = self.a.reference(case.feeds)
 
     def _look_at_outputs(self) -> None:
         runs = [c.runtime or c.exact or {} for c in self.cases.items]
@@ -207,13 +221,23 @@ class _Referee:
     def _conclude(self, exact: Stage) -> Parity:
         checks = [c for s in self.stages[1:] for c in s.outputs]
         trusted = exact.status is Verdict.PASS and not any("note" in c.detail for c in checks)
-        level = "B" if trusted and not self.cases.no_runtime else "C"
         proven = any(s.status is Verdict.PASS for s in self.stages[1:])
-        if self._constant or not proven or (level == "C" and exact.status is not Verdict.FAIL):
-            # Too little to go by end to end: look at each rewritten place as well.
-            self.stages.append(local(self.difference, self.a.source, self.b.source, self.options))
-            level = "C"
+        level = "B" if trusted and proven and not self.cases.no_runtime and not self._constant else "C"
+        segments = self._places(light=level == "B" or exact.status is Verdict.FAIL)
+        self.stages.extend([segments] if segments is not None else [])
         return self._parity(level, "whole-model")
+
+    def _places(self, light: bool) -> Stage | None:
+        """The rewritten places on their own: all of them where the outputs prove little, else what time allows."""
+        if not light:
+            return local(self.difference, self.a.source, self.b.source, self.options)
+        if self.options.quick or not is_ours(self.a.source, self.b.source):
+            return None
+        deadline = min(self.options.deadline, time.monotonic() + _PLACES_SECONDS)
+        stage = local(
+            self.difference, self.a.source, self.b.source, replace(self.options, deadline=deadline), light=True
+        )
+        return None if stage.status is Verdict.SKIPPED else stage
 
     def _by_segments(self, reason: str) -> Parity:
         if self.options.inputs is not None and not self.cases.no_runtime:
