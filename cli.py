@@ -23,7 +23,7 @@ from converter.errors import BiasoptError, DataError
 from converter.report import terminal
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-FILE = click.Path(path_type=Path)
+FILE, LIBRARY = click.Path(path_type=Path), click.Path(exists=True, dir_okay=False, path_type=Path)
 NATURAL, SECONDS = click.IntRange(0), click.FloatRange(0, min_open=True)
 FATES, PROVIDERS = click.Choice(["fail", "pass"]), click.Choice(["cpu", "cuda"])
 
@@ -111,7 +111,7 @@ check_options = _together(
     option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the random inputs.  [0]"),
     option("--quick", is_flag=True, help="Compare on one input only."),
     option("--provider", type=PROVIDERS, default="cpu", help="Where to run.  [cpu]"),
-    option("--custom-ops", metavar="LIB", type=FILE, help="Library of custom operators for onnxruntime."),
+    option("--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime."),
     option("--max-time", metavar="S", type=SECONDS, default=30.0, help="Seconds to compare for.  [30]"),
     option("--max-memory", metavar="SIZE", callback=_size, help="Memory to compare in.  [half of what is free]"),
     option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder."),

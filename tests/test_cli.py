@@ -108,6 +108,7 @@ def test_version(run: Run) -> None:
         ("fold", "m.onnx", "--shape", "x=1,,3"),
         ("fold", "m.onnx", "--shape", "x=-1"),
         ("fold", "m.onnx", "--formats", "json,html"),
+        ("fold", "m.onnx", "--custom-ops", "no-such-library"),
         ("fold", "m.onnx", "--on-inconclusive", "shrug"),
         ("inspect", "m.onnx", "-o", "x.onnx"),
         ("passes", "one", "--frobnicate"),
@@ -135,7 +136,7 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
     given = (
         "--only fold_bn_into_conv,drop-zero-bias --only drop-zero-bias --skip drop-zero-bias --allow drop-zero-bias"
         " --stop-after 3 --force --no-verify --keep-bn --no-growth --freeze-overridable --shape a=b=1,3,224,224"
-        " --shape s= --custom-ops c.so --provider cuda --max-time 2.5 --max-memory 1.5GiB --quick"
+        " --shape s= --custom-ops cli.py --provider cuda --max-time 2.5 --max-memory 1.5GiB --quick"
         " --seed 7 --on-inconclusive pass"
     )
     np.savez(tmp_path / "i.npz", x=np.arange(3))
@@ -156,7 +157,7 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         "no_growth": True,
         "freeze_overridable": True,
         "shapes": {"a=b": (1, 3, 224, 224), "s": ()},
-        "custom_ops": Path("c.so"),
+        "custom_ops": Path("cli.py"),
         "provider": "cuda",
         "max_time": 2.5,
         "max_memory": 1_610_612_736,

@@ -127,6 +127,14 @@ def finite_result(value: NDArray[np.float64] | None, weight: Weight, what: str) 
     return None if bad is None else f"{what} would not be finite in {weight.dtype} (channel {bad % value.shape[-1]})"
 
 
+def underflow(value: NDArray[np.float64], weight: Weight, what: str) -> str | None:
+    """A factor must keep its relative precision: a factor lost to underflow would silence what it multiplies."""
+    stored = numerics.round_to(value, weight.dtype).astype(np.float64)
+    lost = np.abs(stored - value) > 2 * numerics.unit_roundoff(weight.dtype) * np.abs(value)
+    bad = numerics.first_bad(lost.reshape(-1))
+    return None if bad is None else f"{what} would lose its small values in {weight.dtype} (element {bad})"
+
+
 def floats(facts: Facts, tensors: list[Tensor]) -> str | None:
     """Folds are made in floating point."""
     for tensor in tensors:

@@ -85,6 +85,12 @@ def _old_broadcast(_: Facts, m: Match) -> str | None:
     return None if m.second.node.scope.opset >= 7 else "before opset 7 broadcasting is an attribute"
 
 
+def _underflow(facts: Facts, m: Match) -> str | None:
+    if not m.is_product:
+        return None
+    return _checks.underflow(_constant(facts, m), facts.weight(_like(m)), "the product")
+
+
 def plan(facts: Facts, m: Match) -> list[Edit]:
     """One constant in the second, the first out."""
     weight = numerics.Fresh(_constant(facts, m), facts.weight(_like(m)).dtype)
@@ -110,6 +116,7 @@ PASS = Pass(
             lambda f, m: _checks.finite_result(_constant(f, m).reshape(-1), f.weight(_like(m)), "the constant"),
             "the result must be finite in the type of the constant",
         ),
+        Guard("rounding", _underflow, "underflow must not silence an element"),
     ),
     plan=plan,
     output=lambda m: str(m.second.result.name),

@@ -15,6 +15,7 @@ import numpy as np
 from converter.analysis.affine import BATCH_NORM, Affine, affine_at, values
 from converter.analysis.facts import Facts
 from converter.graph import Bypass, Edit, Node, Tensor
+from converter.passes import _checks
 from converter.passes._norms import BETA, GAMMA, bn_guards, finite, reparametrised, set_parameter
 from converter.passes._pass import Guard, Pass
 from converter.records import Safety
@@ -70,6 +71,11 @@ PASS = Pass(
             "overflow",
             lambda f, m: finite(f, m.second, _parameters(f, m)),
             "the result must be finite in the type of the parameters",
+        ),
+        Guard(
+            "rounding",
+            lambda f, m: _checks.underflow(_parameters(f, m)[0], f.weight(m.second.params[0]), "the scale"),
+            "underflow must not silence a channel",
         ),
     ),
     plan=plan,

@@ -223,6 +223,8 @@ def _map(path: Path) -> Buffer:
     try:
         if path.is_dir():
             raise ModelError(f"{path}: is a directory; give an .onnx file")
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            raise ModelError(f"{path}: is not a regular file; give an .onnx file")
         with path.open("rb") as f:
             if os.fstat(f.fileno()).st_size == 0:
                 raise ModelError(f"{path}: is empty; give an .onnx file")

@@ -61,7 +61,10 @@ def _batch_norm(call: Call) -> Outputs:
 
 def _normalise(x: Array, parameters: list[Array], eps: float) -> Array:
     scale, bias, mean, var = parameters
-    return np.asarray(scale * (x - mean) / np.sqrt(var + eps) + bias)
+    y = np.asarray(x - mean)
+    y *= scale / np.sqrt(var + eps)
+    y += bias
+    return y
 
 
 def _lrn(call: Call) -> Outputs:

@@ -67,7 +67,9 @@ def _verdict(parity: Parity | None) -> str:
 def _written(result: Folded) -> str:
     written = f"Written: {literal(result.output.name)}" if result.output else "No model was written."
     if result.frozen:
-        written += f"\n\nNo longer graph inputs: {', '.join(literal(name) for name in result.frozen)}"
+        names = ", ".join(literal(name) for name in result.frozen)
+        title = f"No longer inputs of the model: {words.count(len(result.frozen), 'initializer')}"
+        written += f"\n\n<details><summary>{title}</summary>\n\n{names}\n\n</details>"
     return written
 
 
@@ -107,5 +109,5 @@ def _nodes(nodes: tuple[str, ...], shown: int = 3) -> str:
 def _stages(parity: Parity | None) -> str:
     if parity is None or not parity.stages:
         return ""
-    rows = [(stage.id, stage.status.value, prose(stage.why)) for stage in parity.stages]
-    return "### How it was checked\n\n" + table(("stage", "result", ""), rows)
+    rows = [(words.STAGE.get(stage.id, stage.id), stage.status.value, prose(stage.why)) for stage in parity.stages]
+    return "### How it was checked\n\n" + table(("what", "result", "found"), rows)

@@ -34,6 +34,14 @@ VERDICT = {
 }
 
 
+STAGE = {
+    "structure": "inputs, outputs and well-formedness",
+    "algebra": "float64: the change against the rounding of weights",
+    "runtime": "onnxruntime: the error against the original's",
+    "segments": "each rewrite on its own",
+}
+
+
 def plain(text: str) -> str:
     """Escape control characters: a name in a model must not be able to drive the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
