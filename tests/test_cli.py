@@ -136,11 +136,12 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
     given = (
         "--only fold_bn_into_conv,drop-zero-bias --only drop-zero-bias --skip drop-zero-bias --allow drop-zero-bias"
         " --stop-after 3 --force --no-verify --keep-bn --no-growth --freeze-overridable --shape a=b=1,3,224,224"
-        " --shape s= --custom-ops cli.py --provider cuda --max-time 2.5 --max-memory 1.5GiB --quick"
+        " --shape s= --provider cuda --max-time 2.5 --max-memory 1.5GiB --quick"
         " --seed 7 --on-inconclusive pass"
     )
     np.savez(tmp_path / "i.npz", x=np.arange(3))
-    assert run("fold", "m.onnx", "-o", "out.onnx", "--inputs", str(tmp_path / "i.npz"), *given.split())[0] == 0
+    files = ["-o", "out.onnx", "--inputs", str(tmp_path / "i.npz"), "--custom-ops", cli.__file__]
+    assert run("fold", "m.onnx", *files, *given.split())[0] == 0
     (feeds,) = engine.asked.pop("inputs")
     assert {name: list(value) for name, value in feeds.items()} == {"x": [0, 1, 2]}
     assert engine.asked == {
@@ -157,7 +158,7 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         "no_growth": True,
         "freeze_overridable": True,
         "shapes": {"a=b": (1, 3, 224, 224), "s": ()},
-        "custom_ops": Path("cli.py"),
+        "custom_ops": Path(cli.__file__),
         "provider": "cuda",
         "max_time": 2.5,
         "max_memory": 1_610_612_736,
