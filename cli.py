@@ -103,14 +103,14 @@ pass_options = _together(
 )
 check_options = _together(
     option("--no-verify", is_flag=True, help="Write without comparing outputs."),
-    option("--on-inconclusive", type=FATES, default="fail", help="Where outputs cannot be judged.  [fail]"),
+    option("--on-inconclusive", type=FATES, default="fail", help="Outcome if undecided.  [fail]"),
     option(
-        "--inputs", metavar="X.npz", type=FILE, multiple=True, callback=_inputs, help="Not random ones; repeatable."
+        "--inputs", metavar="X.npz", type=FILE, multiple=True, callback=_inputs, help="Compare on these; repeatable."
     ),
-    option("--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_shapes, help="Of input X; repeatable."),
+    option("--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_shapes, help="Shape of input X."),
     option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the random inputs.  [0]"),
     option("--quick", is_flag=True, help="Compare on one input only."),
-    option("--provider", type=PROVIDERS, default="cpu", help="Where to run.  [cpu]"),
+    option("--provider", type=PROVIDERS, default="cpu", help="Where to compare.  [cpu]"),
     option("--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime."),
     option("--max-time", metavar="S", type=SECONDS, default=30.0, help="Seconds to compare for.  [30]"),
     option("--max-memory", metavar="SIZE", callback=_size, help="Memory to compare in.  [half of what is free]"),
