@@ -7,7 +7,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,8 @@ class FoldResult(InspectResult):
 
     def to_bytes(self) -> bytes:
         """The folded model, serialised; the input's own bytes if nothing was rewritten."""
+        if self.output is not None:  # the input may have been replaced
+            return self.output.read_bytes()
         assert self.graph is not None
         return _pieces(self.graph, self, None).to_bytes()
 
@@ -82,10 +84,13 @@ class FoldResult(InspectResult):
         """
         if self.parity is not None and self.parity.verdict is not Verdict.PASS:
             raise ModelError(f"{path}: not written, because parity is {self.parity.verdict}: {self.parity.why}")
+        if self.output is not None:
+            copy = fold(self.output, out=path, verify=False, only=(), force=force)
+            assert copy.output is not None
+            return copy.output
         assert self.graph is not None
         target = _checked_target(self.graph, Path(path), force=force)
-        staged = _stage(self, target, in_place=False)
-        staged.commit()
+        _stage(self, target, in_place=False).commit()
         return target
 
 
@@ -237,7 +242,7 @@ def fold(
                 staged.discard()
             raise
     written = target if code == 0 else None
-    return FoldResult(**_common(graph, outcome, blocked), graph=graph, output=written, parity=parity, exit_code=code)
+    return replace(result, output=written, parity=parity, exit_code=code)
 
 
 def exit_code(parity: Parity | None, on_inconclusive: str = "fail") -> int:
@@ -392,15 +397,20 @@ def _target(graph: Graph, out: str | Path | None, *, force: bool, in_place: bool
 
 def _checked_target(graph: Graph, target: Path, *, force: bool) -> Path:
     sources = [Path(p) for p in stored_files(graph)] + ([graph.file.path] if graph.file.path else [])
-    if target.is_dir():
-        raise ModelError(f"{target}: is a directory; give a file name")
-    for source in sources:
-        if target.exists() and target.samefile(source):
-            raise ModelError(f"{target}: is the input itself; give another output, or ask for --in-place")
-    if os.path.lexists(target) and not force:
-        raise ModelError(f"{target}: exists already; give another output, or --force to replace it")
-    if not target.parent.is_dir():
-        raise ModelError(f"{target}: its directory does not exist; create it first")
+    try:
+        if target.is_dir():
+            raise ModelError(f"{target}: is a directory; give a file name")
+        for source in sources:
+            if target.exists() and target.samefile(source):
+                raise ModelError(f"{target}: is the input itself; give another output, or ask for --in-place")
+        if os.path.lexists(target) and not force:
+            raise ModelError(f"{target}: exists already; give another output, or --force to replace it")
+        if target.exists() and not target.is_file():
+            raise ModelError(f"{target}: is not a regular file; give another output")
+        if not target.parent.is_dir():
+            raise ModelError(f"{target}: its directory does not exist; create it first")
+    except (OSError, RuntimeError) as exc:  # a name too long, a directory without access, a loop of links
+        raise ModelError(f"{target}: cannot be written ({exc}); give another output") from exc
     return target
 
 

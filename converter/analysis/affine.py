@@ -182,3 +182,16 @@ def per_channel(
         where = f"axis {axis} of {rank}, {channels} of them"
         return f"the constant of shape {list(shape)} is not one value per channel ({where})"
     return scale.reshape(-1), shift.reshape(-1)
+
+
+def keeps_shape(facts: Facts, affine: Affine) -> bool:
+    """Whether the constant surely does not broadcast x to a larger shape."""
+    shape = facts.weight(affine.params[0]).shape
+    if len(shape) == 0:
+        return True
+    rank, dims = facts.rank(affine.source), facts.shape(affine.source)
+    if rank is None or len(shape) > rank:
+        return False
+    full = beside(facts, affine, rank)
+    varying = [i for i, d in enumerate(full) if d != 1]
+    return not varying or (dims is not None and all(dims[i] == full[i] for i in varying))

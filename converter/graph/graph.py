@@ -76,7 +76,7 @@ class Graph:
         if self._shapes is None:
             self._infer()
         assert self._shapes is not None
-        return self._shapes.get(id(tensor.scope), {}).get(tensor.name)
+        return self._shapes.get(id(tensor.scope), {}).get(tensor.origin)
 
     def elem_type(self, tensor: Tensor) -> int | None:
         """The tensor's element type as onnx numbers them, where it is known."""
@@ -84,7 +84,7 @@ class Graph:
             return int(onnx.helper.np_dtype_to_tensor_dtype(tensor.weight.dtype))
         if self._shapes is None:
             self._infer()
-        return self._types.get(id(tensor.scope), {}).get(tensor.name)
+        return self._types.get(id(tensor.scope), {}).get(tensor.origin)
 
     def _infer(self) -> None:
         inferred = infer_shapes(self.file.skeleton)
@@ -308,4 +308,10 @@ def load(
             raise ModelError("<model>: over 2 GB in memory; save it with external data and give the path") from exc
     else:
         source = model if isinstance(model, bytes) else Path(model)
-    return Graph(ModelFile(source, Path(data) if data is not None else None), freeze_overridable=freeze_overridable)
+    file = ModelFile(source, Path(data) if data is not None else None)
+    try:
+        return Graph(file, freeze_overridable=freeze_overridable)
+    except (TypeError, ValueError, AttributeError, RecursionError) as exc:
+        # Well-formed protobuf of ill-formed content: names that are no text, fields of the wrong kind.
+        file.close()
+        raise ModelError(f"{file.label}: damaged, or not an ONNX model ({exc}); export it again") from exc

@@ -72,6 +72,7 @@ class Value(gs.Variable):  # type: ignore[misc]
 
     def __init__(self, name: str, scope: Scope) -> None:
         super().__init__(name)
+        self.origin = name  # what the model as read calls it: an edit may rename it, its shape stays
         self.scope = scope
         self.pins: set[str] = set()  # uses that are no node: "output", "annotation", "training"
         self.is_input = False

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from converter import numerics
 from converter.analysis import linear as lin
-from converter.analysis.affine import ARITHMETIC, BATCH_NORM, Affine, affine_at, beside, values
+from converter.analysis.affine import ARITHMETIC, BATCH_NORM, Affine, affine_at, beside, keeps_shape, values
 from converter.analysis.facts import Facts
 from converter.analysis.linear import Linear, linear_into
 from converter.analysis.pools import average_counts_padding, is_average, is_maximum, is_pool, reads_padding
@@ -163,7 +163,7 @@ def _spread(facts: Facts, m: Forward) -> tuple[Array, Array] | str:
     assert not isinstance(arrived, str)
     channels = lin.in_channels(facts, m.linear)
     scale, shift = (v.reshape(-1) for v in values(facts, m.affine))
-    if m.affine.params and not m.affine.is_bn and not _keeps_shape(facts, m.affine):
+    if m.affine.params and not m.affine.is_bn and not keeps_shape(facts, m.affine):
         return "the constant may enlarge the value"
     if scale.size == 1 and not m.affine.is_bn:
         return np.full(channels, scale[0]), np.full(channels, shift[0])
@@ -177,19 +177,6 @@ def _spread(facts: Facts, m: Forward) -> tuple[Array, Array] | str:
     side = behind or channels // scale.size
     times = channels // (scale.size * side)
     return np.tile(np.repeat(scale, side), times), np.tile(np.repeat(shift, side), times)
-
-
-def _keeps_shape(facts: Facts, affine: Affine) -> bool:
-    """Whether the constant surely does not broadcast x to a larger shape."""
-    shape = facts.weight(affine.params[0]).shape
-    if len(shape) == 0:
-        return True
-    rank, dims = facts.rank(affine.source), facts.shape(affine.source)
-    if rank is None or len(shape) > rank:
-        return False
-    full = beside(facts, affine, rank)
-    varying = [i for i, d in enumerate(full) if d != 1]
-    return not varying or (dims is not None and all(dims[i] == full[i] for i in varying))
 
 
 def _not_per_channel(facts: Facts, m: Forward) -> str | None:

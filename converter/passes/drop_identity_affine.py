@@ -7,7 +7,7 @@ Source: x * 1 = x, x + 0 = x under == (the sign of a zero may differ).
 
 from __future__ import annotations
 
-from converter.analysis.affine import ARITHMETIC, Affine, affine_at, beside
+from converter.analysis.affine import ARITHMETIC, Affine, affine_at, keeps_shape
 from converter.analysis.facts import Facts
 from converter.graph import Bypass, Edit, Node
 from converter.passes import _checks
@@ -30,16 +30,9 @@ def find(facts: Facts, node: Node) -> Affine | None:
 
 
 def _enlarges(facts: Facts, m: Affine) -> str | None:
-    shape = facts.weight(m.params[0]).shape
-    if shape == ():
+    if keeps_shape(facts, m):
         return None
-    rank, dims = facts.rank(m.source), facts.shape(m.source)
-    if rank is None or len(shape) > rank:
-        return f"the constant of shape {list(shape)} may enlarge the value"
-    full = beside(facts, m, rank)
-    if all(d == 1 or (dims is not None and dims[i] == d) for i, d in enumerate(full)):
-        return None
-    return f"the constant of shape {list(shape)} may enlarge the value"
+    return f"the constant of shape {list(facts.weight(m.params[0]).shape)} may enlarge the value"
 
 
 def plan(_: Facts, m: Affine) -> list[Edit]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.analysis.affine import ARITHMETIC, BATCH_NORM, Affine, affine_at, per_channel
+from converter.analysis.affine import ARITHMETIC, BATCH_NORM, Affine, affine_at, keeps_shape, per_channel
 from converter.analysis.facts import Facts
 from converter.graph import Bypass, Edit, Node, Tensor
 from converter.passes import _checks
@@ -62,6 +62,8 @@ def find(facts: Facts, node: Node) -> Match | None:
 def _vectors(facts: Facts, m: Match) -> tuple[Array, Array] | str:
     channels = facts.weight(m.bn.params[0]).shape[0]
     rank = facts.rank(m.affine.source)
+    if m.before and m.affine.params and not keeps_shape(facts, m.affine):
+        return "the constant may enlarge the value"  # then the batch norm's channels are not the value's
     return per_channel(facts, m.affine, 1, rank, channels)
 
 

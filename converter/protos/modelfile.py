@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,11 @@ class TensorRef:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The numpy (or ml_dtypes) type of an element."""
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.header.data_type))
+        """The numpy (or ml_dtypes) type of an element; void for a type that this onnx does not know."""
+        try:
+            return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.header.data_type))
+        except KeyError:
+            return np.dtype(np.void)
 
     @property
     def n_bytes(self) -> int:
@@ -94,12 +98,13 @@ class ModelFile:
     def __init__(self, source: Path | bytes, base: Path | None = None) -> None:
         self.path = source if isinstance(source, Path) else None
         self.label = str(source) if isinstance(source, Path) else "<model>"
+        # First of all, so that a path that leads nowhere is reported as one.
+        self.buffer: Buffer = source if isinstance(source, bytes) else _map(source)
         self.base = base if base is not None else (source.resolve().parent if isinstance(source, Path) else None)
         self._external_dir = self.base
         if isinstance(source, Path) and base is None:
             # Locations are relative to where the name lies; a link's target directory is tried second.
             self._external_dir = source.absolute().parent
-        self.buffer: Buffer = source if isinstance(source, bytes) else _map(source)
         self.skeleton = self._parse()
         self.root = (0, len(self.buffer))
 
@@ -113,10 +118,19 @@ class ModelFile:
         n_graphs = sum(f.number == 7 for f in top)
         if n_graphs == 0 or not model.ir_version:
             raise ModelError(f"{self.label}: not an ONNX model (no graph in it); give an .onnx file")
+        self._check_opset(model)
         if n_graphs > 1:  # legal protobuf: the parts merge. Rare enough to pay for one copy.
             self.buffer = onnx.ModelProto.FromString(self.buffer[0 : len(self.buffer)]).SerializeToString()
             return self._parse()
         return model
+
+    def _check_opset(self, model: onnx.ModelProto) -> None:
+        for entry in model.opset_import:
+            if entry.domain in ("", "ai.onnx") and not 1 <= entry.version <= NEWEST_OPSET:
+                raise ModelError(
+                    f"{self.label}: opset {entry.version} is unknown, this onnx knows 1 to {NEWEST_OPSET};"
+                    " install a newer onnx, or export to an older opset"
+                )
 
     # -- tensors ---------------------------------------------------------------------------
 
@@ -202,7 +216,7 @@ class ModelFile:
         whole.raw_data = bytes(data)
         try:
             return np.asarray(numpy_helper.to_array(whole))
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, KeyError) as exc:
             raise ModelError(
                 f"{self.label}: tensor {ref.header.name!r} has {len(data)} bytes of data,"
                 f" its shape {list(ref.shape)} needs {ref.n_bytes}; the file is damaged"
@@ -221,9 +235,10 @@ def _first_line(exc: BaseException) -> str:
 
 def _map(path: Path) -> Buffer:
     try:
-        if path.is_dir():
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             raise ModelError(f"{path}: is a directory; give an .onnx file")
-        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
             raise ModelError(f"{path}: is not a regular file; give an .onnx file")
         with path.open("rb") as f:
             if os.fstat(f.fileno()).st_size == 0:
