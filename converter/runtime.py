@@ -183,8 +183,9 @@ def _session(ort: ModuleType, model: bytes | Path, providers: Sequence[Any], opt
 
 
 def _one_line(exc: BaseException) -> str:
-    """The error's text on one line, without onnxruntime's codes."""
+    """The error's text on one line, without onnxruntime's codes and source paths."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", " ".join(str(exc).split()))
+    text = re.sub(r"Exception during \w+: |\S*/onnxruntime_src/\S+ ", "", text)
     return text[:300] or type(exc).__name__
 
 

@@ -17,7 +17,7 @@ from converter.records import Weight
 
 Array = NDArray[np.float64]
 
-CONV, CONV_TRANSPOSE, GEMM, MATMUL = "Conv", "ConvTranspose", "Gemm", "MatMul"
+LINEAR = CONV, CONV_TRANSPOSE, GEMM, MATMUL = "Conv", "ConvTranspose", "Gemm", "MatMul"
 
 
 @dataclass(frozen=True, slots=True)

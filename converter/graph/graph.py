@@ -233,6 +233,8 @@ class Graph:
                 self._remove_const(tensor, change)
             elif producer is not None and all(t.name == "" or not self.n_uses(t) for t in producer.outputs):
                 outputs = list(producer.outputs)
+                stored = self.constant_weight(producer) if producer.is_op("Constant") else None
+                change.freed += 0 if stored is None else weight_bytes(stored)
                 self._take_out(producer, change)
                 for out in outputs:
                     self._forget(out)
@@ -260,6 +262,7 @@ class _Change:
         self.loose: list[Tensor] = []  # tensors that lost a reader
         self.removed_nodes: list[str] = []
         self.touched: dict[int, Node] = {}
+        self.freed = 0  # bytes of tensors in Constant nodes that went away
         self.added: dict[int, Const] = {}
         self.removed: dict[int, Const] = {}
 
@@ -275,7 +278,9 @@ class _Change:
             changed_nodes=tuple(n.label for n in self.touched.values() if n.alive),
             removed_tensors=tuple(t.name for t in removed),
             added_tensors=tuple(t.name for t in added),
-            bytes_added=sum(weight_bytes(t.weight) for t in added) - sum(weight_bytes(t.weight) for t in removed),
+            bytes_added=sum(weight_bytes(t.weight) for t in added)
+            - sum(weight_bytes(t.weight) for t in removed)
+            - self.freed,
         )
 
 

@@ -66,10 +66,11 @@ def finder(op: str, kind: str) -> Callable[[Facts, Node], Backward | None]:
 
 
 def _worth_telling(facts: Facts, affine: Affine) -> bool:
-    """A sum of two computed values (a residual) is no near miss; a product of two is."""
-    if affine.is_bn or affine.node.is_op("Mul", "Div", "Neg"):
+    """Sums of computed values (residuals) and gates are no near misses; a product with another layer or an input is."""
+    if affine.is_bn or not affine.params or facts.constants.weight(affine.params[0]) is not None:
         return True
-    return facts.constants.weight(affine.params[0]) is not None
+    producer = facts.graph.producer(affine.params[0])
+    return affine.node.is_op("Mul", "Div") and (producer is None or producer.is_op(*lin.LINEAR))
 
 
 def _is_its_bias(facts: Facts, linear: Linear, affine: Affine) -> bool:

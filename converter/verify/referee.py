@@ -248,14 +248,17 @@ class _Referee:
 
     def _parity(self, level: str, scope: str) -> Parity:
         verdict = combined(self.stages)
-        worst = next((s for s in self.stages if s.status is verdict), self.stages[-1])
-        numbers = [s for s in self.stages[1:] if s.status is Verdict.PASS]
-        if verdict is Verdict.INCONCLUSIVE and worst.status is not verdict:
-            why, level = "nothing could be compared", "D"
-        elif verdict is Verdict.PASS:
-            why = f"{numbers[-1].id}: {numbers[-1].why}"
+        numbers = [s for s in self.stages[1:] if s.outputs]
+        blamed = next((s for s in numbers if s.status is verdict), None)
+        if verdict is Verdict.PASS:
+            why = "; ".join(f"{s.id}: {s.why}" for s in numbers)
+        elif blamed is not None:
+            why = f"{blamed.id}: {blamed.why}"
         else:
-            why = f"{worst.id}: {worst.why}"
+            failed = [s for s in self.stages if s.status is verdict]
+            why = failed[0].why if failed else "nothing could be compared"
+        if not numbers:
+            level = "D"
         if scope == "per-rewrite":
             why = f"checked per rewrite: {why}"
         return Parity(verdict, level, tuple(self.stages), tuple(self.warnings), scope, why)
