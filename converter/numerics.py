@@ -137,7 +137,8 @@ def _to_bfloat16(value: Array) -> NDArray[Any]:
     inexact = np.isfinite(value) & (single.astype(np.float64) != value)
     toward_zero = np.where(np.abs(single.astype(np.float64)) > np.abs(value), bits - 1, bits)
     odd = np.where(inexact, toward_zero | 1, bits).astype(np.uint32)
-    return odd.view(np.float32).astype(ml_dtypes.bfloat16)
+    rounded: NDArray[Any] = odd.view(np.float32).astype(ml_dtypes.bfloat16)
+    return rounded
 
 
 def _finfo(dtype: np.dtype[Any]) -> Any:
@@ -170,7 +171,7 @@ def bn_affine(gamma: Array, beta: Array, mean: Array, var: Array, eps: float) ->
     return scale, beta - mean * scale
 
 
-def first_bad(mask: NDArray[np.bool_]) -> int | None:
+def first_bad(mask: NDArray[np.bool_] | np.bool_) -> int | None:
     """Index of the first True, flattened; None if there is none."""
     found = np.flatnonzero(mask)
     return int(found[0]) if found.size else None

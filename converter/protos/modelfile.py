@@ -112,7 +112,7 @@ class ModelFile:
         try:
             top = list(wire.fields(self.buffer, 0, len(self.buffer)))
             slim = wire.slim(self.buffer, 0, len(self.buffer), Kind.MODEL)
-            model = onnx.ModelProto.FromString(slim)
+            model: onnx.ModelProto = onnx.ModelProto.FromString(slim)
         except (WireError, DecodeError, RecursionError) as exc:
             raise ModelError(f"{self.label}: not an ONNX model ({_first_line(exc)}); give an .onnx file") from exc
         n_graphs = sum(f.number == 7 for f in top)
