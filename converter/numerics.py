@@ -189,7 +189,8 @@ def channel_peaks(weight: NDArray[Any], axes: Sequence[int]) -> Array:
         return np.zeros([d for i, d in enumerate(weight.shape) if i not in where])
     high = weight.max(axis=where).astype(np.float64)
     low = weight.min(axis=where).astype(np.float64)
-    return np.maximum(high, -low)
+    peaks: Array = np.maximum(high, -low)
+    return peaks
 
 
 def rounding_problem(weight: Weight) -> tuple[str, int] | None:
