@@ -55,15 +55,26 @@ def run(model: onnx.ModelProto | str, feeds: Feeds) -> dict[str, NDArray]:
     return dict(zip(names, values, strict=True))
 
 
-def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every constant of a graph and of the graphs inside it."""
-    yield from graph.initializer
+def named_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Every constant of a graph and of the graphs inside it, with the name that nodes read it by."""
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                yield attribute.t
+                yield node.output[0], attribute.t
             if attribute.HasField("g"):
-                yield from tensors(attribute.g)
+                yield from named_tensors(attribute.g)
+
+
+def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every constant of a graph and of the graphs inside it."""
+    return (tensor for _, tensor in named_tensors(graph))
+
+
+def sizing(graph: onnx.GraphProto) -> set[str]:
+    """Names of float inputs that decide shapes, so that the smallest change is a large one."""
+    return {name for node in graph.node if node.op_type in ("Resize", "Upsample", "Range") for name in node.input[1:]}
 
 
 def nudged(values: NDArray, rng: np.random.Generator) -> NDArray:
@@ -77,8 +88,9 @@ def perturbed(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelPro
     """A copy of the model with every float constant nudged."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for tensor in tensors(copy.graph):
-        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+    fixed = sizing(copy.graph)
+    for name, tensor in named_tensors(copy.graph):
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE) and name not in fixed:
             tensor.CopyFrom(numpy_helper.from_array(nudged(numpy_helper.to_array(tensor), rng), tensor.name))
     return copy
 

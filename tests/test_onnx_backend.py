@@ -20,7 +20,6 @@ from tests.outputs import assert_same_outputs, differences, run
 
 DATA = Path(onnx.backend.test.__file__).parent / "data"
 N_SHARDS = 8  # of the 1,900 node cases
-BIG = {"light_bvlc_alexnet", "light_vgg19", "light_zfnet512"}  # 60 to 144 million constant weights
 
 # Ops that a pass matches, follows a channel through, or reads a constant behind.
 OURS = (
@@ -169,7 +168,6 @@ def test_node_cases_of_ops_that_fold_looks_at(node_cases: list[NodeCase]) -> Non
     assert "\n".join(troubles(cases)) == ""
 
 
-@pytest.mark.slow
 @pytest.mark.xdist_group("onnx node cases")
 @pytest.mark.parametrize("shard", range(N_SHARDS))
 def test_all_other_node_cases(node_cases: list[NodeCase], shard: int) -> None:
@@ -222,13 +220,7 @@ def test_stored_models_keep_their_outputs(path: Path) -> None:
         assert not differences(outputs(model, feeds), got)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow, pytest.mark.serial] if path.stem in BIG else [])
-        for path in sorted((DATA / "light").glob("*.onnx"))
-    ],
-)
+@pytest.mark.parametrize("path", sorted((DATA / "light").glob("*.onnx")), ids=lambda path: path.stem)
 def test_light_models_keep_their_outputs(path: Path) -> None:
     """Networks of the old zoo with constant weights; as their outputs are constant too, BN counts say more."""
     model = onnx.load(path)
