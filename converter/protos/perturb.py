@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from converter.protos.reference_program import NOT_WEIGHTS
 from converter.protos.reference_weights import UNIT_ROUNDOFF, Weights, read_tensor
 from converter.protos.source import all_nodes
 
@@ -16,7 +17,7 @@ def perturbed(model: ModelProto, seed: int, folder: Path | None = None) -> Model
     copy.CopyFrom(model)
     weights = Weights(folder, seed)
     # The same exemptions as in the float64 reference: what is read as sizes or exponents stays.
-    fixed = {n.input[i] for n in all_nodes(copy) for i in _slots(n.op_type) if i < len(n.input)}
+    fixed = {n.input[i] for n in all_nodes(copy) for i in NOT_WEIGHTS.get(n.op_type, ()) if i < len(n.input)}
     for tensor in copy.graph.initializer:
         if tensor.name not in fixed:
             _replace(tensor, weights, tensor.name, folder)
@@ -25,12 +26,6 @@ def perturbed(model: ModelProto, seed: int, folder: Path | None = None) -> Model
             if node.op_type == "Constant" and attribute.HasField("t") and node.output[0] not in fixed:
                 _replace(attribute.t, weights, node.output[0], folder)
     return copy
-
-
-def _slots(op_type: str) -> tuple[int, ...]:
-    from converter.protos.reference import NOT_WEIGHTS
-
-    return NOT_WEIGHTS.get(op_type, ())
 
 
 def _replace(tensor: TensorProto, weights: Weights, name: str, folder: Path | None) -> None:

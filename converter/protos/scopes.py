@@ -13,11 +13,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from converter.protos.reference_nodes import bind, captures
 from converter.protos.reference_weights import external_location, is_external, read_tensor
-from converter.protos.source import Port, Source, body_graphs, ports
+from converter.protos.shapes import inferred
+from converter.protos.source import Port, Source, body_graphs, ports, value_info
 
 _UNREPEATABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
@@ -139,6 +140,28 @@ def _take_arguments(scope: Scope, caller: Scope, arguments: dict[str, str]) -> N
         elif home is not None and actual in home.known:
             port = home.known[actual]
             scope.known[formal] = Port(formal, port.kind, port.elem, port.dims)
+
+
+def infer_inner(found: dict[str, Scope]) -> None:
+    """Give the tensors of subgraphs and functions the types that inference finds from what surrounds them."""
+    for scope in sorted(found.values(), key=Scope.depth):
+        if scope.key == "":
+            continue
+        outside = {n for node in scope.nodes for n in reads(node)} - scope.made.keys() - scope.consts.keys()
+        graph = GraphProto(name="body", node=scope.nodes)
+        for name in sorted(outside | set(scope.inputs)):
+            home = scope.home(name)
+            const = home.consts.get(name) if home is not None else None
+            port = home.known.get(name) if home is not None else None
+            if isinstance(const, TensorProto):
+                graph.initializer.append(const)
+            elif port is not None and port.kind == "tensor":
+                graph.input.append(value_info(name, port))
+        graph.initializer.extend(t for t in scope.consts.values() if isinstance(t, TensorProto))
+        body = ModelProto(ir_version=8, opset_import=scope.opset_import, graph=graph)
+        body.functions.extend(scope.source.proto.functions)
+        for name, port in inferred(body).items():
+            scope.known.setdefault(name, port)
 
 
 def signature(node: NodeProto) -> tuple[Any, ...]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from converter.protos.scopes import Scope, reads, same_constant, scopes, signature
+from converter.protos.scopes import Scope, infer_inner, reads, same_constant, scopes, signature
 from converter.protos.shapes import inferred
-from converter.protos.source import Port, Source, all_nodes, dtype_of
+from converter.protos.source import Port, Source, all_nodes, dtype_of, value_info
 
 _MAX_NODES = 400
 _MARK = "/biasopt/"
@@ -58,6 +58,8 @@ def differences(a: Source, b: Source, dims: dict[str, tuple[int, ...]] | None = 
     if not targets:
         return Difference(())
     before, after = scopes(a, inferred(a.proto, dims)), scopes(b, inferred(b.proto, dims))
+    infer_inner(before)
+    infer_inner(after)
     found, unmatched = [], []
     for key, name in targets:
         segment = _segment(before[key], after[key], name, changed[key])
@@ -169,8 +171,8 @@ def _model(scope: Scope, part: _Part, output: str, types: Scope) -> ModelProto:
         (graph.initializer if isinstance(tensor, TensorProto) else graph.sparse_initializer).append(tensor)
     fallback = _float_type(part)
     for name in sorted(part.inputs):
-        graph.input.append(_value(name, _known(types, name), fallback))
-    graph.output.append(_value(output, _known(types, output) or _known(scope, output), TensorProto.UNDEFINED))
+        graph.input.append(value_info(name, _known(types, name), fallback))
+    graph.output.append(value_info(output, _known(types, output) or _known(scope, output)))
     ir_version = max(whole.ir_version, 4)  # before IR 4 an initializer would have to be an input too
     return ModelProto(ir_version=ir_version, opset_import=scope.opset_import, graph=graph, functions=whole.functions)
 
@@ -191,21 +193,6 @@ def _float_type(part: _Part) -> int:
         ):
             return int(tensor.data_type)
     return int(TensorProto.FLOAT)
-
-
-def _value(name: str, port: Port | None, fallback: int) -> ValueInfoProto:
-    elem = port.elem if port is not None and port.elem else fallback
-    if not elem:
-        return ValueInfoProto(name=name)
-    kind = TypeProto(tensor_type=TypeProto.Tensor(elem_type=elem))
-    if port is not None and port.dims is not None:
-        kind.tensor_type.shape.SetInParent()
-        for dim in port.dims:
-            if isinstance(dim, int):
-                kind.tensor_type.shape.dim.add().dim_value = dim
-            else:
-                kind.tensor_type.shape.dim.add().dim_param = dim or ""
-    return ValueInfoProto(name=name, type=kind)
 
 
 def shrunk(model: ModelProto, limit: int) -> ModelProto:

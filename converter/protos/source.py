@@ -11,7 +11,7 @@ import ml_dtypes  # noqa: F401  (registers the types that numpy lacks)
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from converter.errors import ModelError
 from converter.protos.reference_weights import is_external
@@ -145,6 +145,22 @@ def _dim(dim: Any) -> int | str | None:
     return str(dim.dim_param) or None if kind == "dim_param" else None
 
 
+def value_info(name: str, port: Port | None, fallback: int = TensorProto.UNDEFINED) -> ValueInfoProto:
+    """A typed name: ``port``'s type and shape as far as they are known, else the element type ``fallback``."""
+    elem = port.elem if port is not None and port.elem else fallback
+    if not elem:
+        return ValueInfoProto(name=name)
+    kind = TypeProto(tensor_type=TypeProto.Tensor(elem_type=elem))
+    if port is not None and port.dims is not None:
+        kind.tensor_type.shape.SetInParent()
+        for dim in port.dims:
+            if isinstance(dim, int):
+                kind.tensor_type.shape.dim.add().dim_value = dim
+            else:
+                kind.tensor_type.shape.dim.add().dim_param = dim or ""
+    return ValueInfoProto(name=name, type=kind)
+
+
 def opsets(model: ModelProto) -> dict[str, int]:
     """The operator set versions that the model imports."""
     return {("" if i.domain == "ai.onnx" else i.domain): int(i.version) for i in model.opset_import}
@@ -156,6 +172,15 @@ def float_types(model: ModelProto) -> set[int]:
     return {t.data_type for t in model.graph.initializer if t.data_type in floats} | {
         a.t.data_type for n in all_nodes(model) for a in n.attribute if a.HasField("t") and a.t.data_type in floats
     }
+
+
+def constant_dims(graph: GraphProto) -> dict[str, tuple[int, ...]]:
+    """The shapes of initializers and of what Constant nodes hold."""
+    dims = {t.name: tuple(t.dims) for t in graph.initializer}
+    for node in graph.node:
+        for a in node.attribute if node.op_type == "Constant" else ():
+            dims[node.output[0]] = tuple(a.t.dims) if a.HasField("t") else (len(a.floats) or len(a.ints),)
+    return dims
 
 
 def skeleton(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None) -> ModelProto:

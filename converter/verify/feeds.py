@@ -7,6 +7,7 @@ least one one. Sizes that a model leaves open are read off the weights of the fi
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import DataError
-from converter.protos.source import Port, free_inputs
+from converter.protos.source import Port, constant_dims, free_inputs
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -26,6 +27,8 @@ Shapes = dict[str, tuple[int, ...]]
 BATCHES = (1, 3)
 _OPEN_SIZES = (64, 224, 32, 128, 16, 256, 8, 512, 1, 3, 4, 80, 100, 160)
 _MAX_GUESSES = 24
+_MAX_ELEMENTS = 1 << 24  # of a tensor whose size is guessed
+_ELEMENTWISE = {"Mul", "Div", "Add", "Sub", "PRelu"}
 _PASSED_THROUGH = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Flatten", "Transpose", "Expand", "Clip"}
 
 
@@ -48,7 +51,7 @@ class Guess:
 
 def hints(graph: GraphProto, names: set[str]) -> Hints:
     """Read sizes and bounds off the weights of the nodes that read ``names``."""
-    dims = {t.name: tuple(t.dims) for t in graph.initializer}
+    dims = constant_dims(graph)
     found = Hints()
     alias = {name: name for name in names}  # tensor -> the input whose elements it still holds
     for node in graph.node:
@@ -64,6 +67,9 @@ def hints(graph: GraphProto, names: set[str]) -> Hints:
 
 
 def _note_sizes(found: Hints, name: str, node: NodeProto, slot: int, dims: Mapping[str, tuple[int, ...]]) -> None:
+    if node.op_type in _ELEMENTWISE and len(node.input) == 2:
+        other = dims.get(node.input[1 - slot], ())
+        found.sizes.setdefault(name, {}).update({-1 - k: n for k, n in enumerate(reversed(other)) if n > 1})
     weight = dims.get(node.input[1], ()) if len(node.input) > 1 else ()
     if slot or not weight:
         return
@@ -115,6 +121,8 @@ def guesses(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None, batc
             if key in seen or len(seen) >= _MAX_GUESSES:
                 continue
             seen.add(key)
+            if count and max((math.prod(s) for s in shapes.values()), default=0) > _MAX_ELEMENTS:
+                continue
             yield Guess(shapes, 8 if count == 0 else 2)
     if any(p.dtype is not None and p.dtype.kind in "iu" for p in inputs.values()):
         first = {n: _shape(p, known, batch, _OPEN_SIZES[0], 2, (given or {}).get(n)) for n, p in inputs.items()}
@@ -127,7 +135,9 @@ def _shape(
     if given is not None:
         return tuple(given)
     dims = port.dims if port.dims is not None else (None,) * known.ranks.get(port.name, rank)
-    fixed = {axis % len(dims): n for axis, n in known.sizes.get(port.name, {}).items() if dims}
+    fixed = {
+        axis % len(dims): n for axis, n in known.sizes.get(port.name, {}).items() if -len(dims) <= axis < len(dims)
+    }
     result = []
     for axis, dim in enumerate(dims):
         if isinstance(dim, int) and dim > 0:

@@ -17,6 +17,7 @@ from converter.runtime import Session
 from converter.verify.feeds import BATCHES, Guess, check_given, feed, guesses, has_open_batch, hints
 
 Outputs = dict[str, Any]
+_GUESSING = 10.0  # seconds after which no further size is tried
 _MANY = 10_000  # apart from the seeds of the numbered inputs
 
 
@@ -152,7 +153,11 @@ class Cases:
         model = self._side.source.proto
         known = hints(model.graph, set(free_inputs(model)))
         tried = [self._guess[batch]] if batch in self._guess else guesses(model, self._options.shapes, batch)
+        last: Exception | None = None
+        begun = time.monotonic()
         for guess in tried:
+            if last is not None and time.monotonic() - begun > _GUESSING:
+                break
             if (size := estimate_bytes(model, guess.shapes)) > self._options.max_memory:
                 self.why_not = f"a float64 run would take {size / 2**30:.1f} GiB, above the memory limit"
                 return None
@@ -163,8 +168,8 @@ class Cases:
                 continue
             self._guess[batch] = guess
             return case
-        if not self.items:
-            self.why_not = f"no input of any size that was tried is accepted (last: {_short(last)})"
+        if not self.items and last is not None:
+            self.why_not = f"no input of any size that was tried is accepted ({_short(last)})"
         return None
 
     def _run(self, feeds: dict[str, Any]) -> Case:

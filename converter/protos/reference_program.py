@@ -1,0 +1,226 @@
+"""A graph made ready to be evaluated node by node, each tensor freed after its last reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
+
+from converter.errors import BiasoptError
+from converter.protos.reference_call import Unsupported
+from converter.protos.reference_control import run_if, run_loop, run_scan
+from converter.protos.reference_nodes import (
+    bind,
+    captures,
+    function_body,
+    kernel,
+    plain_attributes,
+    schema_defaults,
+)
+from converter.protos.reference_weights import Weights, widen
+
+# Inputs that are sizes, factors or exponents, not weights: never perturbed.
+NOT_WEIGHTS = {"Resize": (1, 2, 3), "Upsample": (1,), "Pow": (1,), "Range": (0, 1, 2), "OneHot": (2,)}
+# Layers whose every constant is a weight, even a single number.
+_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "FusedConv"}
+_KEPT_BYTES = 1 << 18  # a constant below this is converted once; a larger one at each use
+
+
+def plain_domain(domain: str) -> str:
+    """The domain, the standard one by its empty name."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def overload(proto: Any) -> str:
+    """Which of several functions of one name is meant."""
+    return str(getattr(proto, "overload", ""))
+
+
+def opset_versions(imports: Iterable[Any]) -> dict[str, int]:
+    """Operator set versions by domain."""
+    return {plain_domain(i.domain): int(i.version) for i in imports}
+
+
+class Context:
+    """What all programs of one model share; ``opsets`` differ inside functions."""
+
+    def __init__(
+        self,
+        opsets: dict[str, int],
+        functions: dict[tuple[str, str, str], FunctionProto],
+        weights: Weights,
+        max_bytes: int | None,
+    ) -> None:
+        self.opsets = opsets
+        self.functions = functions
+        self.weights = weights
+        self.max_bytes = max_bytes
+
+    def inside(self, opsets: dict[str, int]) -> Context:
+        """The same for the body of a function, which imports its own operator sets."""
+        return Context(opsets, self.functions, self.weights, self.max_bytes)
+
+
+class _Scope:
+    """The values of one running graph; a name that is not here is looked up outside."""
+
+    def __init__(self, program: Program, values: dict[str, Any], parent: _Scope | None) -> None:
+        self.program = program
+        self.values = values
+        self.parent = parent
+
+    def get(self, name: str) -> Any:
+        if name == "":
+            return None
+        if name in self.values:
+            return self.values[name]
+        if name in self.program.constants:
+            value, keep = self.program.constant(name)
+            if keep:
+                self.values[name] = value
+            return value
+        if self.parent is None:
+            raise Unsupported(f"tensor {name!r} is read but nothing makes it")
+        return self.parent.get(name)
+
+
+_Run = Callable[[_Scope, tuple[Any, ...]], Sequence[Any]]
+
+
+class Program:
+    """A graph or function body, ready to run again and again."""
+
+    def __init__(self, graph: GraphProto | FunctionProto, context: Context) -> None:
+        self.context = context
+        plain = isinstance(graph, FunctionProto)
+        self.inputs = list(graph.input) if plain else [i.name for i in graph.input]
+        self.outputs = list(graph.output) if plain else [o.name for o in graph.output]
+        dense = {} if plain else {t.name: t for t in graph.initializer}
+        sparse = {} if plain else {t.values.name: t for t in graph.sparse_initializer}
+        self.constants: dict[str, Any] = {**dense, **sparse}
+        self.fixed = {n.input[i] for n in graph.node for i in NOT_WEIGHTS.get(n.op_type, ()) if i < len(n.input)}
+        self.weights = {name for n in graph.node if n.op_type in _LAYERS for name in n.input}
+        self.steps = [(node, self._compile(node)) for node in graph.node]
+        self.release = self._last_reads()
+        self._kept: dict[str, Any] = {}
+
+    def constant(self, name: str) -> tuple[Any, bool]:
+        """An initializer's value, and whether the running scope should hold it until its last reader."""
+        if name in self._kept:
+            return self._kept[name], False
+        proto, weights = self.constants[name], self.context.weights
+        if isinstance(proto, TensorProto):
+            value = weights.tensor(proto, name, fixed=name in self.fixed, weight=name in self.weights)
+        else:
+            value = weights.sparse(proto, name)
+        if value.nbytes <= _KEPT_BYTES:
+            self._kept[name] = value
+        return value, value.nbytes > _KEPT_BYTES
+
+    def run(self, values: dict[str, Any], parent: _Scope | None) -> list[Any]:
+        scope = _Scope(self, values, parent)
+        for (node, step), release in zip(self.steps, self.release, strict=True):
+            outputs = self._step(node, step, scope)
+            for name, value in zip(node.output, outputs, strict=False):
+                if name:
+                    scope.values[name] = widen(value)
+            del outputs
+            self._check_size(scope)
+            for name in release:
+                scope.values.pop(name, None)
+        return [scope.get(name) for name in self.outputs]
+
+    def _step(self, node: NodeProto, step: _Run, scope: _Scope) -> Sequence[Any]:
+        try:
+            return step(scope, tuple(scope.get(name) for name in node.input))
+        except (Unsupported, BiasoptError, MemoryError):
+            raise
+        except Exception as exc:  # whatever an operator's implementation trips over
+            text = " ".join(str(exc).split())[:160]
+            raise Unsupported(f"{node.op_type} {node.name or node.output[0]!r}: {text}") from exc
+
+    def _check_size(self, scope: _Scope) -> None:
+        limit = self.context.max_bytes
+        if limit is not None and sum(getattr(v, "nbytes", 0) for v in scope.values.values()) > limit:
+            raise Unsupported(f"its tensors take more than {limit / 2**30:.1f} GiB in float64")
+
+    def _last_reads(self) -> list[list[str]]:
+        """For each node, the tensors that nothing after it reads."""
+        kept = set(self.outputs)
+        release: list[list[str]] = []
+        for node, _ in reversed(self.steps):
+            names = {*node.input, *node.output, *captures(node)} - kept
+            release.append(sorted(names))
+            kept |= names
+        return release[::-1]
+
+    def _compile(self, node: NodeProto) -> _Run:
+        domain, opsets = plain_domain(node.domain), self.context.opsets
+        function = self.context.functions.get((domain, node.op_type, overload(node)))
+        if function is not None:
+            return self._call(bind(function, node), opset_versions(function.opset_import))
+        if domain == "" and node.op_type in ("If", "Loop", "Scan"):
+            return self._control(node)
+        if domain == "" and node.op_type == "Constant":
+            return self._constant_node(node)
+        if domain not in opsets:
+            raise Unsupported(f"operator {domain}.{node.op_type}: its domain is not imported")
+        op = kernel(node, domain, opsets[domain])
+        if op is not None:
+            return lambda scope, inputs: op(inputs)
+        return self._expanded(node, domain, opsets[domain])
+
+    def _call(self, function: FunctionProto, opsets: dict[str, int]) -> _Run:
+        program = Program(function, self.context.inside(opsets))
+
+        def run(scope: _Scope, inputs: tuple[Any, ...]) -> list[Any]:
+            padded = (*inputs, *(None,) * (len(program.inputs) - len(inputs)))
+            return program.run(dict(zip(program.inputs, padded, strict=True)), None)
+
+        return run
+
+    def _expanded(self, node: NodeProto, domain: str, version: int) -> _Run:
+        """An operator that the standard defines by a function of others, made when its input types are known."""
+        function_body(node, domain, version, None)  # raises Unsupported now rather than after ten seconds
+
+        def run(scope: _Scope, inputs: tuple[Any, ...]) -> Sequence[Any]:
+            function = function_body(node, domain, version, inputs)
+            assert function is not None
+            bound = bind(function, node, schema_defaults(node, domain, version))
+            return self._call(bound, opset_versions(function.opset_import))(scope, inputs)
+
+        return run
+
+    def _constant_node(self, node: NodeProto) -> _Run:
+        name, (attribute,) = node.output[0], node.attribute
+        weights, fixed, layer = self.context.weights, name in self.fixed, name in self.weights
+        if attribute.type == AttributeProto.TENSOR:
+            return lambda scope, inputs: [weights.tensor(attribute.t, name, fixed=fixed, weight=layer)]
+        if attribute.type == AttributeProto.SPARSE_TENSOR:
+            return lambda scope, inputs: [weights.sparse(attribute.sparse_tensor, name)]
+        value = widen(np.asarray(onnx.helper.get_attribute_value(attribute)))
+        return lambda scope, inputs: [value]
+
+    def _control(self, node: NodeProto) -> _Run:
+        graphs = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}
+        programs = {name: Program(graph, self.context) for name, graph in graphs.items()}
+        attributes = plain_attributes(node)
+
+        def run(scope: _Scope, inputs: tuple[Any, ...]) -> list[Any]:
+            def body(program: Program) -> Callable[[Sequence[Any]], list[Any]]:
+                return lambda values: program.run(dict(zip(program.inputs, values, strict=True)), scope)
+
+            bodies = {name: body(program) for name, program in programs.items()}
+            if node.op_type == "If":
+                return run_if(inputs, bodies)
+            n_outputs = len(programs["body"].outputs)
+            if node.op_type == "Loop":
+                return run_loop(inputs, bodies["body"], n_outputs - 1 - max(0, len(inputs) - 2))
+            if self.context.opsets[""] < 9:
+                raise Unsupported("Scan before opset 9")
+            return run_scan(inputs, bodies["body"], n_outputs, attributes)
+
+        return run
