@@ -1,6 +1,7 @@
 # Two commands for everyone: `make demo` and `make test`. Each starts from a fresh virtual environment.
 PYTHON ?= python3
 JOBS ?= 2
+EXTRAS ?= torch,test
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 MODEL ?= models/digits_mobilenet.onnx
@@ -34,7 +35,7 @@ demo:
 	.venv-demo/bin/biasopt fold $(MODEL) -o .venv-demo/folded.onnx
 
 test:
-	$(call fresh,.venv-test,".[torch$(comma)test]")
+	$(call fresh,.venv-test,".[$(EXTRAS)]")
 	.venv-test/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 check: lint test
