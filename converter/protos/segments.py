@@ -106,6 +106,9 @@ def _segment(a: Scope, b: Scope, output: str, changed: set[str]) -> Segment | No
         # What only one side reads must be made from what both read, or the comparison would be of two functions.
         more_a = {n for n in part_a.inputs - part_b.inputs if n in a.made}
         more_b = {n for n in part_b.inputs - part_a.inputs if n in b.made}
+        if part_a.inputs != part_b.inputs and not more_a and not more_b:
+            # One side gets at something only through a tensor that is fed: compute that inside as well.
+            more_a = more_b = {n for n in part_a.inputs & part_b.inputs if n in a.made and n in b.made}
         if not more_a and not more_b:
             break
         open_a |= more_a

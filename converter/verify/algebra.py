@@ -16,11 +16,14 @@ from converter.protos.reference import Unsupported
 from converter.protos.reference_weights import UNIT_ROUNDOFF
 from converter.protos.source import float_types
 from converter.records import OutputCheck, Stage, Verdict
-from converter.verify.measure import Gap, gap
+from converter.verify.measure import Gap, gap, total
 from converter.verify.pair import Case, Options, Side
 
 PASS_BELOW = 4.0
 FAIL_ABOVE = 40.0
+DOUBT_DRAWS = (
+    4  # perturbations per input where the first verdict left doubt: two draws of few weights can both be small
+)
 # float64 arithmetic itself: 3e-14 over a ResNet-50 folded without rounding its weights.
 _REFERENCE_NOISE = 2.0**-46
 # Integers and truth values that depend on ties: this many may differ beyond what a perturbation moves.
@@ -30,13 +33,13 @@ _TIES = 3
 @dataclass(frozen=True, slots=True)
 class _Measured:
     change: Gap  # rewritten against original
-    noise: Gap  # perturbed original against original
+    noise: tuple[Gap, ...]  # perturbed originals against original
 
 
-def algebra(a: Side, b: Side, cases: Sequence[Case], options: Options) -> Stage:
-    """The stage over ``cases``; each has its own perturbation."""
+def algebra(a: Side, b: Side, cases: Sequence[Case], options: Options, draws: int = 1) -> Stage:
+    """The stage over ``cases``; each has ``draws`` perturbations of its own."""
     try:
-        measured = [_measure(a, b, case, k, options) for k, case in enumerate(cases)]
+        measured = [_measure(a, b, case, k, draws, options) for k, case in enumerate(cases)]
     except (Unsupported, ModelError) as exc:
         return Stage("algebra", Verdict.SKIPPED, f"float64 reference: {exc}")
     names = [o.name for o in a.source.proto.graph.output]
@@ -45,15 +48,18 @@ def algebra(a: Side, b: Side, cases: Sequence[Case], options: Options) -> Stage:
     return Stage("algebra", worst(checks), _summary(checks), checks)
 
 
-def _measure(a: Side, b: Side, case: Case, draw: int, options: Options) -> dict[str, _Measured]:
-    options.progress(f"float64: original, input {draw + 1}")
-    if case.exact is None:
-        case.exact = a.reference(case.feeds)
-    options.progress(f"float64: rewritten, input {draw + 1}")
+def _measure(a: Side, b: Side, case: Case, number: int, draws: int, options: Options) -> dict[str, _Measured]:
+    options.progress(f"float64: original, input {number + 1}")
+    exact = case.exact = a.reference(case.feeds) if case.exact is None else case.exact
+    options.progress(f"float64: rewritten, input {number + 1}")
     after = b.reference(case.feeds)
-    options.progress(f"float64: original with perturbed weights, input {draw + 1}")
-    moved = a.reference(case.feeds, perturb=options.seed + draw)
-    return {name: _Measured(gap(value, after.get(name)), gap(value, moved[name])) for name, value in case.exact.items()}
+    options.progress(f"float64: original with perturbed weights, input {number + 1}")
+    seeds = range(options.seed + number * draws, options.seed + (number + 1) * draws)
+    moved = [a.reference(case.feeds, perturb=seed) for seed in seeds]
+    return {
+        name: _Measured(gap(value, after.get(name)), tuple(gap(value, m[name]) for m in moved))
+        for name, value in exact.items()
+    }
 
 
 def _floor(a: Side) -> float:
@@ -63,17 +69,15 @@ def _floor(a: Side) -> float:
 
 
 def _judge(name: str, measured: Sequence[_Measured], floor: float) -> OutputCheck:
-    change = sum((m.change for m in measured), Gap())
+    change, noise = total(m.change for m in measured), [n for m in measured for n in m.noise]
     if change.problem:
-        unstable = any(m.noise.problem for m in measured)
-        verdict = Verdict.INCONCLUSIVE if unstable else Verdict.FAIL
+        verdict = Verdict.INCONCLUSIVE if any(n.problem for n in noise) else Verdict.FAIL
         return OutputCheck(name, verdict, math.inf, PASS_BELOW, why=change.problem)
     if not change.compared:
         return OutputCheck(name, Verdict.INCONCLUSIVE, why="nothing to compare: no finite element")
-    steps = max(m.noise.mismatches for m in measured)
-    verdict = _discrete(change, steps)
+    verdict = _discrete(change, max(n.mismatches for n in noise))
     e = max(m.change.relative for m in measured)
-    e_pert = max((m.noise.relative for m in measured if math.isfinite(m.noise.relative)), default=0.0)
+    e_pert = max((n.relative for n in noise if math.isfinite(n.relative)), default=0.0)
     score = e / max(e_pert, floor)
     if score > FAIL_ABOVE:
         verdict = Verdict.FAIL

@@ -17,7 +17,7 @@ from converter.protos.reference import Unsupported
 from converter.protos.segments import Difference, Segment, is_ours, shrunk
 from converter.protos.source import Source
 from converter.records import OutputCheck, Stage, Verdict
-from converter.verify.algebra import algebra, worst
+from converter.verify.algebra import DOUBT_DRAWS, algebra, worst
 from converter.verify.outputs import outputs
 from converter.verify.pair import Cases, Options, Side, mini
 
@@ -28,13 +28,16 @@ _NO_LIMIT = 1 << 62
 _SMALL, _LARGE = 16, 64  # spatial sizes to shrink to: quickly, or in little memory
 
 
-def local(difference: Difference, a: Source, b: Source, options: Options, *, light: bool = False) -> Stage:
+def local(
+    difference: Difference, a: Source, b: Source, options: Options, *, light: bool = False, partial: bool = False
+) -> Stage:
     """The stage over all segments of a pair.
 
-    ``light``: one small input each, float64 alone, until the deadline.
+    ``light``: one small input each, in float64 alone. ``partial``: until the deadline, and without a word on
+    places that cannot be run.
     """
-    checks = list(_checks(difference, a, b, options, light))
-    if not light:
+    checks = list(_checks(difference, a, b, options, light, partial))
+    if not partial:
         checks += [OutputCheck(n, Verdict.INCONCLUSIVE, why="cannot be cut out and run") for n in difference.unmatched]
     if not is_ours(a, b):
         checks = [_doubted(c) for c in checks]
@@ -47,14 +50,16 @@ def local(difference: Difference, a: Source, b: Source, options: Options, *, lig
     return Stage("segments", worst(checks), f"{bad[0].name}: {bad[0].why}" if bad else why, tuple(checks))
 
 
-def _checks(difference: Difference, a: Source, b: Source, options: Options, light: bool) -> Iterator[OutputCheck]:
+def _checks(
+    difference: Difference, a: Source, b: Source, options: Options, light: bool, partial: bool
+) -> Iterator[OutputCheck]:
     small = replace(mini(options), quick=light or options.quick)
     for k, segment in enumerate(difference.segments):
-        if light and options.time_left() < 0:
+        if partial and options.time_left() < 0:
             return
         options.progress(f"segment {k + 1} of {len(difference.segments)}: {segment.output}")
         check = _check(segment, a, b, small, light)
-        if not light or check.status in (Verdict.PASS, Verdict.FAIL):
+        if not partial or check.status in (Verdict.PASS, Verdict.FAIL):
             yield check
 
 
@@ -97,7 +102,7 @@ def _judge(a: Side, b: Side, cases: Cases, options: Options, light: bool) -> Out
     """Float64 first; onnxruntime as well where it can, while there is time."""
     exact = algebra(a, b, cases.items, options)
     if exact.status is Verdict.INCONCLUSIVE and cases.fill(2 * len(cases.items)):
-        exact = algebra(a, b, cases.items, options)
+        exact = algebra(a, b, cases.items, options, DOUBT_DRAWS)
     if exact.status is Verdict.SKIPPED and cases.no_runtime:
         return OutputCheck("", Verdict.INCONCLUSIVE, why=f"no way to run it: {exact.why}; {cases.no_runtime}")
     if exact.status is Verdict.FAIL or cases.no_runtime or (exact.outputs and (light or options.time_left() < 0)):

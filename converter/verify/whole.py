@@ -14,7 +14,7 @@ from converter.protos.reference import Unsupported
 from converter.protos.segments import Difference, is_ours
 from converter.protos.source import Source
 from converter.records import Parity, Stage, Verdict
-from converter.verify.algebra import algebra
+from converter.verify.algebra import DOUBT_DRAWS, algebra
 from converter.verify.local import local
 from converter.verify.measure import leaves
 from converter.verify.outputs import outputs
@@ -74,7 +74,8 @@ class Referee:
         used = self.cases.items[:1] if slow else self.cases.items
         stage = algebra(self.a, self.b, used, self.options)
         if stage.status is Verdict.INCONCLUSIVE and self.cases.fill(2 * len(used)):
-            stage = algebra(self.a, self.b, self.cases.items, self.options)
+            draws = 1 if slow else DOUBT_DRAWS
+            stage = algebra(self.a, self.b, self.cases.items, self.options, draws)
         return stage
 
     def _runtime(self) -> Stage:
@@ -119,20 +120,19 @@ class Referee:
         trusted = exact.status is Verdict.PASS and not any("note" in c.detail for c in checks)
         proven = any(s.status is Verdict.PASS for s in self.stages[1:])
         level = "B" if trusted and proven and not self.cases.no_runtime and not self._constant else "C"
-        segments = self._places(light=level == "B" or exact.status is Verdict.FAIL)
+        segments = self._places(partial=level == "B" or exact.status is Verdict.FAIL)
         self.stages.extend([segments] if segments is not None else [])
         return self._parity(level, "whole-model")
 
-    def _places(self, light: bool) -> Stage | None:
+    def _places(self, partial: bool) -> Stage | None:
         """The rewritten places on their own: all of them where the outputs prove little, else what time allows."""
-        if not light:
-            return local(self.difference, self.a.source, self.b.source, self.options)
-        if self.options.quick or not is_ours(self.a.source, self.b.source):
+        a, b, options = self.a.source, self.b.source, self.options
+        if not partial:
+            return local(self.difference, a, b, options, light=not self.cases.no_runtime)
+        if options.quick or not is_ours(a, b):
             return None
-        deadline = min(self.options.deadline, time.monotonic() + _PLACES_SECONDS)
-        stage = local(
-            self.difference, self.a.source, self.b.source, replace(self.options, deadline=deadline), light=True
-        )
+        deadline = min(options.deadline, time.monotonic() + _PLACES_SECONDS)
+        stage = local(self.difference, a, b, replace(options, deadline=deadline), light=True, partial=True)
         return None if stage.status is Verdict.SKIPPED else stage
 
     def _by_segments(self, reason: str) -> Parity:
