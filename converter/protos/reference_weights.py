@@ -81,8 +81,8 @@ class Weights:
     """Reads a model's constants as float64; with ``seed``, perturbed by their own rounding error.
 
     Perturbed: every float tensor of two or more elements, times ``1 + u * xi``, u the unit roundoff of the
-    stored type and xi standard normal. Single numbers stay (exponents, thresholds, scale factors of shapes)
-    unless ``weight`` says that a layer reads them as one.
+    stored type and xi uniform with variance one, as rounding errors are. Single numbers stay (exponents,
+    thresholds, scale factors of shapes) unless ``weight`` says that a layer reads them as one.
     """
 
     def __init__(self, folder: Path | None, seed: int | None) -> None:
@@ -104,8 +104,8 @@ class Weights:
         if self.seed is None or unit is None or value.size < least:
             return value
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-        noise = np.asarray(rng.standard_normal(value.shape, dtype=np.float32), dtype=np.float64)
-        noise *= unit
-        noise += 1.0
+        noise = np.asarray(rng.random(value.shape, dtype=np.float32), dtype=np.float64)
+        noise *= unit * 12**0.5
+        noise += 1.0 - unit * 3**0.5
         noise *= value
         return noise

@@ -22,7 +22,8 @@ from converter.verify.pair import Cases, Options, Side
 
 _MOST_INPUTS = 16
 _QUICK = 0.25  # seconds of a float64 run that may be repeated on a larger batch
-_PLACES_SECONDS = 5.0
+_ALGEBRA_SECONDS = 8.0  # above which one input must do for what is compared in float64
+_PLACES_SECONDS = 4.0
 _RUNS = 5  # float64 runs that are still to come after the first one
 
 
@@ -70,7 +71,7 @@ class Referee:
         # A larger batch is worth a float64 run only while that is quick; onnxruntime sees it in any case.
         self.cases.same_batch = taken > _QUICK
         self.cases.fill(self.options.n_inputs)
-        slow = _RUNS * taken > self.options.time_left()
+        slow = _RUNS * taken > min(self.options.time_left(), _ALGEBRA_SECONDS)
         used = self.cases.items[:1] if slow else self.cases.items
         stage = algebra(self.a, self.b, used, self.options)
         if stage.status is Verdict.INCONCLUSIVE and self.cases.fill(2 * len(used)):
