@@ -78,6 +78,45 @@ class Rewrite:
     delta: Delta = field(default_factory=Delta)
 
 
+class FateKind(StrEnum):
+    """What became of a bias."""
+
+    DEAD = "dead"  # nothing downstream feels it
+    ZERO = "zero"
+    ABSORBED = "absorbed"  # taken over by something that exists anyway
+    MERGED = "merged"  # one bias with a parallel one
+    KEPT = "kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One node that a bias's shift meets, and what it does with it."""
+
+    node: str
+    op: str
+    verb: str  # carries | absorbs | annihilates | stops
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """Where one bias went, or why it is kept.
+
+    ``removed`` of its ``elements`` are gone: all of them unless it is kept, some where a part of a
+    fused bias went.
+    """
+
+    node: str
+    op: str
+    kind: FateKind
+    elements: int
+    removed: int = 0
+    where: str = ""  # the nodes where it went
+    code: str = ""  # why it is kept
+    why: str = ""
+    path: tuple[Hop, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """What a model holds, over the main graph, subgraphs and functions."""

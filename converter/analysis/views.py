@@ -101,7 +101,7 @@ def _unsqueeze(facts: Facts, node: Node, axis: int) -> int | str:
 
 
 def _reshape(facts: Facts, node: Node, axis: int) -> int | str:
-    before, after = facts.shape(node.inputs[0]), _target(facts, node)
+    before, after = facts.shape(node.inputs[0]), reshaped(facts, node)
     if before is None or after is None or not axis < len(before):
         return f"{node.label} has shapes that are not known"
     channels = before[axis]
@@ -111,7 +111,8 @@ def _reshape(facts: Facts, node: Node, axis: int) -> int | str:
     return f"{node.label} does not keep the channel axis whole ({_show(before)} to {_show(after)})"
 
 
-def _target(facts: Facts, node: Node) -> Dims | None:
+def reshaped(facts: Facts, node: Node) -> Dims | None:
+    """Dims that a Reshape or Flatten gives: numbers, symbols, or None where they are not known."""
     before = facts.shape(node.inputs[0])
     if node.op == "Flatten":
         at = node.attr("axis", 1)
@@ -160,7 +161,7 @@ def features(facts: Facts, node: Node) -> bool:
         return at == 1 or (at < 0 and rank is not None and at + rank == 1)
     if not node.is_op("Reshape"):
         return False
-    before, after = facts.shape(node.inputs[0]), _target(facts, node)
+    before, after = facts.shape(node.inputs[0]), reshaped(facts, node)
     if before is None or after is None or len(after) != 2 or len(before) < 2:
         return False
     if before[0] is not None and before[0] == after[0]:

@@ -129,7 +129,7 @@ class Graph:
                 case Bypass():
                     self._bypass(edit, change)
                 case Rename(tensor):
-                    self._rename(tensor, self._fresh(f"{tensor.name}/biasopt"))
+                    self._rename(tensor, self._fresh(f"{tensor.origin}/biasopt"))
         self._collect(change)
         self._current = None
         return change.delta()

@@ -114,6 +114,7 @@ class Node(gs.Node):  # type: ignore[misc]
         self.field = field  # None: made by an edit
         self.label = label
         self.alive = True
+        self.position = 0  # in the model's order, over all scopes
         self.bodies: list[Body] = []
         self.attr_protos = {a.name: a for a in proto.attribute}
         self.attr_edits: dict[str, Any] = {}  # name -> new value, None to drop

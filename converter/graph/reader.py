@@ -29,6 +29,7 @@ class _Reader:
         self.freeze = freeze
         self.ir = file.skeleton.ir_version
         self.scopes: list[Scope] = []
+        self.n_nodes = 0
 
     def read(self) -> list[Scope]:
         model = self.file.skeleton
@@ -106,6 +107,8 @@ class _Reader:
             own = proto.name if unique else f"{proto.op_type}:{next((o for o in proto.output if o), '')}"
             node = Node(proto, scope, f, scope.prefix + own)
             scope.nodes.append(node)
+            node.position = self.n_nodes
+            self.n_nodes += 1
             node.inputs.extend([self._resolve(scope, name) for name in proto.input])
             node.outputs.extend([self._declare(scope, name) for name in proto.output])
             if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in proto.attribute):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from converter.passes import (
     absorb_bias_into_bn,
+    drop_attention_key_bias,
+    drop_bias_before_instance_norm,
     drop_identity_affine,
     drop_identity_bn,
     drop_zero_bias,
@@ -26,6 +28,9 @@ from converter.passes import (
     merge_affine_into_bn,
     merge_affines,
     merge_bn_into_bn,
+    merge_parallel_biases,
+    sink_attention_value_bias,
+    sink_bias,
 )
 from converter.passes._pass import Guard, Pass
 
@@ -53,6 +58,11 @@ PASSES: tuple[Pass, ...] = (
     drop_zero_bias.PASS,
     drop_identity_bn.PASS,
     drop_identity_affine.PASS,
+    drop_bias_before_instance_norm.PASS,
+    drop_attention_key_bias.PASS,
+    sink_attention_value_bias.PASS,
+    sink_bias.PASS,
+    merge_parallel_biases.PASS,
 )
 
 __all__ = ["PASSES", "Guard", "Pass"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.analysis.facts import Facts
 from converter.graph import Edit, Node
-from converter.records import Safety
+from converter.records import FateKind, Safety
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +59,5 @@ class Pass:
     module: str
     after: tuple[str, ...] = ()
     touches_bn: bool = True  # left out when batch norms are to be kept
+    # (match) -> node, fate, where it went, elements removed; for passes that take a bias away
+    fate: Callable[[Any], tuple[str, FateKind, str, int]] | None = None

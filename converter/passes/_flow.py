@@ -1,0 +1,239 @@
+"""A bias whose shift ends in absorbers and annihilators: what the passes on bias flow share.
+
+The passes differ in where the shift ends; the match, the guards and the plan are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter import numerics
+from converter.analysis import linear as lin
+from converter.analysis.affine import Affine
+from converter.analysis.bias_flow import Absorb, Flow, Permit, Source, segments, source_at, trace
+from converter.analysis.facts import Facts
+from converter.analysis.linear import Linear
+from converter.graph import Bypass, Edit, Node, Rename, SetConst, Tensor
+from converter.passes import _checks
+from converter.passes._norms import MEAN, set_parameter
+from converter.passes._pass import Guard, Pass
+from converter.records import FateKind, Safety
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowMatch:
+    """A bias, or a part of it (a fused query, key and value bias), and the way its shift goes."""
+
+    source: Source
+    flow: Flow
+    part: NDArray[np.bool_] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the bias goes."""
+        return self.part is None
+
+    @property
+    def removed(self) -> int:
+        """Elements of the bias that go."""
+        return self.source.value.size if self.part is None else int(self.part.sum())
+
+
+Ending = Callable[[Flow], bool]
+
+
+def ends_in_norm(flow: Flow) -> bool:
+    """Every path ends where a mean is subtracted, or where the shifts cancel."""
+    return bool(flow.gone) and not flow.absorbs and all(g.kind in ("norm", "cancelled") for g in flow.gone)
+
+
+def ends_in_softmax(flow: Flow) -> bool:
+    """Every path ends in a softmax that does not feel it."""
+    return bool(flow.gone) and not flow.absorbs and not ends_in_norm(flow)
+
+
+def sinks_through_softmax(flow: Flow) -> bool:
+    """It goes on through attention weights that sum to one."""
+    return bool(flow.absorbs) and flow.softmax_rows
+
+
+def sinks(flow: Flow) -> bool:
+    """It is taken over further down."""
+    return bool(flow.absorbs) and not flow.softmax_rows
+
+
+def finder(ending: Ending, permits: tuple[Permit, ...] = (Permit(),), *, parts: bool = False):  # type: ignore[no-untyped-def]
+    """A find for biases whose shift ends in the given way; with `parts`, for parts of fused biases too."""
+
+    def find(facts: Facts, node: Node) -> FlowMatch | None:
+        source = source_at(facts, node)
+        if source is None or not source.value.any() or not numerics.is_float(facts.weight(source.tensor).dtype):
+            return None
+        for permit in permits:
+            flow = trace(facts, source, permit=permit)
+            if flow.free:
+                return FlowMatch(source, flow) if ending(flow) else None
+        return _part(facts, source, ending) if parts else None
+
+    return find
+
+
+def _part(facts: Facts, source: Source, ending: Ending) -> FlowMatch | None:
+    for part in segments(facts, source):
+        value = np.where(part, source.value, 0.0)
+        if value.any():
+            flow = trace(facts, source, value)
+            if flow.free and ending(flow):
+                return FlowMatch(source, flow, part)
+    return None
+
+
+# -- guards ----------------------------------------------------------------------------------
+
+
+def _grows(_: Facts, m: FlowMatch) -> str | None:
+    new = [a for a in m.flow.absorbs if a.kind == "new-bias"]
+    if not new or (len(new) == 1 and m.whole and new[0].added.size < m.source.value.size):
+        return None
+    return f"it would give {len(new)} bias vectors to layers without one ({', '.join(a.node.label for a in new)})"
+
+
+def _results(facts: Facts, m: FlowMatch) -> list[tuple[Array, Tensor]]:
+    """New values of what takes the shift over, each with a tensor of its type."""
+    return [(value, like) for value, like, _ in _absorbed(facts, m)]
+
+
+def _overflow(facts: Facts, m: FlowMatch) -> str | None:
+    for value, like in _results(facts, m):
+        problem = _checks.finite_result(value, facts.weight(like), "what takes it over")
+        if problem is not None:
+            return problem
+    return None
+
+
+def _not_finite(facts: Facts, m: FlowMatch) -> str | None:
+    bad = numerics.first_bad(~np.isfinite(m.source.value).reshape(-1))
+    return None if bad is None else f"{m.source.tensor.name!r} is not finite at element {bad}"
+
+
+def _targets(m: FlowMatch) -> list[Tensor]:
+    found = []
+    for a in m.flow.absorbs:
+        match a.target:
+            case Linear() as linear:
+                found += [linear.bias] if linear.bias is not None else []
+            case Affine() as affine:
+                found.append(affine.params[2] if a.kind == "mean" else affine.params[0])
+    return found
+
+
+def _input_required(_: Facts, m: FlowMatch) -> str | None:
+    return _checks.input_required(m.source.node) if m.whole else None
+
+
+GUARDS = (
+    Guard(
+        "function-attribute",
+        lambda f, m: _checks.function_attributes([m.source.node]),
+        "an attribute that each call of a function sets is not known in it",
+    ),
+    *_checks.constant_guards(lambda m: [], lambda m: [m.source.tensor, *_targets(m)]),
+    Guard("input-required", _input_required, "the bias must be optional"),
+    Guard("not-finite", _not_finite, "NaN and infinity must stay visible where they are"),
+    Guard("grows", _grows, "a move must shrink the model: bias vectors first, then elements"),
+    Guard("overflow", _overflow, "what takes the shift over must stay finite in its type"),
+    Guard("weight-shared", lambda f, m: _checks.shared(f, _targets(m)), "with --no-growth no tensor is copied"),
+)
+
+
+# -- plan ------------------------------------------------------------------------------------
+
+
+def _absorbed(facts: Facts, m: FlowMatch) -> list[tuple[Array, Tensor, list[Edit]]]:
+    """New value, a tensor of its type, and the edits, for each node that takes some of the shift over."""
+    together: dict[int, list[Absorb]] = {}
+    for a in m.flow.absorbs:
+        owner = (a.target.bias_node or a.target.node) if isinstance(a.target, Linear) else a.target.node
+        together.setdefault(id(owner), []).append(a)
+    return [_one(facts, group) for group in together.values()]
+
+
+def _one(facts: Facts, group: list[Absorb]) -> tuple[Array, Tensor, list[Edit]]:
+    first = group[0]
+    added = np.asarray(sum(a.added for a in group))
+    match first.target:
+        case Linear() as linear:
+            bias = lin.bias_value(facts, linear)
+            value = added if bias is None else np.asarray(bias + added)
+            like = linear.bias if linear.bias is not None else linear.weight
+            return value, like, lin.set_bias(facts, linear, value)
+        case Affine() as affine if first.kind == "mean":
+            value = np.asarray(facts.master(affine.params[2]) - added)
+            return value, affine.params[2], [set_parameter(facts, affine.node, MEAN, value, "mean")]
+        case affine:
+            like = affine.params[0]
+            value = np.asarray(facts.master(like) + added)
+            weight = numerics.Fresh(value, facts.weight(like).dtype)
+            return value, like, [SetConst(affine.node, 1 - affine.data, weight, "term")]
+
+
+def plan(facts: Facts, m: FlowMatch) -> list[Edit]:
+    """The bias (or its part) out, what takes it over changed, fresh names for what changed its meaning."""
+    edits = [e for _, _, part in _absorbed(facts, m) for e in part]
+    linear = m.source.linear
+    if m.part is not None:
+        edits += lin.set_bias(facts, linear, np.where(m.part, 0.0, m.source.value))
+    elif linear.op == lin.MATMUL:
+        assert linear.bias_node is not None
+        edits.append(Bypass(linear.bias_node, 1 - linear.bias_slot))
+    else:
+        edits += lin.drop_bias(linear)
+    return edits + [Rename(t) for t in m.flow.carried]
+
+
+def where(m: FlowMatch) -> str:
+    """Names of the nodes where the shift ends."""
+    ends = [s.node.label for s in m.flow.steps if s.verb in ("absorbs", "annihilates")]
+    siblings = [a.target.node.label for a in m.flow.absorbs if a.kind == "sibling"]
+    return ", ".join(dict.fromkeys(siblings or ends))
+
+
+def last_output(m: FlowMatch) -> str:
+    """The output of the last node that the shift reaches: its value is the same before and after."""
+    ends = [s.node for s in m.flow.steps if s.verb in ("absorbs", "annihilates")]
+    absorbed = [a.target.last for a in m.flow.absorbs if isinstance(a.target, Linear) and a.kind != "sibling"]
+    tensor = (absorbed or ends)[-1].tensor_out(0)
+    return "" if tensor is None else str(tensor.name)
+
+
+def flow_pass(
+    name: str,
+    summary: str,
+    module: str,
+    find: Callable[[Facts, Node], FlowMatch | None],
+    fate: FateKind,
+    safety: Safety = Safety.ROUNDING,
+    after: tuple[str, ...] = (),
+    touches_bn: bool = True,
+) -> Pass:
+    """The row of a pass on bias flow."""
+    return Pass(
+        name=name,
+        summary=summary,
+        safety=safety,
+        ops=frozenset({*lin.LINEAR, "Add"}),
+        find=find,
+        guards=GUARDS,
+        plan=plan,
+        output=last_output,
+        module=module,
+        after=after,
+        touches_bn=touches_bn,
+        fate=lambda m: (m.source.node.label, fate if m.whole else FateKind.KEPT, where(m), m.removed),
+    )
