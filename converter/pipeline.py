@@ -88,23 +88,24 @@ class _Run:
         self.passes = options.active()
         self.progress = progress
         self.rewrites: list[Rewrite] = []
-        self.declined: dict[str, Finding] = {}
+        self.declined: dict[str, dict[str, Finding]] = {}  # pass -> finding id -> finding
 
     def run(self) -> Outcome:
         before = count(self.facts)
         # Each rewrite takes a node or a bias away, but for a few that trade one operator for another.
-        limit = 2 * before.nodes + 16
-        for _ in range(limit):
-            self.declined = {}
+        limit = (2 * before.nodes + 16) * max(len(self.passes), 1)
+        quiet = n_sweeps = 0
+        # Done when every pass has looked at the graph as it is now and found nothing.
+        while quiet < len(self.passes) and not self._full():
             n_before = len(self.rewrites)
-            for p in self.passes:
-                self._sweep(p)
-            if len(self.rewrites) == n_before or self._full():
-                break
-        else:
-            raise InvariantViolation(f"the passes found work {limit} times over; they undo each other")
+            self._sweep(self.passes[n_sweeps % len(self.passes)])
+            quiet = quiet + 1 if len(self.rewrites) == n_before else 0
+            n_sweeps += 1
+            if n_sweeps > limit:
+                raise InvariantViolation(f"the passes found work {limit} times over; they undo each other")
         acted = tuple(Finding(r.id, r.pass_name, r.node, Status.ACT) for r in self.rewrites)
-        left = tuple(self.declined.values()) + tuple(self._leftover())
+        declined = tuple(f for p in self.passes for f in self.declined.get(p.name, {}).values())
+        left = declined + tuple(self._leftover(declined))
         return Outcome(tuple(self.rewrites), acted + left, before, count(self.facts))
 
     def _full(self) -> bool:
@@ -112,6 +113,7 @@ class _Run:
 
     def _sweep(self, p: Pass) -> None:
         self.progress(p.name)
+        self.declined[p.name] = {}
         for node in list(self.graph.nodes()):
             if node.alive and node.op in p.ops and node.is_standard and not self._full():
                 self._ask(p, node)
@@ -127,19 +129,19 @@ class _Run:
         for guard in p.guards:
             clause = guard.broken(self.facts, match)
             if clause is not None:
-                self.declined[id_] = Finding(id_, p.name, label, Status.DECLINED, guard.code, clause)
+                self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, guard.code, clause)
                 return
         output = p.output(match)
         delta = self.graph.apply(p.plan(self.facts, match))
         self.rewrites.append(Rewrite(id_, p.name, label, p.safety, output, delta))
 
-    def _leftover(self) -> Iterable[Finding]:
+    def _leftover(self, declined: tuple[Finding, ...]) -> Iterable[Finding]:
         """Batch norms that no pass said a word about."""
         asked = [p.name for p in self.passes if "BatchNormalization" in p.ops]
         if not asked or self._full():
             return
         name = asked[0] if len(asked) == 1 else "fold-bn"  # one word for all of them
-        told = {f.node for f in self.declined.values()}
+        told = {f.node for f in declined}
         for node in self.graph.nodes():
             if node.is_op("BatchNormalization") and node.label not in told:
                 code, why = self._why_left(node)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from converter.analysis.constants import Constants
 from converter.errors import InvariantViolation
 from converter.graph import Graph, Node, Tensor
 from converter.records import Weight
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,17 @@ class Facts:
         self.graph = graph
         self.permits = permits or Permits()
         self.constants = Constants(graph)
+        self._memo: dict[Hashable, object] = {}
+        self._memo_version = graph.version
+
+    def remembered(self, key: Hashable, find: Callable[[], _T]) -> _T:
+        """What `find` gives, asked once for each state of the graph."""
+        if self._memo_version != self.graph.version:
+            self._memo.clear()
+            self._memo_version = self.graph.version
+        if key not in self._memo:
+            self._memo[key] = find()
+        return cast("_T", self._memo[key])
 
     def weight(self, tensor: Tensor) -> Weight:
         """The value of a tensor that a guard found constant."""

@@ -35,7 +35,7 @@ class Graph:
         self._names = {name for s in self.scopes for name in s.values} | {""}
         self._shapes: dict[int, dict[str, tuple[Dim, ...]]] | None = None
         self._types: dict[int, dict[str, int]] = {}
-        self._current: _Change | None = None
+        self.version = 0  # goes up with each change: what was found out before may no longer hold
 
     # -- questions -------------------------------------------------------------------------
 
@@ -112,7 +112,8 @@ class Graph:
         InvariantViolation
             An edit cannot be carried out: the plan's guards lied.
         """
-        change = self._current = _Change()
+        self.version += 1
+        change = _Change()
         for edit in edits:
             match edit:
                 case SetConst():
@@ -131,7 +132,6 @@ class Graph:
                 case Rename(tensor):
                     self._rename(tensor, self._fresh(f"{tensor.origin}/biasopt"))
         self._collect(change)
-        self._current = None
         return change.delta()
 
     def _fresh(self, name: str) -> str:

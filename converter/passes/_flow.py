@@ -72,11 +72,11 @@ def finder(ending: Ending, permits: tuple[Permit, ...] = (Permit(),), *, parts: 
     """A find for biases whose shift ends in the given way; with `parts`, for parts of fused biases too."""
 
     def find(facts: Facts, node: Node) -> FlowMatch | None:
-        source = source_at(facts, node)
+        source = facts.remembered(("source", id(node)), lambda: source_at(facts, node))
         if source is None or not source.value.any() or not numerics.is_float(facts.weight(source.tensor).dtype):
             return None
         for permit in permits:
-            flow = trace(facts, source, permit=permit)
+            flow = facts.remembered(("flow", id(node), permit), lambda p=permit: trace(facts, source, permit=p))  # type: ignore[misc]
             if flow.free:
                 return FlowMatch(source, flow) if ending(flow) else None
         return _part(facts, source, ending) if parts else None
@@ -85,7 +85,7 @@ def finder(ending: Ending, permits: tuple[Permit, ...] = (Permit(),), *, parts: 
 
 
 def _part(facts: Facts, source: Source, ending: Ending) -> FlowMatch | None:
-    for part in segments(facts, source):
+    for part in facts.remembered(("parts", id(source.node)), lambda: segments(facts, source)):
         value = np.where(part, source.value, 0.0)
         if value.any():
             flow = trace(facts, source, value)
