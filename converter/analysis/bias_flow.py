@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from converter import numerics
 from converter.analysis import linear as lin
-from converter.analysis.affine import Affine, affine_at, stats_problem, training_problem
+from converter.analysis.affine import Affine, affine_at, stats_problem, training_problem, values
 from converter.analysis.facts import Facts
 from converter.analysis.linear import Linear, linear_at, linear_into
 from converter.analysis.shifts import Array, Shift, known
@@ -257,7 +257,7 @@ class _Trace:
             return None
         if any(self.facts.constants.problem(t) is not None for t in bn.params):
             return None
-        if not s.constant_on([0, *range(2, s.rank)]):
+        if not s.constant_on([0, *range(2, s.rank)]) or not sound(self.facts, bn):
             return None
         assert s.value is not None
         channels = self.facts.weight(bn.params[2]).shape
@@ -294,6 +294,11 @@ class _Trace:
             return None
         added = np.broadcast_to(s.value, source.shape).reshape(source.value.shape)
         return Absorb(node, "sibling", source.linear, added, f"the bias of {source.node.label} takes it over")
+
+
+def sound(facts: Facts, bn: Affine) -> bool:
+    """Whether a batch norm's scale and shift are finite: then its mean may change."""
+    return all(np.isfinite(v).all() for v in (*values(facts, bn), *(facts.master(t) for t in bn.params)))
 
 
 def _trimmed(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:

@@ -310,6 +310,8 @@ def _batch_norm(_: Facts, node: Node, shifts: Shifts) -> Outcome:
     affine = affine_at(node, 0)
     if affine is None or training_problem(affine) is None:
         return Stop("batch-norm", "its statistics are fixed, so it feels the shift")
+    if node.scope.opset < 14:
+        return Stop("batch-norm", "before opset 14 runtimes differ on what training means")
     if [t for t in list(node.outputs)[1:] if t.name]:
         return Stop("batch-norm", "the statistics that it gives would change")
     if s.constant_on([0, *range(2, s.rank)]):

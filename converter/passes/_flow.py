@@ -118,8 +118,11 @@ def _overflow(facts: Facts, m: FlowMatch) -> str | None:
 
 
 def _not_finite(facts: Facts, m: FlowMatch) -> str | None:
-    bad = numerics.first_bad(~np.isfinite(m.source.value).reshape(-1))
-    return None if bad is None else f"{m.source.tensor.name!r} is not finite at element {bad}"
+    for tensor in (m.source.tensor, m.source.linear.weight):
+        bad = numerics.first_bad(~np.isfinite(facts.weight(tensor).load().reshape(-1)))
+        if bad is not None:
+            return f"{tensor.name!r} is not finite at element {bad}"
+    return None
 
 
 def _targets(m: FlowMatch) -> list[Tensor]:

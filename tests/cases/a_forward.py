@@ -107,27 +107,28 @@ ROWS: tuple[Case, ...] = (
     fold("add-conv", before("h = Add (x, k)", k=(1, 3, 1, 1)), AFFINE_NEXT, "Conv"),
     fold("zero-conv-bias", lambda: zero_bias("Conv"), "drop-zero-bias", "Conv", check=inputs_of("Conv", 2)),
     fold("zero-gemm-c", lambda: zero_bias("Gemm"), "drop-zero-bias", "Gemm", check=inputs_of("Gemm", 2)),
-    later(
+    fold(
         "conv-instance-norm",
         conv_then("y = InstanceNormalization (h, s, t)", "2,5,9,12", s=(5,), t=(5,)),
-        "",
+        "drop-bias-before-instance-norm",
         "Conv InstanceNormalization",
         check=inputs_of("Conv", 2),
     ),
-    later(
+    fold(
         "conv-max-pool-conv-1x1",
         conv_then("p = MaxPool <kernel_shape = [2, 3]> (h) y = Conv (p, u, c)", "2,7,8,10", u=(7, 5, 1, 1), c=(7,)),
-        "",
+        "sink-bias",
         "Conv MaxPool Conv",
         check=lambda proto: one_bias_less(proto, "Conv", 1),
     ),
-    later(
+    fold(
         "conv-max-pool-bn",
         conv_then(
             "p = MaxPool <kernel_shape = [2, 3]> (h) y = BatchNormalization <epsilon = 1e-3> (p, g, be, m, v)",
             "2,5,8,10",
         ),
-        "",
+        "sink-bias",
+        "Conv MaxPool BatchNormalization",
         check=inputs_of("Conv", 2),
     ),
     later("lstm-wb-rb", lstm, "", "LSTM", check=recurrent_bias_is_zero),
