@@ -82,6 +82,25 @@ def test_length_and_offset_may_be_missing(tmp_path: Path) -> None:
     assert_same_outputs(small_model(), onnx.load(out), [feeds()])
 
 
+@pytest.mark.parametrize("kind", ["INT64", "UINT64", "INT32", "INT8", "BOOL", "DOUBLE", "FLOAT16", "INT4", "UINT4"])
+def test_sizes_of_all_types_are_known_without_a_length(tmp_path: Path, kind: str) -> None:
+    """A file as long as the tensor is accepted and copied whole, one byte less is refused."""
+    data_type = onnx.TensorProto.DataType.Value(kind)
+    full = 3 if kind.endswith("INT4") else 5 * np.dtype(helper.tensor_dtype_to_np_dtype(data_type)).itemsize
+    for n_bytes in (full, full - 1):
+        folder = new(tmp_path / str(n_bytes))
+        model = small_model()
+        point_at(model.graph.initializer.add(name="other", data_type=data_type, dims=[5]), "other.bin")
+        (folder / "other.bin").write_bytes(bytes(range(1, n_bytes + 1)))
+        path = write(model, folder / "model.onnx")
+        if n_bytes == full:
+            out = fold(path, folder / "out.onnx")
+            assert held(onnx.load(out), "other").raw_data == bytes(range(1, full + 1))
+        else:
+            with refused("other.bin"):
+                converter.fold(path, out=folder / "out.onnx", verify=False)
+
+
 def test_two_tensors_may_share_their_bytes(tmp_path: Path) -> None:
     model = externalise(small_model(), tmp_path, "weights.bin")
     place = {e.key: e.value for e in held(model, "gamma").external_data}

@@ -175,3 +175,80 @@ def test_writes_the_formula(row: Row) -> None:
     if bias is not None and want_bias is not None:
         want = np.broadcast_to(np.asarray(want_bias, np.float64), bias.shape)
         np.testing.assert_allclose(bias, want, rtol=1.01 * half_ulp, atol=0)
+
+
+WIDE = [
+    Row(
+        "fold-bn-into-conv",
+        f"float[1,64,5,6] x => float[1,1024,3,4] y: c = Conv<group: int = 2>(x, W, b) y = {BN}(c, {STATS})",
+        {"W": (1024, 32, 3, 3), "b": (1024,), **norms(1024)},
+        lambda c: formulas.into_conv(c["W"], c["b"], *of_bn(c)),
+    ),
+    Row(
+        "fold-bn-into-conv-transpose",
+        f"float[1,512,5] x => float[1,512,7] y: c = ConvTranspose<group: int = 2>(x, W, b) y = {BN}(c, {STATS})",
+        {"W": (512, 256, 3), "b": (512,), **norms(512)},
+        lambda c: formulas.into_conv_transpose(c["W"], c["b"], *of_bn(c), 2),
+    ),
+    Row(
+        "fold-bn-into-conv-transpose",
+        f"float[1,512,5] x => float[1,256,7] y: c = ConvTranspose(x, W, b) y = {BN}(c, {STATS})",
+        {"W": (512, 256, 3), "b": (256,), **norms(256)},
+        lambda c: formulas.into_conv_transpose(c["W"], c["b"], *of_bn(c), 1),
+    ),
+    Row(
+        "fold-bn-into-gemm",
+        "float[2,512] x => float[2,700] y: "
+        f"c = Gemm<alpha: float = 0.5, transB: int = 1>(x, W, b) y = {BN}(c, {STATS})",
+        {"W": (700, 512), "b": (700,), **norms(700)},
+        lambda c: (
+            0.5 * formulas.into_gemm(c["W"], c["b"], *of_bn(c), 1.0, True)[0],
+            formulas.into_gemm(c["W"], c["b"], *of_bn(c), 1.0, True)[1],
+        ),
+    ),
+    Row(
+        "fold-bn-into-matmul",
+        f"float[2,512] x => float[2,700] y: c = MatMul(x, W) y = {BN}(c, {STATS})",
+        {"W": (512, 700), **norms(700)},
+        lambda c: formulas.into_gemm(c["W"], None, *of_bn(c)),
+    ),
+    Row(
+        "fold-affine-into-next-conv",
+        "float[1,64,5,6] x => float[1,1024,3,4] y: n = Mul(x, k) y = Conv<group: int = 2>(n, W)",
+        {"W": (1024, 32, 3, 3), "k": (64, 1, 1)},
+        lambda c: (formulas.from_before_conv(c["W"], None, c["k"].ravel(), np.zeros(64), 2)[0], None),
+    ),
+    Row(
+        "fold-affine-into-next-conv-transpose",
+        "float[1,512,5] x => float[1,512,7] y: n = Mul(x, k) y = ConvTranspose<group: int = 2>(n, W)",
+        {"W": (512, 256, 3), "k": (512, 1)},
+        lambda c: (formulas.from_before_conv_transpose(c["W"], c["k"].ravel()), None),
+    ),
+    Row(
+        "fold-bn-into-next-gemm",
+        f"float[2,512] x => float[2,700] y: n = {BN}(x, {STATS}) y = Gemm(n, W, b)",
+        {"W": (512, 700), "b": (700,), **norms(512)},
+        gemm_forward,
+    ),
+]
+
+
+@pytest.mark.parametrize("row", WIDE, ids=lambda row: row.pass_name)
+def test_writes_the_formula_for_weights_made_in_blocks(row: Row) -> None:
+    test_writes_the_formula(row)
+
+
+def test_two_folds_round_once() -> None:
+    """A scale in front and a batch norm behind: both factors on the stored weight, one rounding."""
+    row = Row(
+        "both",
+        f"float[1,512,5] x => float[1,640,3] y: n = Mul(x, k) c = Conv(n, W) y = {BN}(c, {STATS})",
+        {"W": (640, 512, 3), "k": (512, 1), **norms(640)},
+        lambda c: (np.zeros(0), None),
+    )
+    model, c = model_of(row)
+    result = converter.fold(model, verify=False)
+    assert len(result.rewrites) == 2
+    weight, _ = written(result.model)
+    want = c["W"] * of_bn(c)[0].reshape(-1, 1, 1) * c["k"].reshape(1, -1, 1)
+    np.testing.assert_allclose(weight, want, rtol=1.01 * 2.0**-24, atol=0)
