@@ -197,7 +197,18 @@ def plan(facts: Facts, m: FlowMatch) -> list[Edit]:
         edits.append(Bypass(linear.bias_node, 1 - linear.bias_slot))
     else:
         edits += lin.drop_bias(linear)
-    return edits + [Rename(t) for t in m.flow.carried]
+    return edits + [Rename(t) for t in (*m.flow.carried, *_between(m))]
+
+
+def _between(m: FlowMatch) -> list[Tensor]:
+    """Tensors off the shift's way whose value changes: a sibling's output, a product before its bias."""
+    found: dict[int, Tensor] = {}
+    for a in m.flow.absorbs:
+        if isinstance(a.target, Linear):
+            inner = [a.target.node.outputs[0]] if a.target.last is not a.target.node else []
+            outer = [a.target.result] if a.kind == "sibling" else []
+            found |= {id(t): t for t in (*inner, *outer)}
+    return [t for t in found.values() if not any(t is c for c in m.flow.carried)]
 
 
 def where(m: FlowMatch) -> str:

@@ -21,7 +21,7 @@ from converter.graph import Edit, Node, Rename, Tensor
 from converter.passes import _checks
 from converter.passes._norms import MEAN, bn_guards, finite, set_parameter
 from converter.passes._pass import Guard, Pass
-from converter.records import Safety
+from converter.records import FateKind, Safety
 
 Array = NDArray[np.float64]
 
@@ -32,6 +32,7 @@ class Match:
 
     linear: Linear
     bn: Affine
+    elements: int  # of the bias
 
     @property
     def tensors(self) -> list[tuple[Tensor, Node]]:
@@ -48,7 +49,9 @@ def find(facts: Facts, node: Node) -> Match | None:
         linear = linear_at(facts, facts.graph.producer(bn.source), op)
         if linear is not None and linear.bias is not None:
             stuck = facts.permits.keep_bn or facts.constants.problem(linear.weight) is not None
-            return Match(linear, bn) if stuck else None
+            weight = facts.constants.weight(linear.bias)
+            elements = 0 if weight is None else int(np.prod(weight.shape))
+            return Match(linear, bn, elements) if stuck else None
     return None
 
 
@@ -96,4 +99,5 @@ PASS = Pass(
     module=__name__,
     after=("fold-bn-into-conv",),
     touches_bn=False,
+    fate=lambda m: (m.linear.node.label, FateKind.ABSORBED, m.bn.node.label, m.elements),
 )

@@ -7,13 +7,16 @@ Source: x * 1 = x, x + 0 = x under == (the sign of a zero may differ).
 
 from __future__ import annotations
 
+import math
+
 from converter.analysis.affine import ARITHMETIC, Affine, affine_at, keeps_shape
 from converter.analysis.facts import Facts
-from converter.graph import Bypass, Edit, Node
+from converter.analysis.linear import MATMUL
+from converter.graph import Bypass, Const, Edit, Node
 from converter.passes import _checks
 from converter.passes._norms import bn_guards
 from converter.passes._pass import Guard, Pass
-from converter.records import Safety
+from converter.records import FateKind, Safety
 
 
 def find(facts: Facts, node: Node) -> Affine | None:
@@ -40,6 +43,14 @@ def plan(_: Facts, m: Affine) -> list[Edit]:
     return [Bypass(m.node, m.data)]
 
 
+def _fate(m: Affine) -> tuple[str, FateKind, str, int]:
+    """The zero bias of a MatMul counts as the MatMul's; other arithmetic is nobody's bias."""
+    product = [n for n in m.source.inputs if m.node.is_op("Add") and n.is_op(MATMUL)]
+    zeros = m.params[0]
+    elements = math.prod(zeros.weight.shape) if product and isinstance(zeros, Const) else 0
+    return (product or [m.node])[0].label, FateKind.ZERO, "", elements
+
+
 PASS = Pass(
     name="drop-identity-affine",
     summary="Arithmetic that changes nothing goes away",
@@ -58,4 +69,5 @@ PASS = Pass(
     module=__name__,
     after=("merge-affines",),
     touches_bn=False,
+    fate=_fate,
 )

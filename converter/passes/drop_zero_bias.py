@@ -15,7 +15,7 @@ from converter.analysis.linear import Linear, linear_at
 from converter.graph import Edit, Node
 from converter.passes import _checks
 from converter.passes._pass import Guard, Pass
-from converter.records import Safety
+from converter.records import FateKind, Safety
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Match:
     """An operator whose bias is zero as the model stands."""
 
     linear: Linear
+    elements: int
 
 
 def find(facts: Facts, node: Node) -> Match | None:
@@ -33,7 +34,7 @@ def find(facts: Facts, node: Node) -> Match | None:
     weight = facts.constants.weight(linear.bias)
     if weight is None or (weight.load() != 0).any():
         return None
-    return Match(linear)
+    return Match(linear, weight.load().size)
 
 
 def plan(_: Facts, m: Match) -> list[Edit]:
@@ -60,4 +61,5 @@ PASS = Pass(
     module=__name__,
     after=("fold-bn-into-conv", "fold-affine-into-conv", "absorb-bias-into-bn"),
     touches_bn=False,
+    fate=lambda m: (m.linear.node.label, FateKind.ZERO, "", m.elements),
 )

@@ -17,6 +17,8 @@ from converter.protos.source import Port, Source, all_nodes, dtype_of, value_inf
 
 _MAX_NODES = 400
 _MARK = "/biasopt/"
+# Their outputs have a property that a rewrite may rest on (rows that sum to one), and random values have not.
+_NORMALISED = {"Softmax", "Attention"}
 _INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
 
 
@@ -150,7 +152,7 @@ def _walk(scope: Scope, other: Scope, output: str, opened: set[str], changed: se
 
 def _opens(name: str, home: Scope, scope: Scope, other: Scope, opened: set[str], changed: set[str]) -> bool:
     """Whether a tensor that a node makes is computed inside the segment rather than fed."""
-    if name in home.derived or _is_integer(home, name):
+    if name in home.derived or _is_integer(home, name) or home.made[name].op_type in _NORMALISED:
         return True  # a random value in its place would have no meaning
     if home is not scope:
         return False
