@@ -53,12 +53,13 @@ def local(
 def _checks(
     difference: Difference, a: Source, b: Source, options: Options, light: bool, partial: bool
 ) -> Iterator[OutputCheck]:
-    small = replace(mini(options), quick=light or options.quick)
     for k, segment in enumerate(difference.segments):
-        if partial and options.time_left() < 0:
+        late = options.time_left() < 0
+        if partial and late:
             return
+        small = replace(mini(options), quick=light or late or options.quick)
         options.progress(f"segment {k + 1} of {len(difference.segments)}: {segment.output}")
-        check = _check(segment, a, b, small, light)
+        check = _check(segment, a, b, small, light or late)
         if not partial or check.status in (Verdict.PASS, Verdict.FAIL):
             yield check
 
@@ -73,7 +74,7 @@ def _doubted(check: OutputCheck) -> OutputCheck:
 def _check(segment: Segment, a: Source, b: Source, options: Options, light: bool) -> OutputCheck:
     name = f"{segment.scope}/{segment.output}" if segment.scope else segment.output
     why = ""
-    for before, after, limits in _sizes(segment, options, light):
+    for before, after, limits in _sizes(segment, options):
         left = Side(Source(before, name, None, a.folder), limits)
         right = Side(Source(after, name, None, b.folder), limits)
         cases = Cases(left, limits, exact_only=light)
@@ -89,12 +90,11 @@ def _check(segment: Segment, a: Source, b: Source, options: Options, light: bool
     return OutputCheck(name, Verdict.INCONCLUSIVE, why=f"could not be run: {why}")
 
 
-def _sizes(segment: Segment, options: Options, light: bool) -> Iterator[tuple[ModelProto, ModelProto, Options]]:
-    """The segment in the sizes to try, likeliest to serve first."""
-    if light:
-        yield shrunk(segment.before, _SMALL), shrunk(segment.after, _SMALL), options
-    yield segment.before, segment.after, options
+def _sizes(segment: Segment, options: Options) -> Iterator[tuple[ModelProto, ModelProto, Options]]:
+    """The segment in the sizes to try: small (a layer is the same layer at any size), as it is, within memory."""
     free = replace(options, max_memory=_NO_LIMIT)
+    yield shrunk(segment.before, _SMALL), shrunk(segment.after, _SMALL), free
+    yield segment.before, segment.after, options
     yield shrunk(segment.before, _LARGE), shrunk(segment.after, _LARGE), free
 
 
