@@ -149,7 +149,10 @@ class _Trace:
         self.push(source.linear.last, source.output, known(value.reshape(source.shape)))
         while self.queue and self.flow.stop is None:
             _, _, node = heapq.heappop(self.queue)
-            self.visit(node)
+            try:
+                self.visit(node)
+            except (ValueError, IndexError) as exc:  # only a model whose shapes contradict each other
+                self.stop(node, "shapes", f"its shapes do not fit together ({exc})")
         return self.flow
 
     def push(self, maker: Node, tensor: Tensor, shift: Shift) -> None:

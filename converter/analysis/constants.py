@@ -8,6 +8,7 @@ convolution by such a chain.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from converter.graph import Const, Graph, Node, Tensor
 from converter.records import Weight
 
 _FUEL = 16  # nodes in a chain; exporters need four
+_MOST_ELEMENTS = 1 << 26  # of a constant that a node fills in; more is not computed ahead
 _MALFORMED = (ValueError, IndexError, TypeError, KeyError, AttributeError)
 _CARRIERS = frozenset(
     "Identity Cast CastLike Transpose Reshape Squeeze Unsqueeze Expand ConstantOfShape Slice Gather Concat".split()
@@ -246,13 +248,19 @@ def _unsqueeze(node: Node, args: list[Any]) -> NDArray[Any]:
 
 def _expand(_: Node, args: list[Any]) -> NDArray[Any]:
     shape = np.broadcast_shapes(args[0].shape, tuple(int(d) for d in args[1]))
-    return np.broadcast_to(args[0], shape)
+    return _filled(args[0], shape)
 
 
 def _constant_of_shape(node: Node, args: list[Any]) -> NDArray[Any]:
     proto: TensorProto | None = node.attr("value")
     value = np.zeros(1, np.float32) if proto is None else onnx.numpy_helper.to_array(proto)
-    return np.broadcast_to(value.reshape(()), tuple(int(d) for d in args[0]))
+    return _filled(value.reshape(()), tuple(int(d) for d in args[0]))
+
+
+def _filled(value: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise ValueError("too large to be a parameter")
+    return np.broadcast_to(value, shape)
 
 
 def _slice(node: Node, args: list[Any]) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -133,6 +134,42 @@ class Graph:
                     self._rename(tensor, self._fresh(f"{tensor.origin}/biasopt"))
         self._collect(change)
         return change.delta()
+
+    def growth(self, edits: Iterable[Edit]) -> int:
+        """Bytes that `apply` would add to the model's constants, less those that it would free."""
+        added = 0
+        lost: Counter[int] = Counter()
+        tensors: dict[int, Tensor] = {}
+
+        def loosen(tensor: Tensor) -> None:
+            lost[id(tensor)] += 1
+            tensors[id(tensor)] = tensor
+            producer = self.producer(tensor)
+            if lost[id(tensor)] == self.n_uses(tensor) and producer is not None:
+                for source in producer.inputs:
+                    loosen(source)
+
+        for edit in edits:
+            match edit:
+                case SetConst(node, slot, weight):
+                    added += weight_bytes(weight)
+                    if (old := node.tensor_in(slot)) is not None:
+                        loosen(old)
+                case DropInput(node, slot):
+                    loosen(node.inputs[slot])
+                case Bypass(node, slot):
+                    for i, tensor in enumerate(node.inputs):
+                        if i != slot:
+                            loosen(tensor)
+        free = [t for k, t in tensors.items() if t.name and lost[k] >= self.n_uses(t)]
+        return added - sum(self._held_bytes(t) for t in free)
+
+    def _held_bytes(self, tensor: Tensor) -> int:
+        if isinstance(tensor, Const):
+            return weight_bytes(tensor.weight)
+        producer = self.producer(tensor)
+        stored = self.constant_weight(producer) if producer is not None and producer.is_op("Constant") else None
+        return 0 if stored is None else weight_bytes(stored)
 
     def _fresh(self, name: str) -> str:
         candidate, n = name, 1

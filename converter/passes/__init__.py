@@ -29,6 +29,7 @@ from converter.passes import (
     merge_affines,
     merge_bn_into_bn,
     merge_parallel_biases,
+    merge_rnn_biases,
     sink_attention_value_bias,
     sink_bias,
 )
@@ -63,6 +64,7 @@ PASSES: tuple[Pass, ...] = (
     sink_attention_value_bias.PASS,
     sink_bias.PASS,
     merge_parallel_biases.PASS,
+    merge_rnn_biases.PASS,
 )
 
 __all__ = ["PASSES", "Guard", "Pass"]

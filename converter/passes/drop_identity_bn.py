@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from converter import numerics
-from converter.analysis.affine import BATCH_NORM, Affine, affine_at, values
+from converter.analysis.affine import BATCH_NORM, Affine, affine_at, stats_problem, values
 from converter.analysis.facts import Facts
 from converter.graph import Bypass, Edit, Node
 from converter.passes import _checks
@@ -22,7 +22,7 @@ from converter.records import Safety
 def find(facts: Facts, node: Node) -> Affine | None:
     """A batch norm with scale 1 and shift 0, where that can be read."""
     bn = affine_at(node, 0)
-    if bn is None or any(facts.constants.weight(t) is None for t in bn.params):
+    if bn is None or any(facts.constants.weight(t) is None for t in bn.params) or stats_problem(facts, bn):
         return None
     scale, shift = values(facts, bn)
     dtype = facts.weight(bn.params[0]).dtype

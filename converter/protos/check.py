@@ -56,6 +56,12 @@ def problems(skeleton: onnx.ModelProto) -> str:
 
     Weights that a skeleton left out (or that lie in other files) are taken to be there.
     """
+    # protobuf hands bytes back for a string that is no UTF-8; the checker does not mind, everything else does.
+    for g in graphs(skeleton.graph):
+        for node in g.node:
+            odd = next((n for n in (node.op_type, *node.input, *node.output) if not isinstance(n, str)), None)
+            if odd is not None:
+                return f"the name {odd!r} is not text"
     model = onnx.ModelProto()
     model.CopyFrom(skeleton)
     for t in _tensors(model):

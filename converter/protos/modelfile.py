@@ -69,7 +69,7 @@ def packed_bytes(header: TensorProto) -> int:
     name = TensorProto.DataType.Name(header.data_type) if header.data_type in TensorProto.DataType.values() else ""
     if name == "STRING":
         return sum(len(s) for s in header.string_data)
-    if name.endswith("4") or name in ("UINT4", "INT4", "FLOAT4E2M1"):
+    if name in ("UINT4", "INT4", "FLOAT4E2M1"):
         return (n + 1) // 2
     if name in ("INT2", "UINT2"):
         return (n + 3) // 4

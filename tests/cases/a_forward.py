@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from tests.cases.case import Case, fold, inputs_of, later, refuse
+from tests.cases.case import Case, fold, inputs_of, refuse
 from tests.tiny import Draw, X, Y, model
 
 BN_NEXT = "fold-bn-into-next-conv"
@@ -131,7 +131,7 @@ ROWS: tuple[Case, ...] = (
         "Conv MaxPool BatchNormalization",
         check=inputs_of("Conv", 2),
     ),
-    later("lstm-wb-rb", lstm, "", "LSTM", check=recurrent_bias_is_zero),
+    fold("lstm-wb-rb", lstm, "merge-rnn-biases", "LSTM", check=recurrent_bias_is_zero),
 )
 
 

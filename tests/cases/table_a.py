@@ -1,7 +1,7 @@
 """Table A: 66 models that a folder should fold and 28 that it must leave alone.
 
-64 of the 66 fold today. Two are ``later``: the two biases of an LSTM, and weights behind
-DequantizeLinear. They must come out numerically equal all the same.
+65 of the 66 fold today. One is ``later``: weights behind DequantizeLinear, which must come out
+numerically equal all the same.
 """
 
 from __future__ import annotations
