@@ -7,10 +7,8 @@ torch. Data goes to stdout, progress and errors to stderr. Exit codes: 0 done, 1
 
 from __future__ import annotations
 
-import re
 import sys
-import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -19,8 +17,8 @@ import click
 from click import argument, option
 
 from converter._version import __version__
-from converter.errors import BiasoptError, DataError
-from converter.report import terminal
+from converter.errors import BiasoptError
+from converter.report import given, terminal
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE, LIBRARY = click.Path(path_type=Path), click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -28,66 +26,16 @@ NATURAL, SECONDS = click.IntRange(0), click.FloatRange(0, min_open=True)
 FATES, PROVIDERS = click.Choice(["fail", "pass"]), click.Choice(["cpu", "cuda"])
 
 
-def _size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    """Bytes, with a unit: ``500MB``, ``2GiB``."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B?", (value or "").strip().upper())
-    n_bytes = int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")) if found else 0
-    if value is not None and not n_bytes:
-        raise click.BadParameter(f"{value!r} is not a size such as 500MB or 2GiB.")
-    return n_bytes or None
+def _as(value_of: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Make a callback of a function that reads a value and says what is wrong with it."""
 
+    def callback(_: click.Context, __: click.Parameter, value: Any) -> Any:
+        try:
+            return value_of(value)
+        except ValueError as wrong:
+            raise click.BadParameter(str(wrong)) from None
 
-def _shapes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
-    """Shapes by name, from ``x=1,3,224,224``; split at the last ``=``, since a name may hold one."""
-    shapes = {}
-    for value in values:
-        name, _equals, dims = value.rpartition("=")
-        if not name or not re.fullmatch(r"(\d+(,\d+)*)?", dims):
-            raise click.BadParameter(f"{value!r} is not an input's shape such as x=1,3,224,224.")
-        shapes[name] = tuple(int(dim) for dim in dims.split(",") if dim)
-    return shapes or None
-
-
-def _inputs(_: click.Context, __: click.Parameter, values: Sequence[Path]) -> list[dict[str, Any]] | None:
-    """One set of inputs per .npz file, by name."""
-    return [_arrays(value) for value in values] or None
-
-
-def _arrays(path: Path) -> dict[str, Any]:
-    import numpy as np
-
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as exc:
-        raise DataError(f"{path}: no readable .npz file; save inputs by name with numpy.savez") from exc
-
-
-def _kinds(_: click.Context, __: click.Parameter, values: Sequence[str]) -> list[str]:
-    kinds = _split(values)
-    if unknown := set(kinds) - {"json", "md"}:
-        raise click.BadParameter(f"{min(unknown)!r} is no kind of report; there are json and md.")
-    return kinds
-
-
-def _passes(_: click.Context, param: click.Parameter, values: Sequence[str]) -> list[str] | None:
-    """Names of passes, each of them one that there is; in them - and _ are the same."""
-    names = _split(value.replace("_", "-") for value in values)
-    if names:
-        from converter.passes import PASSES
-        from converter.report import words
-
-        known = [row.name for row in PASSES]
-        for name in names:
-            if name not in known:
-                raise click.BadParameter(words.no_such_pass(name, known))
-    return names or (None if param.name == "only" else [])
-
-
-def _split(values: Iterable[str]) -> list[str]:
-    """Repeating an option and giving it a list with commas are the same."""
-    parts = (part.strip() for part in ",".join(values).split(","))
-    return list(dict.fromkeys(part for part in parts if part))
+    return callback
 
 
 def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -95,8 +43,14 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 pass_options = _together(
-    option("--only", metavar="PASS", multiple=True, callback=_passes, help="Only this pass; repeatable."),
-    option("--skip", metavar="PASS", multiple=True, callback=_passes, help="Not this pass; repeatable."),
+    option(
+        "--only",
+        metavar="PASS",
+        multiple=True,
+        callback=_as(lambda v: given.passes(v) or None),
+        help="Only this pass; repeatable.",
+    ),
+    option("--skip", metavar="PASS", multiple=True, callback=_as(given.passes), help="Not this pass; repeatable."),
     option("--keep-bn", is_flag=True, help="Keep BatchNormalization and move biases into it, to train on."),
     option("--no-growth", is_flag=True, help="Leave what needs a copy of a shared weight."),
     option("--freeze-overridable", is_flag=True, help="Make inputs that have a default value constants."),
@@ -105,21 +59,30 @@ check_options = _together(
     option("--no-verify", is_flag=True, help="Write without comparing outputs."),
     option("--on-inconclusive", type=FATES, default="fail", help="Outcome if undecided.  [fail]"),
     option(
-        "--inputs", metavar="X.npz", type=FILE, multiple=True, callback=_inputs, help="Compare on these; repeatable."
+        "--inputs",
+        metavar="X.npz",
+        type=FILE,
+        multiple=True,
+        callback=_as(given.inputs),
+        help="Compare on these; repeatable.",
     ),
-    option("--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_shapes, help="Shape of input X."),
+    option(
+        "--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_as(given.shapes), help="Shape of input X."
+    ),
     option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the random inputs.  [0]"),
     option("--quick", is_flag=True, help="Compare on one input only."),
     option("--provider", type=PROVIDERS, default="cpu", help="Where to compare.  [cpu]"),
     option("--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime."),
     option("--max-time", metavar="S", type=SECONDS, default=30.0, help="Seconds to compare for.  [30]"),
-    option("--max-memory", metavar="SIZE", callback=_size, help="Memory to compare in.  [half of what is free]"),
+    option(
+        "--max-memory", metavar="SIZE", callback=_as(given.size), help="Memory to compare in.  [half of what is free]"
+    ),
     option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder."),
     option(
         "--formats",
         multiple=True,
         default=["json,md"],
-        callback=_kinds,
+        callback=_as(given.kinds),
         metavar="LIST",
         help="Which reports.  [json,md]",
     ),
@@ -143,7 +106,7 @@ def cli() -> None:
 @option("--in-place", is_flag=True, help="Replace MODEL itself.")
 @option("--force", is_flag=True, help="Replace an OUT that exists.")
 @pass_options
-@option("--allow", metavar="PASS", multiple=True, callback=_passes, help="Use a pass that assumes something.")
+@option("--allow", metavar="PASS", multiple=True, callback=_as(given.passes), help="Use a pass that assumes something.")
 @option("--stop-after", metavar="N", type=NATURAL, help="Stop after N rewrites.")
 @check_options
 @json_option
@@ -178,9 +141,13 @@ def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, 
 @argument("model", type=FILE)
 @pass_options
 @option("--check", is_flag=True, help="Exit 1 if anything would change.")
+@option("--fates", is_flag=True, help="Name every bias, where it goes, or why it stays.")
+@option("--explain", metavar="NODE", help="Show the way of one bias: who feels it, and who does not.")
 @json_option
 @verbose_option
-def inspect(model: Path, check: bool, as_json: bool, verbose: bool, **asked: Any) -> int:
+def inspect(
+    model: Path, check: bool, fates: bool, explain: str | None, as_json: bool, verbose: bool, **asked: Any
+) -> int:
     """Show what fold would do and what not, and why.
 
     Nothing is written, and nothing is run.
@@ -189,18 +156,39 @@ def inspect(model: Path, check: bool, as_json: bool, verbose: bool, **asked: Any
     from converter.passes import PASSES
     from converter.report import groups, text, to_json
 
+    if explain is not None:
+        return _explain(model, explain, check=check, as_json=as_json, **asked)
     with terminal.progress() as progress:
         result = api.inspect(model, progress=progress, **asked)
     exit_code = 1 if check and (result.rewrites or result.frozen) else 0
     if as_json:
         terminal.say(to_json.dumps(to_json.inspect_json(result, __version__, exit_code)))
     else:
-        terminal.say(text.render(text.inspect_blocks(result, groups.reasons(PASSES), verbose=verbose), sys.stdout))
+        blocks = text.inspect_blocks(result, groups.reasons(PASSES), verbose=verbose, each=fates)
+        terminal.say(text.render(blocks, sys.stdout))
     return exit_code
 
 
+def _explain(model: Path, node: str, *, check: bool, as_json: bool, **asked: Any) -> int:
+    from converter import api
+    from converter.report import explain, text, to_json
+
+    if check:
+        raise click.UsageError("--explain and --check exclude each other.")
+    try:
+        with terminal.progress() as progress:
+            fate = api.explain(model, node, progress=progress, **asked)
+    except api.NoSuchBias as unknown:
+        raise click.BadParameter(terminal.one_line(str(unknown)), param_hint="'--explain'") from None
+    if as_json:
+        terminal.say(to_json.dumps(explain.explain_json(fate, model, __version__)))
+    else:
+        terminal.say(text.render(explain.explain_blocks(fate), sys.stdout, width=80))
+    return 0
+
+
 @cli.command()
-@argument("names", metavar="[NAME]...", nargs=-1, callback=_passes)
+@argument("names", metavar="[NAME]...", nargs=-1, callback=_as(given.passes))
 @json_option
 def passes(names: list[str], as_json: bool) -> int:
     """List the passes in their order, or show the pages of those named."""

@@ -1,4 +1,4 @@
-"""The public functions: load, inspect, fold (passes, then the referee, then the write)."""
+"""The public functions: load, inspect, explain, fold (passes, then the referee, then the write)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ import onnx
 
 from converter import pipeline
 from converter._version import __version__
-from converter.analysis.facts import Permits
+from converter.analysis import rnn
+from converter.analysis.asked import NoSuchBias, named
+from converter.analysis.facts import Facts, Permits
 from converter.errors import BiasoptError, ModelError
 from converter.graph import Graph, emit, has_external, load, stored_files
 from converter.protos import DataFile, Pieces, Staged, data_name, problems, span_of, stage
-from converter.records import Counts, Finding, Parity, Rewrite, Status, Verdict
+from converter.records import Counts, Fate, Finding, Parity, Rewrite, Status, Verdict
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FoldResult", "InspectResult", "fold", "inspect", "load"]
+__all__ = ["FoldResult", "InspectResult", "NoSuchBias", "explain", "fold", "inspect", "load"]
 
 _PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 Model = str | Path | onnx.ModelProto | bytes
@@ -45,6 +47,8 @@ class InspectResult:
     overridable_blocked: int = 0  # folds that freeze_overridable would win
     overridable_names: int = 0
     problem: str = ""  # what onnx's checker says against the model as it came
+    fates: tuple[Fate, ...] = ()  # of every bias: where it went, or why it is kept
+    gates: tuple[rnn.Gate, ...] = ()  # how long LSTMs and GRUs remember on their bias alone
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,60 @@ def inspect(
     with _quiet():
         graph = load(model, data=data, freeze_overridable=freeze_overridable)
         try:
-            outcome = pipeline.run(graph, options, progress)
-            blocked = _blocked(model, data, options, outcome, freeze_overridable)
-            return InspectResult(**_common(graph, outcome, blocked))
+            with _blame(graph):
+                outcome = pipeline.run(graph, options, progress)
+                blocked = _blocked(model, data, options, outcome, freeze_overridable)
+                return InspectResult(**_common(graph, outcome, blocked))
+        finally:
+            graph.close()
+
+
+def explain(
+    model: Model,
+    node: str,
+    *,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    allow: Iterable[str] = (),
+    data: str | Path | None = None,
+    keep_bn: bool = False,
+    no_growth: bool = False,
+    freeze_overridable: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Fate:
+    """Say what becomes of one bias, with every node that its shift meets on the way.
+
+    Parameters
+    ----------
+    model : path, bytes or ModelProto
+    node : str
+        A node that bears a bias (by its name or label), its output, or the bias tensor's name.
+    only, skip, allow, data, keep_bn, no_growth, freeze_overridable
+        As in `inspect`.
+
+    Returns
+    -------
+    Fate
+        The path of a bias that goes is that of the moment when it goes; of one that stays, the path in
+        the folded model.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be read.
+    NoSuchBias
+        No bias is called that; the message names those that come near.
+    ValueError
+        A name is no pass's.
+    """
+    options = _options(only, skip, allow, None, keep_bn, no_growth)
+    with _quiet():
+        graph = load(model, data=data, freeze_overridable=freeze_overridable)
+        try:
+            ops = {n.label: str(n.op) for n in graph.nodes()}
+            with _blame(graph):
+                outcome = pipeline.run(graph, options, progress)
+            return named(outcome.fates, node, ops)
         finally:
             graph.close()
 
@@ -210,10 +265,11 @@ def fold(
     with _quiet():
         graph = load(model, data=data, freeze_overridable=freeze_overridable)
         target = _target(graph, out, force=force, in_place=in_place)
-        outcome = pipeline.run(graph, options, progress)
-        blocked = _blocked(model, data, options, outcome, freeze_overridable)
-        result = FoldResult(**_common(graph, outcome, blocked), graph=graph)
-        staged = _stage(result, target, in_place) if target is not None else None
+        with _blame(graph):
+            outcome = pipeline.run(graph, options, progress)
+            blocked = _blocked(model, data, options, outcome, freeze_overridable)
+            result = FoldResult(**_common(graph, outcome, blocked), graph=graph)
+            staged = _stage(result, target, in_place) if target is not None else None
         try:
             parity = None
             if verify:
@@ -287,6 +343,8 @@ def _common(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict[str, 
         "overridable_blocked": blocked,
         "overridable_names": sum(getattr(t, "overridable", False) for t in main.values.values()),
         "problem": problems(graph.file.skeleton),
+        "fates": outcome.fates,
+        "gates": rnn.gates(Facts(graph)),
     }
 
 
@@ -412,6 +470,21 @@ def _checked_target(graph: Graph, target: Path, *, force: bool) -> Path:
     except (OSError, RuntimeError) as exc:  # a name too long, a directory without access, a loop of links
         raise ModelError(f"{target}: cannot be written ({exc}); give another output") from exc
     return target
+
+
+@contextlib.contextmanager
+def _blame(graph: Graph) -> Iterator[None]:
+    """An error of ours on a model that onnx's checker rejects is the model's; on any other it is a bug."""
+    try:
+        yield
+    except BiasoptError:
+        raise
+    except Exception as exc:
+        problem = problems(graph.file.skeleton)
+        if not problem:
+            raise
+        first = problem.splitlines()[0]
+        raise ModelError(f"{graph.file.label}: is not valid ONNX ({first}); export it again") from exc
 
 
 @contextlib.contextmanager

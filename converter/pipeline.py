@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from converter.analysis.affine import affine_at, stats_problem, training_problem
+from converter.analysis.asked import BiasFate
 from converter.analysis.census import count
 from converter.analysis.facts import Facts, Permits
+from converter.analysis.fates import Ledger, act_of
 from converter.errors import InvariantViolation
 from converter.graph import Graph, Node
 from converter.passes import PASSES, Pass
@@ -61,6 +63,7 @@ class Outcome:
     findings: tuple[Finding, ...]
     before: Counts
     after: Counts
+    fates: tuple[BiasFate, ...] = ()
 
 
 def unknown_passes(names: Iterable[str]) -> list[str]:
@@ -89,6 +92,7 @@ class _Run:
         self.progress = progress
         self.rewrites: list[Rewrite] = []
         self.declined: dict[str, dict[str, Finding]] = {}  # pass -> finding id -> finding
+        self.ledger = Ledger(self.facts)
 
     def run(self) -> Outcome:
         before = count(self.facts)
@@ -106,7 +110,7 @@ class _Run:
         acted = tuple(Finding(r.id, r.pass_name, r.node, Status.ACT) for r in self.rewrites)
         declined = tuple(f for p in self.passes for f in self.declined.get(p.name, {}).values())
         left = declined + tuple(self._leftover(declined))
-        return Outcome(tuple(self.rewrites), acted + left, before, count(self.facts))
+        return Outcome(tuple(self.rewrites), acted + left, before, count(self.facts), self._fates(left))
 
     def _full(self) -> bool:
         return self.options.stop_after is not None and len(self.rewrites) >= self.options.stop_after
@@ -131,9 +135,22 @@ class _Run:
             if clause is not None:
                 self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, guard.code, clause)
                 return
+        edits = p.plan(self.facts, match)
+        if self.options.permits.no_growth and (n_bytes := self.graph.growth(edits)) > 0:
+            why = f"the model would grow by {n_bytes} bytes"
+            self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, "grows", why)
+            return
         output = p.output(match)
-        delta = self.graph.apply(p.plan(self.facts, match))
+        act = None if p.fate is None else act_of(p.fate(match), match)
+        delta = self.graph.apply(edits)
+        self.ledger.note(delta, act)
         self.rewrites.append(Rewrite(id_, p.name, label, p.safety, output, delta))
+
+    def _fates(self, left: Iterable[Finding]) -> tuple[BiasFate, ...]:
+        takers = {p.name for p in self.passes if p.fate is not None}
+        norms = {n.label for n in self.graph.nodes() if n.is_op("BatchNormalization")}
+        unasked = {n.label: why for n in self.graph.nodes() if (why := opset_problem(n)) is not None}
+        return self.ledger.close([f for f in left if f.pass_name in takers or f.node in norms], unasked)
 
     def _leftover(self, declined: tuple[Finding, ...]) -> Iterable[Finding]:
         """Batch norms that no pass said a word about."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from converter.records import Parity, Verdict
-from converter.report import groups, words
+from converter.report import fates, groups, words
 from converter.report.result import Folded
 
 _MARK = {
@@ -26,6 +26,7 @@ def fold_markdown(result: Folded, said: groups.Reasons, version: str) -> str:
         _written(result),
         table(("", "before", "after"), _count_rows(result), right=(1, 2)),
         _done(result),
+        _fates(result),
         _left(result, said),
         _stages(result.parity),
         f"<sub>biasopt {version}</sub>",
@@ -90,6 +91,22 @@ def _done(result: Folded) -> str:
         for item in groups.done(result.rewrites)
     ]
     return "### Done\n\n" + table(("pass", "nodes", "outputs"), rows, right=(1,)) if rows else "Nothing was rewritten."
+
+
+def _fates(result: Folded) -> str:
+    if not result.fates:
+        return ""
+    rows = [
+        (
+            group.kind.value,
+            f"{len(group.fates):,}",
+            prose(group.what + (f": {group.why}" if group.why else "")),
+            _nodes(tuple(fate.node for fate in group.fates)),
+        )
+        for group in fates.gathered(result.fates)
+    ]
+    body = table(("fate", "biases", "why", "for example"), rows, right=(1,))
+    return f"### Biases\n\n{fates.heading(result.fates)}\n\n{body}"
 
 
 def _left(result: Folded, said: groups.Reasons) -> str:

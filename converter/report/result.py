@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from converter.records import Counts, Finding, Parity, Rewrite, Safety
+from converter.records import Counts, Fate, Finding, Parity, Rewrite, Safety
+
+if TYPE_CHECKING:
+    from converter.analysis.rnn import Gate
 
 
 class Inspected(Protocol):
@@ -51,6 +54,14 @@ class Inspected(Protocol):
     @property
     def problem(self) -> str:
         """What onnx's checker holds against the model as it came; empty for a clean model."""
+
+    @property
+    def fates(self) -> tuple[Fate, ...]:
+        """What became of every bias."""
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """How long recurrent layers remember on their bias alone."""
 
 
 class Folded(Inspected, Protocol):

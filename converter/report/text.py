@@ -12,8 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from converter.records import Parity, Rewrite, Verdict
-from converter.report import groups, words
+from converter.analysis.rnn import Gate
+from converter.records import Fate, FateKind, Parity, Rewrite, Verdict
+from converter.report import fates, groups, words
 from converter.report.result import Folded, Inspected, PassLike
 
 WIDTH = 110  # of a report that goes to a file or a pipe, whatever the window it was made in
@@ -29,13 +30,28 @@ _COLOUR = {
 Block = list[RenderableType]
 
 
-def render(blocks: Iterable[Block], stream: TextIO | None = None) -> str:
-    """Lay blocks out for a stream, one empty line between them; no line ends in spaces."""
+class _Buffer(io.StringIO):
+    """Holds what goes to a stream later; what is drawn with depends on that stream's encoding."""
+
+    def __init__(self, encoding: str | None) -> None:
+        super().__init__()
+        self._encoding = encoding or "utf-8"
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
+
+
+def render(blocks: Iterable[Block], stream: TextIO | None = None, width: int = WIDTH) -> str:
+    """Lay blocks out for a stream, one empty line between them; no line ends in spaces.
+
+    ``width`` is that of a report which goes to no terminal.
+    """
     terminal = stream is not None and stream.isatty()
-    buffer = io.StringIO()
+    buffer = _Buffer(getattr(stream, "encoding", None))
     console = Console(
         file=buffer,
-        width=min(Console(file=stream).width, WIDEST) if terminal else WIDTH,
+        width=min(Console(file=stream).width, WIDEST) if terminal else width,
         force_terminal=terminal,
         no_color=None if terminal else True,
         color_system="auto" if terminal else None,
@@ -62,12 +78,16 @@ def fold_blocks(result: Folded, said: groups.Reasons, *, verbose: bool = False) 
     ]
 
 
-def inspect_blocks(result: Inspected, said: groups.Reasons, *, verbose: bool = False) -> list[Block]:
-    """What ``fold`` would do, and what it would leave: every reason of it."""
+def inspect_blocks(
+    result: Inspected, said: groups.Reasons, *, verbose: bool = False, each: bool = False
+) -> list[Block]:
+    """What ``fold`` would do, and what it would leave: every reason of it; with ``each`` every bias."""
     return [
         _header(result),
         _done("Would do", result.rewrites, verbose=verbose),
         _left(groups.left(result.findings, said), most=None, verbose=verbose),
+        _fates(result.fates, each=verbose or each),
+        _gates(result.gates),
         _counts(result, "now", "folded"),
         _overridable(result),
     ]
@@ -126,6 +146,35 @@ def _nodes(item: groups.Left, *, verbose: bool) -> str:
     return "\n".join(map(words.plain, told))
 
 
+def _fates(found: Sequence[Fate], *, each: bool) -> Block:
+    if not found:
+        return []
+    table = _grid("right", "left", "left")
+    for group in fates.gathered(found):
+        said = Text(group.what + (f": {words.plain(group.why)}" if group.why else ""))
+        names = _each(group) if each else words.listing(tuple(fate.node for fate in group.fates))
+        colour = "yellow" if group.kind is FateKind.KEPT else "green"
+        row = said.append(f"\n{names}", style="dim")
+        table.add_row(f"{len(group.fates):,}", Text(group.kind.value, style=colour), row)
+    return [Text.assemble(("Biases", "bold"), "  ", fates.heading(found)), _indent(table)]
+
+
+def _each(group: fates.Group) -> str:
+    return "\n".join(words.plain(f"{fate.node}{fates.tail(fate)}") for fate in group.fates)
+
+
+def _gates(found: Sequence[Gate]) -> Block:
+    if not found:
+        return []
+    table = _grid("left", "left", "left")
+    for gate in found:
+        said = Text(fates.gate(gate))
+        if gate.note:
+            said.append(f"\n{words.plain(gate.note)}", style="dim")
+        table.add_row(f"{gate.op} {words.plain(gate.node)}", fates.gate_name(gate), said)
+    return [Text("Memory", style="bold"), _indent(table)]
+
+
 def _counts(result: Inspected, before_is: str, after_is: str) -> Block:
     before, after = result.before, result.after
     if before == after:
@@ -146,6 +195,8 @@ def _counts(result: Inspected, before_is: str, after_is: str) -> Block:
 
 def _outcome(result: Folded) -> Block:
     table = _grid("left", "left")
+    if result.fates:
+        table.add_row("Biases", words.plain(fates.line(result.fates)))
     for index, line in enumerate(_parity_lines(result.parity)):
         table.add_row("" if index else "Parity", line)
     if result.frozen:

@@ -7,13 +7,14 @@ so these are the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converter.records import Counts, Finding, Parity, Rewrite
+from converter.records import Counts, Fate, Finding, Hop, Parity, Rewrite
 from converter.report.pages import docstring
 from converter.report.result import Folded, Inspected, PassLike
 
@@ -32,7 +33,7 @@ def fold_json(result: Folded, version: str) -> dict[str, Any]:
         "counts": {"before": _counts(result.before), "after": _counts(result.after)},
         "rewrites": [_rewrite(rewrite) for rewrite in result.rewrites],
         "findings": [_finding(finding) for finding in result.findings],
-        "fates": [],
+        "fates": [fate_json(fate) for fate in result.fates],
         "parity": None if result.parity is None else _parity(result.parity),
         "exit_code": result.exit_code,
     }
@@ -48,7 +49,8 @@ def inspect_json(result: Inspected, version: str, exit_code: int) -> dict[str, A
         "input": _path(result.path),
         "counts": {"before": _counts(result.before), "after": _counts(result.after)},
         "findings": [_finding(finding) for finding in result.findings],
-        "fates": [],
+        "fates": [fate_json(fate) for fate in result.fates],
+        "gates": [dataclasses.asdict(gate) for gate in result.gates],
         "overridable_blocked": result.overridable_blocked,
         "exit_code": exit_code,
     }
@@ -92,6 +94,35 @@ def _counts(counts: Counts) -> dict[str, int]:
 
 def _finding(finding: Finding) -> dict[str, Any]:
     return {"id": finding.id, "status": finding.status.value, "code": finding.code, "why": finding.why}
+
+
+def fate_json(fate: Fate) -> dict[str, Any]:
+    """What became of one bias."""
+    return {
+        "node": fate.node,
+        "op": fate.op,
+        "fate": fate.kind.value,
+        "elements": fate.elements,
+        "removed": fate.removed,
+        "where": fate.where,
+        "code": fate.code,
+        "why": fate.why,
+    }
+
+
+def path_json(path: Iterable[Hop]) -> list[dict[str, Any]]:
+    """The nodes that a bias's shift meets, each with those that hand it the shift."""
+    return [
+        {
+            "node": hop.node,
+            "op": hop.op,
+            "verb": hop.verb,
+            "how": hop.how,
+            "from": list(getattr(hop, "given_by", ())),
+            "part": getattr(hop, "part", ""),
+        }
+        for hop in path
+    ]
 
 
 def _rewrite(rewrite: Rewrite) -> dict[str, Any]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from converter.analysis.hops import Reader
+from converter.analysis.rnn import Gate
 from converter.records import (
     Counts,
     Delta,
+    Fate,
+    FateKind,
     Finding,
+    Hop,
     OutputCheck,
     Parity,
     Rewrite,
@@ -38,6 +43,8 @@ class Result:
     overridable_blocked: int = 0
     overridable_names: int = 0
     problem: str = ""
+    fates: tuple[Fate, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
 
 SAID = {"output-shared": "another node reads what the fold would change", "padded": "a border would differ"}
@@ -94,3 +101,41 @@ def folded(**changes: object) -> Result:
         "parity": parity(),
     }
     return Result(**(values | changes))  # type: ignore[arg-type]
+
+
+def carries(node: str, given_by: str, op: str = "Add", how: str = "") -> Reader:
+    return Reader(node, op, "carries", how, (given_by,))
+
+
+def ends(node: str, given_by: str, verb: str, op: str, how: str = "") -> Reader:
+    return Reader(node, op, verb, how, (given_by,))
+
+
+def kept(node: str, op: str = "Relu", by: str = "relu", how: str = "it is not linear", elements: int = 8) -> Fate:
+    """A bias of a Conv that a node feels."""
+    why = f"{op} ({by}) feels it"
+    path: tuple[Hop, ...] = (ends(by, node, "stops", op, how),)
+    return Fate(node, "Conv", FateKind.KEPT, elements, code="stops", why=why, path=path)
+
+
+def absorbed(node: str, where: str, elements: int = 8) -> Fate:
+    """A bias of a Conv that the next one takes over."""
+    path = (ends(where, node, "absorbs", "Conv", "its bias 'b' takes it over"),)
+    return Fate(node, "Conv", FateKind.ABSORBED, elements, elements, where, path=path)
+
+
+def at_output(node: str, elements: int = 2) -> Fate:
+    """A bias that the model gives out."""
+    path = (ends("y", node, "stops", "output", "it is an output of the model"),)
+    code = "output-is-graph-output"
+    return Fate(node, "Gemm", FateKind.KEPT, elements, code=code, why="it reaches output 'y'", path=path)
+
+
+FATES = (
+    absorbed("conv1", "conv2"),
+    kept("conv2"),
+    Fate("conv3", "Conv", FateKind.ZERO, 4, 4),
+    Fate("conv4", "Conv", FateKind.KEPT, 8, code="overridable", why="'b4' is also a graph input"),
+    absorbed("conv5", "conv6"),
+    at_output("gemm"),
+)

@@ -1,0 +1,74 @@
+"""What the command line is given, as values; what is no such value is a `ValueError` that says what would be."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from converter.errors import DataError
+from converter.report import words
+
+
+def size(value: str | None) -> int | None:
+    """Bytes, with a unit: ``500MB``, ``2GiB``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B?", (value or "").strip().upper())
+    n_bytes = int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")) if found else 0
+    if value is not None and not n_bytes:
+        raise ValueError(f"{value!r} is not a size such as 500MB or 2GiB.")
+    return n_bytes or None
+
+
+def shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
+    """Shapes by name, from ``x=1,3,224,224``; split at the last ``=``, since a name may hold one."""
+    found = {}
+    for value in values:
+        name, _equals, dims = value.rpartition("=")
+        if not name or not re.fullmatch(r"(\d+(,\d+)*)?", dims):
+            raise ValueError(f"{value!r} is not an input's shape such as x=1,3,224,224.")
+        found[name] = tuple(int(dim) for dim in dims.split(",") if dim)
+    return found or None
+
+
+def inputs(values: Sequence[Path]) -> list[dict[str, Any]] | None:
+    """One set of inputs per .npz file, by name."""
+    return [_arrays(value) for value in values] or None
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as exc:
+        raise DataError(f"{path}: no readable .npz file; save inputs by name with numpy.savez") from exc
+
+
+def kinds(values: Sequence[str]) -> list[str]:
+    """Kinds of report."""
+    found = split(values)
+    if unknown := set(found) - {"json", "md"}:
+        raise ValueError(f"{min(unknown)!r} is no kind of report; there are json and md.")
+    return found
+
+
+def passes(values: Sequence[str]) -> list[str]:
+    """Names of passes, each of them one that there is; in them - and _ are the same."""
+    names = split(value.replace("_", "-") for value in values)
+    if names:
+        from converter.passes import PASSES
+
+        known = [row.name for row in PASSES]
+        for name in names:
+            if name not in known:
+                raise ValueError(words.no_such_pass(name, known))
+    return names
+
+
+def split(values: Iterable[str]) -> list[str]:
+    """Repeating an option and giving it a list with commas are the same."""
+    parts = (part.strip() for part in ",".join(values).split(","))
+    return list(dict.fromkeys(part for part in parts if part))
