@@ -17,7 +17,7 @@ import converter
 import converter.passes
 from converter.errors import BiasoptError, DataError, InvariantViolation, ModelError
 from converter.records import Safety, Verdict
-from tests.report.made import Guard, Pass, folded, parity
+from tests.report.made import FATES, Guard, Pass, folded, parity
 
 PASSES = (
     Pass("fold-bn-into-conv", "Conv then BatchNormalization becomes one Conv", guards=(Guard("shared", "it is read"),)),
@@ -312,6 +312,12 @@ def test_inspect_prints_and_check_gates(run: Run, engine: Engine) -> None:
     assert run("inspect", "m.onnx", "--check")[0] == 1
     engine.result = folded(rewrites=())
     assert run("inspect", "m.onnx", "--check")[0] == 0
+
+
+def test_fates_names_every_bias(run: Run, engine: Engine) -> None:
+    engine.result = folded(fates=FATES)
+    assert "conv1 -> conv2" not in run("inspect", "m.onnx")[1]
+    assert "conv1 -> conv2" in run("inspect", "m.onnx", "--fates")[1]
 
 
 def test_inspect_json(run: Run, engine: Engine) -> None:

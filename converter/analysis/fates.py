@@ -119,7 +119,8 @@ class Ledger:
             return
         seat.taken = False
         if act is None or act.node != label:  # a fold moved it on; that is no pass of biases
-            others = [n for n in delta.changed_nodes if n != label]
+            bearers = dict.fromkeys(self._adds.get(n, n) for n in delta.changed_nodes)
+            others = [n for n in bearers if n != label]
             ends = [Reader(n, str(self._nodes[n].op), "absorbs", "folded into it", (label,)) for n in others]
             seat.acts.append(Act(label, FateKind.ABSORBED, ", ".join(others), seat.elements, path=tuple(ends)))
 

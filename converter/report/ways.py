@@ -75,7 +75,7 @@ UNICODE = Glyphs(
     "│ ",
     "├─",
     "  ",
-    {"root": "◆", "carries": "○", "absorbs": "●", "annihilates": "×", "stops": "■"},  # noqa: RUF001
+    {"root": "◆", "carries": "○", "absorbs": "●", "annihilates": "∅", "stops": "■"},
 )
 ASCII = Glyphs("| ", "|-", "  ", {"root": "*", "carries": "o", "absorbs": "+", "annihilates": "x", "stops": "!"})
 _STYLE = {"root": "bold", "carries": "dim", "absorbs": "green", "annihilates": "green", "stops": "yellow"}

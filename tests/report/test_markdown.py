@@ -6,7 +6,7 @@ import pytest
 
 from converter.records import OutputCheck, Stage, Verdict
 from converter.report import markdown
-from tests.report.made import SAID, declined, folded, parity
+from tests.report.made import FATES, SAID, declined, folded, parity
 
 
 def test_the_verdict_comes_first() -> None:
@@ -23,6 +23,14 @@ def test_counts_passes_and_reasons_are_tables() -> None:
     assert "| `output-shared` | 2 | another node reads it | `bn3`, `mul4` |\n" in said
     assert "Left as it was: 2 reasons" in said
     assert "| float64: the change against the rounding of weights | PASS |  |" in said
+
+
+def test_biases_are_a_table() -> None:
+    said = markdown.fold_markdown(folded(fates=FATES), SAID, "9.9")
+    assert "### Biases\n\n3 of 6 vectors go (50 %), 20 of 38 elements (53 %)\n\n| fate | biases | why |" in said
+    assert "| absorbed | 2 | Conv further down takes it over | `conv1`, `conv5` |\n" in said
+    assert "| kept | 1 | felt by Relu: it is not linear | `conv2` |\n" in said
+    assert "### Biases" not in markdown.fold_markdown(folded(), SAID, "9.9")
 
 
 def test_failure_and_no_check_are_marked() -> None:

@@ -7,9 +7,10 @@ from unittest.mock import patch
 
 import pytest
 
+from converter.analysis.rnn import Gate
 from converter.records import OutputCheck, Parity, Safety, Stage, Verdict
 from converter.report import text, words
-from tests.report.made import AFTER, BEFORE, SAID, Pass, Result, act, declined, folded, parity
+from tests.report.made import AFTER, BEFORE, FATES, SAID, Pass, Result, act, declined, folded, parity
 
 
 class Terminal(io.StringIO):
@@ -137,6 +138,58 @@ def test_inspect_says_would() -> None:
     assert "now  folded\n" in said
     assert "Parity" not in said
     assert "Written" not in said
+
+
+BIASES = """\
+Biases  3 of 6 vectors go (50 %), 20 of 38 elements (53 %)
+  1  zero      all its elements are zero
+               conv3
+  2  absorbed  Conv further down takes it over
+               conv1, conv5
+  1  kept      felt by Relu: it is not linear
+               conv2
+  1  kept      it reaches an output
+               gemm
+  1  kept      overridable: 'b4' is also a graph input
+               conv4
+"""
+
+
+def test_inspect_shows_where_biases_go() -> None:
+    said = text.render(text.inspect_blocks(folded(fates=FATES), SAID))
+    assert BIASES in said
+
+
+@pytest.mark.parametrize("options", [{"verbose": True}, {"each": True}])
+def test_each_bias_is_named_where_that_is_asked_for(options: dict[str, bool]) -> None:
+    said = text.render(text.inspect_blocks(folded(fates=FATES), SAID, **options))
+    shown = [line.strip() for line in said.splitlines()]
+    assert {"conv1 -> conv2", "conv5 -> conv6", "conv2: Relu relu", "gemm: output y", "conv3"} <= set(shown)
+
+
+def test_fold_has_one_line_of_biases() -> None:
+    said = shown(folded(fates=FATES))
+    line = "Biases   6 seen, 1 zero, 2 absorbed further down, 3 kept: felt by Relu 1, output 1, overridable 1\n"
+    assert f"{line}Parity   PASS" in said
+    assert "Biases" not in shown(folded())
+
+
+def test_inspect_shows_what_gates_remember() -> None:
+    gates = (
+        Gate("lstm", "LSTM", "forget", "forward", 8, 1.0, 0.25, 0.731, 3.72),
+        Gate("gru", "GRU", "update", "reverse", note="Its bias is not known."),
+    )
+    said = text.render(text.inspect_blocks(folded(gates=gates), SAID))
+    assert (
+        """\
+Memory
+  LSTM lstm  forget gate           bias +1.00 on average (deviation 0.25): keeps 73 % a step, so it remembers
+                                   about 3.7 steps
+  GRU gru    update gate, reverse  bias not known
+                                   Its bias is not known.
+"""
+        in said
+    )
 
 
 def test_nothing_to_do_is_said() -> None:

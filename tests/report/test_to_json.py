@@ -4,9 +4,10 @@ import json
 import math
 from pathlib import Path
 
+from converter.analysis.rnn import Gate
 from converter.records import OutputCheck, Stage, Verdict
 from converter.report import to_json
-from tests.report.made import Guard, Pass, Result, folded, parity
+from tests.report.made import FATES, Guard, Pass, Result, folded, parity
 
 
 def parsed(result: Result) -> dict[str, object]:
@@ -39,6 +40,42 @@ def test_fold_schema_one() -> None:
     }
     assert document["fates"] == []
     assert document["exit_code"] == 0
+
+
+def test_fates_are_in_both() -> None:
+    document = parsed(folded(fates=FATES))
+    assert document["fates"] == to_json.inspect_json(folded(fates=FATES), "9.9", 0)["fates"]
+    fates = document["fates"]
+    assert isinstance(fates, list)
+    assert fates[0] == {
+        "node": "conv1",
+        "op": "Conv",
+        "fate": "absorbed",
+        "elements": 8,
+        "removed": 8,
+        "where": "conv2",
+        "code": "",
+        "why": "",
+    }
+    assert [(row["fate"], row["code"]) for row in fates[2:4]] == [("zero", ""), ("kept", "overridable")]
+
+
+def test_gates_are_in_inspect() -> None:
+    document = to_json.inspect_json(folded(gates=(Gate("n", "GRU", "update", "forward", note="why"),)), "9.9", 0)
+    assert document["gates"] == [
+        {
+            "node": "n",
+            "op": "GRU",
+            "gate": "update",
+            "direction": "forward",
+            "units": None,
+            "mean": None,
+            "std": None,
+            "kept": None,
+            "memory_steps": None,
+            "note": "why",
+        }
+    ]
 
 
 def test_rewrites_and_findings_carry_their_ids() -> None:
