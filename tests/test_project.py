@@ -171,6 +171,19 @@ def test_readme_names_only_commands_that_exist() -> None:
         assert named <= targets, page
 
 
+def test_readme_shows_what_the_demo_prints(tmp_path: Path) -> None:
+    model = re.search(r"^MODEL \?= (\S+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    shown = re.search(
+        r"What `make demo` prints:\n\n```text\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
+    )
+    assert model
+    assert shown
+    done = run(sys.executable, "-m", "biasopt", "fold", model[1], "-o", tmp_path / "folded.onnx", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    steady = done.stdout.partition("\n         out:")[0]  # how far outputs differ depends on the processor
+    assert shown[1].startswith(steady)
+
+
 def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.onnx").write_bytes(conv_bn().SerializeToString())
