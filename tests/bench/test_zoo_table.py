@@ -63,12 +63,12 @@ def test_it_is_written_between_its_marks(
 ) -> None:
     monkeypatch.setattr(zoo_table, "SORTS", {})
     readme = tmp_path / "README.md"
-    readme.write_text("a\n<!-- BEGIN:zoo -->\nold\n<!-- END:zoo -->\nb\n", encoding="utf-8")
+    readme.write_text("a\n<!-- BEGIN:zoo -->\nof last year\n<!-- END:zoo -->\nb\n", encoding="utf-8")
     assert zoo_table.main([], readme) == 0
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("a\n<!-- BEGIN:zoo -->\n| model | biases | left |")
     assert text.endswith("<!-- END:zoo -->\nb\n")
-    assert "old" not in text
+    assert "of last year" not in text
     assert zoo_table.main(["--print"], tmp_path / "none") == 0
     assert capsys.readouterr().out.startswith("| model |")
     readme.write_text("no marks", encoding="utf-8")
