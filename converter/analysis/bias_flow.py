@@ -226,7 +226,7 @@ class _Trace:
 
     def into_linear(self, node: Node, s: Shift) -> Absorb | None:
         linear = linear_into(self.facts, node, str(node.op))
-        if linear is None or node.function_attrs or self.facts.constants.weight(linear.weight) is None:
+        if linear is None or node.function_attrs or self.facts.readable(linear.weight) is None:
             return None
         added = self.added(linear, s)
         if added is None:

@@ -54,6 +54,11 @@ class Facts:
             raise InvariantViolation(f"{tensor.name!r} was taken as a constant")
         return found
 
+    def readable(self, tensor: Tensor) -> Weight | None:
+        """The value if it is sure to be this one at run time; integers behind DequantizeLinear may be read."""
+        problem = self.constants.problem(tensor)
+        return self.constants.weight(tensor) if problem is None or problem[0] == "weight-quantized" else None
+
     def master(self, tensor: Tensor) -> NDArray[np.float64]:
         """The constant's value in float64, before any rounding of ours."""
         return self.weight(tensor).master()

@@ -150,8 +150,8 @@ def _product(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if other is None:
         return Stop("stops", "it has one operand")
     rank = facts.rank(other)
-    weight = facts.constants.weight(other)
-    if weight is not None and s.value is not None and facts.constants.problem(other) is None:
+    weight = facts.readable(other)
+    if weight is not None and s.value is not None:
         factor = weight.master()
         if node.op == "Div" and (factor == 0).any():
             return Stop("stops", "it divides by zero")

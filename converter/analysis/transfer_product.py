@@ -17,7 +17,7 @@ def conv_problem(facts: Facts, node: Node, s: Shift) -> Stop | None:
     """Why a convolution does not turn the shift into one shift per channel; None if it does."""
     if not s.constant_on([0, *range(2, s.rank)]):
         return Stop("varies", "the shift varies over positions")
-    weight = facts.constants.weight(node.inputs[1])
+    weight = facts.readable(node.inputs[1])
     if weight is None:
         return Stop("stops", "its weight is known at run time only")
     if node.op == "Conv":
@@ -57,7 +57,7 @@ def _gemm(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if set(shifts) != {0} or node.attr("transA", 0):
         return Stop("stops", "it is not its first factor, as it stands, that is shifted")
     s = shifts[0]
-    if facts.constants.weight(node.inputs[1]) is None:
+    if facts.readable(node.inputs[1]) is None:
         return Stop("stops", "its weight is known at run time only")
     if s.value is None:
         return Carry({0: unknown(2, s.invariant & {0})})
@@ -73,7 +73,7 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     other = node.tensor_in(1 - slot)
     if other is None or s.rank < 2:
         return Stop("rank", "it is a product of vectors")
-    weight = facts.constants.weight(other)
+    weight = facts.readable(other)
     if s.value is not None and weight is not None and len(weight.shape) >= 2:
         return _constant_product(s.value, weight.master(), slot)
     rank = facts.rank(other)
@@ -146,7 +146,7 @@ def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if averages and mine.index(contracted[0]) in s.invariant and not _alone(mine, theirs, out):
         return _place(s, mine, out)
     invariant = [j for j, c in enumerate(out) if c in mine and c not in theirs and mine.index(c) in s.invariant]
-    weight = facts.constants.weight(other)
+    weight = facts.readable(other)
     if weight is not None and s.value is not None:
         return _constant_einsum(s, weight.master(), (mine, theirs, out))
     return Carry({0: unknown(len(out), invariant)}, "multiplied by data")
