@@ -16,7 +16,7 @@ from converter.errors import BiasoptError, DataError, ExportError, InvariantViol
 
 if TYPE_CHECKING:
     from converter import verify
-    from converter.api import FoldResult, InspectResult, fold, inspect, load
+    from converter.api import FoldResult, InspectResult, NoSuchBias, explain, fold, inspect, load
 
 __all__ = [
     "BiasoptError",
@@ -26,8 +26,10 @@ __all__ = [
     "InspectResult",
     "InvariantViolation",
     "ModelError",
+    "NoSuchBias",
     "RuntimeUnavailable",
     "__version__",
+    "explain",
     "fold",
     "inspect",
     "load",
@@ -37,7 +39,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # The functions load numpy, onnx and onnxruntime; `import converter` alone does not.
-    if name in ("FoldResult", "InspectResult", "fold", "inspect", "load"):
+    if name in ("FoldResult", "InspectResult", "NoSuchBias", "explain", "fold", "inspect", "load"):
         from converter import api
 
         return getattr(api, name)

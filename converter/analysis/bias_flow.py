@@ -7,6 +7,8 @@ shift over) or an annihilator (an operator that does not feel it). Nothing is ev
 from __future__ import annotations
 
 import heapq
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,12 +49,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Absorb:
-    """A node that takes the shift over: `added` goes to its bias, mean (negated) or constant."""
+    """A node that takes the shift over: what `make` gives goes to its bias, mean (negated) or constant.
+
+    It is made when a plan asks: it may take reading a weight, and most ways end elsewhere.
+    """
 
     node: Node
     kind: str  # bias | new-bias | mean | constant | sibling
     target: Linear | Affine
-    added: Array
+    make: Callable[[], Array]
+    n_elements: int
     how: str
 
 
@@ -77,6 +83,8 @@ class Flow:
     carried: list[Tensor] = field(default_factory=list)
     stop: Step | None = None
     softmax_rows: bool = False  # it went through rows of weights that sum to one
+    adds: bool = False  # it met a sum whose other operand is not shifted: a sibling might take it over
+    bias_free: bool = False  # it met a layer without a bias: a new one might take it over
 
     @property
     def free(self) -> bool:
@@ -203,6 +211,8 @@ class _Trace:
             case Carry(out, how):
                 self.flow.steps.append(Step(node, "carries", how))
                 self.flow.softmax_rows |= "sum to one" in how
+                self.flow.adds |= node.is_op("Add") and len(shifts) == 1
+                self.flow.bias_free |= node.is_op("Conv", "ConvTranspose", "Gemm")
                 for slot, shift in out.items():
                     tensor = node.tensor_out(slot)
                     if tensor is not None:
@@ -228,31 +238,32 @@ class _Trace:
         linear = linear_into(self.facts, node, str(node.op))
         if linear is None or node.function_attrs or self.facts.readable(linear.weight) is None:
             return None
-        added = self.added(linear, s)
-        if added is None:
+        make = self.added(linear, s)
+        if make is None:
             return None
+        channels = lin.out_channels(self.facts, linear)
         if linear.bias is None:
             room = node.op != "MatMul" and self.permit.new_bias
-            return Absorb(node, "new-bias", linear, added, "its new bias takes it over") if room else None
+            return Absorb(node, "new-bias", linear, make, channels, "its new bias takes it over") if room else None
         if self.facts.constants.problem(linear.bias) is not None:
             return None
-        bias = lin.bias_value(self.facts, linear)
-        if bias is None or (np.broadcast_shapes(bias.shape, added.shape) != bias.shape and bias.size != 1):
+        shape = self.facts.weight(linear.bias).shape
+        if np.broadcast_shapes(shape, (channels,)) != shape and math.prod(shape) != 1:
             return None
-        return Absorb(node, "bias", linear, added, f"its bias {linear.bias.name!r} takes it over")
+        return Absorb(node, "bias", linear, make, channels, f"its bias {linear.bias.name!r} takes it over")
 
-    def added(self, linear: Linear, s: Shift) -> Array | None:
+    def added(self, linear: Linear, s: Shift) -> Callable[[], Array] | None:
         """What the shift adds to the output channels, shape [O]; None if it is not one vector."""
-        node, value = linear.node, s.value
+        node, value, facts = linear.node, s.value, self.facts
         assert value is not None
         if linear.op in (lin.CONV, lin.CONV_TRANSPOSE):
-            return None if conv_problem(self.facts, node, s) else added_by_conv(self.facts, linear, s)
-        if lin.weight_rank_problem(self.facts, linear) is not None or node.attr("transA", 0):
+            return None if conv_problem(facts, node, s) else lambda: added_by_conv(facts, linear, s)
+        if lin.weight_rank_problem(facts, linear) is not None or node.attr("transA", 0):
             return None
         if not s.constant_on(range(s.rank - 1)):
             return None
-        row = np.broadcast_to(value.reshape(-1), (lin.in_channels(self.facts, linear),))
-        return lin.input_sum(self.facts, linear, row)
+        row = np.broadcast_to(value.reshape(-1), (lin.in_channels(facts, linear),))
+        return lambda: lin.input_sum(facts, linear, row)
 
     def into_mean(self, node: Node, s: Shift) -> Absorb | None:
         bn = affine_at(node, 0)
@@ -264,7 +275,8 @@ class _Trace:
             return None
         assert s.value is not None
         channels = self.facts.weight(bn.params[2]).shape
-        return Absorb(node, "mean", bn, np.broadcast_to(s.value.reshape(-1), channels), "its mean takes it over")
+        added = np.broadcast_to(s.value.reshape(-1), channels)
+        return Absorb(node, "mean", bn, lambda: added, added.size, "its mean takes it over")
 
     def into_constant(self, node: Node, slot: int, s: Shift) -> Absorb | None:
         """A constant Add, unless it is the bias of a MatMul (that one is reached through the MatMul)."""
@@ -280,7 +292,8 @@ class _Trace:
         if np.broadcast_shapes(value.shape, weight.shape) != weight.shape:
             return None
         sign = -1.0 if node.is_op("Sub") else 1.0
-        return Absorb(node, "constant", affine, sign * value, f"its constant {affine.params[0].name!r} takes it over")
+        how = f"its constant {affine.params[0].name!r} takes it over"
+        return Absorb(node, "constant", affine, lambda: sign * value, value.size, how)
 
     def sibling(self, node: Node, shifts: dict[int, Shift]) -> Absorb | None:
         """The bias of the layer that gives the other operand, if nobody else reads that layer."""
@@ -296,7 +309,8 @@ class _Trace:
         if np.broadcast_shapes(source.shape, s.value.shape) != source.shape:
             return None
         added = np.broadcast_to(s.value, source.shape).reshape(source.value.shape)
-        return Absorb(node, "sibling", source.linear, added, f"the bias of {source.node.label} takes it over")
+        how = f"the bias of {source.node.label} takes it over"
+        return Absorb(node, "sibling", source.linear, lambda: added, added.size, how)
 
 
 def sound(facts: Facts, bn: Affine) -> bool:

@@ -98,13 +98,20 @@ class Facts:
             return "output-is-graph-output", f"{tensor.name!r} is an output of its graph"
         if "captured" in tensor.pins or any(n.scope is not tensor.scope for n in self.graph.readers(tensor)):
             return "captured-by-subgraph", f"{tensor.name!r} is read inside a control-flow body"
-        readers = {id(n): n for n in self.graph.readers(tensor)}
+        readers = {id(n): n for n in self.graph.readers(tensor) if n is reader or not reads_no_value(n, tensor)}
         if len(readers) > 1 or tensor.pins:
             others = ", ".join(sorted(n.label for n in readers.values() if n is not reader)) or ", ".join(tensor.pins)
             return "several-readers", f"{tensor.name!r} is also read by {others}"
-        if len(self.graph.readers(tensor)) > 1:
+        if sum(n is reader for n in self.graph.readers(tensor)) > 1:
             return "several-readers", f"{reader.label} reads {tensor.name!r} more than once"
         return None
+
+
+def reads_no_value(node: Node, tensor: Tensor) -> bool:
+    """Whether the node looks at the tensor's shape or type alone: it does not see a fold."""
+    if node.is_op("CastLike"):
+        return node.inputs[0] is not tensor
+    return node.is_op("Shape", "Size")
 
 
 _KEEPS_RANK = (

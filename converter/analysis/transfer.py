@@ -29,7 +29,7 @@ class Gone:
     """The outputs do not depend on the shift."""
 
     how: str
-    kind: str  # norm | softmax | cancelled
+    kind: str  # norm | softmax | cancelled | shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,10 @@ def through(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     shifts : mapping of input slot to Shift; slots that are not in it have none
     """
     rule = RULES.get(node.op) if node.is_standard else None
-    if rule is None:
+    if rule is None and node.is_standard and node.op in _NOT_LINEAR:
         return Stop("stops", LINEARITY)
+    if rule is None:
+        return Stop("unknown-operator", "it is not known to hand a shift on")
     if node.function_attrs:
         return Stop("function-attribute", "an attribute comes from each call of its function")
     if any(s.masked for s in shifts.values()) and node.op not in _MASK_SAFE:
@@ -78,6 +80,26 @@ def _only(shifts: Shifts, slot: int = 0) -> Shift | Stop:
     if set(shifts) != {slot}:
         return Stop("stops", "it feels a shift of its parameters")
     return shifts[slot]
+
+
+_NOT_LINEAR = frozenset(
+    "Relu LeakyRelu PRelu Elu Selu Celu Gelu ThresholdedRelu Clip Sigmoid HardSigmoid HardSwish Mish Swish Tanh "
+    "Softplus Softsign Exp Log Sqrt Reciprocal Pow Abs Sign Erf Floor Ceil Round Sin Cos Not Equal Greater Less LSTM "
+    "GRU RNN RMSNormalization LpNormalization LRN ReduceL2 ReduceProd QuantizeLinear DynamicQuantizeLinear TopK".split()
+)
+
+
+def _only_shape(_: Facts, node: Node, shifts: Shifts) -> Outcome:
+    return Gone("it reads the shape alone", "shape")
+
+
+def _cast_like(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    if 0 not in shifts:
+        return Gone("it reads the type alone", "shape")
+    before, after = (facts.graph.elem_type(_tensor(node, i)) for i in (0, 1))
+    if before in _WIDTH and after in _WIDTH and _WIDTH[after] >= _WIDTH[before]:
+        return Carry({0: shifts[0]})
+    return Stop("stops", "it rounds to a narrower type")
 
 
 # -- one element to one element --------------------------------------------------------------
@@ -344,12 +366,16 @@ def _arg(_: Facts, node: Node, shifts: Shifts) -> Outcome:
     return Stop("stops", "its entries are shifted differently")
 
 
-_MASK_SAFE = frozenset("Identity Cast Dropout Add Softmax Reshape Transpose Squeeze Unsqueeze".split())
+_MASK_SAFE = frozenset(
+    "Shape Size CastLike Identity Cast Dropout Add Softmax Reshape Transpose Squeeze Unsqueeze".split()
+)
 
 RULES: dict[str, Rule] = {
     "Identity": _same,
     "Dropout": _dropout,
     "Cast": _cast,
+    "CastLike": _cast_like,
+    **dict.fromkeys(("Shape", "Size"), _only_shape),
     "Neg": _neg,
     **dict.fromkeys(("Add", "Sub", "Sum"), _sum),
     "Mean": _mean,

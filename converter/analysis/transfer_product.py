@@ -217,9 +217,22 @@ def _attention(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     shapes = [facts.shape(node.inputs[i]) for i in (_Q, _V)]
     if s.rank == 4:
         heads = tuple(None if d is None else d[1] for d in shapes)  # type: ignore[assignment]
-    if heads[0] is None or heads[0] != heads[1]:
-        return Stop("grouped-heads", "several query heads share a value head")
-    return Carry({0: s}, "rows of weights that sum to one hand it on")
+    if not all(isinstance(h, int) for h in heads) or heads[1] == 0 or heads[0] % heads[1]:
+        return Stop("grouped-heads", "how many query heads share a value head is not known")
+    return Carry({0: _to_query_heads(s, *heads)}, "rows of weights that sum to one hand it on")
+
+
+def _to_query_heads(s: Shift, n_query: int, n_value: int) -> Shift:
+    """The shift of the value heads beside the query heads that read them, in runs."""
+    if n_query == n_value or s.value is None:
+        return s
+    axis = 1 if s.rank == 4 else 2
+    if axis in s.invariant:
+        return s
+    if s.rank == 4:
+        return known(np.repeat(s.value, n_query // n_value, 1))
+    heads = s.value.reshape(*s.value.shape[:2], n_value, -1)
+    return known(np.repeat(heads, n_query // n_value, 2).reshape(*s.value.shape[:2], -1))
 
 
 PRODUCT_RULES: dict[str, Rule] = {

@@ -50,7 +50,7 @@ Ending = Callable[[Flow], bool]
 
 def ends_in_norm(flow: Flow) -> bool:
     """Every path ends where a mean is subtracted, or where the shifts cancel."""
-    return bool(flow.gone) and not flow.absorbs and all(g.kind in ("norm", "cancelled") for g in flow.gone)
+    return bool(flow.gone) and not flow.absorbs and all(g.kind in ("norm", "cancelled", "shape") for g in flow.gone)
 
 
 def ends_in_softmax(flow: Flow) -> bool:
@@ -75,7 +75,10 @@ def finder(ending: Ending, permits: tuple[Permit, ...] = (Permit(),), *, parts: 
         source = facts.remembered(("source", id(node)), lambda: source_at(facts, node))
         if source is None or not source.value.any() or not numerics.is_float(facts.weight(source.tensor).dtype):
             return None
+        flow: Flow | None = None
         for permit in permits:
+            if flow is not None and not ((permit.siblings and flow.adds) or (permit.new_bias and flow.bias_free)):
+                continue  # it would go the same way
             flow = facts.remembered(("flow", id(node), permit), lambda p=permit: trace(facts, source, permit=p))  # type: ignore[misc]
             if flow.free:
                 return FlowMatch(source, flow) if ending(flow) else None
@@ -99,7 +102,7 @@ def _part(facts: Facts, source: Source, ending: Ending) -> FlowMatch | None:
 
 def _grows(_: Facts, m: FlowMatch) -> str | None:
     new = [a for a in m.flow.absorbs if a.kind == "new-bias"]
-    if not new or (len(new) == 1 and m.whole and new[0].added.size < m.source.value.size):
+    if not new or (len(new) == 1 and m.whole and new[0].n_elements < m.source.value.size):
         return None
     return f"it would give {len(new)} bias vectors to layers without one ({', '.join(a.node.label for a in new)})"
 
@@ -169,7 +172,7 @@ def _absorbed(facts: Facts, m: FlowMatch) -> list[tuple[Array, Tensor, list[Edit
 
 def _one(facts: Facts, group: list[Absorb]) -> tuple[Array, Tensor, list[Edit]]:
     first = group[0]
-    added = np.asarray(sum(a.added for a in group))
+    added = np.asarray(sum(a.make() for a in group))
     match first.target:
         case Linear() as linear:
             bias = lin.bias_value(facts, linear)
