@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from converter.analysis.asked import NoSuchBias, named
 from converter.analysis.facts import Facts, Permits
 from converter.errors import BiasoptError, ModelError
 from converter.graph import Graph, emit, has_external, load, stored_files
-from converter.protos import DataFile, Pieces, Staged, data_name, problems, span_of, stage
+from converter.protos import DataFile, Pieces, Staged, contradiction, data_name, problems, span_of, stage
 from converter.records import Counts, Fate, Finding, Parity, Rewrite, Status, Verdict
 
 if TYPE_CHECKING:
@@ -290,6 +291,8 @@ def fold(
                 )
             code = exit_code(parity, on_inconclusive)
             if staged is not None and code == 0:
+                if in_place:
+                    graph.close()  # Windows does not replace a file that is open
                 staged.commit()
             elif staged is not None:
                 staged.discard()
@@ -422,14 +425,29 @@ def _seed(graph: Graph) -> bytes:
 
 
 def _stale_data(old: Path, keep: set[Path]) -> tuple[Path, ...]:
-    """Data files that the model about to be replaced uses and no other model beside it does."""
-    used = _data_files(old)
-    if not used:
-        return ()
-    for other in old.parent.glob("*.onnx"):
-        if not (other.exists() and other.samefile(old)):
-            used -= _data_files(other)
-    return tuple(sorted(p for p in used if p.resolve() not in {k.resolve() for k in keep}))
+    """Data files that the model about to be replaced uses, and that nothing else around it may use."""
+    kept = {k.resolve() for k in keep}
+    mine = {p for p in _data_files(old) if p.resolve() not in kept}
+    return tuple(sorted(p for p in mine if not _named_elsewhere(p, old)))
+
+
+def _named_elsewhere(data: Path, old: Path) -> bool:
+    """Whether another file here, or one folder up, has the data file's name in it, or cannot be read.
+
+    A model names its data files in plain bytes, whatever its own name, version or state.
+    """
+    name = data.name.encode()
+    for folder in dict.fromkeys((data.parent, old.parent, data.parent.parent)):
+        try:
+            for other in folder.iterdir():
+                if not other.is_file() or other.samefile(old) or other.samefile(data) or not other.stat().st_size:
+                    continue
+                with other.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    if content.find(name) >= 0:
+                        return True
+        except (OSError, ValueError):
+            return True
+    return False
 
 
 def _data_files(path: Path) -> set[Path]:
@@ -474,13 +492,13 @@ def _checked_target(graph: Graph, target: Path, *, force: bool) -> Path:
 
 @contextlib.contextmanager
 def _blame(graph: Graph) -> Iterator[None]:
-    """An error of ours on a model that onnx's checker rejects is the model's; on any other it is a bug."""
+    """An error of ours on a model whose shapes or names contradict each other is the model's; else it is a bug."""
     try:
         yield
     except BiasoptError:
         raise
     except Exception as exc:
-        problem = problems(graph.file.skeleton)
+        problem = contradiction(graph.file.skeleton)
         if not problem:
             raise
         first = problem.splitlines()[0]

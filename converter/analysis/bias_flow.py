@@ -107,7 +107,7 @@ def source_at(facts: Facts, node: Node) -> Source | None:
     """The bias that `node` adds, if it is a constant that may be replaced."""
     for op in lin.LINEAR:
         linear = linear_at(facts, node, op)
-        if linear is None or linear.bias is None:
+        if linear is None or linear.bias is None or linear.node.function_attrs:
             continue
         if facts.constants.weight(linear.bias) is None or facts.constants.weight(linear.weight) is None:
             return None

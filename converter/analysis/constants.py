@@ -20,11 +20,13 @@ from onnx import TensorProto
 from converter.graph import Const, Graph, Node, Tensor
 from converter.records import Weight
 
+_BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div"})
 _FUEL = 16  # nodes in a chain; exporters need four
 _MOST_ELEMENTS = 1 << 26  # of a constant that a node fills in; more is not computed ahead
 _MALFORMED = (ValueError, IndexError, TypeError, KeyError, AttributeError)
 _CARRIERS = frozenset(
-    "Identity Cast CastLike Transpose Reshape Squeeze Unsqueeze Expand ConstantOfShape Slice Gather Concat".split()
+    "Identity Cast CastLike Transpose Reshape Squeeze Unsqueeze Expand ConstantOfShape Slice Gather Concat "
+    "Add Sub Mul Div Neg Sqrt".split()
 )
 
 
@@ -80,7 +82,8 @@ class Constants:
             elif t.is_input and t.scope.kind == "function":
                 return "function-input", f"{t.name!r} is given by each call of the function {t.scope.proto.name!r}"
             else:
-                return "not-constant", f"{t.name!r} is known at run time only"
+                origin = "" if t is tensor else f" (it comes from {t.name!r})"
+                return "not-constant", f"{tensor.name!r} is known at run time only{origin}"
         if self._quantized(tensor):
             return "weight-quantized", f"{tensor.name!r} is dequantized from integers"
         if self.weight(tensor) is None:
@@ -130,7 +133,7 @@ class Constants:
             return _fixed(self._shape_of(node))
         if node.op == "CastLike":  # of its second input only the type counts
             return self._cast_like(node, fuel)
-        if node.op not in _EVALUATORS:
+        if node.op not in _EVALUATORS or (node.op in _BROADCASTS and node.scope.opset < 7):
             return None
         sources = [node.tensor_in(slot) for slot in range(len(node.inputs))]
         args = [None if t is None else self._recipe(t, fuel - 1) for t in sources]
@@ -300,7 +303,24 @@ def _dequantize(node: Node, args: list[Any]) -> NDArray[Any]:
     return np.asarray(((value.astype(np.float64) - zero.astype(np.float64)) * scale).astype(scale.dtype))
 
 
-_EVALUATORS = {
+def _arithmetic(op: Callable[..., Any], args: list[Any]) -> NDArray[Any]:
+    """In the type of the operands, as the runtime would compute it."""
+    with np.errstate(all="ignore"):
+        out = np.asarray(op(*args))
+    if out.size > _MOST_ELEMENTS or out.dtype != args[0].dtype:
+        raise ValueError("not a parameter")
+    return out
+
+
+def _divide(a: Any, b: Any) -> Any:
+    if not np.issubdtype(a.dtype, np.integer):
+        return a / b
+    if (b == 0).any():
+        raise ValueError("division by zero")
+    return np.trunc(a / b).astype(a.dtype)
+
+
+_EVALUATORS: dict[str, Callable[[Node, list[Any]], NDArray[Any]]] = {
     "Identity": _identity,
     "Cast": _cast,
     "Transpose": _transpose,
@@ -313,4 +333,10 @@ _EVALUATORS = {
     "Gather": _gather,
     "Concat": _concat,
     "DequantizeLinear": _dequantize,
+    "Add": lambda _, args: _arithmetic(np.add, args),
+    "Sub": lambda _, args: _arithmetic(np.subtract, args),
+    "Mul": lambda _, args: _arithmetic(np.multiply, args),
+    "Div": lambda _, args: _arithmetic(_divide, args),
+    "Neg": lambda _, args: np.negative(args[0]),
+    "Sqrt": lambda _, args: _arithmetic(np.sqrt, args),
 }

@@ -110,6 +110,8 @@ def linear_into(facts: Facts, node: Node, op: str) -> Linear | None:
 def is_bias_add(facts: Facts, matmul: Node, add: Node, slot: int) -> bool:
     """Whether an Add after a MatMul adds one constant per output channel, and alone reads the product."""
     product, bias, weight = matmul.tensor_out(0), add.tensor_in(slot), matmul.tensor_in(1)
+    if add.scope.opset < 7:  # there, broadcasting is by an axis attribute
+        return False
     if product is None or bias is None or weight is None or facts.use_problem(product, add) is not None:
         return False
     constant, matrix = facts.constants.weight(bias), facts.constants.weight(weight)

@@ -90,7 +90,7 @@ class Graph:
     def _infer(self) -> None:
         inferred = infer_shapes(self.file.skeleton)
         self._shapes = {}
-        scopes = [s for s in self.scopes if s.kind != "function"]
+        scopes = [s for s in self.scopes if all(o.kind != "function" for o in s.chain())]
         # Both walks go through the same nodes in the same order.
         for scope, graph in zip(scopes, graphs(inferred.graph), strict=True):
             dims: dict[str, tuple[Dim, ...]] = {}
@@ -127,6 +127,8 @@ class Graph:
                 case SetOp(node, op):
                     node.op = op
                     node.attr_edits = dict.fromkeys(node.attr_protos)
+                    while len(node.outputs) > 1 and node.outputs[-1].name == "":
+                        node.outputs.pop()  # absent outputs of the old operator
                     change.touch(node)
                 case Bypass():
                     self._bypass(edit, change)

@@ -212,7 +212,9 @@ class Scope:
     def prefix(self) -> str:
         """What comes before the labels of this scope's nodes."""
         if self.kind == "function":
-            return f"{self.proto.name}/"
+            domain = f"{self.proto.domain}::" if self.proto.domain else ""
+            overload = f":{self.proto.overload}" if self.proto.overload else ""
+            return f"{domain}{self.proto.name}{overload}/"
         return f"{self.owner.label}/" if self.owner is not None else ""
 
     def chain(self) -> Iterable[Scope]:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import onnx
 
+from converter.errors import ModelError
 from converter.graph.nodes import Body, Const, Node, Scope, Stored, Value
 from converter.protos import ModelFile, TensorRef
 from converter.protos.wire import Field, fields
@@ -43,7 +44,19 @@ class _Reader:
             inner = Scope("function", (f.payload, f.end), function, standard_opset(function.opset_import) or opset)
             inner.field = f
             self._function(inner)
+        for each in self.scopes:
+            self._check_order(each)
         return self.scopes
+
+    def _check_order(self, scope: Scope) -> None:
+        """Nodes must come after what they read, as ONNX demands: passes walk up without looking for circles."""
+        for node in scope.nodes:
+            late = next((t for t in node.inputs if t.inputs and t.inputs[0].position >= node.position), None)
+            if late is not None:
+                raise ModelError(
+                    f"{self.file.label}: {node.label} reads {late.name!r} before it is made;"
+                    " sort the nodes topologically"
+                )
 
     def _graph(self, scope: Scope) -> None:
         graph = scope.proto
@@ -91,6 +104,8 @@ class _Reader:
         return scope.values[name] if name else Value("", scope)
 
     def _initializer(self, scope: Scope, f: Field, header: onnx.TensorProto) -> None:
+        if isinstance(scope.values.get(header.name), Const):
+            raise ModelError(f"{self.file.label}: initializer {header.name!r} is there twice; export the model again")
         listed = header.name in scope.values
         const = Const(header.name, scope, Stored(self.file, self.file.ref(header, f)), f)
         const.is_input = listed

@@ -202,6 +202,7 @@ GUARDS = (
     *_checks.use_guards(lambda m: m.tensors),
     Guard("divides-by-result", lambda f, m: _checks.divides(m.affine), "constant / x is not affine"),
     *_checks.constant_guards(lambda m: list(m.affine.params), _replaced),
+    Guard("rounds", lambda f, m: _checks.swamps(f, m.affine), "a sum that rounds on purpose must stay as it is"),
     Guard("spatial-stats", lambda f, m: _checks.spatial(f, m.affine), "statistics must be one vector of the channels"),
     Guard("weight-rank", lambda f, m: lin.weight_rank_problem(f, m.linear), "the weight must have its operator's rank"),
     Guard("not-float", lambda f, m: _checks.floats(f, _replaced(m)), "folds are made in floating point"),

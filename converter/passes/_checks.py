@@ -95,6 +95,18 @@ def divides(affine: Affine) -> str | None:
     return None
 
 
+def swamps(facts: Facts, affine: Affine) -> str | None:
+    """Adding a number so large that the sum has no fraction left is rounding, most likely on purpose."""
+    if not affine.node.is_op("Add", "Sub"):
+        return None
+    weight = facts.weight(affine.params[0])
+    largest = float(np.abs(weight.master()).max(initial=0.0))
+    # With p bits of precision, numbers from 2^(p-2) on are at least 1/2 apart.
+    if numerics.is_float(weight.dtype) and largest >= 0.25 / numerics.unit_roundoff(weight.dtype):
+        return f"it adds {largest:.3g}, which rounds {weight.dtype} to whole numbers"
+    return None
+
+
 def variance(facts: Facts, affine: Affine) -> str | None:
     """var + eps must be positive in every channel."""
     if not affine.is_bn:

@@ -72,6 +72,7 @@ def bn_guards(bn_of: Any, others: Any) -> tuple[Guard, ...]:
         *_checks.use_guards(others),
         Guard("divides-by-result", each(lambda f, a: _checks.divides(a)), "constant / x is not affine"),
         *_checks.constant_guards(_parameters(bn_of), lambda m: []),
+        Guard("rounds", each(_checks.swamps), "a sum that rounds on purpose must stay as it is"),
         Guard("spatial-stats", each(_checks.spatial), "statistics must be one vector of the channels"),
         Guard("not-float", lambda f, m: _checks.floats(f, _parameters(bn_of)(m)), "folds are made in floating point"),
         Guard("non-positive-variance", each(_checks.variance), "its square root must exist"),

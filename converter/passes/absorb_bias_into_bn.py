@@ -89,6 +89,11 @@ PASS = Pass(
     find=find,
     guards=(
         *bn_guards(lambda m: [m.bn], lambda m: m.tensors),
+        Guard(
+            "function-attribute",
+            lambda f, m: _checks.function_attributes([m.linear.node]),
+            "an attribute that each call of a function sets is not known in it",
+        ),
         *_checks.constant_guards(lambda m: [m.linear.bias], lambda m: []),
         Guard("input-required", lambda _, m: _checks.input_required(m.linear.node), "the bias must be optional"),
         Guard("not-per-channel", _not_per_channel, "the mean is one number per channel"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converter.protos.check import infer_shapes, problems
+from converter.protos.check import contradiction, infer_shapes, problems
 from converter.protos.emit import Computed, DataFile, Pieces, Span, Staged, data_name, span_of, stage
 from converter.protos.modelfile import NEWEST_OPSET, External, ModelFile, TensorRef, graphs
 
@@ -16,6 +16,7 @@ __all__ = [
     "Span",
     "Staged",
     "TensorRef",
+    "contradiction",
     "data_name",
     "graphs",
     "infer_shapes",

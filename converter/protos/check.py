@@ -51,17 +51,24 @@ def _no_remarks() -> Iterator[None]:
                 os.close(copy)
 
 
-def problems(skeleton: onnx.ModelProto) -> str:
-    """What onnx's checker says against the model; empty if nothing.
-
-    Weights that a skeleton left out (or that lie in other files) are taken to be there.
-    """
-    # protobuf hands bytes back for a string that is no UTF-8; the checker does not mind, everything else does.
+def _odd_name(skeleton: onnx.ModelProto) -> str:
+    """protobuf hands bytes back for a string that is no UTF-8; the checker does not mind, everything else does."""
     for g in graphs(skeleton.graph):
         for node in g.node:
             odd = next((n for n in (node.op_type, *node.input, *node.output) if not isinstance(n, str)), None)
             if odd is not None:
                 return f"the name {odd!r} is not text"
+    return ""
+
+
+def problems(skeleton: onnx.ModelProto) -> str:
+    """What onnx's checker says against the model; empty if nothing.
+
+    Weights that a skeleton left out (or that lie in other files) are taken to be there.
+    """
+    odd = _odd_name(skeleton)
+    if odd:
+        return odd
     model = onnx.ModelProto()
     model.CopyFrom(skeleton)
     for t in _tensors(model):
@@ -77,6 +84,19 @@ def problems(skeleton: onnx.ModelProto) -> str:
         return str(exc).strip()
     except (DecodeError, ValueError) as exc:
         return str(exc).strip()
+    return ""
+
+
+def contradiction(skeleton: onnx.ModelProto) -> str:
+    """Why the model cannot be right: names that are no text, shapes or types that cannot be; empty if unknown."""
+    problem = _odd_name(skeleton)
+    if problem:
+        return problem
+    try:
+        with _no_remarks():
+            onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, DecodeError, RuntimeError, ValueError) as exc:
+        return str(exc).strip() or type(exc).__name__
     return ""
 
 

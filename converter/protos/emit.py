@@ -25,6 +25,7 @@ from converter.protos.modelfile import read_bytes
 from converter.protos.wire import Buffer, tag
 
 _CHUNK = 8 << 20
+_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 # Tensors of this size start on a page, so that a runtime can map them (as onnx's own writer does).
 _PAGE, _ALIGN_FROM = 4096, 1 << 20
 
@@ -109,10 +110,12 @@ class DataFile:
     def __init__(self, name: str) -> None:
         self.name = name
         self.pieces = Pieces()
+        self.used = False  # a tensor without elements points here too
         self._placed: dict[tuple[object, int, int], int] = {}
 
     def place(self, piece: Span | Computed) -> int:
         """Offset at which `piece` will lie; the same span twice lies once, as in the source."""
+        self.used = True
         key = (piece.source, piece.offset, piece.n_bytes) if isinstance(piece, Span) else None
         if key in self._placed:
             return self._placed[key]
@@ -132,7 +135,7 @@ def write_to(handle: int, pieces: Pieces, where: Path) -> None:
         for part in pieces.parts:
             if isinstance(part, Span) and isinstance(part.source, Path):
                 if part.source not in opened:
-                    opened[part.source] = os.open(part.source, os.O_RDONLY)
+                    opened[part.source] = os.open(part.source, os.O_RDONLY | _BINARY)
                 _copy(opened[part.source], handle, part.offset, part.n_bytes)
             else:
                 _write_all(handle, part if isinstance(part, bytes) else part.read())
@@ -151,14 +154,13 @@ def _write_all(handle: int, data: bytes | bytearray | memoryview) -> None:
 
 def _copy(source: int, target: int, offset: int, n_bytes: int) -> None:
     done = 0
-    try:  # Linux; shares blocks on file systems that can
-        while done < n_bytes:
-            got = os.copy_file_range(source, target, min(n_bytes - done, 1 << 30), offset_src=offset + done)
+    by_kernel = getattr(os, "copy_file_range", None)  # Linux; shares blocks on file systems that can
+    try:
+        while by_kernel is not None and done < n_bytes:
+            got = by_kernel(source, target, min(n_bytes - done, 1 << 30), offset_src=offset + done)
             if got == 0:
                 break
             done += got
-    except AttributeError:  # macOS, Windows
-        pass
     except OSError as exc:
         if exc.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF):
             raise
@@ -215,7 +217,7 @@ def stage(
     ModelError
         The directory is missing or not writable, or the disk is full; nothing is left behind.
     """
-    data_path = target.parent / data.name if data is not None and data.pieces.n_bytes else None
+    data_path = target.parent / data.name if data is not None and data.used else None
     try:
         fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     except OSError as exc:
@@ -224,12 +226,12 @@ def stage(
     try:
         try:
             write_to(fd, pieces, target)
-            os.fchmod(fd, mode if mode is not None else 0o666 & ~_umask())
             os.fsync(fd)
         finally:
             os.close(fd)
+        staged.temporary.chmod(mode if mode is not None else 0o666 & ~_umask())
         if data_path is not None and data is not None:
-            data_fd = os.open(data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            data_fd = os.open(data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
             staged.data = data_path
             try:
                 write_to(data_fd, data.pieces, data_path)
