@@ -114,6 +114,7 @@ class Node(gs.Node):  # type: ignore[misc]
         self.field = field  # None: made by an edit
         self.label = label
         self.alive = True
+        self.overridden = False  # a function of the model has the operator's name
         self.position = 0  # in the model's order, over all scopes
         self.bodies: list[Body] = []
         self.attr_protos = {a.name: a for a in proto.attribute}
@@ -127,7 +128,7 @@ class Node(gs.Node):  # type: ignore[misc]
     @property
     def is_standard(self) -> bool:
         """Whether the operator is ONNX's own."""
-        return self.domain in ("", "ai.onnx", None)
+        return self.domain in ("", "ai.onnx", None) and not self.overridden
 
     def is_op(self, *ops: str) -> bool:
         """Whether this is one of ONNX's own operators of these types."""

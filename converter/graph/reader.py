@@ -31,6 +31,7 @@ class _Reader:
         self.ir = file.skeleton.ir_version
         self.scopes: list[Scope] = []
         self.n_nodes = 0
+        self.overrides = {f.name for f in file.skeleton.functions if f.domain in ("", "ai.onnx")}
 
     def read(self) -> list[Scope]:
         model = self.file.skeleton
@@ -122,6 +123,7 @@ class _Reader:
             own = proto.name if unique else f"{proto.op_type}:{next((o for o in proto.output if o), '')}"
             node = Node(proto, scope, f, scope.prefix + own)
             scope.nodes.append(node)
+            node.overridden = proto.domain in ("", "ai.onnx") and proto.op_type in self.overrides
             node.position = self.n_nodes
             self.n_nodes += 1
             node.inputs.extend([self._resolve(scope, name) for name in proto.input])

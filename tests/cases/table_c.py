@@ -1,7 +1,7 @@
 """Table C where it is about folding: BatchNormalization's shift (and positive scale) on its way into the next Conv.
 
 ``ROWS`` fold or must stay. ``EQUAL`` holds operators through which biasopt moves nothing yet although
-it could (Pad reflect, Resize): whatever happens there, the outputs stay. ``LATER`` holds biases that
+it could (Pad reflect, Resize): whatever happens there, the outputs stay. ``CANCELLED`` holds biases that
 a normalisation cancels, which nothing removes yet, and ``LIVE`` those that it does not cancel.
 """
 
