@@ -164,7 +164,8 @@ def test_in_place_keeps_data_that_another_file_names(tmp_path: Path, other: str)
 def test_an_empty_external_tensor_has_its_file(tmp_path: Path) -> None:
     model = build(
         "g (float[1, 3, 5, 7] x) => (float[1, 2, 5, 7] y, float[105] z) "
-        "{ h = Conv (x, w) y = BatchNormalization (h, g, b, m, v) f = Flatten <axis = 0> (x) q = Squeeze (f) z = Concat <axis = 0> (e, q) }",
+        "{ h = Conv (x, w) y = BatchNormalization (h, g, b, m, v) "
+        "f = Flatten <axis = 0> (x) q = Squeeze (f) z = Concat <axis = 0> (e, q) }",
         w=RNG.normal(size=(2, 3, 1, 1)),
         **bn(2),
     )

@@ -2,7 +2,7 @@
 
 ``ROWS`` fold or must stay. ``EQUAL`` holds operators through which biasopt moves nothing yet although
 it could (Pad reflect, Resize): whatever happens there, the outputs stay. ``CANCELLED`` holds biases that
-a normalisation cancels, which nothing removes yet, and ``LIVE`` those that it does not cancel.
+a normalisation cancels and that go, ``LIVE`` those that it does not cancel and that stay.
 """
 
 from __future__ import annotations
