@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 MODEL ?= models/digits_mobilenet.onnx
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format docs bench models clean
+.PHONY: help demo test check lint format docs bench models zoo-table clean
 comma := ,
 
 # $(call fresh,FOLDER,WHAT): a new virtual environment with WHAT installed. What an earlier build left
@@ -27,6 +27,7 @@ help:
 	@echo "make format   reformat and apply ruff's safe fixes"
 	@echo "make docs     write the generated parts of the documents"
 	@echo "make bench    compare with other tools (ARGS='--models resnet50 --repeat 5')"
+	@echo "make zoo-table  write README's table of where biases go, from exported nets"
 	@echo "make models   train and export the small models of models/ again"
 	@echo "make clean    remove environments, caches and build products"
 
@@ -65,6 +66,9 @@ docs: .venv-dev/done
 
 bench: .venv-bench/done
 	.venv-bench/bin/python -m tests.bench.peers $(ARGS)
+
+zoo-table: .venv-bench/done
+	.venv-bench/bin/python -m tests.bench.zoo_table
 
 models: .venv-dev/done
 	.venv-dev/bin/python models/recipes.py
