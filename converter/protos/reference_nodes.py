@@ -91,7 +91,8 @@ def _copied(attribute: AttributeProto) -> AttributeProto:
 
 def kernel(node: NodeProto, domain: str, version: int) -> Kernel | None:
     """What computes ``node``, or None when only a function body may."""
-    attributes, n_outputs = plain_attributes(node), len(node.output)
+    attributes = plain_attributes(node)
+    n_outputs = max((k for k, name in enumerate(node.output, 1) if name), default=1)  # names that are empty ask nothing
     own = find(domain, node.op_type, version)
     if own is not None:
         name = node.output[0]

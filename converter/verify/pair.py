@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import BiasoptError, DataError, ModelError
+from converter.protos.loadable import loadable
 from converter.protos.reference import Reference, Unsupported
 from converter.protos.shapes import estimate_bytes
 from converter.protos.source import Source, free_inputs
@@ -57,7 +58,7 @@ class Side:
     def run(self, feeds: Mapping[str, Any]) -> Outputs:
         """Outputs by onnxruntime, optimisations off."""
         if self._session is None:
-            model, folder = self.source.for_runtime()
+            model, folder = loadable(self.source).for_runtime()
             self._session = Session(
                 model,
                 self._options.provider,
