@@ -85,15 +85,19 @@ def no_such_pass(name: str, known: Iterable[str]) -> str:
 
 
 def worst(parity: Parity) -> OutputCheck | None:
-    """The output that came closest to, or went furthest over, its limit."""
+    """The output that came closest to, or went furthest over, its limit; one that differs at all, if there is."""
     scored = [
         (check.score / check.limit, check)
         for stage in parity.stages
         for check in stage.outputs
         if check.score is not None and check.limit
     ]
+    return max(scored, key=lambda item: _rank(*item), default=(0.0, None))[1]
+
+
+def _rank(ratio: float, check: OutputCheck) -> tuple[bool, bool, bool, float, float]:
     # NaN compares false with everything: a score that is not a number is the worst there is
-    return max(scored, key=lambda item: (item[0] != item[0], item[0]), default=(0.0, None))[1]
+    return ratio != ratio, ratio > 1, check.max_abs != 0, ratio, check.max_abs or 0.0
 
 
 def score(check: OutputCheck) -> str:

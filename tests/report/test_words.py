@@ -61,6 +61,21 @@ def test_worst_is_the_output_nearest_to_its_own_limit() -> None:
     assert words.worst(Parity(Verdict.PASS, "D")) is None
 
 
+def test_worst_is_rather_an_output_that_differs() -> None:
+    sizes = {"same": (1.0, 0.0), "differs": (0.5, 1e-6), "larger": (0.5, 1e-5), "over": (3.5, 0.0)}
+
+    def worst_of(*names: str) -> str:
+        checks = tuple(OutputCheck(n, Verdict.PASS, sizes[n][0], 3.0, sizes[n][1]) for n in names)
+        found = words.worst(Parity(Verdict.PASS, "B", (Stage("runtime", Verdict.PASS, "", checks),)))
+        assert found is not None
+        return found.name
+
+    assert worst_of("same") == "same"
+    assert worst_of("same", "differs") == "differs"
+    assert worst_of("larger", "differs", "same") == "larger"
+    assert worst_of("same", "over", "differs") == "over"
+
+
 def test_a_score_that_is_no_number_is_the_worst() -> None:
     found = words.worst(scored(("a", 1e9, 4.0), ("b", math.nan, 4.0), ("c", math.inf, 4.0)))
     assert found is not None
