@@ -110,7 +110,9 @@ class _Run:
         acted = tuple(Finding(r.id, r.pass_name, r.node, Status.ACT) for r in self.rewrites)
         declined = tuple(f for p in self.passes for f in self.declined.get(p.name, {}).values())
         left = declined + tuple(self._leftover(declined))
-        return Outcome(tuple(self.rewrites), acted + left, before, count(self.facts), self._fates(left))
+        done = {r.id for r in self.rewrites}  # a batch norm that took a bias in, and is to be kept
+        findings = acted + tuple(f for f in left if f.id not in done)
+        return Outcome(tuple(self.rewrites), findings, before, count(self.facts), self._fates(left))
 
     def _full(self) -> bool:
         return self.options.stop_after is not None and len(self.rewrites) >= self.options.stop_after

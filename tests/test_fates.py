@@ -95,6 +95,8 @@ def test_absorbed_by_a_batch_norm_that_is_to_stay() -> None:
     assert hops(found["conv_c"]) == [("absorbs", "BatchNormalization", "batchnormalization_n")]
     left = found["batchnormalization_n"]
     assert (left.kind, left.code, left.elements) == (FateKind.KEPT, "keep-bn", 3)
+    ids = [f.id for f in converter.inspect(proto, keep_bn=True).findings]
+    assert len(ids) == len(set(ids)) == 1  # what was done is not declined as well
 
 
 def test_what_a_fold_of_arithmetic_moves_on_is_absorbed() -> None:
