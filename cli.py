@@ -211,7 +211,8 @@ def _fold(model: Path, *, output: Path | None, in_place: bool, no_verify: bool, 
     if in_place and output is not None:
         raise click.UsageError("--in-place and --output exclude each other.")
     if not in_place and output is None:
-        output = model.with_name(model.name.removesuffix(".onnx") + ".folded.onnx")
+        stem = model.name[:-5] if model.name.lower().endswith(".onnx") else model.name
+        output = model.with_name(f"{stem}.folded.onnx")
     return api.fold(model, out=output, in_place=in_place, verify=not no_verify, **asked)
 
 

@@ -195,7 +195,12 @@ def test_inputs_hold_no_code(run: Run, engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "output"),
-    [("a/x.onnx", "a/x.folded.onnx"), ("x.v2.onnx", "x.v2.folded.onnx"), ("net.v1", "net.v1.folded.onnx")],
+    [
+        ("a/x.onnx", "a/x.folded.onnx"),
+        ("x.v2.onnx", "x.v2.folded.onnx"),
+        ("net.v1", "net.v1.folded.onnx"),
+        ("a/M.ONNX", "a/M.folded.onnx"),
+    ],
 )
 def test_the_default_output_lies_beside_the_input(run: Run, engine: Engine, model: str, output: str) -> None:
     run("fold", model)
