@@ -278,7 +278,7 @@ def fold(
                 parity = _prove(
                     result,
                     got,
-                    data=graph.file.base if staged is None else None,
+                    data=None if data is None else Path(data),
                     shapes=dict(shapes) if shapes else None,
                     inputs=list(inputs) if inputs else None,
                     custom_ops=custom_ops,

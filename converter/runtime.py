@@ -67,7 +67,7 @@ class Session:
     ModelError
         The model cannot be loaded: malformed, an operator without kernel, a missing data file.
     RuntimeUnavailable
-        onnxruntime or the provider is missing.
+        onnxruntime, the provider or the library of custom operators cannot be loaded.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ def _register(options: Any, library: Path) -> None:
     try:
         options.register_custom_ops_library(str(library))
     except Exception as exc:
-        raise ModelError(f"{library}: not a custom operator library: {_one_line(exc)}") from exc
+        raise RuntimeUnavailable(f"{library}: not a custom operator library: {_one_line(exc)}") from exc
 
 
 def _create(ort: ModuleType, model: bytes | Path, provider: str, options: Any, label: str) -> Any:

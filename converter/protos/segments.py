@@ -201,10 +201,13 @@ def _float_type(part: _Part) -> int:
 
 
 def shrunk(model: ModelProto, limit: int) -> ModelProto:
-    """A copy whose inputs have no spatial size above ``limit``, to run a segment quickly or in little memory."""
+    """A copy to run a segment quickly or in little memory: no spatial size of an input is 0 or above ``limit``."""
     copy = ModelProto()
     copy.CopyFrom(model)
     for value in copy.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value == 0:
+                dim.ClearField("dim_value")  # of no element there is nothing to compare
         for dim in value.type.tensor_type.shape.dim[2:]:
             if dim.dim_value > limit or not dim.HasField("dim_value"):
                 dim.dim_value = limit

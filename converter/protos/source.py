@@ -65,13 +65,25 @@ class Source:
             content = path.read_bytes()
         except OSError as exc:
             raise ModelError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
-        return cls(_parse(content, str(path)), str(path), path, data or path.parent)
+        proto = _parse(content, str(path))
+        return cls(proto, str(path), path, data or _folder(path, proto))
 
     def for_runtime(self) -> tuple[bytes | Path, Path | None]:
         """What onnxruntime loads: the file where there is one, and the directory of external data."""
-        if self.path is not None and self.folder == self.path.parent:
+        if self.path is not None and self.folder is not None and self.folder.resolve() == self.path.parent.resolve():
             return self.path, None
         return serialized(self.proto, self.label), self.folder
+
+
+def _folder(path: Path, model: ModelProto) -> Path:
+    """Where external data is looked for: beside the name, or beside what it links to if it is there."""
+    if path.is_symlink():
+        held = (t for t in model.graph.initializer if is_external(t))
+        location = next((e.value for t in held for e in t.external_data if e.key == "location"), None)
+        beside = path.resolve().parent
+        if location and not (path.parent / location).exists() and (beside / location).exists():
+            return beside
+    return path.parent
 
 
 def _parse(content: bytes, label: str) -> ModelProto:

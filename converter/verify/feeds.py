@@ -140,7 +140,7 @@ def _shape(
     }
     result = []
     for axis, dim in enumerate(dims):
-        if isinstance(dim, int) and dim > 0:
+        if isinstance(dim, int) and dim >= 0:
             result.append(dim)
         elif axis in fixed:
             result.append(fixed[axis])
@@ -156,7 +156,7 @@ def has_open_batch(model: ModelProto, given: Mapping[str, tuple[int, ...]] | Non
 
 
 def _is_fixed(dim: int | str | None) -> bool:
-    return isinstance(dim, int) and dim > 0
+    return isinstance(dim, int) and dim >= 0
 
 
 def feed(model: ModelProto, guess: Guess, seed: int, known: Hints | None = None) -> dict[str, Array]:
@@ -186,22 +186,22 @@ def random_tensor(
     if dtype.kind == "b":
         return _mask(rng, shape).astype(dtype)
     if dtype.kind not in "iu":
-        return np.clip(rng.standard_normal(shape), -4, 4).astype(dtype)
+        return np.asarray(np.clip(rng.standard_normal(shape), -4, 4), dtype)
     if bound is not None:
-        return rng.integers(0, max(1, bound), shape).astype(dtype)
+        return np.asarray(rng.integers(0, max(1, bound), shape), dtype)
     if "mask" in name.lower():
         return _mask(rng, shape).astype(dtype)
     if "len" in name.lower():
         return _lengths(rng, shape, guess).astype(dtype)
     if dtype.itemsize == 1:  # quantised values use their whole range
         info = np.iinfo(dtype)
-        return rng.integers(info.min, info.max + 1, shape).astype(dtype)
-    return rng.integers(0, guess.loose_bound, shape).astype(dtype)
+        return np.asarray(rng.integers(info.min, info.max + 1, shape), dtype)
+    return np.asarray(rng.integers(0, guess.loose_bound, shape), dtype)
 
 
 def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Zeros and ones, at least one one in every row of the last axis."""
-    mask = rng.integers(0, 2, shape)
+    mask = np.asarray(rng.integers(0, 2, shape))
     if mask.size and mask.ndim:
         mask[..., 0] = 1
     return mask
@@ -209,7 +209,21 @@ def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 def _lengths(rng: np.random.Generator, shape: tuple[int, ...], guess: Guess) -> Array:
     longest = max((max(s[1:], default=1) for s in guess.shapes.values() if len(s) > 1), default=1)
-    return rng.integers(max(1, longest // 2), longest + 1, shape)
+    return np.asarray(rng.integers(max(1, longest // 2), longest + 1, shape))
+
+
+def check_shapes(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None) -> None:
+    """Raise DataError unless shapes from the user are of inputs, and of the rank and fixed sizes that those have."""
+    expected = free_inputs(model)
+    for name, shape in (given or {}).items():
+        if name not in expected:
+            inputs = ", ".join(sorted(expected)) or "none"
+            raise DataError(f"{name!r} is not an input of the model; its inputs are {inputs}")
+        dims = expected[name].dims
+        dims = (None,) * len(shape) if dims is None else dims
+        if len(dims) != len(shape) or any(n < 0 or (_is_fixed(d) and d != n) for d, n in zip(dims, shape, strict=True)):
+            wanted = ", ".join("?" if d is None else str(d) for d in dims)
+            raise DataError(f"input {name!r} has the shape [{wanted}], which {list(shape)} contradicts")
 
 
 def check_given(model: ModelProto, feeds: Mapping[str, Any]) -> None:

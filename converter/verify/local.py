@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from converter.errors import BiasoptError
+from converter.errors import DataError, ModelError
 from converter.protos.reference import Unsupported
 from converter.protos.segments import Difference, Segment, is_ours, shrunk
 from converter.protos.source import Source
@@ -82,7 +82,7 @@ def _check(segment: Segment, a: Source, b: Source, options: Options, light: bool
             if cases.fill(limits.n_inputs):
                 return replace(_judge(left, right, cases, limits, light), name=name)
             why = cases.why_not
-        except (BiasoptError, Unsupported) as exc:
+        except (DataError, ModelError, Unsupported) as exc:
             why = str(exc)
         finally:
             left.close()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from converter.errors import BiasoptError
+from converter.errors import DataError, ModelError
 from converter.protos.perturb import perturbed
 from converter.protos.source import Source, free_inputs, ports
 from converter.records import OutputCheck, Stage, Verdict
@@ -42,7 +42,7 @@ def outputs(a: Side, b: Side, cases: Sequence[Case], options: Options, extra: Ca
         options.progress("onnxruntime: rewritten model")
         after = [b.run(case.feeds) for case in cases]
         beyond = None if extra is None else b.run(extra.feeds)
-    except BiasoptError as exc:
+    except (DataError, ModelError) as exc:
         return Stage("runtime", Verdict.FAIL, f"the original runs, the rewritten model does not: {exc}")
     finally:
         b.close()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from converter.protos.segments import differences
 from converter.protos.source import Source, all_nodes, seeded
 from converter.records import Parity, Verdict
-from converter.verify.feeds import BATCHES, guesses
+from converter.verify.feeds import BATCHES, check_shapes, guesses
 from converter.verify.pair import Options, default_memory
 from converter.verify.structure import is_unseeded, structure
 from converter.verify.whole import Referee
@@ -30,6 +30,7 @@ def compare(
     got: Path | str | bytes | ModelProto,
     *,
     data: Path | None = None,
+    got_data: Path | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     inputs: Sequence[Mapping[str, Any]] | None = None,
     custom_ops: Path | None = None,
@@ -47,7 +48,9 @@ def compare(
     ref, got : Path, bytes or ModelProto
         The original and the rewritten model.
     data : Path, optional
-        Directory of the external data of a model that is not given as a path.
+        Directory of the external data of ``ref``; by default its own, where it is a file.
+    got_data : Path, optional
+        The same for ``got``; by default its own, where it is a file, else that of ``ref``.
     shapes : mapping of input name to shape, optional
         Sizes that the model leaves open.
     inputs : sequence of mappings of input name to array, optional
@@ -78,7 +81,11 @@ def compare(
     RuntimeUnavailable
         onnxruntime or the provider is missing.
     """
-    a, b = Source.open(ref, data, "original"), Source.open(got, data, "rewritten model")
+    a = Source.open(ref, data, "original")
+    if got_data is None and not isinstance(got, Path | str):
+        got_data = a.folder
+    b = Source.open(got, got_data, "rewritten model")
+    check_shapes(a.proto, shapes)
     options = Options(
         shapes=shapes,
         inputs=inputs,

@@ -49,6 +49,8 @@ class Referee:
             whole, self.cases.why_not = False, f"{self.cases.no_runtime}; {exc}"
         if not whole:
             return self._by_segments(self.cases.why_not)
+        if self.cases.random and any(np.size(x) == 0 for x in self.cases.items[0].feeds.values()):
+            return self._by_segments("an input holds no element, so that there is nothing to compare")
         exact = self._algebra()
         self.stages.append(exact)
         if self.cases.no_runtime:

@@ -9,7 +9,7 @@ from onnx import numpy_helper, parser
 
 from converter.errors import DataError
 from converter.protos.source import Source, free_inputs
-from converter.verify.feeds import check_given, feed, guesses, has_open_batch
+from converter.verify.feeds import check_given, check_shapes, feed, guesses, has_open_batch
 from converter.verify.pair import Cases, Options, Side
 from tests.verify import nets
 
@@ -89,6 +89,41 @@ def test_masks_have_a_one_in_every_row() -> None:
     for mask in first(model).values():
         assert set(np.unique(mask)) == {0, 1}
         assert (mask.max(axis=1) == 1).all()
+
+
+def test_scalars_are_arrays_that_can_be_run() -> None:
+    model = parser.parse_model(
+        f"{HEAD} g (float s, int64 k, bool b, int8 q, int32 a_mask, int64 len) => (float y) {{ y = Neg(s) }}"
+    )
+    fed = first(model)
+    assert all(isinstance(x, np.ndarray) and x.shape == () for x in fed.values())
+    assert [str(x.dtype) for x in fed.values()] == ["float32", "int64", "bool", "int8", "int32", "int64"]
+    assert len(cases_of(model).items) == 2
+
+
+def test_a_size_of_zero_is_a_size() -> None:
+    model = parser.parse_model(f"{HEAD} g (float[0,3] x) => (float[0,3] y) {{ y = Neg(x) }}")
+    assert first(model)["x"].shape == (0, 3)
+    assert not has_open_batch(model, None)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "text"),
+    [
+        ({"typo": (9, 9)}, "'typo' is not an input of the model; its inputs are s, x"),
+        ({"w": (3,)}, "'w' is not an input"),
+        ({"x": (9, 9)}, r"'x' has the shape \[n, 3, \?\], which \[9, 9\] contradicts"),
+        ({"x": (9, 4, 9)}, "contradicts"),
+        ({"x": (-1, 3, 9)}, "contradicts"),
+        ({"s": (1,)}, "contradicts"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(shapes: dict[str, tuple[int, ...]], text: str) -> None:
+    model = with_weights(f"{HEAD} g (float[n,3,?] x, float s, float[3] w) => (float y) {{ y = Add(x, w) }}", w=(3,))
+    check_shapes(model, {"x": (2, 3, 0), "s": ()})
+    check_shapes(model, None)
+    with pytest.raises(DataError, match=text):
+        check_shapes(model, shapes)
 
 
 def test_initializers_that_may_be_overridden_are_not_fed() -> None:

@@ -286,6 +286,54 @@ def test_paths_bytes_and_protos_are_the_same(tmp_path: Path) -> None:
         assert (parity.verdict, parity.level) == (Verdict.PASS, "B")
 
 
+def test_shapes_that_do_not_fit_stop_the_comparison() -> None:
+    model = nets.plain()
+    with pytest.raises(DataError, match="its inputs are x"):
+        compare(model, nets.fold(model), shapes={"typo": (9, 9)})
+
+
+def test_a_library_that_does_not_load_stops_the_comparison(tmp_path: Path) -> None:
+    (tmp_path / "ops.so").write_text("nonsense")
+    model = nets.plain()
+    for memory in (None, 60_000):  # whole, and rewrite by rewrite
+        with pytest.raises(RuntimeUnavailable, match=r"ops\.so"):
+            compare(model, nets.fold(model), custom_ops=tmp_path / "ops.so", max_memory=memory)
+
+
+def test_scalars_are_fed() -> None:
+    def scaled(model: onnx.ModelProto) -> onnx.ModelProto:
+        model.graph.input.append(helper.make_tensor_value_info("s", TensorProto.FLOAT, []))
+        model.graph.node[-1].output[0] = "unscaled"
+        model.graph.node.append(helper.make_node("Mul", ["unscaled", "s"], ["y"]))
+        return model
+
+    parity = compare(scaled(nets.plain()), scaled(nets.fold(nets.plain())))
+    assert (parity.verdict, parity.level, parity.scope) == (Verdict.PASS, "B", "whole-model")
+
+
+@pytest.mark.parametrize(("bug", "verdict"), [(None, Verdict.PASS), (channel, Verdict.FAIL)])
+def test_a_model_for_no_element_is_checked_by_its_places(bug: Bug | None, verdict: Verdict) -> None:
+    models = [nets.plain(), nets.fold(nets.plain(), bug=bug)]
+    for model in models:
+        for end in (model.graph.input[0], model.graph.output[0]):
+            end.type.tensor_type.shape.dim[0].dim_value = 0
+    parity = compare(*models)
+    assert (parity.verdict, parity.level, parity.scope) == (verdict, "C", "per-rewrite")
+    assert "no element" in parity.warnings[0]
+
+
+def test_batch_norms_with_outputs_that_have_no_name() -> None:
+    models = [nets.plain(), nets.plain()]
+    for model in models:
+        model.opset_import[0].version = 13
+    for node in models[0].graph.node:
+        if node.op_type == "BatchNormalization":
+            node.output.extend([""] * 4)
+    folded = nets.fold(models[1])
+    parity = compare(models[0], folded)
+    assert (parity.verdict, parity.level, parity.scope) == (Verdict.PASS, "B", "whole-model")
+
+
 def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"\x00garbage")
     for bad in (tmp_path / "x.onnx", tmp_path / "missing.onnx", tmp_path, b"\x08\x07"):
