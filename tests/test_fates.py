@@ -165,6 +165,9 @@ def test_what_a_pass_declines_is_told_in_its_words() -> None:
     assert (fate.kind, fate.code) == (FateKind.KEPT, "grows")
     assert "2 bias vectors" in fate.why
     assert [hop.verb for hop in fate.path] == ["absorbs", "absorbs"]
+    one = net("c = Conv(x, w, b) d = Conv(c, w2) y = Relu(d)", conv(""), conv("2", bias=False))
+    fate = fates(one, skip=["fold-affine-into-next-conv"])["conv_c"]
+    assert fate.why.startswith("it would give a bias vector to a layer without one (")
 
 
 def test_an_opset_that_is_not_known_is_the_reason() -> None:

@@ -104,7 +104,8 @@ def _grows(_: Facts, m: FlowMatch) -> str | None:
     new = [a for a in m.flow.absorbs if a.kind == "new-bias"]
     if not new or (len(new) == 1 and m.whole and new[0].n_elements < m.source.value.size):
         return None
-    return f"it would give {len(new)} bias vectors to layers without one ({', '.join(a.node.label for a in new)})"
+    given = "a bias vector to a layer" if len(new) == 1 else f"{len(new)} bias vectors to layers"
+    return f"it would give {given} without one ({', '.join(a.node.label for a in new)})"
 
 
 def _results(facts: Facts, m: FlowMatch) -> list[tuple[Array, Tensor]]:
