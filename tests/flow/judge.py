@@ -88,8 +88,10 @@ def ops(proto: onnx.ModelProto) -> list[str]:
     return [n.op_type for n in proto.graph.node if n.op_type != "Constant"]
 
 
-def assert_same(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds, tol: float = 1e-12) -> None:
-    """Outputs equal in float64 to `tol` of their scale; not a number where it was not a number."""
+def assert_same(
+    before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds, tol: float = 1e-12, least: float = 0.0
+) -> None:
+    """Outputs equal in float64 to `tol` of their scale, or of `least`; not a number where it was not a number."""
     wanted, got = Reference(before).run(feeds), Reference(after).run(feeds)
     assert list(wanted) == list(got)
     for name, want in wanted.items():
@@ -99,7 +101,7 @@ def assert_same(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds, t
             continue
         assert np.array_equal(np.isnan(want), np.isnan(got[name])), f"{name}: other entries are not numbers"
         finite = np.isfinite(want)
-        scale = np.abs(want[finite]).max(initial=0.0)
+        scale = np.abs(want[finite]).max(initial=least)
         error = np.abs(want[finite] - got[name][finite]).max(initial=0.0)
         assert error <= tol * scale, f"{name}: off by {error:.3g} at scale {scale:.3g}"
 
