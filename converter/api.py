@@ -250,6 +250,16 @@ def fold(
         Seconds after which the proof takes no more inputs.
     max_memory : int, optional
         Bytes that the float64 copy may take; half of the free memory by default.
+    provider : str
+        "cpu" or "cuda": where onnxruntime runs for the proof.
+    quick : bool
+        One input and one draw of rounding errors.
+    seed : int
+        Of the random inputs.
+    on_inconclusive : str
+        "fail" (`exit_code` 4, nothing is written) or "pass".
+    progress : callable, optional
+        Told what is being done, in a few words.
 
     Returns
     -------
