@@ -29,6 +29,7 @@ EINSUM = [
     einsum("bqhd,bkhd->bhqk", (2, 3, 2, 4), (2, 5, 2, 4), carry=ALL4),
     einsum("bqhd,bkhd->bhqk", (2, 5, 2, 4), (2, 3, 2, 4), carry=ALL4, slot=1),
     einsum("bqk,bkd->bqd", (2, 5, 3), (2, 3, 4), **SUM_ONE, carry=ALL3),
+    einsum("bhqk,bkhd->bqhd", (2, 3, 5, 4), (2, 4, 3, 2), **SUM_ONE, carry=ALL4),
     einsum("bqk,bkd->dqb", (2, 5, 3), (2, 3, 4), **SUM_ONE, carry=ALL3),
     Case('y = Einsum<equation = "ij->ji">(x)', X2),
     Case('y = Einsum<equation = "...ij,jk->...ik">(x, W)', {**X3, "W": some(4, 5)}),

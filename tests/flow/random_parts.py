@@ -219,8 +219,10 @@ def attention(d: Drawing, x: str) -> str:
     else:
         p = d.add("Softmax", [s], axis=d.pick([rank - 1, rank - 1, rank - 2]))
     if rank == 3 and d.flag():
-        return d.add("Einsum", [p, v], equation=d.pick(["bqk,bkd->bqd", "bqk,bkd->bd", "bqk,bkd->qbd"]))
-    return d.add("MatMul", [p, v])
+        y = d.add("Einsum", [p, v], equation=d.pick(["bqk,bkd->bqd", "bqk,bkd->bd", "bqk,bkd->qbd"]))
+    else:
+        y = d.add("MatMul", [p, v])
+    return d.pick([matmul, _itself])(d, y)
 
 
 def _itself(_: Drawing, x: str) -> str:
@@ -251,5 +253,18 @@ def vector(d: Drawing, x: str) -> str:
 
 
 STARTS: tuple[Layer, ...] = (conv, matmul, gemm)
-LAYERS: tuple[Layer, ...] = (pointwise, move, together, norm, pool, part, reduce, resize, attention, parallel, vector)
+LAYERS: tuple[Layer, ...] = (
+    pointwise,
+    move,
+    together,
+    norm,
+    pool,
+    part,
+    reduce,
+    resize,
+    attention,
+    attention,
+    parallel,
+    vector,
+)
 ENDS: tuple[Layer, ...] = (conv, gemm, norm, matmul, _itself)
