@@ -193,14 +193,16 @@ def _product(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
 def _where(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if 0 in shifts:
         return Stop("stops", "its condition is shifted")
+    ranks = [facts.rank(t) for t in node.inputs]
     if {1, 2} <= set(shifts):
-        if same(shifts[1], shifts[2]):
-            return Carry({0: total([shifts[1]])})
-        return Stop("branches", "its branches are shifted differently")
+        if not same(shifts[1], shifts[2]):
+            return Stop("branches", "its branches are shifted differently")
+        if any(r is None for r in ranks):
+            return Stop("rank", "the number of axes of an operand is not known")
+        return Carry({0: shifts[1].of_rank(max(r for r in ranks if r is not None))})
     ((slot, s),) = shifts.items()
     other = _tensor(node, 3 - slot)
     value = facts.constants.evaluate(other)
-    ranks = [facts.rank(t) for t in node.inputs]
     if value is None or not (value == -np.inf).all():
         return Stop("mask-fill", "its other branch does not move with the shift (a finite mask fill, or data)")
     if any(r is None for r in ranks):

@@ -77,8 +77,8 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if s.value is not None and weight is not None and len(weight.shape) >= 2:
         return _constant_product(s.value, weight.master(), slot)
     rank = facts.rank(other)
-    if rank is None:
-        return Stop("rank", "the number of axes of its other factor is not known")
+    if rank is None or rank < 2:
+        return Stop("rank", "the number of axes of its other factor is not known, or one")
     if slot == 1 and sums_to_one(facts, node, other):
         if s.constant_on([s.rank - 2]):
             return Carry({0: s.of_rank(max(rank, s.rank))}, "rows of weights that sum to one hand it on")
@@ -142,7 +142,8 @@ def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
         return Stop("rank", "its equation does not fit")
     other = node.inputs[1 - slot]
     contracted = [c for c in mine if c not in out]
-    averages = contracted == [theirs[-1]] and slot == 1 and sums_to_one(facts, node, other)
+    summed = [c for c in theirs if c not in out]  # one more than the softmax's axis would scale the sum
+    averages = contracted == summed == [theirs[-1]] and slot == 1 and sums_to_one(facts, node, other)
     if averages and mine.index(contracted[0]) in s.invariant and not _alone(mine, theirs, out):
         return _place(s, mine, out)
     invariant = [j for j, c in enumerate(out) if c in mine and c not in theirs and mine.index(c) in s.invariant]

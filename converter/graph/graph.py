@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -102,6 +103,26 @@ class Graph:
                         dims[info.name] = tuple(_dim(d) for d in info.type.tensor_type.shape.dim)
             self._shapes[id(scope)] = dims
             self._types[id(scope)] = types
+        self._solve_sizes()
+
+    @staticmethod
+    def _inferred(tensor: Tensor, dims: dict[str, tuple[Dim, ...]]) -> tuple[Dim, ...] | None:
+        return tuple(tensor.weight.shape) if isinstance(tensor, Const) else dims.get(tensor.origin)
+
+    def _solve_sizes(self) -> None:
+        """Sizes that inference named but could not compute: a Reshape gives as many elements as it takes."""
+        assert self._shapes is not None
+        solved: dict[str, int] = {}
+        for node in self.nodes():
+            dims = self._shapes.get(id(node.scope), {})
+            if node.is_op("Reshape") and len(node.inputs) > 1:
+                before, after = (self._inferred(t, dims) for t in (node.inputs[0], node.outputs[0]))
+                if before is not None and after is not None:
+                    solved |= _missing_size([solved.get(d, d) if isinstance(d, str) else d for d in before], after)
+        for names in self._shapes.values():
+            for name, shape in names.items():
+                if any(d in solved for d in shape if isinstance(d, str)):
+                    names[name] = tuple(solved.get(d, d) if isinstance(d, str) else d for d in shape)
 
     # -- apply -----------------------------------------------------------------------------
 
@@ -321,6 +342,18 @@ class _Change:
             - sum(weight_bytes(t.weight) for t in removed)
             - self.freed,
         )
+
+
+def _missing_size(before: Sequence[Dim], after: Sequence[Dim]) -> dict[str, int]:
+    """The one size of `after` that has a made-up name, if the count of elements gives it."""
+    fresh = [d for d in after if isinstance(d, str) and d.startswith("unk__") and d not in before]
+    if len(fresh) != 1 or None in before or None in after:
+        return {}
+    symbols = [sorted(d for d in side if isinstance(d, str) and d != fresh[0]) for side in (before, after)]
+    numbers = [math.prod(d for d in side if isinstance(d, int)) for side in (before, after)]
+    if symbols[0] != symbols[1] or numbers[1] == 0 or numbers[0] % numbers[1]:
+        return {}
+    return {fresh[0]: numbers[0] // numbers[1]}
 
 
 def _dim(d: onnx.TensorShapeProto.Dimension) -> Dim:
