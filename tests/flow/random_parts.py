@@ -179,9 +179,15 @@ def norm(d: Drawing, x: str) -> str:
     rank = len(shape)
     ops = ["Softmax", "LogSoftmax", "InstanceNormalization", "BatchNormalization", "LayerNormalization", "ArgMax"]
     op = d.pick([*ops, "GroupNormalization"])
-    if op in ("Softmax", "LogSoftmax", "ArgMax"):
-        d.add(op, [x], axis=d.pick([-1, *range(rank)]))
-        return x if op == "ArgMax" else f"t{len(d.nodes) - 1}"
+    if op in ("Softmax", "LogSoftmax"):
+        return d.add(op, [x], axis=d.pick([-1, *range(rank)]))
+    if op == "ArgMax":
+        axis = d.pick([-1, *range(rank)])
+        steps = np.diff(np.sort(d.values[x], axis), axis=axis)
+        if steps.size == 0 or steps.min() < 1e-6:  # a tie is anyone's
+            raise Refused
+        d.add(op, [x], axis=axis)
+        return x
     if op == "LayerNormalization":
         if d.opset < 17:
             raise Refused
