@@ -20,10 +20,12 @@ from converter.analysis.affine import Affine, affine_at, stats_problem, training
 from converter.analysis.facts import Facts
 from converter.analysis.linear import Linear, linear_at, linear_into
 from converter.analysis.shifts import Array, Shift, known
-from converter.analysis.transfer import RULES, Carry, Gone, Outcome, Stop, through
+from converter.analysis.transfer import LINEARITY, NOT_LINEAR, RULES, Carry, Gone, Outcome, Stop, through
 from converter.analysis.transfer_product import PRODUCT_RULES, added_by_conv, conv_problem
 from converter.analysis.transfer_shape import SHAPE_RULES
 from converter.graph import Node, Tensor
+
+_LONG = 32  # nodes of a way after which it is asked where it must end
 
 RULES.update({**SHAPE_RULES, **PRODUCT_RULES})
 
@@ -174,6 +176,10 @@ class _Trace:
             code = "output-is-graph-output" if "output" in tensor.pins else "captured-by-subgraph"
             self.stop(maker, code, f"{tensor.name!r}: {what}")
             return
+        far = None if self.permit.siblings or len(self.flow.steps) < _LONG else felt_at(self.facts, tensor)
+        if far is not None:
+            self.stop(*far)
+            return
         self.shifts[id(tensor)] = (tensor, shift)
         self.flow.carried.append(tensor)
         for reader in self.facts.graph.readers(tensor):
@@ -316,6 +322,44 @@ class _Trace:
 def sound(facts: Facts, bn: Affine) -> bool:
     """Whether a batch norm's scale and shift are finite: then its mean may change."""
     return all(np.isfinite(v).all() for v in (*values(facts, bn), *(facts.master(t) for t in bn.params)))
+
+
+def felt_at(facts: Facts, tensor: Tensor) -> tuple[Node, str, str] | None:
+    """Where any shift of the tensor is felt, through nodes that only hand it on: node, code, clause; None if unknown.
+
+    Remembered for every tensor on the way: a long trunk is walked once, not once for each of its biases.
+    """
+    known_ends: dict[int, tuple[Node, str, str] | None] = facts.remembered(("felt",), dict)
+    trail: list[Tensor] = []
+    at: Tensor | None = tensor
+    end: tuple[Node, str, str] | None = None
+    while at is not None:
+        if id(at) in known_ends:
+            end = known_ends[id(at)]
+            break
+        trail.append(at)
+        readers = facts.graph.readers(at)
+        maker = facts.graph.producer(at)
+        if "output" in at.pins and maker is not None:
+            end = maker, "output-is-graph-output", f"{at.name!r}: it is an output of its graph, many nodes further down"
+            break
+        feels = next((r for r in readers if r.is_op(*NOT_LINEAR)), None)
+        if feels is not None:
+            end = feels, "stops", f"{LINEARITY}, many nodes further down"
+            break
+        further = next((r for r in readers if r.scope is tensor.scope and _hands_on(facts, r, at)), None)
+        at = None if further is None else further.tensor_out(0)
+    known_ends.update((id(t), end) for t in trail)
+    return end
+
+
+def _hands_on(facts: Facts, node: Node, tensor: Tensor) -> bool:
+    if node.is_op("Add"):
+        others = [t for t in node.inputs if t is not tensor]
+        return all(facts.constants.weight(t) is None for t in others)
+    return (
+        node.is_op("Identity", "Reshape", "Transpose", "MaxPool", "AveragePool", "Dropout") and node.inputs[0] is tensor
+    )
 
 
 def _trimmed(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:

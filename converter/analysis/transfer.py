@@ -56,7 +56,7 @@ def through(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     shifts : mapping of input slot to Shift; slots that are not in it have none
     """
     rule = RULES.get(node.op) if node.is_standard else None
-    if rule is None and node.is_standard and node.op in _NOT_LINEAR:
+    if rule is None and node.is_standard and node.op in NOT_LINEAR:
         return Stop("stops", LINEARITY)
     if rule is None:
         return Stop("unknown-operator", "it is not known to hand a shift on")
@@ -82,7 +82,7 @@ def _only(shifts: Shifts, slot: int = 0) -> Shift | Stop:
     return shifts[slot]
 
 
-_NOT_LINEAR = frozenset(
+NOT_LINEAR = frozenset(
     "Relu LeakyRelu PRelu Elu Selu Celu Gelu ThresholdedRelu Clip Sigmoid HardSigmoid HardSwish Mish Swish Tanh "
     "Softplus Softsign Exp Log Sqrt Reciprocal Pow Abs Sign Erf Floor Ceil Round Sin Cos Not Equal Greater Less LSTM "
     "GRU RNN RMSNormalization LpNormalization LRN ReduceL2 ReduceProd QuantizeLinear DynamicQuantizeLinear TopK".split()

@@ -1,8 +1,8 @@
 """The channel axis as data: followed through nodes that only move or rename axes.
 
 Sizes that happen to be equal are never taken as evidence. Through Reshape the channels stay where
-they are exactly when the product of the dims behind them stays the same: row-major order gives
-channel = (position // behind) % channels.
+they are exactly when the product of the dims behind them stays the same, and with it that of the dims
+before them: row-major order gives channel = (position // behind) % channels.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ def _reshape(facts: Facts, node: Node, axis: int) -> int | str:
         return f"{node.label} has shapes that are not known"
     channels = before[axis]
     for i, d in enumerate(after):
-        if d == channels and isinstance(d, int) and _same_product(before[axis + 1 :], after[i + 1 :]):
+        if d != channels or not isinstance(d, int):
+            continue
+        # Both sides hold the same number of elements, so it is enough that one side of the axis agrees.
+        if _same_product(before[axis + 1 :], after[i + 1 :]) or _same_product(before[:axis], after[:i]):
             return i
     return f"{node.label} does not keep the channel axis whole ({_show(before)} to {_show(after)})"
 
