@@ -1,4 +1,4 @@
-"""Run a model on onnxruntime: the only module that imports it.
+"""Sessions: a model loaded where it was asked to run.
 
 A session runs where it was asked to run or not at all: onnxruntime itself only logs that CUDA could not be
 loaded and then runs on the CPU. Its own warnings never reach the terminal; every error of it becomes one line.

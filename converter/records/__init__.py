@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from converter.records.evidence import (
+        Block,
+        Environment,
+        InputSet,
+        Latency,
+        ModelFacts,
+        OutputCheck,
+        Parity,
+        Stage,
+        Timing,
+        Verdict,
+    )
+
 
 class Safety(StrEnum):
     """What a pass promises about the outputs."""
@@ -29,15 +42,6 @@ class Status(StrEnum):
 
     ACT = "act"  # inspect: would be rewritten; fold: was rewritten
     DECLINED = "declined"
-
-
-class Verdict(StrEnum):
-    """The result of a check. Only PASS passes."""
-
-    PASS = "PASS"  # noqa: S105  (a verdict, not a password)
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    SKIPPED = "SKIPPED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,45 +131,6 @@ class Counts:
     parameter_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class OutputCheck:
-    """How one output (or one rewritten segment's output) compared."""
-
-    name: str
-    status: Verdict
-    score: float | None = None  # the stage's own measure: e/e_pert (algebra), R (runtime)
-    limit: float | None = None
-    max_abs: float | None = None
-    detail: dict[str, Any] = field(default_factory=dict)  # JSON scalars only
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage of the referee."""
-
-    id: str  # structure | algebra | segments | runtime
-    status: Verdict
-    why: str = ""
-    outputs: tuple[OutputCheck, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """The referee's verdict on a pair of models, with its evidence.
-
-    ``level``: A real inputs, B random inputs with a trusted float64 reference, C no trusted
-    reference or checked per rewrite, D structure only.
-    """
-
-    verdict: Verdict
-    level: str
-    stages: tuple[Stage, ...] = ()
-    warnings: tuple[str, ...] = ()
-    scope: str = "whole-model"  # whole-model | per-rewrite | identical | none
-    why: str = ""  # one sentence for people
-
-
 class Weight(Protocol):
     """The value of a constant, made only when asked for.
 
@@ -182,3 +147,40 @@ class Weight(Protocol):
     def load(self) -> NDArray[Any]: ...
 
     def master(self) -> NDArray[np.float64]: ...
+
+
+_EVIDENCE = {"Block", "Environment", "InputSet", "Latency", "ModelFacts", "OutputCheck", "Parity", "Stage"}
+_EVIDENCE |= {"Timing", "Verdict"}
+
+
+def __getattr__(name: str) -> Any:
+    """Records of evidence load where there is some: a command that only folds does without."""
+    if name not in _EVIDENCE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from converter.records import evidence
+
+    return getattr(evidence, name)
+
+
+__all__ = [
+    "Block",
+    "Counts",
+    "Delta",
+    "Environment",
+    "Fate",
+    "FateKind",
+    "Finding",
+    "Hop",
+    "InputSet",
+    "Latency",
+    "ModelFacts",
+    "OutputCheck",
+    "Parity",
+    "Rewrite",
+    "Safety",
+    "Stage",
+    "Status",
+    "Timing",
+    "Verdict",
+    "Weight",
+]

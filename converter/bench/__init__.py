@@ -1,0 +1,1 @@
+"""Latency parity: is B slower than A on this machine? Interleaved pairs, an interval, three answers."""

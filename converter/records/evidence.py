@@ -1,0 +1,162 @@
+"""What the referee and the benchmark found: verdicts with their evidence, as records.
+
+Every number that a verdict rests on is in its record, so that a report can be judged again without a run.
+``detail`` dictionaries hold JSON values only, never arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Verdict(StrEnum):
+    """The result of a check. Only PASS passes."""
+
+    PASS = "PASS"  # noqa: S105  (a verdict, not a password)
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    SKIPPED = "SKIPPED"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """How one output (or one rewritten place, or one recomputed weight) compared."""
+
+    name: str
+    status: Verdict
+    score: float | None = None  # the stage's own measure: e/e_pert (algebra), R (runtime), of the limit (local)
+    limit: float | None = None
+    max_abs: float | None = None
+    detail: dict[str, Any] = field(default_factory=dict)  # JSON values only
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of the referee."""
+
+    id: str  # environment | structure | algebra | parameters | local | segments | runtime | decision
+    status: Verdict
+    why: str = ""
+    outputs: tuple[OutputCheck, ...] = ()
+    detail: dict[str, Any] = field(default_factory=dict)  # JSON values only
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """One of the two models as it came: what a reader needs to know it again."""
+
+    path: str  # empty for a model in memory
+    sha256: str
+    size_bytes: int  # with its data files
+    ir_version: int
+    opset: int
+    ops: dict[str, int] = field(default_factory=dict)  # operator -> nodes, most frequent first
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """With what, and where, the models ran."""
+
+    versions: dict[str, str]  # biasopt, python, onnx, onnxruntime, numpy
+    distributions: tuple[str, ...] = ()  # every installed distribution of onnxruntime
+    machine: dict[str, Any] = field(default_factory=dict)  # os, cpu, cores, memory_bytes
+    provider: str = "cpu"  # that was asked for
+    providers: tuple[str, ...] = ()  # that the session has
+    provider_options: dict[str, str] = field(default_factory=dict)
+    nodes: dict[str, int] = field(default_factory=dict)  # provider -> nodes that ran there, by the profile
+    gpu: dict[str, Any] = field(default_factory=dict)  # name, uuid, driver, clocks; empty without one
+
+
+@dataclass(frozen=True, slots=True)
+class InputSet:
+    """What the models were run on."""
+
+    kind: str  # random | npz | npy | ort-test-data | polygraphy | script | images
+    count: int
+    sha256: str
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    seed: int | None = None  # of random ones
+    real: bool = False  # the user's own
+    labelled: bool = False
+    source: str = ""  # file, folder or script:function
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The referee's verdict on a pair of models, with its evidence.
+
+    ``level``: A real inputs enough for the margin, B random inputs with a trusted float64 reference, C no
+    trusted reference or checked per rewrite, D structure only.
+    """
+
+    verdict: Verdict
+    level: str
+    stages: tuple[Stage, ...] = ()
+    warnings: tuple[str, ...] = ()
+    scope: str = "whole-model"  # whole-model | per-rewrite | identical | none
+    why: str = ""  # one sentence for people
+    a: ModelFacts | None = None
+    b: ModelFacts | None = None
+    environment: Environment | None = None
+    inputs: InputSet | None = None
+    failing_inputs: str = ""  # a file that holds them
+    blame: str = ""  # the first rewrite or tensor that breaks parity, where it was looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one model takes, in milliseconds, and what it holds."""
+
+    n: int  # runs
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float | None  # None where n does not allow it
+    mean_ms: float
+    min_ms: float
+    iqr_ms: float
+    load_ms: float  # median over sessions
+    first_run_ms: float  # median over sessions
+    peak_bytes: int | None = None  # of a process that loads and runs this model alone
+    detail: dict[str, Any] = field(default_factory=dict)  # histogram, submit and total time on CUDA
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block of interleaved pairs: log of (median time of B / median time of A)."""
+
+    session: int
+    log_ratio: float
+    a_ms: float
+    b_ms: float
+    detail: dict[str, Any] = field(default_factory=dict)  # sm_clock_mhz, throttle, discarded
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long B takes beside A, with the interval that the verdict rests on.
+
+    ``outcome``: FASTER | NOT-SLOWER | SLOWER | INCONCLUSIVE | EQUIVALENT; ``verdict`` is the gate's answer to it.
+    """
+
+    verdict: Verdict
+    outcome: str
+    ratio: float  # B over A
+    low: float  # of the interval of the ratio
+    high: float
+    margin: float  # 0.02 for 2 %
+    gate: str  # not-slower | faster:5% | equivalent | none
+    why: str
+    a: Timing
+    b: Timing
+    blocks: tuple[Block, ...] = ()
+    aa: dict[str, Any] = field(default_factory=dict)  # the A/A control: ratio, low, high, half_width
+    design: dict[str, Any] = field(default_factory=dict)  # sessions, blocks, pairs, seed, threads, opt_level, alpha …
+    warnings: tuple[str, ...] = ()
+    environment: Environment | None = None
+    model_a: ModelFacts | None = None
+    model_b: ModelFacts | None = None
+    inputs: InputSet | None = None

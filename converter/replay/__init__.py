@@ -1,0 +1,1 @@
+"""Certificates of folds, checked and replayed by code that shares nothing with the passes."""
