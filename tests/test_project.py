@@ -139,7 +139,7 @@ def test_core_needs_exactly_one_onnxruntime(system: str, machine: str, wanted: s
 
 def test_core_install_needs_no_torch() -> None:
     needs = {Requirement(text).name for text in PYPROJECT["project"]["dependencies"]}
-    assert not needs & {"torch", "torchvision", "onnxscript", "scipy", "scikit-learn"}
+    assert not needs & {"torch", "torchvision", "onnxscript", "scikit-learn"}
 
 
 def test_every_pinned_version_is_allowed() -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         Parity,
         Stage,
         Timing,
-        Verdict,
     )
 
 
@@ -42,6 +41,15 @@ class Status(StrEnum):
 
     ACT = "act"  # inspect: would be rewritten; fold: was rewritten
     DECLINED = "declined"
+
+
+class Verdict(StrEnum):
+    """The result of a check. Only PASS passes."""
+
+    PASS = "PASS"  # noqa: S105  (a verdict, not a password)
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    SKIPPED = "SKIPPED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +157,17 @@ class Weight(Protocol):
     def master(self) -> NDArray[np.float64]: ...
 
 
-_EVIDENCE = {"Block", "Environment", "InputSet", "Latency", "ModelFacts", "OutputCheck", "Parity", "Stage"}
-_EVIDENCE |= {"Timing", "Verdict"}
+_EVIDENCE = {
+    "Block",
+    "Environment",
+    "InputSet",
+    "Latency",
+    "ModelFacts",
+    "OutputCheck",
+    "Parity",
+    "Stage",
+    "Timing",
+}
 
 
 def __getattr__(name: str) -> Any:

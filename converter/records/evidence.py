@@ -7,17 +7,9 @@ Every number that a verdict rests on is in its record, so that a report can be j
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-
-class Verdict(StrEnum):
-    """The result of a check. Only PASS passes."""
-
-    PASS = "PASS"  # noqa: S105  (a verdict, not a password)
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    SKIPPED = "SKIPPED"
+from converter.records import Verdict
 
 
 @dataclass(frozen=True, slots=True)
