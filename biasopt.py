@@ -4,6 +4,7 @@ PYTHONPATH comes before the installed packages on ``sys.path``, so a script that
 directly would run the user's. The folder that this file lies in goes first instead.
 """
 
+import gc
 import os
 import sys
 
@@ -13,6 +14,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    # A graph is a million objects that live to the end: looking for garbage every 700 is a tenth of the time.
+    gc.set_threshold(100_000, 20, 20)
     from cli import main as run
 
     run()

@@ -20,16 +20,13 @@ from converter.protos import ModelFile, TensorRef
 from converter.protos.wire import Field
 from converter.records import Weight
 
-_KEPT_BYTES = 1 << 14
-
 
 class Stored:
-    """A weight as the model has it: read from the file on each call."""
+    """A weight as the model has it, read from the file when it is asked for."""
 
     def __init__(self, file: ModelFile, ref: TensorRef) -> None:
         self.file = file
         self.ref = ref
-        self._small: NDArray[Any] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,14 +39,8 @@ class Stored:
         return self.ref.dtype
 
     def load(self) -> NDArray[Any]:
-        """The value as stored. Vectors are kept, since guards ask for them again and again; weights are not."""
-        if self._small is not None:
-            return self._small
-        value = self.file.read(self.ref)
-        if value.nbytes <= _KEPT_BYTES:
-            value.flags.writeable = False
-            self._small = value
-        return value
+        """The value as stored, read-only."""
+        return self.file.read(self.ref)
 
     def master(self) -> NDArray[np.float64]:
         """The value in float64."""

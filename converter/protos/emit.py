@@ -12,9 +12,12 @@ import hashlib
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ from converter.protos.modelfile import read_bytes
 from converter.protos.wire import Buffer, tag
 
 _CHUNK = 8 << 20
+_AHEAD = 32 << 20  # bytes of a piece, above which it is not computed before its turn
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 # Tensors of this size start on a page, so that a runtime can map them (as onnx's own writer does).
 _PAGE, _ALIGN_FROM = 4096, 1 << 20
@@ -38,7 +42,7 @@ class Span:
     offset: int
     n_bytes: int
 
-    def read(self) -> bytes | bytearray:
+    def read(self) -> bytes | memoryview:
         """The bytes."""
         if isinstance(self.source, Path):
             return read_bytes(self.source, self.offset, self.n_bytes)
@@ -132,13 +136,13 @@ def write_to(handle: int, pieces: Pieces, where: Path) -> None:
     """Write `pieces` to an open file descriptor, in order, spans by the kernel."""
     opened: dict[Path, int] = {}
     try:
-        for part in pieces.parts:
-            if isinstance(part, Span) and isinstance(part.source, Path):
-                if part.source not in opened:
-                    opened[part.source] = os.open(part.source, os.O_RDONLY | _BINARY)
-                _copy(opened[part.source], handle, part.offset, part.n_bytes)
+        for content in _ahead(pieces.parts):
+            if isinstance(content, Span) and isinstance(content.source, Path):
+                if content.source not in opened:
+                    opened[content.source] = os.open(content.source, os.O_RDONLY | _BINARY)
+                _copy(opened[content.source], handle, content.offset, content.n_bytes)
             else:
-                _write_all(handle, part if isinstance(part, bytes) else part.read())
+                _write_all(handle, content.read() if isinstance(content, Span | Computed) else content)
     except OSError as exc:
         raise ModelError(f"{where}: cannot be written ({exc.strerror}); nothing was changed") from exc
     finally:
@@ -146,7 +150,44 @@ def write_to(handle: int, pieces: Pieces, where: Path) -> None:
             os.close(fd)
 
 
-def _write_all(handle: int, data: bytes | bytearray | memoryview) -> None:
+def _ahead(parts: Iterable[Piece]) -> Iterator[Piece | memoryview]:
+    """The parts, those to be computed computed: by a second thread, while the one before is being written.
+
+    One that is large is left to the reader, so that memory stays bounded by the largest.
+    """
+    parts = list(parts)
+    todo = iter([p for p in parts if isinstance(p, Computed) and p.n_bytes <= _AHEAD])
+    asked: SimpleQueue[Computed | None] = SimpleQueue()
+    made: SimpleQueue[bytes | memoryview | BaseException] = SimpleQueue()
+    worker = Thread(target=_make, args=(asked, made), daemon=True)
+    worker.start()
+    try:
+        for piece in islice(todo, 2):
+            asked.put(piece)
+        for part in parts:
+            if not isinstance(part, Computed) or part.n_bytes > _AHEAD:
+                yield part
+                continue
+            got = made.get()
+            if (following := next(todo, None)) is not None:
+                asked.put(following)
+            if isinstance(got, BaseException):
+                raise got
+            yield got
+    finally:
+        asked.put(None)
+        worker.join()
+
+
+def _make(asked: SimpleQueue[Computed | None], made: SimpleQueue[bytes | memoryview | BaseException]) -> None:
+    while (piece := asked.get()) is not None:
+        try:
+            made.put(piece.read())
+        except BaseException as exc:  # (raised again by the thread that asked)
+            made.put(exc)
+
+
+def _write_all(handle: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view[:_CHUNK]) :]

@@ -24,6 +24,11 @@ from converter.protos.wire import Buffer, Field, Kind, WireError
 # The newest operator set of this onnx; a newer model may mean other things by the same names.
 NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
 
+# A guard reads a weight to see whether its fold may be rounded, and the writer reads it again. What is read first
+# stays up to this sum: enough for a ResNet-50, and no more in a model of any size.
+_KEPT_BYTES = 128 << 20
+_SMALL = 1 << 14  # bytes, below which the map is quicker than opening the file
+
 
 @dataclass(frozen=True, slots=True)
 class External:
@@ -105,6 +110,8 @@ class ModelFile:
         if isinstance(source, Path) and base is None:
             # Locations are relative to where the name lies; a link's target directory is tried second.
             self._external_dir = source.absolute().parent
+        self._kept: dict[tuple[int, int], NDArray[Any]] = {}
+        self._room = _KEPT_BYTES
         self.skeleton = self._parse()
         self.root = (0, len(self.buffer))
 
@@ -193,19 +200,35 @@ class ModelFile:
         return None
 
     def read(self, ref: TensorRef) -> NDArray[Any]:
-        """The tensor's value, in its own type. Read anew on each call: nothing is kept."""
+        """The tensor's value, in its own type, read-only."""
+        kept = self._kept.get(ref.span)
+        if kept is not None:
+            return kept
+        value = self._read(ref)
+        value.flags.writeable = False
+        if value.nbytes <= self._room:
+            self._room -= value.nbytes
+            self._kept[ref.span] = value
+        return value
+
+    def forget(self) -> None:
+        """Give back the memory of the tensors that were read; they are read again when they are asked for."""
+        self._kept.clear()
+        self._room = _KEPT_BYTES
+
+    def _read(self, ref: TensorRef) -> NDArray[Any]:
         if ref.external is not None:
             return self._from_raw(ref, read_bytes(ref.external.path, ref.external.offset, ref.n_bytes))
         span = self.raw_span(ref)
         if span is None:
             whole = TensorProto.FromString(self.buffer[ref.span[0] : ref.span[1]])
             return np.asarray(numpy_helper.to_array(whole))
-        if self.path is not None and isinstance(self.buffer, mmap.mmap):
+        if self.path is not None and isinstance(self.buffer, mmap.mmap) and span[1] - span[0] > _SMALL:
             # Through read(), not the map: mapped pages would stay in the process's memory.
             return self._from_raw(ref, read_bytes(self.path, span[0], span[1] - span[0]))
         return self._from_raw(ref, self.buffer[span[0] : span[1]])
 
-    def _from_raw(self, ref: TensorRef, data: bytes | bytearray) -> NDArray[Any]:
+    def _from_raw(self, ref: TensorRef, data: bytes | memoryview) -> NDArray[Any]:
         dtype, n = ref.dtype, int(np.prod(ref.shape, dtype=np.int64))
         if len(data) == n * dtype.itemsize:
             return np.frombuffer(data, dtype=dtype).reshape(ref.shape)
@@ -224,6 +247,7 @@ class ModelFile:
 
     def close(self) -> None:
         """Let go of the file."""
+        self._kept.clear()
         if isinstance(self.buffer, mmap.mmap):
             with contextlib.suppress(BufferError):
                 self.buffer.close()
@@ -250,13 +274,13 @@ def _map(path: Path) -> Buffer:
         raise ModelError(f"{path}: cannot be read ({_first_line(exc)})") from exc
 
 
-def read_bytes(path: Path, offset: int, n_bytes: int) -> bytearray:
+def read_bytes(path: Path, offset: int, n_bytes: int) -> memoryview:
     """`n_bytes` of a file from `offset`, into memory of its own."""
-    data = bytearray(n_bytes)
+    view = np.empty(n_bytes, np.uint8).data  # not a bytearray, which would be zeroed first
     try:
         with path.open("rb", buffering=0) as f:
             f.seek(offset)
-            view, done = memoryview(data), 0
+            done = 0
             while done < n_bytes:
                 got = f.readinto(view[done:])
                 if not got:
@@ -264,7 +288,7 @@ def read_bytes(path: Path, offset: int, n_bytes: int) -> bytearray:
                 done += got
     except OSError as exc:
         raise ModelError(f"{path}: cannot be read ({exc.strerror})") from exc
-    return data
+    return view
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
