@@ -34,7 +34,7 @@ class Stage:
     why: str = ""
     outputs: tuple[OutputCheck, ...] = ()
     detail: dict[str, Any] = field(default_factory=dict)  # JSON values only
-    seconds: float | None = None
+    seconds: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

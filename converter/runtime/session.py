@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,10 @@ import ml_dtypes
 import numpy as np
 
 from converter.errors import DataError, ModelError, RuntimeUnavailable
+from converter.runtime.providers import SILENT, check_provider, loading_said, one_line, onnxruntime, provider_list
 
 Array = np.ndarray[Any, Any]
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# TF32 hides every small error and an exhaustive search of algorithms is not repeatable; both off for judging.
-_STRICT_CUDA = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
-_SILENT = 4  # onnxruntime's severity "fatal"
 # ONNX element types that numpy lacks, and how their bytes are seen.
 _FOREIGN: dict[str, tuple[int, Any, Any]] = {
     "tensor(bfloat16)": (16, ml_dtypes.bfloat16, np.uint16),
@@ -53,14 +49,22 @@ class Session:
     ----------
     model : bytes or Path
         A serialized ModelProto, or a file (needed above 2 GB).
-    provider : {"cpu", "cuda"}
+    provider : {"cpu", "cuda", "tensorrt"}
         Where to run. Nothing else is accepted in its place.
-    optimize : bool
-        All of onnxruntime's graph optimisations, or none.
+    optimize : bool or {"all", "basic", "off"}
+        All of onnxruntime's graph optimisations, the basic ones, or none.
     custom_ops : Path, optional
         A shared library with custom operators.
     external_dir : Path, optional
         Where the external data of a model given as bytes lies.
+    threads : int, optional
+        All the cores that this process may use otherwise.
+    options : mapping, optional
+        The provider's own options.
+    strict : bool
+        With the options under which errors are seen (no TF32, no search of algorithms), else as deployed.
+    profile : Path, optional
+        How the file begins that a profile is written to; see `end_profile`.
 
     Raises
     ------
@@ -75,21 +79,34 @@ class Session:
         model: bytes | Path,
         provider: str = "cpu",
         *,
-        optimize: bool = False,
+        optimize: bool | str = False,
         custom_ops: Path | None = None,
         external_dir: Path | None = None,
         threads: int | None = None,
+        options: Mapping[str, str] | None = None,
+        strict: bool = True,
+        profile: Path | None = None,
     ) -> None:
         self._label = str(model) if isinstance(model, Path) else "model"
-        ort = _onnxruntime()
-        options = _options(ort, optimize, threads)
+        wanted = check_provider(provider, options)
+        ort = onnxruntime()
+        settings = _options(ort, optimize, threads)
         if custom_ops is not None:
-            _register(options, custom_ops)
+            _register(settings, custom_ops)
         if external_dir is not None and isinstance(model, bytes):
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(external_dir))
-        self._session = _create(ort, model, provider, options, self._label)
+            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(external_dir))
+        if profile is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(profile)
+        lists = [provider_list(provider, options, strict=strict, alone=alone) for alone in (True, False)]
+        self._session, self.alone = _create(ort, model, wanted, lists, settings, self._label)
+        self.providers = tuple(self._session.get_providers())
         self.inputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_inputs())
         self.outputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_outputs())
+
+    def end_profile(self) -> Path:
+        """Write the profile, and say where it is."""
+        return Path(self._session.end_profiling())
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """All outputs by name.
@@ -104,7 +121,7 @@ class Session:
                 return self._run_values(feeds)
             results = self._session.run(None, dict(feeds))
         except Exception as exc:  # onnxruntime's errors have no common base of their own
-            raise DataError(f"{self._label}: onnxruntime could not run it: {_one_line(exc)}") from exc
+            raise DataError(f"{self._label}: onnxruntime could not run it: {one_line(exc)}") from exc
         return dict(zip((p.name for p in self.outputs), results, strict=True))
 
     def _run_values(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,26 +131,20 @@ class Session:
         return {p.name: _from_value(v, p.type) for p, v in zip(self.outputs, results, strict=True)}
 
 
-def _onnxruntime() -> ModuleType:
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        raise RuntimeUnavailable(f"onnxruntime cannot be imported ({_one_line(exc)}); install it to verify") from exc
-    onnxruntime.set_default_logger_severity(_SILENT)
-    return onnxruntime  # type: ignore[no-any-return]
-
-
 def available_cores() -> int:
     """The cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _options(ort: ModuleType, optimize: bool, threads: int | None) -> Any:
+_LEVELS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "off": "ORT_DISABLE_ALL"}
+
+
+def _options(ort: ModuleType, optimize: bool | str, threads: int | None) -> Any:
     options = ort.SessionOptions()
-    options.log_severity_level = _SILENT
-    levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.log_severity_level = SILENT
+    level = optimize if isinstance(optimize, str) else "all" if optimize else "off"
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
     # Memory goes back as soon as a tensor dies; an arena would keep the largest sum ever reached.
@@ -147,27 +158,30 @@ def _register(options: Any, library: Path) -> None:
     try:
         options.register_custom_ops_library(str(library))
     except Exception as exc:
-        raise RuntimeUnavailable(f"{library}: not a custom operator library: {_one_line(exc)}") from exc
+        raise RuntimeUnavailable(f"{library}: not a custom operator library: {one_line(exc)}") from exc
 
 
-def _create(ort: ModuleType, model: bytes | Path, provider: str, options: Any, label: str) -> Any:
-    if provider not in _PROVIDERS:
-        raise RuntimeUnavailable(f"provider {provider!r} is unknown; use one of {', '.join(_PROVIDERS)}")
-    wanted = _PROVIDERS[provider]
-    if wanted not in ort.get_available_providers():
-        raise RuntimeUnavailable(f"this onnxruntime has no {wanted}; it has {', '.join(ort.get_available_providers())}")
-    if provider == "cpu":
-        return _session(ort, model, [wanted], options, label)
+def _create(
+    ort: ModuleType, model: bytes | Path, wanted: str, lists: Sequence[list[Any]], options: Any, label: str
+) -> tuple[Any, bool]:
+    """The session, and whether the provider runs all of it; ``lists`` are without and with providers behind it."""
+    if len(lists[1]) == 1:
+        return _session(ort, model, lists[0], options, label), True
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    alone = True
     try:
-        session = _session(ort, model, [(wanted, _STRICT_CUDA)], options, label)
+        session = _session(ort, model, lists[0], options, label)
     except ModelError:
         # Shape arithmetic belongs on the CPU: allow that, but only behind a provider that did load.
+        alone = False
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
-        session = _session(ort, model, [(wanted, _STRICT_CUDA), "CPUExecutionProvider"], options, label)
+        session = _session(ort, model, lists[1], options, label)
     if session.get_providers()[:1] != [wanted]:
-        raise RuntimeUnavailable(f"asked for {wanted}, got {', '.join(session.get_providers())}; check its libraries")
-    return session
+        said = loading_said()
+        why = f" ({said})" if said else ""
+        there = ", ".join(session.get_providers())
+        raise RuntimeUnavailable(f"asked for {wanted}, got {there}{why}; its libraries do not load, see biasopt[cuda]")
+    return session, alone
 
 
 def _session(ort: ModuleType, model: bytes | Path, providers: Sequence[Any], options: Any, label: str) -> Any:
@@ -177,20 +191,13 @@ def _session(ort: ModuleType, model: bytes | Path, providers: Sequence[Any], opt
             warnings.simplefilter("ignore")
             session = ort.InferenceSession(source, options, providers=list(providers))
     except Exception as exc:
-        raise ModelError(f"{label}: onnxruntime cannot load it: {_one_line(exc)}") from exc
+        raise ModelError(f"{label}: onnxruntime cannot load it: {one_line(exc)}") from exc
     session.disable_fallback()
     return session
 
 
-def _one_line(exc: BaseException) -> str:
-    """The error's text on one line, without onnxruntime's codes and source paths."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", " ".join(str(exc).split()))
-    text = re.sub(r"Exception during \w+: |\S*/onnxruntime_src/\S+ ", "", text)
-    return text[:300] or type(exc).__name__
-
-
 def _to_value(value: Any, kind: str) -> Any:
-    ort = _onnxruntime()
+    ort = onnxruntime()
     if kind not in _FOREIGN:
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
     code, dtype, raw = _FOREIGN[kind]

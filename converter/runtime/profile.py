@@ -1,0 +1,86 @@
+"""Which provider ran which node: read from onnxruntime's own profile of one run.
+
+The list of a session's providers says what it might use. Only the profile says where a node ran.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.errors import ModelError, RuntimeUnavailable
+from converter.runtime.providers import PROVIDERS
+from converter.runtime.session import Session
+
+# Where these run is what was asked for; shape arithmetic belongs on the CPU whatever was asked.
+_HEAVY = re.compile(r"Conv|MatMul|Gemm|Normalization|LayerNorm|GroupNorm|Attention|LSTM|GRU|^RNN$")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Nodes per provider, and those that do a model's arithmetic as (provider, operator, node)."""
+
+    nodes: dict[str, int]
+    heavy: tuple[tuple[str, str, str], ...]
+
+    def elsewhere(self, provider: str) -> list[str]:
+        """Nodes of the arithmetic that did not run on ``provider`` (cpu, cuda, tensorrt)."""
+        wanted = PROVIDERS[provider]
+        return [f"{node} ({op}) on {where}" for where, op, node in self.heavy if where != wanted]
+
+
+def placement(model: bytes | Path, provider: str, feeds: Mapping[str, Any], **session: Any) -> Placement:
+    """Run ``model`` once in a session of its own, profiled into a folder that is gone afterwards."""
+    return placement_and_run(model, provider, feeds, **session)[0]
+
+
+def placement_and_run(
+    model: bytes | Path, provider: str, feeds: Mapping[str, Any], **session: Any
+) -> tuple[Placement, dict[str, Any]]:
+    """The same, with the outputs of that run."""
+    with tempfile.TemporaryDirectory(prefix="biasopt-profile-") as folder:
+        made = Session(model, provider, profile=Path(folder) / "profile", **session)
+        values = made.run(feeds)
+        return read_profile(made.end_profile()), values
+
+
+def read_profile(path: Path) -> Placement:
+    """Read onnxruntime's profile.
+
+    Raises
+    ------
+    ModelError
+        The file is no profile.
+    """
+    try:
+        events = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        ran = [e for e in events if e.get("cat") == "Node" and e.get("args", {}).get("provider")]
+    except (OSError, ValueError, AttributeError, TypeError) as exc:
+        raise ModelError(f"{path}: no profile of onnxruntime ({exc})") from exc
+    # A node in a loop runs often and counts once.
+    nodes = {(e["name"].removesuffix("_kernel_time"), e["args"]["provider"], e["args"].get("op_name", "")) for e in ran}
+    counts = Counter(where for _, where, _ in nodes)
+    heavy = sorted((where, op, name) for name, where, op in nodes if _HEAVY.search(op))
+    return Placement(dict(counts.most_common()), tuple(heavy))
+
+
+def prove(found: Placement, provider: str, label: str) -> None:
+    """Refuse a run whose arithmetic was done elsewhere.
+
+    Raises
+    ------
+    RuntimeUnavailable
+        Some of it was; the message names the nodes.
+    """
+    wrong = found.elsewhere(provider)
+    if not wrong and not found.nodes.get(PROVIDERS[provider]) and found.nodes:
+        wrong = ["every node on " + ", ".join(found.nodes)]
+    if wrong:
+        some = "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        raise RuntimeUnavailable(f"{label}: asked for {PROVIDERS[provider]}, but {some}; ask for --provider cpu there")

@@ -1,0 +1,157 @@
+"""Execution providers: their names, their options when errors are to be seen, and whether they are there.
+
+A provider that was asked for is honoured or refused. onnxruntime itself only logs that CUDA could not be loaded
+and then runs on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from converter.errors import RuntimeUnavailable
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+# What a provider may hand nodes on to that it cannot run itself.
+_BEHIND = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
+# TF32 hides every small error and an exhaustive search of algorithms is not repeatable; both off for judging.
+STRICT = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+_NARROW = ("trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable", "trt_fp8_enable")
+SILENT = 4  # onnxruntime's severity "fatal"
+_QUERY = ("name", "uuid", "driver_version")
+
+
+def one_line(exc: BaseException) -> str:
+    """The error's text on one line, without onnxruntime's codes and source paths."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", " ".join(str(exc).split()))
+    text = re.sub(r"Exception during \w+: |\S*/onnxruntime_src/\S+ ", "", text)
+    return text[:300] or type(exc).__name__
+
+
+def onnxruntime() -> ModuleType:
+    """The package, told to be silent."""
+    try:
+        import onnxruntime as ort
+    except ImportError as exc:
+        raise RuntimeUnavailable(f"onnxruntime cannot be imported ({one_line(exc)}); install it to verify") from exc
+    ort.set_default_logger_severity(SILENT)
+    return ort  # type: ignore[no-any-return]
+
+
+def check_provider(provider: str, options: Mapping[str, str] | None = None) -> str:
+    """The provider's own name.
+
+    Raises
+    ------
+    RuntimeUnavailable
+        There is no such provider, this onnxruntime was built without it, or it takes no options.
+    """
+    if provider not in PROVIDERS:
+        raise RuntimeUnavailable(f"provider {provider!r} is unknown; use one of {', '.join(PROVIDERS)}")
+    wanted, ort = PROVIDERS[provider], onnxruntime()
+    if wanted not in ort.get_available_providers():
+        there = ", ".join(ort.get_available_providers())
+        raise RuntimeUnavailable(
+            f"this onnxruntime has no {wanted}; it has {there}; install a build that has it, such as biasopt[cuda]"
+        )
+    if provider == "cpu" and options:
+        raise RuntimeUnavailable(f"provider 'cpu' takes no options; leave out {min(options)!r}, or name a provider")
+    if provider != "cpu":
+        preload(ort)
+    return wanted
+
+
+_preloaded: list[str] = []  # what loading said; filled once per process
+
+
+def preload(ort: ModuleType) -> None:
+    """Load CUDA and cuDNN from pip's packages, so that ``pip install biasopt[cuda]`` is enough; only once."""
+    load = getattr(ort, "preload_dlls", None)
+    if _preloaded or load is None:
+        return
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            load()
+        except Exception as exc:  # a missing library is found out by the session, with the reason
+            said.write(str(exc))
+    _preloaded.append(" ".join(said.getvalue().split()))
+
+
+def provider_list(
+    provider: str, options: Mapping[str, str] | None = None, *, strict: bool = True, alone: bool = True
+) -> list[Any]:
+    """What a session is given: the provider with its options, and those behind it unless ``alone``.
+
+    ``strict``: with the options under which errors are seen, whatever the user's say.
+    """
+    chosen = {str(k): str(v) for k, v in (options or {}).items()}
+    if strict and provider == "cuda":
+        chosen |= STRICT
+    if strict and provider == "tensorrt":
+        chosen |= {name: "0" for name in _NARROW if name in chosen}
+    first = (PROVIDERS[provider], chosen) if chosen else PROVIDERS[provider]
+    behind = [
+        (PROVIDERS[name], dict(STRICT)) if strict and name == "cuda" else PROVIDERS[name] for name in _BEHIND[provider]
+    ]
+    return [first] if alone else [first, *behind]
+
+
+def loading_said() -> str:
+    """What the loading of CUDA's libraries had to say, empty where it said nothing."""
+    return _preloaded[0][:300] if _preloaded else ""
+
+
+def distributions() -> tuple[str, ...]:
+    """Every installed distribution that brings an ``onnxruntime`` package: two of them overwrite each other."""
+    found = set()
+    for each in importlib.metadata.distributions():
+        name = str(each.metadata["Name"] or "").lower().replace("_", "-")
+        if re.fullmatch(r"(ort-nightly|onnxruntime)(-(?!extensions|tools|genai|training-cuda).*)?", name):
+            found.add(f"{name} {each.version}")
+    return tuple(sorted(found))
+
+
+def gpu_facts() -> dict[str, Any]:
+    """Name, uuid and driver of the first GPU, by NVIDIA's library or its tool; empty without either."""
+    try:
+        return _by_library()
+    except Exception:  # no library, no driver, no GPU: all the same here
+        return _by_tool()
+
+
+def _by_library() -> dict[str, Any]:
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        values = (
+            pynvml.nvmlDeviceGetName(handle),
+            pynvml.nvmlDeviceGetUUID(handle),
+            pynvml.nvmlSystemGetDriverVersion(),
+        )
+    finally:
+        pynvml.nvmlShutdown()
+    texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+    return dict(zip(("name", "uuid", "driver"), texts, strict=True))
+
+
+def _by_tool() -> dict[str, Any]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return {}
+    command = [tool, f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    parts = [p.strip() for p in done.stdout.partition("\n")[0].split(",")]
+    return dict(zip(("name", "uuid", "driver"), parts, strict=True)) if len(parts) == len(_QUERY) else {}
