@@ -37,6 +37,7 @@ class Graph:
         self._names = {name for s in self.scopes for name in s.values} | {""}
         self._shapes: dict[int, dict[str, tuple[Dim, ...]]] | None = None
         self._types: dict[int, dict[str, int]] = {}
+        self._held: dict[Node, Stored | None] = {}
         self.version = 0  # goes up with each change: what was found out before may no longer hold
 
     # -- questions -------------------------------------------------------------------------
@@ -68,8 +69,10 @@ class Graph:
 
     def constant_weight(self, node: Node) -> Stored | None:
         """The tensor that a Constant node holds."""
-        ref = reader.attribute_tensor(self.file, node, "value")
-        return Stored(self.file, ref) if ref is not None else None
+        if node not in self._held:  # an edit takes a Constant out or leaves it as it is
+            ref = reader.attribute_tensor(self.file, node, "value")
+            self._held[node] = Stored(self.file, ref) if ref is not None else None
+        return self._held[node]
 
     def shape(self, tensor: Tensor) -> tuple[Dim, ...] | None:
         """Dims as inferred by onnx: numbers, symbols, or None; None where even the rank is unknown."""

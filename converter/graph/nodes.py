@@ -118,6 +118,8 @@ class Node(gs.Node):  # type: ignore[misc]
         self.position = 0  # in the model's order, over all scopes
         self.bodies: list[Body] = []
         self.attr_protos = {a.name: a for a in proto.attribute}
+        # Attributes that refer to an attribute of the enclosing function: known per call only.
+        self.function_attrs = [a.name for a in proto.attribute if a.ref_attr_name]
         self.attr_edits: dict[str, Any] = {}  # name -> new value, None to drop
 
     __hash__ = object.__hash__
@@ -144,11 +146,6 @@ class Node(gs.Node):  # type: ignore[misc]
             return default
         value = onnx.helper.get_attribute_value(proto)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-    @property
-    def function_attrs(self) -> list[str]:
-        """Attributes that refer to an attribute of the enclosing function: known per call only."""
-        return [a.name for a in self.proto.attribute if a.ref_attr_name]
 
     def tensor_in(self, slot: int) -> Tensor | None:
         """The tensor in an input slot; None where it is absent or its name is empty."""
