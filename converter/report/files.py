@@ -1,15 +1,30 @@
-"""Reports as files in a folder: ``report.json`` and ``report.md``."""
+"""Reports as files in a folder: ``report.json``, ``report.md``, ``report.html``, ``report.xml``, ``report.txt``.
+
+All but the first are made from what the first holds, so that `biasopt report` can make them again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from converter.errors import BiasoptError
+from converter.records import Latency
 from converter.report.groups import Reasons
-from converter.report.markdown import fold_markdown
 from converter.report.result import Folded
 from converter.report.to_json import dumps, fold_json
+
+NAMES = {
+    "json": "report.json",
+    "md": "report.md",
+    "html": "report.html",
+    "junit": "report.xml",
+    "text": "report.txt",
+}
+FORMATS = ("json", "md", "html")  # written where none is asked for
 
 
 def prepare(folder: Path | None) -> None:
@@ -25,13 +40,71 @@ def prepare(folder: Path | None) -> None:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); choose another --report folder") from exc
 
 
-def write(result: Folded, said: Reasons, version: str, folder: Path | None, formats: Iterable[str]) -> None:
-    """Write one fold's report in each of ``formats`` (``json``, ``md``), if there is a folder for them."""
+def write(
+    result: Folded,
+    said: Reasons,
+    version: str,
+    folder: Path | None,
+    formats: Iterable[str],
+    *,
+    argv: Sequence[str] = (),
+    bench: Latency | None = None,
+    certificate: Path | None = None,
+) -> None:
+    """Write one fold's report in each of ``formats``, if there is a folder for them."""
+    document = fold_json(result, version, argv=argv, said=said, bench=bench, certificate=certificate)
+    save(document, folder, formats)
+
+
+def save(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str]) -> list[Path]:
+    """Write a document in each of ``formats`` (the keys of `NAMES`), each file whole or not at all.
+
+    Raises
+    ------
+    BiasoptError
+        The folder cannot be written to.
+    """
     if folder is None:
-        return
-    made = {"json": lambda: dumps(fold_json(result, version)), "md": lambda: fold_markdown(result, said, version)}
+        return []
     try:
-        for form in formats:
-            (folder / f"report.{form}").write_text(made[form](), encoding="utf-8", newline="\n")
+        return [_written(folder / NAMES[form], made(document, form)) for form in formats]
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
+
+
+def made(document: Mapping[str, Any], form: str) -> str:
+    """The document in one of the formats of `NAMES`. What a format needs is loaded only for it."""
+    match form:
+        case "json":
+            return dumps(document)
+        case "md":
+            from converter.report import markdown
+
+            return markdown.markdown(document)
+        case "html":
+            from converter.report import html
+
+            return html.html(document)
+        case "junit":
+            from converter.report import junit
+
+            return junit.junit(document)
+        case "text":
+            from converter.report import document_text
+
+            return document_text.text(document)
+    raise ValueError(f"{form!r} is no kind of report; there are {', '.join(NAMES)}")
+
+
+def _written(path: Path, text: str) -> Path:
+    """Write beside the file, then take its place: a reader never sees half a report."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # a name that no encoding has was escaped by the report; what is left is replaced, not a crash
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    return path

@@ -50,8 +50,8 @@ def _arrays(path: Path) -> dict[str, Any]:
 def kinds(values: Sequence[str]) -> list[str]:
     """Kinds of report."""
     found = split(values)
-    if unknown := set(found) - {"json", "md"}:
-        raise ValueError(f"{min(unknown)!r} is no kind of report; there are json and md.")
+    if unknown := set(found) - {"json", "md", "html", "junit", "text"}:
+        raise ValueError(f"{min(unknown)!r} is no kind of report; there are json, md, html, junit and text.")
     return found
 
 

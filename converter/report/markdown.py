@@ -2,67 +2,54 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
-from converter.records import Parity, Verdict
-from converter.report import fates, groups, words
+from converter.report import fates, groups, markdown_evidence, words
+from converter.report.markdown_words import details, literal, prose, table
+from converter.report.rebuilt import fold_of, latency_of, parity_of
 from converter.report.result import Folded
 
-_MARK = {
-    Verdict.PASS: "✅",
-    Verdict.FAIL: "❌",
-    Verdict.INCONCLUSIVE: "⚠️",
-    Verdict.SKIPPED: "⚠️",
-}
+__all__ = ["literal", "markdown", "prose", "table"]
 
 
-def fold_markdown(result: Folded, said: groups.Reasons, version: str) -> str:
-    """One fold as a Markdown document that ends in a newline."""
+def markdown(document: Mapping[str, Any]) -> str:
+    """A document of any kind as Markdown that ends in a newline."""
+    parts = _fold(document) if "counts" in document else _pair(document)
+    version = (document.get("tool") or {}).get("version") or document.get("version", "")
+    return "\n\n".join(part for part in [*parts, f"<sub>biasopt {version}</sub>"] if part) + "\n"
+
+
+def _fold(document: Mapping[str, Any]) -> list[str]:
+    result, parity, latency = fold_of(document), parity_of(document), latency_of(document)
     name = result.path.name if result.path else "model in memory"
-    parts = [
+    return [
         f"## biasopt: {literal(name)}",
-        _verdict(result.parity),
+        markdown_evidence.verdict(parity),
+        markdown_evidence.latency(latency, "the folded model"),
         _written(result),
         table(("", "before", "after"), _count_rows(result), right=(1, 2)),
         _done(result),
         _fates(result),
-        _left(result, said),
-        _stages(result.parity),
-        f"<sub>biasopt {version}</sub>",
+        _left(result, document.get("reasons", {})),
+        markdown_evidence.stages(parity),
+        details("Latency", markdown_evidence.times(latency)),
+        markdown_evidence.again(document, parity, latency),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
-    """A Markdown table; ``right`` are the columns that are set flush right."""
-    rule = ["---:" if column in right else "---" for column in range(len(header))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, tuple(rule), *rows))
-
-
-def literal(text: str) -> str:
-    """Text from a model, as code: nothing in it is Markdown, HTML or a table's border."""
-    shown = words.plain(text).replace("|", "\\|")
-    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
-    fence = "`" * (longest + 1)
-    pad = " " if shown.startswith("`") or shown.endswith("`") or not shown else ""
-    return f"{fence}{pad}{shown}{pad}{fence}"
-
-
-def prose(text: str) -> str:
-    """A sentence that may quote names from a model: no Markdown, HTML, mention or table border in it."""
-    return re.sub(r"([\\`*_{}\[\]<>|#@~])", r"\\\1", words.plain(text))
-
-
-def _verdict(parity: Parity | None) -> str:
-    if parity is None:
-        return "⚠️ **Parity was not checked.**"
-    lines = [f"{_MARK[parity.verdict]} **Parity {parity.verdict.value}**: {words.verdict(parity)}."]
-    if parity.verdict is not Verdict.PASS and parity.why:
-        lines.append(prose(parity.why))
-    if found := words.worst(parity):
-        lines.append(prose(words.score(found)))
-    return "\n\n".join(lines + [f"⚠️ {prose(warning)}" for warning in parity.warnings])
+def _pair(document: Mapping[str, Any]) -> list[str]:
+    parity, latency = parity_of(document), latency_of(document)
+    command = "verify" if parity else "bench"
+    return [
+        f"## biasopt {command}",
+        markdown_evidence.verdict(parity) if parity else "",
+        markdown_evidence.latency(latency, "B"),
+        markdown_evidence.pair(parity, latency),
+        markdown_evidence.times(latency),
+        markdown_evidence.stages(parity),
+        markdown_evidence.again(document, parity, latency),
+    ]
 
 
 def _written(result: Folded) -> str:
@@ -70,7 +57,7 @@ def _written(result: Folded) -> str:
     if result.frozen:
         names = ", ".join(literal(name) for name in result.frozen)
         title = f"No longer inputs of the model: {words.count(len(result.frozen), 'initializer')}"
-        written += f"\n\n<details><summary>{title}</summary>\n\n{names}\n\n</details>"
+        written += f"\n\n{details(title, names)}"
     return written
 
 
@@ -115,16 +102,9 @@ def _left(result: Folded, said: groups.Reasons) -> str:
     if not rows:
         return ""
     body = table(("reason", "nodes", "what it means", "for example"), rows, right=(1,))
-    return f"<details><summary>Left as it was: {words.count(len(rows), 'reason')}</summary>\n\n{body}\n\n</details>"
+    return details(f"Left as it was: {words.count(len(rows), 'reason')}", body)
 
 
 def _nodes(nodes: tuple[str, ...], shown: int = 3) -> str:
     rest = f" and {len(nodes) - shown:,} more" if len(nodes) > shown else ""
     return ", ".join(literal(node) for node in nodes[:shown]) + rest
-
-
-def _stages(parity: Parity | None) -> str:
-    if parity is None or not parity.stages:
-        return ""
-    rows = [(words.STAGE.get(stage.id, stage.id), stage.status.value, prose(stage.why)) for stage in parity.stages]
-    return "### How it was checked\n\n" + table(("what", "result", "found"), rows)

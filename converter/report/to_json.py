@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converter.records import Counts, Fate, Finding, Hop, Parity, Rewrite
+from converter.records import Counts, Fate, Finding, Hop, Latency, Rewrite
+from converter.report.document import environment, facts, inputs, latency_json, parity_json, repro, tool
 from converter.report.pages import docstring
 from converter.report.result import Folded, Inspected, PassLike
 
@@ -23,22 +24,60 @@ INSPECT_SCHEMA = "biasopt.inspect/1"
 PASSES_SCHEMA = "biasopt.passes/1"
 
 
-def fold_json(result: Folded, version: str) -> dict[str, Any]:
-    """What ``fold --json`` prints."""
+def fold_json(
+    result: Folded,
+    version: str,
+    *,
+    argv: Sequence[str] = (),
+    said: Mapping[str, str] | None = None,
+    bench: Latency | None = None,
+    certificate: Path | None = None,
+) -> dict[str, Any]:
+    """What ``fold --json`` prints.
+
+    ``argv`` is what stood on the command line, ``said`` what codes mean in general, ``bench`` the latency of
+    the original and the folded model, ``certificate`` the file that holds the certificate.
+    """
+    parity = result.parity
+    codes = {finding.code for finding in result.findings if finding.code}
     document = {
         "schema": FOLD_SCHEMA,
         "version": version,
+        "tool": tool(argv, version),
         "input": _path(result.path),
         "output": _path(result.output),
+        "models": {"a": _given(result), "b": None if parity is None or parity.b is None else facts(parity.b)},
         "counts": {"before": _counts(result.before), "after": _counts(result.after)},
         "rewrites": [_rewrite(rewrite) for rewrite in result.rewrites],
         "findings": [_finding(finding) for finding in result.findings],
-        "fates": [fate_json(fate) for fate in result.fates],
-        "parity": None if result.parity is None else _parity(result.parity),
+        "reasons": {code: why for code, why in (said or {}).items() if code in codes},
+        "fates": [fate_json(fate) | {"ends": _ends(fate)} for fate in result.fates],
+        "overridable_blocked": result.overridable_blocked,
+        "overridable_names": result.overridable_names,
+        "problem": result.problem,
+        "parity": None if parity is None else parity_json(parity),
+        "bench": None if bench is None else latency_json(bench),
+        "env": environment(parity.environment if parity is not None else bench.environment if bench else None),
+        "inputs": inputs(None if parity is None else parity.inputs),
+        "certificate": _path(certificate),
+        "repro": repro(argv, "" if parity is None else parity.failing_inputs),
         "exit_code": result.exit_code,
     }
     # the one change to a model's interface that can be asked for; there only when it was made
     return document | ({"frozen": list(result.frozen)} if result.frozen else {})
+
+
+def _given(result: Folded) -> dict[str, Any]:
+    """What is known of the model that came in, also where no referee looked at it."""
+    known = result.parity.a if result.parity is not None else None
+    shown = {"path": _path(result.path), "size_bytes": result.size_bytes, "opset": result.opset}
+    return shown if known is None else facts(known) | shown
+
+
+def _ends(fate: Fate) -> list[dict[str, Any]]:
+    """Where the ways of a bias end, and last its very last node, which says what keeps it."""
+    ends = [hop for hop in fate.path[:-1] if hop.verb != "carries"] + list(fate.path[-1:])
+    return [{"node": hop.node, "op": hop.op, "verb": hop.verb, "how": hop.how} for hop in ends]
 
 
 def inspect_json(result: Inspected, version: str, exit_code: int) -> dict[str, Any]:
@@ -138,36 +177,6 @@ def _rewrite(rewrite: Rewrite) -> dict[str, Any]:
         "removed_tensors": list(delta.removed_tensors),
         "added_tensors": list(delta.added_tensors),
         "bytes_added": delta.bytes_added,
-    }
-
-
-def _parity(parity: Parity) -> dict[str, Any]:
-    return {
-        "verdict": parity.verdict.value,
-        "level": parity.level,
-        "scope": parity.scope,
-        "why": parity.why,
-        "warnings": list(parity.warnings),
-        "stages": [
-            {
-                "id": stage.id,
-                "status": stage.status.value,
-                "why": stage.why,
-                "outputs": [
-                    {
-                        "name": check.name,
-                        "status": check.status.value,
-                        "score": check.score,
-                        "limit": check.limit,
-                        "max_abs": check.max_abs,
-                        "why": check.why,
-                        "detail": check.detail,
-                    }
-                    for check in stage.outputs
-                ],
-            }
-            for stage in parity.stages
-        ],
     }
 
 

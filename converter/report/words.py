@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from converter.records import OutputCheck, Parity, Safety, Verdict
+from converter.records import Latency, OutputCheck, Parity, Safety, Verdict
 
 SAFETY = {
     Safety.EXACT: "exactly equal",
@@ -35,10 +36,22 @@ VERDICT = {
 
 
 STAGE = {
+    "environment": "what was asked for is what ran",
     "structure": "inputs, outputs and well-formedness",
     "algebra": "float64: the change against the rounding of weights",
-    "runtime": "onnxruntime: the error against the original's",
+    "parameters": "every folded weight, computed again",
+    "local": "each rewrite on its own",
     "segments": "each rewrite on its own",
+    "runtime": "onnxruntime: the error against the original's",
+    "decision": "decisions: how often the two models disagree",
+}
+
+OUTCOME = {
+    "FASTER": "faster",
+    "NOT-SLOWER": "not slower",
+    "EQUIVALENT": "as fast",
+    "SLOWER": "slower",
+    "INCONCLUSIVE": "could not be decided",
 }
 
 
@@ -57,14 +70,32 @@ def size(n_bytes: int) -> str:
     return f"{value:#.3g}".rstrip(".") + f" {units[0]}"
 
 
+def duration(ms: float) -> str:
+    """Milliseconds in the unit that suits them, three digits: ``12.3 ms``, ``840 us``, ``2.10 s``."""
+    if not math.isfinite(ms):
+        return "unknown"
+    value, unit = (ms * 1000, "us") if abs(ms) < 0.9995 else (ms, "ms") if abs(ms) < 999.5 else (ms / 1000, "s")
+    return f"{value:#.3g}".rstrip(".") + f" {unit}"
+
+
+def ratio(value: float) -> str:
+    """How many times as long, three decimals: small differences are the point."""
+    return f"{value:.3f}" if value < 10 else number(value)
+
+
+def percent(share: float) -> str:
+    """A share of one, in per cent: ``2 %``, ``0.1 %``."""
+    return f"{100 * share:.3g} %"
+
+
 def count(n: int, singular: str, plural: str = "") -> str:
     """``1 node``, ``2 nodes``."""
     return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
 
 
 def number(value: float) -> str:
-    """Two significant digits."""
-    return f"{value:.2g}"
+    """Two significant digits; large ones whole."""
+    return f"{value:,.0f}" if 99.5 <= abs(value) < 1e6 else f"{value:.2g}"
 
 
 def listing(names: tuple[str, ...], room: int = 60) -> str:
@@ -106,8 +137,10 @@ def score(check: OutputCheck) -> str:
         return ""
     if "error_after" in check.detail:  # both models were measured against an exact result
         said = f"its error is {number(check.score)} x the original model's"
-    else:
+    elif check.limit > 1:
         said = f"{number(check.score)} x what rounding the weights can change"
+    else:  # a place or a weight: its score is in units of what it may be off
+        said = f"{number(check.score)} x what rounding allows there"
     differs = "" if check.max_abs is None else f"differs by {number(check.max_abs)} at most, "
     return f"{plain(check.name)}: {differs}{said} (limit {number(check.limit)})"
 
@@ -118,6 +151,19 @@ def verdict(parity: Parity) -> str:
     if parity.verdict is Verdict.PASS:
         said.append(SCOPE.get(parity.scope) or LEVEL.get(parity.level, "level unknown"))
     return f"{', '.join(said)} (level {parity.level})"
+
+
+def speed(latency: Latency, who: str = "") -> str:
+    """What the latency verdict says of ``who``, with its interval.
+
+    ``B is not slower: 0.998 x the time (0.993 to 1.003, allowed 1.020)``
+    """
+    said = OUTCOME.get(latency.outcome, latency.outcome)
+    subject = f"{who} is " if who and latency.outcome != "INCONCLUSIVE" else ""
+    allowed = f", allowed {ratio(1 + latency.margin)}" if latency.gate in ("not-slower", "equivalent") else ""
+    return (
+        f"{subject}{said}: {ratio(latency.ratio)} x the time ({ratio(latency.low)} to {ratio(latency.high)}{allowed})"
+    )
 
 
 def failure(parity: Parity | None) -> str:

@@ -6,18 +6,23 @@ import pytest
 
 from converter.records import OutputCheck, Stage, Verdict
 from converter.report import markdown
-from tests.report.made import FATES, SAID, declined, folded, parity
+from converter.report.to_json import fold_json
+from tests.report.made import FATES, SAID, Result, declined, folded, parity
+
+
+def told(result: Result) -> str:
+    return markdown.markdown(fold_json(result, "9.9", said=SAID))
 
 
 def test_the_verdict_comes_first() -> None:
-    lines = markdown.fold_markdown(folded(), SAID, "9.9").splitlines()
+    lines = told(folded()).splitlines()
     assert lines[0] == "## biasopt: `net.onnx`"
     assert lines[2].startswith("✅ **Parity PASS**: same outputs, against a float64")
     assert lines[-1] == "<sub>biasopt 9.9</sub>"
 
 
 def test_counts_passes_and_reasons_are_tables() -> None:
-    said = markdown.fold_markdown(folded(), SAID, "9.9")
+    said = told(folded())
     assert "| BatchNormalization | 53 | 0 |\n" in said
     assert "| `fold-bn-into-conv` | 2 | equal up to float rounding |\n" in said
     assert "| `output-shared` | 2 | another node reads it | `bn3`, `mul4` |\n" in said
@@ -26,26 +31,26 @@ def test_counts_passes_and_reasons_are_tables() -> None:
 
 
 def test_biases_are_a_table() -> None:
-    said = markdown.fold_markdown(folded(fates=FATES), SAID, "9.9")
+    said = told(folded(fates=FATES))
     assert "### Biases\n\n3 of 6 vectors go (50 %), 20 of 38 elements (53 %)\n\n| fate | biases | why |" in said
     assert "| absorbed | 2 | Conv further down takes it over | `conv1`, `conv5` |\n" in said
     assert "| kept | 1 | felt by Relu: it is not linear | `conv2` |\n" in said
-    assert "### Biases" not in markdown.fold_markdown(folded(), SAID, "9.9")
+    assert "### Biases" not in told(folded())
 
 
 def test_failure_and_no_check_are_marked() -> None:
     check = OutputCheck("y", Verdict.FAIL, score=120.0, limit=4.0)
     failed = parity(Verdict.FAIL, why="output y differs", stages=(Stage("algebra", Verdict.FAIL, "", (check,)),))
-    said = markdown.fold_markdown(folded(parity=failed, output=None, exit_code=1), SAID, "9.9")
+    said = told(folded(parity=failed, output=None, exit_code=1))
     assert "❌ **Parity FAIL**: the outputs differ" in said
     assert "output y differs" in said
     assert "No model was written." in said
-    assert "⚠️ **Parity was not checked.**" in markdown.fold_markdown(folded(parity=None), SAID, "9.9")
+    assert "⚠️ **Parity was not checked.**" in told(folded(parity=None))
 
 
 @pytest.mark.parametrize("name", ["a|b", "`x`", "``", "<b>&", "a`|`b", "@user #1", "x\ny"])
 def test_a_name_cannot_break_out_of_its_cell(name: str) -> None:
-    said = markdown.fold_markdown(folded(findings=(declined("p", name, "code", name),)), SAID, "9.9")
+    said = told(folded(findings=(declined("p", name, "code", name),)))
     (row,) = [line for line in said.splitlines() if line.startswith("| `code`")]
     assert len(re.findall(r"(?<!\\)\|", row)) == 5
     assert row.count("`") % 2 == 0 or "\\`" in row
@@ -56,5 +61,5 @@ def test_prose_holds_no_markup() -> None:
 
 
 def test_frozen_inputs_are_named() -> None:
-    said = markdown.fold_markdown(folded(frozen=("w",)), SAID, "9.9")
+    said = told(folded(frozen=("w",)))
     assert "No longer inputs of the model: 1 initializer</summary>\n\n`w`\n" in said

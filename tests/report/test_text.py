@@ -208,7 +208,7 @@ def test_a_failed_check_says_why_and_that_nothing_was_written() -> None:
     said = shown(result)
     assert "FAIL: the outputs differ" in said
     assert "output 'y' differs\n" in said
-    assert "y: 1.2e+02 x what rounding" in said
+    assert "y: 120 x what rounding" in said
     assert said.endswith("Written  nothing\n")
     assert words.failure(failed) == "parity FAIL: output 'y' differs; nothing was written"
 

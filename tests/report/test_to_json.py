@@ -21,13 +21,24 @@ def test_fold_schema_one() -> None:
     assert list(document) == [
         "schema",
         "version",
+        "tool",
         "input",
         "output",
+        "models",
         "counts",
         "rewrites",
         "findings",
+        "reasons",
         "fates",
+        "overridable_blocked",
+        "overridable_names",
+        "problem",
         "parity",
+        "bench",
+        "env",
+        "inputs",
+        "certificate",
+        "repro",
         "exit_code",
     ]
     assert document["schema"] == "biasopt.fold/1"
@@ -44,9 +55,11 @@ def test_fold_schema_one() -> None:
 
 def test_fates_are_in_both() -> None:
     document = parsed(folded(fates=FATES))
-    assert document["fates"] == to_json.inspect_json(folded(fates=FATES), "9.9", 0)["fates"]
     fates = document["fates"]
     assert isinstance(fates, list)
+    ends = [fate.pop("ends") for fate in fates]
+    assert fates == to_json.inspect_json(folded(fates=FATES), "9.9", 0)["fates"]
+    assert ends[0] == [{"node": "conv2", "op": "Conv", "verb": "absorbs", "how": "its bias 'b' takes it over"}]
     assert fates[0] == {
         "node": "conv1",
         "op": "Conv",
@@ -109,11 +122,14 @@ def test_parity_is_whole_or_null() -> None:
         "scope": "whole-model",
         "why": "",
         "warnings": [],
+        "blame": "",
         "stages": [
             {
                 "id": "algebra",
                 "status": "PASS",
                 "why": "",
+                "detail": {},
+                "seconds": None,
                 "outputs": [
                     {
                         "name": "logits",
