@@ -107,7 +107,7 @@ def test_version(run: Run) -> None:
         ("fold", "m.onnx", "--shape", "1,3,224,224"),
         ("fold", "m.onnx", "--shape", "x=1,,3"),
         ("fold", "m.onnx", "--shape", "x=-1"),
-        ("fold", "m.onnx", "--formats", "json,html"),
+        ("fold", "m.onnx", "--formats", "json,pdf"),
         ("fold", "m.onnx", "--custom-ops", "no-such-library"),
         ("fold", "m.onnx", "--on-inconclusive", "shrug"),
         ("inspect", "m.onnx", "-o", "x.onnx"),
