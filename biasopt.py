@@ -18,7 +18,10 @@ def main() -> None:
     gc.set_threshold(100_000, 20, 20)
     from cli import main as run
 
-    run()
+    try:
+        run()
+    finally:
+        gc.freeze()  # the interpreter looks for garbage twice more on its way out; the system takes it all anyway
 
 
 if __name__ == "__main__":
