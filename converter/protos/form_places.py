@@ -1,0 +1,63 @@
+"""A rewritten place, before and after, number by number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import ModelProto
+
+from converter.errors import BiasoptError
+from converter.protos.form_match import Compared, Matcher
+from converter.protos.form_read import Reader
+from converter.protos.form_rules import RULES
+from converter.protos.forms import NotExpressed
+from converter.protos.reference_call import Unsupported
+from converter.protos.scopes import same_constant
+from converter.protos.segments import Segment
+from converter.protos.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What came of recomputing one place; ``problem`` says why it could not be recomputed."""
+
+    name: str
+    compared: tuple[Compared, ...] = ()
+    problem: str = ""
+
+    @property
+    def worst(self) -> Compared | None:
+        """The array that is furthest off."""
+        return max(self.compared, key=lambda c: c.score, default=None)
+
+
+def recompute(segment: Segment, a: Source, b: Source, done: dict[Any, Compared] | None = None) -> Place:
+    """Recompute every number of a place; ``done`` remembers weights that several places share."""
+    name = f"{segment.scope}/{segment.output}" if segment.scope else segment.output
+    same = _unchanged(segment, a, b)
+    try:
+        before = Reader(segment.before, a.folder, {*_names(segment.before)}, RULES).read()
+        after = Reader(segment.after, b.folder, same, RULES).read()
+        return Place(name, tuple(Matcher(done).match(before, after)))
+    except (NotExpressed, Unsupported, BiasoptError) as exc:
+        return Place(name, (), str(exc))
+
+
+def _names(model: ModelProto) -> list[str]:
+    made = [n.output[0] for n in model.graph.node if n.op_type == "Constant" and n.output]
+    return [*(t.name for t in model.graph.initializer), *made]
+
+
+def _unchanged(segment: Segment, a: Source, b: Source) -> set[str]:
+    """Constants of the rewritten side that are the original's, to the bit."""
+    old = {t.name: t for t in segment.before.graph.initializer}
+    new = {t.name: t for t in segment.after.graph.initializer}
+    kept = {n for n in old.keys() & new.keys() if same_constant(old[n], a, new[n], b)}
+    nodes = {n.output[0]: n for n in segment.before.graph.node if n.op_type == "Constant"}
+    for node in segment.after.graph.node:
+        if node.op_type == "Constant" and node.output[0] in nodes:
+            other = nodes[node.output[0]]
+            if [x.SerializeToString() for x in node.attribute] == [x.SerializeToString() for x in other.attribute]:
+                kept.add(node.output[0])
+    return kept

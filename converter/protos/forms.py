@@ -1,0 +1,241 @@
+"""The normal form of what a few nodes compute: scale * atom + shift, per channel, in float64.
+
+An atom is an input, a linear operator with its weight, a sum, or any other operator on forms. Scales are pushed
+into linear operators, shifts through what lets them pass, so that a rewritten place has the same form before and
+after, and the numbers in it can be compared one by one. Written without a look at how a rewrite is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from converter.protos.balls import Ball, exact, is_float, stored
+from converter.protos.reference_weights import UNIT_ROUNDOFF, read_tensor
+
+Array = np.ndarray[Any, Any]
+
+
+class NotExpressed(Exception):
+    """The normal form has no word for this."""
+
+
+@dataclass(eq=False)
+class Known:
+    """A constant. ``rounded``: not a tensor of the original, so it holds a number that was rounded."""
+
+    name: str
+    source: TensorProto | Array
+    folder: Path | None = None
+    rounded: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dims."""
+        return tuple(self.source.dims) if isinstance(self.source, TensorProto) else self.source.shape
+
+    def array(self) -> Array:
+        """The value as stored, read anew each time."""
+        return read_tensor(self.source, self.folder) if isinstance(self.source, TensorProto) else self.source
+
+    @cached_property
+    def ball(self) -> Ball:
+        """The value in float64."""
+        array = self.array()
+        if not is_float(array.dtype):
+            raise NotExpressed(f"{self.name!r} holds {array.dtype}")
+        return stored(array, rounded=self.rounded)
+
+    @property
+    def ball_or_none(self) -> Ball | None:
+        """The same, or None where it holds no floats."""
+        return self.ball if is_float(self.array().dtype) else None
+
+    @property
+    def unit(self) -> float:
+        """Unit roundoff of what it was rounded to; 0 if it was not."""
+        if not self.rounded:
+            return 0.0
+        kind = self.source.data_type if isinstance(self.source, TensorProto) else TensorProto.FLOAT
+        return UNIT_ROUNDOFF.get(kind, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A tensor that is fed."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A convolution or matrix product; its weight is ``weight`` times the scales of its channels.
+
+    ``inputs_first``: the weight is [groups, I/g, O/g, ...] rather than [groups, O/g, I/g, ...]. ``rank``: axes of
+    the result of a convolution, 0 for a matrix product, whose channels lie last.
+    """
+
+    kind: str
+    key: Any
+    operand: Form
+    weight: Known
+    groups: int
+    inputs_first: bool
+    rank: int
+    label: str
+    scale_in: Ball | None = None  # [I]
+    scale_out: Ball | None = None  # [O]
+
+    @property
+    def view(self) -> tuple[int, int, int, int]:
+        """The weight's dims as groups, rows, columns, taps."""
+        shape, g = self.weight.shape, self.groups
+        rows = shape[0] // g
+        return g, rows, shape[1], int(np.prod(shape[2:], dtype=np.int64))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Input and output channels."""
+        g, rows, columns, _ = self.view
+        return (g * rows, g * columns) if self.inputs_first else (g * columns, g * rows)
+
+    def vector(self, ball: Ball, size: int) -> Ball | None:
+        """``ball`` [broadcasts to a tensor] as one number per channel [size]; None if it is not that."""
+        axis = ball.value.ndim - (self.rank - 1 if self.rank else 1)
+        dims = ball.value.shape
+        if any(d != 1 for k, d in enumerate(dims) if k != axis) or (0 <= axis and dims[axis] not in (1, size)):
+            return None
+        return ball.map(lambda x: np.broadcast_to(x.reshape(-1), (size,)))
+
+    def along(self, vector: Ball) -> Ball:
+        """A vector of the output channels in a shape that broadcasts to the result."""
+        return vector.reshape(-1, *[1] * max(self.rank - 2, 0))
+
+    def applied(self, shift: Ball) -> Ball:
+        """What a shift [I] of every input channel, at every position, adds to the output channels [O]."""
+        g, rows, columns, taps = self.view
+        full = self.weight.array().reshape(g, rows, columns, taps)
+        total, size = full.sum(axis=3, dtype=np.float64), np.abs(full).sum(axis=3, dtype=np.float64)
+        if not self.inputs_first:
+            total, size = total.swapaxes(1, 2), size.swapaxes(1, 2)
+        # [g, I/g, O/g] against [g, I/g]
+        value, moved = (np.asarray(x).reshape(g, -1) for x in (shift.value, shift.radius))
+        error = self.weight.unit + (taps + value.shape[1] + 2) * 2.0**-52
+        reach = np.einsum("gio,gi->go", size, np.abs(value) * error + moved * (1 + error))
+        return Ball(np.einsum("gio,gi->go", total, value).reshape(-1), reach.reshape(-1))
+
+
+@dataclass(frozen=True, eq=False)
+class Total:
+    """A sum of forms without shifts."""
+
+    terms: tuple[Form, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """An operator that only moves elements. ``back`` takes a factor of its output to one of its input, or None."""
+
+    key: Any
+    operand: Form
+    back: Callable[[Ball], Ball | None]
+    shape: Form | None = None  # of a Reshape, where it is computed
+
+
+@dataclass(frozen=True, eq=False)
+class Other:
+    """Any other operator."""
+
+    op: str
+    key: Any
+    args: tuple[Form | Known | None, ...]
+    index: int
+    label: str
+
+
+Atom = Leaf | Linear | Total | View | Other
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """``scale * atom + shift``; both broadcast as ONNX does."""
+
+    atom: Atom
+    scale: Ball | None = None
+    shift: Ball | None = None
+
+    def plus(self, ball: Ball) -> Form:
+        """The form with something added."""
+        return replace(self, shift=ball if self.shift is None else self.shift + ball)
+
+    def times(self, ball: Ball) -> Form:
+        """The form with something multiplied to it."""
+        if ball.is_one:
+            return self
+        shift = None if self.shift is None else self.shift * ball
+        if self.scale is None:
+            atom = scaled(self.atom, ball)
+            if atom is not None:
+                return Form(atom, None, shift)
+        return Form(self.atom, ball if self.scale is None else self.scale * ball, shift)
+
+    @property
+    def settled(self) -> Form:
+        """The same without its shift."""
+        return replace(self, shift=None)
+
+
+def scaled(atom: Atom, ball: Ball) -> Atom | None:
+    """The atom that is ``ball`` times ``atom``, where the factor can go inside; None where it cannot."""
+    match atom:
+        case Linear():
+            vector = atom.vector(ball, atom.sizes[1])
+            if vector is None:
+                return None
+            return replace(atom, scale_out=vector if atom.scale_out is None else atom.scale_out * vector)
+        case Total(terms):
+            return Total(tuple(t.times(ball) for t in terms))
+        case View(operand=operand, back=back):
+            inside = back(ball)
+            return None if inside is None else replace(atom, operand=operand.times(inside))
+        case Other(op="MatMul", args=(Form() as left, Form() as right)) if ball.value.size == 1 and left.shift is None:
+            return replace(atom, args=(left.times(ball.reshape()), right))
+    return None
+
+
+def added(forms: list[Form]) -> Form:
+    """The sum of forms."""
+    terms: list[Form] = []
+    shift: Ball | None = None
+    for form in forms:
+        if form.shift is not None:
+            shift = form.shift if shift is None else shift + form.shift
+        bare = form.settled
+        terms.extend(bare.atom.terms if isinstance(bare.atom, Total) and bare.scale is None else [bare])
+    return Form(Total(tuple(terms)), None, shift)
+
+
+def linear(atom: Linear, *, whole: bool) -> Form:
+    """A linear operator on any form; ``whole``: every tap of it reads the operand, never a border of zeros."""
+    scale, shift = atom.operand.scale, atom.operand.shift
+    per_input = None if scale is None else atom.vector(scale, atom.sizes[0])
+    if scale is not None and per_input is None:
+        return Form(atom)
+    moved = None
+    if shift is not None and not shift.is_zero:
+        at = atom.vector(shift, atom.sizes[0]) if whole else None
+        if at is None:
+            return Form(atom)
+        moved = atom.along(atom.applied(at))
+    return Form(replace(atom, operand=Form(atom.operand.atom), scale_in=per_input), None, moved)
+
+
+def one(value: float) -> Ball:
+    """A single exact number."""
+    return exact(np.float64(value))
