@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # A graph is a million objects that live to the end: looking for garbage every 700 is a tenth of the time.
+    # What is loaded lives to the end: looking for garbage every 700 objects is a tenth of the time.
     gc.set_threshold(100_000, 20, 20)
     from cli import main as run
 
