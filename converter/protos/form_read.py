@@ -44,6 +44,7 @@ class Reader:
         self.rules = rules
         self.same = same
         self.opset = opset_versions(model.opset_import).get("", 0)
+        self.made = {name: node for node in model.graph.node for name in node.output}
         self.values: dict[str, Value] = {"": None}
         for tensor in model.graph.initializer:
             self.values[tensor.name] = Known(tensor.name, tensor, folder, tensor.name not in same)
@@ -84,6 +85,24 @@ class Reader:
         if dims is None:
             raise NotExpressed(f"the number of axes of {name!r} is not known")
         return len(dims)
+
+    def sizes(self, name: str) -> Dims | None:
+        """The elements of a small integer tensor that is made of constants and of sizes; None where it is not."""
+        value = self.values.get(name)
+        if isinstance(value, Known):
+            return tuple(value.array().reshape(-1).tolist()) if len(value.shape) < 2 else None
+        node = self.made.get(name)
+        if node is None:
+            return None
+        if node.op_type == "Shape":
+            given = plain_attributes(node)
+            return (self.dims(node.input[0]) or ())[given.get("start", 0) : given.get("end")]
+        parts = [self.sizes(n) for n in node.input]
+        if node.op_type == "Concat" and None not in parts:
+            return tuple(d for part in parts if part is not None for d in part)
+        if node.op_type == "Gather" and parts[0] is not None and parts[1] is not None:
+            return tuple(parts[0][int(k)] for k in parts[1] if isinstance(k, int))
+        return parts[0] if node.op_type in ("Squeeze", "Unsqueeze", "Reshape", "Cast", "Identity") else None
 
     def _node(self, node: NodeProto) -> list[Value]:
         args = [self.values.get(name) for name in node.input]

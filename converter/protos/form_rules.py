@@ -144,12 +144,13 @@ def _axes(node: NodeProto, args: list[Value]) -> list[int] | None:
 
 
 def _moved(form: Form, key: Any, there: Any, back: Any, dims: Form | None = None) -> list[Value] | None:
-    """The form behind an operator that moves elements, its shift outside."""
-    atom = View(key, form.settled, back, dims)
-    if form.shift is None or form.shift.is_zero:
-        return [Form(atom)]
-    shift = there(form.shift)
-    return None if shift is None else [Form(atom, None, shift)]
+    """The form behind an operator that moves elements; its shift, and a scale that no weight took, outside."""
+    scale = None if form.scale is None else there(form.scale)
+    shift = None if form.shift is None or form.shift.is_zero else there(form.shift)
+    if (form.shift is None or form.shift.is_zero) != (shift is None):
+        return None
+    inner = Form(form.atom) if scale is not None else form.settled
+    return [Form(View(key, inner, back, dims), scale, shift)]
 
 
 def _transpose(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -167,6 +168,11 @@ def _reshape(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | Non
     if not isinstance(form, Form):
         return None
     before, after = r.dims(node.input[0]), r.dims(node.output[0])
+    if node.op_type == "Reshape" and before is not None and len(node.input) > 1:
+        asked = r.sizes(node.input[1])
+        after = after if asked is None or not after else tuple(
+            s if isinstance(s, int) else d for s, d in zip(views.solved(before, asked), after, strict=True)
+        )
     shape = args[1] if len(args) > 1 else None
     key = (node.op_type, attributes(node), tuple(shape.array().tolist()) if isinstance(shape, Known) else ())
     there, back = lambda b: views.reshaped(b, before, after), lambda b: views.reshaped(b, after, before)
@@ -223,12 +229,26 @@ def _past(r: Reader, node: NodeProto, args: list[Value], axes: Sequence[int], sh
     return bare if moved is None else [bare[0].plus(moved)]
 
 
+def _through(r: Reader, node: NodeProto, args: list[Value], *, any_sign: bool) -> list[Value] | None:
+    """A pool of scale * x is scale times the pool of x, for a maximum only if the scale is positive."""
+    form, axes, rank = args[0], range(2, r.rank(node.input[0])), r.rank(node.input[0])
+    if not isinstance(form, Form) or form.scale is None or any(node.output[1:]):
+        return _past(r, node, args, axes, lambda s: s)
+    if views.varies(form.scale, axes, rank) or not (any_sign or (form.scale.value > 0).all()):
+        return _past(r, node, args, axes, lambda s: s)
+    if form.shift is not None and views.varies(form.shift, axes, rank):
+        return None
+    (bare,) = r.opaque(node, [Form(form.atom), *args[1:]])
+    assert isinstance(bare, Form)
+    return [Form(bare.atom, form.scale, form.shift)]
+
+
 def _pool(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     given = plain_attributes(node)
     padded = any(given.get("pads", [])) or given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     if node.op_type == "AveragePool" and padded and (given.get("count_include_pad", 0) or r.opset < 7):
         return None
-    return _past(r, node, args, range(2, r.rank(node.input[0])), lambda s: s)
+    return _through(r, node, args, any_sign="Average" in node.op_type)
 
 
 def _mean(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:

@@ -38,14 +38,28 @@ def reshaped(ball: Ball, before: Dims | None, after: Dims | None) -> Ball | None
         return None
     full = (1,) * (len(before) - ball.value.ndim) + ball.value.shape
     first = next(k for k, d in enumerate(full) if d != 1)
-    tail = [d for d in before[first:] if isinstance(d, int)]
-    if len(tail) < len(before) - first or math.prod(tail) > _LARGEST:
-        return None
-    cut = next((k for k in range(len(after), -1, -1) if _product(after[k:]) == math.prod(tail)), None)
-    if cut is None:
-        return None
-    target = [d for d in after[cut:] if isinstance(d, int)]
-    return collapsed(ball.map(lambda x: np.broadcast_to(x.reshape(full)[(0,) * first], tail).reshape(target)))
+    sizes = [f if f != 1 else d for f, d in zip(full, before, strict=True)]
+    for start in range(first, -1, -1):
+        tail = [d for d in sizes[start:] if isinstance(d, int)]
+        if len(tail) < len(before) - start or math.prod(tail) > _LARGEST:
+            return None
+        cut = next((k for k in range(len(after), -1, -1) if _product(after[k:]) == math.prod(tail)), None)
+        if cut is not None:
+            target = [d for d in after[cut:] if isinstance(d, int)]
+            return collapsed(ball.map(lambda x: np.broadcast_to(x.reshape(full[start:]), tail).reshape(target)))  # noqa: B023
+    return None
+
+
+def solved(before: Dims, asked: Sequence[int | str | None]) -> Dims:
+    """Sizes that a Reshape to ``asked`` gives: 0 copies a size, -1 is what is left over, if that is a number."""
+    dims = [before[k] if d == 0 and k < len(before) else d for k, d in enumerate(asked)]
+    if -1 not in dims:
+        return tuple(dims)
+    rest = [d for d in dims if d != -1]
+    symbols = [sorted(d for d in side if isinstance(d, str)) for side in (before, rest)]
+    numbers = [math.prod(d for d in side if isinstance(d, int)) for side in (before, rest)]
+    left = None if None in before or None in rest or symbols[0] != symbols[1] or not numbers[1] else numbers[0] // numbers[1]
+    return tuple(left if d == -1 else d for d in dims)
 
 
 def _product(dims: Dims) -> int | None:

@@ -203,7 +203,8 @@ def scaled(atom: Atom, ball: Ball) -> Atom | None:
             return Total(tuple(t.times(ball) for t in terms))
         case View(operand=operand, back=back):
             inside = back(ball)
-            return None if inside is None else replace(atom, operand=operand.times(inside))
+            inner = None if inside is None else operand.times(inside)
+            return None if inner is None or inner.scale is not None else replace(atom, operand=inner)
         case Other(op="MatMul", args=(Form() as left, Form() as right)) if ball.value.size == 1 and left.shift is None:
             return replace(atom, args=(left.times(ball.reshape()), right))
     return None
