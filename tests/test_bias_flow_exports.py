@@ -20,13 +20,6 @@ from tests.flow import torch_exports as nets
 exporters = pytest.mark.parametrize("exporter", nets.EXPORTERS)
 
 
-def sizes_are_computed(request: pytest.FixtureRequest, exporter: str, unless: bool = False) -> None:
-    """The old exporter leaves arithmetic on sizes in the model, behind which shapes are not known yet."""
-    if exporter.startswith("torchscript") and not unless:
-        reason = "sizes that a model computes are not followed"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError))
-
-
 def folded(
     name: str, exporter: str, mask: str = "", dynamic: bool = False
 ) -> tuple[onnx.ModelProto, converter.FoldResult]:
@@ -58,8 +51,7 @@ def test_every_normed_convolution_loses_its_bias(
 
 @exporters
 @pytest.mark.parametrize("name", ["bert", "bert causal", "bert sdpa", "bert sdpa causal", "vit", "vit sdpa"])
-def test_keys_and_values_lose_their_biases(request: pytest.FixtureRequest, name: str, exporter: str) -> None:
-    sizes_are_computed(request, exporter, unless=not name.startswith("vit"))
+def test_keys_and_values_lose_their_biases(name: str, exporter: str) -> None:
     proto, result = folded(name, exporter)
     assert held(proto, nets.parameters(name, "q.bias", "k.bias", "v.bias")) == 3 * nets.N_LAYERS
     assert held(result.model, nets.parameters(name, "k.bias", "v.bias")) == 0
@@ -90,10 +82,7 @@ def test_with_any_batch_keys_and_values_lose_theirs(name: str, exporter: str) ->
 @pytest.mark.parametrize(
     ("name", "mask"), [("encoder", ""), ("encoder", "padding"), ("bert fused", ""), ("vit fused", "")]
 )
-def test_joint_projections_keep_the_query_part(
-    request: pytest.FixtureRequest, name: str, mask: str, exporter: str
-) -> None:
-    sizes_are_computed(request, exporter, unless=name == "vit fused")
+def test_joint_projections_keep_the_query_part(name: str, mask: str, exporter: str) -> None:
     _, result = folded(name, exporter, mask)
     joint = nets.parameters(name, "in_proj_bias", "qkv.bias")
     left = [b.reshape(-1) for b in biases(result.model).values()]

@@ -129,6 +129,9 @@ class Constants:
         if node.op == "Constant":
             stored = self._graph.constant_weight(node)
             return _fixed(_constant(node)) if stored is None else stored.load
+        computed = self._graph.whole_numbers(tensor)
+        if computed is not None:
+            return _fixed(computed)
         if node.op == "Shape":
             return _fixed(self._shape_of(node))
         if node.op == "CastLike":  # of its second input only the type counts
@@ -151,6 +154,8 @@ class Constants:
             node = self._graph.producer(t)
             if isinstance(t, Const) or node is None or not node.is_standard or fuel == 0:
                 out.append(t)
+            elif self._graph.whole_numbers(t) is not None:
+                continue
             elif node.op == "Shape":
                 if self._shape_of(node) is None:
                     out.append(t)

@@ -8,11 +8,11 @@ before them: row-major order gives channel = (position // behind) % channels.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 from converter.analysis.facts import Facts
 from converter.graph import Node
+from converter.protos import product, size
 
 Dims = Sequence[int | str | None]
 
@@ -147,9 +147,8 @@ def _same_product(a: Dims, b: Dims) -> bool:
     """Whether both products are surely equal; symbols count as themselves, unknown dims never match."""
     if any(d is None for d in (*a, *b)):
         return False
-    numbers = [math.prod(d for d in side if isinstance(d, int)) for side in (a, b)]
-    symbols = [Counter(d for d in side if isinstance(d, str)) for side in (a, b)]
-    return numbers[0] == numbers[1] and symbols[0] == symbols[1]
+    left, right = (product(size(d) for d in side if d is not None) for side in (a, b))
+    return left == right
 
 
 def _show(dims: Dims) -> str:

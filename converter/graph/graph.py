@@ -6,14 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
 from converter.errors import InvariantViolation, ModelError
 from converter.graph import reader
 from converter.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetOp
 from converter.graph.nodes import Const, Node, Scope, Stored, Tensor, Value, weight_bytes
-from converter.protos import ModelFile, graphs, infer_shapes
+from converter.protos import ModelFile, computes_sizes, follow_sizes, graphs, infer_shapes
 from converter.records import Delta
 
 Dim = int | str | None
@@ -37,6 +39,7 @@ class Graph:
         self._names = {name for s in self.scopes for name in s.values} | {""}
         self._shapes: dict[int, dict[str, tuple[Dim, ...]]] | None = None
         self._types: dict[int, dict[str, int]] = {}
+        self._values: dict[int, dict[str, NDArray[Any]]] = {}
         self._held: dict[Node, Stored | None] = {}
         self.version = 0  # goes up with each change: what was found out before may no longer hold
 
@@ -91,6 +94,12 @@ class Graph:
             self._infer()
         return self._types.get(id(tensor.scope), {}).get(tensor.origin)
 
+    def whole_numbers(self, tensor: Tensor) -> NDArray[Any] | None:
+        """The value of a small tensor of integers or truth values, if it follows from sizes that the model states."""
+        if self._shapes is None:
+            self._infer()
+        return self._values.get(id(tensor.scope), {}).get(tensor.origin) if isinstance(tensor, Value) else None
+
     def _infer(self) -> None:
         inferred = infer_shapes(self.file.skeleton)
         self._shapes = {}
@@ -106,6 +115,11 @@ class Graph:
                         dims[info.name] = tuple(_dim(d) for d in info.type.tensor_type.shape.dim)
             self._shapes[id(scope)] = dims
             self._types[id(scope)] = types
+        if computes_sizes(self.file.skeleton):
+            for scope, found in zip(scopes, follow_sizes(inferred), strict=True):
+                self._shapes[id(scope)] |= found.dims
+                self._types[id(scope)] |= found.types
+                self._values[id(scope)] = found.values
         self._solve_sizes()
 
     @staticmethod

@@ -33,7 +33,7 @@ def _has_data(t: TensorProto) -> bool:
 
 
 @contextlib.contextmanager
-def _no_remarks() -> Iterator[None]:
+def no_remarks() -> Iterator[None]:
     """onnx prints remarks on old operators from C++; the user's terminal, and a pipe of JSON, are not theirs."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -78,7 +78,7 @@ def problems(skeleton: onnx.ModelProto) -> str:
             del t.external_data[:]
             t.dims[:] = [0]
     try:
-        with _no_remarks():
+        with no_remarks():
             onnx.checker.check_model(model)
     except onnx.checker.ValidationError as exc:
         return str(exc).strip()
@@ -93,7 +93,7 @@ def contradiction(skeleton: onnx.ModelProto) -> str:
     if problem:
         return problem
     try:
-        with _no_remarks():
+        with no_remarks():
             onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, DecodeError, RuntimeError, ValueError) as exc:
         return str(exc).strip() or type(exc).__name__
@@ -103,7 +103,7 @@ def contradiction(skeleton: onnx.ModelProto) -> str:
 def infer_shapes(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """The skeleton with value_info where onnx can infer it; unchanged where it cannot."""
     try:
-        with _no_remarks():
+        with no_remarks():
             return onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
     except (onnx.shape_inference.InferenceError, DecodeError, RuntimeError, ValueError):
         return skeleton
