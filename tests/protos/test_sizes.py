@@ -65,7 +65,7 @@ def shape_of(graph: Graph, name: str) -> tuple[int | str | None, ...] | None:
     return graph.shape(graph.scopes[0].values[name])
 
 
-def value_of(graph: Graph, name: str) -> list[Any] | None:
+def value_of(graph: Graph, name: str) -> Any:
     found = graph.whole_numbers(graph.scopes[0].values[name])
     return None if found is None else found.tolist()
 
@@ -162,7 +162,7 @@ def test_what_is_said_of_sizes_holds(name: str) -> None:
 
 def test_floats_round_as_the_runtime_rounds() -> None:
     """6 * 7/6 is 7 in float, and a little less in float64."""
-    text = "s = Shape<start = 1>(x) f = Cast<to = 1>(s) m = Mul(f, h) c = Floor(m) i = Cast<to = 7>(c) y = ConstantOfShape(i)"
+    text = "s = Shape<start=1>(x) f = Cast<to=1>(s) m = Mul(f, h) c = Floor(m) i = Cast<to=7>(c) y = ConstantOfShape(i)"
     proto = model("(float[N, 6] x) => (float[?] y) {" + text + "}", h=[7 / 6])
     got = Session(proto.SerializeToString()).run({"x": np.zeros((1, 6), np.float32)})["y"]
     assert shape_of(load(proto), "y") == got.shape == (7,)
