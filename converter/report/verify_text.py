@@ -154,7 +154,7 @@ def _design(latency: Latency) -> Block:
     pairs = f"{words.count(latency.a.n, 'run')} of each, interleaved in {words.count(len(latency.blocks), 'block')}"
     table.add_row("Measured", pairs)
     if latency.aa.get("ratio") is not None:
-        table.add_row("Control", f"A beside A: {_control(latency)}")
+        table.add_row("Control", f"A beside A: {control(latency)}")
     shown = {key: value for key, value in latency.design.items() if key in DESIGN and value not in (None, "")}
     if shown:
         table.add_row("Settings", ", ".join(f"{DESIGN[key]} {words.plain(str(value))}" for key, value in shown.items()))
@@ -164,7 +164,8 @@ def _design(latency: Latency) -> Block:
 DESIGN = {"threads": "threads", "opt_level": "optimisations", "sessions": "sessions", "seed": "seed"}
 
 
-def _control(latency: Latency) -> str:
+def control(latency: Latency) -> str:
+    """What A beside itself gave: how far the machine alone can be off."""
     aa = latency.aa
     band = f" ({words.ratio(aa['low'])} to {words.ratio(aa['high'])})" if {"low", "high"} <= aa.keys() else ""
     return f"{words.ratio(aa['ratio'])} x the time{band}"

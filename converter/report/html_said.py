@@ -1,0 +1,155 @@
+"""What the page says in plain words: the verdict in a sentence, what each stage proves, how strong the evidence is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from converter.records import Latency, Parity, Verdict
+from converter.report import words
+from converter.report.result import Folded
+
+_ALONE = "Each rewritten place was run alone, before and after, so that no error can hide behind another."
+_RUN = (
+    "Both models were run for real. The new one may be no further from the exact answer than the original is, "
+    "but for a small factor: no float model is exact, the original neither."
+)
+_EXACT = (
+    "Both models were computed in 64-bit arithmetic, where rounding all but vanishes. What difference is left may "
+    "be no more than rounding the new weights to their stored type explains."
+)
+_WEIGHTS = "Every rewritten weight was computed again, by a formula that shares no code with the rewrite, and compared."
+_CHOICES = "How often the two models choose differently, and how often they might, on inputs like these."
+
+STAGES = {
+    "environment": ("The right machine", "The models ran where they were asked to run, and nowhere else."),
+    "structure": ("Same interface", "Inputs and outputs keep their names, types and shapes; the file is well formed."),
+    "algebra": ("Same mathematics", _EXACT),
+    "parameters": ("Right weights", _WEIGHTS),
+    "local": ("Right in every place", _ALONE),
+    "segments": ("Right in every place", _ALONE),
+    "runtime": ("Same outputs when run", _RUN),
+    "decision": ("Same decisions", _CHOICES),
+}
+
+UNITS = {
+    "algebra": "times what rounding explains",
+    "parameters": "of what is allowed",
+    "local": "of what is allowed",
+    "segments": "times what rounding explains",
+    "runtime": "times the original's own error",
+}
+
+LEVELS = (
+    ("A", "enough of your own inputs for a bound on decisions"),
+    ("B", "inputs measured against an exact reference"),
+    ("C", "no exact reference to measure against"),
+    ("D", "only the structure was looked at"),
+)
+
+WORD = {
+    Verdict.PASS: "Pass",
+    Verdict.FAIL: "Fail",
+    Verdict.INCONCLUSIVE: "Not decided",
+    Verdict.SKIPPED: "Not checked",
+}
+
+FATES = {
+    "dead": "nothing downstream can feel it",
+    "zero": "it was zero in every element",
+    "absorbed": "something further down that exists anyway takes it over",
+    "merged": "it became one with the bias of a layer beside it",
+    "kept": "it is felt, so it stays",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The verdict in one word, one short sentence and one longer."""
+
+    verdict: Verdict
+    sentence: str
+    more: str
+
+
+def overall(parity: Parity | None, latency: Latency | None) -> Verdict:
+    """One verdict of two: what fails first, then what is open, then what was not looked at."""
+    found = {part.verdict for part in (parity, latency) if part is not None} or {Verdict.SKIPPED}
+    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.SKIPPED, Verdict.PASS)
+    return next(verdict for verdict in order if verdict in found)
+
+
+def fold(result: Folded, latency: Latency | None) -> Headline:
+    """The headline of a fold."""
+    parity = result.parity
+    verdict = Verdict.SKIPPED if parity is None else overall(parity, latency)
+    if parity is None:
+        head = "Folded, but not checked."
+    elif parity.scope == "identical" and not result.rewrites:
+        head = "Nothing to fold."
+    else:
+        head = _answers(parity)
+    if parity is not None and parity.verdict is Verdict.PASS and latency is not None:
+        head += f" {_speed(latency)}"
+    return Headline(verdict, head, _folded(result))
+
+
+def verify(parity: Parity, latency: Latency | None) -> Headline:
+    """The headline of a comparison."""
+    head = _answers(parity) + (f" {_speed(latency)}" if latency is not None else "")
+    if parity.verdict is Verdict.PASS:
+        more = f"Model B gives the same outputs as model A, {words.SCOPE.get(parity.scope) or level(parity)}."
+    else:
+        more = _sentence(parity.why)
+    return Headline(overall(parity, latency), head, more)
+
+
+def bench(latency: Latency) -> Headline:
+    """The headline of a benchmark."""
+    band = f"between {words.ratio(latency.low)} and {words.ratio(latency.high)}"
+    more = f"Model B takes {words.ratio(latency.ratio)} times as long as model A, with confidence {band}."
+    return Headline(latency.verdict, _speed(latency), f"{more} {_sentence(latency.why)}".strip())
+
+
+def level(parity: Parity) -> str:
+    """What the verdict rests on."""
+    return words.LEVEL.get(parity.level, "level unknown")
+
+
+def _answers(parity: Parity) -> str:
+    return {
+        Verdict.PASS: "Same answers.",
+        Verdict.FAIL: "Different answers.",
+        Verdict.INCONCLUSIVE: "Could not be decided.",
+        Verdict.SKIPPED: "Not checked.",
+    }[parity.verdict]
+
+
+def _speed(latency: Latency) -> str:
+    if latency.outcome == "INCONCLUSIVE":
+        return "Speed could not be decided."
+    said = words.OUTCOME.get(latency.outcome, latency.outcome)
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def _folded(result: Folded) -> str:
+    """What was done, what that means for the outputs, and what was written."""
+    parity, gone = result.parity, result.before.batch_norms - result.after.batch_norms
+    removed = sum(fate.kind.value != "kept" for fate in result.fates)
+    norms = f"{gone:,} of {words.count(result.before.batch_norms, 'batch norm')}" if gone else ""
+    biases = f"{removed:,} of {words.count(len(result.fates), 'bias', 'biases')}" if removed else ""
+    parts = [part for part in (norms, biases) if part]
+    went = words.count(len(result.rewrites), "rewrite") + (f" took out {' and '.join(parts)}" if parts else "")
+    if not result.rewrites:
+        went = "No rewrite applies to this model"
+    if parity is None:
+        return f"{went}. The outputs of the two models were not compared."
+    if parity.verdict is Verdict.PASS:
+        agree = "the result is a copy" if parity.scope == "identical" else "the outputs stay the same"
+        return f"{went}; {agree}."
+    return f"{_sentence(parity.why)} No model was written.".strip() if result.output is None else _sentence(parity.why)
+
+
+def _sentence(clause: str) -> str:
+    """A clause as a sentence."""
+    clause = words.plain(clause).strip()
+    return clause[:1].upper() + clause[1:] + ("" if clause.endswith((".", "!", "?")) else ".") if clause else ""

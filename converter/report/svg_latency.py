@@ -1,0 +1,142 @@
+"""Charts of latency: the ratio block by block, and how the times of both models are spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from converter.records import Latency, Timing
+from converter.report import svg, words
+from converter.report.svg_parity import edges_of
+
+HEIGHT = 200
+
+
+def signed(share: float) -> str:
+    """``+2 %``, ``-0.5 %``, ``0 %``."""
+    return f"{100 * share:+.3g} %".replace("-", "\u2212") if abs(share) > 1e-9 else "0 %"
+
+
+def ratios(latency: Latency) -> tuple[Markup, Markup] | None:
+    """The axis and the plot: one dot per block, the interval as a band, and what is allowed as a line."""
+    shares = [math.expm1(block.log_ratio) for block in latency.blocks]
+    if not shares:
+        return None
+    reach = _reach(latency, shares)
+    scale = svg.Scale(-reach, reach)
+
+    def y(share: float) -> float:
+        return HEIGHT * (1 - scale(share))
+
+    low, high = y(latency.low - 1), y(latency.high - 1)
+    ticks = svg.nice(-reach, reach)
+    marks = [*_sessions(latency), svg.rect(0, high, 1, max(1.0, low - high), "band", _interval(latency))]
+    marks += [svg.across(y(tick), "zero" if abs(tick) < 1e-9 else "grid") for tick in ticks]
+    marks += _limits(latency, y)
+    marks.append(svg.across(y(latency.ratio - 1), "mean"))
+    for k, (block, share) in enumerate(zip(latency.blocks, shares, strict=True)):
+        said = f"block {k + 1}, session {block.session + 1}: {signed(share)}"
+        beyond = " beyond" if abs(share) > reach else ""
+        marks.append(svg.dot((k + 0.5) / len(shares), y(share), "point" + beyond, said))
+    said = f"{words.count(len(shares), 'block')} of interleaved runs: {words.speed(latency, 'B')}"
+    return svg.axis({signed(tick): y(tick) + 4 for tick in ticks}, HEIGHT), svg.chart(HEIGHT + 6, said, *marks)
+
+
+def _reach(latency: Latency, shares: Sequence[float]) -> float:
+    """How far the axis goes: over the interval, the limit and nine of ten blocks; few lie far out, at the edge."""
+    ranked = sorted(abs(share) for share in shares)
+    most = ranked[max(0, math.ceil(0.9 * len(ranked)) - 1)]
+    return 1.25 * max(most, 1.2 * latency.margin, abs(latency.low - 1), abs(latency.high - 1), 1e-3)
+
+
+def _sessions(latency: Latency) -> list[Markup]:
+    """Every other session is shaded: each loads both models anew."""
+    sessions = [block.session for block in latency.blocks]
+    marks = []
+    for session in sorted(set(sessions))[1::2]:
+        places = [k for k, found in enumerate(sessions) if found == session]
+        left, right = places[0] / len(sessions), (places[-1] + 1) / len(sessions)
+        marks.append(svg.rect(left, 0, right - left, HEIGHT, "shade"))
+    return marks
+
+
+def _limits(latency: Latency, y: Any) -> list[Markup]:
+    """The margin as a line, on the side or sides that the gate looks at."""
+    gate, margin = latency.gate, latency.margin
+    sides = [margin, -margin] if gate == "equivalent" else [margin] if gate == "not-slower" else []
+    if gate.startswith("faster"):
+        sides = [1 / (1 + _needed(gate)) - 1]
+    lines = []
+    for side in sides:
+        label = f"limit {signed(side)}"
+        lines += [svg.across(y(side), "limit"), svg.text(0.995, y(side) - 6, label, "tick strong", "end")]
+    return lines
+
+
+def _needed(gate: str) -> float:
+    try:
+        return float(gate.partition(":")[2].rstrip("% ") or 0) / 100
+    except ValueError:
+        return 0.0
+
+
+def _interval(latency: Latency) -> str:
+    return f"interval: {signed(latency.low - 1)} to {signed(latency.high - 1)}"
+
+
+def spread(latency: Latency) -> Markup | None:
+    """The times of A above those of B on one axis: a histogram of the runs, or where that is missing of the blocks."""
+    rows = [(timing, *_times(timing, blocks)) for timing, blocks in _both(latency)]
+    edges = [edge for _, found, _ in rows for edge in (found[0], found[-1])] if all(r[1] for r in rows) else []
+    if not edges or max(edges) <= min(edges):
+        return None
+    scale, row = svg.Scale(min(edges), max(edges)), 58
+    marks = []
+    for k, (timing, found, counts) in enumerate(rows):
+        name, base, tallest = "AB"[k], 52 + k * row, max(counts)
+        for left, right, count in zip(found, found[1:], counts, strict=False):
+            if count:
+                tall, width = max(1.5, 40 * count / tallest), scale(right) - scale(left)
+                said = f"{name}: {count:,} between {words.duration(left)} and {words.duration(right)}"
+                marks.append(svg.rect(scale(left), base - tall, width * 0.94, tall, f"fill-{name.lower()}", said))
+        middle = svg.down(scale(timing.p50_ms), base - 46, base, "median", f"median {words.duration(timing.p50_ms)}")
+        marks += [svg.across(base, "axis"), middle, svg.text(0.995, base - 32, name, "tick strong", "end")]
+    return svg.chart(row * 2 + 18, "how the times of both models are spread", *marks, *_ticks(scale, row * 2 + 12))
+
+
+def _ticks(scale: svg.Scale, y: float) -> list[Markup]:
+    return [
+        svg.text(
+            place, y, words.duration(tick), "tick", "start" if place < 0.06 else "end" if place > 0.9 else "middle"
+        )
+        for tick in svg.nice(scale.low, scale.high, 3)
+        for place in [scale(tick)]
+    ]
+
+
+def _both(latency: Latency) -> list[tuple[Timing, list[float]]]:
+    a, b = [block.a_ms for block in latency.blocks], [block.b_ms for block in latency.blocks]
+    return [(latency.a, a), (latency.b, b)]
+
+
+def _times(timing: Timing, blocks: Sequence[float]) -> tuple[list[float], list[int]]:
+    """Edges in milliseconds and counts."""
+    found: Mapping[str, Any] = timing.detail.get("histogram") or {}
+    plain = {key.removesuffix("_ms"): value for key, value in found.items()}
+    edges, counts = edges_of(plain)
+    if counts and len(edges) == len(counts) + 1:
+        return edges, counts
+    return _binned(blocks)
+
+
+def _binned(values: Sequence[float], bins: int = 12) -> tuple[list[float], list[int]]:
+    if not values or max(values) <= min(values):
+        return [], []
+    low, step = min(values), (max(values) - min(values)) / bins
+    counts = [0] * bins
+    for value in values:
+        counts[min(bins - 1, int((value - low) / step))] += 1
+    return [low + k * step for k in range(bins + 1)], counts

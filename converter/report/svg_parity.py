@@ -1,0 +1,127 @@
+"""Charts of accuracy: a score against its limit, differences by size, the error of each layer, fates of biases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from converter.records import FateKind, OutputCheck, Verdict
+from converter.report import svg, words
+
+TONE = {Verdict.PASS: "pass", Verdict.FAIL: "fail", Verdict.INCONCLUSIVE: "open", Verdict.SKIPPED: "skip"}
+COLUMNS = 240  # columns in a chart of layers; more layers share one, which shows the worst of them
+
+
+def bullet(score: float, limit: float, status: Verdict, name: str = "") -> Markup:
+    """A score beside its limit: a bar in the room that it has, and a line where that ends."""
+    far = not score <= 1.25 * limit  # also where it is no number
+    top = score if math.isfinite(score) else 1e6 * limit
+    scale = svg.Scale(limit / 100, 3 * top, log=True) if far else svg.Scale(0, 1.3 * limit)
+    said = f"{name}: {words.number(score)}, limit {words.number(limit)}" + (" (logarithmic)" if far else "")
+    return svg.chart(
+        16,
+        said,
+        svg.rect(0, 2, scale(limit), 12, "room"),
+        svg.rect(0, 5, max(scale(score), 0.004), 6, f"fill-{TONE[status]}", said),
+        svg.down(scale(limit), 0, 16, "limit", f"limit {words.number(limit)}"),
+        class_="bullet",
+    )
+
+
+def histogram(found: Mapping[str, Any], label: str) -> Markup | None:
+    """How many elements differ by how much, by powers of ten; None if there is nothing to show."""
+    edges, counts = edges_of(found)
+    total = sum(counts)
+    if not total or len(edges) != len(counts) + 1:
+        return None
+    scale, height, tallest = svg.Scale(edges[0], edges[-1]), 96, max(counts)
+    marks = [svg.across(height, "axis")]
+    for left, right, count in zip(edges, edges[1:], counts, strict=False):
+        if count:
+            tall = max(1.5, (height - 6) * count / tallest)
+            said = f"{words.percent(count / total)} of the elements differ by 1e{left:g} to 1e{right:g}"
+            width = (scale(right) - scale(left)) * 0.94
+            marks.append(svg.rect(scale(left) + 0.03 * width, height - tall, width, tall, "fill-b", said))
+    ticks = list(range(math.ceil(edges[0]), math.floor(edges[-1]) + 1))
+    for k in ticks[:: max(1, math.ceil(len(ticks) / 6))]:
+        place = scale(k)
+        anchor = "start" if place < 0.03 else "end" if place > 0.97 else "middle"
+        marks.append(svg.text(place, height + 15, f"1e{k}", "tick", anchor))
+    return svg.chart(height + 20, label, *marks)
+
+
+def edges_of(found: Mapping[str, Any]) -> tuple[list[float], list[int]]:
+    """Edges (log10) and counts of a histogram, which is stored with its edges or with its ends alone."""
+    counts = list(found.get("counts") or ())
+    if found.get("edges"):
+        return list(found["edges"]), counts
+    low, high = found.get("low"), found.get("high")
+    if low is None or high is None or not counts or high <= low:
+        return [], []
+    step = (high - low) / len(counts)
+    return [low + k * step for k in range(len(counts) + 1)], counts
+
+
+def layers(checks: Sequence[OutputCheck], limit: float, height: float = 160) -> tuple[Markup, Markup] | None:
+    """The axis and the error of each place, in the order of the model, on a logarithmic scale with the limit."""
+    scores = [_finite(check.score, limit) for check in checks]
+    if not scores:
+        return None
+    scale = svg.Scale(1e-3 * limit, 3 * max(limit, *scores), log=True)
+    groups = svg.thinned(scores, COLUMNS)
+    pitch, edge = min(1 / len(groups), 0.04), height * (1 - scale(limit))
+    marks = [svg.rect(0, edge, 1, height - edge, "room")]
+    ticks = svg.decades(scale.low / limit, scale.high / limit)
+    marks += [svg.across(height * (1 - scale(tick * limit)), "grid") for tick in ticks if tick != 1]
+    for k, places in enumerate(groups):
+        found = [checks[place] for place in places]
+        value = max(scores[place] for place in places)
+        tall = max(2.0, height * scale(value))
+        tone = TONE[max((check.status for check in found), key=_rank)]
+        said = _column(found, value / limit, scores[places[0]] if len(places) == 1 else None)
+        marks.append(svg.rect((k + 0.1) * pitch, height - tall, 0.8 * pitch, tall, f"fill-{tone}", said))
+    marks += [svg.across(edge, "limit"), svg.across(height, "axis")]
+    label = f"{len(scores)} places; the largest error is {words.number(max(scores) / limit)} of the limit"
+    names = {tick: height * (1 - scale(tick * limit)) + 4 for tick in ticks}
+    return svg.axis({_of_limit(tick): y for tick, y in names.items()}, height), svg.chart(height + 6, label, *marks)
+
+
+def _of_limit(tick: float) -> str:
+    return "limit" if tick == 1 else f"{tick:,.0f} \u00d7" if tick > 1 else f"{tick:g} \u00d7"
+
+
+def _column(checks: Sequence[OutputCheck], part: float, alone: float | None) -> str:
+    worst = max(checks, key=lambda check: _finite(check.score, check.limit or 1.0))
+    more = "" if alone is not None else f" (the worst of {len(checks)})"
+    return f"{words.plain(worst.name)}: {words.number(part)} of the limit{more}"
+
+
+def _finite(score: float | None, limit: float) -> float:
+    """A score as something to draw: what is no number is the largest."""
+    return 0.0 if score is None else score if math.isfinite(score) else 1e6 * limit
+
+
+def _rank(status: Verdict) -> int:
+    return [Verdict.PASS, Verdict.SKIPPED, Verdict.INCONCLUSIVE, Verdict.FAIL].index(status)
+
+
+def shares(parts: Sequence[tuple[FateKind, int]]) -> Markup | None:
+    """One bar, divided by what became of the biases."""
+    total = sum(count for _, count in parts)
+    if not total:
+        return None
+    marks, x = [], 0.0
+    for kind, count in parts:
+        width = count / total
+        said = f"{kind.value}: {words.count(count, 'bias', 'biases')} ({words.percent(width)})"
+        marks.append(svg.rect(x, 0, width, 28, f"fate-{kind.value}", said))
+        if width > 0.07:
+            marks.append(svg.text(x + width / 2, 19, f"{count:,}", f"on-fate on-{kind.value}", "middle"))
+        x += width
+        if x < 0.999:
+            marks.append(svg.down(x, 0, 28, "gap"))
+    said = ", ".join(f"{count:,} {kind.value}" for kind, count in parts if count)
+    return svg.chart(28, f"biases: {said}", *marks, class_="shares")
