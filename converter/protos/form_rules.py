@@ -246,7 +246,8 @@ def _through(r: Reader, node: NodeProto, args: list[Value], *, any_sign: bool) -
 def _pool(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     given = plain_attributes(node)
     padded = any(given.get("pads", [])) or given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    if node.op_type == "AveragePool" and padded and (given.get("count_include_pad", 0) or r.opset < 7):
+    counted = node.op_type == "AveragePool" and padded and (given.get("count_include_pad", 0) or r.opset < 7)
+    if counted and isinstance(args[0], Form) and args[0].shift is not None:
         return None
     return _through(r, node, args, any_sign="Average" in node.op_type)
 

@@ -60,12 +60,18 @@ def _places(a: Source, b: Source, difference: Difference, options: Options) -> I
 
 
 def _moved(place: Place, ours: bool) -> str:
-    """A number on the way to a place's output may have been moved past what the form knows, rather than lost."""
+    """A number on the way to a place's output may have been moved past what the form knows, rather than lost.
+
+    A factor between two linear operators may be in either; a damaged weight is off alone.
+    """
     bad = [c for c in place.compared if not _within(c, ours)]
+    weights = [c for c in bad if c.what == "weight"]
     moved = [c for c in bad if c.inner and c.what in ("bias", "scale")]
-    if not moved or any(c.what in ("weight", "constant") for c in bad):
+    lost = weights or any(c.what == "constant" for c in bad)
+    if len(weights) < 2 and not any(c.what == "scale" for c in moved) and (lost or not moved):
         return ""
-    return f"{moved[0].what} of {moved[0].op} {moved[0].layer!r} went where the normal form does not follow"
+    found = (moved or weights)[0]
+    return f"{found.what} of {found.op} {found.layer!r} went where the normal form does not follow"
 
 
 def _check(place: Place, ours: bool) -> OutputCheck:
