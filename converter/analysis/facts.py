@@ -114,6 +114,11 @@ def reads_no_value(node: Node, tensor: Tensor) -> bool:
     return node.is_op("Shape", "Size")
 
 
+def further_outputs(node: Node) -> list[Tensor]:
+    """Outputs after the first that somebody reads; exporters name some that nobody does."""
+    return [t for t in list(node.outputs)[1:] if t.name and (t.outputs or t.pins)]
+
+
 _KEEPS_RANK = (
     "BatchNormalization Relu LeakyRelu Sigmoid Tanh Clip Elu Selu HardSigmoid HardSwish Softplus PRelu Neg Identity "
     "Dropout MaxPool AveragePool GlobalAveragePool GlobalMaxPool Transpose InstanceNormalization Softmax"

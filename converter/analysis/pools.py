@@ -5,7 +5,7 @@ Source: ONNX operator schemas of AveragePool, MaxPool, GlobalAveragePool, Global
 
 from __future__ import annotations
 
-from converter.analysis.facts import Facts
+from converter.analysis.facts import Facts, further_outputs
 from converter.graph import Node
 
 _AVERAGES = ("AveragePool", "GlobalAveragePool")
@@ -16,7 +16,7 @@ def is_pool(node: Node) -> bool:
     """Whether the node averages or takes maxima over positions, channel by channel."""
     if not node.is_op(*_AVERAGES, *_MAXIMA) or node.tensor_in(0) is None or node.tensor_out(0) is None:
         return False
-    return len([t for t in node.outputs if t.name]) == 1  # MaxPool's indices would have to stay true
+    return not further_outputs(node)  # MaxPool's indices would have to stay true
 
 
 def is_average(node: Node) -> bool:

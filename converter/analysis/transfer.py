@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from converter.analysis.facts import Facts
+from converter.analysis.facts import Facts, further_outputs
 from converter.analysis.shifts import MOST_ELEMENTS, Shift, known, same, total, unknown
 from converter.graph import Node, Tensor
 
@@ -97,7 +97,7 @@ def _cast_like(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if 0 not in shifts:
         return Gone("it reads the type alone", "shape")
     before, after = (facts.graph.elem_type(_tensor(node, i)) for i in (0, 1))
-    if before in _WIDTH and after in _WIDTH and _WIDTH[after] >= _WIDTH[before]:
+    if _widens(before, after):
         return Carry({0: shifts[0]})
     return Stop("stops", "it rounds to a narrower type")
 
@@ -119,7 +119,19 @@ def _dropout(_: Facts, node: Node, shifts: Shifts) -> Outcome:
     return Carry({0: s}) if is_view(node) else Stop("stops", "it may drop elements at random")
 
 
-_WIDTH = {10: 11, 16: 8, 1: 24, 11: 53}  # element type -> bits of the significand
+_FLOATS = {10: (11, 5), 16: (8, 8), 1: (24, 8), 11: (53, 11)}  # element type -> bits of significand and exponent
+
+
+def is_float(kind: int | None) -> bool:
+    """Whether an element type, as onnx numbers them, is a float of 16 bits or more."""
+    return kind in _FLOATS
+
+
+def _widens(before: int | None, after: int | None) -> bool:
+    """Whether every value of one type is a value of the other."""
+    if before not in _FLOATS or after not in _FLOATS:
+        return False
+    return all(a <= b for a, b in zip(_FLOATS[before], _FLOATS[after], strict=True))
 
 
 def _cast(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
@@ -127,7 +139,7 @@ def _cast(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if isinstance(s, Stop):
         return s
     before, after = facts.graph.elem_type(_tensor(node, 0)), node.attr("to")
-    if before in _WIDTH and after in _WIDTH and (_WIDTH[after] >= _WIDTH[before]):
+    if _widens(before, after):
         return Carry({0: s})
     return Stop("stops", "it rounds to a narrower type")
 
@@ -287,7 +299,7 @@ def _centred(axes_of: Callable[[Facts, Node, int], list[int] | None], what: str)
         s = _only(shifts)
         if isinstance(s, Stop):
             return s
-        if [t for t in list(node.outputs)[1:] if t.name]:
+        if further_outputs(node):
             return Stop("stops", "the mean that it gives as well would change")
         axes = axes_of(facts, node, s.rank)
         if axes is None:
@@ -336,7 +348,7 @@ def _batch_norm(_: Facts, node: Node, shifts: Shifts) -> Outcome:
         return Stop("batch-norm", "its statistics are fixed, so it feels the shift")
     if node.scope.opset < 14:
         return Stop("batch-norm", "before opset 14 runtimes differ on what training means")
-    if [t for t in list(node.outputs)[1:] if t.name]:
+    if further_outputs(node):
         return Stop("batch-norm", "the statistics that it gives would change")
     if s.constant_on([0, *range(2, s.rank)]):
         return Gone("batch normalisation in training subtracts the batch's mean", "norm")

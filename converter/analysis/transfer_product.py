@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from converter.analysis import linear as lin
-from converter.analysis.facts import Facts
+from converter.analysis.facts import Facts, further_outputs
 from converter.analysis.linear import Linear
 from converter.analysis.pools import reads_padding
 from converter.analysis.shifts import MOST_ELEMENTS, Array, Shift, known, unknown
-from converter.analysis.transfer import Carry, Gone, Outcome, Rule, Shifts, Stop, softmax_axes
+from converter.analysis.transfer import Carry, Gone, Outcome, Rule, Shifts, Stop, is_float, softmax_axes
+from converter.analysis.views import is_view
 from converter.graph import Node, Tensor
 
 
@@ -79,8 +80,9 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     rank = facts.rank(other)
     if rank is None or rank < 2:
         return Stop("rank", "the number of axes of its other factor is not known, or one")
-    if slot == 1 and sums_to_one(facts, node, other):
-        if s.constant_on([s.rank - 2]):
+    mine, theirs = (s.rank - 2, rank - 1) if slot == 1 else (s.rank - 1, rank - 2)
+    if sums_to_one(facts, other, theirs):
+        if s.constant_on([mine]):
             return Carry({0: s.of_rank(max(rank, s.rank))}, "rows of weights that sum to one hand it on")
         return Stop("varies", "the shift varies along the axis that the weights sum over")
     return Carry({0: _bilinear(facts, s, other, rank, slot)}, "multiplied by data")
@@ -112,24 +114,35 @@ def _bilinear(facts: Facts, s: Shift, other: Tensor, rank: int, slot: int) -> Sh
     return unknown(whole.rank, invariant)
 
 
-def sums_to_one(facts: Facts, product: Node, weights: Tensor) -> bool:
-    """Whether the last axis of `weights` surely sums to one: it comes straight from a softmax over it.
+def sums_to_one(facts: Facts, weights: Tensor, axis: int) -> bool:
+    """Whether `weights` surely sum to one along `axis`: they come from a softmax over it, perhaps transposed.
 
-    A guard in between (a fully masked row set to zero) would break the sum, so none may stand there.
+    A guard in between (a fully masked row set to zero) would break the sum, so none may stand there. A cast
+    rounds the weights, as it rounds what they weigh.
     """
     tensor = weights
     while True:
         node = facts.graph.producer(tensor)
-        if node is None or node.function_attrs:
+        if node is None or node.function_attrs or node.outputs[0] is not tensor:
             return False
         if node.is_op("Softmax"):
             rank = facts.rank(node.outputs[0]) or facts.rank(node.inputs[0])
-            return rank is not None and softmax_axes(node, rank) == [rank - 1]
-        if not node.is_op("Identity", "Dropout") or node.outputs[0] is not tensor:
-            return False
-        if node.is_op("Dropout") and node.scope.opset >= 12 and node.tensor_in(2) is not None:
+            return rank is not None and softmax_axes(node, rank) == [axis]
+        if node.is_op("Transpose"):
+            perm = node.attr("perm")
+            rank = facts.rank(tensor) if perm is None else len(perm)
+            if rank is None or axis >= rank:
+                return False
+            axis = rank - 1 - axis if perm is None else int(perm[axis])
+        elif not _keeps_weights(facts, node):
             return False
         tensor = node.inputs[0]
+
+
+def _keeps_weights(facts: Facts, node: Node) -> bool:
+    if node.is_op("Cast"):
+        return is_float(facts.graph.elem_type(node.inputs[0])) and is_float(node.attr("to"))
+    return node.is_op("Identity", "Dropout") and is_view(node)
 
 
 def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
@@ -143,7 +156,7 @@ def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     other = node.inputs[1 - slot]
     contracted = [c for c in mine if c not in out]
     summed = [c for c in theirs if c not in out]  # one more than the softmax's axis would scale the sum
-    averages = contracted == summed == [theirs[-1]] and slot == 1 and sums_to_one(facts, node, other)
+    averages = contracted == summed and len(summed) == 1 and sums_to_one(facts, other, theirs.index(summed[0]))
     if averages and mine.index(contracted[0]) in s.invariant and not _alone(mine, theirs, out):
         return _place(s, mine, out)
     invariant = [j for j, c in enumerate(out) if c in mine and c not in theirs and mine.index(c) in s.invariant]
@@ -202,9 +215,8 @@ def _attention(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if len(shifts) != 1:
         return Stop("bilinear", "several of its inputs are shifted")
     ((slot, s),) = shifts.items()
-    more = [t.name for t in list(node.outputs)[1:] if t.name]
     sequence = 2 if s.rank == 4 else 1
-    if more or node.tensor_in(_PAST_K) is not None or node.tensor_in(_PAST_V) is not None:
+    if further_outputs(node) or node.tensor_in(_PAST_K) is not None or node.tensor_in(_PAST_V) is not None:
         return Stop("cache", "its keys and values are kept for later calls, or its scores are read")
     if slot not in (_K, _V) or not s.constant_on([sequence]):
         return Stop("attention-query", "it weighs the keys by the shifted value")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from converter.analysis.facts import Facts
+from converter.analysis.facts import Facts, further_outputs
 from converter.graph import Node
 from converter.protos import product, size
 
@@ -28,7 +28,7 @@ def is_view(node: Node) -> bool:
 
 def _drops_nothing(node: Node) -> bool:
     opset = node.scope.opset
-    if len([t for t in node.outputs if t.name]) > 1:
+    if further_outputs(node):
         return False
     if opset < 7:
         return bool(node.attr("is_test", 0))

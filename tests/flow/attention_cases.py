@@ -90,6 +90,10 @@ NORMED_SCORES = (
     "KT = Transpose<perm=[0,1,3,2]>(Kn) s0 = MatMul(Qn, KT) s = Mul(s0, scale)"
 )
 GUARD = "P0 = Softmax<axis=-1>(s) bad = IsNaN(P0) P = Where(bad, nought, P0)"
+TURNED = """
+    VT = Transpose<perm=[0,1,3,2]>(V) PT = Transpose<perm=[0,1,3,2]>(P)
+    zT = MatMul(VT, PT) z = Transpose<perm=[0,1,3,2]>(zT)
+"""
 CACHE = """
     K0 = Concat<axis=2>(past_k, K) V0 = Concat<axis=2>(past_v, V) KT = Transpose<perm=[0,1,3,2]>(K0)
     s0 = MatMul(Q, KT) s = Mul(s0, scale)
@@ -199,6 +203,9 @@ ROWS = [
         softmax="P0 = Softmax<axis=-1>(s) P = Dropout(P0, rate)",
         constants={"rate": np.float64(0.1)},
     ),
+    Row("values before weights, as in diffusion", "k v", "q", weigh=TURNED),
+    Row("values before weights that are not turned", "k", "q v", weigh=TURNED.replace("(VT, PT)", "(VT, P)")),
+    Row("softmax over queries, turned", "q", "k v", softmax="P = Softmax<axis=-2>(s)", weigh=TURNED),
     Row(
         "values read twice",
         "k",

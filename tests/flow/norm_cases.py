@@ -147,6 +147,26 @@ DEAD = [
         norms=1,
     ),
     Row(
+        "training batch norm whose statistics have names that nobody reads",
+        f"{CONV} y, mean, var = BatchNormalization<training_mode=1>(c, ng, nb, nm, nv)",
+        BN4,
+        "c",
+        norms=1,
+    ),
+    Row(
+        "layer norm over space whose mean has a name that nobody reads",
+        f"{CONV} r = Reshape(c, into) y, mean, inverse = LayerNormalization<axis=-1>(r, s, t)",
+        {"into": np.int64([0, 4, 36]), "s": (36,), "t": (36,)},
+        "c",
+        out="4,?",
+    ),
+    Row(
+        "indices and a mask that nobody reads, then instance norm",
+        f"{CONV} p, at = MaxPool<kernel_shape=[2,2]>(c) d, mask = Dropout(p) {INSTANCE.replace('c,', 'd,')}",
+        SCALE_SHIFT,
+        "c",
+    ),
+    Row(
         "transposed conv, instance norm",
         "c = ConvTranspose<strides=[2,2]>(x, W, b) y = InstanceNormalization(c, s, t)",
         {**SCALE_SHIFT, "W": (3, 4, 3, 3)},
