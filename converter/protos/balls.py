@@ -97,9 +97,14 @@ def half_ulp(array: Array) -> Array:
     kind, mask, unit = _EXPONENT[array.dtype]
     bits = np.ascontiguousarray(array).reshape(array.shape).view(kind) & kind(mask)
     power = bits.view(array.dtype).astype(np.float64)  # 2^exponent; 0 for subnormal numbers, inf for inf and nan
-    tiny = float(ml_dtypes.finfo(array.dtype).smallest_subnormal) / 2
+    tiny = (_smallest(array.dtype)) / 2
     result: Array = np.maximum(power * unit, tiny)
     return result
+
+
+def _smallest(dtype: np.dtype[Any]) -> float:
+    """The smallest subnormal number: one in the last place."""
+    return float(np.ones((), _EXPONENT[dtype][0]).view(dtype))
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 from onnx import ModelProto
 
 from converter.errors import BiasoptError
-from converter.protos.form_match import Compared, Matcher
+from converter.protos.form_match import Matcher
 from converter.protos.form_read import Reader
 from converter.protos.form_rules import RULES
+from converter.protos.form_weights import Compared
 from converter.protos.forms import NotExpressed
 from converter.protos.reference_call import Unsupported
 from converter.protos.scopes import same_constant

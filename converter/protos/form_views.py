@@ -58,7 +58,11 @@ def solved(before: Dims, asked: Sequence[int | str | None]) -> Dims:
     rest = [d for d in dims if d != -1]
     symbols = [sorted(d for d in side if isinstance(d, str)) for side in (before, rest)]
     numbers = [math.prod(d for d in side if isinstance(d, int)) for side in (before, rest)]
-    left = None if None in before or None in rest or symbols[0] != symbols[1] or not numbers[1] else numbers[0] // numbers[1]
+    left = (
+        None
+        if None in before or None in rest or symbols[0] != symbols[1] or not numbers[1]
+        else numbers[0] // numbers[1]
+    )
     return tuple(left if d == -1 else d for d in dims)
 
 

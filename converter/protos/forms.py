@@ -109,7 +109,7 @@ class Linear:
         """``ball`` [broadcasts to a tensor] as one number per channel [size]; None if it is not that."""
         axis = ball.value.ndim - (self.rank - 1 if self.rank else 1)
         dims = ball.value.shape
-        if any(d != 1 for k, d in enumerate(dims) if k != axis) or (0 <= axis and dims[axis] not in (1, size)):
+        if any(d != 1 for k, d in enumerate(dims) if k != axis) or (axis >= 0 and dims[axis] not in (1, size)):
             return None
         return ball.map(lambda x: np.broadcast_to(x.reshape(-1), (size,)))
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from converter.protos.form_match import Compared
 from converter.protos.form_places import Place, recompute
+from converter.protos.form_weights import Compared
 from converter.protos.segments import Difference, is_ours
 from converter.protos.source import Source
 from converter.records import OutputCheck, Stage, Verdict
@@ -125,7 +125,7 @@ def _verdict(checks: list[OutputCheck], total: int, ours: bool) -> tuple[Verdict
     bad = [c for c in checks if c.status is not Verdict.PASS]
     failed = [c for c in bad if c.status is Verdict.FAIL]
     if not checks:
-        return Verdict.SKIPPED, f"{count}: the normal form has no word for them"
+        return Verdict.SKIPPED, f"{count}: the normal form has no word for them" if total else "no rewritten place"
     if failed:
         return Verdict.FAIL, f"{failed[0].why}" + (f"; {len(failed)} places differ" if len(failed) > 1 else "")
     if bad and not ours:
