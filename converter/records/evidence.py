@@ -152,3 +152,4 @@ class Latency:
     model_a: ModelFacts | None = None
     model_b: ModelFacts | None = None
     inputs: InputSet | None = None
+    unoptimised: Latency | None = None  # the same pair without onnxruntime's graph optimisations, where asked for

@@ -1,0 +1,76 @@
+"""A pair whose two models do not fit into memory together: a process for each, one after the other, block by block.
+
+What slows the machine for longer than a block still hits both; what does not, hits one. Its interval is wider for
+it, and the report says that it was made so.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from statistics import median
+
+from converter.bench.alone import Ask
+from converter.bench.design import AA_BLOCKS, Design
+from converter.bench.measured import Measured
+from converter.bench.pairs import Clock, Samples
+from converter.records import Block
+
+_SECONDS = 1e9
+
+
+class Alternate:
+    """One measurement of a pair, process by process.
+
+    Parameters
+    ----------
+    asks : pair of callables
+        Each starts a process for one of the models, and returns what it measured.
+    """
+
+    def __init__(
+        self, asks: tuple[Ask, Ask], design: Design, *, clock: Clock, say: Callable[[str], None] = lambda stage: None
+    ) -> None:
+        self.asks, self.design, self.clock, self.say = asks, design, clock, say
+        self.rng = random.Random(design.seed)  # noqa: S311
+        self.begun = clock()
+        self.found = Measured(design, mode="two processes")
+
+    def measure(self) -> Measured:
+        """The control, then blocks until there are enough, or no time for another."""
+        longest = 0.0
+        for k in range(AA_BLOCKS + self.design.total):
+            begun = self.clock()
+            control = k < AA_BLOCKS
+            if not control and k > AA_BLOCKS + 1 and self._elapsed() + longest > self.design.max_time:
+                self.found.warnings.append(f"{self.design.max_time:g} s were over after {k - AA_BLOCKS} blocks")
+                break
+            self.say(f"A/A control: block {k + 1}" if control else f"block {k + 1 - AA_BLOCKS} of {self.design.total}")
+            self._block(k - AA_BLOCKS, control=control)
+            longest = max(longest, (self.clock() - begun) / _SECONDS)
+        self.found.stopped = "time" if len(self.found.blocks) < self.design.total else "as planned"
+        self.found.seconds = self._elapsed()
+        return self.found
+
+    def _elapsed(self) -> float:
+        return (self.clock() - self.begun) / _SECONDS
+
+    def _block(self, number: int, *, control: bool) -> None:
+        order = self.rng.sample((0, 1), 2)
+        times = {which: self._alone(which, 0 if control else which, record=not control) for which in order}
+        samples = Samples(times[0], times[1])
+        if control:
+            self.found.aa.append(samples.log_ratio)
+            return
+        # Every block has processes of its own: it is a session of its own.
+        self.found.blocks.append(Block(number, samples.log_ratio, median(samples.a), median(samples.b)))
+        self.found.samples.append(samples)
+
+    def _alone(self, which: int, model: int, *, record: bool) -> tuple[float, ...]:
+        repeat = self.found.repeat if self.found.blocks or self.found.aa else 0
+        said = self.asks[model](self.design.pairs, self.design.warm_up, repeat)
+        self.found.repeat = said["repeat"]
+        if record:
+            self.found.sides[which].loads.append(said["load_ms"])
+            self.found.sides[which].firsts.append(said["first_run_ms"])
+        return tuple(said["samples"])

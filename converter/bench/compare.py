@@ -1,0 +1,259 @@
+"""One pair from files to verdict."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.bench import inputs
+from converter.bench.alone import Ask, asker, free_bytes
+from converter.bench.alternate import Alternate
+from converter.bench.child import pack
+from converter.bench.design import Design
+from converter.bench.duet import Duet
+from converter.bench.gate import Gate
+from converter.bench.judge import judge
+from converter.bench.measured import Loaded, Measured, Open
+from converter.errors import BiasoptError, ModelError
+from converter.protos.facts import model_facts
+from converter.protos.loadable import loadable
+from converter.protos.source import Source
+from converter.records import Latency
+from converter.runtime.gpu import HINT, clock_reader
+from converter.runtime.machine import environment
+from converter.runtime.profile import Placement, placement, prove
+from converter.runtime.timing import Deployment, TimedSession, flusher
+
+Say = Callable[[str], None]
+
+_GRAPH_RUNS = 3  # a CUDA graph allocates in the first runs, then is recorded
+_MEMORY_SHARE = 0.8  # of what is free, that two models may hold together
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be measured, beside the models."""
+
+    design: Design = field(default_factory=Design)
+    how: Deployment = field(default_factory=Deployment)
+    feeds: Mapping[str, Any] | None = None  # the user's inputs
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+    batch: int | None = None
+    flush: bool = False  # drive models out of the caches before every sample
+    unoptimised: bool = False  # measure without onnxruntime's graph optimisations too
+    samples: Path | None = None  # .npz that every single time is written to
+    say: Say = lambda stage: None
+
+
+class Bench:
+    """One pair, made ready."""
+
+    def __init__(self, a: Source, b: Source, request: Request, folder: Path) -> None:
+        self.request, self.folder = request, folder
+        self.sources = loadable(a), loadable(b)
+        self.models = [source.for_runtime() for source in self.sources]
+        self.facts = model_facts(a), model_facts(b)
+        self.warnings: list[str] = []
+        self.feeds = self._feeds()
+        self.peaks = self._peaks()
+
+    def _load(self, which: int, how: Deployment) -> TimedSession:
+        model, external = self.models[which]
+        return TimedSession(model, how, external)
+
+    def _feeds(self) -> dict[str, Any]:
+        """Inputs that both run on; loading both once also fills the system's cache of files for all later loads."""
+        request, given = self.request, self.request.feeds
+        request.say("inputs")
+        session = self._load(0, request.how)
+        if given is None:
+            seed = request.design.seed
+            feeds = inputs.choose(self.sources[0], session.bind, request.shapes, request.batch, seed)
+        else:
+            feeds = dict(given)
+            inputs.check(self.sources[0], feeds)
+            session.bind(feeds)
+        session.close()
+        inputs.check(self.sources[1], feeds)
+        other = self._load(1, request.how)
+        other.bind(feeds)
+        other.close()
+        return feeds
+
+    def _peaks(self) -> tuple[int | None, int | None]:
+        """The memory that each model takes alone."""
+        pack(self.feeds, self.folder / "feeds.npz")
+        found: list[int | None] = []
+        for which in (0, 1):
+            self.request.say(f"memory of {'AB'[which]}")
+            try:
+                found.append(self._asker(which, self.request.how)()["peak_bytes"])
+            except BiasoptError as exc:
+                found.append(None)
+                self.warnings.append(f"peak memory is unknown: {exc}")
+        return found[0], found[1]
+
+    def _asker(self, which: int, how: Deployment) -> Ask:
+        model, external = self.models[which]
+        if isinstance(model, bytes):
+            path = self.folder / f"{'ab'[which]}.onnx"
+            path.write_bytes(model)
+            model = path
+        return asker(model, external, how, self.folder / "feeds.npz", max(60.0, self.request.design.max_time))
+
+    def _both_fit(self) -> bool:
+        free = free_bytes()
+        held = [peak for peak in self.peaks if peak is not None]
+        return free is None or len(held) < 2 or sum(held) < _MEMORY_SHARE * free
+
+    def measure(self, how: Deployment, design: Design) -> Latency:
+        """One measurement of the pair, at one level of optimisation."""
+        placed = [self._placement(which, how) for which in (0, 1)]
+        found = self._duet(how, design) if self._both_fit() else self._alternate(how, design)
+        for side, peak in zip(found.sides, self.peaks, strict=True):
+            side.peak_bytes = peak
+        self._keep(found, how)
+        return self._complete(judge(found), how, placed)
+
+    def _placement(self, which: int, how: Deployment) -> Placement:
+        """Which provider ran which node; refused if what was asked for did not run the arithmetic."""
+        self.request.say(f"where {'AB'[which]} runs")
+        model, external = self.models[which]
+        found = placement(
+            model,
+            how.provider,
+            self.feeds,
+            optimize=how.level,
+            threads=how.threads,
+            custom_ops=how.custom_ops,
+            external_dir=external,
+            options=dict(how.options),
+            strict=False,
+        )
+        if how.provider != "cpu":
+            prove(found, how.provider, self.sources[which].label)
+        return found
+
+    def _opener(self, which: int, how: Deployment) -> Open:
+        def load() -> Loaded:
+            session = self._load(which, how)
+            session.bind(self.feeds)
+            return session
+
+        return load
+
+    def _duet(self, how: Deployment, design: Design) -> Measured:
+        read = None if how.provider == "cpu" else clock_reader(int(how.options.get("device_id", 0)))
+        before = flusher(how.provider) if self.request.flush else None
+        duet = Duet(
+            (self._opener(0, how), self._opener(1, how)),
+            design,
+            clock=time.perf_counter_ns,
+            say=self.request.say,
+            extra=_GRAPH_RUNS * how.cuda_graph,
+            before=before,
+            read=read,
+        )
+        found = duet.measure()
+        if how.provider != "cpu" and read is None:
+            found.warnings.append("the GPU's clock cannot be read: neither nvidia-ml-py nor nvidia-smi answers")
+        return found
+
+    def _alternate(self, how: Deployment, design: Design) -> Measured:
+        asks = self._asker(0, how), self._asker(1, how)
+        return Alternate(asks, design, clock=time.perf_counter_ns, say=self.request.say).measure()
+
+    def _keep(self, found: Measured, how: Deployment) -> None:
+        """Write every single time to the sidecar, one row per block that counts."""
+        if self.request.samples is None:
+            return
+        suffix = "" if how.level == self.request.how.level else f"-{how.level}"
+        path = self.request.samples.with_name(f"{self.request.samples.stem}{suffix}.npz")
+        try:
+            np.savez_compressed(
+                path,
+                a_ms=np.concatenate([s.a for s in found.samples]),
+                b_ms=np.concatenate([s.b for s in found.samples]),
+                block=np.repeat(np.arange(len(found.samples)), [len(s.a) for s in found.samples]),
+                session=np.array([b.session for b in found.counted]),
+            )
+        except OSError as exc:
+            raise BiasoptError(f"{path}: cannot be written ({exc.strerror}); choose another --report folder") from exc
+
+    def _complete(self, latency: Latency, how: Deployment, placed: list[Placement]) -> Latency:
+        options = how.provider_options()
+        names = {"a": placed[0], "b": placed[1]}
+        design = latency.design | {
+            "opt_level": how.level,
+            "threads": how.threads or environment().machine["cores"],
+            "provider": how.provider,
+            "cuda_graph": how.cuda_graph,
+            "include_h2d": how.include_h2d,
+            "flush_caches": self.request.flush,
+            "nodes_run": {name: sum(where.nodes.values()) for name, where in names.items()},
+            "samples_file": self.request.samples.name if self.request.samples else None,
+        }
+        if how.provider != "cpu":
+            design["hint"] = HINT
+        done = replace(
+            latency,
+            design=design,
+            warnings=(*self.warnings, *latency.warnings),
+            environment=environment(
+                how.provider, providers=tuple(placed[1].nodes), options=options, nodes=placed[1].nodes
+            ),
+            model_a=self.facts[0],
+            model_b=self.facts[1],
+            inputs=inputs.record(self.feeds, self.request.design.seed, real=self.request.feeds is not None),
+        )
+        return replace(done, why=done.why + _context(done))
+
+
+def _context(latency: Latency) -> str:
+    """What a reader should know beside the ratio: why it is near one, and what loading takes."""
+    said = []
+    a, b = latency.model_a, latency.model_b
+    nodes = latency.design["nodes_run"]
+    if a is not None and b is not None and latency.design["opt_level"] != "off":
+        gone = a.ops.get("BatchNormalization", 0) > b.ops.get("BatchNormalization", 0)
+        if gone and nodes["a"] == nodes["b"]:
+            said.append("onnxruntime folds the batch norms of A itself at load, so a gain at run time is not expected")
+    load = latency.design["load"]
+    if load["low"] > 1 or load["high"] < 1:
+        said.append(f"load time {load['ratio']:.2f}x")
+    return "".join(f"; {each}" for each in said)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="biasopt-bench-") as folder:
+        yield Path(folder)
+
+
+def compare(a: Source, b: Source, request: Request) -> Latency:
+    """Measure ``b`` beside ``a``.
+
+    Raises
+    ------
+    ModelError, DataError, RuntimeUnavailable
+        One of them cannot be loaded or run as was asked.
+    """
+    with _scratch() as folder:
+        bench = Bench(a, b, request, folder)
+        if not request.unoptimised or request.how.level == "off":
+            return bench.measure(request.how, request.design)
+        half = replace(request.design, max_time=request.design.max_time / 2)
+        main = bench.measure(request.how, half)
+        # What the gate asks is asked of the level that is deployed; the other one is for the reader.
+        plain = bench.measure(replace(request.how, level="off"), replace(half, gate=Gate("none")))
+        return replace(main, unoptimised=plain)
+
+
+__all__ = ["Bench", "ModelError", "Request", "compare"]

@@ -1,0 +1,205 @@
+"""Both models in one process, in one session after another, block by block."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import median
+
+from converter.bench import pairs
+from converter.bench.clocks import Read, watched
+from converter.bench.design import AA_BLOCKS, EXTENSION, FEWEST_PAIRS, MOST_BLOCKS, Design, fit
+from converter.bench.measured import Loaded, Measured, Open, Side
+from converter.bench.pairs import Clock, Run, Samples
+from converter.bench.statistics import interval
+from converter.bench.warmup import warm_up
+from converter.records import Block
+
+Say = Callable[[str], None]
+
+_CONTROL_SHARE = 0.25  # of the time there is
+_BLOCK_SECONDS = 0.1  # of a block, at least
+_LOADS, _LOADS_SHARE = 10, 0.05  # of each model; of the time there is
+_RETRIES = 2  # of a block during which the GPU was slowed down
+_SUBMITS = 20
+_FIRST, _SECOND = 0, 1
+
+
+class Duet:
+    """One measurement of a pair.
+
+    Parameters
+    ----------
+    opens : pair of callables
+        Each loads one of the models, and runs it once.
+    clock : callable
+        Nanoseconds; what decides how long everything takes, so that tests can tell the time themselves.
+    say : callable
+        Told the present stage.
+    extra : int
+        Runs of warm-up that a CUDA graph needs.
+    before : callable, optional
+        Done before every sample, untimed.
+    read : callable, optional
+        Reads the GPU's clock.
+    """
+
+    def __init__(
+        self,
+        opens: tuple[Open, Open],
+        design: Design,
+        *,
+        clock: Clock,
+        say: Say = lambda stage: None,
+        extra: int = 0,
+        before: Run | None = None,
+        read: Read | None = None,
+    ) -> None:
+        self.opens, self.design, self.clock, self.say = opens, design, clock, say
+        self.extra, self.before, self.read = extra, before, read
+        self.rng = random.Random(design.seed)  # noqa: S311  (an order of runs, no secret)
+        self.first = self.rng.randrange(2)
+        self.begun = clock()
+        self.found = Measured(design)
+        self.session_seconds = 0.0  # the longest that loading and warming both up took
+
+    def measure(self) -> Measured:
+        """The control, the sessions that were planned, and more until the interval is narrow enough."""
+        with pairs.no_collection():
+            self._control()
+            self._loads()
+            self._plan()
+            for k in range(self.design.sessions):
+                self._session(k, self.design.blocks)
+            self._extend()
+        self.found.design = self.design
+        self.found.seconds = self._elapsed()
+        return self.found
+
+    def _elapsed(self) -> float:
+        return (self.clock() - self.begun) / 1e9
+
+    def _left(self) -> float:
+        return self.design.max_time - self._elapsed()
+
+    def _open(self, which: int, side: Side | None, stage: str) -> tuple[Loaded, float]:
+        """Load and warm up one model; the time of a run at the end of it in ms."""
+        self.say(f"{stage}, load {'AB'[which]}")
+        model = self.opens[which]()
+        self.say(f"{stage}, warm-up of {'AB'[which]}")
+        warm = warm_up(model.run, self.clock, *self.design.warm_up, extra=self.extra)
+        if side is not None:
+            self._note(side, model)
+            side.warm_ups.append(warm)
+        return model, warm.run_ms
+
+    def _control(self) -> None:
+        """A beside A, loaded anew for each block: what the machine shows where there is nothing to see."""
+        begun = self._elapsed()
+        model, run_ms = self._open(_FIRST, None, "A/A control")
+        self.found.repeat = pairs.repeats(run_ms)
+        self.pair_seconds = 2e-3 * run_ms * self.found.repeat
+        # A disturbance of a few milliseconds must not fill a block.
+        self.design = replace(self.design, pairs=max(self.design.pairs, math.ceil(_BLOCK_SECONDS / self.pair_seconds)))
+        room = _CONTROL_SHARE * self.design.max_time / (AA_BLOCKS * self.pair_seconds)
+        count = max(min(self.design.pairs, FEWEST_PAIRS), min(self.design.pairs, int(room)))
+        for k in range(AA_BLOCKS):
+            other, _ = self._open(_FIRST, None, f"A/A control, block {k + 1} of {AA_BLOCKS}")
+            if k == 0:
+                self.session_seconds = self._elapsed() - begun
+            samples = self._take((model.run, other.run), count)
+            # The later one of two sessions tends to differ from the earlier one: take turns.
+            self.found.aa.append((samples if k % 2 == self.first else samples.swapped()).log_ratio)
+            other.close()
+        model.close()
+
+    def _loads(self) -> None:
+        """Load times of both in turn, as often as a small share of the time allows: sessions are too few for them."""
+        begun = self._elapsed()
+        for k in range(_LOADS):
+            self.say(f"load times, {k + 1} of {_LOADS}")
+            for which in self.rng.sample((_FIRST, _SECOND), 2):
+                model = self.opens[which]()
+                self._note(self.found.sides[which], model)
+                model.close()
+            if self._elapsed() - begun > _LOADS_SHARE * self.design.max_time:
+                break
+
+    @staticmethod
+    def _note(side: Side, model: Loaded) -> None:
+        side.loads.append(model.load_ms)
+        side.firsts.append(model.first_run_ms)
+
+    def _plan(self) -> None:
+        fitted = fit(self.design, self.pair_seconds, self.session_seconds, self._left())
+        asked = self.found.design
+        if (fitted.sessions, fitted.blocks) != (asked.sessions, asked.blocks) or fitted.pairs < asked.pairs:
+            self.found.warnings.append(
+                f"{self.design.max_time:g} s are enough for {fitted.sessions} sessions of {fitted.blocks} blocks of "
+                f"{fitted.pairs} pairs, not {asked.sessions} of {asked.blocks} of {asked.pairs}; "
+                "give more with --max-time"
+            )
+        self.design = fitted
+
+    def _session(self, session: int, blocks: int) -> None:
+        """Both models loaded, warmed up and timed; they take turns in being loaded first."""
+        begun, stage = self._elapsed(), f"session {session + 1} of {max(session + 1, self.design.sessions)}"
+        order = (_FIRST, _SECOND) if (session + self.first) % 2 else (_SECOND, _FIRST)
+        opened = {which: self._open(which, self.found.sides[which], stage)[0] for which in order}
+        self.session_seconds = max(self.session_seconds, self._elapsed() - begun)
+        runs = opened[_FIRST].run, opened[_SECOND].run
+        if session == 0:
+            fastest = min(side.warm_ups[0].run_ms for side in self.found.sides)
+            self.found.repeat = pairs.repeats(fastest)
+        for k in range(blocks):
+            self.say(f"{stage}, block {k + 1} of {blocks}")
+            self._block(session, runs)
+        if self.read is not None:
+            for which, side in enumerate(self.found.sides):
+                side.submits.extend(opened[which].submit_ms() for _ in range(_SUBMITS))
+        for model in opened.values():
+            model.close()
+
+    def _block(self, session: int, runs: tuple[Run, Run]) -> None:
+        for attempt in range(_RETRIES + 1):
+            samples, detail = watched(lambda count: self._take(runs, count), self.design.pairs, self.read)
+            if detail.get("unsteady") and attempt < _RETRIES:
+                detail["discarded"] = True
+            block = Block(session, samples.log_ratio, median(samples.a), median(samples.b), detail)
+            self.found.blocks.append(block)
+            if not detail.get("discarded"):
+                self.found.samples.append(samples)
+                return
+
+    def _take(self, runs: tuple[Run, Run], count: int) -> Samples:
+        return pairs.take(runs, pairs.orders(self.rng, count), self.found.repeat, self.clock, self.before)
+
+    def _extend(self) -> None:
+        """More sessions for as long as the interval is too wide: its width decides, never where it lies."""
+        session = self.design.sessions
+        while not self._enough():
+            self._session(session, EXTENSION)
+            session += 1
+
+    def _enough(self) -> bool:
+        """Whether to stop, and why; nothing here looks at which model is the faster one."""
+        counted = self.found.counted
+        now = interval([b.log_ratio for b in counted], [b.session for b in counted], self.design.alpha)
+        needed = self.session_seconds + EXTENSION * self.design.pairs * self.pair_seconds
+        reasons = {
+            "quick": self.design.quick,
+            "narrow": now.half_width <= self.design.enough,
+            "most blocks": len(counted) + EXTENSION > MOST_BLOCKS,
+            "noise": not steady(self.found.aa, self.design),  # what could still be measured would decide nothing
+            "time": self._left() < needed,
+        }
+        self.found.stopped = next((why for why, holds in reasons.items() if holds), "")
+        return bool(self.found.stopped)
+
+
+def steady(aa: Sequence[float], design: Design) -> bool:
+    """Whether the same model beside itself shows no difference, narrowly enough to see the margin."""
+    control, limit = interval(aa, range(len(aa)), design.alpha), math.log1p(design.margin)
+    return abs(control.theta) <= limit / 2 and control.half_width <= limit

@@ -1,0 +1,167 @@
+"""From times to a verdict, with the sentence that says why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from converter.bench import gate as gates
+from converter.bench.duet import steady
+from converter.bench.measured import Measured
+from converter.bench.statistics import Interval, interval, robustness
+from converter.bench.summary import timings
+from converter.records import Latency, Timing, Verdict
+
+_SAID = {"FASTER": "faster", "NOT-SLOWER": "not slower", "SLOWER": "slower", "EQUIVALENT": "as fast"}
+_MORE = {
+    "time": "give more time with --max-time",
+    "most blocks": "this machine needs a wider --margin",
+    "quick": "measure without --quick",
+    "as planned": "give more time with --max-time",
+    "narrow": "the difference is about as large as the margin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why an interval, however narrow, decides nothing; empty if nothing speaks against it."""
+
+    why: str = ""
+
+
+def judge(found: Measured) -> Latency:
+    """Conclude from what was measured; facts about models, inputs and machine are the caller's to add."""
+    design, counted = found.design, found.counted
+    main = interval([b.log_ratio for b in counted], [b.session for b in counted], design.alpha)
+    control = interval(found.aa, range(len(found.aa)), design.alpha)
+    doubt = _noise(control, found) or _cycles(found, main)
+    outcome = "INCONCLUSIVE" if doubt else gates.outcome(main.low, main.high, design.margin, design.gate)
+    verdict = gates.answer(main.low, main.high, design.margin, design.gate)
+    if doubt and verdict is not Verdict.SKIPPED:
+        verdict = Verdict.INCONCLUSIVE
+    a, b = timings(found)
+    latency = Latency(
+        verdict,
+        outcome,
+        ratio=math.exp(main.theta),
+        low=math.exp(main.low),
+        high=_exp(main.high),
+        margin=design.margin,
+        gate=str(design.gate),
+        why="",
+        a=a,
+        b=b,
+        blocks=tuple(found.blocks),
+        aa=_aa(control, found),
+        design=_design(found, main),
+        warnings=tuple(found.warnings + _warnings(found, a)),
+    )
+    return replace(latency, why=_why(latency, doubt, found.stopped))
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf  # above, exp overflows
+
+
+def _noise(control: Interval, found: Measured) -> str:
+    """Why the machine cannot be trusted with this margin, by what A beside A showed."""
+    if steady(found.aa, found.design):
+        return ""
+    if control.half_width > math.log1p(found.design.margin):
+        return f"machine too noisy (A/A ±{_percent(control.half_width)})"
+    return f"machine too noisy (A/A {'+' if control.theta > 0 else '-'}{_percent(abs(control.theta))})"
+
+
+def _cycles(found: Measured, main: Interval) -> str:
+    """Whether counting cycles in place of seconds says something else: then clocks made the difference."""
+    design, counted = found.design, found.counted
+    cycles = [b.detail.get("cycles_log_ratio") for b in counted]
+    known = [float(c) for c in cycles if c is not None]
+    if not known or len(known) < len(counted):
+        return ""
+    other = interval(known, [b.session for b in counted], design.alpha)
+    said, again = (gates.outcome(i.low, i.high, design.margin, design.gate) for i in (main, other))
+    return "" if said == again else f"the GPU's clock moved: {said} in seconds, {again} in cycles"
+
+
+def _percent(log: float) -> str:
+    return f"{100 * math.expm1(log):.1f} %" if log < 5 else "more than 100 times"
+
+
+def _aa(control: Interval, found: Measured) -> dict[str, Any]:
+    return {
+        "ratio": math.exp(control.theta),
+        "low": math.exp(control.low),
+        "high": _exp(control.high),
+        "half_width": control.half_width,
+        "blocks": len(found.aa),
+        "steady": steady(found.aa, found.design),
+    }
+
+
+def _design(found: Measured, main: Interval) -> dict[str, Any]:
+    sessions = {b.session for b in found.blocks}
+    return found.design.record() | {
+        "sessions": len(sessions),
+        "blocks": len(found.counted),
+        "blocks_per_session": found.design.blocks,
+        "discarded": len(found.blocks) - len(found.counted),
+        "runs_per_sample": found.repeat,
+        "mode": found.mode,
+        "unit": main.unit,
+        "units": main.n,
+        "icc": round(main.icc, 4),
+        "p_sessions": None if main.p_sessions is None else round(main.p_sessions, 6),
+        "confidence": 1 - 2 * found.design.alpha,
+        "half_width": main.half_width,
+        "stopped": found.stopped,
+        "seconds": round(found.seconds, 1),
+        "load": load_ratio(found),
+        "robustness": robustness([b.log_ratio for b in found.counted]),
+    }
+
+
+def load_ratio(found: Measured) -> dict[str, float]:
+    """Time to load B over that of A, from loads that followed one another."""
+    pairs = zip(found.sides[0].loads, found.sides[1].loads, strict=True)
+    logs = [math.log(b / a) for a, b in pairs if a > 0 and b > 0]
+    of = interval(logs, range(len(logs)), found.design.alpha)
+    return {"ratio": math.exp(of.theta), "low": math.exp(of.low), "high": _exp(of.high)}
+
+
+def _warnings(found: Measured, a: Timing) -> list[str]:
+    said = []
+    unsettled = sum(not w.settled for side in found.sides for w in side.warm_ups)
+    total = sum(len(side.warm_ups) for side in found.sides)
+    if unsettled:
+        said.append(f"{unsettled} of {total} warm-ups ended before the times agreed within 3 %")
+    kept = [b for b in found.counted if b.detail.get("unsteady")]
+    if kept:
+        reasons = sorted({why for b in kept for why in b.detail["throttle"]}) or ["its clock drifts"]
+        said.append(f"the GPU was unsteady in {len(kept)} blocks that count ({', '.join(reasons)})")
+    outliers = robustness([b.log_ratio for b in found.counted])["outliers"]
+    if outliers:
+        blocks = "block lies" if outliers == 1 else "blocks lie"
+        said.append(f"{outliers} {blocks} far from the rest; none is left out")
+    if found.mode != "one process":
+        said.append("memory does not hold both models: each block ran them in processes of their own")
+    if a.detail["samples"] < 100:
+        said.append(f"only {a.detail['samples']} samples of each model")
+    return said
+
+
+def _why(latency: Latency, doubt: str, stopped: str) -> str:
+    head = f"{latency.ratio:.3f}x [{latency.low:.3f}, {latency.high:.3f}]"
+    if doubt:
+        return f"{head}: {doubt}"
+    margin = f"{100 * latency.margin:g} %"
+    if latency.outcome == "INCONCLUSIVE":
+        return f"{head}: cannot be told apart from the margin of {margin}; {_MORE.get(stopped, 'measure longer')}"
+    said = f"{head}: {_SAID[latency.outcome]}"
+    if latency.outcome == "NOT-SLOWER":
+        said += f" (by {margin} at most)" if latency.high > 1 else ""
+    if latency.gate.startswith("faster") and latency.verdict is not Verdict.PASS:
+        wanted = latency.gate.partition(":")[2]
+        said += f", but {'not' if latency.verdict is Verdict.FAIL else 'perhaps not'} by {wanted}"
+    return said
