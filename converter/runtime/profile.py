@@ -64,9 +64,17 @@ def read_profile(path: Path) -> Placement:
     except (OSError, ValueError, AttributeError, TypeError) as exc:
         raise ModelError(f"{path}: no profile of onnxruntime ({exc})") from exc
     # A node in a loop runs often and counts once.
-    nodes = {(e["name"].removesuffix("_kernel_time"), e["args"]["provider"], e["args"].get("op_name", "")) for e in ran}
-    counts = Counter(where for _, where, _ in nodes)
-    heavy = sorted((where, op, name) for name, where, op in nodes if _HEAVY.search(op))
+    nodes = {
+        (
+            e["name"].removesuffix("_kernel_time"),
+            e["args"].get("node_index"),
+            e["args"]["provider"],
+            e["args"].get("op_name", ""),
+        )
+        for e in ran
+    }
+    counts = Counter(where for _, _, where, _ in nodes)
+    heavy = sorted((where, op, name) for name, _, where, op in nodes if _HEAVY.search(op))
     return Placement(dict(counts.most_common()), tuple(heavy))
 
 

@@ -2,93 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from converter.errors import BiasoptError, DataError, ModelError
-from converter.protos.loadable import loadable
-from converter.protos.reference import Reference, Unsupported
+from converter.protos.reference import Unsupported
 from converter.protos.shapes import estimate_bytes
 from converter.protos.source import Source, free_inputs
-from converter.runtime import Session
-from converter.verify.feeds import BATCHES, Guess, check_given, feed, guesses, has_open_batch, hints
+from converter.records import InputSet
+from converter.verify.feeds import BATCHES, Guess, Hints, check_given, feed, guesses, has_open_batch, hints
+from converter.verify.options import Options
+from converter.verify.samples import combined_digest, digest
+from converter.verify.side import Outputs, Side
 
-Outputs = dict[str, Any]
 _GUESSING = 10.0  # seconds after which no further size is tried
 _MANY = 10_000  # apart from the seeds of the numbered inputs
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to compare."""
-
-    shapes: Mapping[str, tuple[int, ...]] | None = None
-    inputs: Sequence[Mapping[str, Any]] | None = None
-    custom_ops: Path | None = None
-    provider: str = "cpu"
-    seed: int = 0
-    quick: bool = False
-    deadline: float = float("inf")
-    max_memory: int = 1 << 33
-    progress: Callable[[str], None] = field(default=lambda text: None)
-
-    @property
-    def n_inputs(self) -> int:
-        """Inputs that every stage starts with."""
-        return 1 if self.quick else 2
-
-    def time_left(self) -> float:
-        """Seconds until the deadline."""
-        return self.deadline - time.monotonic()
-
-
-class Side:
-    """One model, with its onnxruntime session and float64 references made on demand."""
-
-    def __init__(self, source: Source, options: Options) -> None:
-        self.source = source
-        self._options = options
-        self._session: Session | None = None
-        self._reference: Reference | None = None
-
-    def run(self, feeds: Mapping[str, Any]) -> Outputs:
-        """Outputs by onnxruntime, optimisations off."""
-        if self._session is None:
-            model, folder = loadable(self.source).for_runtime()
-            self._session = Session(
-                model,
-                self._options.provider,
-                optimize=False,
-                custom_ops=self._options.custom_ops,
-                external_dir=folder,
-            )
-        return self._session.run(_wanted(self.source, feeds))
-
-    def close(self) -> None:
-        """Give the session's memory back."""
-        self._session = None
-
-    def reference(self, feeds: Mapping[str, Any], perturb: int | None = None) -> Outputs:
-        """Outputs in float64; with ``perturb``, of the model with every weight moved by its rounding error."""
-        made = self._reference if perturb is None else None
-        if made is None:
-            limit = self._options.max_memory
-            made = Reference(
-                self.source.proto, weight_perturb=perturb, external_dir=self.source.folder, max_bytes=limit
-            )
-        if perturb is None:
-            self._reference = made
-        return made.run(_wanted(self.source, feeds))
-
-
-def _wanted(source: Source, feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model has an input for: the two models of a segment may read different things."""
-    names = {i.name for i in source.proto.graph.input}
-    return {name: value for name, value in feeds.items() if name in names}
 
 
 @dataclass(slots=True)
@@ -118,16 +54,18 @@ class Cases:
     @property
     def random(self) -> bool:
         """Whether the inputs are made up rather than the user's."""
-        return self._options.inputs is None
+        return self._options.stream is None
 
     def fill(self, count: int) -> bool:
         """Have at least ``count`` cases; False if that cannot be."""
-        given = self._options.inputs
+        given = self._options.stream
         if given is not None:
-            for feeds in list(given)[len(self.items) : count]:
-                check_given(self._side.source.proto, feeds)
-                self.items.append(self._run(dict(feeds)))
-            return bool(self.items)
+            for sample in given.take(count)[len(self.items) :]:
+                check_given(self._side.source.proto, sample.feeds)
+                self.items.append(self._run(dict(sample.feeds)))
+            if not self.items:
+                raise DataError(f"{given.source or 'inputs'}: there are none; the models cannot be compared on them")
+            return True
         while len(self.items) < count and not self.why_not:
             self._add()
         return bool(self.items)
@@ -163,15 +101,33 @@ class Cases:
                 self.why_not = f"a float64 run would take {size / 2**30:.1f} GiB, above the memory limit"
                 return None
             try:
-                case = self._run(feed(model, guess, seed, known))
+                case = self._run(self._made(guess, seed, known))
             except (DataError, Unsupported) as exc:
                 last = exc
                 continue
             self._guess[batch] = guess
             return case
         if not self.items and last is not None:
-            self.why_not = f"no input of any size that was tried is accepted ({_short(last)})"
+            hint = open_sizes(self._side.source, self._options.shapes)
+            self.why_not = f"no input of any size that was tried is accepted ({_short(last)}){hint}"
         return None
+
+    def _made(self, guess: Guess, seed: int, known: Hints) -> dict[str, Any]:
+        model, ranges = self._side.source.proto, self._options.ranges
+        feeds: dict[str, Any] = feed(model, guess, seed, known)
+        for name in ranges.keys() & feeds.keys():
+            feeds[name] = ranged(name, feeds[name], ranges[name], seed)
+        return feeds
+
+    def record(self) -> InputSet | None:
+        """What the models were run on."""
+        if self._options.stream is not None:
+            return self._options.stream.record(labelled=self._options.deciding.labels is not None)
+        if not self.items:
+            return None
+        digests = [digest(case.feeds) for case in self.items]
+        shapes = {name: tuple(np.shape(value)) for name, value in self.items[0].feeds.items()}
+        return InputSet("random", len(digests), combined_digest(digests), shapes, self._options.seed)
 
     def _run(self, feeds: dict[str, Any]) -> Case:
         if self.no_runtime:
@@ -181,6 +137,25 @@ class Cases:
         except ModelError as exc:
             self.no_runtime = _short(exc)
             return self._run(feeds)
+
+
+def ranged(name: str, like: Any, limits: tuple[float, float], seed: int) -> Any:
+    """Uniform values between two limits, both included, in the shape and type of ``like``."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    if like.dtype.kind in "iu":
+        return rng.integers(math.ceil(limits[0]), math.floor(limits[1]) + 1, like.shape).astype(like.dtype)
+    return rng.uniform(limits[0], limits[1], like.shape).astype(like.dtype)
+
+
+def open_sizes(source: Source, given: Mapping[str, Any] | None) -> str:
+    """A hint that names the inputs whose sizes the model leaves open, empty where it leaves none."""
+    ports = [p for p in free_inputs(source.proto).values() if p.name not in (given or {})]
+    found = [p for p in ports if p.dims is None or any(not isinstance(d, int) for d in p.dims[1:])]
+    return "".join(f"; give --shape {p.name}={','.join(_dim(d) for d in p.dims or (None,))}" for p in found[:3])
+
+
+def _dim(dim: int | str | None) -> str:
+    return str(dim) if isinstance(dim, int) else (dim or "?")
 
 
 def _short(exc: BaseException) -> str:
@@ -200,7 +175,16 @@ def default_memory() -> int:
 
 def mini(options: Options) -> Options:
     """The options for a segment: made-up inputs of the segment's own."""
-    return replace(options, shapes=None, inputs=None, progress=lambda text: None)
+    return replace(
+        options,
+        shapes=None,
+        stream=None,
+        samples=None,
+        ranges={},
+        tolerances=(),
+        prove=False,
+        progress=lambda text: None,
+    )
 
 
 __all__ = ["BiasoptError", "Case", "Cases", "Options", "Outputs", "Side", "default_memory", "mini"]

@@ -140,15 +140,23 @@ def needed_without_labels(k: float, n: int, margin: float, alpha: float) -> int 
     rate = k / n if n else 0.0
     if rate >= margin:
         return None
-    low, high = 1, max(64, math.ceil(math.log(alpha) / math.log1p(-margin)))
-    while clopper_pearson(math.ceil(rate * high), high, alpha)[1] > margin:
+    k_expected = 0
+    while True:  # the more samples, the more disagreements among them: the least number at which both agree
+        count = _enough(k_expected, margin, alpha)
+        seen = math.ceil(rate * count - 1e-9)  # 1 in 3 of 3 is 1, whatever the floats say
+        if seen <= k_expected:
+            return count
+        k_expected = seen
+
+
+def _enough(k: int, margin: float, alpha: float) -> int:
+    """The least number of samples of which ``k`` may disagree."""
+    low, high = k + 1, 2 * k + 64
+    while clopper_pearson(k, high, alpha)[1] > margin:
         low, high = high, 2 * high
     while low < high:
         middle = (low + high) // 2
-        if clopper_pearson(math.ceil(rate * middle), middle, alpha)[1] <= margin:
-            high = middle
-        else:
-            low = middle + 1
+        low, high = (low, middle) if clopper_pearson(k, middle, alpha)[1] <= margin else (middle + 1, high)
     return low
 
 

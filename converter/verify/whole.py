@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,16 +15,23 @@ from converter.protos.segments import Difference, is_ours
 from converter.protos.source import Source
 from converter.records import Parity, Stage, Verdict
 from converter.verify.algebra import DOUBT_DRAWS, algebra
+from converter.verify.conclusion import conclude, look_at_outputs
+from converter.verify.decision import decision
+from converter.verify.grounds import Ground
 from converter.verify.local import local
-from converter.verify.measure import leaves
+from converter.verify.measure import gap
+from converter.verify.options import Options
 from converter.verify.outputs import outputs
-from converter.verify.pair import Cases, Options, Side
+from converter.verify.pair import Case, Cases
+from converter.verify.parameters import parameters
+from converter.verify.side import Side
 
 _MOST_INPUTS = 16
 _QUICK = 0.25  # seconds of a float64 run that may be repeated on a larger batch
 _ALGEBRA_SECONDS = 8.0  # above which one input must do for what is compared in float64
 _PLACES_SECONDS = 4.0
 _RUNS = 5  # float64 runs that are still to come after the first one
+_SHARE = 1 / 3  # of the time, that more inputs of the user's may take
 
 
 class Referee:
@@ -39,6 +46,8 @@ class Referee:
         self.stages = stages
         self.warnings = warnings
         self.cases = Cases(self.a, options)
+        self.no_reference = ""  # why there is none
+        self.failing: list[dict[str, Any]] = []
 
     def judge(self) -> Parity:
         """Whole if it can be run whole, else rewrite by rewrite."""
@@ -51,14 +60,25 @@ class Referee:
             return self._by_segments(self.cases.why_not)
         if self.cases.random and any(np.size(x) == 0 for x in self.cases.items[0].feeds.values()):
             return self._by_segments("an input holds no element, so that there is nothing to compare")
-        exact = self._algebra()
-        self.stages.append(exact)
+        exact = self._timed(self._algebra)
+        if self._asks("algebra"):
+            self.stages.append(exact)
+        self._parameters()
         if self.cases.no_runtime:
             self.stages.append(Stage("runtime", Verdict.SKIPPED, self.cases.no_runtime))
-        elif exact.status is not Verdict.FAIL:
-            self.stages.append(self._runtime())
-        self._look_at_outputs()
+        elif self._asks("runtime"):
+            self._runtimes()
+        if self._asks("decision"):
+            self.stages.append(self._timed(self._decision))
+        look_at_outputs(self)
         return self._conclude(exact)
+
+    def _asks(self, stage: str) -> bool:
+        return stage in self.options.stages
+
+    def _timed(self, make: Callable[[], Stage]) -> Stage:
+        begun = time.monotonic()
+        return replace(make(), seconds=round(time.monotonic() - begun, 3))
 
     def _algebra(self) -> Stage:
         """Two inputs with a perturbation each; four if that leaves doubt; one where a run takes long."""
@@ -68,26 +88,54 @@ class Referee:
             first.exact = first.exact or self.a.reference(first.feeds)
         except Unsupported as exc:
             self.cases.fill(self.options.n_inputs)
-            return Stage("algebra", Verdict.SKIPPED, f"float64 reference: {exc}")
+            self.no_reference = f"float64 reference: {exc}"
+            return Stage("algebra", Verdict.SKIPPED, self.no_reference)
         taken = time.monotonic() - begun
         # A larger batch is worth a float64 run only while that is quick; onnxruntime sees it in any case.
         self.cases.same_batch = taken > _QUICK
         self.cases.fill(self.options.n_inputs)
+        if not self._asks("algebra"):
+            return Stage("algebra", Verdict.SKIPPED, "not asked for")
         slow = _RUNS * taken > min(self.options.time_left(), _ALGEBRA_SECONDS)
         used = self.cases.items[:1] if slow else self.cases.items
         stage = algebra(self.a, self.b, used, self.options)
         if stage.status is Verdict.INCONCLUSIVE and self.cases.fill(2 * len(used)):
             draws = 1 if slow else DOUBT_DRAWS
             stage = algebra(self.a, self.b, self.cases.items, self.options, draws)
+        if stage.status is Verdict.SKIPPED:
+            self.no_reference = stage.why
         return stage
 
+    def _parameters(self) -> None:
+        if self._asks("parameters"):
+            stage = self._timed(lambda: parameters(self.a.source, self.b.source, self.difference, self.options))
+            self.stages.append(stage)
+
+    def _runtimes(self) -> None:
+        """At strict precision, without optimisations; then as deployed, judged by the same reference."""
+        strict = self._timed(self._runtime)
+        gate = self.options.gate
+        if gate == "as-deployed" and strict.status is not Verdict.PASS:
+            why = f"no gate as deployed, and {strict.status.value} at strict precision: {strict.why}"
+            self.stages.append(replace(strict, status=Verdict.SKIPPED, why=why))
+        else:
+            self.stages.append(strict)
+        if gate != "strict" and not self.options.quick and strict.outputs:
+            self.stages.append(self._timed(lambda: self._deployed(strict)))
+
     def _runtime(self) -> Stage:
-        """At least two inputs; more while there is doubt and time."""
+        """At least two inputs; more of the user's while there is time; more of any while there is doubt."""
+        while len(self.cases.items) < self.options.wanted and self.options.spent() < _SHARE:
+            count = len(self.cases.items)
+            if not self.cases.fill(count + 1) or len(self.cases.items) == count:
+                break
+            self._fill_exact()
+        noise = self._noise()
         while True:
             self._fill_exact()
             extra = self.cases.other_batch() if self.cases.same_batch and not self.options.quick else None
             self.a.close()
-            stage = outputs(self.a, self.b, self.cases.items, self.options, extra)
+            stage = outputs(self.a, self.b, self.cases.items, self.options, Ground(noise, extra=extra))
             count = len(self.cases.items)
             enough = count >= _MOST_INPUTS or self.options.time_left() < 0
             if stage.status is not Verdict.INCONCLUSIVE or enough:
@@ -96,36 +144,71 @@ class Referee:
             if len(self.cases.items) == count:
                 return stage
 
+    def _noise(self) -> dict[str, dict[str, float]]:
+        """How far the original is from itself, run again and in a second session, whose profile says where it ran."""
+        if self.options.quick and self.options.provider == "cpu":
+            return {}
+        self.options.progress("onnxruntime: original again")
+        first = self.cases.items[0]
+        rerun, resession = self.a.run(first.feeds), self.a.again(first.feeds)
+        names = first.runtime or {}
+        found = {n: {"rerun": _apart(v, rerun[n]), "resession": _apart(v, resession[n])} for n, v in names.items()}
+        if any(max(each.values()) for each in found.values()):
+            self.warnings.append("the original gives other numbers when it is run again; that noise counts as its own")
+        return found
+
+    def _deployed(self, strict: Stage) -> Stage:
+        a, b = (Side(side.source, self.options, deployed=True) for side in (self.a, self.b))
+        self.options.progress("onnxruntime as deployed: original")
+        try:
+            cases = [Case(c.feeds, a.run(c.feeds), c.exact) for c in self.cases.items]
+        except DataError as exc:
+            return Stage("runtime-deployed", Verdict.SKIPPED, f"the original does not run as deployed: {exc}")
+        finally:
+            a.close()
+        trusted = frozenset(c.name for c in strict.outputs if "error_before" in c.detail)
+        ground = Ground(trusted=trusted, strict=[c.runtime or {} for c in self.cases.items])
+        stage = outputs(a, b, cases, self.options, ground, "runtime-deployed")
+        return replace(stage, detail=stage.detail | {"opt_level": self.options.opt_level})
+
+    def _decision(self) -> Stage:
+        if self.options.stream is None:
+            return Stage("decision", Verdict.SKIPPED, "needs real inputs; give them with --inputs or --images")
+        if self.cases.no_runtime:
+            return Stage("decision", Verdict.SKIPPED, self.cases.no_runtime)
+        if self.options.quick:
+            return Stage("decision", Verdict.SKIPPED, "left out by --quick")
+        a, b = (Side(side.source, self.options, deployed=True) for side in (self.a, self.b))
+        decided = decision(a, b, self.options)
+        self.failing = decided.failing
+        return decided.stage
+
     def _fill_exact(self) -> None:
         """The float64 outputs of every input, where there is a reference."""
-        if self.stages[-1].status is Verdict.SKIPPED:
+        if self.no_reference:
             return
         for k, case in enumerate(self.cases.items):
             if case.exact is None:
                 self.options.progress(f"float64: original, input {k + 1}")
                 case.exact = self.a.reference(case.feeds)
 
-    def _look_at_outputs(self) -> None:
-        runs = [c.runtime or c.exact or {} for c in self.cases.items]
-        for name in runs[0]:
-            if len(runs) > 1 and _same_for_all(runs[0][name], runs[1][name]):
-                self.warnings.append(f"output {name!r} does not depend on the inputs: its parity proves little")
-        n_bad = sum(_nonfinite(value) for run in runs for value in run.values())
-        if n_bad:
-            self.warnings.append(f"the original's outputs hold {n_bad} NaN or Inf elements")
-
     @property
-    def _constant(self) -> bool:
+    def constant(self) -> bool:
+        """Whether no output depends on the inputs."""
         return sum("does not depend on the inputs" in w for w in self.warnings) == len(self.a.source.proto.graph.output)
 
     def _conclude(self, exact: Stage) -> Parity:
-        checks = [c for s in self.stages[1:] for c in s.outputs]
+        checks = [c for s in self.stages if s.id in ("algebra", "runtime") for c in s.outputs]
         trusted = exact.status is Verdict.PASS and not any("note" in c.detail for c in checks)
-        proven = any(s.status is Verdict.PASS for s in self.stages[1:])
-        level = "B" if trusted and proven and not self.cases.no_runtime and not self._constant else "C"
-        segments = self._places(partial=level == "B" or exact.status is Verdict.FAIL)
-        self.stages.extend([segments] if segments is not None else [])
-        return self._parity(level, "whole-model")
+        proven = any(s.status is Verdict.PASS for s in self.stages if s.id in ("algebra", "runtime"))
+        level = "B" if trusted and proven and not self.cases.no_runtime and not self.constant else "C"
+        if self._asks("local"):
+            segments = self._places(partial=level == "B" or exact.status is Verdict.FAIL)
+            self.stages.extend([segments] if segments is not None else [])
+        decided = next((s for s in self.stages if s.id == "decision"), None)
+        if level == "B" and decided is not None and decided.status is Verdict.PASS:
+            level = "A"
+        return conclude(self, level, "whole-model")
 
     def _places(self, partial: bool) -> Stage | None:
         """The rewritten places on their own: all of them where the outputs prove little, else what time allows."""
@@ -139,57 +222,14 @@ class Referee:
         return None if stage.status is Verdict.SKIPPED else stage
 
     def _by_segments(self, reason: str) -> Parity:
-        if self.options.inputs is not None and not self.cases.no_runtime:
+        if self.options.stream is not None and not self.cases.no_runtime:
             raise DataError(f"the inputs that were given cannot be run: {reason}")
         self.warnings.append(f"the model was not run whole: {reason}")
+        self._parameters()
         self.stages.append(local(self.difference, self.a.source, self.b.source, self.options))
-        return self._parity("C", "per-rewrite")
-
-    def _parity(self, level: str, scope: str) -> Parity:
-        verdict = combined(self.stages)
-        numbers = [s for s in self.stages[1:] if s.outputs]
-        blamed = next((s for s in numbers if s.status is verdict), None)
-        if verdict is Verdict.PASS:
-            why = "; ".join(f"{s.id}: {s.why}" for s in numbers)
-        elif blamed is not None:
-            why = f"{blamed.id}: {blamed.why}"
-        else:
-            failed = [s for s in self.stages if s.status is verdict]
-            why = failed[0].why if failed else "nothing could be compared"
-        if not numbers:
-            level = "D"
-        if scope == "per-rewrite":
-            why = f"checked per rewrite: {why}"
-        return Parity(verdict, level, tuple(self.stages), tuple(self.warnings), scope, why)
+        return conclude(self, "C", "per-rewrite")
 
 
-def combined(stages: Sequence[Stage]) -> Verdict:
-    """FAIL if any stage fails, INCONCLUSIVE if any is or no numbers were compared, else PASS."""
-    seen = [s.status for s in stages]
-    if Verdict.FAIL in seen:
-        return Verdict.FAIL
-    compared = [s for s in stages if s.id != "structure" and s.status is Verdict.PASS]
-    return Verdict.INCONCLUSIVE if Verdict.INCONCLUSIVE in seen or not compared else Verdict.PASS
-
-
-def _same_for_all(first: Any, second: Any) -> bool:
-    """Whether two different inputs gave the same output, row by row where the batch size differs."""
-    left, right = leaves(first), leaves(second)
-    if len(left) != len(right):
-        return False
-    return all(_equal_rows(x, y) for x, y in zip(left, right, strict=True))
-
-
-def _equal_rows(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> bool:
-    if x.dtype.kind == "V" or x.dtype != y.dtype:
-        return False
-    nan = x.dtype.kind == "f"
-    if x.shape == y.shape:
-        return bool(np.array_equal(x, y, equal_nan=nan))
-    if x.shape[1:] != y.shape[1:] or not x.ndim or not len(x) or not len(y):
-        return False
-    return all(np.array_equal(x[0], row, equal_nan=nan) for row in (*x, *y))
-
-
-def _nonfinite(value: Any) -> int:
-    return sum(int(np.count_nonzero(~np.isfinite(x))) for x in leaves(value) if x.dtype.kind == "f")
+def _apart(first: Any, second: Any) -> float:
+    between = gap(first, second)
+    return float("inf") if between.problem else between.relative

@@ -1,0 +1,132 @@
+"""The usual measures of a difference, always reported, and gates only where a tolerance was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from converter.errors import DataError
+from converter.records import OutputCheck, Verdict
+from converter.verify.measure import Array, is_number, leaves
+
+_LARGE = 0.1  # of the largest |ref|: relative errors near zero crossings say nothing
+_MOST = 1 << 22  # elements whose differences are kept for a percentile; of more, every n-th
+_LOW, _HIGH, _STEP = -16.0, 4.0, 0.5  # of the histogram, in powers of ten
+
+# Whether more is better.
+METRICS = {
+    "max_abs": False,
+    "mean_abs": False,
+    "p99_abs": False,
+    "max_rel": False,
+    "max_ulp": False,
+    "cosine": True,
+    "snr_db": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """A gate on one measure of one output; an empty name is every output."""
+
+    output: str
+    metric: str
+    value: float
+
+
+def check_tolerances(tolerances: Sequence[Tolerance], names: Sequence[str]) -> None:
+    """Raise DataError if a tolerance is of an output or a measure that there is not."""
+    for each in tolerances:
+        if each.metric not in METRICS:
+            raise DataError(f"{each.metric!r} is no measure; there are {', '.join(METRICS)}")
+        if each.output and each.output not in names:
+            raise DataError(f"{each.output!r} is not an output of the model; its outputs are {', '.join(names)}")
+
+
+def classic(pairs: Sequence[tuple[Any, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Measures of (reference, got) over all runs of one output, and the histogram of log10 |difference|.
+
+    Elements that are not finite in either are left out; both are empty where nothing finite is a number.
+    """
+    parts = [_finite(x, y) for a, b in pairs for x, y in zip(leaves(a), leaves(b), strict=True) if is_number(x)]
+    parts = [(x, y) for x, y in parts if x.size]
+    if not parts:
+        return {}, {}
+    with np.errstate(all="ignore"):
+        return _measures(parts)
+
+
+def _finite(x: Array, y: Array) -> tuple[Array, Array]:
+    x, y = x.reshape(-1), y.reshape(-1)
+    good = np.isfinite(x.astype(np.complex128 if x.dtype.kind == "c" else np.float64))
+    good &= np.isfinite(y.astype(np.complex128 if y.dtype.kind == "c" else np.float64))
+    return x[good], y[good]
+
+
+def _measures(parts: Sequence[tuple[Array, Array]]) -> tuple[dict[str, float], dict[str, Any]]:
+    kind = np.complex128 if parts[0][0].dtype.kind == "c" else np.float64
+    wide = [(x.astype(kind), y.astype(kind)) for x, y in parts]
+    deltas = [np.abs(y - x) for x, y in wide]
+    count = sum(d.size for d in deltas)
+    dot = sum(float(np.abs(np.vdot(x, y))) for x, y in wide)
+    norm_x, norm_y = (math.sqrt(sum(float(np.vdot(v[k], v[k]).real) for v in wide)) for k in (0, 1))
+    noise = sum(float(np.vdot(d, d)) for d in deltas)
+    kept = np.concatenate([d[:: max(1, count // _MOST)] for d in deltas])
+    largest = max(float(np.abs(x).max()) for x, _ in wide)
+    relative = [
+        float((d[m] / np.abs(x[m])).max())
+        for (x, _), d in zip(wide, deltas, strict=True)
+        if (m := np.abs(x) > _LARGE * largest).any()
+    ]
+    measures = {
+        "max_abs": max(float(d.max()) for d in deltas),
+        "mean_abs": sum(float(d.sum()) for d in deltas) / count,
+        "p99_abs": float(np.quantile(kept, 0.99)),
+        "max_rel": max(relative, default=0.0),
+        "cosine": 1.0 if noise == 0 else dot / (norm_x * norm_y) if norm_x and norm_y else 0.0,
+        "snr_db": math.inf if noise == 0 else 20 * math.log10(norm_x / math.sqrt(noise)) if norm_x else -math.inf,
+        "max_ulp": max(_ulps(x, y) for x, y in parts),
+    }
+    return measures, _histogram(deltas)
+
+
+def _ulps(x: Array, y: Array) -> float:
+    """The largest distance in steps between neighbouring values of the elements' own type."""
+    if x.dtype != y.dtype or x.dtype.kind == "c" or x.dtype.itemsize not in (1, 2, 4, 8):
+        return math.nan
+    return float(np.abs(_ordered(x) - _ordered(y)).max())
+
+
+def _ordered(x: Array) -> Array:
+    """Bit patterns as numbers in the order of the values; exact up to 2**53."""
+    bits = x.view(np.dtype(f"i{x.dtype.itemsize}")).astype(np.int64)
+    sign = np.int64(-1) << np.int64(8 * x.dtype.itemsize - 1)
+    return np.asarray(np.where(bits < 0, sign - bits, bits).astype(np.float64))
+
+
+def _histogram(deltas: Sequence[Array]) -> dict[str, Any]:
+    edges = np.arange(_LOW, _HIGH + _STEP / 2, _STEP)
+    counts = np.zeros(len(edges) - 1, np.int64)
+    zeros = 0
+    for delta in deltas:
+        zeros += int(np.count_nonzero(delta == 0))
+        logs = np.clip(np.log10(delta[delta > 0]), _LOW, _HIGH)
+        counts += np.histogram(logs, edges)[0]
+    return {"low": _LOW, "step": _STEP, "counts": counts.tolist(), "zeros": zeros}
+
+
+def gated(check: OutputCheck, measures: Mapping[str, float], tolerances: Sequence[Tolerance]) -> OutputCheck:
+    """The check, failed if a tolerance on its output does not hold."""
+    for each in tolerances:
+        if each.output not in ("", check.name) or check.status is Verdict.FAIL or not measures:
+            continue
+        value = measures[each.metric]
+        if not (value >= each.value if METRICS[each.metric] else value <= each.value):
+            side = "below" if METRICS[each.metric] else "above"
+            why = f"{each.metric} is {value:.3g}, {side} the tolerance {each.value:g}"
+            check = replace(check, status=Verdict.FAIL, why=why)
+    return check
