@@ -17,12 +17,14 @@ import click
 from click import argument, option
 
 from converter._version import __version__
+from converter.bench import asked as bench_asked
 from converter.errors import BiasoptError
 from converter.report import given, terminal
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE, LIBRARY = click.Path(path_type=Path), click.Path(exists=True, dir_okay=False, path_type=Path)
 NATURAL, SECONDS = click.IntRange(0), click.FloatRange(0, min_open=True)
+POSITIVE = SECONDS
 FATES, PROVIDERS = click.Choice(["fail", "pass"]), click.Choice(["cpu", "cuda"])
 
 
@@ -188,6 +190,87 @@ def _explain(model: Path, node: str, *, check: bool, as_json: bool, **asked: Any
 
 
 @cli.command()
+@argument("a", type=FILE)
+@argument("b", type=FILE)
+@option("--gate", metavar="GATE", default="not-slower", callback=_as(bench_asked.gate), help=bench_asked.GATES)
+@option(
+    "--margin", metavar="M", default="2%", callback=_as(bench_asked.share), help="Slow-down that counts as none.  [2%]"
+)
+@option("--alpha", metavar="P", default="0.05", callback=_as(bench_asked.share), help="Error of each bound.  [0.05]")
+@option("--sessions", metavar="N", type=COUNT, help="Times that both are loaded anew.  [5]")
+@option("--blocks", metavar="N", type=COUNT, help="Blocks of each session.  [4]")
+@option("--pairs", metavar="N", type=COUNT, help="Pairs of runs of each block.  [20]")
+@option("--max-time", metavar="S", type=SECONDS, help="Seconds to measure for.  [120]")
+@option("--quick", is_flag=True, help="About 10 seconds, and a wide interval.")
+@option("--inputs", metavar="X.npz", type=FILE, multiple=True, callback=_as(given.inputs), help="Run on these.")
+@option("--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_as(given.shapes), help="Shape of input X.")
+@option("--batch", metavar="N", type=COUNT, help="Batch size, where a model leaves it open.  [1]")
+@option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of random inputs and of the order.  [0]")
+@option("--provider", type=ALL_PROVIDERS, default="cpu", help="Where to run.  [cpu]")
+@option(
+    "--provider-option",
+    "provider_options",
+    metavar="K=V",
+    multiple=True,
+    callback=_as(bench_asked.options),
+    help="Repeatable.",
+)
+@option("--opt-level", type=LEVELS, default="all", help="onnxruntime's own.  [all]")
+@option("--show-unoptimised", is_flag=True, help="Measure without onnxruntime's optimisations too.")
+@option("--threads", metavar="N", type=COUNT, help="Threads of one model.  [all cores]")
+@option("--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime.")
+@option("--cuda-graph", is_flag=True, help="Launch the whole model as one CUDA graph.")
+@option("--include-h2d", is_flag=True, help="Time the copy of the inputs too.")
+@option("--flush-l2", is_flag=True, help="Empty the caches before every sample.")
+@option("--on-inconclusive", type=FATES, default="fail", help="Outcome if undecided.  [fail]")
+@option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder.")
+@option(
+    "--formats",
+    multiple=True,
+    default=["json,md"],
+    callback=_as(given.kinds),
+    metavar="LIST",
+    help="Which reports.  [json,md]",
+)
+@json_option
+@option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def bench(
+    a: Path,
+    b: Path,
+    on_inconclusive: str,
+    folder: Path | None,
+    formats: list[str],
+    as_json: bool,
+    quiet: bool,
+    **asked: Any,
+) -> int:
+    """Measure whether B is slower than A.
+
+    Both run side by side in random order, session after session. A is also run beside itself: a machine that
+    shows a difference there cannot show one elsewhere, and the answer is INCONCLUSIVE.
+    """
+    from converter.api.bench import measure_latency
+    from converter.records import Verdict
+    from converter.report import document, files, text, to_json, verify_text
+
+    files.prepare(folder)  # before the work that the reports tell of
+    with terminal.progress(quiet=quiet) as progress:
+        latency = measure_latency(a, b, samples=folder and folder / "samples.npz", progress=progress, **asked)
+    undecided = latency.verdict is Verdict.INCONCLUSIVE and on_inconclusive == "pass"
+    exit_code = 0 if undecided else document.code(latency.verdict)
+    argv = click.get_current_context().find_root().obj
+    said = document.bench_document(latency, argv=argv, version=__version__, exit_code=exit_code)
+    files.save(said, folder, formats)
+    if as_json:
+        terminal.say(to_json.dumps(said))
+    elif not quiet:
+        terminal.say(text.render(verify_text.bench_blocks(latency), sys.stdout))
+    if (as_json or quiet) and exit_code:
+        terminal.note(latency.why)
+    return exit_code
+
+
+@cli.command()
 @argument("names", metavar="[NAME]...", nargs=-1, callback=_as(given.passes))
 @json_option
 def passes(names: list[str], as_json: bool) -> int:
@@ -205,6 +288,38 @@ def passes(names: list[str], as_json: bool) -> int:
     return 0
 
 
+@cli.command()
+@argument("document", metavar="R.json", type=FILE)
+@option("-o", "--output", "folder", metavar="DIR", type=FILE, help="Write into this folder.  [print]")
+@option("--formats", multiple=True, callback=_as(given.kinds), metavar="LIST", help="json, md, html, junit, text.")
+@option("--rethreshold", is_flag=True, help="Judge again by the limits below, without running.")
+@option("--max-ratio", metavar="R", type=POSITIVE, help="Error on onnxruntime, of the original's own.")
+@option("--fail-ratio", metavar="R", type=POSITIVE, help="Above it the error fails outright.")
+@option("--max-algebra", metavar="R", type=POSITIVE, help="Change in float64, of what rounding explains.")
+@option("--max-local", metavar="R", type=POSITIVE, help="Error of one place, of what rounding allows.")
+@option("--accuracy-margin", metavar="P", callback=_as(given.share), help="Share of decisions that may change.")
+@option("--latency-margin", metavar="P", callback=_as(given.share), help="Slow-down that counts as none.")
+@option("--margin", metavar="P", callback=_as(given.share), help="The one of both that the report has.")
+@option("--alpha", metavar="P", callback=_as(given.share), help="Chance of error of each bound.")
+@verbose_option
+def report(document: Path, folder: Path | None, formats: list[str], **asked: Any) -> int:
+    """Make a report again, in other formats or by other limits.
+
+    R.json is the report.json of fold, verify or bench. Nothing is run. With --rethreshold the exit code is
+    that of the new verdict.
+    """
+    from converter.report import again, files
+
+    if not folder and len(formats) > 1:
+        raise click.UsageError("several --formats need a folder: give --output.")
+    made = again.made(document, **asked)
+    files.prepare(folder)
+    files.save(made.document, folder, formats or files.FORMATS)
+    if not folder:
+        terminal.say(again.shown(made, formats[0] if formats else "text", sys.stdout))
+    return int(made.exit_code)
+
+
 def _fold(model: Path, *, output: Path | None, in_place: bool, no_verify: bool, **asked: Any) -> Any:
     from converter import api
 
@@ -219,8 +334,9 @@ def _fold(model: Path, *, output: Path | None, in_place: bool, no_verify: bool, 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     terminal.prepare_streams()
+    given_argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        with cli.make_context("biasopt", list(sys.argv[1:] if argv is None else argv)) as context:
+        with cli.make_context("biasopt", list(given_argv), obj=given_argv) as context:
             return int(cli.invoke(context) or 0)
     except click.exceptions.Exit as done:
         return done.exit_code

@@ -208,6 +208,7 @@ def latency_json(latency: Latency) -> dict[str, Any]:
         "aa": dict(latency.aa),
         "design": dict(latency.design),
         "warnings": list(latency.warnings),
+        "unoptimised": None if latency.unoptimised is None else latency_json(latency.unoptimised),
     }
 
 

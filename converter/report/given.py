@@ -55,6 +55,17 @@ def kinds(values: Sequence[str]) -> list[str]:
     return found
 
 
+def share(value: str | None) -> float | None:
+    """A share of one, in per cent or as a number: ``0.1%``, ``0.001``."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) *(%?)", value.strip())
+    part = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    if not 0 < part < 1:
+        raise ValueError(f"{value!r} is not a share such as 2% or 0.02.")
+    return part
+
+
 def passes(values: Sequence[str]) -> list[str]:
     """Names of passes, each of them one that there is; in them - and _ are the same."""
     names = split(value.replace("_", "-") for value in values)

@@ -7,7 +7,7 @@ and is silent on what is not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,19 +111,27 @@ def latency_of(document: Json) -> Latency | None:
     if part is None:
         return None
     models = document.get("models") or {}
-    values = _known(Latency, numbers(part, but=("design", "aa")))
-    values |= {
+    return replace(
+        _latency(part),
+        environment=environment_of(document.get("env")),
+        model_a=_facts(models.get("a")),
+        model_b=_facts(models.get("b")),
+        inputs=inputs_of(document.get("inputs")),
+    )
+
+
+def _latency(part: Json) -> Latency:
+    beside = part.get("unoptimised")
+    values = _known(Latency, numbers(part)) | {
         "verdict": Verdict(part["verdict"]),
         "a": Timing(**_known(Timing, numbers(part["a"]))),
         "b": Timing(**_known(Timing, numbers(part["b"]))),
         "blocks": tuple(map(_block, part.get("blocks", ()))),
+        "aa": numbers(part.get("aa") or {}),
         "warnings": tuple(part.get("warnings", ())),
-        "environment": environment_of(document.get("env")),
-        "model_a": _facts(models.get("a")),
-        "model_b": _facts(models.get("b")),
-        "inputs": inputs_of(document.get("inputs")),
+        "unoptimised": None if beside is None else _latency(beside),
     }
-    return Latency(**values)
+    return Latency(**{"why": ""} | values)
 
 
 def stage_of(part: Json) -> Stage:

@@ -1,0 +1,163 @@
+"""Judge a document again, by other limits, from the numbers that are stored in it. Nothing runs.
+
+A comparison is judged again only where its verdict followed from its score: one that failed for another reason
+(a tolerance, integers that differ, another batch size), or passed by a floor, keeps its verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from converter.records import Latency, OutputCheck, Parity, Stage, Verdict
+from converter.report import document as documents
+from converter.report.rebuilt import latency_of, parity_of
+
+FAIL_RATIO, ALGEBRA_FAIL = 10.0, 10.0  # above it a runtime score fails; that many times the limit an algebra score
+_WORST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS, Verdict.SKIPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits that replace those of the run; None leaves one as it was."""
+
+    max_ratio: float | None = None  # runtime: the error, of the original's own
+    fail_ratio: float | None = None  # runtime: what fails outright
+    max_algebra: float | None = None  # algebra and segments: of what rounding the weights explains
+    max_local: float | None = None  # local: of what rounding allows in one place
+    accuracy_margin: float | None = None  # decisions: 0.001 for 0.1 %
+    latency_margin: float | None = None  # 0.02 for 2 %
+    alpha: float | None = None  # of each bound, of decisions and of latency
+
+    def given(self) -> dict[str, float]:
+        """Those that are set."""
+        found = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in found if value is not None}
+
+
+def rejudge(document: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """The document as it would be had the run had these limits."""
+    parity, latency = parity_of(document), latency_of(document)
+    judged = None if parity is None else _parity(parity, limits)
+    timed = None if latency is None else _latency(latency, limits)
+    was, now = _overall(parity, latency), _overall(judged, timed)
+    made = dict(document) | {"exit_code": documents.code(now)}
+    made["rejudged"] = {"limits": limits.given(), "was": was.value}
+    if judged is not None:
+        made |= _told(document, judged)
+    if timed is not None:
+        made["bench"] = documents.latency_json(timed)
+        if judged is None and "counts" not in document:
+            made |= {"verdict": timed.verdict.value, "outcome": timed.outcome, "why": timed.why}
+    return _with_warning(made, limits, was)
+
+
+def _told(document: Mapping[str, Any], parity: Parity) -> dict[str, Any]:
+    if "counts" in document:
+        return {"parity": dict(document["parity"]) | documents.parity_json(parity)}
+    stages = [documents.stage_json(stage) for stage in parity.stages]
+    return {"verdict": parity.verdict.value, "why": parity.why, "stages": stages}
+
+
+def _with_warning(made: dict[str, Any], limits: Limits, was: Verdict) -> dict[str, Any]:
+    said = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in limits.given().items())
+    warning = f"judged again from the stored numbers, with {said or 'no other limits'}; the run itself said {was.value}"
+    if "counts" not in made:
+        made["warnings"] = [*made.get("warnings", ()), warning]
+    part = "bench" if "stages" not in made and not made.get("parity") else "parity"
+    if made.get(part):
+        made[part] = made[part] | {"warnings": [*made[part].get("warnings", ()), warning]}
+    return made
+
+
+def _overall(parity: Parity | None, latency: Latency | None) -> Verdict:
+    found = {part.verdict for part in (parity, latency) if part is not None} or {Verdict.SKIPPED}
+    return next(verdict for verdict in _WORST if verdict in found)
+
+
+def _parity(parity: Parity, limits: Limits) -> Parity:
+    stages = tuple(_stage(stage, limits) for stage in parity.stages)
+    if stages == parity.stages:
+        return parity
+    before, after = (_of_stages(found) for found in (parity.stages, stages))
+    # a verdict that its stages did not explain (a level that was required) is not lifted by them
+    verdict = after if parity.verdict is before else max(parity.verdict, after, key=lambda v: -_WORST.index(v))
+    bad = next((stage for stage in stages if stage.status is verdict), None)
+    why = parity.why if verdict is parity.verdict else "" if bad is None else f"{bad.id}: {bad.why}"
+    return replace(parity, stages=stages, verdict=verdict, why=why)
+
+
+def _of_stages(stages: tuple[Stage, ...]) -> Verdict:
+    found = {stage.status for stage in stages} - {Verdict.SKIPPED}
+    return next((verdict for verdict in _WORST if verdict in found), Verdict.SKIPPED)
+
+
+def _stage(stage: Stage, limits: Limits) -> Stage:
+    checks = tuple(_check(stage.id, check, limits) for check in stage.outputs)
+    if checks == stage.outputs:
+        return stage
+    status = next(verdict for verdict in _WORST if verdict in {check.status for check in checks})
+    if {c.status for c in stage.outputs}.isdisjoint({stage.status}):
+        status = stage.status  # what the stage says was never what its outputs say
+    worst = next((check for check in checks if check.status is status), checks[0])
+    return replace(stage, outputs=checks, status=status, why=f"{worst.name}: {worst.why}" if worst.why else "")
+
+
+def _check(stage: str, check: OutputCheck, limits: Limits) -> OutputCheck:
+    if stage == "decision":
+        from converter.report import rejudge_decisions
+
+        return rejudge_decisions.check(check, limits.accuracy_margin, limits.alpha)
+    wanted = _wanted(stage, check, limits)
+    if wanted is None or check.score is None or check.limit is None or not math.isfinite(check.score):
+        return check
+    if (check.status is Verdict.PASS) != (check.score <= check.limit):
+        return check
+    limit, fails = wanted
+    status = Verdict.PASS if check.score <= limit else Verdict.FAIL if check.score > fails else Verdict.INCONCLUSIVE
+    why = "" if status is Verdict.PASS else f"its score is {check.score:.3g}, the limit {limit:g}"
+    return replace(check, status=status, limit=limit, why=check.why if status is check.status else why)
+
+
+def _wanted(stage: str, check: OutputCheck, limits: Limits) -> tuple[float, float] | None:
+    """The new limit, and what fails outright; None where none is given, or the score is no such measure."""
+    local, algebra, ratio = limits.max_local, limits.max_algebra, limits.max_ratio
+    if stage == "local":
+        return None if local is None else (local, local)
+    if "e_pert" in check.detail or stage == "algebra":
+        return None if algebra is None else (algebra, ALGEBRA_FAIL * algebra)
+    if "error_after" not in check.detail or (ratio is None and limits.fail_ratio is None):
+        return None
+    limit = ratio if ratio is not None else check.limit or 0.0
+    return limit, max(limit, FAIL_RATIO if limits.fail_ratio is None else limits.fail_ratio)
+
+
+def _latency(latency: Latency, limits: Limits) -> Latency:
+    if limits.latency_margin is None and limits.alpha is None:
+        return latency
+    from converter.bench import gate as gates
+    from converter.bench.statistics import interval
+
+    margin = latency.margin if limits.latency_margin is None else limits.latency_margin
+    low, high = math.log(latency.low) if latency.low > 0 else -math.inf, math.log(latency.high)
+    counted = [block for block in latency.blocks if not block.detail.get("discarded")]
+    if limits.alpha is not None and len(counted) > 1:
+        found = interval([b.log_ratio for b in counted], [b.session for b in counted], limits.alpha)
+        low, high = found.low, found.high
+    gate = gates.parse(latency.gate)
+    outcome, verdict = gates.outcome(low, high, margin, gate), gates.answer(low, high, margin, gate)
+    why = f"{latency.ratio:.3f}x [{math.exp(low):.3f}, {math.exp(min(high, 700.0)):.3f}], margin {100 * margin:g} %"
+    if not _steady(latency, margin) and verdict is not Verdict.SKIPPED:
+        outcome, verdict, why = "INCONCLUSIVE", Verdict.INCONCLUSIVE, f"{why}: machine too noisy for this margin"
+    said = (math.exp(low), math.exp(min(high, 700.0)))  # above, exp overflows
+    return replace(latency, low=said[0], high=said[1], margin=margin, outcome=outcome, verdict=verdict, why=why)
+
+
+def _steady(latency: Latency, margin: float) -> bool:
+    """Whether A beside itself is narrow enough for the margin; a run without a control was steady by its word."""
+    ratio, half = latency.aa.get("ratio"), latency.aa.get("half_width")
+    if not isinstance(ratio, float | int) or not isinstance(half, float | int) or ratio <= 0:
+        return latency.outcome != "INCONCLUSIVE" or not latency.aa
+    return abs(math.log(ratio)) <= math.log1p(margin) / 2 and half <= math.log1p(margin)
