@@ -23,9 +23,10 @@ from converter.report import given, terminal
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE, LIBRARY = click.Path(path_type=Path), click.Path(exists=True, dir_okay=False, path_type=Path)
-NATURAL, SECONDS = click.IntRange(0), click.FloatRange(0, min_open=True)
+NATURAL, COUNT, SECONDS = click.IntRange(0), click.IntRange(1), click.FloatRange(0, min_open=True)
 POSITIVE = SECONDS
 FATES, PROVIDERS = click.Choice(["fail", "pass"]), click.Choice(["cpu", "cuda"])
+ALL_PROVIDERS, LEVELS = click.Choice(["cpu", "cuda", "tensorrt"]), click.Choice(["all", "basic", "off"])
 
 
 def _as(value_of: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -227,16 +228,17 @@ def _explain(model: Path, node: str, *, check: bool, as_json: bool, **asked: Any
 @option(
     "--formats",
     multiple=True,
-    default=["json,md"],
+    default=["json,md,html"],
     callback=_as(given.kinds),
     metavar="LIST",
-    help="Which reports.  [json,md]",
+    help="Which reports.  [json,md,html]",
 )
 @json_option
 @option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def bench(
     a: Path,
     b: Path,
+    inputs: list[dict[str, Any]] | None,
     on_inconclusive: str,
     folder: Path | None,
     formats: list[str],
@@ -255,7 +257,9 @@ def bench(
 
     files.prepare(folder)  # before the work that the reports tell of
     with terminal.progress(quiet=quiet) as progress:
-        latency = measure_latency(a, b, samples=folder and folder / "samples.npz", progress=progress, **asked)
+        latency = measure_latency(
+            a, b, inputs=_one(inputs), samples=folder and folder / "samples.npz", progress=progress, **asked
+        )
     undecided = latency.verdict is Verdict.INCONCLUSIVE and on_inconclusive == "pass"
     exit_code = 0 if undecided else document.code(latency.verdict)
     argv = click.get_current_context().find_root().obj
@@ -268,6 +272,13 @@ def bench(
     if (as_json or quiet) and exit_code:
         terminal.note(latency.why)
     return exit_code
+
+
+def _one(inputs: list[dict[str, Any]] | None) -> dict[str, Any] | None:
+    """Times are compared on the same inputs, over and over."""
+    if inputs and len(inputs) > 1:
+        raise click.UsageError("bench runs on one set of inputs: give --inputs once.")
+    return inputs[0] if inputs else None
 
 
 @cli.command()

@@ -17,6 +17,7 @@ from converter.errors import BiasoptError, DataError, ExportError, InvariantViol
 if TYPE_CHECKING:
     from converter import verify
     from converter.api import FoldResult, InspectResult, NoSuchBias, explain, fold, inspect, load
+    from converter.api.bench import measure_latency
 
 __all__ = [
     "BiasoptError",
@@ -33,6 +34,7 @@ __all__ = [
     "fold",
     "inspect",
     "load",
+    "measure_latency",
     "verify",
 ]
 
@@ -43,6 +45,8 @@ def __getattr__(name: str) -> Any:
         from converter import api
 
         return getattr(api, name)
+    if name == "measure_latency":
+        return importlib.import_module("converter.api.bench").measure_latency
     if name == "verify":  # the referee: converter.verify.compare(a, b)
         return importlib.import_module("converter.verify")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -54,7 +54,7 @@ def measure_latency(
     alpha : float
         Of each bound of the interval.
     sessions, blocks, pairs : int, optional
-        Sessions, blocks of each, pairs of runs of each; 5, 4, 20 (quick: 2, 4, 10).
+        Sessions, blocks of each, pairs of runs of each; 5, 4, 20 (quick: 3, 3, 10).
     max_time : float, optional
         Seconds for all of it; 120 (quick: 20).
     inputs : mapping, optional

@@ -30,8 +30,8 @@ class Design:
 
     @classmethod
     def fast(cls, **given: Any) -> Design:
-        """The quick one: two sessions, short blocks, no extension; its interval is as wide as that makes it."""
-        return cls(**({"sessions": 2, "blocks": 4, "pairs": 10, "max_time": 20.0} | given | {"quick": True}))
+        """The quick one: three sessions, short blocks, no extension; its interval is as wide as that makes it."""
+        return cls(**({"sessions": 3, "blocks": 3, "pairs": 10, "max_time": 20.0} | given | {"quick": True}))
 
     @property
     def total(self) -> int:
