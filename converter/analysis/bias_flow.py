@@ -25,7 +25,7 @@ from converter.analysis.transfer_product import PRODUCT_RULES, added_by_conv, co
 from converter.analysis.transfer_shape import SHAPE_RULES
 from converter.graph import Node, Tensor
 
-_LONG = 32  # nodes of a way after which it is asked where it must end
+_LONG = 16  # nodes of a way after which it is asked where it must end
 
 RULES.update({**SHAPE_RULES, **PRODUCT_RULES})
 
@@ -329,13 +329,13 @@ def felt_at(facts: Facts, tensor: Tensor) -> tuple[Node, str, str] | None:
 
     Remembered for every tensor on the way: a long trunk is walked once, not once for each of its biases.
     """
-    known_ends: dict[int, tuple[Node, str, str] | None] = facts.remembered(("felt",), dict)
+    known_ends: dict[Tensor, tuple[Node, str, str] | None] = facts.of_wiring(("felt",), dict)
     trail: list[Tensor] = []
     at: Tensor | None = tensor
     end: tuple[Node, str, str] | None = None
     while at is not None:
-        if id(at) in known_ends:
-            end = known_ends[id(at)]
+        if at in known_ends:
+            end = known_ends[at]
             break
         trail.append(at)
         readers = facts.graph.readers(at)
@@ -349,7 +349,7 @@ def felt_at(facts: Facts, tensor: Tensor) -> tuple[Node, str, str] | None:
             break
         further = next((r for r in readers if r.scope is tensor.scope and _hands_on(facts, r, at)), None)
         at = None if further is None else further.tensor_out(0)
-    known_ends.update((id(t), end) for t in trail)
+    known_ends.update(dict.fromkeys(trail, end))
     return end
 
 

@@ -37,6 +37,8 @@ class Facts:
         self.constants = Constants(graph)
         self._memo: dict[Hashable, object] = {}
         self._memo_version = graph.version
+        self._wired: dict[Hashable, object] = {}
+        self._wired_version = graph.wiring
 
     def remembered(self, key: Hashable, find: Callable[[], _T]) -> _T:
         """What `find` gives, asked once for each state of the graph."""
@@ -46,6 +48,15 @@ class Facts:
         if key not in self._memo:
             self._memo[key] = find()
         return cast("_T", self._memo[key])
+
+    def of_wiring(self, key: Hashable, find: Callable[[], _T]) -> _T:
+        """What `find` gives, asked again only after nodes changed, not constants: it may look at no value."""
+        if self._wired_version != self.graph.wiring:
+            self._wired.clear()
+            self._wired_version = self.graph.wiring
+        if key not in self._wired:
+            self._wired[key] = find()
+        return cast("_T", self._wired[key])
 
     def weight(self, tensor: Tensor) -> Weight:
         """The value of a tensor that a guard found constant."""

@@ -42,6 +42,7 @@ class Graph:
         self._values: dict[int, dict[str, NDArray[Any]]] = {}
         self._held: dict[Node, Stored | None] = {}
         self.version = 0  # goes up with each change: what was found out before may no longer hold
+        self.wiring = 0  # goes up with each change of more than constants and names
 
     # -- questions -------------------------------------------------------------------------
 
@@ -154,6 +155,7 @@ class Graph:
         self.version += 1
         change = _Change()
         for edit in edits:
+            self.wiring += isinstance(edit, Bypass | SetOp)
             match edit:
                 case SetConst():
                     self._set_const(edit, change)
