@@ -26,6 +26,8 @@ FILE, LIBRARY = click.Path(path_type=Path), click.Path(exists=True, dir_okay=Fal
 NATURAL, COUNT, SECONDS = click.IntRange(0), click.IntRange(1), click.FloatRange(0, min_open=True)
 POSITIVE = SECONDS
 FATES, PROVIDERS = click.Choice(["fail", "pass"]), click.Choice(["cpu", "cuda"])
+PREPROCESS, GRADES = click.Choice(["imagenet", "unit", "tanh", "none"]), click.Choice(list("ABCD"))
+PRECISIONS = click.Choice(["strict", "as-deployed", "both"])
 ALL_PROVIDERS, LEVELS = click.Choice(["cpu", "cuda", "tensorrt"]), click.Choice(["all", "basic", "off"])
 
 
@@ -188,6 +190,90 @@ def _explain(model: Path, node: str, *, check: bool, as_json: bool, **asked: Any
     else:
         terminal.say(text.render(explain.explain_blocks(fate), sys.stdout, width=80))
     return 0
+
+
+@cli.command()
+@argument("a", type=FILE)
+@argument("b", type=FILE)
+@option("--inputs", metavar="DATA", multiple=True, help=".npz, .npy, .json, a folder, or script.py:function.")
+@option("--images", metavar="DIR", type=FILE, help="Run on these images; class folders are labels.")
+@option("--preprocess", type=PREPROCESS, default="imagenet", help="How images are scaled.  [imagenet]")
+@option("--labels", metavar="F", type=FILE, help="Right classes: .npy, or a number per line.")
+@option("--samples", metavar="N", type=COUNT, help="How many inputs.  [2 random, or all there are]")
+@option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of everything random.  [0]")
+@option("--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_as(given.shapes), help="Shape of input X.")
+@option("--range", "ranges", metavar="X=-2:2", multiple=True, callback=_as(given.ranges), help="Random values of X.")
+@option("--map", "names", metavar="A=B", multiple=True, callback=_as(given.pairs), help="What A calls A, B calls B.")
+@option("--provider", type=ALL_PROVIDERS, default="cpu", help="Where to run; that it ran there is proved.  [cpu]")
+@option("--provider-option", "provider_options", metavar="K=V", multiple=True, callback=_as(given.pairs), help="Of it.")
+@option("--opt-level", type=LEVELS, default="all", help="onnxruntime's own, as deployed.  [all]")
+@option("--precision-gate", type=PRECISIONS, default="both", help="What the runtime stage is judged by.  [both]")
+@option("--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime.")
+@option("--stages", metavar="LIST", multiple=True, callback=_as(given.stages), help="Only these stages.  [all]")
+@option("--max-ratio", metavar="R", type=SECONDS, help="B's error over A's that passes.  [3]")
+@option("--fail-ratio", metavar="R", type=SECONDS, default=10.0, help="And that fails.  [10]")
+@option("--tol", "tolerances", metavar="OUT:MEASURE=X", multiple=True, callback=_as(given.tolerances), help="A gate.")
+@option("--decision", metavar="OUT", multiple=True, help="Output that decides.  [floats of shape [N, C]]")
+@option("--no-decision", is_flag=True, help="Do not judge decisions.")
+@option("--metric", metavar="M", default="top1", help="top1, or script.py:function of outputs, labels.  [top1]")
+@option("--margin", metavar="P", default="0.1%", callback=_as(given.share), help="Loss that counts as none.  [0.1%]")
+@option("--alpha", metavar="P", default="0.05", callback=_as(given.share), help="Chance to miss a larger one.  [0.05]")
+@option("--require-level", type=GRADES, help="A weaker claim is inconclusive.")
+@option("--on-inconclusive", type=FATES, default="fail", help="Outcome if undecided.  [fail]")
+@option("--quick", is_flag=True, help="One input, no decisions, not as deployed.")
+@option("--max-time", metavar="S", type=SECONDS, help="Seconds to add inputs for.  [30; decisions: no limit]")
+@option("--max-memory", metavar="SIZE", callback=_as(given.size), help="Memory to compare in.  [half of what is free]")
+@option("--report", "folder", metavar="DIR", type=FILE, help="Write reports, and inputs that differ, into this folder.")
+@option(
+    "--formats",
+    multiple=True,
+    default=["json,md,html"],
+    callback=_as(given.kinds),
+    metavar="LIST",
+    help="Which reports.  [json,md,html]",
+)
+@json_option
+@verbose_option
+@option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def verify(
+    a: Path,
+    b: Path,
+    on_inconclusive: str,
+    no_decision: bool,
+    folder: Path | None,
+    formats: list[str],
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    **asked: Any,
+) -> int:
+    """Check that B gives the same answers as A, up to rounding.
+
+    A and B are any two models with the same inputs and outputs. Errors are measured against float64, so that
+    there is no tolerance to choose. Exit code 0: they agree, 1: they do not, 4: that could not be decided.
+    """
+    from converter.api.verify import verify as judge
+    from converter.records import Verdict
+    from converter.report import document, files, text, to_json, verify_text
+
+    files.prepare(folder)  # before the work that the reports tell of
+    if no_decision and (asked["decision"] or asked["labels"] or asked["metric"] != "top1"):
+        raise click.UsageError("--no-decision excludes --decision, --labels and --metric.")
+    asked["inputs"] = asked["inputs"] or None
+    with terminal.progress(quiet=quiet) as progress:
+        parity = judge(a, b, decide=not no_decision, failing=folder, progress=progress, **asked)
+    undecided = parity.verdict is Verdict.INCONCLUSIVE and on_inconclusive == "pass"
+    exit_code = 0 if undecided else document.code(parity.verdict)
+    argv = click.get_current_context().find_root().obj
+    said = document.verify_document(parity, argv=argv, version=__version__, exit_code=exit_code)
+    files.save(said, folder, formats)
+    if as_json:
+        terminal.say(to_json.dumps(said))
+    elif not quiet:
+        terminal.say(text.render(verify_text.verify_blocks(parity, verbose=verbose), sys.stdout))
+    if (as_json or quiet) and exit_code:
+        terminal.note(parity.why)
+    return exit_code
 
 
 @cli.command()

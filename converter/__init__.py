@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from converter import verify
     from converter.api import FoldResult, InspectResult, NoSuchBias, explain, fold, inspect, load
     from converter.api.bench import measure_latency
+    from converter.api.verify import verify as compare
 
 __all__ = [
     "BiasoptError",
@@ -30,6 +31,7 @@ __all__ = [
     "NoSuchBias",
     "RuntimeUnavailable",
     "__version__",
+    "compare",
     "explain",
     "fold",
     "inspect",
@@ -47,6 +49,8 @@ def __getattr__(name: str) -> Any:
         return getattr(api, name)
     if name == "measure_latency":
         return importlib.import_module("converter.api.bench").measure_latency
+    if name == "compare":  # do two models give the same answers?
+        return importlib.import_module("converter.api.verify").verify
     if name == "verify":  # the referee: converter.verify.compare(a, b)
         return importlib.import_module("converter.verify")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -45,6 +46,56 @@ def _arrays(path: Path) -> dict[str, Any]:
             return dict(arrays)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as exc:
         raise DataError(f"{path}: no readable .npz file; save inputs by name with numpy.savez") from exc
+
+
+def pairs(values: Sequence[str]) -> dict[str, str]:
+    """Options of a provider, or names of one model and the other's: ``k=v``."""
+    found = {}
+    for value in values:
+        name, equals, other = value.partition("=")
+        if not name or not equals or not other:
+            raise ValueError(f"{value!r} is not of the form NAME=VALUE.")
+        found[name] = other
+    return found
+
+
+def ranges(values: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Ranges of random values by name, from ``x=-2:2``."""
+    found = {}
+    for value in values:
+        name, _equals, limits = value.rpartition("=")
+        try:
+            low, high = (float(part) for part in limits.split(":"))
+        except ValueError:
+            low, high = 1.0, 0.0
+        if not name or not -math.inf < low <= high < math.inf:
+            raise ValueError(f"{value!r} is not an input's range such as x=-2:2.")
+        found[name] = (low, high)
+    return found
+
+
+def tolerances(values: Sequence[str]) -> list[tuple[str, str, float]]:
+    """Gates on usual measures, from ``y:max_abs=1e-4``, or ``max_abs=1e-4`` for every output."""
+    found = []
+    for value in values:
+        place, equals, limit = value.rpartition("=")
+        output, _colon, metric = place.rpartition(":")
+        try:
+            number = float(limit)
+        except ValueError:
+            equals, number = "", 0.0
+        if not metric or not equals:
+            raise ValueError(f"{value!r} is not a tolerance such as y:max_abs=1e-4.")
+        found.append((output, metric, number))
+    return found
+
+
+def stages(values: Sequence[str]) -> list[str] | None:
+    """Stages of the referee."""
+    found, known = split(values), ("structure", "algebra", "parameters", "local", "runtime", "decision")
+    if unknown := [name for name in found if name not in known]:
+        raise ValueError(f"{unknown[0]!r} is no stage; there are {', '.join(known)}.")
+    return found or None
 
 
 def kinds(values: Sequence[str]) -> list[str]:

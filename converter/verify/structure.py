@@ -35,8 +35,12 @@ def structure(a: Source, b: Source) -> tuple[Stage, list[str]]:
     _note_versions(a.proto, b.proto, warnings)
     checks = tuple(OutputCheck(name, Verdict.FAIL, why=why) for name, why in faults)
     n_in, n_out = len(free_inputs(a.proto)), len(a.proto.graph.output)
-    why = faults[0][1] if faults else f"{n_in} inputs and {n_out} outputs keep name, type and shape"
+    why = faults[0][1] if faults else f"{_count(n_in, 'input')} and {_count(n_out, 'output')} keep name, type and shape"
     return Stage("structure", Verdict.FAIL if faults else Verdict.PASS, why, checks), warnings
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + ("" if n == 1 else "s")
 
 
 def _interface(kind: str, a: dict[str, Port], b: dict[str, Port]) -> Iterator[tuple[str, str]]:

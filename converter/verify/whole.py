@@ -69,7 +69,7 @@ class Referee:
         elif self._asks("runtime"):
             self._runtimes()
         if self._asks("decision"):
-            self.stages.append(self._timed(self._decision))
+            self.stages.append(self._decision())
         look_at_outputs(self)
         return self._conclude(exact)
 
@@ -179,9 +179,10 @@ class Referee:
         if self.options.quick:
             return Stage("decision", Verdict.SKIPPED, "left out by --quick")
         a, b = (Side(side.source, self.options, deployed=True) for side in (self.a, self.b))
+        begun = time.monotonic()
         decided = decision(a, b, self.options)
         self.failing = decided.failing
-        return decided.stage
+        return replace(decided.stage, seconds=round(time.monotonic() - begun, 3))
 
     def _fill_exact(self) -> None:
         """The float64 outputs of every input, where there is a reference."""
