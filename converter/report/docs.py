@@ -1,8 +1,9 @@
 """Write what can be generated: ``python -m converter.report.docs [--check]``.
 
-README.md gets the table of passes between ``<!-- BEGIN:passes -->`` and ``<!-- END:passes -->`` and each
-command's help between ``<!-- BEGIN:commands -->`` and ``<!-- END:commands -->``; docs/passes.md gets each
-pass's page. With ``--check`` nothing is written, and the exit status is 1 where something is out of date.
+README.md gets the table of passes between ``<!-- BEGIN:passes -->`` and ``<!-- END:passes -->`` and the list of
+commands between ``<!-- BEGIN:commands -->`` and ``<!-- END:commands -->``; docs/commands.md gets each command's
+help, docs/passes.md each pass's page. With ``--check`` nothing is written, and the exit status is 1 where
+something is out of date.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from converter.errors import BiasoptError
 from converter.report.pages import pages_markdown, table_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ((), ("fold",), ("inspect",), ("passes",))
 
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
@@ -30,8 +30,13 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     except OSError as exc:
         raise BiasoptError(f"{readme}: {exc.strerror}; run this in a checkout of the project") from exc
     text = fill(text, "passes", table_markdown(PASSES))
-    text = fill(text, "commands", commands_markdown(root))
-    return {readme: text, root / "docs" / "passes.md": pages_markdown(PASSES)}
+    overview = _help(root)
+    text = fill(text, "commands", _shown(overview))
+    return {
+        readme: text,
+        root / "docs" / "commands.md": commands_markdown(root, overview),
+        root / "docs" / "passes.md": pages_markdown(PASSES),
+    }
 
 
 def fill(text: str, name: str, body: str) -> str:
@@ -43,16 +48,19 @@ def fill(text: str, name: str, body: str) -> str:
     return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{body.strip()}\n{end}", text, flags=re.DOTALL)
 
 
-def commands_markdown(root: Path = ROOT) -> str:
+def commands_markdown(root: Path, overview: str) -> str:
     """Each command's ``--help``, as a user with a terminal of 80 columns sees it."""
-    blocks = []
-    for command in COMMANDS:
-        shown = " ".join(("biasopt", *command, "--help"))
-        blocks.append(f"```text\n$ {shown}\n{_help(root, command)}\n```")
-    return "\n\n".join(blocks)
+    # what stands under "Commands:", two spaces in
+    names = re.findall(r"^  ([a-z][a-z-]*)  ", overview.partition("\nCommands:\n")[2], flags=re.MULTILINE)
+    pages = [f"## biasopt {name}\n\n{_shown(_help(root, name), name)}" for name in names]
+    return "\n\n".join(["# Commands", "What each says to `--help`.", _shown(overview), *pages]) + "\n"
 
 
-def _help(root: Path, command: tuple[str, ...]) -> str:
+def _shown(text: str, name: str = "") -> str:
+    return f"```text\n$ {' '.join(('biasopt', *name.split(), '--help'))}\n{text}\n```"
+
+
+def _help(root: Path, *command: str) -> str:
     # through a process, because the report knows no command line; the words are those that a user gets
     env = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
     argv = [sys.executable, str(root / "cli.py"), *command, "--help"]

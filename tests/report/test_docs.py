@@ -20,12 +20,18 @@ between
 end
 """
 
+CLI = r"""
+import sys
+print(r"Usage: 1\1  ", *sys.argv[1:])
+print("\nCommands:\n  fold     Fold\n           it.\n  two-words  Another.\n\n  Exit codes: 0 done" * (len(sys.argv) == 2))
+"""
+
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(converter.passes, "PASSES", (Pass("fold-a-into-b"),), raising=False)
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
-    (tmp_path / "cli.py").write_text("import sys; print('Usage: 1\\\\1  ', *sys.argv[1:])", encoding="utf-8")
+    (tmp_path / "cli.py").write_text(CLI, encoding="utf-8")
     return tmp_path
 
 
@@ -35,8 +41,12 @@ def test_writes_what_stands_between_the_markers_and_nothing_else(root: Path) -> 
     assert text.startswith("# Title\n<!-- BEGIN:passes -->\n|  | pass |")
     assert "[`fold-a-into-b`](docs/passes.md#fold-a-into-b)" in text
     assert "<!-- END:passes -->\nbetween\n<!-- BEGIN:commands -->\n```text\n$ biasopt --help\nUsage: 1\\1" in text
-    assert "$ biasopt fold --help\nUsage: 1\\1   fold --help\n```" in text
+    assert "$ biasopt fold" not in text
     assert text.endswith("<!-- END:commands -->\nend\n")
+    commands = (root / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert "## biasopt fold\n\n```text\n$ biasopt fold --help\nUsage: 1\\1   fold --help\n```" in commands
+    assert "$ biasopt two-words --help" in commands
+    assert commands.count("\n## ") == 2
     assert "## fold-a-into-b" in (root / "docs" / "passes.md").read_text(encoding="utf-8")
 
 
@@ -79,4 +89,5 @@ def test_a_command_that_crashes_is_not_documented(root: Path) -> None:
 def test_every_command_is_documented() -> None:
     import cli
 
-    assert {command[0] for command in docs.COMMANDS if command} == set(cli.cli.commands)
+    text = (docs.ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert {line[11:] for line in text.splitlines() if line.startswith("## ")} == set(cli.cli.commands)
