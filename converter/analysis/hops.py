@@ -55,7 +55,7 @@ def part_of(flow: Flow, mask: NDArray[np.bool_] | None) -> str:
         return ""
     if flow.softmax_rows:
         name = "value part"
-    elif flow.gone and not flow.absorbs and all(g.kind == "softmax" for g in flow.gone):
+    elif not flow.absorbs and {g.kind for g in flow.gone if g.kind != "shape"} == {"softmax"}:
         name = "key part"
     else:
         name = "part"

@@ -85,7 +85,7 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
         if s.constant_on([mine]):
             return Carry({0: s.of_rank(max(rank, s.rank))}, "rows of weights that sum to one hand it on")
         return Stop("varies", "the shift varies along the axis that the weights sum over")
-    return Carry({0: _bilinear(facts, s, other, rank, slot)}, "multiplied by data")
+    return Carry({0: _bilinear(facts, s, other, rank, slot)}, _by_data(facts, other))
 
 
 def _constant_product(value: Array, matrix: Array, slot: int) -> Outcome:
@@ -120,23 +120,38 @@ def sums_to_one(facts: Facts, weights: Tensor, axis: int) -> bool:
     A guard in between (a fully masked row set to zero) would break the sum, so none may stand there. A cast
     rounds the weights, as it rounds what they weigh.
     """
+    maker, axis = _maker(facts, weights, axis)
+    if maker is None or not maker.is_op("Softmax"):
+        return False
+    rank = facts.rank(maker.outputs[0]) or facts.rank(maker.inputs[0])
+    return rank is not None and softmax_axes(maker, rank) == [axis]
+
+
+def _maker(facts: Facts, weights: Tensor, axis: int) -> tuple[Node | None, int]:
+    """The node that computes the weights, which others only hand on, and where `axis` lies there."""
     tensor = weights
     while True:
         node = facts.graph.producer(tensor)
         if node is None or node.function_attrs or node.outputs[0] is not tensor:
-            return False
-        if node.is_op("Softmax"):
-            rank = facts.rank(node.outputs[0]) or facts.rank(node.inputs[0])
-            return rank is not None and softmax_axes(node, rank) == [axis]
+            return None, axis
         if node.is_op("Transpose"):
             perm = node.attr("perm")
             rank = facts.rank(tensor) if perm is None else len(perm)
             if rank is None or axis >= rank:
-                return False
+                return None, axis
             axis = rank - 1 - axis if perm is None else int(perm[axis])
         elif not _keeps_weights(facts, node):
-            return False
+            return node, axis
         tensor = node.inputs[0]
+
+
+def _by_data(facts: Facts, weights: Tensor) -> str:
+    """What to say of a product with data; of attention's, what keeps its weights from summing to one."""
+    maker, _ = _maker(facts, weights, 0)
+    sources = [] if maker is None else [facts.graph.producer(t) for t in maker.inputs if t.name]
+    if maker is None or not any(n is not None and n.is_op("Softmax") for n in sources):
+        return "multiplied by data"
+    return f"multiplied by data: after {maker.op} ({maker.label}) its weights need not sum to one"
 
 
 def _keeps_weights(facts: Facts, node: Node) -> bool:
@@ -163,7 +178,7 @@ def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     weight = facts.readable(other)
     if weight is not None and s.value is not None:
         return _constant_einsum(s, weight.master(), (mine, theirs, out))
-    return Carry({0: unknown(len(out), invariant)}, "multiplied by data")
+    return Carry({0: unknown(len(out), invariant)}, _by_data(facts, other))
 
 
 def _alone(mine: str, theirs: str, out: str) -> bool:

@@ -215,18 +215,22 @@ def _between(m: FlowMatch) -> list[Tensor]:
     return [t for t in found.values() if not any(t is c for c in m.flow.carried)]
 
 
+def _ends(m: FlowMatch) -> list[Node]:
+    """Where the shift ends; readers of the shape alone, which are everywhere in exports, only if there is no other."""
+    ends = [s.node for s in m.flow.steps if s.verb in ("absorbs", "annihilates")]
+    return [n for n in ends if not n.is_op("Shape", "Size", "CastLike")] or ends
+
+
 def where(m: FlowMatch) -> str:
     """Names of the nodes where the shift ends."""
-    ends = [s.node.label for s in m.flow.steps if s.verb in ("absorbs", "annihilates")]
     siblings = [a.target.node.label for a in m.flow.absorbs if a.kind == "sibling"]
-    return ", ".join(dict.fromkeys(siblings or ends))
+    return ", ".join(dict.fromkeys(siblings or [n.label for n in _ends(m)]))
 
 
 def last_output(m: FlowMatch) -> str:
     """The output of the last node that the shift reaches: its value is the same before and after."""
-    ends = [s.node for s in m.flow.steps if s.verb in ("absorbs", "annihilates")]
     absorbed = [a.target.last for a in m.flow.absorbs if isinstance(a.target, Linear) and a.kind != "sibling"]
-    tensor = (absorbed or ends)[-1].tensor_out(0)
+    tensor = (absorbed or _ends(m))[-1].tensor_out(0)
     return "" if tensor is None else str(tensor.name)
 
 

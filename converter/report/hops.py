@@ -64,6 +64,8 @@ def does(hop: Hop) -> str:
             if isinstance(hop, Reader) and len(hop.given_by) > 1:
                 return "adds up the shifts that meet here"
             said = _HOW.get(hop.how) or _CARRIES.get(hop.op, "carries it unchanged")
+            if hop.how.startswith("multiplied by data: "):  # what keeps the weights of an attention from it
+                said = hop.how.replace("multiplied", "multiplies it", 1)
     return words.plain(said)
 
 
