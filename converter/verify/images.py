@@ -91,7 +91,7 @@ def _samples(
         made = np.stack([_scaled(_pixels(path, channels, height, width), how) for path, _ in part])
         values = made if last else np.moveaxis(made, 3, 1)
         labels = None if part[0][1] is None else np.array([label for _, label in part])
-        yield Sample({name: np.ascontiguousarray(values).astype(dtype)}, labels)
+        yield Sample({name: np.ascontiguousarray(values).astype(dtype)}, labels, batch)
 
 
 def _pixels(path: Path, channels: int, height: int, width: int) -> Array:

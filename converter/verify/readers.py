@@ -21,6 +21,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,10 @@ def open_inputs(values: Sequence[Any], ports: Mapping[str, Port], limit: int | N
 
 def _reader(value: Any) -> tuple[str, Reader, str]:
     if isinstance(value, Mapping):
-        return "given", lambda ports: cut(dict(value), ports), ""
+        return "given", lambda ports: cut(dict(value), ports, long=False), ""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Mapping):
         feeds, label = value
-        return "given", lambda ports: cut(dict(feeds), ports, label), ""
+        return "given", lambda ports: cut(dict(feeds), ports, label, long=False), ""
     text = str(value)
     if is_script(text):
         return "script", script_reader(text), text
@@ -103,7 +104,7 @@ def _npy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
     except (OSError, ValueError, EOFError) as exc:
         raise DataError(f"{path}: no readable .npy file of numbers; save it with numpy.save") from exc
     for sample in cut({next(iter(ports)): array}, ports):
-        yield Sample({n: np.array(v) for n, v in sample.feeds.items()}, sample.label)
+        yield replace(sample, feeds={n: np.array(v) for n, v in sample.feeds.items()})
 
 
 def _npz(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:

@@ -27,6 +27,7 @@ class Sample:
 
     feeds: Feeds
     label: Any = None
+    rows: int = 1  # inputs that were one by one where they come from, and are run at once
 
 
 class Stream:
@@ -50,6 +51,7 @@ class Stream:
         self._digests: list[bytes] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._labelled = False
+        self._rows = 0
         self._finished = False
 
     def take(self, count: int) -> list[Sample]:
@@ -70,6 +72,7 @@ class Stream:
     def _noted(self, sample: Sample) -> Sample:
         self._digests.append(digest(sample.feeds))
         self._labelled |= sample.label is not None
+        self._rows += sample.rows
         for name, value in sample.feeds.items():
             self._shapes.setdefault(name, tuple(np.shape(value)) if not isinstance(value, list | dict) else ())
         return sample
@@ -78,7 +81,7 @@ class Stream:
         """What was read so far; the hash is over all values in their order."""
         return InputSet(
             kind=self.kind,
-            count=len(self._digests),
+            count=self._rows,
             sha256=combined_digest(self._digests),
             shapes=dict(self._shapes),
             real=True,
@@ -98,21 +101,25 @@ def digest(feeds: Mapping[str, Any]) -> bytes:
     for name in sorted(feeds):
         for part in leaves(feeds[name]):
             made.update(f"{name} {part.dtype} {part.shape}\n".encode())
-            made.update(np.ascontiguousarray(part).tobytes() if part.dtype.kind == "O" else _bytes(part))
+            made.update(_bytes(part))
     return made.digest()
 
 
 def _bytes(array: Array) -> Any:
     flat = np.ascontiguousarray(array).reshape(-1)
+    if flat.dtype.kind == "O":  # texts: of these the bytes in memory are addresses
+        return "\0".join(map(str, flat)).encode()
     return flat.view(np.uint8) if flat.dtype.itemsize else b""
 
 
-def cut(feeds: Mapping[str, Any], ports: Mapping[str, Port], label: Any = None) -> Iterator[Sample]:
+def cut(
+    feeds: Mapping[str, Any], ports: Mapping[str, Port], label: Any = None, *, long: bool = True
+) -> Iterator[Sample]:
     """The runs that arrays make.
 
     One rank more than the model's input: the first axis counts samples. A first axis that is a multiple of the
     model's own fixed one: as many runs. A long first axis where the model leaves it open: runs of at most
-    `MOST_ROWS` rows. Inputs without that axis are the same in every run.
+    `MOST_ROWS` rows, unless ``long`` is false. Inputs without that axis are the same in every run.
     """
     values = {name: _typed(name, value, ports.get(name)) for name, value in feeds.items()}
     arrays = {n: v for n, v in values.items() if isinstance(v, np.ndarray) and n in ports and ports[n].kind == "tensor"}
@@ -121,23 +128,25 @@ def cut(feeds: Mapping[str, Any], ports: Mapping[str, Port], label: Any = None) 
         count = _same([arrays[n].shape[0] for n in stacked], stacked)
         yield from (_part(values, stacked, k, k + 1, label, drop=True) for k in range(count))
         return
-    size, count = _rows(arrays, ports)
+    size, count = _rows(arrays, ports, long=long)
     if count <= 1:
-        yield Sample(values, label)
+        yield Sample(values, label, size if size > 1 else 1)
         return
     total = next(iter(arrays.values())).shape[0]
-    long = [n for n, v in arrays.items() if v.ndim]
-    yield from (_part(values, long, k, min(k + size, total), label) for k in range(0, total, size))
+    cuts = [n for n, v in arrays.items() if v.ndim]
+    yield from (_part(values, cuts, k, min(k + size, total), label) for k in range(0, total, size))
 
 
-def _rows(arrays: Mapping[str, Array], ports: Mapping[str, Port]) -> tuple[int, int]:
+def _rows(arrays: Mapping[str, Array], ports: Mapping[str, Port], *, long: bool) -> tuple[int, int]:
     """Rows of one run, and how many runs the arrays make."""
     firsts = [(v.shape[0], (ports[n].dims or (None,))[0]) for n, v in arrays.items() if v.ndim]
     if not firsts or len({n for n, _ in firsts}) != 1 or len(firsts) != len(arrays):
         return 1, 1
     total, fixed = firsts[0][0], {d for _, d in firsts if isinstance(d, int)}
+    if not fixed and not long:
+        return total, 1
     if not fixed:
-        return MOST_ROWS, -(-total // MOST_ROWS)
+        return min(total, MOST_ROWS), -(-total // MOST_ROWS)
     size = min(fixed)
     return (size, total // size) if len(fixed) == 1 and size and total % size == 0 else (1, 1)
 
@@ -146,7 +155,7 @@ def _part(values: Feeds, names: Sequence[str], start: int, end: int, label: Any,
     some = {n: (v[start] if drop else v[start:end]) if n in names else v for n, v in values.items()}
     if label is not None and np.ndim(label):
         label = np.asarray(label)[start:end]
-    return Sample(some, label)
+    return Sample(some, label, 1 if drop else end - start)
 
 
 def _same(sizes: Sequence[int], names: Sequence[str]) -> int:

@@ -68,7 +68,7 @@ def script_reader(text: str) -> Reader:
             if not isinstance(item, Mapping):
                 kind = type(item).__name__
                 raise DataError(f"{text}: gave a {kind}; give a dictionary of inputs, or (dictionary, label)")
-            yield from cut(dict(item), ports, label)
+            yield from cut(dict(item), ports, label, long=False)
 
     return read
 
