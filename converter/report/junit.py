@@ -113,7 +113,7 @@ def _case(suite: ElementTree.Element, classname: str, case: Case) -> None:
     )
     match case.status:
         case Verdict.FAIL:
-            told = ElementTree.SubElement(element, "failure", message=_xml(case.message), type=case.suite)
+            told = ElementTree.SubElement(element, "failure", message=_xml(case.message), type=_xml(case.suite))
             told.text = _xml(f"{case.message}\n{case.body}".strip())
         case Verdict.INCONCLUSIVE | Verdict.SKIPPED:
             ElementTree.SubElement(element, "skipped", message=_xml(f"{case.status.value}: {case.message}"))

@@ -57,7 +57,7 @@ def _check(value: Any, rule: Mapping[str, Any], file: str, place: str) -> Iterat
         return
     if "const" in rule and value != rule["const"]:
         yield f"{place or 'the document'} is not {rule['const']!r}"
-    if "enum" in rule and value not in rule["enum"]:
+    if "enum" in rule and not any(value == option and type(value) is type(option) for option in rule["enum"]):
         yield f"{place or 'the document'} is none of {', '.join(map(repr, rule['enum']))}"
     if isinstance(value, dict):
         yield from _object(value, rule, file, place)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from converter.records import Latency, ModelFacts, OutputCheck, Parity, Stage, Verdict
+from converter.report import document_text, text, verify_text
+from tests.report import made_evidence as made
+
+
+def said(parity: Parity, *, verbose: bool = False) -> str:
+    return text.render(verify_text.verify_blocks(parity, verbose=verbose), width=80)
+
+
+def timed(latency: Latency) -> str:
+    return text.render(verify_text.bench_blocks(latency), width=80)
+
+
+PASSED = """\
+PASS: same outputs, against a float64 reference (level B)
+
+A  models/resnet50.onnx      102 MB, opset 17, 171 nodes
+B  out/resnet50.folded.onnx  102 MB, opset 17, 118 nodes
+
+ok  environment  all nodes ran on CPUExecutionProvider                    300 ms
+ok  structure    1 inputs and 1 outputs keep name, type and shape         100 ms
+ok  algebra      changed 0.63 times as much as rounding would (limit 4)   5.00 s
+ok  parameters   53 folded weights computed again, at most 0.5 ulp off    2.00 s
+ok  local        53 of 53 rewritten places, score at most 0.28 (limit 1)  6.00 s
+ok  runtime      error at most 0.95 times the original's                  4.20 s
+
+Inputs  2 random (seed 0): input 1x3x224x224
+Ran on  cpu, onnxruntime 1.32.0, AMD EPYC 7763
+"""
+
+
+def test_a_pair_that_passes_fits_on_a_screen() -> None:
+    assert said(made.parity()) == PASSED
+
+
+def test_a_failure_says_what_where_and_on_which_inputs() -> None:
+    lines = said(made.failing()).splitlines()
+    assert lines[0] == "FAIL: the outputs differ (level B)"
+    assert lines[1].startswith("local: /layer2/Conv: its error is 811 times")
+    assert lines[2] == "It begins at /layer2/Conv"
+    assert "FAIL   /layer2/Conv    811      1  its error is 811 times what rounding allows" in lines
+    assert "warning: 3 inputs gave numbers that are not finite in both models" in lines
+    assert lines[-1] == "Failing  out/failing.npz"
+    assert not any("/layer7/Conv" in line for line in lines)
+
+
+def test_verbose_shows_every_place() -> None:
+    shown = said(made.parity(), verbose=True)
+    assert all(f"/layer{k}/Conv " in shown for k in range(53))
+
+
+def test_many_failures_are_counted_not_listed() -> None:
+    checks = tuple(OutputCheck(f"c{k}", Verdict.FAIL, 9.0, 1.0, why="far off") for k in range(40))
+    shown = said(made.parity(verdict=Verdict.FAIL, stages=(Stage("local", Verdict.FAIL, "", checks),)))
+    assert "and 35 more" in shown
+    assert "c5 " not in shown
+
+
+def test_what_is_open_is_not_called_ok() -> None:
+    lines = said(made.undecided()).splitlines()
+    assert lines[0] == "INCONCLUSIVE: could not be decided (level B)"
+    assert "open  decision" in "\n".join(lines)
+    assert "ok    algebra" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("parity", [made.parity(), made.failing(), made.undecided()])
+def test_no_line_is_wider_than_80(parity: Parity) -> None:
+    assert max(map(len, said(parity).splitlines())) <= 80
+    assert max(map(len, timed(made.latency(1.01, 0.03)).splitlines())) <= 80
+
+
+def test_names_are_text_not_control_or_markup() -> None:
+    check = OutputCheck("[red]y\x1b[2J", Verdict.FAIL, 9.0, 4.0, why="w\x07")
+    shown = said(made.parity(verdict=Verdict.FAIL, stages=(Stage("algebra", Verdict.FAIL, "\x1b", (check,)),)))
+    assert "\x1b" not in shown
+    assert "[red]y\\x1b[2J" in shown
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    bare = Parity(Verdict.PASS, "D", scope="identical")
+    words = " ".join(said(bare).split())
+    assert words == "PASS: same outputs, nothing was rewritten: the output is a copy of the input (level D)"
+
+
+def test_a_latency_begins_with_its_verdict_and_interval() -> None:
+    lines = timed(made.latency()).splitlines()
+    assert lines[0] == "PASS: B is not slower: 0.998 x the time (0.993 to 1.003, allowed 1.020)"
+    assert "load             240 ms   199 ms  0.829" in lines
+    assert "memory, peak     310 MB   300 MB  0.968" in lines
+    assert "Control   A beside A: 1.001 x the time (0.997 to 1.005)" in lines
+
+
+def test_a_latency_that_fails_or_is_open_says_why() -> None:
+    assert timed(made.latency(1.08)).startswith("FAIL: B is slower: 1.080 x the time")
+    lines = timed(made.latency(1.01, 0.03)).splitlines()
+    assert lines[0].startswith("INCONCLUSIVE: could not be decided: 1.010 x the time")
+    assert "the interval is [0.980, 1.041] and the limit 1.02" in lines
+
+
+def test_figures_that_are_missing_have_no_row() -> None:
+    a, b = (made.timing(41.0, p99_ms=None, peak_bytes=None) for _ in "ab")
+    shown = timed(replace(made.latency(), a=a, b=b))
+    assert "99 %" not in shown
+    assert "memory" not in shown
+
+
+def test_a_document_reads_like_its_records() -> None:
+    assert document_text.text(made.verify_json()) == PASSED
+    both = document_text.text(made.verify_json(bench=made.latency()))
+    assert both.startswith(PASSED)
+    assert "PASS: B is not slower" in both
+    assert both.count("Ran on") == 1
+    assert document_text.text(made.bench_json()).count("Ran on") == 1
+
+
+def test_a_model_in_memory_is_called_that() -> None:
+    model = ModelFacts("", "a" * 64, 100, 8, 17, {"Relu": 1})
+    assert "A  model in memory  100 B, opset 17, 1 node" in said(made.parity(a=model, b=None))
