@@ -186,17 +186,21 @@ class Duet:
     def _enough(self) -> bool:
         """Whether to stop, and why; nothing here looks at which model is the faster one."""
         counted = self.found.counted
-        now = interval([b.log_ratio for b in counted], [b.session for b in counted], self.design.alpha)
         needed = self.session_seconds + EXTENSION * self.design.pairs * self.pair_seconds
         reasons = {
             "quick": self.design.quick,
-            "narrow": now.half_width <= self.design.enough,
+            "narrow": narrow([b.log_ratio for b in counted], [b.session for b in counted], self.design),
             "most blocks": len(counted) + EXTENSION > MOST_BLOCKS,
             "noise": not steady(self.found.aa, self.design),  # what could still be measured would decide nothing
             "time": self._left() < needed,
         }
         self.found.stopped = next((why for why, holds in reasons.items() if holds), "")
         return bool(self.found.stopped)
+
+
+def narrow(log_ratios: Sequence[float], sessions: Sequence[int], design: Design) -> bool:
+    """Whether the interval is narrow enough to stop, wherever it lies."""
+    return interval(log_ratios, sessions, design.alpha).half_width <= design.enough
 
 
 def steady(aa: Sequence[float], design: Design) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from converter.bench import gate as gates
@@ -21,13 +21,6 @@ _MORE = {
     "as planned": "give more time with --max-time",
     "narrow": "the difference is about as large as the margin",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """Why an interval, however narrow, decides nothing; empty if nothing speaks against it."""
-
-    why: str = ""
 
 
 def judge(found: Measured) -> Latency:
