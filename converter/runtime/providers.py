@@ -30,8 +30,13 @@ _QUERY = ("name", "uuid", "driver_version")
 
 def one_line(exc: BaseException) -> str:
     """The error's text on one line, without onnxruntime's codes and source paths."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", " ".join(str(exc).split()))
+    text = " ".join(str(exc).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
     text = re.sub(r"Exception during \w+: |\S*/onnxruntime_src/\S+ ", "", text)
+    text = re.sub(
+        r"Non-zero status code returned while running (\w+) node. Name:'([^']*)' Status Message: ", r"\1 \2: ", text
+    )
+    text = re.sub(r"(?:\w+ )?onnxruntime::[\w:]+\([^()]*\) ", "", text)  # the function that noticed
     return text[:300] or type(exc).__name__
 
 
