@@ -115,23 +115,31 @@ class TimedSession:
         DataError
             The feeds do not fit the model, or a kernel failed on them.
         """
+        self._place(feeds)
         try:
-            self._place(feeds)
             self.first_run_ms = self._first(fixed=True)
-        except Exception as exc:
+        except Exception as exc:  # onnxruntime's errors have no common base of their own
             if self.how.cuda_graph:
                 raise DataError(f"{self._label}: cannot be run as a CUDA graph: {one_line(exc)}") from exc
-            try:  # a declared shape of an output may be wrong: let onnxruntime make room for them
-                self.first_run_ms = self._first(fixed=False)
-            except Exception as error:  # onnxruntime's errors have no common base of their own
-                raise DataError(f"{self._label}: onnxruntime could not run it: {one_line(error)}") from error
+            self._first_unfixed()
+
+    def _first_unfixed(self) -> None:
+        """Let onnxruntime make room for the outputs: a declared shape may be wrong."""
+        try:
+            self.first_run_ms = self._first(fixed=False)
+            self.run = self._rebound
+        except Exception as exc:
+            raise DataError(f"{self._label}: onnxruntime could not run it: {one_line(exc)}") from exc
 
     def _place(self, feeds: Mapping[str, Any]) -> None:
         missing = [p.name for p in self.inputs if p.name not in feeds]
         if missing:
             raise DataError(f"{self._label}: input {missing[0]!r} has no value")
         self._arrays = {p.name: np.ascontiguousarray(feeds[p.name]) for p in self.inputs}
-        self._values = {p.name: self._resident(self._arrays[p.name], p.type) for p in self.inputs}
+        try:
+            self._values = {p.name: self._resident(self._arrays[p.name], p.type) for p in self.inputs}
+        except Exception as exc:
+            raise DataError(f"{self._label}: its inputs cannot be placed: {one_line(exc)}") from exc
 
     def _resident(self, value: Array, kind: str) -> Any:
         ort = onnxruntime()
@@ -166,6 +174,12 @@ class TimedSession:
 
     def _plain(self) -> None:
         self._session.run_with_iobinding(self._binding)
+
+    def _rebound(self) -> None:
+        # After a run the binding holds the output, which onnxruntime would check against the declared shape.
+        for port in self.outputs:
+            self._binding.bind_output(port.name, *self._device)
+        (self._with_copy if self.how.include_h2d else self._plain)()
 
     def _with_copy(self) -> None:
         for name, array in self._arrays.items():
