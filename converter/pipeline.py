@@ -11,7 +11,7 @@ from converter.analysis.census import count
 from converter.analysis.facts import Facts, Permits
 from converter.analysis.fates import Ledger, act_of
 from converter.errors import InvariantViolation
-from converter.graph import Graph, Node
+from converter.graph import Edit, Graph, Node
 from converter.passes import PASSES, Pass
 from converter.protos import NEWEST_OPSET
 from converter.records import Counts, Finding, Rewrite, Safety, Status
@@ -19,6 +19,8 @@ from converter.records import Counts, Finding, Rewrite, Safety, Status
 OLDEST_OPSET = 6
 
 Progress = Callable[[str], None]
+# Told of each rewrite before it is applied; what it returns is told of it afterwards.
+Watch = Callable[[Pass, list[Edit]], Callable[[Rewrite], None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +74,21 @@ def unknown_passes(names: Iterable[str]) -> list[str]:
     return [n for n in names if n not in known]
 
 
-def run(graph: Graph, options: Options, progress: Progress | None = None) -> Outcome:
-    """Apply the passes to a fixpoint (or `stop_after`), and say what each left and why.
+def run(graph: Graph, options: Options, progress: Progress | None = None, watch: Watch | None = None) -> Outcome:
+    """Apply the passes to a fixpoint (or `stop_after`), and say what each left and why; ``watch`` sees every edit.
 
     Raises
     ------
     InvariantViolation
         The passes go on for longer than a graph of this size can give them work.
     """
-    return _Run(graph, options, progress or (lambda _: None)).run()
+    return _Run(graph, options, progress or (lambda _: None), watch).run()
 
 
 class _Run:
-    def __init__(self, graph: Graph, options: Options, progress: Progress) -> None:
+    def __init__(self, graph: Graph, options: Options, progress: Progress, watch: Watch | None) -> None:
         self.graph = graph
+        self.watch = watch
         self.facts = Facts(graph, options.permits)
         self.options = options
         self.passes = options.active()
@@ -144,9 +147,12 @@ class _Run:
             return
         output = p.output(match)
         act = None if p.fate is None else act_of(p.fate(match), match)
+        done = None if self.watch is None else self.watch(p, edits)
         delta = self.graph.apply(edits)
         self.ledger.note(delta, act)
         self.rewrites.append(Rewrite(id_, p.name, label, p.safety, output, delta))
+        if done is not None:
+            done(self.rewrites[-1])
 
     def _fates(self, left: Iterable[Finding]) -> tuple[BiasFate, ...]:
         takers = {p.name for p in self.passes if p.fate is not None}

@@ -46,6 +46,8 @@ class Pass:
         (match) -> name of the tensor whose value is the same before and after.
     after : tuple of str
         Passes that must stand before this one in the table.
+    version : int
+        Goes up when the same match gives other edits: certificates name it.
     """
 
     name: str
@@ -61,3 +63,4 @@ class Pass:
     touches_bn: bool = True  # left out when batch norms are to be kept
     # (match) -> node, fate, where it went, elements removed; for passes that take a bias away
     fate: Callable[[Any], tuple[str, FateKind, str, int]] | None = None
+    version: int = 1

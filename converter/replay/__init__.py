@@ -1,1 +1,15 @@
-"""Certificates of folds, checked and replayed by code that shares nothing with the passes."""
+"""Replays a certificate on the original model: checks every claim, rebuilds the folded model.
+
+Shares no code with the passes and the graph that they edit: a wire, an edit and a factor mean here what
+docs/certificate.md says, and nothing else.
+"""
+
+from __future__ import annotations
+
+from converter.replay.build import built, write
+from converter.replay.check import SCHEMA, Replayed, check, read, sealed
+from converter.replay.constants import encoded
+from converter.replay.engine import Engine
+from converter.replay.refusal import Refusal
+
+__all__ = ["SCHEMA", "Engine", "Refusal", "Replayed", "built", "check", "encoded", "read", "sealed", "write"]
