@@ -10,18 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from converter.bench import inputs
+from converter.bench import inputs, sidecar
 from converter.bench.alone import Ask, asker, free_bytes
 from converter.bench.alternate import Alternate
 from converter.bench.child import pack
 from converter.bench.design import Design
 from converter.bench.duet import Duet
 from converter.bench.gate import Gate
-from converter.bench.judge import judge
+from converter.bench.judge import context, judge
 from converter.bench.measured import Loaded, Measured, Open
-from converter.errors import BiasoptError, ModelError
+from converter.errors import BiasoptError
 from converter.protos.facts import model_facts
 from converter.protos.loadable import loadable
 from converter.protos.source import Source
@@ -29,6 +27,7 @@ from converter.records import Latency
 from converter.runtime.gpu import HINT, clock_reader
 from converter.runtime.machine import environment
 from converter.runtime.profile import Placement, placement, prove
+from converter.runtime.session import available_cores
 from converter.runtime.timing import Deployment, TimedSession, flusher
 
 Say = Callable[[str], None]
@@ -119,7 +118,9 @@ class Bench:
         found = self._duet(how, design) if self._both_fit() else self._alternate(how, design)
         for side, peak in zip(found.sides, self.peaks, strict=True):
             side.peak_bytes = peak
-        self._keep(found, how)
+        if self.request.samples is not None:
+            suffix = "" if how.level == self.request.how.level else f"-{how.level}"
+            sidecar.write(found, self.request.samples.with_name(f"{self.request.samples.stem}{suffix}.npz"))
         return self._complete(judge(found), how, placed)
 
     def _placement(self, which: int, how: Deployment) -> Placement:
@@ -170,29 +171,12 @@ class Bench:
         asks = self._asker(0, how), self._asker(1, how)
         return Alternate(asks, design, clock=time.perf_counter_ns, say=self.request.say).measure()
 
-    def _keep(self, found: Measured, how: Deployment) -> None:
-        """Write every single time to the sidecar, one row per block that counts."""
-        if self.request.samples is None:
-            return
-        suffix = "" if how.level == self.request.how.level else f"-{how.level}"
-        path = self.request.samples.with_name(f"{self.request.samples.stem}{suffix}.npz")
-        try:
-            np.savez_compressed(
-                path,
-                a_ms=np.concatenate([s.a for s in found.samples]),
-                b_ms=np.concatenate([s.b for s in found.samples]),
-                block=np.repeat(np.arange(len(found.samples)), [len(s.a) for s in found.samples]),
-                session=np.array([b.session for b in found.counted]),
-            )
-        except OSError as exc:
-            raise BiasoptError(f"{path}: cannot be written ({exc.strerror}); choose another --report folder") from exc
-
     def _complete(self, latency: Latency, how: Deployment, placed: list[Placement]) -> Latency:
         options = how.provider_options()
         names = {"a": placed[0], "b": placed[1]}
         design = latency.design | {
             "opt_level": how.level,
-            "threads": how.threads or environment().machine["cores"],
+            "threads": how.threads or available_cores(),
             "provider": how.provider,
             "cuda_graph": how.cuda_graph,
             "include_h2d": how.include_h2d,
@@ -213,22 +197,7 @@ class Bench:
             model_b=self.facts[1],
             inputs=inputs.record(self.feeds, self.request.design.seed, real=self.request.feeds is not None),
         )
-        return replace(done, why=done.why + _context(done))
-
-
-def _context(latency: Latency) -> str:
-    """What a reader should know beside the ratio: why it is near one, and what loading takes."""
-    said = []
-    a, b = latency.model_a, latency.model_b
-    nodes = latency.design["nodes_run"]
-    if a is not None and b is not None and latency.design["opt_level"] != "off":
-        gone = a.ops.get("BatchNormalization", 0) > b.ops.get("BatchNormalization", 0)
-        if gone and nodes["a"] == nodes["b"]:
-            said.append("onnxruntime folds the batch norms of A itself at load, so a gain at run time is not expected")
-    load = latency.design["load"]
-    if load["low"] > 1 or load["high"] < 1:
-        said.append(f"load time {load['ratio']:.2f}x")
-    return "".join(f"; {each}" for each in said)
+        return replace(done, why=done.why + context(done))
 
 
 @contextmanager
@@ -254,6 +223,3 @@ def compare(a: Source, b: Source, request: Request) -> Latency:
         # What the gate asks is asked of the level that is deployed; the other one is for the reader.
         plain = bench.measure(replace(request.how, level="off"), replace(half, gate=Gate("none")))
         return replace(main, unoptimised=plain)
-
-
-__all__ = ["Bench", "ModelError", "Request", "compare"]

@@ -158,3 +158,18 @@ def _why(latency: Latency, doubt: str, stopped: str) -> str:
         wanted = latency.gate.partition(":")[2]
         said += f", but {'not' if latency.verdict is Verdict.FAIL else 'perhaps not'} by {wanted}"
     return said
+
+
+def context(latency: Latency) -> str:
+    """What a reader should know beside the ratio: why it is near one, and what loading takes."""
+    said = []
+    a, b = latency.model_a, latency.model_b
+    nodes = latency.design["nodes_run"]
+    if a is not None and b is not None and latency.design["opt_level"] != "off":
+        gone = a.ops.get("BatchNormalization", 0) > b.ops.get("BatchNormalization", 0)
+        if gone and nodes["a"] == nodes["b"]:
+            said.append("onnxruntime folds the batch norms of A itself at load, so a gain at run time is not expected")
+    load = latency.design["load"]
+    if load["low"] > 1 or load["high"] < 1:
+        said.append(f"load time {load['ratio']:.2f}x")
+    return "".join(f"; {each}" for each in said)
