@@ -72,7 +72,7 @@ def _measures(parts: Sequence[tuple[Array, Array]]) -> tuple[dict[str, float], d
     wide = [(x.astype(kind), y.astype(kind)) for x, y in parts]
     deltas = [np.abs(y - x) for x, y in wide]
     count = sum(d.size for d in deltas)
-    dot = sum(float(np.abs(np.vdot(x, y))) for x, y in wide)
+    dot = sum(float(np.vdot(x, y).real) for x, y in wide)
     norm_x, norm_y = (math.sqrt(sum(float(np.vdot(v[k], v[k]).real) for v in wide)) for k in (0, 1))
     noise = sum(float(np.vdot(d, d)) for d in deltas)
     kept = np.concatenate([d[:: max(1, count // _MOST)] for d in deltas])

@@ -34,7 +34,7 @@ def parameters(a: Source, b: Source, difference: Difference, options: Options) -
     ours = made_here(a, b)
     checks, missed = [], dict.fromkeys(difference.unmatched, "cannot be cut out")
     for place in _places(a, b, difference, options):
-        problem = place.problem or _moved(place, ours)
+        problem = place.problem or place.moved(lambda c: _within(c, ours))
         if problem:
             missed[place.name] = problem
         else:
@@ -57,21 +57,6 @@ def _places(a: Source, b: Source, difference: Difference, options: Options) -> I
     for k, segment in enumerate(difference.segments):
         options.progress(f"parameters {k + 1} of {len(difference.segments)}: {segment.output}")
         yield recompute(segment, a, b, done)
-
-
-def _moved(place: Place, ours: bool) -> str:
-    """A number on the way to a place's output may have been moved past what the form knows, rather than lost.
-
-    A factor between two linear operators may be in either; a damaged weight is off alone.
-    """
-    bad = [c for c in place.compared if not _within(c, ours)]
-    weights = [c for c in bad if c.what == "weight"]
-    moved = [c for c in bad if c.inner and c.what in ("bias", "scale")]
-    lost = weights or any(c.what == "constant" for c in bad)
-    if len(weights) < 2 and not any(c.what == "scale" for c in moved) and (lost or not moved):
-        return ""
-    found = (moved or weights)[0]
-    return f"{found.what} of {found.op} {found.layer!r} went where the normal form does not follow"
 
 
 def _check(place: Place, ours: bool) -> OutputCheck:

@@ -14,7 +14,6 @@ Nothing is ever unpickled. Long arrays are read piece by piece.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import re
@@ -207,7 +206,7 @@ def _decoded(value: Any) -> Array:
         raise ValueError("holds pickled torch tensors")
     try:
         content = base64.b64decode(value["array"], validate=True)
-    except binascii.Error:
+    except ValueError:
         content = value["array"].encode("latin-1")
     if not content.startswith(_NPY):
         content = zlib.decompress(content)
