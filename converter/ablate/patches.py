@@ -1,0 +1,209 @@
+"""What the weights of a linear layer meet, as rows: im2col with padded borders, per group.
+
+A layer's result is y[g, p] = W[g] x[g, p] + b[g], with x [G, P, n] and W [G, O/G, n]. A transposed convolution is a
+convolution of its input with zeros between the elements, by the mirrored kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+CHUNK_BYTES = 32 << 20  # of patches in float64 that are made at once
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The geometry of a layer.
+
+    ``kind``: conv | transpose | matrix. ``pads``: begin and end for each axis; None where ``auto_pad`` says them.
+    ``flip``: Gemm's transA; ``rows``: the matrix lies as [O, K]; ``alpha`` multiplies it.
+    """
+
+    kind: str
+    shape: tuple[int, ...]  # of the weight as stored
+    groups: int = 1
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    pads: tuple[tuple[int, int], ...] | None = None
+    auto_pad: str = "NOTSET"
+    flip: bool = False
+    rows: bool = False
+    alpha: float = 1.0
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Sizes of the kernel; none of a matrix."""
+        return () if self.kind == "matrix" else self.shape[2:]
+
+    @property
+    def n_in(self) -> int:
+        """n: inputs of one output."""
+        if self.kind == "matrix":
+            return self.shape[1] if self.rows else self.shape[0]
+        per_group = self.shape[1] if self.kind == "conv" else self.shape[0] // self.groups
+        return per_group * math.prod(self.kernel)
+
+    @property
+    def n_out(self) -> int:
+        """O: output channels."""
+        if self.kind == "matrix":
+            return self.shape[0] if self.rows else self.shape[1]
+        return self.shape[0] if self.kind == "conv" else self.shape[1] * self.groups
+
+    def flat(self, weight: Array) -> Array:
+        """The weight as [G, O/G, n]."""
+        if self.kind == "matrix":
+            return (self.alpha * (weight if self.rows else weight.T))[None]
+        if self.kind == "conv":
+            return weight.reshape(self.groups, self.shape[0] // self.groups, -1)
+        view = weight.reshape(self.groups, self.shape[0] // self.groups, *self.shape[1:])
+        mirrored = np.flip(view, axis=tuple(range(3, view.ndim)))
+        return np.ascontiguousarray(mirrored.swapaxes(1, 2)).reshape(self.groups, self.shape[1], -1)
+
+    def stored(self, flat: Array) -> Array:
+        """The inverse of `flat`; Gemm's alpha is divided out again."""
+        if self.kind == "matrix":
+            weight = flat[0] / self.alpha
+            return np.ascontiguousarray(weight if self.rows else weight.T)
+        if self.kind == "conv":
+            return flat.reshape(self.shape)
+        view = flat.reshape(self.groups, self.shape[1], self.shape[0] // self.groups, *self.kernel).swapaxes(1, 2)
+        return np.ascontiguousarray(np.flip(view, axis=tuple(range(3, view.ndim)))).reshape(self.shape)
+
+    def centre(self) -> NDArray[np.bool_] | None:
+        """Which of the n inputs lie at the kernel's middle, [n]; None where every one does or there is no middle."""
+        if math.prod(self.kernel) == 1 or any(k % 2 == 0 for k in self.kernel):
+            return None
+        taps = np.zeros(self.kernel, bool)
+        taps[tuple(k // 2 for k in self.kernel)] = True
+        return np.tile(taps.reshape(-1), self.n_in // math.prod(self.kernel))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Patches and results at the same positions of one row of data: x [G, P, n], y [G, P, O/G]."""
+
+    x: Array
+    y: Array
+    row: int
+
+
+def rows_of(
+    form: Form, x: NDArray[Any], y: NDArray[Any], *, most: int | None = None, seed: Sequence[int] = (0,), first: int = 0
+) -> Iterator[Rows]:
+    """Patches of one batch, row by row in pieces of bounded size.
+
+    Parameters
+    ----------
+    x : ndarray, the layer's input
+    y : ndarray, its result, bias included, or any array of that shape
+    most : int, optional
+        Positions of a row of data that are taken at most, drawn by ``seed`` without replacement.
+    first : int
+        Number of the batch's first row, which takes part in the draw.
+    """
+    if form.kind == "matrix":
+        yield from _matrix_rows(form, x, y, most, seed, first)
+        return
+    windows, results = _windows(form, x, y.shape[2:]), np.moveaxis(y, 1, -1)
+    space = results.shape[1:-1]
+    for row in range(len(results)):
+        taken = _drawn(math.prod(space), most, seed, first + row)
+        for part in _pieces(taken, form.n_in * form.groups):
+            at = np.unravel_index(part, space)
+            patch = windows[row][at].astype(np.float64).reshape(len(part), form.groups, form.n_in)
+            yield Rows(patch.swapaxes(0, 1), _grouped(results[row][at], form.groups), first + row)
+
+
+def _matrix_rows(
+    form: Form, x: NDArray[Any], y: NDArray[Any], most: int | None, seed: Sequence[int], first: int
+) -> Iterator[Rows]:
+    x = x.T if form.flip else x
+    lead = x.shape[0] if x.ndim > 1 else 1
+    wide, results = x.reshape(lead, -1, form.n_in), np.asarray(y).reshape(lead, -1, form.n_out)
+    for row in range(lead):
+        taken = _drawn(wide.shape[1], most, seed, first + row)
+        for part in _pieces(taken, form.n_in):
+            yield Rows(wide[row][part].astype(np.float64)[None], _grouped(results[row][part], 1), first + row)
+
+
+def _grouped(result: NDArray[Any], groups: int) -> Array:
+    wide = result.astype(np.float64)
+    return wide.reshape(len(wide), groups, -1).swapaxes(0, 1)
+
+
+def _drawn(count: int, most: int | None, seed: Sequence[int], row: int) -> NDArray[np.int64]:
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng([*seed, row]).choice(count, most, replace=False))
+
+
+def _pieces(taken: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:
+    size = max(1, CHUNK_BYTES // (8 * max(width, 1)))
+    for start in range(0, len(taken), size):
+        yield taken[start : start + size]
+
+
+def _windows(form: Form, x: NDArray[Any], space: tuple[int, ...]) -> NDArray[Any]:
+    """A view [N, *space, I, *k] of the padded input."""
+    strides = form.strides if form.kind == "conv" else (1,) * len(form.kernel)
+    padded = _padded(x, conv_pads(form, x.shape[2:]))
+    if form.kind == "transpose":
+        padded = _padded(_spread(x, form.strides), transpose_pads(form, x.shape[2:], space))
+    extents = tuple(d * (k - 1) + 1 for k, d in zip(form.kernel, form.dilations, strict=True))
+    axes = tuple(range(2, 2 + len(extents)))
+    view = np.lib.stride_tricks.sliding_window_view(padded, extents, axis=axes)
+    steps = (slice(None), slice(None), *(slice(None, None, s) for s in strides))
+    taps = tuple(slice(None, None, d) for d in form.dilations)
+    return np.moveaxis(view[(*steps, *taps)], 1, 1 + len(extents))
+
+
+def conv_pads(form: Form, space: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Padding at the begin and end of each axis of a convolution's input."""
+    if form.auto_pad in ("SAME_UPPER", "SAME_LOWER") and form.kind == "conv":
+        found = []
+        for size, k, s, d in zip(space, form.kernel, form.strides, form.dilations, strict=True):
+            total = max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
+            less, more = total // 2, total - total // 2
+            found.append((less, more) if form.auto_pad == "SAME_UPPER" else (more, less))
+        return found
+    return list(form.pads) if form.pads is not None and form.auto_pad == "NOTSET" else [(0, 0)] * len(form.kernel)
+
+
+def transpose_pads(form: Form, space: tuple[int, ...], out: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The same for the spread input of a transposed convolution whose result has the sizes ``out``.
+
+    What the result has more than the kernel reaches is output_padding: it lies at the end.
+    """
+    found = []
+    for axis, (size, k, s, d) in enumerate(zip(space, form.kernel, form.strides, form.dilations, strict=True)):
+        reach = d * (k - 1)
+        total = s * (size - 1) + reach + 1 - out[axis]  # negative: output padding
+        if form.pads is not None and form.auto_pad == "NOTSET":
+            begin = form.pads[axis][0]
+        else:
+            begin = total // 2 if form.auto_pad == "SAME_UPPER" else total - total // 2
+        found.append((reach - begin, reach - (total - begin)))
+    return found
+
+
+def _spread(x: NDArray[Any], strides: tuple[int, ...]) -> NDArray[Any]:
+    space = tuple((n - 1) * s + 1 for n, s in zip(x.shape[2:], strides, strict=True))
+    made = np.zeros((*x.shape[:2], *space), x.dtype)
+    made[(slice(None), slice(None), *(slice(None, None, s) for s in strides))] = x
+    return made
+
+
+def _padded(x: NDArray[Any], pads: Sequence[tuple[int, int]]) -> NDArray[Any]:
+    """Zeros around; negative padding cuts."""
+    grown = np.pad(x, [(0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in pads)])
+    cuts = [slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(pads, grown.shape[2:], strict=True)]
+    return grown[(slice(None), slice(None), *cuts)]

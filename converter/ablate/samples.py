@@ -1,0 +1,218 @@
+"""The user's data for many passes: read once and held where it fits, else read again each time; cut and split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.errors import DataError
+from converter.protos.source import Port
+from converter.records import InputSet
+from converter.verify.feeds import check_given
+from converter.verify.images import open_images
+from converter.verify.labels import read_labels
+from converter.verify.readers import open_inputs
+from converter.verify.samples import MOST_ROWS, Stream, digest
+
+Labels = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one run is fed; ``first`` numbers its rows over the whole data, ``labels`` [rows] where there are any."""
+
+    feeds: dict[str, Any]
+    first: int
+    rows: int
+    labels: Labels | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Where data comes from, as the user said it."""
+
+    inputs: Any = None
+    images: Path | str | None = None
+    preprocess: str = "imagenet"
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+    labels: Any = None
+    samples: int | None = None  # runs that are read at most
+
+    def stream(self, ports: Mapping[str, Port]) -> Stream:
+        """All of it from the beginning."""
+        if self.images is not None:
+            if self.inputs is not None:
+                raise DataError("data and images exclude each other; give one of them")
+            return open_images(Path(self.images), self.preprocess, ports, self.shapes or {}, self.samples)
+        single = isinstance(self.inputs, str | Path | Mapping)
+        return open_inputs([self.inputs] if single else list(self.inputs or ()), ports, self.samples)
+
+
+class Data:
+    """Rows of data in a fixed order, batch by batch, as often as needed.
+
+    Parameters
+    ----------
+    given : what the user gave
+    proto : the model, for its inputs
+    max_bytes : what may be held; more is read again on every pass
+
+    Raises
+    ------
+    DataError
+        There is none, it does not fit the model, or there are more or fewer labels than rows.
+    """
+
+    def __init__(self, given: Given, proto: Any, ports: Mapping[str, Port], max_bytes: int) -> None:
+        self._given, self._ports = given, ports
+        labels = read_labels(Path(given.labels)) if isinstance(given.labels, str | Path) else given.labels
+        self._labels = None if labels is None else np.asarray(labels)
+        self._held: list[Batch] | None = []
+        stream, size, rows = given.stream(ports), 0, 0
+        self._digests: list[bytes] = []
+        for batch in self._batches(stream):
+            if not rows:
+                check_given(proto, batch.feeds)
+            rows += batch.rows
+            size += sum(v.nbytes for v in batch.feeds.values() if isinstance(v, np.ndarray))
+            self._digests.append(digest(batch.feeds))
+            if self._held is not None:
+                self._held.append(batch)
+            if size > max_bytes:
+                self._held = None
+        if not rows:
+            raise DataError(f"{stream.source or 'the data'}: holds no inputs; give some with --data")
+        if self._labels is not None and given.samples is None and len(self._labels) != rows:
+            raise DataError(f"there are {len(self._labels)} labels for {rows} rows; give one per row of the data")
+        self.rows = rows
+        self.labelled = all(b.labels is not None for b in self._held) if self._held else self._labels is not None
+        self.record: InputSet = replace(stream.record(labelled=self.labelled), count=rows)
+        self.held = self._held is not None
+
+    def _batches(self, stream: Stream) -> Iterator[Batch]:
+        first = 0
+        for sample in stream.all():
+            rows = _rows(sample.feeds)
+            labels = None if sample.label is None else np.asarray(sample.label).reshape(rows, -1)
+            if self._labels is not None:
+                labels = self._labels[first : first + rows]
+                if len(labels) < rows:
+                    raise DataError(f"there are {len(self._labels)} labels for more rows; give one per row of the data")
+            elif labels is not None and labels.shape[1] == 1:
+                labels = labels[:, 0]
+            yield Batch(sample.feeds, first, rows, labels)
+            first += rows
+
+    def batches(self) -> Iterator[Batch]:
+        """All of it, in order."""
+        if self._held is not None:
+            yield from self._held
+            return
+        for k, batch in enumerate(self._batches(self._given.stream(self._ports))):
+            if k >= len(self._digests) or digest(batch.feeds) != self._digests[k]:
+                raise DataError("the data changes from one reading to the next; give files, or a script that is seeded")
+            yield batch
+
+    def part(self, rows: np.ndarray[Any, Any]) -> Part:
+        """The rows with these numbers."""
+        return Part(self, np.unique(rows))
+
+    def all(self) -> Part:
+        """Every row."""
+        return Part(self, None)
+
+    @property
+    def unit(self) -> int:
+        """Rows that cannot be parted: 1, or the rows of a run where the model fixes them."""
+        return max([1, *self._fixed()])
+
+    @property
+    def joins(self) -> bool:
+        """Whether the model takes as many rows as it is given."""
+        return not self._fixed()
+
+    def _fixed(self) -> list[int]:
+        return [p.dims[0] for p in self._ports.values() if p.dims and isinstance(p.dims[0], int)]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of the data; nothing else can be seen through it."""
+
+    data: Data
+    rows: np.ndarray[Any, Any] | None
+
+    def __len__(self) -> int:
+        return self.data.rows if self.rows is None else len(self.rows)
+
+    def batches(self) -> Iterator[Batch]:
+        """Runs of at most `MOST_ROWS` rows, numbered as in the whole data."""
+        if self.rows is None:
+            yield from self.data.batches()
+            return
+        pending: list[Batch] = []
+        for batch in self.data.batches():
+            low, high = np.searchsorted(self.rows, [batch.first, batch.first + batch.rows])
+            if low == high:
+                continue
+            picked = self.rows[low:high] - batch.first
+            if len(picked) == batch.rows:
+                yield from _flushed(pending)
+                yield batch
+                continue
+            pending.append(_picked(batch, picked))
+            if not self.data.joins:
+                yield pending.pop()
+            elif sum(b.rows for b in pending) >= MOST_ROWS:
+                yield from _flushed(pending)
+        yield from _flushed(pending)
+
+
+def _flushed(pending: list[Batch]) -> Iterator[Batch]:
+    """Batches as one where they can be joined."""
+    batches = list(pending)
+    pending.clear()
+    if len(batches) > 1 and all(isinstance(v, np.ndarray) and v.ndim for b in batches for v in b.feeds.values()):
+        shapes = {tuple((n, v.shape[1:]) for n, v in b.feeds.items()) for b in batches}
+        if len(shapes) == 1 and all((b.labels is None) == (batches[0].labels is None) for b in batches):
+            feeds = {n: np.concatenate([b.feeds[n] for b in batches]) for n in batches[0].feeds}
+            labels = None if batches[0].labels is None else np.concatenate([b.labels for b in batches])  # type: ignore[misc]
+            batches = [Batch(feeds, batches[0].first, sum(b.rows for b in batches), labels)]
+    yield from batches
+
+
+def _picked(batch: Batch, rows: np.ndarray[Any, Any]) -> Batch:
+    feeds = {n: v[rows] if np.ndim(v) and len(v) == batch.rows else v for n, v in batch.feeds.items()}
+    return Batch(feeds, batch.first + int(rows[0]), len(rows), None if batch.labels is None else batch.labels[rows])
+
+
+def _rows(feeds: Mapping[str, Any]) -> int:
+    lengths = [len(v) for v in feeds.values() if isinstance(v, np.ndarray) and v.ndim]
+    return max(lengths) if lengths else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows that no two parts share: fitted on, selected on, judged on once."""
+
+    calibrate: np.ndarray[Any, Any]
+    select: np.ndarray[Any, Any]
+    confirm: np.ndarray[Any, Any]
+
+
+def split(rows: int, unit: int, seed: int, shares: Sequence[float], most: Sequence[int]) -> Split:
+    """Shuffle units of rows and deal them out.
+
+    Parameters
+    ----------
+    shares, most : for the first two parts, as a share of the rows and as a number; the third has the rest
+    """
+    units = np.random.default_rng([seed, 0x5B11]).permutation(rows // unit + (rows % unit > 0))
+    sizes = [max(1, min(int(share * rows), limit) // unit) for share, limit in zip(shares, most, strict=True)]
+    parts = np.split(units, np.cumsum(sizes))
+    made = [np.sort((p[:, None] * unit + np.arange(unit)).reshape(-1)) for p in parts]
+    return Split(*[p[p < rows] for p in made])
