@@ -80,10 +80,17 @@ def test_with_any_batch_keys_and_values_lose_theirs(name: str, exporter: str) ->
 
 @exporters
 @pytest.mark.parametrize(
-    ("name", "mask"), [("encoder", ""), ("encoder", "padding"), ("bert fused", ""), ("vit fused", "")]
+    ("name", "mask", "dynamic"),
+    [
+        ("encoder", "", False),
+        ("encoder", "padding", False),
+        ("encoder", "", True),
+        ("bert fused", "", False),
+        ("vit fused", "", False),
+    ],
 )
-def test_joint_projections_keep_the_query_part(name: str, mask: str, exporter: str) -> None:
-    _, result = folded(name, exporter, mask)
+def test_joint_projections_keep_the_query_part(name: str, mask: str, dynamic: bool, exporter: str) -> None:
+    _, result = folded(name, exporter, mask, dynamic)
     joint = nets.parameters(name, "in_proj_bias", "qkv.bias")
     left = [b.reshape(-1) for b in biases(result.model).values()]
     for bias in joint:

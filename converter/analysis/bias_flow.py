@@ -22,12 +22,13 @@ from converter.analysis.linear import Linear, linear_at, linear_into
 from converter.analysis.shifts import Array, Shift, known
 from converter.analysis.transfer import LINEARITY, NOT_LINEAR, RULES, Carry, Gone, Outcome, Stop, through
 from converter.analysis.transfer_product import PRODUCT_RULES, added_by_conv, conv_problem
+from converter.analysis.transfer_reshape import RESHAPE_RULES
 from converter.analysis.transfer_shape import SHAPE_RULES
 from converter.graph import Node, Tensor
 
 _LONG = 16  # nodes of a way after which it is asked where it must end
 
-RULES.update({**SHAPE_RULES, **PRODUCT_RULES})
+RULES.update({**SHAPE_RULES, **RESHAPE_RULES, **PRODUCT_RULES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,7 @@ class _Trace:
         if set(shifts) != {0} and not (node.is_op("Add", "Sub") and len(shifts) == 1):
             return None
         ((slot, s),) = shifts.items()
-        if s.value is None or s.masked:
+        if s.value is None or s.masked or s.tiled:
             return None
         if node.is_op("Conv", "ConvTranspose", "Gemm", "MatMul"):
             return self.into_linear(node, s)
@@ -305,7 +306,7 @@ class _Trace:
         """The bias of the layer that gives the other operand, if nobody else reads that layer."""
         ((slot, s),) = shifts.items()
         other = node.tensor_in(1 - slot)
-        if other is None or s.value is None or self.facts.use_problem(other, node) is not None:
+        if other is None or s.value is None or s.tiled or self.facts.use_problem(other, node) is not None:
             return None
         source = source_at(self.facts, self.facts.graph.producer(other) or node)
         if source is None or source.output is not other or len(source.shape) != s.rank:

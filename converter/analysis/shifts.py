@@ -30,12 +30,15 @@ class Shift:
     value : ndarray, float64, with `rank` axes, size 1 on each invariant axis; None if it depends on the data
     masked : bool
         Some entries are minus infinity whatever is added to them: only a softmax may follow.
+    tiled : frozenset of int
+        Axes along which D repeats: of a tensor that is a whole number of times as long there as the value.
     """
 
     rank: int
     invariant: frozenset[int]
     value: Array | None = None
     masked: bool = False
+    tiled: frozenset[int] = frozenset()
 
     @property
     def varying(self) -> tuple[int, ...]:
@@ -53,7 +56,12 @@ class Shift:
             return self
         kept = frozenset(range(more)) | frozenset(i + more for i in self.invariant)
         value = None if self.value is None else self.value.reshape((1,) * more + self.value.shape)
-        return Shift(rank, kept, value, self.masked)
+        return Shift(rank, kept, value, self.masked, frozenset(i + more for i in self.tiled))
+
+    @property
+    def by_axes(self) -> Shift:
+        """Without the value."""
+        return Shift(self.rank, self.invariant, None, self.masked)
 
     @property
     def is_zero(self) -> bool:
@@ -61,7 +69,7 @@ class Shift:
         return self.value is not None and not self.value.any()
 
 
-def known(value: Array, masked: bool = False) -> Shift:
+def known(value: Array, masked: bool = False, tiled: Iterable[int] = ()) -> Shift:
     """The shift of this value; axes along which it is the same everywhere shrink to size 1."""
     for axis in range(value.ndim):
         if value.shape[axis] > 1:
@@ -69,7 +77,7 @@ def known(value: Array, masked: bool = False) -> Shift:
             if (value == first).all():
                 value = first
     invariant = frozenset(i for i, d in enumerate(value.shape) if d == 1)
-    return Shift(value.ndim, invariant, value, masked)
+    return Shift(value.ndim, invariant, value, masked, frozenset(tiled) - invariant)
 
 
 def unknown(rank: int, invariant: Iterable[int], masked: bool = False) -> Shift:

@@ -66,6 +66,8 @@ def through(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
         return Stop("masked", "entries that are minus infinity may not meet it")
     if node.scope.opset < 7 and node.op in ("Add", "Sub", "Mul", "Div"):
         return Stop("opset", "before opset 7 broadcasting is an attribute")
+    if node.op not in _TILE_SAFE:
+        shifts = {i: s.by_axes if s.tiled else s for i, s in shifts.items()}
     return rule(facts, node, shifts)
 
 
@@ -75,7 +77,7 @@ def _tensor(node: Node, slot: int) -> Tensor:
     return found
 
 
-def _only(shifts: Shifts, slot: int = 0) -> Shift | Stop:
+def only(shifts: Shifts, slot: int = 0) -> Shift | Stop:
     """The one shift, if it is at `slot`."""
     if set(shifts) != {slot}:
         return Stop("stops", "it feels a shift of its parameters")
@@ -106,14 +108,14 @@ def _cast_like(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
 
 
 def _same(_: Facts, __: Node, shifts: Shifts) -> Outcome:
-    s = _only(shifts)
+    s = only(shifts)
     return s if isinstance(s, Stop) else Carry({0: s})
 
 
 def _dropout(_: Facts, node: Node, shifts: Shifts) -> Outcome:
     from converter.analysis.views import is_view
 
-    s = _only(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     return Carry({0: s}) if is_view(node) else Stop("stops", "it may drop elements at random")
@@ -135,7 +137,7 @@ def _widens(before: int | None, after: int | None) -> bool:
 
 
 def _cast(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _only(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     before, after = facts.graph.elem_type(_tensor(node, 0)), node.attr("to")
@@ -145,7 +147,7 @@ def _cast(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
 
 
 def _neg(_: Facts, __: Node, shifts: Shifts) -> Outcome:
-    s = _only(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     return Carry({0: s if s.value is None else known(-s.value)})
@@ -240,7 +242,7 @@ def _extreme(_: Facts, node: Node, shifts: Shifts) -> Outcome:
 def _pool(_: Facts, node: Node, shifts: Shifts) -> Outcome:
     from converter.analysis.pools import average_counts_padding, is_average, is_pool
 
-    s = _only(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     if not is_pool(node):
@@ -268,7 +270,7 @@ def reduced_axes(facts: Facts, node: Node, rank: int) -> list[int] | None:
 
 
 def _reduce(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _only(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     axes = reduced_axes(facts, node, s.rank)
@@ -296,7 +298,7 @@ def _centred(axes_of: Callable[[Facts, Node, int], list[int] | None], what: str)
     """A norm that subtracts the mean over some axes."""
 
     def rule(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-        s = _only(shifts)
+        s = only(shifts)
         if isinstance(s, Stop):
             return s
         if further_outputs(node):
@@ -320,7 +322,7 @@ def _mvn_axes(_: Facts, node: Node, rank: int) -> list[int]:
 
 
 def _group_norm(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _only(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     shape = facts.shape(_tensor(node, 0))
@@ -340,7 +342,7 @@ def _group_norm(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
 def _batch_norm(_: Facts, node: Node, shifts: Shifts) -> Outcome:
     from converter.analysis.affine import affine_at, training_problem
 
-    s = _only(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     affine = affine_at(node, 0)
@@ -363,7 +365,7 @@ def softmax_axes(node: Node, rank: int) -> list[int]:
 
 
 def _softmax(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _only(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     if s.constant_on(softmax_axes(node, s.rank)):
@@ -372,7 +374,7 @@ def _softmax(_: Facts, node: Node, shifts: Shifts) -> Outcome:
 
 
 def _arg(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _only(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     if s.constant_on([node.attr("axis", 0) % s.rank]):
@@ -383,6 +385,9 @@ def _arg(_: Facts, node: Node, shifts: Shifts) -> Outcome:
 _MASK_SAFE = frozenset(
     "Shape Size CastLike Identity Cast Dropout Add Softmax Reshape Transpose Squeeze Unsqueeze".split()
 )
+
+# What a shift that repeats may meet with its value: attention in which batch and heads are one axis.
+_TILE_SAFE = frozenset("Shape Size CastLike Identity Cast Dropout Reshape Transpose MatMul".split())
 
 RULES: dict[str, Rule] = {
     "Identity": _same,

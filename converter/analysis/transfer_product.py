@@ -75,7 +75,7 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if other is None or s.rank < 2:
         return Stop("rank", "it is a product of vectors")
     weight = facts.readable(other)
-    if s.value is not None and weight is not None and len(weight.shape) >= 2:
+    if s.value is not None and not s.tiled and weight is not None and len(weight.shape) >= 2:
         return _constant_product(s.value, weight.master(), slot)
     rank = facts.rank(other)
     if rank is None or rank < 2:

@@ -7,22 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from converter.analysis.facts import Facts
-from converter.analysis.shifts import MOST_ELEMENTS, Array, Shift, known, unknown
-from converter.analysis.transfer import Carry, Outcome, Rule, Shifts, Stop
-from converter.analysis.views import follow, reshaped
+from converter.analysis.shifts import MOST_ELEMENTS, Array, Shift, known
+from converter.analysis.transfer import Carry, Outcome, Rule, Shifts, Stop, only
 from converter.graph import Node
 
 Dims = Sequence[int | str | None]
 
 
-def _first(shifts: Shifts) -> Shift | Stop:
-    if set(shifts) != {0}:
-        return Stop("stops", "it feels a shift of its parameters")
-    return shifts[0]
-
-
 def _transpose(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     perm = list(node.attr("perm") or range(s.rank)[::-1])
@@ -30,95 +23,12 @@ def _transpose(_: Facts, node: Node, shifts: Shifts) -> Outcome:
         return Stop("rank", "its permutation does not fit")
     invariant = {j for j, i in enumerate(perm) if i in s.invariant}
     value = None if s.value is None else s.value.transpose(perm)
-    return Carry({0: Shift(s.rank, frozenset(invariant), value, s.masked)})
-
-
-def _reshape(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
-    if isinstance(s, Stop):
-        return s
-    before, after = facts.shape(node.inputs[0]), reshaped(facts, node)
-    if before is None or after is None or len(before) != s.rank:
-        return _by_axes(facts, node, s, after)
-    if s.value is not None:
-        value = reshape_value(s.value, before, after)
-        if value is not None:
-            out = known(value)
-            return Carry({0: Shift(out.rank, out.invariant, out.value, s.masked)})
-    return _by_axes(facts, node, s, after)
-
-
-def reshape_value(value: Array, before: Dims, after: Dims) -> Array | None:
-    """D after a reshape of the tensor; None where D would not be a small array.
-
-    The last axes of both shapes, from the first axis that D varies on, must be known numbers with
-    one product; what lies before them is only rearranged among itself, where D does not vary.
-    """
-    first = next((i for i, d in enumerate(value.shape) if d != 1), len(before))
-    for k in range(first, -1, -1):
-        tail = before[k:]
-        if any(not isinstance(d, int) for d in tail):
-            return None
-        size = int(np.prod([d for d in tail if isinstance(d, int)]))
-        j = _matching_tail(after, size)
-        if j is not None and size <= MOST_ELEMENTS:
-            full = np.broadcast_to(value.reshape(value.shape[k:]), [int(d) for d in tail if isinstance(d, int)])
-            shape = [int(d) for d in after[j:] if isinstance(d, int)]
-            return np.ascontiguousarray(full).reshape([1] * j + shape)
-    return None
-
-
-def _matching_tail(after: Dims, size: int) -> int | None:
-    product = 1
-    for j in range(len(after), -1, -1):
-        if product == size:
-            return j
-        d = after[j - 1] if j else None
-        if not isinstance(d, int):
-            return None
-        product *= d
-    return None
-
-
-def _by_axes(facts: Facts, node: Node, s: Shift, after: Dims | None) -> Outcome:
-    """Only the axes: one that the reshape keeps whole, and along which D is the same, stays so."""
-    if after is None:
-        return Stop("reshape", "its shape is not known")
-    kept = [follow(facts, node, i) for i in s.invariant]
-    return Carry({0: unknown(len(after), [k for k in kept if isinstance(k, int)], s.masked)})
-
-
-def _squeeze(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
-    if isinstance(s, Stop):
-        return s
-    moved = {i: follow(facts, node, i) for i in range(s.rank)}
-    kept = {i: j for i, j in moved.items() if isinstance(j, int)}
-    unclear = [j for j in moved.values() if isinstance(j, str) and "drops the channel axis" not in j]
-    if unclear:
-        return Stop("reshape", unclear[0])
-    if node.op == "Squeeze" and any(i in s.varying for i in moved if i not in kept):
-        return Stop("varies", "the shift varies along the axis that it drops")
-    rank = len(kept) if node.op == "Squeeze" else s.rank + _n_axes(facts, node)
-    invariant = set(range(rank)) - {kept[i] for i in s.varying}
-    if s.value is None:
-        return Carry({0: unknown(rank, invariant, s.masked)})
-    shape = [1] * rank
-    for i, j in kept.items():
-        shape[j] = s.value.shape[i]
-    return Carry({0: Shift(rank, frozenset(invariant), s.value.reshape(shape), s.masked)})
-
-
-def _n_axes(facts: Facts, node: Node) -> int:
-    source = node.tensor_in(1)
-    if source is None:
-        return len(node.attr("axes") or [])
-    value = facts.constants.evaluate(source)
-    return 0 if value is None else int(value.size)
+    tiled = frozenset(j for j, i in enumerate(perm) if i in s.tiled)
+    return Carry({0: Shift(s.rank, frozenset(invariant), value, s.masked, tiled)})
 
 
 def _expand(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     rank = facts.rank(node.outputs[0])
@@ -126,7 +36,7 @@ def _expand(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
 
 
 def _tile(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     source = node.tensor_in(1)
@@ -178,7 +88,7 @@ def _along(value: Array | None, axis: int, extent: int, rank: int) -> Array:
 
 
 def _split(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     axis = node.attr("axis", 0) % s.rank
@@ -208,7 +118,7 @@ def _split_sizes(facts: Facts, node: Node, length: int) -> list[int] | None:
 
 
 def _slice(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     cuts = _cuts(facts, node, s.rank)
@@ -245,7 +155,7 @@ def _cuts(facts: Facts, node: Node, rank: int) -> dict[int, slice | None] | None
 
 
 def _gather(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     axis = node.attr("axis", 0) % s.rank
@@ -264,7 +174,7 @@ def _gather(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
 
 
 def _pad(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     source = node.tensor_in(1)
@@ -290,7 +200,7 @@ def _pad(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
 
 
 def _resize(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     if node.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
@@ -306,7 +216,7 @@ def _resize(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
 
 
 def _depth_to_space(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     if s.value is None or not s.constant_on((0, 2, 3)):
@@ -322,7 +232,7 @@ def _depth_to_space(_: Facts, node: Node, shifts: Shifts) -> Outcome:
 
 
 def _space_to_depth(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = _first(shifts)
+    s = only(shifts)
     if isinstance(s, Stop):
         return s
     if s.value is None or not s.constant_on((0, 2, 3)):
@@ -334,8 +244,6 @@ def _space_to_depth(_: Facts, node: Node, shifts: Shifts) -> Outcome:
 
 SHAPE_RULES: dict[str, Rule] = {
     "Transpose": _transpose,
-    **dict.fromkeys(("Reshape", "Flatten"), _reshape),
-    **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
     "Expand": _expand,
     "Tile": _tile,
     "Concat": _concat,

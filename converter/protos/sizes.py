@@ -7,7 +7,7 @@ Only what follows from the sizes that the model states is taken as known; a size
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -18,13 +18,10 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_helper
 
 from converter.protos.check import no_remarks
-from converter.protos.modelfile import graphs
 from converter.protos.size_shapes import Dim, dim, expanded, is_open, merged, reshaped
 from converter.protos.size_terms import Size
 
-# Operator -> the first input that sets a size of its output (or picks elements by their place).
-_SIZED = {"ConstantOfShape": 0, "Range": 0, "Gather": 1, "Where": 0}
-_SIZED |= dict.fromkeys("Reshape Expand Slice Tile Resize Upsample Pad Split Squeeze Unsqueeze TopK Trilu".split(), 1)
+_GRAPH = onnx.AttributeProto.GRAPH
 _WHOLE = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL})
 _NUMBERS = _WHOLE | {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
 
@@ -38,19 +35,6 @@ class Sizes:
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def computes_sizes(model: ModelProto) -> bool:
-    """Whether some node gives a size to another: only then there is anything to follow."""
-    for graph in graphs(model.graph):
-        made: set[str] = set()
-        for node in graph.node:
-            first = _SIZED.get(node.op_type)
-            if first is not None and not made.isdisjoint(node.input[first:]):
-                return True
-            if node.op_type != "Constant":
-                made.update(node.output)
-    return False
-
-
 def follow_sizes(inferred: ModelProto) -> list[Sizes]:
     """Shapes and values that inference did not find, for the main graph and each graph inside it, outermost first.
 
@@ -59,7 +43,7 @@ def follow_sizes(inferred: ModelProto) -> list[Sizes]:
     inferred : the model with the shapes that onnx's inference found
     """
     with no_remarks():
-        return [g.found for g in _walk(inferred.graph, None, _Model(inferred))]
+        return [g.found for g in _Graph(inferred.graph, None, _Model(inferred)).run()]
 
 
 class _Model:
@@ -81,16 +65,6 @@ class _Model:
             except onnx.defs.SchemaError:
                 self.schemas[op] = None
         return self.schemas[op]
-
-
-def _walk(graph: GraphProto, outer: _Graph | None, model: _Model) -> Iterator[_Graph]:
-    this = _Graph(graph, outer, model)
-    this.run()
-    yield this
-    for node in graph.node:
-        for a in node.attribute:
-            for g in (*([a.g] if a.type == onnx.AttributeProto.GRAPH else []), *a.graphs):
-                yield from _walk(g, this, model)
 
 
 class _Graph:
@@ -132,14 +106,20 @@ class _Graph:
             at = at.outer
         return None
 
-    def run(self) -> None:
+    def run(self) -> list[_Graph]:
+        """Ask every node; this graph and those inside it, outermost first."""
+        out = [self]
         for node in self.graph.node:
+            inside = [g for a in node.attribute for g in (*([a.g] if a.type == _GRAPH else []), *a.graphs)]
+            bodies = [_Graph(g, self, self.model).run() for g in inside]
+            out += [g for body in bodies for g in body]
             if node.domain in ("", "ai.onnx") and node.op_type not in self.model.overridden:
-                self._visit(node)
+                self._visit(node, [body[0] for body in bodies])
+        return out
 
-    def _visit(self, node: NodeProto) -> None:
+    def _visit(self, node: NodeProto, bodies: Sequence[_Graph]) -> None:
         if any(is_open(self.dims.get(name)) for name in node.output if name):
-            self._give_shape(node)
+            self._give_shape(node, bodies)
         if node.op_type == "Constant":
             value = self.ops.constant(node)
         elif node.op_type in self.ops.OPERATORS and len(node.output) == 1:
@@ -173,7 +153,11 @@ class _Graph:
 
     # -- shapes --------------------------------------------------------------------------------
 
-    def _give_shape(self, node: NodeProto) -> None:
+    def _give_shape(self, node: NodeProto, bodies: Sequence[_Graph]) -> None:
+        if bodies:
+            if node.op_type == "If":
+                self._either(node, bodies)
+            return
         rule = {"Reshape": self._reshaped, "Expand": self._expanded, "ConstantOfShape": self._filled}.get(node.op_type)
         dims = None if rule is None else rule(node)
         if dims is not None:
@@ -183,12 +167,21 @@ class _Graph:
         else:
             self._infer(node)
 
+    def _either(self, node: NodeProto, branches: Sequence[_Graph]) -> None:
+        """What both branches of an If agree on."""
+        for i, name in enumerate(node.output):
+            ends = [b.graph.output[i].name for b in branches if i < len(b.graph.output)]
+            dims = [b.look_up("dims", end) for b, end in zip(branches, ends, strict=False)]
+            if len(dims) == len(branches) and None not in dims and len({len(d) for d in dims}) == 1:
+                self.types.setdefault(name, branches[0].look_up("types", ends[0]) or 0)
+                self._learn(name, [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*dims, strict=True)])
+
     def _infer(self, node: NodeProto) -> None:
         """Ask onnx about this one node."""
         schema = self.model.schema(node.op_type)
         inputs = {name: found for name in node.input if name and (found := self._type(name)) is not None}
         whole = all(name in inputs for name in node.input if name)
-        if schema is None or not whole or any(a.HasField("g") for a in node.attribute):
+        if schema is None or not whole:
             return
         data = {name: tensor for name in node.input if name and (tensor := self._data(name)) is not None}
         try:

@@ -198,6 +198,32 @@ def test_a_body_reads_sizes_of_the_graph_around_it() -> None:
     assert [graph.shape(s.values["z"]) for s in graph.scopes[1:]] == [(4, 6, 8)] * 2
 
 
+def branching(then: str, other: str, **constants: Any) -> Graph:
+    """An If whose branches end in z."""
+    proto = model("(float[N, 6, 8] x, bool c) => (float[?] y) { y = Identity(x) }", **constants)
+    bodies = []
+    for text in (then, other):
+        body = parser.parse_graph("b () => (float[?] z) {" + text + "}")
+        body.output[0].type.tensor_type.ClearField("shape")
+        bodies.append(body)
+    proto.graph.node.append(helper.make_node("If", ["c"], ["w"], then_branch=bodies[0], else_branch=bodies[1]))
+    proto.graph.node.append(helper.make_node("Relu", ["w"], ["r"]))
+    return load(proto)
+
+
+def test_what_both_branches_agree_on() -> None:
+    """Sizes from outside of the branch too, which onnx's inference does not look up there."""
+    graph = branching("z = Reshape(x, k)", "z = Reshape(x, l)", k=[-1, 2, 4], l=[-1, 3, 4])
+    said = shape_of(graph, "r")
+    assert said is not None
+    assert (len(said), said[2]) == (3, 4)
+    assert all(isinstance(d, str) and d.startswith(("?", "unk__")) for d in said[:2])
+    said_inside = {graph.shape(s.values["z"]) for s in graph.scopes[1:]}
+    assert said_inside == {("6*N", 2, 4), ("4*N", 3, 4)}
+    assert shape_of(branching("z = Reshape(x, k)", "z = Reshape(x, k)", k=[-1, 2, 4]), "r") == ("6*N", 2, 4)
+    assert shape_of(branching("z = Reshape(x, k)", "z = Reshape(x, l)", k=[-1, 4], l=[-1, 3, 4]), "r") is None
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
