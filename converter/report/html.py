@@ -6,6 +6,7 @@ shown as escapes first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from converter.records import Latency, Parity
-from converter.report import html_said, html_view, verify_text, words
+from converter.report import html_evidence, html_said, html_view, verify_text, words
 from converter.report.rebuilt import FoldedAgain, fold_of, latency_of, parity_of
 from converter.report.svg_parity import TONE
 
@@ -34,9 +35,17 @@ def html(document: Mapping[str, Any]) -> str:
     return templates.get_template("report.html").render(**_page(document)) + "\n"
 
 
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|us|ms|s|dB|x|\u00d7)(?![\w/]))")
+
+
 def _shown(value: Any) -> Any:
-    """Names from a model may hold control characters, and marks that turn the direction of text."""
-    return words.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """Names from a model may hold control characters, and marks that turn the direction of text.
+
+    A number and its unit stay on one line.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return _UNIT.sub("\u00a0", words.plain(value))
 
 
 def _page(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,8 +64,8 @@ def _page(document: Mapping[str, Any]) -> dict[str, Any]:
         "exit_code": document["exit_code"],
         "parity": parity,
         "levels": html_said.LEVELS,
-        "stages": html_view.stages(parity) if parity else [],
-        "places": html_view.places(parity) if parity else None,
+        "stages": html_evidence.stages(parity) if parity else [],
+        "places": html_evidence.places(parity) if parity else None,
         "speed": html_view.speed(latency, "the folded model" if fold else "B") if latency else None,
         "latency": latency,
         "output": str(fold.output) if fold and fold.output else "",
@@ -103,6 +112,8 @@ def _models(
         html_view.model(a).get("name", "") if a else "model in memory"
     )
     shown = [(letter, html_view.model(m)) for letter, m in (("A", a), ("B", b)) if m is not None]
+    if len({model["name"] for _, model in shown}) < len(shown):  # told apart by their folders
+        shown = [(letter, model | {"name": model["path"] or model["name"]}) for letter, model in shown]
     return {"name": name, "models": shown, "operators": [] if fold else html_view.operators(a, b)}
 
 

@@ -13,6 +13,7 @@ _RUN = (
     "Both models were run for real. The new one may be no further from the exact answer than the original is, "
     "but for a small factor: no float model is exact, the original neither."
 )
+_SHIPPED = "The same once more with onnxruntime's own optimisations, and the precision in which the model will run."
 _EXACT = (
     "Both models were computed in 64-bit arithmetic, where rounding all but vanishes. What difference is left may "
     "be no more than rounding the new weights to their stored type explains."
@@ -28,15 +29,28 @@ STAGES = {
     "local": ("Right in every place", _ALONE),
     "segments": ("Right in every place", _ALONE),
     "runtime": ("Same outputs when run", _RUN),
+    "runtime-deployed": ("Same outputs as deployed", _SHIPPED),
     "decision": ("Same decisions", _CHOICES),
+}
+
+CLASSIC = {
+    "max_abs": "largest difference",
+    "mean_abs": "on average",
+    "p99_abs": "99 % are below",
+    "max_rel": "largest, relative",
+    "max_ulp": "largest, in units in the last place",
+    "cosine": "cosine similarity",
+    "snr_db": "signal to noise",
 }
 
 UNITS = {
     "algebra": "times what rounding explains",
-    "parameters": "of what is allowed",
-    "local": "of what is allowed",
+    "parameters": "times what is allowed",
+    "local": "times what is allowed",
     "segments": "times what rounding explains",
     "runtime": "times the original's own error",
+    "runtime-deployed": "times the original's own error",
+    "decision": "at most",
 }
 
 LEVELS = (
@@ -99,7 +113,7 @@ def verify(parity: Parity, latency: Latency | None) -> Headline:
     if parity.verdict is Verdict.PASS:
         more = f"Model B gives the same outputs as model A, {words.SCOPE.get(parity.scope) or level(parity)}."
     else:
-        more = _sentence(parity.why)
+        more = sentence(parity.why)
     return Headline(overall(parity, latency), head, more)
 
 
@@ -107,7 +121,13 @@ def bench(latency: Latency) -> Headline:
     """The headline of a benchmark."""
     band = f"between {words.ratio(latency.low)} and {words.ratio(latency.high)}"
     more = f"Model B takes {words.ratio(latency.ratio)} times as long as model A, with confidence {band}."
-    return Headline(latency.verdict, _speed(latency), f"{more} {_sentence(latency.why)}".strip())
+    return Headline(latency.verdict, _speed(latency), f"{more} {sentence(reason(latency))}".strip())
+
+
+def reason(latency: Latency) -> str:
+    """Why the verdict is what it is, without the numbers, which are said beside it."""
+    head, found, tail = latency.why.partition("]: ")
+    return tail if found and head.startswith(f"{latency.ratio:.3f}") else latency.why
 
 
 def level(parity: Parity) -> str:
@@ -146,10 +166,11 @@ def _folded(result: Folded) -> str:
     if parity.verdict is Verdict.PASS:
         agree = "the result is a copy" if parity.scope == "identical" else "the outputs stay the same"
         return f"{went}; {agree}."
-    return f"{_sentence(parity.why)} No model was written.".strip() if result.output is None else _sentence(parity.why)
+    return f"{sentence(parity.why)} No model was written.".strip() if result.output is None else sentence(parity.why)
 
 
-def _sentence(clause: str) -> str:
-    """A clause as a sentence."""
+def sentence(clause: str) -> str:
+    """A clause as a sentence; a name at its beginning keeps its case."""
     clause = words.plain(clause).strip()
-    return clause[:1].upper() + clause[1:] + ("" if clause.endswith((".", "!", "?")) else ".") if clause else ""
+    head = clause if clause.startswith("onnx") else clause[:1].upper() + clause[1:]
+    return head + ("" if clause.endswith((".", "!", "?")) else ".") if clause else ""

@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from converter.records import Latency, Timing
 from converter.report import svg, words
-from converter.report.svg_parity import edges_of
 
 HEIGHT = 200
 
@@ -32,15 +31,16 @@ def ratios(latency: Latency) -> tuple[Markup, Markup] | None:
         return HEIGHT * (1 - scale(share))
 
     low, high = y(latency.low - 1), y(latency.high - 1)
-    ticks = svg.nice(-reach, reach)
+    ticks = svg.nice(-reach, reach, 6)
     marks = [*_sessions(latency), svg.rect(0, high, 1, max(1.0, low - high), "band", _interval(latency))]
     marks += [svg.across(y(tick), "zero" if abs(tick) < 1e-9 else "grid") for tick in ticks]
     marks += _limits(latency, y)
     marks.append(svg.across(y(latency.ratio - 1), "mean"))
     for k, (block, share) in enumerate(zip(latency.blocks, shares, strict=True)):
-        said = f"block {k + 1}, session {block.session + 1}: {signed(share)}"
-        beyond = " beyond" if abs(share) > reach else ""
-        marks.append(svg.dot((k + 0.5) / len(shares), y(share), "point" + beyond, said))
+        left_out = ", left out" if block.detail.get("discarded") else ""
+        said = f"block {k + 1}, session {block.session + 1}: {signed(share)}{left_out}"
+        hollow = " beyond" if abs(share) > reach or left_out else ""
+        marks.append(svg.dot((k + 0.5) / len(shares), y(share), "point" + hollow, said))
     said = f"{words.count(len(shares), 'block')} of interleaved runs: {words.speed(latency, 'B')}"
     return svg.axis({signed(tick): y(tick) + 4 for tick in ticks}, HEIGHT), svg.chart(HEIGHT + 6, said, *marks)
 
@@ -88,21 +88,22 @@ def _interval(latency: Latency) -> str:
 
 
 def spread(latency: Latency) -> Markup | None:
-    """The times of A above those of B on one axis: a histogram of the runs, or where that is missing of the blocks."""
-    rows = [(timing, *_times(timing, blocks)) for timing, blocks in _both(latency)]
-    edges = [edge for _, found, _ in rows for edge in (found[0], found[-1])] if all(r[1] for r in rows) else []
+    """The times of A above those of B on one axis: a histogram of the runs, or where that says little of the blocks."""
+    rows = _runs(latency) or _blocks(latency)
+    edges = [edge for found, _ in rows for edge in (found[0], found[-1])] if all(counts for _, counts in rows) else []
     if not edges or max(edges) <= min(edges):
         return None
-    scale, row = svg.Scale(min(edges), max(edges)), 58
+    medians = [timing.p50_ms for timing in (latency.a, latency.b)]
+    scale, row = svg.Scale(min(*edges, *medians), max(*edges, *medians)), 58
     marks = []
-    for k, (timing, found, counts) in enumerate(rows):
+    for k, (found, counts) in enumerate(rows):
         name, base, tallest = "AB"[k], 52 + k * row, max(counts)
         for left, right, count in zip(found, found[1:], counts, strict=False):
             if count:
                 tall, width = max(1.5, 40 * count / tallest), scale(right) - scale(left)
                 said = f"{name}: {count:,} between {words.duration(left)} and {words.duration(right)}"
                 marks.append(svg.rect(scale(left), base - tall, width * 0.94, tall, f"fill-{name.lower()}", said))
-        middle = svg.down(scale(timing.p50_ms), base - 46, base, "median", f"median {words.duration(timing.p50_ms)}")
+        middle = svg.down(scale(medians[k]), base - 46, base, "median", f"median {words.duration(medians[k])}")
         marks += [svg.across(base, "axis"), middle, svg.text(0.995, base - 32, name, "tick strong", "end")]
     return svg.chart(row * 2 + 18, "how the times of both models are spread", *marks, *_ticks(scale, row * 2 + 12))
 
@@ -117,26 +118,51 @@ def _ticks(scale: svg.Scale, y: float) -> list[Markup]:
     ]
 
 
-def _both(latency: Latency) -> list[tuple[Timing, list[float]]]:
-    a, b = [block.a_ms for block in latency.blocks], [block.b_ms for block in latency.blocks]
-    return [(latency.a, a), (latency.b, b)]
+Histogram = tuple[list[float], list[int]]
+_SHOWN = 0.95  # of the runs of both models; the rest is a long tail that would leave no room for them
+_COLUMNS = 5  # fewer filled ones show no shape
 
 
-def _times(timing: Timing, blocks: Sequence[float]) -> tuple[list[float], list[int]]:
-    """Edges in milliseconds and counts."""
+def _runs(latency: Latency) -> list[Histogram]:
+    """Histograms of the runs with the same edges, without the tail; nothing if they are missing or show no shape."""
+    found = [_stored(timing) for timing in (latency.a, latency.b)]
+    if not all(counts for _, counts in found) or found[0][0] != found[1][0]:
+        return []
+    edges = found[0][0]
+    last = max(_enough(counts) for _, counts in found)
+    rows = [(edges[: last + 2], counts[: last + 1]) for _, counts in found]
+    return rows if all(sum(count > 0 for count in counts) >= _COLUMNS for _, counts in rows) else []
+
+
+def _stored(timing: Timing) -> Histogram:
     found: Mapping[str, Any] = timing.detail.get("histogram") or {}
-    plain = {key.removesuffix("_ms"): value for key, value in found.items()}
-    edges, counts = edges_of(plain)
-    if counts and len(edges) == len(counts) + 1:
-        return edges, counts
-    return _binned(blocks)
+    edges, counts = list(found.get("edges_ms") or ()), list(found.get("counts") or ())
+    return (edges, counts) if len(edges) == len(counts) + 1 and sum(counts) else ([], [])
 
 
-def _binned(values: Sequence[float], bins: int = 12) -> tuple[list[float], list[int]]:
-    if not values or max(values) <= min(values):
-        return [], []
-    low, step = min(values), (max(values) - min(values)) / bins
-    counts = [0] * bins
-    for value in values:
-        counts[min(bins - 1, int((value - low) / step))] += 1
-    return [low + k * step for k in range(bins + 1)], counts
+def _enough(counts: Sequence[int]) -> int:
+    """The column up to which most of the runs lie."""
+    seen = 0
+    for k, count in enumerate(counts):
+        seen += count
+        if seen >= _SHOWN * sum(counts):
+            return k
+    return len(counts) - 1
+
+
+def _blocks(latency: Latency) -> list[Histogram]:
+    """The medians of the blocks, where the runs are not stored."""
+    times = [[block.a_ms for block in latency.blocks], [block.b_ms for block in latency.blocks]]
+    every = [value for row in times for value in row]
+    if not every or max(every) <= min(every):
+        return []
+    low, step = min(every), (max(every) - min(every)) / _BINS
+    edges = [low + k * step for k in range(_BINS + 1)]
+    return [(edges, [sum(_bin(v, low, step) == k for v in row) for k in range(_BINS)]) for row in times]
+
+
+_BINS = 24
+
+
+def _bin(value: float, low: float, step: float) -> int:
+    return min(_BINS - 1, int((value - low) / step))

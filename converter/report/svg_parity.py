@@ -34,10 +34,11 @@ def bullet(score: float, limit: float, status: Verdict, name: str = "") -> Marku
 def histogram(found: Mapping[str, Any], label: str) -> Markup | None:
     """How many elements differ by how much, by powers of ten; None if there is nothing to show."""
     edges, counts = edges_of(found)
-    total = sum(counts)
-    if not total or len(edges) != len(counts) + 1:
+    if not counts:
         return None
-    scale, height, tallest = svg.Scale(edges[0], edges[-1]), 96, max(counts)
+    total = sum(counts) + (found.get("zeros") or 0)
+    # whole powers of ten at both ends, so that there are at least two marks on the axis
+    scale, height, tallest = svg.Scale(math.floor(edges[0]), math.ceil(edges[-1])), 96, max(counts)
     marks = [svg.across(height, "axis")]
     for left, right, count in zip(edges, edges[1:], counts, strict=False):
         if count:
@@ -45,7 +46,7 @@ def histogram(found: Mapping[str, Any], label: str) -> Markup | None:
             said = f"{words.percent(count / total)} of the elements differ by 1e{left:g} to 1e{right:g}"
             width = (scale(right) - scale(left)) * 0.94
             marks.append(svg.rect(scale(left) + 0.03 * width, height - tall, width, tall, "fill-b", said))
-    ticks = list(range(math.ceil(edges[0]), math.floor(edges[-1]) + 1))
+    ticks = list(range(math.floor(edges[0]), math.ceil(edges[-1]) + 1))
     for k in ticks[:: max(1, math.ceil(len(ticks) / 6))]:
         place = scale(k)
         anchor = "start" if place < 0.03 else "end" if place > 0.97 else "middle"
@@ -54,15 +55,19 @@ def histogram(found: Mapping[str, Any], label: str) -> Markup | None:
 
 
 def edges_of(found: Mapping[str, Any]) -> tuple[list[float], list[int]]:
-    """Edges (log10) and counts of a histogram, which is stored with its edges or with its ends alone."""
+    """Edges and counts of a histogram, which is stored with its edges, or with its low end and a step or its high end.
+
+    Empty columns at both ends are left out.
+    """
     counts = list(found.get("counts") or ())
-    if found.get("edges"):
-        return list(found["edges"]), counts
-    low, high = found.get("low"), found.get("high")
-    if low is None or high is None or not counts or high <= low:
+    edges, low, high, step = (found.get(key) for key in ("edges", "low", "high", "step"))
+    if edges is None and low is not None and counts:
+        step = step if step is not None else (high - low) / len(counts) if high is not None else 0
+        edges = [low + k * step for k in range(len(counts) + 1)]
+    filled = [k for k, count in enumerate(counts) if count]
+    if not filled or edges is None or len(edges) != len(counts) + 1 or edges[-1] <= edges[0]:
         return [], []
-    step = (high - low) / len(counts)
-    return [low + k * step for k in range(len(counts) + 1)], counts
+    return list(edges[filled[0] : filled[-1] + 2]), counts[filled[0] : filled[-1] + 1]
 
 
 def layers(checks: Sequence[OutputCheck], limit: float, height: float = 160) -> tuple[Markup, Markup] | None:
@@ -72,7 +77,7 @@ def layers(checks: Sequence[OutputCheck], limit: float, height: float = 160) -> 
         return None
     scale = svg.Scale(1e-3 * limit, 3 * max(limit, *scores), log=True)
     groups = svg.thinned(scores, COLUMNS)
-    pitch, edge = min(1 / len(groups), 0.04), height * (1 - scale(limit))
+    pitch, edge = min(1 / len(groups), 0.06), height * (1 - scale(limit))
     marks = [svg.rect(0, edge, 1, height - edge, "room")]
     ticks = svg.decades(scale.low / limit, scale.high / limit)
     marks += [svg.across(height * (1 - scale(tick * limit)), "grid") for tick in ticks if tick != 1]

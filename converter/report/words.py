@@ -43,6 +43,7 @@ STAGE = {
     "local": "each rewrite on its own",
     "segments": "each rewrite on its own",
     "runtime": "onnxruntime: the error against the original's",
+    "runtime-deployed": "onnxruntime as deployed: the same",
     "decision": "decisions: how often the two models disagree",
 }
 
@@ -120,6 +121,7 @@ def worst(parity: Parity) -> OutputCheck | None:
     scored = [
         (check.score / check.limit, check)
         for stage in parity.stages
+        if stage.id != "decision"  # its limits are shares, and of differences that may be below zero
         for check in stage.outputs
         if check.score is not None and check.limit
     ]
@@ -166,8 +168,10 @@ def speed(latency: Latency, who: str = "") -> str:
     )
 
 
-def failure(parity: Parity | None) -> str:
+def failure(parity: Parity | None, latency: Latency | None = None) -> str:
     """Why ``fold`` wrote nothing, on one line."""
+    if latency is not None and latency.verdict is not Verdict.PASS:
+        return f"latency {latency.verdict.value}: {plain(latency.why)}; nothing was written"
     if parity is None:
         return "nothing was written"
     return f"parity {parity.verdict.value}: {parity.why or VERDICT[parity.verdict]}; nothing was written"

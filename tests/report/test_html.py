@@ -158,7 +158,7 @@ def test_every_stage_says_what_it_proves_and_how_near_the_limit_it_came() -> Non
         assert title.lower() in said.lower()
     assert "logits 0.63 times what rounding explains, limit 4" in said
     assert "logits 0.95 times the original's own error, limit 3" in said
-    assert "/layer2/Conv 0.28 of what is allowed, limit 1" in said
+    assert "/layer2/Conv 0.28 times what is allowed, limit 1" in said
 
 
 def test_the_worst_place_is_named_first() -> None:
