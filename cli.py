@@ -25,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FILE, LIBRARY = click.Path(path_type=Path), click.Path(exists=True, dir_okay=False, path_type=Path)
 NATURAL, COUNT, SECONDS = click.IntRange(0), click.IntRange(1), click.FloatRange(0, min_open=True)
 POSITIVE = SECONDS
-FATES, PROVIDERS = click.Choice(["fail", "pass"]), click.Choice(["cpu", "cuda"])
+FATES = click.Choice(["fail", "pass"])
 PREPROCESS, GRADES = click.Choice(["imagenet", "unit", "tanh", "none"]), click.Choice(list("ABCD"))
 PRECISIONS = click.Choice(["strict", "as-deployed", "both"])
 ALL_PROVIDERS, LEVELS = click.Choice(["cpu", "cuda", "tensorrt"]), click.Choice(["all", "basic", "off"])
@@ -63,33 +63,36 @@ pass_options = _together(
 check_options = _together(
     option("--no-verify", is_flag=True, help="Write without comparing outputs."),
     option("--on-inconclusive", type=FATES, default="fail", help="Outcome if undecided.  [fail]"),
-    option(
-        "--inputs",
-        metavar="X.npz",
-        type=FILE,
-        multiple=True,
-        callback=_as(given.inputs),
-        help="Compare on these; repeatable.",
-    ),
+    option("--inputs", metavar="DATA", multiple=True, help=".npz, .npy, .json, a folder, or script.py:function."),
+    option("--images", metavar="DIR", type=FILE, help="Compare on these images; class folders are labels."),
+    option("--preprocess", type=PREPROCESS, default="imagenet", help="How images are scaled.  [imagenet]"),
+    option("--labels", metavar="F", type=FILE, help="Right classes: .npy, or a number per line."),
+    option("--accuracy-margin", metavar="P", callback=_as(given.share), help="Judge decisions too: 0.1% may change."),
     option(
         "--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_as(given.shapes), help="Shape of input X."
     ),
     option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the random inputs.  [0]"),
     option("--quick", is_flag=True, help="Compare on one input only."),
-    option("--provider", type=PROVIDERS, default="cpu", help="Where to compare.  [cpu]"),
+    option("--provider", type=ALL_PROVIDERS, default="cpu", help="Where to compare and measure.  [cpu]"),
+    option(
+        "--provider-option", "provider_options", metavar="K=V", multiple=True, callback=_as(given.pairs), help="Of it."
+    ),
+    option("--opt-level", type=LEVELS, default="all", help="onnxruntime's own, as deployed.  [all]"),
     option("--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime."),
-    option("--max-time", metavar="S", type=SECONDS, default=30.0, help="Seconds to compare for.  [30]"),
+    option("--max-time", metavar="S", type=SECONDS, help="Seconds to compare for.  [30]"),
     option(
         "--max-memory", metavar="SIZE", callback=_as(given.size), help="Memory to compare in.  [half of what is free]"
     ),
+    option("--bench", is_flag=True, help="Measure the latency of both models, too."),
+    option("--latency-margin", metavar="P", default="2%", callback=_as(given.share), help="Slow-down allowed.  [2%]"),
     option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder."),
     option(
         "--formats",
         multiple=True,
-        default=["json,md"],
+        default=["json,md,html"],
         callback=_as(given.kinds),
         metavar="LIST",
-        help="Which reports.  [json,md]",
+        help="Which reports.  [json,md,html]",
     ),
 )
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -128,17 +131,18 @@ def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, 
 
     files.prepare(folder)  # before the work that the reports tell of
     with terminal.progress(quiet=quiet) as progress:
-        result = _fold(progress=progress, **asked)
+        result = _fold(progress=progress, failing=folder, **asked)
     said = groups.reasons(PASSES)
-    files.write(result, said, __version__, folder, formats)
+    more = {"argv": click.get_current_context().find_root().obj, "bench": result.latency}
+    files.write(result, said, __version__, folder, formats, **more)
     if as_json:
-        terminal.say(to_json.dumps(to_json.fold_json(result, __version__)))
+        terminal.say(to_json.dumps(to_json.fold_json(result, __version__, said=said, **more)))
     elif not quiet:
         from converter.report import text  # rich loads only where it is shown
 
         terminal.say(text.render(text.fold_blocks(result, said, verbose=verbose), sys.stdout))
     if (as_json or quiet) and result.exit_code:
-        terminal.note(words.failure(result.parity))
+        terminal.note(words.failure(result.parity, result.latency))
     return int(result.exit_code)
 
 
@@ -386,6 +390,31 @@ def passes(names: list[str], as_json: bool) -> int:
 
 
 @cli.command()
+@argument("original", type=FILE)
+@argument("certificate", type=FILE)
+@option("-o", "--output", metavar="OUT", type=FILE, help="Write the rebuilt model.  [only check]")
+@option("--force", is_flag=True, help="Replace an OUT that exists.")
+@json_option
+@verbose_option
+def replay(original: Path, certificate: Path, output: Path | None, force: bool, as_json: bool, verbose: bool) -> int:
+    """Check a certificate against the original, and rebuild the folded model from it.
+
+    Every step is carried out and recomputed by code that shares nothing with the passes. Exit 1 names
+    the first step that does not hold, and nothing is written.
+    """
+    from converter.api.replay import replay_certificate
+    from converter.report import replay_text, text, to_json
+
+    with terminal.progress() as progress:
+        result = replay_certificate(original, certificate, out=output, force=force, progress=progress)
+    if as_json:
+        terminal.say(to_json.dumps(result.as_json(__version__)))
+    else:
+        terminal.say(text.render(replay_text.blocks(result, verbose=verbose), sys.stdout))
+    return result.exit_code
+
+
+@cli.command()
 @argument("document", metavar="R.json", type=FILE)
 @option("-o", "--output", "folder", metavar="DIR", type=FILE, help="Write into this folder.  [print]")
 @option("--formats", multiple=True, callback=_as(given.kinds), metavar="LIST", help="json, md, html, junit, text.")
@@ -425,6 +454,7 @@ def _fold(model: Path, *, output: Path | None, in_place: bool, no_verify: bool, 
     if not in_place and output is None:
         stem = model.name[:-5] if model.name.lower().endswith(".onnx") else model.name
         output = model.with_name(f"{stem}.folded.onnx")
+    asked["inputs"] = asked["inputs"] or None
     return api.fold(model, out=output, in_place=in_place, verify=not no_verify, **asked)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from converter import verify
     from converter.api import FoldResult, InspectResult, NoSuchBias, explain, fold, inspect, load
     from converter.api.bench import measure_latency
+    from converter.api.replay import ReplayResult, replay_certificate
     from converter.api.verify import verify as compare
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "InvariantViolation",
     "ModelError",
     "NoSuchBias",
+    "ReplayResult",
     "RuntimeUnavailable",
     "__version__",
     "compare",
@@ -37,6 +39,7 @@ __all__ = [
     "inspect",
     "load",
     "measure_latency",
+    "replay_certificate",
     "verify",
 ]
 
@@ -49,6 +52,8 @@ def __getattr__(name: str) -> Any:
         return getattr(api, name)
     if name == "measure_latency":
         return importlib.import_module("converter.api.bench").measure_latency
+    if name in ("ReplayResult", "replay_certificate"):
+        return getattr(importlib.import_module("converter.api.replay"), name)
     if name == "compare":  # do two models give the same answers?
         return importlib.import_module("converter.api.verify").verify
     if name == "verify":  # the referee: converter.verify.compare(a, b)

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from converter import numerics
 from converter._version import __version__
 from converter.errors import InvariantViolation, ModelError
@@ -143,7 +141,7 @@ def certificate(
     argv: list[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """The certificate of a fold; its steps are carried out on the original by the replay, which must arrive where the fold did.
+    """The certificate of a fold; the replay carries its steps out, and must arrive where the fold did.
 
     Parameters
     ----------

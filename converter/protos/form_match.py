@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,9 @@ class Matcher:
             case Leaf(name), Leaf(same) if name == same:
                 return
             case Linear(), Linear() if (a.kind, a.key, a.groups, a.sizes) == (b.kind, b.key, b.groups, b.sizes):
-                yield from self.match(a.operand, b.operand, inner=True)
+                for found in self.match(a.operand, b.operand, inner=True):
+                    # Where a channel is multiplied by zero, factors before it may be anything.
+                    yield replace(found, what="scale", inner=True) if _has_zero(a) else found
                 yield self._weights(a, b)
             case Total(terms), Total(others) if len(terms) == len(others):
                 for left, right in zip(terms, others, strict=True):
@@ -74,6 +77,10 @@ class Matcher:
             self.seen(a.label)
             self.done[key] = compared(a, b)
         return self.done[key]
+
+
+def _has_zero(atom: Linear) -> bool:
+    return any(s is not None and not s.value.all() for s in (atom.scale_in, atom.scale_out))
 
 
 def _digest(ball: Ball | None) -> Any:

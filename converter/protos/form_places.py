@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,20 @@ class Place:
     def worst(self) -> Compared | None:
         """The array that is furthest off."""
         return max(self.compared, key=lambda c: c.score, default=None)
+
+    def moved(self, within: Callable[[Compared], bool]) -> str:
+        """Why a number that is not ``within`` its bound says nothing: it may have been moved past what the form knows.
+
+        A factor between two linear operators may be in either; a weight that is damaged is off alone.
+        """
+        bad = [c for c in self.compared if not within(c)]
+        weights = [c for c in bad if c.what == "weight"]
+        moved = [c for c in bad if c.inner and c.what in ("bias", "scale")]
+        lost = weights or any(c.what == "constant" for c in bad)
+        if len(weights) < 2 and not any(c.what == "scale" for c in moved) and (lost or not moved):
+            return ""
+        found = (moved or weights)[0]
+        return f"{found.what} of {found.op} {found.layer!r} went where the normal form does not follow"
 
 
 def recompute(segment: Segment, a: Source, b: Source, done: dict[Any, Compared] | None = None) -> Place:

@@ -64,11 +64,10 @@ class Engine:
         found: list[Compared] = []
         names: list[str] = []
         for place in places(self.sheet, change, self._types):
-            if place.problem:
-                return {"recomputed": False, "why": place.problem}
-            bad = [c for c in place.compared if not c.score <= LIMIT]
-            if bad and all(c.inner and c.what != "weight" for c in bad):
-                return {"recomputed": False, "why": f"{bad[0].what} of {bad[0].layer!r} moved on the way"}
+            problem = place.problem or place.moved(_within)
+            if problem:
+                return {"recomputed": False, "why": problem}
+            bad = [c for c in place.compared if not _within(c)]
             if bad:
                 raise Refusal(where, _said(bad[0]))
             found += place.compared
@@ -92,7 +91,9 @@ class Engine:
         if found is None:
             raise Refusal(where, f"the original holds no constant {record.get('tensor', record.get('node'))!r}")
         if found.digest() != record.get("sha256"):
-            raise Refusal(where, f"{record.get('tensor', record.get('node'))!r} is not what the certificate starts from")
+            raise Refusal(
+                where, f"{record.get('tensor', record.get('node'))!r} is not what the certificate starts from"
+            )
         return found
 
     def _find(self, record: dict[str, Any]) -> Constant | None:
@@ -109,6 +110,10 @@ class Engine:
             if value is not None:
                 self._computed[key] = value
         return self._computed.get(key)
+
+
+def _within(c: Compared) -> bool:
+    return c.score <= LIMIT
 
 
 def _constants(inputs: Any) -> list[Wire]:
@@ -137,6 +142,5 @@ def _rounding(wire: Wire, where: str) -> dict[str, Any]:
 
 
 def _said(c: Compared) -> str:
-    return (
-        f"{c.what} of {c.op} {c.layer!r}, channel {c.channel}: {c.found!r} where {c.expected!r} follows from the operands"
-    )
+    where = f"{c.what} of {c.op} {c.layer!r}, channel {c.channel}"
+    return f"{where}: {c.found!r} where {c.expected!r} follows from the operands"

@@ -98,13 +98,20 @@ class _Side:
             return
         if wire.constant is not None:
             self._constants[name] = _wide(name, wire.constant)
-        elif wire.maker is not None and is_derived(wire):
+        elif wire.maker is not None and wire.scope is self._area and (is_derived(wire) or self._is_telling(wire)):
             if wire.maker.path not in drawn:
                 drawn[wire.maker.path] = wire.maker
                 for inner in wire.maker.inputs:
                     self._take(inner.name, inner, inside, drawn)
         else:
             self._inputs[name] = self._types.of(wire)
+
+    def _is_telling(self, wire: Wire) -> bool:
+        """Whether the form follows it by value (integers: shapes) or by what it is (rows that sum to one)."""
+        if wire.maker is not None and wire.maker.op == "Softmax":
+            return True
+        port = self._types.of(wire)
+        return port is not None and port.dtype is not None and port.dtype.kind in "iu"
 
     def model(self, output: str) -> ModelProto:
         """The side as a model of one output."""
@@ -113,7 +120,7 @@ class _Side:
         for name, port in self._inputs.items():
             graph.input.append(value_info(name, port, TensorProto.FLOAT))
         graph.output.append(value_info(output, None))
-        imports = sheet.model.opset_import if not self._area.is_function else self._area.proto.opset_import  # type: ignore[union-attr]
+        imports = sheet.model.opset_import if not self._area.is_function else self._area.proto.opset_import
         return ModelProto(ir_version=max(sheet.ir_version, 4), opset_import=imports, graph=graph)
 
 
