@@ -91,4 +91,4 @@ def prove(found: Placement, provider: str, label: str) -> None:
         wrong = ["every node on " + ", ".join(found.nodes)]
     if wrong:
         some = "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        raise RuntimeUnavailable(f"{label}: asked for {PROVIDERS[provider]}, but {some}; ask for --provider cpu there")
+        raise RuntimeUnavailable(f"{label}: asked for {PROVIDERS[provider]}, but {some}; ask for a provider that has these")

@@ -90,7 +90,7 @@ class _Judge:
                 name, Verdict.FAIL, math.inf, PASS_BELOW, why=overflow(self._cases, name) or pair.problem
             )
         if not pair.compared:
-            return OutputCheck(name, *self._nothing(pair))
+            return OutputCheck(name, *self._nothing(name, pair))
         measures, histogram = classic(values)
         check = self._judged(name, pair)
         more: dict[str, Any] = {
@@ -103,10 +103,13 @@ class _Judge:
         check = replace(check, detail=check.detail | {k: v for k, v in more.items() if v})
         return gated(check, measures, self._options.tolerances)
 
-    def _nothing(self, pair: Gap) -> tuple[Verdict, None, None, None, dict[str, Any], str]:
+    def _nothing(self, name: str, pair: Gap) -> tuple[Verdict, None, None, None, dict[str, Any], str]:
         if pair.nonfinite:
             why = "nothing to compare: no finite element"
-            return Verdict.INCONCLUSIVE, None, None, None, {"nonfinite": pair.nonfinite}, why
+            detail: dict[str, Any] = {"nonfinite": pair.nonfinite}
+            if text := overflow(self._cases, name):
+                detail["overflow"] = text
+            return Verdict.INCONCLUSIVE, None, None, None, detail, why
         return Verdict.FAIL, None, None, None, {}, "nothing was compared: the output holds no element"
 
     def _judged(self, name: str, pair: Gap) -> OutputCheck:
