@@ -7,7 +7,7 @@ import pytest
 
 from tests.flow.attention_cases import ROWS, Row
 from tests.flow.fused_cases import FUSED, OPERATORS, Fused, Operator
-from tests.flow.judge import biases, feeds_of, feels, judged
+from tests.flow.judge import biases, feeds_of, feels, judged, model
 
 rows = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 
@@ -51,3 +51,28 @@ def test_fused_projections(row: Fused) -> None:
 def test_attention_operator(row: Operator) -> None:
     result = judged(row.build(), gone=row.gone, kept=row.kept)
     assert result.after.biases == result.before.biases - len(row.gone.split())
+
+
+ANY_BATCH = """
+    (double[5,N,8] x) => (double[?,8] y) {
+        s = Shape(x) n = Gather(s, one) m = Mul(n, two) m1 = Unsqueeze(m, nought)
+        heads = Concat<axis=0>(five, m1, four)
+        mq = MatMul(x, Wq) q = Add(mq, bq) q1 = Reshape(q, heads) Q = Transpose<perm=[1,0,2]>(q1)
+        mk = MatMul(x, Wk) k = Add(mk, bk) k1 = Reshape(k, heads) K = Transpose<perm=[1,2,0]>(k1)
+        mv = MatMul(x, Wv) v = Add(mv, bv) v1 = Reshape(v, heads) V = Transpose<perm=[1,0,2]>(v1)
+        w = MatMul(Q, K) P = Softmax<axis=-1>(w) z = MatMul(P, V)
+        z1 = Transpose<perm=[1,0,2]>(z) z2 = Reshape(z1, flat) y = Gemm(z2, Wo, bo)
+    }
+"""
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_batch_and_heads_as_one_axis_of_any_length(n: int) -> None:
+    """As torch's own encoder lays them out: the value's shift repeats along that axis."""
+    weights = {f"W{p}": (8, 8) for p in "qkvo"} | {f"b{p}": (8,) for p in "qkvo"}
+    sizes = {"one": np.int64(1), "two": np.int64(2), "nought": np.int64([0]), "flat": np.int64([-1, 8])}
+    sizes |= {"five": np.int64([5]), "four": np.int64([4])}
+    proto = model(ANY_BATCH, **weights, **sizes)
+    feeds = {"x": np.random.default_rng(n).normal(size=(5, n, 8))}
+    result = judged(proto, gone="k v", kept="q y", feeds=feeds)
+    assert result.after.biases == 2

@@ -11,8 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from converter.analysis.shifts import Shift, known
+from converter.analysis.transfer import Carry, Stop, through
 from converter.analysis.transfer_reshape import reshape_shift
 from converter.protos import Size, size
+from tests.analysis.one_node import Case
+from tests.analysis.values import ints
 
 Dims = Sequence[int | str | None]
 NUMBERS = ({"N": 1, "L": 3}, {"N": 2, "L": 5}, {"N": 3, "L": 2})
@@ -120,3 +123,28 @@ def test_what_does_not_vary_does_not_repeat() -> None:
     assert shift.tiled == {1}
     assert shift.of_rank(4).tiled == {2}
     assert shift.by_axes.tiled == frozenset()
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "y = Add(x, c)",
+        "y = Mul(x, c)",
+        "y = Neg(x)",
+        "y = Concat<axis = 1>(x, x)",
+        "y = Slice(x, b, e, a)",
+        "y = Gather<axis = 1>(x, b)",
+        "y = MatMul(x, W)",
+        "y = ReduceMean<axes = [2]>(x)",
+        "y = Tile(x, t)",
+    ],
+)
+def test_elsewhere_only_the_axes_of_a_shift_that_repeats_are_known(node: str) -> None:
+    """The value has not the size of the axis: nothing may index or broadcast it."""
+    given = {"x": (2, 8, 3), "c": np.ones(3), "W": np.ones((3, 2)), "b": ints(1), "e": ints(3), "a": ints(1)}
+    case = Case(node, given | {"t": ints(1, 1, 2)})
+    shift = known(np.arange(4.0).reshape(1, 4, 1), tiled=[1])
+    outcome = through(case.facts, case.node, {i: shift for i, n in enumerate(case.node_proto.input) if n == "x"})
+    assert isinstance(outcome, Stop) or all(s.value is None for s in outcome.shifts.values())
+    plain = through(case.facts, case.node, {0: known(np.arange(8.0).reshape(1, 8, 1))})
+    assert isinstance(plain, Carry) or node.startswith("y = Concat")
