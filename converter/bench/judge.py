@@ -14,6 +14,7 @@ from converter.bench.summary import timings
 from converter.records import Latency, Timing, Verdict
 
 _SAID = {"FASTER": "faster", "NOT-SLOWER": "not slower", "SLOWER": "slower", "EQUIVALENT": "as fast"}
+_LOAD_ALPHA = 0.005  # loads follow one another closely, and nobody asked: say something only if it is plain
 _MORE = {
     "time": "give more time with --max-time",
     "most blocks": "this machine needs a wider --margin",
@@ -119,7 +120,7 @@ def load_ratio(found: Measured) -> dict[str, float]:
     """Time to load B over that of A, from loads that followed one another."""
     pairs = zip(found.sides[0].loads, found.sides[1].loads, strict=True)
     logs = [math.log(b / a) for a, b in pairs if a > 0 and b > 0]
-    of = interval(logs, range(len(logs)), found.design.alpha)
+    of = interval(logs, range(len(logs)), _LOAD_ALPHA)
     return {"ratio": math.exp(of.theta), "low": math.exp(of.low), "high": _exp(of.high)}
 
 
