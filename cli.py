@@ -95,6 +95,19 @@ check_options = _together(
         help="Which reports.  [json,md,html]",
     ),
 )
+torch_options = _together(
+    option("--weights", metavar="FILE", type=FILE, help="State dict: torch.save's or safetensors."),
+    option("--strict/--no-strict", default=True, help="Whether odd keys and odd modules are errors.  [strict]"),
+    option(
+        "--input",
+        "inputs",
+        metavar="X=1,3,8,8[:TYPE]",
+        multiple=True,
+        callback=_as(given.example_inputs),
+        help="Shape of input X; repeatable.",
+    ),
+    option("--example", metavar="FILE.py:FN", help="Function that returns example inputs."),
+)
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 verbose_option = option("-v", "--verbose", is_flag=True, help="Name every node.")
 
@@ -147,26 +160,31 @@ def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, 
 
 
 @cli.command()
-@argument("model", type=FILE)
+@argument("models", metavar="MODEL...", type=FILE, nargs=-1, required=True)
 @pass_options
 @option("--check", is_flag=True, help="Exit 1 if anything would change.")
 @option("--fates", is_flag=True, help="Name every bias, where it goes, or why it stays.")
 @option("--explain", metavar="NODE", help="Show the way of one bias: who feels it, and who does not.")
 @json_option
 @verbose_option
-def inspect(
-    model: Path, check: bool, fates: bool, explain: str | None, as_json: bool, verbose: bool, **asked: Any
-) -> int:
+def inspect(models: tuple[Path, ...], explain: str | None, as_json: bool, **asked: Any) -> int:
     """Show what fold would do and what not, and why.
 
     Nothing is written, and nothing is run.
     """
+    if len(models) > 1 and (as_json or explain is not None):
+        raise click.UsageError("--json and --explain take one MODEL.")
+    if explain is not None:
+        del asked["fates"], asked["verbose"]
+        return _explain(models[0], explain, as_json=as_json, **asked)
+    return max([_inspect(model, apart=place > 0, as_json=as_json, **asked) for place, model in enumerate(models)])
+
+
+def _inspect(model: Path, *, apart: bool, check: bool, fates: bool, as_json: bool, verbose: bool, **asked: Any) -> int:
     from converter import api
     from converter.passes import PASSES
     from converter.report import groups, text, to_json
 
-    if explain is not None:
-        return _explain(model, explain, check=check, as_json=as_json, **asked)
     with terminal.progress() as progress:
         result = api.inspect(model, progress=progress, **asked)
     exit_code = 1 if check and (result.rewrites or result.frozen) else 0
@@ -174,7 +192,7 @@ def inspect(
         terminal.say(to_json.dumps(to_json.inspect_json(result, __version__, exit_code)))
     else:
         blocks = text.inspect_blocks(result, groups.reasons(PASSES), verbose=verbose, each=fates)
-        terminal.say(text.render(blocks, sys.stdout))
+        terminal.say("\n" * apart + text.render(blocks, sys.stdout))
     return exit_code
 
 
@@ -411,6 +429,45 @@ def replay(original: Path, certificate: Path, output: Path | None, force: bool, 
         terminal.say(to_json.dumps(result.as_json(__version__)))
     else:
         terminal.say(text.render(replay_text.blocks(result, verbose=verbose), sys.stdout))
+    return result.exit_code
+
+
+@cli.command()
+@argument("spec")
+@option("-o", "--output", "out", metavar="OUT", type=FILE, required=True, help="Where to write.")
+@option("--force", is_flag=True, help="Replace an OUT that exists.")
+@torch_options
+@option("--dynamic", multiple=True, callback=_as(given.open_sizes), metavar="SIZES", help="batch, or X=0:batch,2:h.")
+@option("--opset", metavar="N", type=COUNT, help="ONNX operator set.  [the exporter's own]")
+@option("--exporter", type=click.Choice(["dynamo", "torchscript"]), help="Which of torch's.  [dynamo]")
+@option("--fuse-bn", is_flag=True, help="Let the exporter fuse BatchNorm itself.")
+@option("--fold", "folded", is_flag=True, help="Fold the exported model, as `biasopt fold` does.")
+@option("--no-verify", is_flag=True, help="Write without comparing outputs.")
+@option("--on-inconclusive", type=FATES, default="fail", help="Outcome if undecided.  [fail]")
+@option("--quick", is_flag=True, help="Compare on one input only.")
+@option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of random weights and inputs.  [0]")
+@json_option
+@verbose_option
+def export(spec: str, no_verify: bool, as_json: bool, verbose: bool, **asked: Any) -> int:
+    """Export a torch model, its batch norms intact, and compare with torch.
+
+    SPEC is package.module:factory, path/file.py:factory, torchvision:NAME, timm:NAME, a TorchScript file or
+    a torch.export program (.pt2). Arguments may follow: torchvision:resnet50(num_classes=10).
+    """
+    from converter.api.export import export_model
+    from converter.passes import PASSES
+    from converter.report import exported, groups, text, to_json
+
+    with terminal.progress() as progress:
+        result = export_model(spec, verify=not no_verify, progress=progress, **asked)
+    said = groups.reasons(PASSES)
+    if as_json:
+        argv = click.get_current_context().find_root().obj
+        terminal.say(to_json.dumps(exported.export_json(result, __version__, argv=argv or (), said=said)))
+    else:
+        terminal.say(text.render(exported.export_blocks(result, said, verbose=verbose), sys.stdout))
+    if as_json and result.exit_code:
+        terminal.note(exported.failure(result))
     return result.exit_code
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from converter import verify
     from converter.api import FoldResult, InspectResult, NoSuchBias, explain, fold, inspect, load
     from converter.api.bench import measure_latency
+    from converter.api.export import ExportResult, export_model
     from converter.api.replay import ReplayResult, replay_certificate
     from converter.api.verify import verify as compare
 
@@ -25,6 +26,7 @@ __all__ = [
     "BiasoptError",
     "DataError",
     "ExportError",
+    "ExportResult",
     "FoldResult",
     "InspectResult",
     "InvariantViolation",
@@ -35,6 +37,7 @@ __all__ = [
     "__version__",
     "compare",
     "explain",
+    "export_model",
     "fold",
     "inspect",
     "load",
@@ -54,6 +57,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("converter.api.bench").measure_latency
     if name in ("ReplayResult", "replay_certificate"):
         return getattr(importlib.import_module("converter.api.replay"), name)
+    if name in ("ExportResult", "export_model"):
+        return getattr(importlib.import_module("converter.api.export"), name)
     if name == "compare":  # do two models give the same answers?
         return importlib.import_module("converter.api.verify").verify
     if name == "verify":  # the referee: converter.verify.compare(a, b)

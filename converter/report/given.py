@@ -130,6 +130,24 @@ def passes(values: Sequence[str]) -> list[str]:
     return names
 
 
+def example_inputs(values: Sequence[str]) -> list[Any]:
+    """Example inputs of a torch module, from ``x=1,3,224,224:float32``."""
+    if not values:
+        return []
+    from converter.torchspec import parse_input
+
+    return [parse_input(value) for value in values]
+
+
+def open_sizes(values: Sequence[str]) -> Any:
+    """Sizes that an export leaves open, from ``batch`` or ``x=0:batch,2:height``."""
+    if not values:
+        return ()
+    from converter.export import parse_dynamic
+
+    return parse_dynamic(values)
+
+
 def split(values: Iterable[str]) -> list[str]:
     """Repeating an option and giving it a list with commas are the same."""
     parts = (part.strip() for part in ",".join(values).split(","))

@@ -24,8 +24,13 @@ def call(spec: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     function = attribute(place, name, spec)
     with told(spec, "the function failed"):
         found = function() if callable(function) else function
+    return arguments(found, spec)
+
+
+def arguments(found: Any, label: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """An example as positional arguments and those by name."""
     if found is None:
-        raise DataError(f"{spec}: returned nothing; return a tensor, a tuple of arguments, or a dict by name")
+        raise DataError(f"{label}: returned nothing; return a tensor, a tuple of arguments, or a dict by name")
     if isinstance(found, dict):
         return (), {str(k): v for k, v in found.items()}
     return (tuple(found), {}) if isinstance(found, tuple | list) else ((found,), {})

@@ -163,7 +163,7 @@ def _torchvision(name: str, arguments: dict[str, Any], spec: str) -> Any:
         builder = models.get_model_builder(name)
         # A backbone's weights would be downloaded: nothing is, and the user's file brings its own.
         none: dict[str, Any] = dict.fromkeys({"weights", "weights_backbone"} & _takes(builder))
-        return builder(**{**none, **arguments})
+        return builder(**{**none, **arguments}).eval()
 
 
 def _timm(name: str, arguments: dict[str, Any], spec: str) -> Any:
@@ -172,7 +172,7 @@ def _timm(name: str, arguments: dict[str, Any], spec: str) -> Any:
         warnings.simplefilter("ignore")
         if not timm.is_model(name.partition(".")[0]):
             raise _unknown(spec, "timm", name, timm.list_models())
-        return timm.create_model(name, **{"pretrained": False, **arguments})
+        return timm.create_model(name, **{"pretrained": False, **arguments}).eval()
 
 
 def _takes(builder: Callable[..., Any]) -> set[str]:

@@ -15,6 +15,7 @@ _HOW = {
     "torchvision": _TORCH,
     "onnxscript": _TORCH,
     "safetensors": _TORCH,
+    "onnx_ir": _TORCH,
     "timm": "install it: pip install timm",
 }
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import DataError, ModelError
-from converter.torchspec import example, factory, saved, weights
+from converter.torchspec import factory, saved
+from converter.torchspec.example import arguments, call
 from converter.torchspec.inputs import InputSpec, bind, leaf_names
 from converter.torchspec.libraries import need
 from converter.torchspec.loaded import Kind, Loaded, Provenance
+from converter.torchspec.weights import load_into
 
 _SAVED = (".pt", ".pth", ".ts", ".jit", ".torchscript", ".pt2")
 
@@ -78,7 +80,7 @@ def _with_weights(made: factory.Made, file: Path | None, strict: bool) -> Loaded
     if file is not None:
         if made.kind is Kind.PROGRAM:
             raise ModelError(f"{made.label}: a program of torch.export has its own weights; leave --weights out")
-        notes, digest = weights.load_into(made.module, file, strict=strict, label=made.label)
+        notes, digest = load_into(made.module, file, strict=strict, label=made.label)
     elif made.random_weights:
         notes = ("the weights are random: no file of weights was given",)
     provenance = Provenance(made.name, need("torch").__version__, digest, made.random_weights and file is None)
@@ -91,7 +93,7 @@ def _with_example(
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     if function:
-        args, kwargs = example.call(function)
+        args, kwargs = call(function)
     elif inputs:
         args, kwargs, names = bind(made.module, inputs, seed)
         return replace(known, example_inputs=args, example_kwargs=kwargs, input_names=tuple(names))
@@ -107,3 +109,38 @@ def _with_example(
         )
     names = leaf_names(made.module, args, kwargs)
     return replace(known, example_inputs=args, example_kwargs=kwargs, input_names=tuple(names))
+
+
+def wrap(
+    module: Any,
+    *,
+    inputs: Sequence[InputSpec] = (),
+    example: Any = None,
+    weights: Path | None = None,
+    strict: bool = True,
+    seed: int = 0,
+) -> Loaded:
+    """The same record for a module that is there already.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    example : tensor, tuple of arguments, dict by name, or ``file.py:function``, optional
+        The inputs, unless `inputs` gives their shapes.
+
+    Raises
+    ------
+    ModelError
+        It is no module, or the weights do not fit.
+    DataError
+        There is no example of its inputs.
+    """
+    torch = need("torch")
+    name = f"{type(module).__module__}.{type(module).__qualname__}"
+    if not isinstance(module, torch.nn.Module):
+        raise ModelError(f"{name}: is no torch.nn.Module, and no text that names one")
+    kind = Kind.TORCHSCRIPT if isinstance(module, torch.jit.ScriptModule) else Kind.MODULE
+    given = None if example is None or isinstance(example, str) else arguments(example, name)
+    made = factory.Made(module, type(module).__name__, name, kind, example=given)
+    known = _with_weights(made, weights, strict)
+    return _with_example(known, made, inputs, example if isinstance(example, str) else None, seed)
