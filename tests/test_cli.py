@@ -55,6 +55,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 
 Run = Callable[..., tuple[int, str, str]]
+MODEL = str(Path(cli.__file__).parent / "models" / "digits_cnn_bn.onnx")
 
 
 @pytest.fixture
@@ -137,14 +138,22 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         "--only fold_bn_into_conv,drop-zero-bias --only drop-zero-bias --skip drop-zero-bias --allow drop-zero-bias"
         " --stop-after 3 --force --no-verify --keep-bn --no-growth --freeze-overridable --shape a=b=1,3,224,224"
         " --shape s= --provider cuda --max-time 2.5 --max-memory 1.5GiB --quick"
-        " --seed 7 --on-inconclusive pass"
+        " --seed 7 --on-inconclusive pass --inputs a.npz --inputs b.py:load --images pictures --preprocess unit"
+        " --labels l.npy --accuracy-margin 0.5% --latency-margin 3% --bench --provider-option a=b --opt-level basic"
     )
-    np.savez(tmp_path / "i.npz", x=np.arange(3))
-    files = ["-o", "out.onnx", "--inputs", str(tmp_path / "i.npz"), "--custom-ops", cli.__file__]
+    files = ["-o", "out.onnx", "--report", str(tmp_path), "--custom-ops", cli.__file__]
     assert run("fold", "m.onnx", *files, *given.split())[0] == 0
-    (feeds,) = engine.asked.pop("inputs")
-    assert {name: list(value) for name, value in feeds.items()} == {"x": [0, 1, 2]}
     assert engine.asked == {
+        "inputs": ("a.npz", "b.py:load"),
+        "images": Path("pictures"),
+        "preprocess": "unit",
+        "labels": Path("l.npy"),
+        "accuracy_margin": 0.005,
+        "latency_margin": 0.03,
+        "bench": True,
+        "provider_options": {"a": "b"},
+        "opt_level": "basic",
+        "failing": tmp_path,
         "model": Path("m.onnx"),
         "out": Path("out.onnx"),
         "in_place": False,
@@ -172,25 +181,29 @@ def test_what_is_not_asked_is_left_to_the_engine(run: Run, engine: Engine) -> No
     run("fold", "m.onnx")
     assert engine.asked["verify"] is True
     unset = {name for name, value in engine.asked.items() if value is None}
-    assert unset == {"inputs", "custom_ops", "max_memory", "stop_after", "shapes", "only"}
-    assert engine.asked["max_time"] == 30.0
+    assert unset == {
+        *("inputs", "images", "labels", "accuracy_margin", "custom_ops", "max_memory", "max_time", "failing"),
+        *("stop_after", "shapes", "only"),
+    }
+    assert engine.asked["bench"] is False
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage", b"PK\x03\x04", b"\x93NUMPY\x01\x00"])
-def test_inputs_that_cannot_be_read_are_3(run: Run, engine: Engine, tmp_path: Path, content: bytes | None) -> None:
+def test_inputs_that_cannot_be_read_are_3(run: Run, tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "i.npz").write_bytes(content)
-    code, out, err = run("fold", "m.onnx", "--inputs", str(tmp_path / "i.npz"))
+    target = tmp_path / "out.onnx"
+    code, out, err = run("fold", MODEL, "-o", str(target), "--inputs", str(tmp_path / "i.npz"))
     assert (code, out) == (3, "")
-    assert err.startswith(f"biasopt: error: {tmp_path / 'i.npz'}: no readable .npz file")
-    assert engine.asked == {}
+    assert err.startswith(f"biasopt: error: {tmp_path / 'i.npz'}: ")
+    assert not target.exists()
 
 
-def test_inputs_hold_no_code(run: Run, engine: Engine, tmp_path: Path) -> None:
-    np.savez(tmp_path / "i.npz", x=np.array([{}], dtype=object))
-    assert run("fold", "m.onnx", "--inputs", str(tmp_path / "i.npz"))[0] == 3
-    np.save(tmp_path / "i.npy", np.zeros(3))
-    assert run("fold", "m.onnx", "--inputs", str(tmp_path / "i.npy"))[0] == 3
+def test_inputs_hold_no_code(run: Run, tmp_path: Path) -> None:
+    np.savez(tmp_path / "i.npz", image=np.array([{}], dtype=object))
+    target = tmp_path / "out.onnx"
+    assert run("fold", MODEL, "-o", str(target), "--inputs", str(tmp_path / "i.npz"))[0] == 3
+    assert not target.exists()
 
 
 @pytest.mark.parametrize(
@@ -323,6 +336,15 @@ def test_fates_names_every_bias(run: Run, engine: Engine) -> None:
     engine.result = folded(fates=FATES)
     assert "conv1 -> conv2" not in run("inspect", "m.onnx")[1]
     assert "conv1 -> conv2" in run("inspect", "m.onnx", "--fates")[1]
+
+
+def test_several_models_are_inspected_each_and_the_worst_counts(run: Run, engine: Engine) -> None:
+    code, out, _ = run("inspect", "m.onnx", "n.onnx", "--check")
+    assert code == 1
+    assert out.count("Would do") == 2
+    assert run("inspect", "m.onnx", "n.onnx", "--json")[0] == 2
+    assert run("inspect", "m.onnx", "n.onnx", "--explain", "c")[0] == 2
+    assert run("inspect")[0] == 2
 
 
 def test_inspect_json(run: Run, engine: Engine) -> None:

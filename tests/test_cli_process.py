@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,17 +60,18 @@ def test_a_closed_stdout_is_no_failure() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_ctrl_c_is_130_and_leaves_nothing(tmp_path: Path) -> None:
-    onnx.save(model("(float[2,3] x) => (float[2,3] y) { y = Relu(x) }"), tmp_path / "m.onnx")
-    os.mkfifo(tmp_path / "inputs")
-    argv = [sys.executable, "cli.py", "fold", str(tmp_path / "m.onnx"), "--inputs", str(tmp_path / "inputs")]
+    shutil.copy(ROOT / "models" / "digits_cnn_bn.onnx", tmp_path / "m.onnx")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "data.py").write_text(f"def load():\n    yield open({str(tmp_path / 'pipe')!r}).read()\n")
+    argv = [sys.executable, "cli.py", "fold", str(tmp_path / "m.onnx"), "--inputs", f"{tmp_path / 'data.py'}:load"]
     with subprocess.Popen(  # noqa: SIM117  (the pipe opens only once the process reads it)
         argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        with (tmp_path / "inputs").open("wb"):  # opens once the process reads, and then the process waits
+        with (tmp_path / "pipe").open("wb"):  # opens once the process reads, and then the process waits
             process.send_signal(signal.SIGINT)
             out, err = process.communicate()
     assert (process.returncode, out, err) == (130, "", "biasopt: interrupted\n")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["inputs", "m.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.py", "m.onnx", "pipe"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")

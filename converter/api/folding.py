@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,14 @@ import onnx
 
 from converter import pipeline
 from converter.api.inspecting import InspectResult, Model, blame, blocked_by_callers, chosen, facts_of, quiet
+from converter.api.judging import Pair, check_inputs, check_names, exit_code
 from converter.api.output import checked_target, pieces_of, staged_at, target_of
 from converter.errors import ModelError
 from converter.graph import Graph, load
 from converter.records import Verdict
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from converter.records import Parity
+    from converter.records import Latency, Parity
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class FoldResult(InspectResult):
 
     output: Path | None = None
     parity: Parity | None = None
+    latency: Latency | None = None  # of the original and the folded model, where it was measured
     exit_code: int = 0
     graph: Graph | None = field(default=None, repr=False, compare=False)
 
@@ -85,15 +85,19 @@ def fold(
     force: bool = False,
     in_place: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-    inputs: Sequence[dict[str, np.ndarray[Any, Any]]] | None = None,
+    inputs: Any = None,
     custom_ops: str | Path | None = None,
     provider: str = "cpu",
-    max_time: float = 30.0,
+    max_time: float | None = None,
     max_memory: int | None = None,
     quick: bool = False,
     seed: int = 0,
+    accuracy_margin: float | None = None,
+    bench: bool = False,
+    latency_margin: float = 0.02,
     on_inconclusive: str = "fail",
     progress: Callable[[str], None] | None = None,
+    **checking: Any,
 ) -> FoldResult:
     """Fold every batch norm and bias that can be folded exactly, prove it, and write the result.
 
@@ -118,22 +122,28 @@ def fold(
         Replace an existing output.
     in_place : bool
         Replace the input, atomically; follows symbolic links and keeps the mode.
-    shapes : mapping of input name to dims, inputs : feeds, custom_ops : path of a library
+    shapes : mapping of input name to dims, inputs : see below, custom_ops : path of a library
         For the proof; see `converter.verify.compare`.
-    max_time : float
-        Seconds after which the proof takes no more inputs.
+    max_time : float, optional
+        Seconds after which the proof takes no more inputs; 30 by default.
     max_memory : int, optional
         Bytes that the float64 copy may take; half of the free memory by default.
     provider : str
-        "cpu" or "cuda": where onnxruntime runs for the proof.
+        "cpu", "cuda" or "tensorrt": where onnxruntime runs, for the proof and the benchmark.
     quick : bool
         One input and one draw of rounding errors.
     seed : int
         Of the random inputs.
+    accuracy_margin : float, optional
+        Judge as well whether more than this share of the decisions on `inputs` (or images) changes.
+    bench : bool
+        Measure the latency of both models; the folded one may be slower by `latency_margin`, a share.
     on_inconclusive : str
         "fail" (`exit_code` 4, nothing is written) or "pass".
     progress : callable, optional
         Told what is being done, in a few words.
+    **checking
+        Further options of `converter.verify.compare`: images, labels, tolerances, opt_level ...
 
     Returns
     -------
@@ -147,6 +157,11 @@ def fold(
         A name is no pass's.
     """
     options = chosen(only, skip, allow, stop_after, keep_bn, no_growth)
+    where = None if data is None else Path(data)
+    judging = {"shapes": shapes, "inputs": inputs, "custom_ops": custom_ops, "provider": provider, "data": where}
+    judging |= {"seed": seed, "quick": quick, "max_time": max_time, "max_memory": max_memory, "progress": progress}
+    check_names(checking, judging)
+    check_inputs(inputs if verify else None)
     with quiet():
         graph = load(model, data=data, freeze_overridable=freeze_overridable)
         target = target_of(graph, out, force=force, in_place=in_place)
@@ -155,25 +170,14 @@ def fold(
             blocked = blocked_by_callers(model, data, options, outcome, freeze_overridable)
             result = FoldResult(**facts_of(graph, outcome, blocked), graph=graph)
             staged = staged_at(graph, result, target, in_place) if target is not None else None
+        graph.file.forget()
+        made = staged.temporary if staged is not None else None
         try:
-            parity = None
-            if verify:
-                got: Path | bytes = staged.temporary if staged is not None else result.to_bytes()
-                parity = _prove(
-                    result,
-                    got,
-                    data=None if data is None else Path(data),
-                    shapes=dict(shapes) if shapes else None,
-                    inputs=list(inputs) if inputs else None,
-                    custom_ops=custom_ops,
-                    provider=provider,
-                    seed=seed,
-                    quick=quick,
-                    max_time=max_time,
-                    max_memory=max_memory,
-                    progress=progress,
-                )
+            pair = Pair(graph, result.changed, result.to_bytes, made, target)
+            parity = pair.prove(accuracy_margin, **judging, **checking) if verify else None
             code = exit_code(parity, on_inconclusive)
+            latency = pair.measure(parity, latency_margin, judging, checking) if bench and not code else None
+            code = code or exit_code(latency, on_inconclusive)
             if staged is not None and code == 0:
                 if in_place:
                     graph.close()  # Windows does not replace a file that is open
@@ -185,27 +189,4 @@ def fold(
                 staged.discard()
             raise
     written = target if code == 0 else None
-    return replace(result, output=written, parity=parity, exit_code=code)
-
-
-def exit_code(parity: Parity | None, on_inconclusive: str = "fail") -> int:
-    """0 for a proof (or none asked for), 1 for a failure, 4 where it is open (0 if that is to pass)."""
-    if parity is None or parity.verdict in (Verdict.PASS, Verdict.SKIPPED):
-        return 0
-    if parity.verdict is Verdict.FAIL:
-        return 1
-    return 0 if on_inconclusive == "pass" else 4
-
-
-def _prove(result: FoldResult, got: Path | bytes, **options: Any) -> Parity:
-    if not result.changed:
-        from converter.records import Parity
-
-        return Parity(Verdict.PASS, "B", scope="identical", why="nothing was rewritten; the output is the input")
-    from converter import verify  # its libraries load slowly
-
-    assert result.graph is not None
-    file = result.graph.file
-    ref: Path | bytes = file.path if file.path is not None else bytes(file.buffer[0 : len(file.buffer)])
-    parity: Parity = verify.compare(ref, got, **options)
-    return parity
+    return replace(result, output=written, parity=parity, latency=latency, exit_code=code)

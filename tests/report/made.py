@@ -14,6 +14,7 @@ from converter.records import (
     FateKind,
     Finding,
     Hop,
+    Latency,
     OutputCheck,
     Parity,
     Rewrite,
@@ -38,6 +39,7 @@ class Result:
     rewrites: tuple[Rewrite, ...] = ()
     findings: tuple[Finding, ...] = ()
     parity: Parity | None = None
+    latency: Latency | None = None
     frozen: tuple[str, ...] = ()
     exit_code: int = 0
     overridable_blocked: int = 0

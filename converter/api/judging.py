@@ -1,0 +1,98 @@
+"""The original and what became of it, before those who judge: the referee and the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.graph import Graph
+from converter.records import Verdict
+
+if TYPE_CHECKING:
+    from converter.records import Latency, ModelFacts, Parity
+
+_MARGIN = 1e-3  # as the referee's own
+
+
+def exit_code(found: Parity | Latency | None, on_inconclusive: str = "fail") -> int:
+    """0 for a proof (or none asked for), 1 for a failure, 4 where it is open (0 if that is to pass)."""
+    if found is None or found.verdict in (Verdict.PASS, Verdict.SKIPPED):
+        return 0
+    if found.verdict is Verdict.FAIL:
+        return 1
+    return 0 if on_inconclusive == "pass" else 4
+
+
+def check_names(checking: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+    """What no function takes is found before the work, not after it."""
+    if not checking:
+        return
+    from inspect import signature
+
+    from converter.verify import compare
+
+    known = signature(compare).parameters.keys() - named.keys() - {"ref", "got"}
+    if unknown := sorted(checking.keys() - known):
+        raise TypeError(f"fold takes no argument {unknown[0]!r}; those of converter.verify.compare are {sorted(known)}")
+
+
+def check_inputs(inputs: Any) -> None:
+    """What is no file of inputs is found before the work, too."""
+    if inputs is not None:
+        from converter.verify.readers import open_inputs
+
+        open_inputs([inputs] if isinstance(inputs, str | Path | Mapping) else list(inputs), {})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The original and what became of it, for those who judge."""
+
+    graph: Graph
+    changed: bool
+    to_bytes: Callable[[], bytes]  # the folded model
+    folded: Path | None  # the same as a temporary file, if it is to be one
+    target: Path | None
+
+    @property
+    def _original(self) -> Path | bytes:
+        file = self.graph.file
+        return file.path if file.path is not None else bytes(file.buffer[0 : len(file.buffer)])
+
+    def prove(self, accuracy_margin: float | None, **options: Any) -> Parity:
+        """The referee's verdict; a model of which nothing was rewritten needs none."""
+        if not self.changed:
+            from converter.records import Parity
+
+            return Parity(Verdict.PASS, "B", scope="identical", why="nothing was rewritten; the output is the input")
+        from converter import verify  # its libraries load slowly
+
+        if accuracy_margin is None and options.get("labels") is not None:
+            accuracy_margin = _MARGIN
+        if accuracy_margin is not None:
+            from converter.verify.options import CHOICES
+
+            options |= {"margin": accuracy_margin, "stages": CHOICES}
+        parity = verify.compare(self._original, self.folded or self.to_bytes(), **options)
+        return replace(parity, b=self._named(parity.b))
+
+    def measure(
+        self, parity: Parity | None, margin: float, judging: Mapping[str, Any], checking: Mapping[str, Any]
+    ) -> Latency:
+        """The latency of both, on inputs of the shapes that the proof ran on."""
+        from converter.api.bench import measure_latency
+
+        same = {k: judging[k] for k in ("custom_ops", "provider", "seed", "quick", "progress")}
+        same |= {k: checking[k] for k in ("provider_options", "opt_level") if k in checking}
+        ran_on = parity.inputs if parity is not None else None
+        shapes = judging["shapes"] or (ran_on.shapes if ran_on is not None and ran_on.real else None)
+        data = (judging["data"], judging["data"])
+        folded = self.folded or self.to_bytes()
+        latency = measure_latency(self._original, folded, margin=margin, shapes=shapes, data=data, **same)
+        return replace(latency, model_b=self._named(latency.model_b))
+
+    def _named(self, facts: ModelFacts | None) -> ModelFacts | None:
+        """What was judged is the file that is to be, not the temporary one."""
+        return facts if facts is None or self.target is None else replace(facts, path=str(self.target))
