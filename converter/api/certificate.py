@@ -171,9 +171,10 @@ def certificate(
             raise InvariantViolation(f"the replay does not follow the fold: {refusal}") from refusal
         state = record["state"] = chained(state, record)
         steps.append(record)
-    metadata = {p.key: p.value for p in folded.proto.metadata_props if p.key in ("biasopt.version", "biasopt.rewrites")}
+    entries = ("biasopt.version", "biasopt.rewrites") if steps else ()
+    metadata = {p.key: p.value for p in folded.proto.metadata_props if p.key in entries}
     got = model_digest(folded)
-    if model_digest(Source(built(engine.sheet, metadata), "replayed", None, original.folder)) != got:
+    if model_digest(Source(built(engine.sheet, original, metadata), "replayed", None, original.folder)) != got:
         raise InvariantViolation("the replay of the fold's steps gives another model than the fold")
     document = {
         "schema": SCHEMA,

@@ -97,8 +97,8 @@ def replay_certificate(
     target = None if out is None else _checked(Path(out), source_path, said_path, force=force)
     found = engine.check(source, document, progress)
     same = None
-    if found.holds and target is not None and found.model is not None:
-        engine.write(found.model, source.folder, target)
+    if found.holds and target is not None and found.write is not None:
+        found.write(target)
         same = file_digest(target) == document["output"].get("sha256")
     return ReplayResult(
         str(source_path),

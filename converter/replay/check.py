@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from onnx import ModelProto
 
 from converter.errors import DataError
 from converter.protos.digest import chained, file_digest, model_digest
 from converter.protos.source import Source
-from converter.replay.build import built
 from converter.replay.engine import Engine
+from converter.replay.layout import built, write
 from converter.replay.refusal import Refusal
 
 SCHEMA = "biasopt.certificate/1"
@@ -32,7 +31,7 @@ class Replayed:
     where: str = ""
     open_steps: tuple[tuple[str, str], ...] = ()  # id and reason of steps whose algebra the normal form cannot say
     digest: str = ""
-    model: ModelProto | None = field(default=None, repr=False)
+    write: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def holds(self) -> bool:
@@ -86,10 +85,11 @@ def check(source: Source, document: dict[str, Any], progress: Callable[[str], No
                 recomputed += 1
             else:
                 open_steps.append((str(claimed.get("id")), str(claimed["check"].get("why", ""))))
-        model, digest = _finish(engine, document, source)
+        metadata, digest = _finish(engine, document, source)
     except Refusal as refusal:
         return Replayed(len(steps), done, recomputed, refusal.why, refusal.where, tuple(open_steps))
-    return Replayed(len(steps), done, recomputed, "", "", tuple(open_steps), digest, model)
+    written = partial(write, engine.sheet, source, metadata)
+    return Replayed(len(steps), done, recomputed, "", "", tuple(open_steps), digest, written)
 
 
 def _start(source: Source, document: dict[str, Any]) -> Engine:
@@ -141,12 +141,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _finish(engine: Engine, document: dict[str, Any], source: Source) -> tuple[ModelProto, str]:
-    metadata = document["output"].get("metadata", {})
-    if not isinstance(metadata, dict) or not metadata.keys() <= _ALLOWED:
+def _finish(engine: Engine, document: dict[str, Any], source: Source) -> tuple[dict[str, str], str]:
+    said = document["output"].get("metadata", {})
+    if not isinstance(said, dict) or not said.keys() <= _ALLOWED:
         raise Refusal("output.metadata", "holds other entries than those of the tool")
-    model = built(engine.sheet, {k: str(v) for k, v in metadata.items()})
+    metadata = {k: str(v) for k, v in said.items()}
+    model = built(engine.sheet, source, metadata)
     digest = model_digest(Source(model, "replayed", None, source.folder))
     if digest != document["output"].get("digest"):
         raise Refusal("output.digest", "the replayed model is not the one that was certified")
-    return model, digest
+    return metadata, digest

@@ -37,6 +37,11 @@ class Constant:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that it takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def load(self) -> Array:
         """As stored."""
         raise NotImplementedError
