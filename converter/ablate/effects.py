@@ -105,7 +105,7 @@ def _divergence(before: Array, after: Array, axis: int) -> Array:
     """KL(p || p') of each row, points of maps averaged; an output that is probabilities already stays as it is."""
     p, q = (_log_probabilities(np.moveaxis(v, axis, -1)) for v in (before, after))
     each = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)
-    return each.reshape(len(each), -1).mean(axis=1)
+    return np.asarray(each.reshape(len(each), -1).mean(axis=1))
 
 
 def _log_probabilities(scores: Array) -> Array:
@@ -113,4 +113,4 @@ def _log_probabilities(scores: Array) -> Array:
     if scores.size and scores.min() >= 0 and np.abs(sums - 1).max() < 1e-3:
         return np.log(np.maximum(scores, _TINY))
     shifted = scores - scores.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))

@@ -180,7 +180,7 @@ def _flushed(pending: list[Batch]) -> Iterator[Batch]:
         shapes = {tuple((n, v.shape[1:]) for n, v in b.feeds.items()) for b in batches}
         if len(shapes) == 1 and all((b.labels is None) == (batches[0].labels is None) for b in batches):
             feeds = {n: np.concatenate([b.feeds[n] for b in batches]) for n in batches[0].feeds}
-            labels = None if batches[0].labels is None else np.concatenate([b.labels for b in batches])  # type: ignore[misc]
+            labels = None if batches[0].labels is None else np.concatenate([b.labels for b in batches])
             batches = [Batch(feeds, batches[0].first, sum(b.rows for b in batches), labels)]
     yield from batches
 

@@ -39,16 +39,16 @@ class Solved:
     steps: int = 0
 
 
-def method_for(n_in: int, groups: int, most: int = DENSE_MOST, max_bytes: int = 1 << 30, *, centre: bool = False) -> str:
-    """dense where S and its factor fit; else cg; ``centre`` where it is asked for and cg would have to run the model."""
+def method_for(
+    n_in: int, groups: int, most: int = DENSE_MOST, max_bytes: int = 1 << 30, *, centre: bool = False
+) -> str:
+    """dense where S and its factor fit; else cg, or ``centre`` where that is asked for."""
     if n_in <= most and 3 * 8 * groups * n_in * n_in <= max_bytes:
         return "dense"
     return "centre" if centre else "cg"
 
 
-def solve(
-    patches: Patches, weight: Array, method: str, ridge: float = RIDGE, taps: np.ndarray | None = None
-) -> Solved:
+def solve(patches: Patches, weight: Array, method: str, ridge: float = RIDGE, taps: np.ndarray | None = None) -> Solved:
     """Find Delta.
 
     Parameters

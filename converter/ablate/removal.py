@@ -1,0 +1,292 @@
+"""Remove biases under an accuracy budget: fit, select and judge on rows of data that share nothing.
+
+*calibrate*: the closed form is fitted there. *select*: which biases go is decided there. *confirm*: what was decided
+is judged there, once, by the referee's statistics; nothing before that sees a row of it.
+
+Selection is greedy: biases are ranked by what their removal is expected to move, and as many go, the least first, as
+leave the disagreement on *select* within half the budget; the number is found by halving.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from time import monotonic
+
+from converter.ablate.compensate import Compensated, Fit, How, compensate
+from converter.ablate.measure import effects_of, zeroing
+from converter.ablate.net import Net, Where
+from converter.ablate.probes import deviation, probes
+from converter.ablate.run import FEW_ROWS, changes, disagreement
+from converter.ablate.samples import Data, Part, split
+from converter.ablate.scoring import Score
+from converter.ablate.sites import Role, Site
+from converter.ablate.solve import DENSE_MOST, RIDGE
+from converter.ablate.survey import Survey, survey
+from converter.errors import DataError
+from converter.protos.source import Source
+from converter.records import Stage, Verdict
+from converter.verify.decision import decision
+from converter.verify.options import Deciding, Options
+from converter.verify.samples import Sample, Stream
+from converter.verify.side import Side
+from converter.verify.statistics import needed_with_labels, needed_without_labels
+
+SHARES = (0.2, 0.2)  # of the rows, to calibrate and to select on; the rest confirms
+MOST = (1024, 2048)  # rows of each: more moved no figure on digits
+SLACK = 0.5  # of the budget may be used up on select, so that confirm's bound has room
+_SKETCH_ROWS = 256  # rows that biases are ranked on
+KEPT = {
+    Role.FIRST: "the first layer's: how well it can be imitated depends on the inputs alone",
+    Role.HEAD: "a head's: it holds how frequent each answer is",
+    Role.DEPTHWISE: "a depthwise layer's: it has few inputs to average over",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be lost, how sure that has to be, and how biases are moved.
+
+    Attributes
+    ----------
+    share : the accuracy that may be lost, as a share; without labels, of rows that may be decided differently
+    """
+
+    share: float = 1e-3
+    alpha: float = 0.05
+    output: str | None = None
+    ridge: float = RIDGE
+    dense_most: int = DENSE_MOST
+    seed: int = 0
+    max_time: float = 300.0
+    max_bytes: int = 1 << 30
+    progress: Callable[[str], None] = field(default=lambda text: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A bias that stays, and why."""
+
+    node: str
+    op: str
+    code: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Off:
+    """How far the changed model is from the original on inputs that were moved."""
+
+    said: str
+    share: float  # of rows decided differently
+    changes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What could go, before it was judged.
+
+    Attributes
+    ----------
+    fits : the new weights of the layers whose biases go
+    stage : why there is nothing to judge; None where there is
+    select : what is lost on *select*
+    rows : of calibrate, select and confirm
+    needed : rows of data in all with which the budget can be shown, where there were too few
+    confirm : the rows that nothing has seen yet
+    """
+
+    fits: tuple[Fit, ...] = ()
+    kept: tuple[Kept, ...] = ()
+    stage: Stage | None = None
+    output: str = ""
+    select: float = math.nan
+    rows: tuple[int, int, int] = (0, 0, 0)
+    needed: int | None = None
+    off: tuple[Off, ...] = ()
+    warnings: tuple[str, ...] = ()
+    tried: int = 0
+    confirm: Part | None = field(default=None, repr=False, compare=False)
+
+
+def candidates(
+    sites: Sequence[Site], keep: Sequence[Site], also: Sequence[Site | Role]
+) -> tuple[list[Site], list[Kept]]:
+    """Which biases may go, and why the others may not."""
+    may, kept = [], []
+    for site in sites:
+        wanted = site in also or site.role in also
+        if site in keep:
+            kept.append(Kept(site.label, site.op, "asked-to-keep", "it was asked to be kept"))
+        elif site.role in KEPT and not wanted:
+            kept.append(Kept(site.label, site.op, f"{site.role.value}-layer", KEPT[site.role]))
+        else:
+            may.append(site)
+    return may, kept
+
+
+def propose(net: Net, sites: Sequence[Site], kept: Sequence[Kept], data: Data, budget: Budget) -> Proposal:
+    """Choose as many biases of ``sites`` as the budget allows on *select*, and fit what makes up for them.
+
+    Raises
+    ------
+    DataError
+        The data does not fit the model, or the model decides nothing that could be counted.
+    """
+    parts = split(data.rows, data.unit, budget.seed, SHARES, MOST)
+    rows = (len(parts.calibrate), len(parts.select), len(parts.confirm))
+    few = _too_few(rows, data, budget)
+    if few is not None:
+        return Proposal(kept=tuple(kept), stage=few[0], rows=rows, needed=few[1])
+    if not sites:
+        return Proposal(kept=tuple(kept), stage=_skipped("no bias may go: those there are stay by default"), rows=rows)
+    fitting, selecting = data.part(parts.calibrate), data.part(parts.select)
+    chosen = _Selection(net, budget, fitting, selecting)
+    done, at_select = chosen.greedy(sites)
+    gone = {f.site.label for f in done.fits}
+    every = (*kept, *(Kept(s.label, s.op, "over-budget", chosen.told(s)) for s in sites if s.label not in gone))
+    if not done.fits:
+        stage = _skipped("no bias can go within the budget")
+        return Proposal(kept=every, stage=stage, output=chosen.output, rows=rows, tried=chosen.tried)
+    off = tuple(_off(net, done, selecting, chosen.output, budget))
+    warnings = tuple(_warnings(rows, off))
+    confirm = data.part(parts.confirm)
+    return Proposal(done.fits, every, None, chosen.output, at_select, rows, None, off, warnings, chosen.tried, confirm)
+
+
+def _skipped(why: str) -> Stage:
+    return Stage("decision", Verdict.SKIPPED, f"{why}; nothing was changed")
+
+
+def confirmed(before: Source, after: Source, proposal: Proposal, budget: Budget, where: Where) -> Stage:
+    """The verdict: the referee's decision stage on the one look at the rows that nothing has seen.
+
+    Parameters
+    ----------
+    before : the model as it came
+    after : the model as it would be written
+    """
+    assert proposal.confirm is not None
+    budget.progress(f"confirming on {len(proposal.confirm):,} rows")
+    samples = (Sample(b.feeds, b.labels) for b in proposal.confirm.batches())
+    options = Options(
+        stream=Stream(samples, "confirm"),
+        provider=where.provider,
+        custom_ops=where.custom_ops,
+        seed=budget.seed,
+        deciding=Deciding(outputs=(proposal.output,), margin=budget.share, alpha=budget.alpha),
+    )
+    original, changed = (Side(source, options, deployed=True) for source in (before, after))
+    return decision(original, changed, options).stage
+
+
+def _too_few(rows: tuple[int, int, int], data: Data, budget: Budget) -> tuple[Stage, int] | None:
+    """What is missing where not even a model that never differs could be shown to stay within the budget."""
+    if data.labelled:
+        least = needed_with_labels(0, 0, max(rows[2], 1), budget.share, budget.alpha)
+    else:
+        least = needed_without_labels(0, 0, budget.share, budget.alpha) or 1
+    if rows[2] >= least:
+        return None
+    share = 1 - sum(SHARES)
+    whole = min(math.ceil(least / share), least + sum(MOST))
+    whole += -whole % data.unit
+    why = (
+        f"{rows[2]:,} rows are left to confirm on, and a budget of {100 * budget.share:.3g} % needs \u2265 {least:,}: "
+        f"give about {whole:,} rows of data in all, or a larger budget"
+    )
+    detail = {"n": rows[2], "needed_n": least, "needed_rows": whole, "margin": budget.share, "alpha": budget.alpha}
+    return Stage("decision", Verdict.INCONCLUSIVE, why, (), detail), whole
+
+
+class _Selection:
+    """Greedy selection; it is given the rows to fit and to select on, and no others."""
+
+    def __init__(self, net: Net, budget: Budget, fitting: Part, selecting: Part) -> None:
+        self._net, self._budget, self._fitting, self._selecting = net, budget, fitting, selecting
+        self._how = How(budget.ridge, budget.dense_most, budget.max_bytes // 4, budget.seed)
+        self._deadline = monotonic() + budget.max_time
+        self._scores: dict[str, Score] = {}
+        self.output = ""
+        self.tried = 0
+
+    def greedy(self, sites: Sequence[Site]) -> tuple[Compensated, float]:
+        """The most biases, cheapest first, that stay within the budget on select; the disagreement there."""
+        ranking = self._ranked(sites)
+        best, at_best = Compensated(dict(self._net.original), ()), 0.0
+        low, high = 0, len(ranking)  # `low` stays within the budget
+        count = high
+        while low < high and (count == len(ranking) or monotonic() < self._deadline):
+            done = self._fitted(ranking[:count])
+            share = self._differs(done)
+            self.tried += 1
+            if share <= SLACK * self._budget.share:
+                best, at_best, low = done, share, count
+            else:
+                high = count - 1
+            count = (low + high + 1) // 2
+        return best, at_best
+
+    def told(self, site: Site) -> str:
+        """Why a bias stayed."""
+        score = self._scores[site.label]
+        if score.problem:
+            return score.problem
+        return f"imitated up to {100 * math.sqrt(min(score.held, 1.0)):.2g} %: with it the budget would be exceeded"
+
+    def _ranked(self, sites: Sequence[Site]) -> list[Site]:
+        budget = self._budget
+        rows = self._fitting.rows
+        assert rows is not None
+        sketch = self._fitting.data.part(rows[: max(1, _SKETCH_ROWS)])
+        limits = Survey(budget.max_bytes, monotonic() + budget.max_time / 3, budget.seed, budget.dense_most)
+        scores, _ = survey(self._net, sites, sketch, limits, budget.progress)
+        zeroed = zeroing(self._net, sites, sketch, budget.output, monotonic() + budget.max_time / 6, budget.progress)
+        if not zeroed.decides:
+            raise DataError(
+                f"output {zeroed.output!r} decides between no classes, and a budget counts decisions; name an output "
+                "that does with --output"
+            )
+        self.output = zeroed.output
+        self._scores = {
+            label: replace(score, predicted=zeroed.predicted[label], effect=zeroed.effects[label])
+            for label, score in scores.items()
+        }
+        sound = [s for s in sites if not self._scores[s.label].problem]
+        return sorted(sound, key=lambda s: self._scores[s.label].compensated)
+
+    def _fitted(self, sites: Sequence[Site]) -> Compensated:
+        return compensate(self._net, sites, self._fitting, self._how, self._budget.progress)
+
+    def _differs(self, done: Compensated) -> float:
+        """On select: the loss of accuracy where there are labels, else the share of rows decided differently."""
+        effects, _ = effects_of(self._net, {"": done.state}, self._selecting, self.output, decides=True)
+        effect = effects[""]
+        if effect.counts is not None:
+            return max(0.0, (effect.votes.lost - effect.votes.gained) / effect.rows)
+        return disagreement(effect)
+
+
+def _off(net: Net, done: Compensated, part: Part, output: str, budget: Budget) -> list[Off]:
+    on_data = disagreement(effects_of(net, {"": done.state}, part, output, decides=True)[0][""])
+    found = []
+    for probe in probes(("contrast", "offset"), deviation(part), budget.seed):
+        budget.progress(f"off the data: {probe.said}")
+        effects, _ = effects_of(net, {"": done.state}, part, output, decides=True, shift=probe.shift)
+        share = disagreement(effects[""])
+        found.append(Off(probe.said, share, changes(on_data, share)))
+    return found
+
+
+def _warnings(rows: tuple[int, int, int], off: Sequence[Off]) -> list[str]:
+    found = []
+    worst = max((o for o in off if o.changes), key=lambda o: o.share, default=None)
+    if worst is not None:
+        found.append(
+            f"the function changes off the data: under {worst.said} {100 * worst.share:.3g} % of the rows are decided "
+            "differently from the original. Biases carried what the level of the inputs means"
+        )
+    if rows[0] < FEW_ROWS:
+        found.append(f"fitted on {rows[0]} rows: below {FEW_ROWS} the fit is chance; give more data")
+    return found

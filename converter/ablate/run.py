@@ -1,0 +1,245 @@
+"""The whole of ``biasopt ablate``: from a model and data to scores, variants and probes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from converter.ablate.compensate import Compensated, How, compensate
+from converter.ablate.effects import Effect
+from converter.ablate.measure import Zeroed, effects_of, mean_gap, zeroing
+from converter.ablate.net import Net, State
+from converter.ablate.probes import Probe, deviation, probes
+from converter.ablate.samples import Data, Part
+from converter.ablate.scoring import Class, Score, corrected, ranked
+from converter.ablate.sites import Role, Site, is_proven
+from converter.ablate.survey import Survey, survey
+from converter.records import FateKind
+
+FEW_ROWS = 64  # below which compensation is fitted on chance
+GOOD_ROWS = 256  # from which more data gained nothing on digits
+_FIT_MOST = 1024  # rows that the compensation shown here is fitted on
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a caller may choose."""
+
+    output: str | None = None
+    probe: tuple[str, ...] = ()
+    seed: int = 0
+    max_time: float = 120.0
+    max_bytes: int = 1 << 30
+    compensates: bool = True
+    progress: Callable[[str], None] = field(default=lambda text: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One change of the whole model, and what it did on rows that nothing was fitted on."""
+
+    name: str
+    said: str
+    biases: int
+    effect: Effect
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The same changes on inputs that were moved. Accuracy is against labels, else the original's own answers."""
+
+    probe: Probe
+    effects: dict[str, Effect]
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """Everything that was found out."""
+
+    scores: tuple[Score, ...]  # ranked
+    variants: tuple[Variant, ...]
+    probed: tuple[Probed, ...]
+    zeroed: Zeroed
+    fits: tuple[Any, ...] = ()
+    warnings: tuple[str, ...] = ()
+    labelled: bool = False
+    rows: int = 0
+    fit_rows: int = 0
+    seconds: float = field(default=0.0, compare=False)
+
+
+def by_default(sites: Sequence[Site]) -> list[Site]:
+    """The biases that removal takes unless told otherwise: of inner layers, where no exact pass takes them."""
+    return [s for s in sites if s.role is Role.INNER and is_proven(s) not in (FateKind.DEAD, FateKind.ZERO)]
+
+
+def ablate(net: Net, sites: Sequence[Site], data: Data, settings: Settings) -> Ablation:
+    """Score every bias of ``sites``, and try what becomes of the model without all of them.
+
+    Raises
+    ------
+    DataError
+        The data does not fit the model.
+    """
+    begun = monotonic()
+    deadline = begun + settings.max_time
+    limits = Survey(settings.max_bytes, begun + 0.4 * settings.max_time, settings.seed)
+    scores, cut = survey(net, sites, data.all(), limits, settings.progress)
+    zero_by = begun + (0.7 if settings.compensates else 1.0) * settings.max_time
+    zeroed = zeroing(net, sites, data.all(), settings.output, zero_by, settings.progress)
+    made = [
+        replace(scores[s.label], predicted=zeroed.predicted[s.label], effect=zeroed.effects[s.label]) for s in sites
+    ]
+    made = corrected(made)
+    fit, rest = halves(data, settings.seed)
+    variants, fits, more = _variants(net, made, fit, rest, zeroed, settings, deadline)
+    probed = _probe(net, variants, rest, zeroed, settings, deadline) if settings.probe else ()
+    warnings = [*_warnings(data, zeroed, settings, cut=cut), *more, *_off_the_data(variants, probed)]
+    return Ablation(
+        scores=tuple(ranked(made)),
+        variants=tuple(v for v, _, _ in variants),
+        probed=probed,
+        zeroed=zeroed,
+        fits=fits,
+        warnings=tuple(warnings),
+        labelled=data.labelled,
+        rows=data.rows,
+        fit_rows=len(fit),
+        seconds=monotonic() - begun,
+    )
+
+
+def halves(data: Data, seed: int) -> tuple[Part, Part]:
+    """Rows to fit on, and the others."""
+    units = np.random.default_rng([seed, 0xAB1A]).permutation(-(-data.rows // data.unit))
+    size = max(1, min(len(units) // 2, _FIT_MOST // data.unit or 1))
+    parts = [np.sort((u[:, None] * data.unit + np.arange(data.unit)).reshape(-1)) for u in (units[:size], units[size:])]
+    first, second = (p[p < data.rows] for p in parts)
+    return data.part(first), data.part(second if len(second) else first)
+
+
+Made = tuple[Variant, State, Any]  # with the correction of the output, or None
+
+
+def _variants(
+    net: Net, scores: Sequence[Score], fit: Part, rest: Part, zeroed: Zeroed, settings: Settings, deadline: float
+) -> tuple[list[Made], tuple[Any, ...], list[str]]:
+    sound = [s.site for s in scores if not s.problem]
+    inner, but_heads = by_default(sound), [s for s in sound if s.role is not Role.HEAD]
+    states: dict[str, tuple[str, int, State]] = {}
+    everything = [s.site for s in scores]
+    states["zero-all"] = ("every bias left out", len(everything), _without(net, everything))
+    if inner:
+        states["zero-inner"] = ("biases of inner layers left out", len(inner), _without(net, inner))
+    corrections: dict[str, Any] = {}
+    warnings: list[str] = []
+    fits: tuple[Any, ...] = ()
+    if but_heads and zeroed.decides:
+        state = _without(net, but_heads)
+        states["head-corrected"] = ("all but the head's left out, the head's mean put right", len(but_heads), state)
+        corrections["head-corrected"] = mean_gap(net, state, fit, zeroed.output)
+    if settings.compensates and inner:
+        tried: list[tuple[str, str, list[Site]]] = [("compensate-inner", "inner layers compensated", inner)]
+        if len(but_heads) > len(inner):
+            tried.append(("compensate-all", "all but the head's compensated", but_heads))
+        for name, said, sites in tried:
+            if monotonic() > deadline:
+                warnings.append(f"no time was left for {said}; give --max-time more than {settings.max_time:g} s")
+                break
+            done = _compensated(net, sites, fit, settings)
+            fits = fits or done.fits
+            states[name] = (said, len(sites), done.state)
+    only = {name: state for name, (_, _, state) in states.items()}
+    effects, _ = effects_of(
+        net, only, rest, zeroed.output, decides=zeroed.decides, corrections=corrections, deadline=deadline
+    )
+    made = [
+        (Variant(n, said, count, effects[n]), state, corrections.get(n)) for n, (said, count, state) in states.items()
+    ]
+    return made, fits, warnings
+
+
+def _compensated(net: Net, sites: list[Site], fit: Part, settings: Settings) -> Compensated:
+    how = How(max_bytes=settings.max_bytes // 4, seed=settings.seed)
+    return compensate(net, sites, fit, how, settings.progress)
+
+
+def _without(net: Net, sites: Sequence[Site]) -> State:
+    state = dict(net.original)
+    for site in sites:
+        state |= net.without(site)
+    return state
+
+
+def _probe(
+    net: Net, variants: Sequence[Made], rest: Part, zeroed: Zeroed, settings: Settings, deadline: float
+) -> tuple[Probed, ...]:
+    states = {"original": net.original} | {v.name: state for v, state, _ in variants if v.name != "zero-all"}
+    corrections = {v.name: c for v, _, c in variants if c is not None}
+    ask: dict[str, Any] = {"decides": zeroed.decides, "corrections": corrections, "deadline": math.inf}
+    _, said = effects_of(net, {}, rest, zeroed.output, **ask)
+    found: list[Probed] = []
+    for probe in probes(settings.probe, deviation(rest), settings.seed):
+        if found and monotonic() > deadline + 0.25 * settings.max_time:
+            break
+        settings.progress(f"off the data: {probe.said}")
+        references = said if zeroed.decides else None
+        effects, _ = effects_of(net, states, rest, zeroed.output, shift=probe.shift, references=references, **ask)
+        found.append(Probed(probe, effects))
+    return tuple(found)
+
+
+def _warnings(data: Data, zeroed: Zeroed, settings: Settings, *, cut: bool) -> list[str]:
+    found = []
+    if data.rows < 2 * FEW_ROWS:
+        found.append(
+            f"{data.rows} rows of data are few: half of them are fitted on, which takes {FEW_ROWS}, better {GOOD_ROWS}"
+        )
+    if cut:
+        found.append("time ran out while layers were looked at; give --max-time more")
+    if zeroed.stopped:
+        found.append(
+            f"time ran out: biases were left out on {zeroed.rows:,} of {data.rows:,} rows; --max-time gives more"
+        )
+    if not zeroed.decides:
+        found.append(f"output {zeroed.output!r} decides between no classes: effects are errors of its numbers alone")
+    return found
+
+
+def _off_the_data(variants: Sequence[Made], probed: Sequence[Probed]) -> list[str]:
+    """A warning for the compensated model where its answers change off the data and not on it."""
+    found = []
+    for variant, _, _ in variants:
+        if not variant.name.startswith("compensate"):
+            continue
+        worst = max(probed, key=lambda p: disagreement(p.effects[variant.name]), default=None)
+        if worst is None:
+            continue
+        here, there = disagreement(variant.effect), disagreement(worst.effects[variant.name])
+        if changes(here, there):
+            found.append(
+                f"{variant.said}: under {worst.probe.said} {100 * there:.3g} % differ from the original, "
+                f"on the data {100 * here:.2g} %; what the level of the inputs means is lost with the biases"
+            )
+    return found
+
+
+def disagreement(effect: Effect) -> float:
+    """Share of rows decided differently; of numbers, their relative error."""
+    return effect.relative_error if effect.agreement is None else 1 - effect.agreement
+
+
+def changes(on_data: float, off_data: float) -> bool:
+    """Whether a function changes off the data: by more than a point, and twice what it does on the data."""
+    return off_data > max(0.01 + on_data, 2 * on_data)
+
+
+def summary(scores: Sequence[Score]) -> dict[str, int]:
+    """How many biases are in each class."""
+    classes = [s.verdict[0] for s in scores]
+    return {c.value: classes.count(c) for c in Class if c in classes}

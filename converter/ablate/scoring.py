@@ -1,0 +1,132 @@
+"""The class of each bias: what it would take to do without it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from converter.ablate.effects import Effect
+from converter.ablate.sites import Role, Site, is_proven
+from converter.records import FateKind
+from converter.verify.paired import holm, mcnemar
+
+# Leaving such a bias out changes the outputs by less than a float16 model with many layers does.
+SMALL_ERROR = 0.02
+# On digits, nets whose outputs were off by 0.06 lost nothing, by 0.15 half a point, by 0.4 seven points.
+COMPENSABLE_ERROR = 0.10
+
+
+class Class(StrEnum):
+    """What a bias is worth."""
+
+    DEAD = "DEAD"
+    REDUNDANT = "REDUNDANT"
+    SMALL = "SMALL"
+    COMPENSABLE = "COMPENSABLE"
+    ESSENTIAL = "ESSENTIAL"
+    UNKNOWN = "UNKNOWN"  # not measured
+
+
+MEANS = {
+    Class.DEAD: "no output feels it, whatever the data: shown by exact analysis; `fold` removes it",
+    Class.REDUNDANT: "something else can hold it exactly: shown by exact analysis; `fold` merges it",
+    Class.SMALL: f"leaving it out changes the outputs by at most {100 * SMALL_ERROR:g} %",
+    Class.COMPENSABLE: (
+        "its layer's weights can imitate it on this data: "
+        f"\u221ar times its first-order effect is at most {100 * COMPENSABLE_ERROR:g} %"
+    ),
+    Class.ESSENTIAL: "neither: removing it costs something, or it is a head's and holds how frequent classes are",
+    Class.UNKNOWN: "not measured: time ran out, or the layer could not be recomputed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What was found out about one bias.
+
+    Attributes
+    ----------
+    ratio, ratio_most : mean and largest |b| / sd(y) over channels that are not constant
+    constant : channels whose result never changes on this data
+    r, r_held : what the best imitation leaves, in mean square, on the data it was fitted on and on other data
+    bounded : r is an upper bound: only some of the layer's inputs were looked at
+    predicted : first-order effect on the outputs of leaving the bias out, relative
+    effect : measured effect of that
+    """
+
+    site: Site
+    ratio: float = math.nan
+    ratio_most: float = math.nan
+    constant: int = 0
+    r: float = math.nan
+    r_held: float = math.nan
+    bounded: bool = False
+    method: str = ""
+    rows: int = 0
+    positions: int = 0
+    predicted: float = math.nan
+    effect: Effect | None = None
+    p_holm: float = math.nan
+    problem: str = ""
+    per_channel: dict[str, list[float]] | None = None
+    findings: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def compensated(self) -> float:
+        """Predicted effect on the outputs after compensation: what the imitation leaves of the first-order effect."""
+        return math.sqrt(min(max(self.held, 0.0), 1.0)) * self.predicted
+
+    @property
+    def held(self) -> float:
+        """r on other data, or, of a single row, on the same."""
+        return self.r if math.isnan(self.r_held) else max(self.r, self.r_held)
+
+    @property
+    def error(self) -> float:
+        """Relative error of the outputs without the bias, measured, else predicted."""
+        return self.predicted if self.effect is None or not self.effect.rows else self.effect.relative_error
+
+    @property
+    def verdict(self) -> tuple[Class, str]:
+        """The class, and why."""
+        proven = is_proven(self.site)
+        if proven in (FateKind.DEAD, FateKind.ZERO):
+            return Class.DEAD, "it is zero" if proven is FateKind.ZERO else "nothing downstream feels it"
+        if proven is not None:
+            where = self.site.fate.where if self.site.fate is not None else ""
+            return Class.REDUNDANT, f"{where} can hold it" if where else "something else can hold it"
+        if math.isnan(self.error):
+            return Class.UNKNOWN, self.problem or "not measured"
+        if self.error <= SMALL_ERROR:
+            return Class.SMALL, f"the outputs change by {_percent(self.error)} without it"
+        if self.site.role is Role.HEAD:
+            return Class.ESSENTIAL, "a head's bias holds how frequent each answer is"
+        if math.isnan(self.held):
+            return Class.UNKNOWN, self.problem or "its inputs were not looked at"
+        left = f"weights can imitate it up to {_percent(math.sqrt(min(self.held, 1.0)))}"
+        told = f"{left}, which moves the outputs by about {_percent(self.compensated)}"
+        return (Class.COMPENSABLE if self.compensated <= COMPENSABLE_ERROR else Class.ESSENTIAL), told
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
+
+
+def corrected(scores: Sequence[Score]) -> list[Score]:
+    """The scores with p-values of McNemar's exact test, adjusted by Holm over all biases that were measured."""
+    counts = [s.effect.counts if s.effect is not None else None for s in scores]
+    tested = [k for k, c in enumerate(counts) if c is not None]
+    values = holm([mcnemar(counts[k][2], counts[k][1]) for k in tested])  # type: ignore[index]
+    found = dict(zip(tested, values, strict=True))
+    return [replace(s, p_holm=found[k]) if k in found else s for k, s in enumerate(scores)]
+
+
+_ORDER = (Class.ESSENTIAL, Class.COMPENSABLE, Class.UNKNOWN, Class.SMALL, Class.REDUNDANT, Class.DEAD)
+
+
+def ranked(scores: Sequence[Score]) -> list[Score]:
+    """What matters most first: by class, then by the effect of leaving the bias out."""
+    return sorted(scores, key=lambda s: (_ORDER.index(s.verdict[0]), -s.error if s.error == s.error else 0.0))
