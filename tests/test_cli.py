@@ -255,7 +255,7 @@ def test_json_is_the_whole_of_stdout(run: Run, engine: Engine) -> None:
 def test_reports_go_to_a_folder(run: Run, engine: Engine, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "out"
     assert run("fold", "m.onnx", "-q", "--report", str(folder))[0] == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["report.json", "report.md"]
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json", "report.md"]
     assert json.loads((folder / "report.json").read_text())["schema"] == "biasopt.fold/1"
     assert (folder / "report.md").read_text(encoding="utf-8").startswith("## biasopt")
 

@@ -31,7 +31,7 @@ def check_names(checking: Mapping[str, Any], named: Mapping[str, Any]) -> None:
         return
     from inspect import signature
 
-    from converter.verify import compare
+    from converter.verify.referee import compare
 
     known = signature(compare).parameters.keys() - named.keys() - {"ref", "got"}
     if unknown := sorted(checking.keys() - known):
