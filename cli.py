@@ -364,7 +364,7 @@ def bench(
     from converter.report import document, files, text, to_json, verify_text
 
     files.prepare(folder)  # before the work that the reports tell of
-    with terminal.progress(quiet=quiet) as progress:
+    with terminal.progress(quiet=quiet, still=True) as progress:
         latency = measure_latency(
             a, b, inputs=_one(inputs), samples=folder and folder / "samples.npz", progress=progress, **asked
         )

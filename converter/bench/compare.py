@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -115,13 +116,23 @@ class Bench:
     def measure(self, how: Deployment, design: Design) -> Latency:
         """One measurement of the pair, at one level of optimisation."""
         placed = [self._placement(which, how) for which in (0, 1)]
-        found = self._duet(how, design) if self._both_fit() else self._alternate(how, design)
+        found = self._measured(how, design)
         for side, peak in zip(found.sides, self.peaks, strict=True):
             side.peak_bytes = peak
         if self.request.samples is not None:
             suffix = "" if how.level == self.request.how.level else f"-{how.level}"
             sidecar.write(found, self.request.samples.with_name(f"{self.request.samples.stem}{suffix}.npz"))
         return self._complete(judge(found), how, placed)
+
+    def _measured(self, how: Deployment, design: Design) -> Measured:
+        if not self._both_fit():
+            return self._alternate(how, design)
+        try:
+            return self._duet(how, design)
+        except BiasoptError as exc:
+            if how.provider == "cpu" or not re.search("out of memory|failed to allocate", str(exc), re.IGNORECASE):
+                raise
+            return self._alternate(how, design)  # the GPU's memory holds one of them: that one ran before
 
     def _placement(self, which: int, how: Deployment) -> Placement:
         """Which provider ran which node; refused if what was asked for did not run the arithmetic."""

@@ -57,13 +57,22 @@ def mute() -> None:
 
 
 @contextmanager
-def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Give a function that shows the present stage, where stderr is a terminal; elsewhere it shows nothing."""
+def progress(*, quiet: bool = False, still: bool = False) -> Iterator[Callable[[str], None]]:
+    """Give a function that shows the present stage, where stderr is a terminal; elsewhere it shows nothing.
+
+    ``still``: nothing moves between two stages, since a thread that draws would be in the times that are taken.
+    """
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield lambda stage: None
         return
     from rich.console import Console
     from rich.text import Text
 
+    if still:
+        from rich.live import Live
+
+        with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+            yield lambda stage: live.update(Text(one_line(stage)), refresh=True)
+        return
     with Console(stderr=True).status("") as status:
         yield lambda stage: status.update(Text(one_line(stage)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from converter.bench.duet import Duet
 from converter.bench.measured import Measured
 from converter.errors import DataError, ModelError, RuntimeUnavailable
 from converter.records import Latency, Verdict
+from converter.report import terminal
 from converter.runtime.timing import Deployment
 from tests.latency import nets
 from tests.latency.machine import Machine
@@ -145,6 +148,32 @@ def test_memory_too_small_for_both(pair: Pair, machine: Callable[..., None], mon
     monkeypatch.setattr("converter.bench.compare.free_bytes", lambda: 300)
     converter.measure_latency(*pair)
     assert called == [1]
+
+
+def test_memory_of_the_gpu_too_small_for_both(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Bench, how: Deployment, design: Design) -> Measured:
+        raise ModelError("CUDA failure 2: out of memory")
+
+    monkeypatch.setattr(Bench, "__init__", lambda self: None)
+    monkeypatch.setattr(Bench, "_both_fit", lambda self: True)
+    monkeypatch.setattr(Bench, "_duet", full)
+    monkeypatch.setattr(Bench, "_alternate", lambda self, how, design: Measured(design, mode="two processes"))
+    bench = Bench()  # type: ignore[call-arg]
+    assert bench._measured(Deployment("cuda"), Design()).mode == "two processes"
+    with pytest.raises(ModelError):
+        bench._measured(Deployment("cpu"), Design())
+
+
+def test_progress_moves_only_between_stages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A thread that draws would be in the times."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    before = threading.active_count()
+    with terminal.progress(still=True) as progress:
+        progress("A/A control")
+        assert threading.active_count() == before
+    assert "A/A control" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured(pair: Pair) -> None:
