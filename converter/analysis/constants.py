@@ -8,21 +8,18 @@ convolution by such a chain.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from converter.graph import Const, Graph, Node, Tensor
+from converter.protos.constant_ops import EVALUATORS, constant, numpy_dtype
 from converter.records import Weight
 
 _BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div"})
 _FUEL = 16  # nodes in a chain; exporters need four
-_MOST_ELEMENTS = 1 << 26  # of a constant that a node fills in; more is not computed ahead
 _MALFORMED = (ValueError, IndexError, TypeError, KeyError, AttributeError)
 _CARRIERS = frozenset(
     "Identity Cast CastLike Transpose Reshape Squeeze Unsqueeze Expand ConstantOfShape Slice Gather Concat "
@@ -128,7 +125,7 @@ class Constants:
             return None
         if node.op == "Constant":
             stored = self._graph.constant_weight(node)
-            return _fixed(_constant(node)) if stored is None else stored.load
+            return _fixed(constant(node.attr)) if stored is None else stored.load
         computed = self._graph.whole_numbers(tensor)
         if computed is not None:
             return _fixed(computed)
@@ -136,14 +133,14 @@ class Constants:
             return _fixed(self._shape_of(node))
         if node.op == "CastLike":  # of its second input only the type counts
             return self._cast_like(node, fuel)
-        if node.op not in _EVALUATORS or (node.op in _BROADCASTS and node.scope.opset < 7):
+        if node.op not in EVALUATORS or (node.op in _BROADCASTS and node.scope.opset < 7):
             return None
         sources = [node.tensor_in(slot) for slot in range(len(node.inputs))]
         args = [None if t is None else self._recipe(t, fuel - 1) for t in sources]
         if any(a is None and t is not None for a, t in zip(args, sources, strict=True)):
             return None
-        evaluator = _EVALUATORS[node.op]
-        return lambda: evaluator(node, [None if a is None else a() for a in args])
+        evaluator = EVALUATORS[node.op]
+        return lambda: evaluator(node.attr, [None if a is None else a() for a in args])
 
     def _leaves(self, tensor: Tensor) -> list[Tensor]:
         """The tensors that the value comes from, through carriers; empty where all is in the nodes."""
@@ -200,148 +197,9 @@ class Constants:
         value, to = self._recipe(source, fuel - 1), self._graph.elem_type(like)
         if value is None or not to:
             return None
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(to)
+        dtype = numpy_dtype(to)
         return lambda: value().astype(dtype)
 
 
 def _fixed(value: NDArray[Any] | None) -> Recipe | None:
     return None if value is None else lambda: value
-
-
-def _constant(node: Node) -> NDArray[Any] | None:
-    for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
-        if (value := node.attr(name)) is not None:
-            return np.array(value, dtype)
-    for name, dtype in (("value_floats", np.float32), ("value_ints", np.int64)):
-        if (value := node.attr(name)) is not None:
-            return np.array(list(value), dtype)
-    return None
-
-
-def _axes(node: Node, args: list[Any]) -> list[int] | None:
-    if len(args) > 1 and args[1] is not None:
-        return [int(a) for a in args[1]]
-    axes = node.attr("axes")
-    return None if axes is None else list(axes)
-
-
-def _identity(_: Node, args: list[Any]) -> NDArray[Any]:
-    return np.asarray(args[0])
-
-
-def _cast(node: Node, args: list[Any]) -> NDArray[Any]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(args[0].astype(onnx.helper.tensor_dtype_to_np_dtype(node.attr("to"))))
-
-
-def _transpose(node: Node, args: list[Any]) -> NDArray[Any]:
-    return np.asarray(np.transpose(args[0], node.attr("perm")))
-
-
-def _reshape(node: Node, args: list[Any]) -> NDArray[Any]:
-    shape = [int(d) for d in (args[1] if len(args) > 1 else node.attr("shape"))]
-    if not node.attr("allowzero", 0):
-        shape = [args[0].shape[i] if d == 0 else d for i, d in enumerate(shape)]
-    return np.asarray(args[0].reshape(shape))
-
-
-def _squeeze(node: Node, args: list[Any]) -> NDArray[Any]:
-    axes = _axes(node, args)
-    return np.asarray(np.squeeze(args[0], None if axes is None else tuple(axes)))
-
-
-def _unsqueeze(node: Node, args: list[Any]) -> NDArray[Any]:
-    return np.asarray(np.expand_dims(args[0], tuple(_axes(node, args) or ())))
-
-
-def _expand(_: Node, args: list[Any]) -> NDArray[Any]:
-    shape = np.broadcast_shapes(args[0].shape, tuple(int(d) for d in args[1]))
-    return _filled(args[0], shape)
-
-
-def _constant_of_shape(node: Node, args: list[Any]) -> NDArray[Any]:
-    proto: TensorProto | None = node.attr("value")
-    value = np.zeros(1, np.float32) if proto is None else onnx.numpy_helper.to_array(proto)
-    return _filled(value.reshape(()), tuple(int(d) for d in args[0]))
-
-
-def _filled(value: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    if math.prod(shape) > _MOST_ELEMENTS:
-        raise ValueError("too large to be a parameter")
-    return np.broadcast_to(value, shape)
-
-
-def _slice(node: Node, args: list[Any]) -> NDArray[Any]:
-    if len(args) == 1:
-        starts, ends, axes, steps = node.attr("starts"), node.attr("ends"), node.attr("axes"), None
-    else:
-        starts, ends = args[1], args[2]
-        axes = args[3] if len(args) > 3 else None
-        steps = args[4] if len(args) > 4 else None
-    index = [slice(None)] * args[0].ndim
-    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        axis = int(axes[i]) if axes is not None else i
-        step = int(steps[i]) if steps is not None else 1
-        if step < 0:
-            raise ValueError("negative step")
-        index[axis] = slice(int(start), int(end), step)
-    return np.asarray(args[0][tuple(index)])
-
-
-def _gather(node: Node, args: list[Any]) -> NDArray[Any]:
-    return np.asarray(np.take(args[0], args[1].astype(np.int64), axis=node.attr("axis", 0)))
-
-
-def _concat(node: Node, args: list[Any]) -> NDArray[Any]:
-    return np.concatenate(args, axis=node.attr("axis", 1))
-
-
-def _dequantize(node: Node, args: list[Any]) -> NDArray[Any]:
-    value, scale = args[0], args[1]
-    zero = args[2] if len(args) > 2 and args[2] is not None else np.zeros_like(scale, value.dtype)
-    if node.attr("block_size", 0):
-        raise ValueError("blocked")
-    if scale.ndim == 1 and scale.size > 1:
-        dims = [1] * value.ndim
-        dims[node.attr("axis", 1)] = -1
-        scale, zero = scale.reshape(dims), zero.reshape(dims)
-    return np.asarray(((value.astype(np.float64) - zero.astype(np.float64)) * scale).astype(scale.dtype))
-
-
-def _arithmetic(op: Callable[..., Any], args: list[Any]) -> NDArray[Any]:
-    """In the type of the operands, as the runtime would compute it."""
-    with np.errstate(all="ignore"):
-        out = np.asarray(op(*args))
-    if out.size > _MOST_ELEMENTS or out.dtype != args[0].dtype:
-        raise ValueError("not a parameter")
-    return out
-
-
-def _divide(a: Any, b: Any) -> Any:
-    if not np.issubdtype(a.dtype, np.integer):
-        return a / b
-    if (b == 0).any():
-        raise ValueError("division by zero")
-    return np.trunc(a / b).astype(a.dtype)
-
-
-_EVALUATORS: dict[str, Callable[[Node, list[Any]], NDArray[Any]]] = {
-    "Identity": _identity,
-    "Cast": _cast,
-    "Transpose": _transpose,
-    "Reshape": _reshape,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Expand": _expand,
-    "ConstantOfShape": _constant_of_shape,
-    "Slice": _slice,
-    "Gather": _gather,
-    "Concat": _concat,
-    "DequantizeLinear": _dequantize,
-    "Add": lambda _, args: _arithmetic(np.add, args),
-    "Sub": lambda _, args: _arithmetic(np.subtract, args),
-    "Mul": lambda _, args: _arithmetic(np.multiply, args),
-    "Div": lambda _, args: _arithmetic(_divide, args),
-    "Neg": lambda _, args: np.negative(args[0]),
-    "Sqrt": lambda _, args: _arithmetic(np.sqrt, args),
-}

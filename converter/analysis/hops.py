@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.analysis.bias_flow import Flow, Step
+from converter.analysis.flow_records import Flow, Step
 from converter.records import Hop
 
 

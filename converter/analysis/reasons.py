@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from converter.analysis.affine import affine_at, training_problem, values
-from converter.analysis.bias_flow import Flow, Permit, Source, source_at, trace
+from converter.analysis.bias_flow import trace
 from converter.analysis.facts import Facts
+from converter.analysis.flow_records import Flow, Permit, Source, source_at
 from converter.analysis.hops import Reader, hops
 from converter.analysis.linear import Linear
-from converter.analysis.transfer import LINEARITY
+from converter.analysis.outcomes import LINEARITY
 from converter.graph import Node, Tensor
 from converter.records import Finding, Hop
 

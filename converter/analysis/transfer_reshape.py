@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from converter.analysis.facts import Facts
+from converter.analysis.outcomes import Carry, Outcome, Rule, Shifts, Stop, only
 from converter.analysis.shifts import MOST_ELEMENTS, Array, Shift, known, unknown
-from converter.analysis.transfer import Carry, Outcome, Rule, Shifts, Stop, only
 from converter.analysis.views import follow, reshaped
 from converter.graph import Node
 from converter.protos import Size, size

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from converter import numerics
 from converter.analysis import linear as lin
 from converter.analysis.affine import Affine
-from converter.analysis.bias_flow import Absorb, Flow, Permit, Source, segments, source_at, trace
+from converter.analysis.bias_flow import segments, trace
 from converter.analysis.facts import Facts
+from converter.analysis.flow_records import Absorb, Flow, Permit, Source, source_at
 from converter.analysis.linear import Linear
 from converter.graph import Bypass, Edit, Node, Rename, SetConst, Tensor
 from converter.passes import _checks

@@ -7,7 +7,7 @@ Source: associativity of sums in real arithmetic.
 
 from __future__ import annotations
 
-from converter.analysis.bias_flow import Flow, Permit
+from converter.analysis.flow_records import Flow, Permit
 from converter.passes._flow import finder, flow_pass
 from converter.records import FateKind
 

@@ -9,7 +9,7 @@ Source: distribution of sums; linear bottlenecks of Sandler et al. 2018 (MobileN
 
 from __future__ import annotations
 
-from converter.analysis.bias_flow import Permit
+from converter.analysis.flow_records import Permit
 from converter.passes._flow import finder, flow_pass, sinks
 from converter.records import FateKind
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converter.analysis.hops import Reader
-from converter.analysis.transfer import LINEARITY
+from converter.analysis.outcomes import LINEARITY
 from converter.records import Hop
 from converter.report import words
 

@@ -13,10 +13,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from converter.analysis import bias_flow  # noqa: F401  (completes the table of rules)
 from converter.analysis.facts import Facts
+from converter.analysis.outcomes import Carry, Outcome, Stop
 from converter.analysis.shifts import Shift, known, unknown
-from converter.analysis.transfer import Carry, Outcome, Stop, through
+from converter.analysis.transfer import through
 from converter.graph import Node, load
 from converter.protos.reference import Reference
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from converter.analysis.outcomes import Carry, Gone, Stop
 from converter.analysis.shifts import known
-from converter.analysis.transfer import RULES, Carry, Gone, Stop, through
+from converter.analysis.transfer import RULES, through
 from tests.analysis.cases_plain import PLAIN
 from tests.analysis.cases_traps import TRAPS
 from tests.analysis.one_node import Case, axes_of, holds, is_felt, sets_of

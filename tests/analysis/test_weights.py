@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from converter.analysis import bias_flow  # noqa: F401  (completes the table of rules)
 from converter.analysis.facts import Facts
+from converter.analysis.outcomes import Carry, Stop
 from converter.analysis.shifts import known
-from converter.analysis.transfer import Carry, Stop, through
-from converter.analysis.transfer_product import sums_to_one
+from converter.analysis.transfer import through
+from converter.analysis.transfer_attention import sums_to_one
 from converter.graph import load
 from tests.flow.judge import model
 
@@ -36,7 +38,7 @@ WEIGHTS = [
 @pytest.mark.parametrize(("text", "axes"), WEIGHTS)
 def test_along_which_axis_they_sum_to_one(text: str, axes: set[int]) -> None:
     kind = "float" if "to = 1>" in text else "double"
-    constants = {"r": np.float64(0.5), "on": np.array(True), "z": np.float64(0.5)}
+    constants: dict[str, Any] = {"r": np.float64(0.5), "on": np.array(True), "z": np.float64(0.5)}
     proto = model(f"(double[3,3,3] x) => ({kind}[3,3,3] p) {{ {text} }}", **constants)
     graph = load(proto)
     tensor = graph.scopes[0].values["p"]
