@@ -113,10 +113,16 @@ def _note_versions(a: ModelProto, b: ModelProto, warnings: list[str]) -> None:
         if before.get(domain) != after.get(domain):
             name = domain or "ai.onnx"
             warnings.append(f"operator set {name}: {before.get(domain, 'none')} became {after.get(domain, 'none')}")
+    if _quantised(b) and not _quantised(a):
+        warnings.append("only the rewritten model is quantised, which is no rounding: judge it by --stages decision")
     lost = overridable(a) - overridable(b)
     if lost:
         some = ", ".join(sorted(lost)[:3])
         warnings.append(f"{len(lost)} initializers can no longer be overridden by the caller ({some})")
+
+
+def _quantised(model: ModelProto) -> bool:
+    return any("Quantize" in n.op_type or n.op_type.startswith("QLinear") for n in all_nodes(model))
 
 
 def is_unseeded(node: NodeProto) -> bool:

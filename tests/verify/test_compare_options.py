@@ -179,7 +179,7 @@ def test_an_overflow_of_the_original_is_called_one() -> None:
         tail(model)
     half(a)
     b = half(b)
-    b.graph.node[-1].input[:] = ["c", "before"]
+    b.graph.node[-1].input[:] = ["c", "t"]
     parity = compare(a, b, stages=["runtime"])
     assert any("overflows" in w for w in parity.warnings)
     assert any("NaN or Inf" in w for w in parity.warnings)
