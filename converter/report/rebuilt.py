@@ -58,6 +58,7 @@ class FoldedAgain:
     overridable_names: int = 0
     problem: str = ""
     gates: tuple[Gate, ...] = ()
+    latency: Latency | None = None
 
 
 def fold_of(document: Json) -> FoldedAgain:
@@ -80,6 +81,7 @@ def fold_of(document: Json) -> FoldedAgain:
         overridable_blocked=document.get("overridable_blocked", 0),
         overridable_names=document.get("overridable_names", 0),
         problem=document.get("problem", ""),
+        latency=latency_of(document),
     )
 
 

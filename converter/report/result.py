@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from converter.records import Counts, Fate, Finding, Parity, Rewrite, Safety
+from converter.records import Counts, Fate, Finding, Rewrite, Safety
 
 if TYPE_CHECKING:
     from converter.analysis.rnn import Gate
+    from converter.records import Latency, Parity
 
 
 class Inspected(Protocol):
@@ -73,6 +74,10 @@ class Folded(Inspected, Protocol):
 
     @property
     def parity(self) -> Parity | None: ...
+
+    @property
+    def latency(self) -> Latency | None:
+        """Of the original and the folded model, where it was measured."""
 
     @property
     def exit_code(self) -> int: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -13,9 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from converter.analysis.rnn import Gate
-from converter.records import Fate, FateKind, Parity, Rewrite, Verdict
+from converter.records import Fate, FateKind, Rewrite, Verdict
 from converter.report import fates, groups, words
 from converter.report.result import Folded, Inspected, PassLike
+
+if TYPE_CHECKING:
+    from converter.records import Latency, Parity
 
 WIDTH = 110  # of a report that goes to a file or a pipe, whatever the window it was made in
 WIDEST = 120  # a line that runs across a very wide window is hard to follow
@@ -199,6 +202,8 @@ def _outcome(result: Folded) -> Block:
         table.add_row("Biases", words.plain(fates.line(result.fates)))
     for index, line in enumerate(_parity_lines(result.parity)):
         table.add_row("" if index else "Parity", line)
+    for index, line in enumerate(_latency_lines(result.latency)):
+        table.add_row("" if index else "Latency", line)
     if result.frozen:
         table.add_row("Inputs", f"no longer inputs of the model: {words.listing(result.frozen)}")
     if result.output is not None:
@@ -218,6 +223,16 @@ def _parity_lines(parity: Parity | None) -> list[Text]:
     if found := words.worst(parity):
         lines.append(Text(words.score(found)))
     return lines + [Text(f"warning: {words.plain(warning)}", style="yellow") for warning in parity.warnings]
+
+
+def _latency_lines(latency: Latency | None) -> list[Text]:
+    if latency is None:
+        return []
+    verdict = Text(latency.verdict.value, style=_COLOUR[latency.verdict])
+    lines = [Text.assemble(verdict, f": {words.speed(latency, 'the folded model')}")]
+    if latency.verdict is not Verdict.PASS and latency.why:
+        lines.append(Text(words.plain(latency.why)))
+    return lines
 
 
 def _overridable(result: Inspected) -> Block:

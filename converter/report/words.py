@@ -117,20 +117,23 @@ def no_such_pass(name: str, known: Iterable[str]) -> str:
 
 
 def worst(parity: Parity) -> OutputCheck | None:
-    """The output that came closest to, or went furthest over, its limit; one that differs at all, if there is."""
+    """The output that came closest to, or went furthest over, its limit; one that differs at all, if there is.
+
+    A place inside the model is worth the line only where it is over its limit, or where no output was run.
+    """
     scored = [
-        (check.score / check.limit, check)
+        (check.score / check.limit, stage.id in ("runtime", "runtime-deployed"), check)
         for stage in parity.stages
         if stage.id != "decision"  # its limits are shares, and of differences that may be below zero
         for check in stage.outputs
         if check.score is not None and check.limit
     ]
-    return max(scored, key=lambda item: _rank(*item), default=(0.0, None))[1]
+    return max(scored, key=lambda item: _rank(*item), default=(0.0, False, None))[2]
 
 
-def _rank(ratio: float, check: OutputCheck) -> tuple[bool, bool, bool, float, float]:
+def _rank(ratio: float, ran: bool, check: OutputCheck) -> tuple[bool, bool, bool, bool, float, float]:
     # NaN compares false with everything: a score that is not a number is the worst there is
-    return ratio != ratio, ratio > 1, check.max_abs != 0, ratio, check.max_abs or 0.0
+    return ratio != ratio, ratio > 1, ran, check.max_abs != 0, ratio, check.max_abs or 0.0
 
 
 def score(check: OutputCheck) -> str:
