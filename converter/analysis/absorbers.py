@@ -19,6 +19,7 @@ from converter.graph import Node
 
 
 def absorber(facts: Facts, permit: Permit, node: Node, shifts: dict[int, Shift]) -> Absorb | None:
+    """What the node does to take the shift over: a part of it, or the layer that it is; None if it cannot."""
     if set(shifts) != {0} and not (node.is_op("Add", "Sub") and len(shifts) == 1):
         return None
     ((slot, s),) = shifts.items()
