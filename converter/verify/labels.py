@@ -20,8 +20,10 @@ def read_labels(path: Path) -> np.ndarray[Any, Any]:
     """
     try:
         found = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _text(path)
-    except (OSError, ValueError, EOFError) as exc:
-        raise DataError(f"{path}: no labels; give whole numbers as .npy, or one per line ({exc})") from exc
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read ({exc.strerror or exc}); give labels as .npy or text") from exc
+    except (ValueError, EOFError) as exc:
+        raise DataError(f"{path}: no labels; give whole numbers as .npy, or one per line") from exc
     if found.dtype.kind not in "iub" or not found.ndim:
         raise DataError(
             f"{path}: labels are {found.dtype} of shape {list(found.shape)}; give whole numbers, one per row"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,12 +40,12 @@ class Stream:
     source : str
         The file, folder or script that they come from.
     limit : int, optional
-        Samples after which to stop.
+        Rows after which to stop.
     """
 
     def __init__(self, samples: Iterable[Sample], kind: str, source: str = "", limit: int | None = None) -> None:
         self.kind, self.source = kind, source
-        self._rest = iter(itertools.islice(samples, limit))
+        self._rest = iter(samples) if limit is None else _first(samples, limit)
         self._held: list[Sample] = []
         self._digests: list[bytes] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -88,6 +87,19 @@ class Stream:
             labelled=labelled or self._labelled,
             source=self.source,
         )
+
+
+def _first(samples: Iterable[Sample], count: int) -> Iterator[Sample]:
+    """As many rows as there are to be, of the last run as many as that needs."""
+    for sample in samples:
+        if sample.rows > count:
+            feeds = {n: v[:count] if np.shape(v)[:1] == (sample.rows,) else v for n, v in sample.feeds.items()}
+            label = sample.label[:count] if np.shape(sample.label)[:1] == (sample.rows,) else sample.label
+            sample = Sample(feeds, label, count)
+        yield sample
+        count -= sample.rows
+        if count <= 0:
+            return
 
 
 def combined_digest(digests: Iterable[bytes]) -> str:
@@ -143,6 +155,8 @@ def _rows(arrays: Mapping[str, Array], ports: Mapping[str, Port], *, long: bool)
     if not firsts or len({n for n, _ in firsts}) != 1 or len(firsts) != len(arrays):
         return 1, 1
     total, fixed = firsts[0][0], {d for _, d in firsts if isinstance(d, int)}
+    if not total and not fixed:
+        raise DataError(f"input {next(iter(arrays))!r} was given no row; give at least one")
     if not fixed and not long:
         return total, 1
     if not fixed:

@@ -229,6 +229,21 @@ def test_a_stream_holds_what_was_taken_and_counts_rows() -> None:
         list(stream.all())
 
 
+def test_a_limit_counts_rows(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=ROWS)
+    found = runs(tmp_path / "x.npz", limit=MOST_ROWS + 3)
+    assert [(len(s.feeds["x"]), s.rows) for s in found] == [(MOST_ROWS, MOST_ROWS), (3, 3)]
+    pairs = list(open_inputs([({"x": ROWS}, np.arange(40))], OPEN, 5).all())
+    assert [(len(s.feeds["x"]), list(s.label)) for s in pairs] == [(5, [0, 1, 2, 3, 4])]
+    assert len(runs(tmp_path / "x.npz", to=ONE, limit=7)) == 7
+
+
+def test_no_row_is_no_input(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=ROWS[:0])
+    with pytest.raises(DataError, match="no row"):
+        runs(tmp_path / "x.npz")
+
+
 def test_the_hash_is_of_values_types_names_and_order() -> None:
     def hashed(*feeds: dict[str, Any]) -> str:
         stream = Stream((Sample(f) for f in feeds), "npz")
