@@ -27,6 +27,7 @@ NATURAL, COUNT, SECONDS = click.IntRange(0), click.IntRange(1), click.FloatRange
 POSITIVE = SECONDS
 FATES = click.Choice(["fail", "pass"])
 PREPROCESS, GRADES = click.Choice(["imagenet", "unit", "tanh", "none"]), click.Choice(list("ABCD"))
+PROVIDERS, PROBES = click.Choice(["cpu", "cuda"]), click.Choice(["contrast", "offset", "noise"])
 PRECISIONS = click.Choice(["strict", "as-deployed", "both"])
 ALL_PROVIDERS, LEVELS = click.Choice(["cpu", "cuda", "tensorrt"]), click.Choice(["all", "basic", "off"])
 
@@ -140,7 +141,7 @@ def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, 
     Nothing is written if the outputs differ, or if that could not be decided.
     """
     from converter.passes import PASSES
-    from converter.report import files, groups, to_json, words
+    from converter.report import files, groups, words
 
     files.prepare(folder)  # before the work that the reports tell of
     with terminal.progress(quiet=quiet) as progress:
@@ -149,6 +150,8 @@ def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, 
     more = {"argv": click.get_current_context().find_root().obj, "bench": result.latency}
     files.write(result, said, __version__, folder, formats, **more)
     if as_json:
+        from converter.report import to_json
+
         terminal.say(to_json.dumps(to_json.fold_json(result, __version__, said=said, **more)))
     elif not quiet:
         from converter.report import text  # rich loads only where it is shown
@@ -469,6 +472,83 @@ def export(spec: str, no_verify: bool, as_json: bool, verbose: bool, **asked: An
     if as_json and result.exit_code:
         terminal.note(exported.failure(result))
     return result.exit_code
+
+
+@cli.command()
+@argument("model", type=FILE)
+@option("--data", "inputs", metavar="D", multiple=True, help=".npz, .npy, .json, a folder, or script.py:function.")
+@option("--images", metavar="DIR", type=FILE, help="Run on these images; class folders are labels.")
+@option("--preprocess", type=PREPROCESS, default="imagenet", help="How images are scaled.  [imagenet]")
+@option("--labels", metavar="F", type=FILE, help="Right classes: .npy, or a number per line.")
+@option("--samples", metavar="N", type=COUNT, help="How many inputs.  [all there are]")
+@option("--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_as(given.shapes), help="Shape of images.")
+@option("--output", metavar="OUT", help="Output to look at.  [the first that decides]")
+@option("--only", metavar="NODE", multiple=True, help="Only this layer's bias; repeatable.")
+@option("--probe", metavar="KIND", multiple=True, type=PROBES, help="Also off the data: contrast, offset, noise.")
+@option("--no-compensate", is_flag=True, help="Do not try weights in place of biases.")
+@option("--as-it-is", is_flag=True, help="Do not fold batch norms first.")
+@option("--provider", type=PROVIDERS, default="cpu", help="Where to run.  [cpu]")
+@option("--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime.")
+@option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of everything random.  [0]")
+@option("--max-time", metavar="S", type=SECONDS, default=120.0, help="Seconds; what was begun is finished.  [120]")
+@option("--max-memory", metavar="SIZE", callback=_as(given.size), help="Memory to work in.  [half of what is free]")
+@option("--top", metavar="N", type=COUNT, help="Show the first N biases only.  [all]")
+@option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder.")
+@option(
+    "--formats",
+    multiple=True,
+    default=["json,md,html"],
+    callback=_as(given.kinds),
+    metavar="LIST",
+    help="Which reports.  [json,md,html]",
+)
+@json_option
+@option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def ablate(
+    model: Path,
+    inputs: tuple[str, ...],
+    no_compensate: bool,
+    as_it_is: bool,
+    top: int | None,
+    folder: Path | None,
+    formats: list[str],
+    as_json: bool,
+    quiet: bool,
+    **asked: Any,
+) -> int:
+    """Say what each bias is worth on your data.
+
+    Every bias is left out in turn, and it is worked out how well the other weights of its layer could imitate it.
+    Give data that the model was not trained on. Nothing is written but reports.
+    """
+    if not inputs and asked["images"] is None:
+        raise click.UsageError("Give data with --data, or images with --images.")
+    from converter.ablate import saved
+    from converter.api.ablate import ablate as run_it
+    from converter.report import files
+
+    files.prepare(folder)  # before the work that the reports tell of
+    try:
+        with terminal.progress(quiet=quiet) as progress:
+            result = run_it(
+                model,
+                inputs=inputs or None,
+                compensate=not no_compensate,
+                fold_first=not as_it_is,
+                progress=progress,
+                **asked,
+            )
+    except ValueError as unknown:  # a name that no bias has
+        raise click.BadParameter(terminal.one_line(str(unknown)), param_hint="'--only'") from None
+    said = result.document(click.get_current_context().find_root().obj or ())
+    saved.save(said, folder, formats)
+    if as_json:
+        terminal.say(saved.made(said, "json"))
+    elif not quiet:
+        from converter.ablate import text
+
+        terminal.say(text.rendered(said, sys.stdout, top))
+    return 0
 
 
 @cli.command()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converter._version import __version__
+from converter.ablate.document import ablate_document
 from converter.ablate.net import Net, Where
 from converter.ablate.opened import Opened, opened
 from converter.ablate.run import Ablation, Settings
@@ -36,6 +38,19 @@ class AblateResult:
     folded: int
     inputs: InputSet
     seed: int
+
+    def document(self, argv: Sequence[str] = ()) -> dict[str, Any]:
+        """``biasopt.ablate/1``, from which every report is made."""
+        return ablate_document(
+            self.model,
+            self.result,
+            self.uncovered,
+            self.folded,
+            self.inputs,
+            self.seed,
+            argv=argv,
+            version=__version__,
+        )
 
 
 def ablate(

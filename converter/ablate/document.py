@@ -1,0 +1,139 @@
+"""``biasopt.ablate/1``: everything that was found out about the biases of a model, as JSON values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from converter.ablate.compensate import Fit
+from converter.ablate.effects import Effect
+from converter.ablate.ranges import NOTE
+from converter.ablate.run import Ablation, changes, disagreement, summary
+from converter.ablate.scoring import MEANS, Score
+from converter.report import document as parts
+
+if TYPE_CHECKING:
+    from converter.ablate.sites import Uncovered
+    from converter.records import InputSet, ModelFacts
+
+SCHEMA = "biasopt.ablate/1"
+DIGITS = 8  # of a float: onnxruntime's own results repeat no further from one processor to the next
+
+
+def ablate_document(
+    model: ModelFacts,
+    result: Ablation,
+    uncovered: Sequence[Uncovered],
+    folded: int,
+    inputs: InputSet,
+    seed: int,
+    *,
+    argv: Sequence[str],
+    version: str,
+) -> dict[str, Any]:
+    """What ``ablate --json`` prints; every other form of the report is made of it."""
+    classes = summary(result.scores)
+    return {
+        "schema": SCHEMA,
+        "tool": parts.tool(argv, version),
+        "exit_code": 0,
+        "warnings": list(result.warnings),
+        "model": parts.facts(model),
+        "inputs": parts.inputs(inputs),
+        "seed": seed,
+        "folded_batch_norms": folded,
+        "output": {"name": result.zeroed.output, "decides": result.zeroed.decides},
+        "rows": {"all": result.rows, "measured": result.zeroed.rows, "fitted_on": result.fit_rows},
+        "labelled": result.labelled,
+        "classes": {name: {"biases": n, "means": MEANS[name]} for name, n in classes.items()},  # type: ignore[index]
+        "biases": [_bias(score) for score in result.scores],
+        "variants": [
+            {"name": v.name, "said": v.said, "biases": v.biases, "effect": _effect(v.effect)} for v in result.variants
+        ],
+        "fits": [fit_json(fit) for fit in result.fits],
+        "probes": _probes(result),
+        "findings": [finding for score in result.scores for finding in score.findings],
+        "note": NOTE if any(s.findings for s in result.scores) else None,
+        "uncovered": [{"node": u.label, "op": u.op, "why": u.why} for u in uncovered],
+        "repro": parts.repro(argv),
+    }
+
+
+def _bias(score: Score) -> dict[str, Any]:
+    site, (kind, why) = score.site, score.verdict
+    return {
+        "node": site.label,
+        "op": site.op,
+        "role": site.role.value,
+        "class": kind.value,
+        "why": why,
+        "fate": None if site.fate is None else site.fate.kind.value,
+        "channels": site.form.n_out,
+        "inputs_per_output": site.form.n_in,
+        "groups": site.form.groups,
+        "ratio": _number(score.ratio),
+        "ratio_largest": _number(score.ratio_most),
+        "constant_channels": score.constant,
+        "r": _number(score.r),
+        "r_held_out": _number(score.r_held),
+        "r_is_bound": score.bounded,
+        "r_method": score.method or None,
+        "rows": score.rows,
+        "positions": score.positions,
+        "predicted_error": _number(score.predicted),
+        "predicted_error_compensated": _number(score.compensated),
+        "effect": None if score.effect is None or not score.effect.rows else _effect(score.effect),
+        "p_holm": _number(score.p_holm),
+        "problem": score.problem or None,
+        "per_channel": None if score.per_channel is None else _rounded(score.per_channel),
+    }
+
+
+def fit_json(fit: Fit) -> dict[str, Any]:
+    """One layer whose weights took a bias over."""
+    return {
+        "node": fit.site.label,
+        "op": fit.site.op,
+        "method": fit.method,
+        "left": _number(fit.left),
+        "weight_growth": _number(fit.growth),
+        "rows": fit.rows,
+        "positions": fit.positions,
+        "steps": fit.steps,
+    }
+
+
+def _probes(result: Ablation) -> list[dict[str, Any]]:
+    on_data = {v.name: disagreement(v.effect) for v in result.variants}
+    return [
+        {
+            "kind": probed.probe.kind,
+            "amount": probed.probe.amount,
+            "said": probed.probe.said,
+            "effects": {name: _effect(effect) for name, effect in probed.effects.items()},
+            "changes": sorted(
+                name
+                for name, effect in probed.effects.items()
+                if name in on_data and changes(on_data[name], disagreement(effect))
+            ),
+        }
+        for probed in result.probed
+    ]
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    found: dict[str, Any] = _rounded(effect.to_json())
+    return found
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else _rounded(value)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(v) for v in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) and math.isfinite(value) else value

@@ -1,0 +1,47 @@
+"""The report as files in a folder: ``report.json``, ``report.md``, ``report.html``, ``report.txt``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from converter.errors import BiasoptError
+from converter.report.files import NAMES, _written
+from converter.report.to_json import dumps
+
+
+def save(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str]) -> list[Path]:
+    """Write the document in each of ``formats``, each file whole or not at all.
+
+    Raises
+    ------
+    BiasoptError
+        The folder cannot be written to, or there is no such form of this report.
+    """
+    if folder is None:
+        return []
+    try:
+        return [_written(folder / NAMES[form], made(document, form)) for form in formats]
+    except OSError as exc:
+        raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
+
+
+def made(document: Mapping[str, Any], form: str) -> str:
+    """The document in one form; what a form needs is loaded only for it."""
+    match form:
+        case "json":
+            return dumps(document)
+        case "md":
+            from converter.ablate import markdown
+
+            return markdown.markdown(document)
+        case "html":
+            from converter.ablate import page
+
+            return page.html(document)
+        case "text":
+            from converter.ablate import text
+
+            return text.rendered(document)
+    raise BiasoptError(f"an ablation passes or fails nothing, so there is no {form} of it; give json, md, html or text")
