@@ -11,7 +11,7 @@ from converter.bench.gate import Gate
 AA_BLOCKS = 5
 EXTENSION = 4  # blocks, in a session of their own
 MOST_BLOCKS = 80
-FEWEST_PAIRS, _FEWEST_BLOCKS, _FEWEST_SESSIONS = 5, 2, 2
+FEWEST_PAIRS, _FEWEST_BLOCKS, _FEWEST_SESSIONS = 3, 2, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Design:
     def warm_up(self) -> tuple[float, float]:
         """Seconds of warm-up of one model in one session: at least, at most."""
         if self.quick:
-            return 0.2, min(2.0, self.max_time / 10)
-        return 1.0, min(30.0, self.max_time / 20)
+            return 0.2, min(1.0, self.max_time / 20)
+        return 1.0, min(30.0, self.max_time / 40)
 
     def record(self) -> dict[str, Any]:
         """The plan as JSON values."""

@@ -19,7 +19,8 @@ from converter.records import Block
 
 Say = Callable[[str], None]
 
-_CONTROL_SHARE = 0.25  # of the time there is
+_CONTROL_SHARE = 0.15  # of the time there is
+_RELOAD_SHARE = 0.05  # of it: what loading two models may take to be done for every block of the control
 _BLOCK_SECONDS = 0.1  # of a block, at least
 _LOADS, _LOADS_SHARE = 10, 0.05  # of each model; of the time there is
 _RETRIES = 2  # of a block during which the GPU was slowed down
@@ -96,7 +97,10 @@ class Duet:
         return model, warm.run_ms
 
     def _control(self) -> None:
-        """A beside A, loaded anew for each block: what the machine shows where there is nothing to see."""
+        """A beside A: what the machine shows where there is nothing to see.
+
+        The second one is loaded anew for each block, unless that takes too long.
+        """
         begun = self._elapsed()
         model, run_ms = self._open(_FIRST, None, "A/A control")
         self.found.repeat = pairs.repeats(run_ms)
@@ -105,13 +109,19 @@ class Duet:
         self.design = replace(self.design, pairs=max(self.design.pairs, math.ceil(_BLOCK_SECONDS / self.pair_seconds)))
         room = _CONTROL_SHARE * self.design.max_time / (AA_BLOCKS * self.pair_seconds)
         count = max(min(self.design.pairs, FEWEST_PAIRS), min(self.design.pairs, int(room)))
+        other = None
         for k in range(AA_BLOCKS):
-            other, _ = self._open(_FIRST, None, f"A/A control, block {k + 1} of {AA_BLOCKS}")
+            if other is None:
+                other, _ = self._open(_FIRST, None, f"A/A control, block {k + 1} of {AA_BLOCKS}")
             if k == 0:
                 self.session_seconds = self._elapsed() - begun
             samples = self._take((model.run, other.run), count)
             # The later one of two sessions tends to differ from the earlier one: take turns.
             self.found.aa.append((samples if k % 2 == self.first else samples.swapped()).log_ratio)
+            if self.session_seconds < _RELOAD_SHARE * self.design.max_time:
+                other.close()
+                other = None
+        if other is not None:
             other.close()
         model.close()
 
