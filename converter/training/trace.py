@@ -1,0 +1,241 @@
+"""A module as a graph of torch's operators, in training mode, with the names of what it holds.
+
+``torch.export`` first. Where that declines (control flow, odd inputs), the module is run under ``torch.fx``'s tracer of
+operators, which follows what happens with this one example. Both leave norms, attention and LSTMs whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from converter.errors import DataError, ModelError
+from converter.training.example import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A traced module.
+
+    ``names`` gives the parameter or buffer of each placeholder that is one; ``home`` the module that each node's
+    call lies in.
+    """
+
+    module: Any  # a copy of the user's, which ran in its training mode
+    example: Example
+    graph: Any  # torch.fx.Graph
+    names: dict[Any, str]
+    tracer: str  # torch.export | torch.fx
+
+    @property
+    def data(self) -> frozenset[Any]:
+        """The nodes that depend on the inputs or on chance."""
+        found: set[Any] = set()
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                if node not in self.names:
+                    found.add(node)
+            elif any(source in found for source in node.all_input_nodes) or _is_random(node):
+                found.add(node)
+        return frozenset(found)
+
+
+def _is_random(node: Any) -> bool:
+    tags = getattr(node.target, "tags", ())
+    return any("nondeterministic" in str(tag) for tag in tags)
+
+
+def copied(module: Any, parameter: Callable[[Any], Any] = lambda p: p) -> Any:
+    """A copy of all but the parameters, which become what `parameter` makes of them; by default they are shared.
+
+    Raises
+    ------
+    ModelError
+        It cannot be copied.
+    """
+    import torch
+
+    memo: dict[int, Any] = {id(p): parameter(p) for p in module.parameters()}
+    for part in module.modules():  # what old-style weight norm computed: no leaf, and made anew by the next call
+        for value in vars(part).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(module, memo).cpu()
+    except Exception as exc:
+        name = type(module).__name__
+        raise ModelError(f"{name}: cannot be copied ({_line(exc)}); lint it as it was just made") from exc
+
+
+def training_copy(module: Any) -> Any:
+    """A copy, with shared parameters, that is as the module is while it trains.
+
+    A module that came in eval mode as a whole is switched; one that came in training mode keeps the modes that its
+    parts have, which is how a frozen norm is known.
+    """
+
+    def here(parameter: Any) -> Any:
+        if parameter.device.type == "cpu":
+            return parameter
+        return type(parameter)(parameter.detach().cpu(), requires_grad=parameter.requires_grad)
+
+    twin = copied(module, here)
+    return twin if module.training else twin.train()
+
+
+def trace(module: Any, example: Example) -> Traced:
+    """Trace a module in training mode.
+
+    Raises
+    ------
+    DataError
+        It does not run on the example.
+    ModelError
+        No tracer follows it; the message names the module and the operator.
+    """
+    import torch
+
+    twin = training_copy(module)
+    example = _runs(twin, example)
+    reasons = []
+    for name, follow in (("torch.export", _exported), ("torch.fx", _followed)):
+        try:
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                warnings.simplefilter("ignore")
+                graph, names = follow(copied(twin), example)
+            return Traced(twin, example, graph, names, name)
+        except Exception as exc:
+            reasons.append((name, exc))
+    where, op = _blame(copied(twin), example)
+    said = "; ".join(f"{name}: {_line(exc)}" for name, exc in reasons)
+    raise ModelError(
+        f"could not be traced: module {where}, operator {op} ({said}); "
+        "lint the part of it that can be, as a module of its own"
+    ) from reasons[0][1]
+
+
+def _exported(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
+    import torch
+
+    with _quiet():
+        program = torch.export.export(module, example.args, example.kwargs, strict=False)
+    signature = program.graph_signature
+    known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    constants = set(signature.inputs_to_lifted_tensor_constants) | set(signature.inputs_to_lifted_custom_objs)
+    names = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and (node.name in known or node.name in constants):
+            names[node] = known.get(node.name, "")
+    return program.graph, names
+
+
+def _followed(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    flat, tree = torch.utils._pytree.tree_flatten((example.args, example.kwargs))
+    tensors = [leaf for leaf in flat if isinstance(leaf, torch.Tensor)]
+
+    def run(values: dict[str, Any], inputs: list[Any]) -> Any:
+        fresh = iter(inputs)
+        leaves = [next(fresh) if isinstance(leaf, torch.Tensor) else leaf for leaf in flat]
+        args, kwargs = torch.utils._pytree.tree_unflatten(leaves, tree)
+        return torch.func.functional_call(module, values, args, kwargs)
+
+    graph = make_fx(run, tracing_mode="real", pre_dispatch=True)(state, tensors).graph
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    names = dict(zip(places, state, strict=False))  # the state comes first, in its order
+    names |= {node: "" for node in graph.nodes if node.op == "get_attr"}
+    return graph, names
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export logs what it could not follow, though it says so in its error too."""
+    import logging
+
+    logger = logging.getLogger("torch")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _runs(module: Any, example: Example) -> Example:
+    """The example, twice as many where there was one, if the module runs on it."""
+    tries = [example.doubled(), example]
+    errors = []
+    for tried in tries:
+        try:
+            run(copied(module), tried)
+        except Exception as exc:
+            errors.append(exc)
+        else:
+            return tried
+    where = getattr(errors[-1], "_biasopt_module", "")
+    raise DataError(
+        f"{type(module).__name__} does not run in training mode on this example{where and f': module {where}'}: "
+        f"{_line(errors[-1])}; give an example that it takes"
+    ) from errors[-1]
+
+
+def run(module: Any, example: Example, seed: int = 0) -> Any:
+    """One seeded call without gradients; an exception knows the innermost module that it came from."""
+    import torch
+
+    entered: list[str] = []
+    names = {id(part): name for name, part in module.named_modules()}
+    handles = []
+    for part in module.modules():
+        name = f"{names[id(part)] or 'the model'} ({type(part).__name__})"
+        handles.append(part.register_forward_pre_hook(lambda *_, name=name: entered.append(name)))
+        handles.append(part.register_forward_hook(lambda *_: entered.pop() and None))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(seed)
+            return module(*example.args, **example.kwargs)
+    except Exception as exc:
+        exc._biasopt_module = entered[-1] if entered else ""  # type: ignore[attr-defined]
+        raise
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _blame(module: Any, example: Example) -> tuple[str, str]:
+    """The module and the operator at which a plain recording of operators stops, as far as that can be known."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    last = ["none"]
+
+    class Last(TorchDispatchMode):  # type: ignore[misc,no-untyped-call,unused-ignore]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            last[0] = str(func)
+            return func(*args, **(kwargs or {}))
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+
+            def call(*flat: Any) -> Any:
+                with Last():  # type: ignore[no-untyped-call,unused-ignore]
+                    return run(module, example)
+
+            make_fx(call, tracing_mode="real")()
+    except Exception as exc:
+        return getattr(exc, "_biasopt_module", "") or "the model", last[0]
+    return "the model", last[0]
+
+
+def _line(exc: BaseException) -> str:
+    text = " ".join(str(exc).split()) or type(exc).__name__
+    return text if len(text) < 200 else text[:197] + "..."
