@@ -28,6 +28,13 @@ def test_help_version_and_usage_load_nothing_heavy(argv: str) -> None:
     assert python("-c", code).stdout.splitlines()[-1] == "[]"
 
 
+def test_a_fold_that_is_not_checked_loads_no_referee(tmp_path: Path) -> None:
+    spared = ("onnxruntime", "scipy", "jinja2", "torch", "converter.verify", "converter.records.evidence")
+    argv = ["fold", str(ROOT / "models" / "digits_cnn_bn.onnx"), "-o", str(tmp_path / "o.onnx"), "--no-verify"]
+    code = f"import cli, sys; cli.run({argv!r}); print(sorted(set({spared!r}) & set(sys.modules)))"
+    assert python("-c", code).stdout.splitlines()[-1] == "[]"
+
+
 def test_the_launcher_runs_it() -> None:
     ran = python("biasopt.py", "fold", "--frobnicate")
     assert ran.returncode == 2

@@ -160,7 +160,7 @@ def fold(
     where = None if data is None else Path(data)
     judging = {"shapes": shapes, "inputs": inputs, "custom_ops": custom_ops, "provider": provider, "data": where}
     judging |= {"seed": seed, "quick": quick, "max_time": max_time, "max_memory": max_memory, "progress": progress}
-    check_names(checking, judging)
+    check_names(checking)
     check_inputs(inputs if verify else None)
     with quiet():
         graph = load(model, data=data, freeze_overridable=freeze_overridable)

@@ -9,13 +9,14 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.errors import BiasoptError
-from converter.records import Latency
-from converter.report.groups import Reasons
-from converter.report.result import Folded
-from converter.report.to_json import dumps, fold_json
+
+if TYPE_CHECKING:
+    from converter.records import Latency
+    from converter.report.groups import Reasons
+    from converter.report.result import Folded
 
 NAMES = {
     "json": "report.json",
@@ -52,6 +53,10 @@ def write(
     certificate: Path | None = None,
 ) -> None:
     """Write one fold's report in each of ``formats``, if there is a folder for them."""
+    if folder is None:
+        return
+    from converter.report.to_json import fold_json
+
     document = fold_json(result, version, argv=argv, said=said, bench=bench, certificate=certificate)
     save(document, folder, formats)
 
@@ -76,6 +81,8 @@ def made(document: Mapping[str, Any], form: str) -> str:
     """The document in one of the formats of `NAMES`. What a format needs is loaded only for it."""
     match form:
         case "json":
+            from converter.report.to_json import dumps
+
             return dumps(document)
         case "md":
             from converter.report import markdown

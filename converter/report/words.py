@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
-from converter.records import Latency, OutputCheck, Parity, Safety, Verdict
+from converter.records import Safety, Verdict
+
+if TYPE_CHECKING:
+    from converter.records import Latency, OutputCheck, Parity
 
 SAFETY = {
     Safety.EXACT: "exactly equal",
@@ -112,6 +115,8 @@ def listing(names: tuple[str, ...], room: int = 60) -> str:
 
 def no_such_pass(name: str, known: Iterable[str]) -> str:
     """That no pass has this name, and the nearest that one has."""
+    from difflib import get_close_matches
+
     near = get_close_matches(name, known, cutoff=0.5)
     return f"there is no pass {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else "see `biasopt passes`.")
 

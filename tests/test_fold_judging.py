@@ -1,0 +1,114 @@
+"""What `fold` asks of the referee and of the benchmark, and what follows from their answers."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import converter
+import converter.api.bench
+from converter.api.judging import FURTHER
+from converter.records import Latency, Timing, Verdict
+from converter.verify.referee import compare
+
+MODEL = Path(converter.__file__).parents[1] / "models" / "digits_cnn_bn.onnx"
+
+
+def latency(verdict: Verdict) -> Latency:
+    time = Timing(400, 1.0, 1.1, None, 1.0, 0.9, 0.1, 5.0, 2.0)
+    return Latency(verdict, "SLOWER", 1.2, 1.1, 1.3, 0.02, "not-slower", "it was told to say so", time, time)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the benchmark is asked; it answers with the verdict under "verdict"."""
+    seen: dict[str, Any] = {"verdict": Verdict.PASS}
+
+    def measured(a: Any, b: Any, **options: Any) -> Latency:
+        seen.update(options, a=a, b=b)
+        return latency(seen["verdict"])
+
+    monkeypatch.setattr(converter.api.bench, "measure_latency", measured)
+    return seen
+
+
+def test_what_the_referee_takes_is_what_fold_passes_on() -> None:
+    named = inspect.signature(converter.fold).parameters.keys()
+    assert inspect.signature(compare).parameters.keys() - named - {"ref", "got"} == FURTHER
+
+
+def test_a_misspelt_option_is_found_before_the_work() -> None:
+    with pytest.raises(TypeError, match="no argument 'onyl'"):
+        converter.fold("no-such-model.onnx", onyl=["fold-bn-into-conv"])
+
+
+def test_inputs_that_are_not_there_are_found_before_the_work() -> None:
+    with pytest.raises(converter.DataError, match="there are no such inputs"):
+        converter.fold("no-such-model.onnx", inputs="no-such-inputs.npz")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "on_inconclusive", "code"),
+    [
+        (Verdict.PASS, "fail", 0),
+        (Verdict.FAIL, "pass", 1),
+        (Verdict.INCONCLUSIVE, "fail", 4),
+        (Verdict.INCONCLUSIVE, "pass", 0),
+    ],
+)
+def test_a_model_that_got_slower_is_not_written(
+    tmp_path: Path, asked: dict[str, Any], verdict: Verdict, on_inconclusive: str, code: int
+) -> None:
+    asked["verdict"] = verdict
+    out = tmp_path / "o.onnx"
+    result = converter.fold(MODEL, out=out, bench=True, quick=True, on_inconclusive=on_inconclusive)
+    assert (result.exit_code, out.exists()) == (code, code == 0)
+    assert result.latency is not None
+    assert result.latency.verdict is verdict
+    assert [p.name for p in tmp_path.iterdir()] == (["o.onnx"] if code == 0 else [])
+
+
+def test_the_benchmark_runs_what_the_referee_saw(tmp_path: Path, asked: dict[str, Any]) -> None:
+    np.savez(tmp_path / "i.npz", image=np.zeros((7, 1, 8, 8), np.float32))
+    options: dict[str, Any] = {"provider": "cpu", "seed": 5, "quick": True, "opt_level": "basic"}
+    converter.fold(MODEL, inputs=[tmp_path / "i.npz"], bench=True, latency_margin=0.07, **options)
+    assert asked["a"] == MODEL
+    assert isinstance(asked["b"], bytes)
+    assert asked["shapes"] == {"image": (7, 1, 8, 8)}
+    assert {name: asked[name] for name in options} == options
+    assert asked["margin"] == 0.07
+
+
+def test_what_differs_is_not_measured(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from converter import verify
+    from converter.records import Parity
+
+    monkeypatch.setattr(verify, "compare", lambda *_, **__: Parity(Verdict.FAIL, "B", why="no"))
+    result = converter.fold(MODEL, bench=True)
+    assert (result.exit_code, result.latency) == (1, None)
+    assert "a" not in asked
+
+
+@pytest.mark.parametrize("given", [{"accuracy_margin": 0.5}, {"labels": np.zeros(64, np.int64)}])
+def test_decisions_are_judged_where_that_is_asked(given: dict[str, Any]) -> None:
+    images = np.random.default_rng(0).random((64, 1, 8, 8)).astype(np.float32)
+    result = converter.fold(MODEL, inputs={"image": images}, on_inconclusive="pass", **given)
+    assert result.parity is not None
+    stages = {stage.id: stage.status for stage in result.parity.stages}
+    expected = Verdict.PASS if "accuracy_margin" in given else Verdict.INCONCLUSIVE  # 64 inputs prove no 0.1 %
+    assert stages["decision"] is expected
+    plain = converter.fold(MODEL, inputs={"image": images}).parity
+    assert plain is not None
+    assert "decision" not in {stage.id for stage in plain.stages}
+
+
+def test_the_report_names_the_file_that_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "o.onnx"
+    parity = converter.fold(MODEL, out=out, quick=True).parity
+    assert parity is not None
+    assert parity.b is not None
+    assert parity.b.path == str(out)
