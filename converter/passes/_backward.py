@@ -21,7 +21,8 @@ from converter.analysis.linear import Linear, linear_at
 from converter.analysis.views import follow, is_view
 from converter.graph import Bypass, DropInput, Edit, Node, Rename, SetConst, SetOp, Tensor
 from converter.passes import _checks
-from converter.passes._pass import Guard, Pass
+from converter.passes._folds import NO_BIAS_SLOT, Fold, holds_bias, replaced
+from converter.passes._pass import Pass
 from converter.records import Safety
 
 Array = NDArray[np.float64]
@@ -92,20 +93,18 @@ def _axis(facts: Facts, m: Backward) -> int | str:
     return axis
 
 
-def _vectors(facts: Facts, m: Backward) -> tuple[Array, Array] | str:
-    if "vectors" not in m.memo:
-        axis = _axis(facts, m)
-        assert isinstance(axis, int)
-        rank = lin.result_rank(facts, m.linear) if not m.views else facts.rank(m.affine.source)
-        m.memo["vectors"] = per_channel(facts, m.affine, axis, rank, lin.out_channels(facts, m.linear))
-    found: tuple[Array, Array] | str = m.memo["vectors"]
-    return found
+def _spread(facts: Facts, m: Backward) -> tuple[Array, Array] | str:
+    axis = _axis(facts, m)
+    assert isinstance(axis, int)
+    rank = lin.result_rank(facts, m.linear) if not m.views else facts.rank(m.affine.source)
+    return per_channel(facts, m.affine, axis, rank, lin.out_channels(facts, m.linear))
 
 
-def _numbers(facts: Facts, m: Backward) -> tuple[Array, Array]:
-    found = _vectors(facts, m)
-    assert not isinstance(found, str)
-    return found
+def _moved(facts: Facts, m: Backward) -> Array | None:
+    return lin.moved_bias(facts, m.linear, *FOLD.numbers(facts, m))
+
+
+FOLD = Fold(_spread, lin.scale_outputs, _moved)
 
 
 def _channel_axis(facts: Facts, m: Backward) -> str | None:
@@ -117,58 +116,15 @@ def _channel_axis(facts: Facts, m: Backward) -> str | None:
     return None
 
 
-def _not_per_channel(facts: Facts, m: Backward) -> str | None:
-    found = _vectors(facts, m)
-    return found if isinstance(found, str) else None
-
-
-def _not_finite(facts: Facts, m: Backward) -> str | None:
-    return _checks.finite_params(facts, m.affine, _replaced(m)[1:]) or _rounding(facts, m, "not-finite")
-
-
-def _new_weight(facts: Facts, m: Backward) -> Any:
-    return lin.scale_outputs(m.linear, facts.weight(m.linear.weight), _numbers(facts, m)[0])
-
-
-def _new_bias(facts: Facts, m: Backward) -> Array | None:
-    scale, shift = _numbers(facts, m)
-    return lin.moved_bias(facts, m.linear, scale, shift)
-
-
-def _rounding(facts: Facts, m: Backward, code: str) -> str | None:
-    if "rounding" not in m.memo:
-        scales = (_numbers(facts, m)[0] != 1).any()
-        m.memo["rounding"] = numerics.rounding_problem(_new_weight(facts, m)) if scales else None
-    found = m.memo["rounding"]
-    if found is None or found[0] != code:
-        return None
-    what = {
-        "overflow": "would exceed its type",
-        "rounding": "would lose its small values",
-        "not-finite": "is not finite",
-    }
-    return f"the weight {m.linear.weight.name!r} {what[code]} in channel {found[1]}"
-
-
-def _overflow(facts: Facts, m: Backward) -> str | None:
-    bias = _new_bias(facts, m)
-    return _rounding(facts, m, "overflow") or _checks.finite_result(bias, facts.weight(m.linear.weight), "the bias")
-
-
-def holds_bias(facts: Facts, linear: Linear) -> bool:
-    """Whether the operator can take a bias; a MatMul without Add only where it can become a Gemm."""
-    return linear.bias_node is not None or (facts.rank(linear.node.inputs[0]) == 2 and linear.node.scope.opset >= 7)
-
-
 def _no_bias_slot(facts: Facts, m: Backward) -> str | None:
-    if holds_bias(facts, m.linear) or not _numbers(facts, m)[1].any() or _becomes_add(facts, m):
+    if holds_bias(facts, m.linear) or not FOLD.numbers(facts, m)[1].any() or _becomes_add(facts, m):
         return None
-    return "the product has no bias and more than two axes, so the shift has nowhere to go"
+    return NO_BIAS_SLOT
 
 
 def _becomes_add(facts: Facts, m: Backward) -> bool:
     """Scale goes into the matrix, shift stays as one Add in the affine node's place."""
-    scale, shift = _numbers(facts, m)
+    scale, shift = FOLD.numbers(facts, m)
     return (
         not holds_bias(facts, m.linear)
         and bool(shift.any())
@@ -179,59 +135,37 @@ def _becomes_add(facts: Facts, m: Backward) -> bool:
 
 
 def _shared(facts: Facts, m: Backward) -> str | None:
-    tensors = [m.linear.weight, *([m.linear.bias] if m.linear.bias is not None else [])]
-    found = _checks.shared(facts, tensors)
+    found = _checks.shared(facts, replaced(m))
     if found is None and facts.permits.no_growth and m.linear.bias is not None:
-        bias = _new_bias(facts, m)
+        bias = FOLD.bias(facts, m)
         if bias is not None and bias.size > max(facts.master(m.linear.bias).size, lin.out_channels(facts, m.linear)):
             return f"the bias {m.linear.bias.name!r} would grow to {list(bias.shape)}"
     return found
 
 
-def _replaced(m: Backward) -> list[Tensor]:
-    return [m.linear.weight, *([m.linear.bias] if m.linear.bias is not None else [])]
-
-
 GUARDS = (
-    Guard(
-        "function-attribute",
-        lambda f, m: _checks.function_attributes([m.linear.node, *m.views, m.affine.node]),
-        "an attribute that each call of a function sets is not known in it",
+    *FOLD.form(
+        lambda m: [m.linear.node, *m.views, m.affine.node],
+        _channel_axis,
+        "the channels must lie where the affine node works on them",
     ),
-    Guard("training-mode", lambda f, m: _checks.training(f, m.affine), "only running statistics are constants"),
-    *_checks.use_guards(lambda m: m.tensors),
-    Guard("divides-by-result", lambda f, m: _checks.divides(m.affine), "constant / x is not affine"),
-    *_checks.constant_guards(lambda m: list(m.affine.params), _replaced),
-    Guard("rounds", lambda f, m: _checks.swamps(f, m.affine), "a sum that rounds on purpose must stay as it is"),
-    Guard("spatial-stats", lambda f, m: _checks.spatial(f, m.affine), "statistics must be one vector of the channels"),
-    Guard("weight-rank", lambda f, m: lin.weight_rank_problem(f, m.linear), "the weight must have its operator's rank"),
-    Guard("not-float", lambda f, m: _checks.floats(f, _replaced(m)), "folds are made in floating point"),
-    Guard("channel-axis", _channel_axis, "the channels must lie where the affine node works on them"),
-    Guard("not-per-channel", _not_per_channel, "scale and shift must be one number per channel, or one number"),
-    Guard("non-positive-variance", lambda f, m: _checks.variance(f, m.affine), "its square root must exist"),
-    Guard("not-finite", _not_finite, "NaN and infinity must stay visible where they are"),
-    Guard("no-bias-slot", _no_bias_slot, "the shift needs a bias to go to"),
-    Guard("overflow", _overflow, "the result must be finite in the type of the weight"),
-    Guard(
-        "rounding", lambda f, m: _rounding(f, m, "rounding"), "underflow must not move a weight by more than 2 u max|W|"
-    ),
-    Guard("weight-shared", _shared, "with --no-growth no tensor is copied or grows"),
+    *FOLD.result(_no_bias_slot, _shared, "with --no-growth no tensor is copied or grows"),
 )
 
 
 def plan(facts: Facts, m: Backward) -> list[Edit]:
     """New weight and bias, the affine node out, fresh names for what changed its meaning."""
-    scale, _ = _numbers(facts, m)
+    scale, _ = FOLD.numbers(facts, m)
     edits: list[Edit] = []
     if (scale != 1).any():
-        edits += lin.set_weight(m.linear, _new_weight(facts, m))
+        edits += lin.set_weight(m.linear, FOLD.weight(facts, m))
     changed = [t for t, _ in m.tensors]
     if m.linear.last is not m.linear.node:
         changed.insert(0, m.linear.node.outputs[0])
     if _becomes_add(facts, m):
         edits += _as_add(facts, m)
     else:
-        edits += lin.set_bias(facts, m.linear, _new_bias(facts, m))
+        edits += lin.set_bias(facts, m.linear, FOLD.bias(facts, m))
         edits.append(Bypass(m.affine.node, m.affine.data))
         changed.pop()  # it takes the name of the affine node's output
     return edits + [Rename(t) for t in changed]
@@ -241,7 +175,7 @@ def _as_add(facts: Facts, m: Backward) -> list[Edit]:
     node, axis = m.affine.node, _axis(facts, m)
     rank = facts.rank(m.affine.source)
     assert isinstance(axis, int) and rank is not None
-    shift = _numbers(facts, m)[1].reshape(-1, *[1] * (rank - 1 - axis))
+    shift = FOLD.numbers(facts, m)[1].reshape(-1, *[1] * (rank - 1 - axis))
     slot = 1 - m.affine.data
     weight = numerics.Fresh(shift, facts.weight(m.linear.weight).dtype)
     drops = [DropInput(node, i) for i in range(len(node.inputs) - 1, 1, -1)]

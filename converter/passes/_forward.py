@@ -23,7 +23,7 @@ from converter.analysis.pools import average_counts_padding, is_average, is_maxi
 from converter.analysis.views import features, follow, is_view, positions_behind
 from converter.graph import Bypass, Edit, Node, Rename, Tensor
 from converter.passes import _checks
-from converter.passes._backward import holds_bias
+from converter.passes._folds import NO_BIAS_SLOT, Fold, holds_bias, replaced
 from converter.passes._pass import Guard, Pass
 from converter.records import Safety
 
@@ -150,14 +150,6 @@ def _channel_axis(facts: Facts, m: Forward) -> str | None:
     )
 
 
-def _vectors(facts: Facts, m: Forward) -> tuple[Array, Array] | str:
-    """Scale and shift per input channel of the operator."""
-    if "vectors" not in m.memo:
-        m.memo["vectors"] = _spread(facts, m)
-    found: tuple[Array, Array] | str = m.memo["vectors"]
-    return found
-
-
 def _spread(facts: Facts, m: Forward) -> tuple[Array, Array] | str:
     arrived = _arrive(facts, m)
     assert not isinstance(arrived, str)
@@ -179,15 +171,13 @@ def _spread(facts: Facts, m: Forward) -> tuple[Array, Array] | str:
     return np.tile(np.repeat(scale, side), times), np.tile(np.repeat(shift, side), times)
 
 
-def _not_per_channel(facts: Facts, m: Forward) -> str | None:
-    found = _vectors(facts, m)
-    return found if isinstance(found, str) else None
+def _moved(facts: Facts, m: Forward) -> Array | None:
+    shift = FOLD.numbers(facts, m)[1]
+    added = lin.input_sum(facts, m.linear, shift) if shift.any() else None
+    return None if added is None else lin.moved_bias(facts, m.linear, None, added)
 
 
-def _numbers(facts: Facts, m: Forward) -> tuple[Array, Array]:
-    found = _vectors(facts, m)
-    assert not isinstance(found, str)
-    return found
+FOLD = Fold(_spread, lin.scale_inputs, _moved)
 
 
 # -- what the path does to scale and shift ---------------------------------------------------
@@ -195,14 +185,14 @@ def _numbers(facts: Facts, m: Forward) -> tuple[Array, Array]:
 
 def _negative_scale(facts: Facts, m: Forward) -> str | None:
     pool = next((n for n in m.path if is_maximum(n)), None)
-    bad = None if pool is None else numerics.first_bad(_numbers(facts, m)[0] <= 0)
+    bad = None if pool is None else numerics.first_bad(FOLD.numbers(facts, m)[0] <= 0)
     if pool is None or bad is None:
         return None
     return f"{pool.label} takes a maximum and the scale of channel {bad} is not positive"
 
 
 def _padded_shift(facts: Facts, m: Forward) -> str | None:
-    if not _numbers(facts, m)[1].any():
+    if not FOLD.numbers(facts, m)[1].any():
         return None
     for node in m.path:
         if is_average(node) and average_counts_padding(node):
@@ -214,7 +204,7 @@ def _padded_shift(facts: Facts, m: Forward) -> str | None:
 
 def _transposed_shift(facts: Facts, m: Forward) -> str | None:
     node = m.linear.node
-    if m.linear.op != lin.CONV_TRANSPOSE or not _numbers(facts, m)[1].any():
+    if m.linear.op != lin.CONV_TRANSPOSE or not FOLD.numbers(facts, m)[1].any():
         return None
     kernel = facts.weight(m.linear.weight).shape[2:]
     ones = all(k == 1 for k in kernel) and all(s == 1 for s in node.attr("strides", [1]))
@@ -225,95 +215,30 @@ def _transposed_shift(facts: Facts, m: Forward) -> str | None:
 
 
 def _no_bias_slot(facts: Facts, m: Forward) -> str | None:
-    if holds_bias(facts, m.linear) or not _numbers(facts, m)[1].any():
+    if holds_bias(facts, m.linear) or not FOLD.numbers(facts, m)[1].any():
         return None
-    return "the product has no bias and more than two axes, so the shift has nowhere to go"
-
-
-# -- the result ------------------------------------------------------------------------------
-
-
-def _new_weight(facts: Facts, m: Forward) -> Any:
-    return lin.scale_inputs(m.linear, facts.weight(m.linear.weight), _numbers(facts, m)[0])
-
-
-def _new_bias(facts: Facts, m: Forward) -> Array | None:
-    if "bias" not in m.memo:
-        shift = _numbers(facts, m)[1]
-        added = lin.input_sum(facts, m.linear, shift) if shift.any() else None
-        m.memo["bias"] = None if added is None else lin.moved_bias(facts, m.linear, None, added)
-    found: Array | None = m.memo["bias"]
-    return found
-
-
-def _rounding(facts: Facts, m: Forward, code: str) -> str | None:
-    if "rounding" not in m.memo:
-        scales = (_numbers(facts, m)[0] != 1).any()
-        m.memo["rounding"] = numerics.rounding_problem(_new_weight(facts, m)) if scales else None
-    found = m.memo["rounding"]
-    if found is None or found[0] != code:
-        return None
-    what = {
-        "overflow": "would exceed its type",
-        "rounding": "would lose its small values",
-        "not-finite": "is not finite",
-    }
-    return f"the weight {m.linear.weight.name!r} {what[code]} in channel {found[1]}"
-
-
-def _not_finite(facts: Facts, m: Forward) -> str | None:
-    return _checks.finite_params(facts, m.affine, _replaced(m)[1:]) or _rounding(facts, m, "not-finite")
-
-
-def _overflow(facts: Facts, m: Forward) -> str | None:
-    weight = facts.weight(m.linear.weight)
-    return _rounding(facts, m, "overflow") or _checks.finite_result(_new_bias(facts, m), weight, "the bias")
-
-
-def _replaced(m: Forward) -> list[Tensor]:
-    return [m.linear.weight, *([m.linear.bias] if m.linear.bias is not None else [])]
+    return NO_BIAS_SLOT
 
 
 GUARDS = (
-    Guard(
-        "function-attribute",
-        lambda f, m: _checks.function_attributes([m.affine.node, *m.path, m.linear.node]),
-        "an attribute that each call of a function sets is not known in it",
-    ),
-    Guard("training-mode", lambda f, m: _checks.training(f, m.affine), "only running statistics are constants"),
-    *_checks.use_guards(lambda m: m.tensors),
-    Guard("divides-by-result", lambda f, m: _checks.divides(m.affine), "constant / x is not affine"),
-    *_checks.constant_guards(lambda m: list(m.affine.params), _replaced),
-    Guard("rounds", lambda f, m: _checks.swamps(f, m.affine), "a sum that rounds on purpose must stay as it is"),
-    Guard("spatial-stats", lambda f, m: _checks.spatial(f, m.affine), "statistics must be one vector of the channels"),
-    Guard("weight-rank", lambda f, m: lin.weight_rank_problem(f, m.linear), "the weight must have its operator's rank"),
-    Guard("not-float", lambda f, m: _checks.floats(f, _replaced(m)), "folds are made in floating point"),
-    Guard("channel-axis", _channel_axis, "the channels must lie on the axis that the operator sums over"),
-    Guard("not-per-channel", _not_per_channel, "scale and shift must be one number per channel, or one number"),
-    Guard("non-positive-variance", lambda f, m: _checks.variance(f, m.affine), "its square root must exist"),
-    Guard(
-        "not-finite",
-        _not_finite,
-        "NaN and infinity must stay visible where they are",
+    *FOLD.form(
+        lambda m: [m.affine.node, *m.path, m.linear.node],
+        _channel_axis,
+        "the channels must lie on the axis that the operator sums over",
     ),
     Guard("negative-scale", _negative_scale, "a maximum of s * x is s times the maximum only for positive s"),
     Guard("padded-shift", _padded_shift, "padded zeros are not shifted, so the border would differ"),
     Guard("transposed-shift", _transposed_shift, "borders and phases of a transposed convolution see unequal taps"),
-    Guard("no-bias-slot", _no_bias_slot, "the shift needs a bias to go to"),
-    Guard("overflow", _overflow, "the result must be finite in the type of the weight"),
-    Guard(
-        "rounding", lambda f, m: _rounding(f, m, "rounding"), "underflow must not move a weight by more than 2 u max|W|"
-    ),
-    Guard("weight-shared", lambda f, m: _checks.shared(f, _replaced(m)), "with --no-growth no tensor is copied"),
+    *FOLD.result(_no_bias_slot, lambda f, m: _checks.shared(f, replaced(m)), "with --no-growth no tensor is copied"),
 )
 
 
 def plan(facts: Facts, m: Forward) -> list[Edit]:
     """New weight and bias, the affine node out, fresh names for what changed its meaning."""
     edits: list[Edit] = []
-    if (_numbers(facts, m)[0] != 1).any():
-        edits += lin.set_weight(m.linear, _new_weight(facts, m))
-    edits += lin.set_bias(facts, m.linear, _new_bias(facts, m))
+    if (FOLD.numbers(facts, m)[0] != 1).any():
+        edits += lin.set_weight(m.linear, FOLD.weight(facts, m))
+    edits += lin.set_bias(facts, m.linear, FOLD.bias(facts, m))
     changed = [n.outputs[0] for n in m.path]
     if m.linear.last is not m.linear.node:
         changed.append(m.linear.node.outputs[0])
