@@ -58,6 +58,9 @@ def recompute(segment: Segment, a: Source, b: Source, done: dict[Any, Compared] 
         return Place(name, tuple(Matcher(done).match(before, after)))
     except (NotExpressed, Unsupported, BiasoptError) as exc:
         return Place(name, (), str(exc))
+    except (ValueError, IndexError, KeyError, TypeError, AssertionError, ArithmeticError) as exc:
+        # Nodes that contradict themselves: that is for the stages that run them to say.
+        return Place(name, (), f"cannot be read ({type(exc).__name__}: {' '.join(str(exc).split())[:120]})")
 
 
 def _names(model: ModelProto) -> list[str]:

@@ -56,14 +56,18 @@ def solved(before: Dims, asked: Sequence[int | str | None]) -> Dims:
     if -1 not in dims:
         return tuple(dims)
     rest = [d for d in dims if d != -1]
+    left = _left_over(before, rest)
+    if left is None and dims[0] != -1:
+        left = _left_over(before[1:], rest[1:])  # a batch that is named on one side and a number on the other
+    return tuple(left if d == -1 else d for d in dims)
+
+
+def _left_over(before: Sequence[int | str | None], rest: Sequence[int | str | None]) -> int | None:
     symbols = [sorted(d for d in side if isinstance(d, str)) for side in (before, rest)]
     numbers = [math.prod(d for d in side if isinstance(d, int)) for side in (before, rest)]
-    left = (
-        None
-        if None in before or None in rest or symbols[0] != symbols[1] or not numbers[1]
-        else numbers[0] // numbers[1]
-    )
-    return tuple(left if d == -1 else d for d in dims)
+    if None in before or None in rest or symbols[0] != symbols[1] or not numbers[1] or numbers[0] % numbers[1]:
+        return None
+    return numbers[0] // numbers[1]
 
 
 def _product(dims: Dims) -> int | None:

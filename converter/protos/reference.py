@@ -9,7 +9,7 @@ node needs them, so no float64 copy of the model is ever held.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,16 @@ class Reference:
         self.input_names = tuple(i.name for i in model.graph.input if i.name not in constant)
         self.output_names = tuple(o.name for o in model.graph.output)
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, feeds: Mapping[str, Any], watch: Callable[[str, Any], None] | None = None) -> dict[str, Any]:
         """The outputs by name, floats as float64.
 
         Parameters
         ----------
         feeds : mapping of input name to array, any float type
             An initializer that is also a graph input may be overridden.
+        watch : callable, optional
+            Told the name and the value of each input and of each tensor of the main graph as it is made; a
+            value that it does not keep is freed after its last reader, as ever.
         """
         values = {name: widen(value) for name, value in feeds.items()}
         missing = [n for n in self.input_names if n not in values]
@@ -73,5 +76,8 @@ class Reference:
             raise Unsupported(f"no value for input {missing[0]!r}")
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            results = self._program.run(values, None)
+            if watch is not None:
+                for name, value in values.items():
+                    watch(name, value)
+            results = self._program.run(values, None, watch)
         return dict(zip(self.output_names, results, strict=True))

@@ -120,13 +120,17 @@ class Program:
             self._kept[name] = value
         return value, value.nbytes > _KEPT_BYTES
 
-    def run(self, values: dict[str, Any], parent: _Scope | None) -> list[Any]:
+    def run(
+        self, values: dict[str, Any], parent: _Scope | None, watch: Callable[[str, Any], None] | None = None
+    ) -> list[Any]:
         scope = _Scope(self, values, parent)
         for (node, step), release in zip(self.steps, self.release, strict=True):
             outputs = self._step(node, step, scope)
             for name, value in zip(node.output, outputs, strict=False):
                 if name:
                     scope.values[name] = widen(value)
+                    if watch is not None:
+                        watch(name, scope.values[name])
             del outputs
             self._check_size(scope)
             for name in release:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,16 @@ class Side:
         """Give the session's memory back."""
         self._session = None
 
-    def reference(self, feeds: Mapping[str, Any], perturb: int | None = None) -> Outputs:
-        """Outputs in float64; with ``perturb``, of the model with every weight moved by its rounding error."""
+    def reference(
+        self,
+        feeds: Mapping[str, Any],
+        perturb: int | None = None,
+        watch: Callable[[str, Any], None] | None = None,
+    ) -> Outputs:
+        """Outputs in float64; with ``perturb``, of the model with every weight moved by its rounding error.
+
+        ``watch`` is told of every tensor as it is made.
+        """
         made = self._reference if perturb is None else None
         if made is None:
             limit = self._options.max_memory
@@ -81,7 +89,7 @@ class Side:
             )
         if perturb is None:
             self._reference = made
-        return made.run(_wanted(self.source, feeds))
+        return made.run(_wanted(self.source, feeds), watch)
 
 
 def _wanted(source: Source, feeds: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from converter.verify.conclusion import conclude, look_at_outputs
 from converter.verify.decision import decision
 from converter.verify.grounds import Ground
 from converter.verify.local import local
+from converter.verify.local_replay import Replay
 from converter.verify.measure import gap
 from converter.verify.options import Options
 from converter.verify.outputs import outputs
@@ -47,6 +48,8 @@ class Referee:
         self.warnings = warnings
         self.cases = Cases(self.a, options)
         self.no_reference = ""  # why there is none
+        listens = self._asks("local") and not options.quick
+        self.replay = Replay(difference, a, b, options, ours=is_ours(a, b)) if listens else None
         self.failing: list[dict[str, Any]] = []
 
     def judge(self) -> Parity:
@@ -85,12 +88,12 @@ class Referee:
         first, begun = self.cases.items[0], time.monotonic()
         self.options.progress("float64: original, input 1")
         try:
-            first.exact = first.exact or self.a.reference(first.feeds)
+            first.exact = first.exact or self.a.reference(first.feeds, watch=self.replay)
         except Unsupported as exc:
             self.cases.fill(self.options.n_inputs)
             self.no_reference = f"float64 reference: {exc}"
             return Stage("algebra", Verdict.SKIPPED, self.no_reference)
-        taken = time.monotonic() - begun
+        taken = time.monotonic() - begun - (self.replay.seconds if self.replay is not None else 0.0)
         # A larger batch is worth a float64 run only while that is quick; onnxruntime sees it in any case.
         self.cases.same_batch = taken > _QUICK
         self.cases.fill(self.options.n_inputs)
@@ -204,8 +207,10 @@ class Referee:
         proven = any(s.status is Verdict.PASS for s in self.stages if s.id in ("algebra", "runtime"))
         level = "B" if trusted and proven and not self.cases.no_runtime and not self.constant else "C"
         if self._asks("local"):
-            segments = self._places(partial=level == "B" or exact.status is Verdict.FAIL)
-            self.stages.extend([segments] if segments is not None else [])
+            replayed = None if self.replay is None else self.replay.stage()
+            partial = level == "B" or exact.status is Verdict.FAIL
+            segments = None if partial and replayed is not None else self._places(partial=partial)
+            self.stages.extend(s for s in (replayed, segments) if s is not None)
         decided = next((s for s in self.stages if s.id == "decision"), None)
         if level == "B" and decided is not None and decided.status is Verdict.PASS:
             level = "A"

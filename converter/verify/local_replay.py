@@ -1,0 +1,182 @@
+"""Local replay: each rewritten place on what really comes to it, while the original runs in float64.
+
+The original is run node by node for the algebra stage anyway; here its tensors are listened to. As soon as a
+place's inputs are there, they are rounded to the model's type, the rewritten place is run on them, and its output
+is held against the original's own tensor, in units of what rounding explains. A tensor is let go after its last
+place. So an error is found at the layer where it arises, whatever becomes of it further down.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from converter.errors import DataError, ModelError
+from converter.protos.reference import Unsupported
+from converter.protos.reference_weights import UNIT_ROUNDOFF, read_tensor
+from converter.protos.segments import Difference, Segment
+from converter.protos.source import Port, Source, float_types, ports
+from converter.records import OutputCheck, Stage, Verdict
+from converter.verify.algebra import algebra, worst
+from converter.verify.local_bound import Bounded, bounded
+from converter.verify.options import Options
+from converter.verify.pair import Case, mini
+from converter.verify.side import Side
+
+LIMIT, FAIL_ABOVE = 1.0, 10.0
+_SECONDS = 8.0  # that all places together may take, and a third of what time is left
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+class Replay:
+    """Listens to a float64 run of the original: give it to `Reference.run` as ``watch``."""
+
+    def __init__(self, difference: Difference, a: Source, b: Source, options: Options, *, ours: bool) -> None:
+        self._a, self._b, self._options, self._ours = a, b, options, ours
+        self.total = len(difference.segments) + len(difference.unmatched)
+        self._waiting = deque(s for s in difference.segments if not s.scope and _fed(s))
+        self._needs = {id(s): {*_inputs(s.before), *_inputs(s.after), s.output} for s in self._waiting}
+        self._readers = Counter(name for needs in self._needs.values() for name in needs)
+        self._values: dict[str, Any] = {}
+        self.checks: list[OutputCheck] = []
+        self.missed: dict[str, str] = {}
+        self.seconds = 0.0  # spent here rather than in the run that is listened to
+        self._limit = min(_SECONDS, max(options.time_left() / 3, 0.0))
+
+    def __call__(self, name: str, value: Any) -> None:
+        """A tensor of the original was made."""
+        if name not in self._readers:
+            return
+        self._values[name] = value
+        begun = time.monotonic()
+        ready = [s for s in self._waiting if self._needs[id(s)] <= self._values.keys()]
+        for segment in ready:
+            self._waiting.remove(segment)
+            if self.seconds + time.monotonic() - begun < self._limit:
+                self._judge(segment)
+            self._release(segment)
+        self.seconds += time.monotonic() - begun
+
+    def _release(self, segment: Segment) -> None:
+        for name in self._needs.pop(id(segment)):
+            self._readers[name] -= 1
+            if not self._readers[name]:
+                del self._readers[name], self._values[name]
+
+    def stage(self) -> Stage | None:
+        """What was found; None if no place was replayed."""
+        if not self.checks:
+            return None
+        bad = [c for c in self.checks if c.status is not Verdict.PASS]
+        top = max((c.score for c in self.checks if c.score is not None), default=0.0)
+        why = f"{len(self.checks)} of {self.total} places replayed; at most {top:.2g} of what rounding explains"
+        detail = {"places": self.total, "replayed": len(self.checks), "missed": dict(list(self.missed.items())[:20])}
+        if bad:
+            first = bad[0]
+            why = f"{first.name}: {first.why}" + (f"; {len(bad)} places" if len(bad) > 1 else "")
+        return Stage("local", worst(self.checks), why, tuple(self.checks), detail, round(self.seconds, 3))
+
+    # -- one place -------------------------------------------------------------------------------
+
+    def _judge(self, segment: Segment) -> None:
+        self._options.progress(f"place {len(self.checks) + 1} of {self.total}: {segment.output}")
+        expected = np.asarray(self._values[segment.output])
+        if expected.dtype.kind != "f" or not np.isfinite(expected).all():
+            self.missed[segment.output] = "its output is not finite, or no float"
+            return
+        try:
+            measure = bounded(segment.after)
+            check = self._linear(segment, measure, expected) if measure is not None else self._other(segment)
+        except (DataError, ModelError, Unsupported, ValueError) as exc:
+            self.missed[segment.output] = " ".join(str(exc).split())[:160]
+            return
+        if check.status is Verdict.FAIL and not self._ours:
+            doubt = f"{check.why}; or this name no longer means the same"
+            check = replace(check, status=Verdict.INCONCLUSIVE, why=doubt)
+        self.checks.append(check)
+
+    def _linear(self, segment: Segment, measure: Bounded, expected: np.ndarray[Any, Any]) -> OutputCheck:
+        """Error against max(16, 4 sqrt(n)) * u * (|W| * |x| + |b|), the largest over all elements."""
+        side = Side(Source(measure.model, segment.output, None, self._b.folder), mini(self._options))
+        try:
+            got = side.run(self._feeds(measure.model))
+        finally:
+            side.close()
+        unit = max((UNIT_ROUNDOFF[t] for t in float_types(segment.after)), default=2.0**-24)
+        found = np.asarray(got[segment.output]).astype(np.float64)
+        if found.shape != expected.shape:
+            raise ValueError(f"shape {list(expected.shape)} became {list(found.shape)}")
+        bound = np.asarray(got[measure.bound]).astype(np.float64) * (measure.factor * unit) + _TINY
+        with np.errstate(all="ignore"):
+            ratio = np.abs(found - expected) / bound
+        ratio = np.where(np.isfinite(ratio), ratio, np.inf)
+        at = np.unravel_index(int(np.argmax(ratio)), ratio.shape) if ratio.size else (0,)
+        score = float(ratio[at]) if ratio.size else 0.0
+        channel = int(at[measure.axis]) if len(at) > 1 else 0
+        norms = _norms(segment.before, self._a)
+        detail = {"layer": measure.layer, "op": measure.op, "n": measure.n, "channel": channel, "score": score, **norms}
+        status = Verdict.PASS if score <= LIMIT else Verdict.FAIL if score > FAIL_ABOVE else Verdict.INCONCLUSIVE
+        why = "" if status is Verdict.PASS else _said(measure, channel, score)
+        apart = float(np.abs(found - expected).max(initial=0.0))
+        return OutputCheck(segment.output, status, score, LIMIT, apart, detail, why)
+
+    def _other(self, segment: Segment) -> OutputCheck:
+        """A place that is not linear: in float64, against what rounding its weights does to it."""
+        small = replace(mini(self._options), quick=True)
+        left = Side(Source(segment.before, segment.output, None, self._a.folder), small)
+        right = Side(Source(segment.after, segment.output, None, self._b.folder), small)
+        found = algebra(left, right, [Case(self._feeds(segment.before) | self._feeds(segment.after))], small)
+        if not found.outputs:
+            raise ModelError(found.why)
+        check, node = found.outputs[0], segment.after.graph.node[-1]
+        detail = check.detail | {"layer": node.name or node.output[0], "op": node.op_type, "score": check.score}
+        return replace(check, name=segment.output, detail=detail)
+
+    def _feeds(self, model: ModelProto) -> dict[str, Any]:
+        """The inputs of a place, rounded to the types that it declares."""
+        feeds = {}
+        for name, port in ports(model.graph.input).items():
+            feeds[name] = _rounded(self._values[name], port)
+        return feeds
+
+
+def _rounded(value: Any, port: Port) -> Any:
+    array = np.asarray(value)
+    if port.dtype is None or array.dtype == port.dtype:
+        return array
+    with np.errstate(all="ignore"):
+        return array.astype(port.dtype)
+
+
+def _inputs(model: ModelProto) -> set[str]:
+    return {i.name for i in model.graph.input}
+
+
+def _fed(segment: Segment) -> bool:
+    """Whether the place has inputs that are tensors of known type."""
+    values = [*segment.before.graph.input, *segment.after.graph.input]
+    return bool(values) and all(v.type.HasField("tensor_type") for v in values)
+
+
+def _said(measure: Bounded, channel: int, score: float) -> str:
+    where = f"{measure.op} {measure.layer!r}, channel {channel}"
+    return f"{where}: {score:.3g} times as far off as rounding explains (n = {measure.n})"
+
+
+def _norms(before: ModelProto, a: Source) -> dict[str, float]:
+    """Largest scale and smallest variance of the batch norms that went: where errors are large for a reason."""
+    held = {t.name: t for t in before.graph.initializer}
+    scales, variances = [], []
+    for node in before.graph.node:
+        if node.op_type == "BatchNormalization" and {node.input[1], node.input[4]} <= held.keys():
+            gamma, var = (read_tensor(held[node.input[k]], a.folder).astype(np.float64) for k in (1, 4))
+            epsilon = next((x.f for x in node.attribute if x.name == "epsilon"), 1e-5)
+            with np.errstate(all="ignore"):
+                scales.append(float(np.max(np.abs(gamma) / np.sqrt(var + epsilon), initial=0.0)))
+            variances.append(float(np.min(var, initial=np.inf)))
+    return {"scale_max": max(scales), "var_min": min(variances)} if scales else {}
