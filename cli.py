@@ -130,6 +130,7 @@ def cli() -> None:
 @pass_options
 @option("--allow", metavar="PASS", multiple=True, callback=_as(given.passes), help="Use a pass that assumes something.")
 @option("--stop-after", metavar="N", type=NATURAL, help="Stop after N rewrites.")
+@option("--certificate", metavar="CERT", type=FILE, help="Write every rewrite as data, for replay to check.")
 @check_options
 @json_option
 @verbose_option
@@ -147,7 +148,8 @@ def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, 
     with terminal.progress(quiet=quiet) as progress:
         result = _fold(progress=progress, failing=folder, **asked)
     said = groups.reasons(PASSES)
-    more = {"argv": click.get_current_context().find_root().obj, "bench": result.latency}
+    more = {"bench": result.latency, "certificate": result.certificate}
+    more |= {"argv": click.get_current_context().find_root().obj}
     files.write(result, said, __version__, folder, formats, **more)
     if as_json:
         from converter.report import to_json

@@ -141,7 +141,7 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         " --seed 7 --on-inconclusive pass --inputs a.npz --inputs b.py:load --images pictures --preprocess unit"
         " --labels l.npy --accuracy-margin 0.5% --latency-margin 3% --bench --provider-option a=b --opt-level basic"
     )
-    files = ["-o", "out.onnx", "--report", str(tmp_path), "--custom-ops", cli.__file__]
+    files = ["-o", "out.onnx", "--report", str(tmp_path), "--custom-ops", cli.__file__, "--certificate", "c.json"]
     assert run("fold", "m.onnx", *files, *given.split())[0] == 0
     assert engine.asked == {
         "inputs": ("a.npz", "b.py:load"),
@@ -154,6 +154,7 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         "provider_options": {"a": "b"},
         "opt_level": "basic",
         "failing": tmp_path,
+        "certificate": Path("c.json"),
         "model": Path("m.onnx"),
         "out": Path("out.onnx"),
         "in_place": False,
@@ -183,7 +184,7 @@ def test_what_is_not_asked_is_left_to_the_engine(run: Run, engine: Engine) -> No
     unset = {name for name, value in engine.asked.items() if value is None}
     assert unset == {
         *("inputs", "images", "labels", "accuracy_margin", "custom_ops", "max_memory", "max_time", "failing"),
-        *("stop_after", "shapes", "only"),
+        *("stop_after", "shapes", "only", "certificate"),
     }
     assert engine.asked["bench"] is False
 

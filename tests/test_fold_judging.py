@@ -112,3 +112,33 @@ def test_the_report_names_the_file_that_is_written(tmp_path: Path) -> None:
     assert parity is not None
     assert parity.b is not None
     assert parity.b.path == str(out)
+
+
+def test_a_certificate_comes_with_the_model(tmp_path: Path) -> None:
+    out, said = tmp_path / "o.onnx", tmp_path / "c.json"
+    result = converter.fold(MODEL, out=out, certificate=said, quick=True)
+    assert result.certificate == said
+    again = converter.replay_certificate(MODEL, said, out=tmp_path / "again.onnx")
+    assert again.exit_code == 0
+    assert (tmp_path / "again.onnx").read_bytes() == out.read_bytes()
+    with pytest.raises(converter.ModelError, match="exists already"):
+        converter.fold(MODEL, out=tmp_path / "p.onnx", certificate=said)
+    assert not (tmp_path / "p.onnx").exists()
+
+
+def test_a_certificate_is_neither_the_model_nor_the_output(tmp_path: Path) -> None:
+    with pytest.raises(converter.ModelError, match="is the output itself"):
+        converter.fold(MODEL, out=tmp_path / "o.onnx", certificate=tmp_path / "." / "o.onnx")
+    with pytest.raises(converter.ModelError, match="is the input itself"):
+        converter.fold(MODEL, out=tmp_path / "o.onnx", certificate=MODEL, force=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_written_is_not_certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from converter import verify
+    from converter.records import Parity
+
+    monkeypatch.setattr(verify, "compare", lambda *_, **__: Parity(Verdict.FAIL, "B", why="no"))
+    result = converter.fold(MODEL, out=tmp_path / "o.onnx", certificate=tmp_path / "c.json")
+    assert (result.exit_code, result.certificate) == (1, None)
+    assert list(tmp_path.iterdir()) == []

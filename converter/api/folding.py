@@ -11,7 +11,7 @@ import onnx
 
 from converter import pipeline
 from converter.api.inspecting import InspectResult, Model, blame, blocked_by_callers, chosen, facts_of, quiet
-from converter.api.judging import Pair, check_inputs, check_names, exit_code
+from converter.api.judging import Pair, check_inputs, check_names, exit_code, recorder_for
 from converter.api.output import checked_target, pieces_of, staged_at, target_of
 from converter.errors import ModelError
 from converter.graph import Graph, load
@@ -28,6 +28,7 @@ class FoldResult(InspectResult):
     output: Path | None = None
     parity: Parity | None = None
     latency: Latency | None = None  # of the original and the folded model, where it was measured
+    certificate: Path | None = None
     exit_code: int = 0
     graph: Graph | None = field(default=None, repr=False, compare=False)
 
@@ -95,6 +96,7 @@ def fold(
     accuracy_margin: float | None = None,
     bench: bool = False,
     latency_margin: float = 0.02,
+    certificate: str | Path | None = None,
     on_inconclusive: str = "fail",
     progress: Callable[[str], None] | None = None,
     **checking: Any,
@@ -138,6 +140,8 @@ def fold(
         Judge as well whether more than this share of the decisions on `inputs` (or images) changes.
     bench : bool
         Measure the latency of both models; the folded one may be slower by `latency_margin`, a share.
+    certificate : path, optional
+        Where to write every rewrite as data, for `biasopt replay` to check and to carry out again.
     on_inconclusive : str
         "fail" (`exit_code` 4, nothing is written) or "pass".
     progress : callable, optional
@@ -165,8 +169,9 @@ def fold(
     with quiet():
         graph = load(model, data=data, freeze_overridable=freeze_overridable)
         target = target_of(graph, out, force=force, in_place=in_place)
+        recorder = None if certificate is None else recorder_for(graph, Path(certificate), target, force=force)
         with blame(graph):
-            outcome = pipeline.run(graph, options, progress)
+            outcome = pipeline.run(graph, options, progress, recorder)
             blocked = blocked_by_callers(model, data, options, outcome, freeze_overridable)
             result = FoldResult(**facts_of(graph, outcome, blocked), graph=graph)
             staged = staged_at(graph, result, target, in_place) if target is not None else None
@@ -178,6 +183,8 @@ def fold(
             code = exit_code(parity, on_inconclusive)
             latency = pair.measure(parity, latency_margin, judging, checking) if bench and not code else None
             code = code or exit_code(latency, on_inconclusive)
+            if recorder is not None and code == 0:
+                pair.certify(recorder, Path(certificate or ""), where, progress)
             if staged is not None and code == 0:
                 if in_place:
                     graph.close()  # Windows does not replace a file that is open
@@ -188,5 +195,6 @@ def fold(
             if staged is not None:
                 staged.discard()
             raise
-    written = target if code == 0 else None
-    return replace(result, output=written, parity=parity, latency=latency, exit_code=code)
+    written, said = (target, certificate) if code == 0 else (None, None)
+    told = None if said is None else Path(said)
+    return replace(result, output=written, parity=parity, latency=latency, certificate=told, exit_code=code)

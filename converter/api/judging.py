@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.errors import ModelError
 from converter.graph import Graph
 from converter.records import Verdict
 
 if TYPE_CHECKING:
+    from converter.api.certificate import Recorder
     from converter.records import Latency, ModelFacts, Parity
 
 _MARGIN = 1e-3  # as the referee's own
@@ -43,6 +45,17 @@ def check_inputs(inputs: Any) -> None:
         from converter.verify.readers import open_inputs
 
         open_inputs([inputs] if isinstance(inputs, str | Path | Mapping) else list(inputs), {})
+
+
+def recorder_for(graph: Graph, path: Path, target: Path | None, *, force: bool) -> Recorder:
+    """What watches the passes for a certificate, once it is clear that one can be written."""
+    from converter.api.certificate import Recorder
+    from converter.api.output import checked_target
+
+    if target is not None and path.resolve() == target.resolve():
+        raise ModelError(f"{path}: is the output itself; give the certificate another name")
+    checked_target(graph, path, force=force)
+    return Recorder(graph)
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,17 @@ class Pair:
         folded = self.folded or self.to_bytes()
         latency = measure_latency(self._original, folded, margin=margin, shapes=shapes, data=data, **same)
         return replace(latency, model_b=self._named(latency.model_b))
+
+    def certify(
+        self, recorder: Recorder, path: Path, data: Path | None, progress: Callable[[str], None] | None
+    ) -> None:
+        """Write the certificate of the fold that the recorder saw."""
+        from converter.api.certificate import certificate, write
+        from converter.protos.source import Source
+
+        original = Source.open(self._original, data, "original")
+        folded = Source.open(self.folded or self.to_bytes(), original.folder, "folded model")
+        write(certificate(recorder, original, folded, progress=progress), path)
 
     def _named(self, facts: ModelFacts | None) -> ModelFacts | None:
         """What was judged is the file that is to be, not the temporary one."""

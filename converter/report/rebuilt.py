@@ -59,6 +59,7 @@ class FoldedAgain:
     problem: str = ""
     gates: tuple[Gate, ...] = ()
     latency: Latency | None = None
+    certificate: Path | None = None
 
 
 def fold_of(document: Json) -> FoldedAgain:
@@ -82,6 +83,7 @@ def fold_of(document: Json) -> FoldedAgain:
         overridable_names=document.get("overridable_names", 0),
         problem=document.get("problem", ""),
         latency=latency_of(document),
+        certificate=_path(document.get("certificate")),
     )
 
 

@@ -80,6 +80,10 @@ class Folded(Inspected, Protocol):
         """Of the original and the folded model, where it was measured."""
 
     @property
+    def certificate(self) -> Path | None:
+        """The file that holds every rewrite as data, where one was written."""
+
+    @property
     def exit_code(self) -> int: ...
 
 

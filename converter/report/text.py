@@ -210,6 +210,8 @@ def _outcome(result: Folded) -> Block:
         table.add_row("Written", Text(words.plain(str(result.output)), style="bold"))
     elif result.exit_code:
         table.add_row("Written", Text("nothing", style="bold red"))
+    if result.certificate is not None:
+        table.add_row("Certified", Text(words.plain(str(result.certificate))))
     return [table]
 
 

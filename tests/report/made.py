@@ -40,6 +40,7 @@ class Result:
     findings: tuple[Finding, ...] = ()
     parity: Parity | None = None
     latency: Latency | None = None
+    certificate: Path | None = None
     frozen: tuple[str, ...] = ()
     exit_code: int = 0
     overridable_blocked: int = 0
