@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cli
+from converter.errors import BiasoptError
+from converter.report import files
+from converter.report.to_json import dumps, fold_json
+from tests.report import made_evidence as made
+from tests.report.made import FATES, SAID, folded
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*argv: object) -> tuple[int, str, str]:
+        code = cli.run([str(arg) for arg in argv])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Path:
+    path = tmp_path / "in.json"
+    path.write_text(dumps(made.verify_json(made.failing())), encoding="utf-8")
+    return path
+
+
+def test_it_prints_the_report_and_ends_with_0(run: Run, failing: Path) -> None:
+    code, out, err = run("report", failing)
+    assert (code, err) == (0, "")
+    assert out.startswith("FAIL: the outputs differ")
+    assert "/layer7/Conv " not in out
+    assert "/layer7/Conv " in run("report", failing, "-v")[1]
+
+
+@pytest.mark.parametrize(
+    ("form", "begins"), [("md", "## biasopt verify"), ("html", "<!DOCTYPE html>"), ("junit", "<?xml"), ("json", "{")]
+)
+def test_one_format_is_printed(run: Run, failing: Path, form: str, begins: str) -> None:
+    code, out, _ = run("report", failing, "--formats", form)
+    assert code == 0
+    assert out.startswith(begins)
+
+
+def test_a_folder_gets_each_format_whole(run: Run, failing: Path, tmp_path: Path) -> None:
+    code, out, err = run("report", failing, "-o", tmp_path / "new" / "out", "--formats", "json,md,html,junit,text")
+    assert (code, out, err) == (0, "", "")
+    written = {path.name for path in (tmp_path / "new" / "out").iterdir()}
+    assert written == {"report.json", "report.md", "report.html", "report.xml", "report.txt"}
+    again = (tmp_path / "new" / "out" / "report.json").read_text(encoding="utf-8")
+    assert again == failing.read_text(encoding="utf-8")
+    run("report", failing, "-o", tmp_path / "plain")
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"report.json", "report.md", "report.html"}
+
+
+def test_a_fold_reads_the_same_from_its_file(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "fold.json"
+    document = fold_json(folded(fates=FATES, parity=made.parity()), "9.9", said=SAID, bench=made.latency())
+    path.write_text(dumps(document), encoding="utf-8")
+    for form in ("md", "html", "junit", "text"):
+        assert run("report", path, "--formats", form)[1] == files.made(document, form)
+    out = run("report", path)[1]
+    assert "6 seen, 1 zero, 2 absorbed further down, 3 kept: felt by Relu 1, " in out
+    assert "not slower" in out
+
+
+def test_a_new_threshold_gives_a_new_exit_code(run: Run, failing: Path) -> None:
+    assert run("report", failing, "--rethreshold")[0] == 1
+    code, out, _ = run("report", failing, "--rethreshold", "--max-local", "1000", "--max-ratio", "100")
+    assert code == 0
+    assert "judged again from the stored numbers, with max ratio 100, max local 1000" in " ".join(out.split())
+
+
+def test_margin_is_that_of_what_there_is(run: Run, tmp_path: Path, failing: Path) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(dumps(made.bench_json(made.latency(1.08))), encoding="utf-8")
+    assert run("report", path, "--rethreshold", "--margin", "10%")[0] == 0
+    assert run("report", path, "--rethreshold", "--margin", "0.05")[0] == 1
+    assert "holds neither" in run("report", failing, "--rethreshold", "--margin", "1%")[2]
+    path.write_text(dumps(made.verify_json(made.undecided(), made.latency())), encoding="utf-8")
+    assert "holds both" in run("report", path, "--rethreshold", "--margin", "1%")[2]
+    assert run("report", path, "--rethreshold", "--latency-margin", "0.1%")[0] == 4
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--formats", "json,md"),
+        ("--formats", "pdf"),
+        ("--rethreshold", "--max-ratio", "0"),
+        ("--rethreshold", "--margin", "200%"),
+        ("--rethreshold", "--alpha", "x"),
+    ],
+)
+def test_wrong_usage_is_2(run: Run, failing: Path, argv: tuple[str, ...]) -> None:
+    assert run("report", failing, *argv)[0] == 2
+
+
+def test_a_limit_without_rethreshold_is_said(run: Run, failing: Path) -> None:
+    code, _, err = run("report", failing, "--max-ratio", "2")
+    assert code == 3
+    assert "--rethreshold" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "no report of biasopt: it names no schema"),
+        ("3", "no report of biasopt"),
+        ('{"schema": 1}', "it names no schema"),
+        ('{"schema": "other/1"}', "no report of biasopt"),
+        ('{"schema": "biasopt.verify/2"}', "its schema is 'biasopt.verify/2'; this version reads biasopt.verify/1"),
+        ('{"schema": "biasopt.inspect/1"}', "its schema is 'biasopt.inspect/1'"),
+        ('{"schema": "biasopt.bench/1"}', "no whole biasopt.bench/1: tool is missing"),
+    ],
+)
+def test_what_is_no_document_is_one_line_and_3(run: Run, tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text, encoding="utf-8")
+    code, out, err = run("report", path)
+    assert (code, out) == (3, "")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_a_file_that_cannot_be_read_is_3(run: Run, tmp_path: Path) -> None:
+    assert run("report", tmp_path / "none.json")[0] == 3
+    assert run("report", tmp_path)[0] == 3
+    (tmp_path / "latin.json").write_bytes(b'{"schema": "\xff"}')
+    assert run("report", tmp_path / "latin.json")[0] == 3
+
+
+# ---- the files -------------------------------------------------------------------------------------
+
+
+def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.save(made.verify_json(), tmp_path, ["json"])
+    before = (tmp_path / "report.json").read_text(encoding="utf-8")
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(BiasoptError, match="No space left"):
+        files.save(made.bench_json(), tmp_path, ["json"])
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert (tmp_path / "report.json").read_text(encoding="utf-8") == before
+
+
+def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert files.save(made.verify_json(), None, files.NAMES) == []
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+def test_every_format_that_can_be_asked_for_can_be_made() -> None:
+    from converter.report import given
+
+    assert given.kinds(["json,md", "html,junit,text"]) == list(files.NAMES)
+    assert set(files.FORMATS) < set(files.NAMES)
+    for form in files.NAMES:
+        assert files.made(json.loads(dumps(made.bench_json())), form).endswith("\n")
+    with pytest.raises(ValueError, match="no kind of report"):
+        files.made(made.bench_json(), "pdf")
