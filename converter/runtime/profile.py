@@ -21,6 +21,26 @@ from converter.runtime.session import Session
 # Where these run is what was asked for; shape arithmetic belongs on the CPU whatever was asked.
 _HEAVY = re.compile(r"Conv|MatMul|Gemm|Normalization|LayerNorm|GroupNorm|Attention|LSTM|GRU|^RNN$")
 
+# y = Relu(x) of one float: a model that every provider runs.
+_PROBE = bytes.fromhex(
+    "08073a330a0c0a0178120179220452656c751201705a0f0a0178120a0a08"
+    "080112040a020801620f0a0179120a0a08080112040a02080142040a00100d"
+)
+
+
+def probe(provider: str, options: Mapping[str, str] | None = None) -> None:
+    """Have a session on the provider, of the smallest model.
+
+    Raises
+    ------
+    RuntimeUnavailable
+        The provider is listed, but its libraries do not load, or it does not take these options.
+    """
+    try:
+        Session(_PROBE, provider, options=options)
+    except ModelError as exc:
+        raise RuntimeUnavailable(f"{PROVIDERS[provider]} cannot be used: {exc}") from exc
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -91,4 +111,6 @@ def prove(found: Placement, provider: str, label: str) -> None:
         wrong = ["every node on " + ", ".join(found.nodes)]
     if wrong:
         some = "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        raise RuntimeUnavailable(f"{label}: asked for {PROVIDERS[provider]}, but {some}; ask for a provider that has these")
+        raise RuntimeUnavailable(
+            f"{label}: asked for {PROVIDERS[provider]}, but {some}; ask for a provider that has these"
+        )

@@ -12,7 +12,7 @@ import io
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -81,13 +81,20 @@ def preload(ort: ModuleType) -> None:
     load = getattr(ort, "preload_dlls", None)
     if _preloaded or load is None:
         return
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    with silenced() as said:
         try:
             load()
         except Exception as exc:  # a missing library is found out by the session, with the reason
             said.write(str(exc))
     _preloaded.append(" ".join(said.getvalue().split()))
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[io.StringIO]:
+    """Keep what a library prints off the user's terminal, where stdout is for data."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        yield said
 
 
 def provider_list(
@@ -110,8 +117,10 @@ def provider_list(
 
 
 def loading_said() -> str:
-    """What the loading of CUDA's libraries had to say, empty where it said nothing."""
-    return _preloaded[0][:300] if _preloaded else ""
+    """Which of CUDA's libraries did not load, empty where all did or none was tried."""
+    missing = list(dict.fromkeys(re.findall(r"Failed to load (\S+?):?(?: |$)", "".join(_preloaded))))
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"{', '.join(missing[:3])}{more} cannot be loaded" if missing else ""
 
 
 def distributions() -> tuple[str, ...]:

@@ -19,7 +19,15 @@ import ml_dtypes
 import numpy as np
 
 from converter.errors import DataError, ModelError, RuntimeUnavailable
-from converter.runtime.providers import SILENT, check_provider, loading_said, one_line, onnxruntime, provider_list
+from converter.runtime.providers import (
+    SILENT,
+    check_provider,
+    loading_said,
+    one_line,
+    onnxruntime,
+    provider_list,
+    silenced,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -177,17 +185,17 @@ def _create(
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
         session = _session(ort, model, lists[1], options, label)
     if session.get_providers()[:1] != [wanted]:
-        said = loading_said()
-        why = f" ({said})" if said else ""
         there = ", ".join(session.get_providers())
-        raise RuntimeUnavailable(f"asked for {wanted}, got {there}{why}; its libraries do not load, see biasopt[cuda]")
+        said = loading_said() or "its libraries do not load"
+        raise RuntimeUnavailable(f"asked for {wanted}, got {there}: {said}; install biasopt[cuda], or ask for the cpu")
     return session, alone
 
 
 def _session(ort: ModuleType, model: bytes | Path, providers: Sequence[Any], options: Any, label: str) -> Any:
     source = str(model) if isinstance(model, Path) else model
     try:
-        with warnings.catch_warnings():
+        # It prints what it falls back to, on stdout; whether it did is found out from the session itself.
+        with warnings.catch_warnings(), silenced():
             warnings.simplefilter("ignore")
             session = ort.InferenceSession(source, options, providers=list(providers))
     except Exception as exc:

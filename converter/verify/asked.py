@@ -11,6 +11,7 @@ import numpy as np
 
 from converter.errors import DataError
 from converter.protos.source import Source, free_inputs
+from converter.runtime.profile import probe
 from converter.runtime.providers import check_provider
 from converter.verify.classic import Tolerance, check_tolerances
 from converter.verify.feeds import check_shapes
@@ -39,6 +40,8 @@ def options_for(a: Source, given: Mapping[str, Any]) -> Options:
         if name not in free_inputs(a.proto):
             raise DataError(f"{name!r} is not an input of the model; its inputs are {_names(free_inputs(a.proto))}")
     check_provider(given["provider"], given["provider_options"])
+    if given["provider"] != "cpu":  # at once, whatever is to be run
+        probe(given["provider"], given["provider_options"])
     tolerances = tuple(_tolerance(t) for t in given["tolerances"])
     check_tolerances(tolerances, [o.name for o in a.proto.graph.output])
     limit = given["max_time"]

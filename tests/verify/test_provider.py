@@ -97,7 +97,8 @@ class FakeOrt(types.SimpleNamespace):
 
     def preload_dlls(self) -> None:
         type(self).loads += 1
-        print("Failed to load libcudnn.so.9")
+        for name in "abcd":
+            print(f"Failed to load lib{name}.so.9: lib{name}.so.9: cannot open shared object file")
 
 
 def test_libraries_are_loaded_once_and_silently(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -107,7 +108,7 @@ def test_libraries_are_loaded_once_and_silently(monkeypatch: pytest.MonkeyPatch,
     assert providers.check_provider("cuda") == CUDA
     assert FakeOrt.loads == 1
     assert capsys.readouterr() == ("", "")
-    assert "libcudnn" in providers.loading_said()
+    assert providers.loading_said() == "liba.so.9, libb.so.9, libc.so.9 and 1 more cannot be loaded"
     for provider, options in (("tensorrt", None), ("tpu", None), ("cpu", {"a": "b"})):
         with pytest.raises(RuntimeUnavailable):
             providers.check_provider(provider, options)
@@ -141,6 +142,43 @@ def test_a_listed_provider_that_does_not_load_is_refused(monkeypatch: pytest.Mon
     assert [len(given) for _, given in made] == [1, 2]
 
 
+def test_a_provider_is_tried_before_anything_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing differs, and nothing would be run."""
+    from converter.verify import asked
+
+    tried: list[Any] = []
+    monkeypatch.setattr(asked, "check_provider", lambda provider, options: CUDA)
+
+    def broken(provider: str, options: Any) -> None:
+        tried.append((provider, options))
+        raise RuntimeUnavailable("listed, but not there")
+
+    monkeypatch.setattr(asked, "probe", broken)
+    model = nets.plain()
+    with pytest.raises(RuntimeUnavailable, match="not there"):
+        compare(model, model, provider="cuda", provider_options={"device_id": "0"})
+    assert tried == [("cuda", {"device_id": "0"})]
+
+
+def test_the_probe_is_a_model() -> None:
+    profile.probe("cpu")
+    assert onnx.load_from_string(profile._PROBE).graph.node[0].op_type == "Relu"
+
+
+def test_what_onnxruntime_prints_is_kept_off_the_terminal(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+
+    def noisy(*args: Any, **kwargs: Any) -> Any:
+        print("*** EP Error ***")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noisy)
+    profile.probe("cpu")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_referee_proves_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a provider that runs, but hands the arithmetic on: never a pass."""
     from converter.verify import asked, side
@@ -154,6 +192,7 @@ def test_the_referee_proves_the_provider(monkeypatch: pytest.MonkeyPatch) -> Non
         return Placement({shared["where"]: len(heavy), CPU: 1}, heavy), values
 
     monkeypatch.setattr(asked, "check_provider", lambda provider, options: CUDA)
+    monkeypatch.setattr(asked, "probe", lambda provider, options: None)
     monkeypatch.setattr(
         side, "Session", lambda model, provider, **settings: real_session(model, "cpu", **settings | {"options": {}})
     )
