@@ -247,6 +247,7 @@ def _explain(model: Path, node: str, *, check: bool, as_json: bool, **asked: Any
 @option("--alpha", metavar="P", default="0.05", callback=_as(given.share), help="Chance to miss a larger one.  [0.05]")
 @option("--require-level", type=GRADES, help="A weaker claim is inconclusive.")
 @option("--on-inconclusive", type=FATES, default="fail", help="Outcome if undecided.  [fail]")
+@option("--bisect", "bisects", is_flag=True, help="If they differ, find the first rewrite or tensor that does.")
 @option("--quick", is_flag=True, help="One input, no decisions, not as deployed.")
 @option("--max-time", metavar="S", type=SECONDS, help="Seconds to add inputs for.  [30; decisions: no limit]")
 @option("--max-memory", metavar="SIZE", callback=_as(given.size), help="Memory to compare in.  [half of what is free]")
@@ -267,6 +268,7 @@ def verify(
     b: Path,
     on_inconclusive: str,
     no_decision: bool,
+    bisects: bool,
     folder: Path | None,
     formats: list[str],
     as_json: bool,
@@ -289,6 +291,10 @@ def verify(
     asked["inputs"] = asked["inputs"] or None
     with terminal.progress(quiet=quiet) as progress:
         parity = judge(a, b, decide=not no_decision, failing=folder, progress=progress, **asked)
+        if bisects and parity.verdict is not Verdict.PASS:
+            from converter.api.bisect import blamed
+
+            parity = blamed(parity, a, b, progress=progress, **asked)
     undecided = parity.verdict is Verdict.INCONCLUSIVE and on_inconclusive == "pass"
     exit_code = 0 if undecided else document.code(parity.verdict)
     argv = click.get_current_context().find_root().obj
@@ -474,6 +480,50 @@ def export(spec: str, no_verify: bool, as_json: bool, verbose: bool, **asked: An
     if as_json and result.exit_code:
         terminal.note(exported.failure(result))
     return result.exit_code
+
+
+@cli.command()
+@argument("spec")
+@torch_options
+@option("--fail-on", metavar="CODES", callback=_as(given.lint_codes), help="Exit 1 at these codes, or at any.")
+@option("--fix", is_flag=True, help="Show where bias=False belongs in the source, as a diff.")
+@option("--write", is_flag=True, help="With --fix: write it.")
+@option("--fix-checkpoint", nargs=2, metavar="IN OUT", type=FILE, help="Make a checkpoint fit the fixed model.")
+@option("--force", is_flag=True, help="Replace an OUT that exists.")
+@option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of random weights and inputs.  [0]")
+@option("--sarif", is_flag=True, help="Print SARIF, for code scanning.")
+@option("--github", is_flag=True, help="Print annotations for GitHub's workflows.")
+@json_option
+@verbose_option
+def lint(spec: str, fail_on: frozenset[str], fix_checkpoint: tuple[Path, Path] | None, **asked: Any) -> int:
+    """Find biases of a torch model that cannot matter in training.
+
+    Nothing goes by names: the model is traced in training mode, and every finding is confirmed by running it
+    in float64 with the bias changed. SPEC as of `biasopt export`.
+    """
+    from converter.api import lint as linting
+    from converter.report import linted
+
+    shown = {name: asked.pop(name) for name in ("sarif", "github", "as_json", "verbose")}
+    fix, write, force = asked.pop("fix"), asked.pop("write"), asked.pop("force")
+    if sum(map(bool, (shown["sarif"], shown["github"], shown["as_json"], fix))) > 1 or (write and not fix):
+        raise click.UsageError("--json, --sarif, --github and --fix exclude each other; --write goes with --fix.")
+    with terminal.progress() as progress:
+        result = linting.lint_model(spec, progress=progress, **asked)
+    exit_code = 1 if result.report.failed(fail_on) else 0
+    if fix:
+        source = linting.fix_source(result, Path.cwd())
+        if write:
+            source.write()
+        terminal.say(source.diff)
+        for line in linted.fix_lines(source, wrote=write):
+            terminal.note(line)
+    else:
+        argv = click.get_current_context().find_root().obj or ()
+        terminal.say(linted.rendered(result.report, __version__, argv, exit_code, stream=sys.stdout, **shown))
+    if fix_checkpoint is not None:
+        terminal.note(linting.fix_checkpoint(result, *fix_checkpoint, force=force))
+    return exit_code
 
 
 @cli.command()
