@@ -152,3 +152,14 @@ def split(values: Iterable[str]) -> list[str]:
     """Repeating an option and giving it a list with commas are the same."""
     parts = (part.strip() for part in ",".join(values).split(","))
     return list(dict.fromkeys(part for part in parts if part))
+
+
+def lint_codes(value: str | None) -> frozenset[str]:
+    """Codes of the linter, from ``a,b``; or ``any``."""
+    from converter.records.lint import CODES
+
+    asked = frozenset(part.strip() for part in (value or "").split(",") if part.strip())
+    known = {code.name for code in CODES}
+    for name in sorted(asked - known - {"any"}):
+        raise ValueError(f"{name!r} is no code of lint; there are {', '.join(sorted(known))}, and any.")
+    return asked
