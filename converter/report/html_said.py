@@ -165,7 +165,7 @@ def _folded(result: Folded) -> str:
         return f"{went}. The outputs of the two models were not compared."
     if parity.verdict is Verdict.PASS:
         agree = "the result is a copy" if parity.scope == "identical" else "the outputs stay the same"
-        return f"{went}; {agree}."
+        return f"{went}; {agree}." + (" No model was written." if result.exit_code else "")
     return f"{sentence(parity.why)} No model was written.".strip() if result.output is None else sentence(parity.why)
 
 

@@ -109,6 +109,8 @@ class Speed:
     axis: Markup | None
     ratios: Markup | None
     spread: Markup | None
+    of_runs: bool
+    hollow: bool
     control: str
     facts: list[tuple[str, str]]
 
@@ -130,6 +132,8 @@ def speed(latency: Latency, who: str) -> Speed:
         axis,
         ratios,
         svg_latency.spread(latency),
+        svg_latency.of_runs(latency),
+        svg_latency.hollow(latency),
         verify_text.control(latency) if latency.aa.get("ratio") is not None else "",
         [(key.replace("_", " "), f"{value}") for key, value in latency.design.items() if _plain(value)],
     )

@@ -52,6 +52,13 @@ def _reach(latency: Latency, shares: Sequence[float]) -> float:
     return 1.25 * max(most, 1.2 * latency.margin, abs(latency.low - 1), abs(latency.high - 1), 1e-3)
 
 
+def hollow(latency: Latency) -> bool:
+    """Whether some blocks are drawn as rings: left out, or further off than the chart goes."""
+    shares = [math.expm1(block.log_ratio) for block in latency.blocks]
+    reach = _reach(latency, shares) if shares else 0.0
+    return any(abs(x) > reach or b.detail.get("discarded") for x, b in zip(shares, latency.blocks, strict=True))
+
+
 def _sessions(latency: Latency) -> list[Markup]:
     """Every other session is shaded: each loads both models anew."""
     sessions = [block.session for block in latency.blocks]
@@ -89,7 +96,7 @@ def _interval(latency: Latency) -> str:
 
 def spread(latency: Latency) -> Markup | None:
     """The times of A above those of B on one axis: a histogram of the runs, or where that says little of the blocks."""
-    rows = _runs(latency) or _blocks(latency)
+    rows = _runs(latency) or _medians(latency)
     edges = [edge for found, _ in rows for edge in (found[0], found[-1])] if all(counts for _, counts in rows) else []
     if not edges or max(edges) <= min(edges):
         return None
@@ -118,9 +125,14 @@ def _ticks(scale: svg.Scale, y: float) -> list[Markup]:
     ]
 
 
+def of_runs(latency: Latency) -> bool:
+    """Whether the spread is that of the runs, not of the medians of blocks."""
+    return bool(_runs(latency))
+
+
 Histogram = tuple[list[float], list[int]]
 _SHOWN = 0.95  # of the runs of both models; the rest is a long tail that would leave no room for them
-_COLUMNS = 5  # fewer filled ones show no shape
+_MOST = 0.8  # of the runs in one column: then the columns show no shape
 
 
 def _runs(latency: Latency) -> list[Histogram]:
@@ -131,7 +143,7 @@ def _runs(latency: Latency) -> list[Histogram]:
     edges = found[0][0]
     last = max(_enough(counts) for _, counts in found)
     rows = [(edges[: last + 2], counts[: last + 1]) for _, counts in found]
-    return rows if all(sum(count > 0 for count in counts) >= _COLUMNS for _, counts in rows) else []
+    return rows if all(max(counts) <= _MOST * sum(counts) for _, counts in rows) else []
 
 
 def _stored(timing: Timing) -> Histogram:
@@ -150,7 +162,7 @@ def _enough(counts: Sequence[int]) -> int:
     return len(counts) - 1
 
 
-def _blocks(latency: Latency) -> list[Histogram]:
+def _medians(latency: Latency) -> list[Histogram]:
     """The medians of the blocks, where the runs are not stored."""
     times = [[block.a_ms for block in latency.blocks], [block.b_ms for block in latency.blocks]]
     every = [value for row in times for value in row]

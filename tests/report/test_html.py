@@ -140,6 +140,13 @@ def test_a_fast_model_that_answers_otherwise_fails() -> None:
     assert "<h1>Same answers. Slower.</h1>" in slow
 
 
+def test_a_fold_that_is_too_slow_says_that_nothing_was_written() -> None:
+    page = fold_page(made.latency(1.08), exit_code=1, output=None)
+    assert "<h1>Same answers. Slower.</h1>" in page
+    assert "the outputs stay the same. No model was written." in text_of(page)
+    assert "No model was written" not in text_of(fold_page())
+
+
 def test_a_fold_tells_what_was_done_and_where_the_biases_went() -> None:
     said = text_of(fold_page())
     assert "3 rewrites took out 53 of 53 batch norms and 3 of 6 biases; the outputs stay the same." in said
@@ -176,6 +183,29 @@ def test_latency_shows_blocks_interval_limit_and_control() -> None:
     assert "limit +2 %" in text_of(page)
     assert "Control: A beside itself takes 1.001 x the time (0.997 to 1.005)" in text_of(page)
     assert "load 240 ms 199 ms 0.829" in text_of(page)
+
+
+def test_blocks_that_lie_far_off_are_rings_and_do_not_shrink_the_rest() -> None:
+    latency = made.latency()
+    far = replace(latency.blocks[3], log_ratio=2.0)
+    blocks = (*latency.blocks[:3], far, *latency.blocks[4:])
+    page = html(made.bench_json(replace(latency, blocks=blocks)))
+    assert page.count('class="point beyond"') == 1
+    assert "Rings lie further off" in page
+    assert "+2 %" in page
+    assert "Rings lie further off" not in PAGES["bench"]()
+    out = replace(latency.blocks[3], detail={"discarded": True})
+    page = html(made.bench_json(replace(latency, blocks=(*latency.blocks, out))))
+    assert "left out" in page
+
+
+def test_runs_without_a_shape_give_way_to_the_blocks() -> None:
+    spike = {"histogram": {"edges_ms": [40.0, 50.0, 60.0], "counts": [399, 1]}}
+    latency = made.latency(a=made.timing(41.0, detail=spike), b=made.timing(41.0, detail=spike))
+    assert "399 between" not in html(made.bench_json(latency))
+    assert "the median of each block" in html(made.bench_json(latency))
+    assert "How long each run took" in PAGES["bench"]()
+    assert "A: 120 between 40.0 ms and 41.0 ms" in PAGES["bench"]().replace("\u00a0", " ")
 
 
 def test_what_is_needed_to_see_it_again_is_there() -> None:
