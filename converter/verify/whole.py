@@ -42,6 +42,8 @@ class Referee:
         self, a: Source, b: Source, options: Options, difference: Difference, stages: list[Stage], warnings: list[str]
     ) -> None:
         self.a, self.b = Side(a, options), Side(b, options)
+        # Once for both stages, since proving where they run may take an engine's making.
+        self.deployed = Side(a, options, deployed=True), Side(b, options, deployed=True)
         self.options = options
         self.difference = difference
         self.stages = stages
@@ -161,7 +163,7 @@ class Referee:
         return found
 
     def _deployed(self, strict: Stage) -> Stage:
-        a, b = (Side(side.source, self.options, deployed=True) for side in (self.a, self.b))
+        a, b = self.deployed
         self.options.progress("onnxruntime as deployed: original")
         try:
             cases = [Case(c.feeds, a.run(c.feeds), c.exact) for c in self.cases.items]
@@ -181,9 +183,8 @@ class Referee:
             return Stage("decision", Verdict.SKIPPED, self.cases.no_runtime)
         if self.options.quick:
             return Stage("decision", Verdict.SKIPPED, "left out by --quick")
-        a, b = (Side(side.source, self.options, deployed=True) for side in (self.a, self.b))
         begun = time.monotonic()
-        decided = decision(a, b, self.options)
+        decided = decision(*self.deployed, self.options)
         self.failing = decided.failing
         return replace(decided.stage, seconds=round(time.monotonic() - begun, 3))
 

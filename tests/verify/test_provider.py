@@ -283,3 +283,25 @@ def test_placing_is_left_out_for_cut_out_places() -> None:
     assert side.placement is None  # on the CPU there is nothing to prove; the second session places it
     side.again(X)
     assert side.placement is not None
+
+
+def test_a_placing_run_is_made_once_per_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    from converter.protos.source import Source
+    from converter.verify import side
+    from converter.verify.options import Options
+
+    count = [0]
+    real = side.placement_and_run
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        count[0] += 1
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(side, "placement_and_run", counted)
+    made = Side(Source.open(nets.plain()), Options())
+    first, second = made.again(X), made.again(X)
+    assert first is second
+    assert np.array_equal(first["y"], made.run(X)["y"])
+    other = {"x": X["x"] + 1}
+    assert not np.array_equal(made.again(other)["y"], first["y"])
+    assert count == [2]
