@@ -113,7 +113,8 @@ class Pair:
         from converter.protos.source import Source
 
         original = Source.open(self._original, data, "original")
-        folded = Source.open(self.folded or self.to_bytes(), original.folder, "folded model")
+        beside = original.folder if self.folded is None else None  # a file's own data lies beside it
+        folded = Source.open(self.folded or self.to_bytes(), beside, "folded model")
         write(certificate(recorder, original, folded, progress=progress), path)
 
     def _named(self, facts: ModelFacts | None) -> ModelFacts | None:

@@ -169,7 +169,7 @@ class _Writer:
             kernel = plain_attributes(node).get("kernel_shape") or [
                 d for d in (dims[0] or ())[2:] if isinstance(d, int)
             ]
-            return max(math.prod(kernel), 1)
+            return max(int(math.prod(kernel)), 1)
         return 1 if op in ("Add", "Sub", "Sum", "Mul", "Div", "BatchNormalization") else 0
 
     def _dims(self, name: str) -> tuple[int | str | None, ...] | None:

@@ -165,3 +165,15 @@ def test_bfloat16_is_rounded_once() -> None:
     values = np.concatenate([values, 1 + 2.0**-8 + np.array([0, 2.0**-40, -(2.0**-40)])])  # a tie, and beside it
     ours, theirs = rounded(values, DTYPES["bfloat16"]), numerics.round_to(values, DTYPES["bfloat16"])
     assert np.array_equal(ours.view(np.uint16), theirs.view(np.uint16))
+
+
+def test_a_fold_writes_one_for_external_data_too(tmp_path: Path) -> None:
+    original = tmp_path / "a.onnx"
+    original.write_bytes(externalise(small_model(), tmp_path, "weights.bin").SerializeToString())
+    out, said = tmp_path / "there" / "f.onnx", tmp_path / "c.json"
+    out.parent.mkdir()
+    assert converter.fold(original, out=out, certificate=said, quick=True).certificate == said
+    (tmp_path / "again").mkdir()
+    result = converter.replay_certificate(original, said, out=tmp_path / "again" / "f.onnx")
+    assert (result.why, result.same_bytes) == ("", True)
+    assert (tmp_path / "again" / "f.onnx.data").read_bytes() == (out.parent / "f.onnx.data").read_bytes()
