@@ -54,8 +54,8 @@ def test_attention_operator(row: Operator) -> None:
 
 
 ANY_BATCH = """
-    (double[5,N,8] x) => (double[?,8] y) {
-        s = Shape(x) n = Gather(s, one) m = Mul(n, two) m1 = Unsqueeze(m, nought)
+    (double[L,N,8] x) => (double[?,8] y) {
+        s = Shape(x) five = Slice(s, nought, first) n = Gather(s, one) m = Mul(n, two) m1 = Unsqueeze(m, nought)
         heads = Concat<axis=0>(five, m1, four)
         mq = MatMul(x, Wq) q = Add(mq, bq) q1 = Reshape(q, heads) Q = Transpose<perm=[1,0,2]>(q1)
         mk = MatMul(x, Wk) k = Add(mk, bk) k1 = Reshape(k, heads) K = Transpose<perm=[1,2,0]>(k1)
@@ -66,13 +66,14 @@ ANY_BATCH = """
 """
 
 
+@pytest.mark.parametrize("length", ["5", "L"])
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_batch_and_heads_as_one_axis_of_any_length(n: int) -> None:
+def test_batch_and_heads_as_one_axis_of_any_length(n: int, length: str) -> None:
     """As torch's own encoder lays them out: the value's shift repeats along that axis."""
     weights = {f"W{p}": (8, 8) for p in "qkvo"} | {f"b{p}": (8,) for p in "qkvo"}
     sizes = {"one": np.int64(1), "two": np.int64(2), "nought": np.int64([0]), "flat": np.int64([-1, 8])}
-    sizes |= {"five": np.int64([5]), "four": np.int64([4])}
-    proto = model(ANY_BATCH, **weights, **sizes)
+    sizes |= {"first": np.int64([1]), "four": np.int64([4])}
+    proto = model(ANY_BATCH.replace("[L", f"[{length}"), **weights, **sizes)
     feeds = {"x": np.random.default_rng(n).normal(size=(5, n, 8))}
     result = judged(proto, gone="k v", kept="q y", feeds=feeds)
     assert result.after.biases == 2

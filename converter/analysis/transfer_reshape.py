@@ -31,12 +31,15 @@ def _reshape(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
 def reshape_shift(s: Shift, before: Dims, after: Dims) -> Shift | None:
     """D after a reshape of the tensor; None where it would not be a small array.
 
-    The last axes of both shapes, from the first axis that D varies on, must be known numbers with
-    one product; what lies before them is only rearranged among itself, where D does not vary.
+    Last axes that both shapes share stay what they are. Of the others, those from the first axis that D
+    varies on must be known numbers, of one product in both shapes; what lies before them is only
+    rearranged among itself, where D does not vary.
     """
     if s.value is None:
         return None
-    value, dims, at = s.value, list(before), next(iter(s.varying), s.rank)
+    n = _shared_tail(before, after, least=max(s.tiled, default=-1) + 1)
+    dims, wanted, kept = list(before[: len(before) - n]), after[: len(after) - n], s.value.shape[s.rank - n :]
+    value, at = s.value, min(next(iter(s.varying), s.rank), len(dims))
     if s.tiled:
         if s.tiled != {at}:
             return None
@@ -45,17 +48,30 @@ def reshape_shift(s: Shift, before: Dims, after: Dims) -> Shift | None:
         value, at = np.expand_dims(value, at), at + 1
     for k in range(at, -1, -1):
         tail = [d for d in dims[k:] if isinstance(d, int)]
-        if len(tail) < len(dims) - k or math.prod(tail) > MOST_ELEMENTS:
+        if len(tail) < len(dims) - k or math.prod((*tail, *kept)) > MOST_ELEMENTS:
             break
-        j = _matching_tail(after, math.prod(tail))
+        j = _matching_tail(wanted, math.prod(tail))
         if j is not None:
-            full = np.broadcast_to(value.reshape(value.shape[k:]), tail)
-            shape = [int(d) for d in after[j:] if isinstance(d, int)]
-            return known(np.ascontiguousarray(full).reshape([1] * j + shape), s.masked)
-    return _repeated(s, value, dims[at:], after)
+            shape = [int(d) for d in wanted[j:] if isinstance(d, int)]
+            return known(_laid_out(value, [*tail, *kept], [*[1] * j, *shape, *kept]), s.masked)
+    return _repeated(s, value, dims[at:], wanted, kept)
 
 
-def _repeated(s: Shift, value: Array, tail: Dims, after: Dims) -> Shift | None:
+def _shared_tail(before: Dims, after: Dims, least: int) -> int:
+    """How many of the last axes both shapes share, numbers or symbols; never any before axis `least`."""
+    n = 0
+    while n < min(len(before) - least, len(after)) and before[-1 - n] is not None and before[-1 - n] == after[-1 - n]:
+        n += 1
+    return n
+
+
+def _laid_out(value: Array, sizes: Sequence[int], shape: Sequence[int]) -> Array:
+    """The value's last axes broadcast to `sizes`, in another shape."""
+    full = np.broadcast_to(value.reshape(value.shape[value.ndim - len(sizes) :]), sizes)
+    return np.ascontiguousarray(full).reshape(shape)
+
+
+def _repeated(s: Shift, value: Array, tail: Dims, after: Dims, kept: tuple[int, ...]) -> Shift | None:
     """D where an axis of unknown length takes up some of those that D varies on: it repeats along that axis."""
     sizes = [d for d in tail if isinstance(d, int)]
     behind, j = 1, len(after)
@@ -66,11 +82,10 @@ def _repeated(s: Shift, value: Array, tail: Dims, after: Dims) -> Shift | None:
     if len(sizes) < len(tail) or not isinstance(open_, str) or not 0 < behind < whole or whole % behind:
         return None
     period, length = whole // behind, size(open_)
-    if whole > MOST_ELEMENTS or not isinstance(length, Size) or length.factor % period:
+    if whole * math.prod(kept) > MOST_ELEMENTS or not isinstance(length, Size) or length.factor % period:
         return None
-    full = np.broadcast_to(value.reshape(value.shape[value.ndim - len(tail) :]), sizes)
-    shape = [period, *(int(d) for d in after[j:] if isinstance(d, int))]
-    return known(np.ascontiguousarray(full).reshape([1] * (j - 1) + shape), s.masked, [j - 1])
+    shape = [*[1] * (j - 1), period, *(int(d) for d in after[j:] if isinstance(d, int)), *kept]
+    return known(_laid_out(value, [*sizes, *kept], shape), s.masked, [j - 1])
 
 
 def _matching_tail(after: Dims, size: int) -> int | None:

@@ -106,7 +106,7 @@ def _reshape(facts: Facts, node: Node, axis: int) -> int | str:
         return f"{node.label} has shapes that are not known"
     channels = before[axis]
     for i, d in enumerate(after):
-        if d != channels or not isinstance(d, int):
+        if d is None or d != channels:
             continue
         # Both sides hold the same number of elements, so it is enough that one side of the axis agrees.
         if _same_product(before[axis + 1 :], after[i + 1 :]) or _same_product(before[:axis], after[:i]):

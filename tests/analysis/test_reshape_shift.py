@@ -69,6 +69,16 @@ CASES: list[tuple[Dims, int, Dims, set[int] | None]] = [
     (["N", 3, 4], 1, ["3*N", 4], {0}),
     (["N", 3, 4], 1, ["4*N", 3], {0}),
     (["N", "L", 4], 0, ["N", "4*L"], None),
+    # Last axes that stay may be of any length, and D may vary along them.
+    (["N", 4, "L"], 1, ["4*N", "L"], {0}),
+    (["N", 4, "L", 3], 1, ["4*N", "L", 3], {0}),
+    (["N", 4, "L", 3], 3, ["4*N", "L", 3], set()),
+    (["N", 6, "L"], 1, ["N", 2, 3, "L"], set()),
+    (["N", 6, "L"], 1, ["2*N", 3, "L"], {0}),
+    (["N", 6, "L"], 1, ["L", 6, "N"], None),
+    ([2, 4, 4], 1, [8, 4], set()),
+    ([2, 4, 4], 2, [8, 4], set()),
+    ([4, 4], 0, [2, 2, 4], set()),
 ]
 
 
@@ -97,6 +107,7 @@ BACK: list[tuple[Dims, Dims, set[int] | None]] = [
     (["L", "4*N", 4], ["4*L*N", 4], {0}),
     (["L", "4*N", 4], ["L", "N", 2, 2, 4], set()),
     (["L", "4*N", 4], ["L", "N", 4, 4], set()),
+    (["L", "4*N", 4], ["L", "2*N", 2, 4], {1}),
     (["L", "4*N", 4], ["2*L", "2*N", 4], None),
     (["L", "8*N", 4], ["L", "2*N", 4, 4], set()),
 ]
@@ -114,6 +125,18 @@ def test_a_shift_that_repeats_comes_back(before: Dims, after: Dims, tiled: set[i
         full = whole(known(value, tiled=[1]), shape)
         there = concrete(after, numbers)
         assert np.array_equal(whole(out, there), full.reshape(there)), numbers
+
+
+def test_behind_an_axis_that_repeats_others_may_be_of_any_length() -> None:
+    """As values lie once torch's encoder is done with one axis for batch and heads."""
+    value = np.arange(1.0, 17).reshape(4, 1, 4)
+    out = reshape_shift(known(value, tiled=[0]), ["4*N", "L", 4], ["N", 4, "L", 4])
+    assert out is not None
+    assert out.tiled == frozenset()
+    assert out.value is not None
+    assert np.array_equal(out.value, value[None])
+    stays = reshape_shift(known(value, tiled=[0]), ["4*N", "L", 4], [1, "4*N", "L", 4])
+    assert stays is None or stays.tiled == {1}
 
 
 def test_along_two_axes_or_behind_others_it_is_not_followed() -> None:
