@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from converter.analysis.facts import Facts
 from converter.analysis.outcomes import Carry, Stop
-from converter.analysis.shifts import Shift, known
+from converter.analysis.shifts import Shift, known, unknown
 from converter.analysis.transfer import through
 from converter.analysis.transfer_reshape import reshape_shift
+from converter.graph import load
 from converter.protos import Size, size
 from tests.analysis.one_node import Case
 from tests.analysis.values import ints
+from tests.flow.judge import model
 
 Dims = Sequence[int | str | None]
 NUMBERS = ({"N": 1, "L": 3}, {"N": 2, "L": 5}, {"N": 3, "L": 2})
@@ -178,3 +181,19 @@ def test_elsewhere_only_the_axes_of_a_shift_that_repeats_are_known(node: str) ->
     assert all(s.value is None for s in carried)
     plain = through(case.facts, case.node, {0: known(np.arange(8.0).reshape(1, 8, 1))})
     assert isinstance(plain, Carry) or node.startswith("y = Concat")
+
+
+@pytest.mark.parametrize(("axis", "there"), [(0, set()), (1, set()), (2, {1}), (3, {2})])
+def test_of_axes_that_are_symbols_it_is_known_where_they_go(axis: int, there: set[int]) -> None:
+    """[N, 4, L, 4] to [4*N, L, 4]: the axis L is still one, and the last."""
+    text = """
+        (double[N,4,L,4] x) => (double[?,?,?] y) {
+            s = Shape(x) l = Slice(s, two, three) to = Concat<axis=0>(open, l, four) y = Reshape(x, to)
+        }
+    """
+    sizes = {"two": ints(2), "three": ints(3), "open": ints(-1), "four": ints(4)}
+    facts = Facts(load(model(text, **sizes)))
+    node = list(facts.graph.nodes())[-1]
+    outcome = through(facts, node, {0: unknown(4, [axis])})
+    assert isinstance(outcome, Carry)
+    assert outcome.shifts[0].invariant == there
