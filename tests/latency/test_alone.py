@@ -104,19 +104,20 @@ def test_memory_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
 class Process:
     """A process on a machine whose time is told."""
 
-    def __init__(self, machine: Machine, ms: float) -> None:
-        self.machine, self.ms, self.asked = machine, ms, 0
+    def __init__(self, machine: Machine, ms: float, noise: float) -> None:
+        self.machine, self.ms, self.noise, self.asked = machine, ms, noise, 0
 
     def __call__(self, samples: int = 0, warm_up: tuple[float, float] = (0, 1), repeat: int = 0) -> dict[str, Any]:
         self.asked += 1
         self.machine.sleep(1000 + self.ms * samples)
-        times = [self.ms * (1 + self.machine.rng.gauss(0, 0.002)) for _ in range(samples)]
+        slowness = 1 + abs(self.machine.rng.gauss(0, self.noise))  # of this process
+        times = [self.ms * slowness * (1 + self.machine.rng.gauss(0, 0.002)) for _ in range(samples)]
         return {"load_ms": 5.0, "first_run_ms": 9.0, "samples": times, "repeat": repeat or 1, "peak_bytes": 1}
 
 
-def alternated(design: Design, ratio: float) -> tuple[Any, tuple[Process, Process]]:
+def alternated(design: Design, ratio: float, noise: float = 0.0) -> tuple[Any, tuple[Process, Process]]:
     machine = Machine()
-    processes = Process(machine, 20), Process(machine, 20 * ratio)
+    processes = Process(machine, 20, noise), Process(machine, 20 * ratio, noise)
     return Alternate(processes, design, clock=machine.clock).measure(), processes
 
 
@@ -129,6 +130,11 @@ def test_pairs_that_do_not_fit_together_take_turns() -> None:
     assert any("memory does not hold both" in warning for warning in said.warnings)
     assert said.design["unit"] == "block"  # each block has processes of its own
     assert judge(alternated(Design(), 1.1)[0]).outcome == "SLOWER"
+
+
+def test_processes_that_differ_by_themselves_decide_nothing() -> None:
+    found = judge(alternated(Design(), 3.0, noise=0.3)[0])
+    assert (found.outcome, found.aa["steady"]) == ("INCONCLUSIVE", False)
 
 
 def test_they_stop_when_time_is_over() -> None:

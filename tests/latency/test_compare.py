@@ -15,13 +15,15 @@ import pytest
 
 import cli
 import converter
-from converter.bench.compare import Bench
+from converter.bench.compare import Bench, Request
 from converter.bench.design import Design
 from converter.bench.duet import Duet
 from converter.bench.measured import Measured
 from converter.errors import DataError, ModelError, RuntimeUnavailable
+from converter.protos.source import Source
 from converter.records import Latency, Verdict
 from converter.report import terminal
+from converter.runtime.profile import Placement
 from converter.runtime.timing import Deployment
 from tests.latency import nets
 from tests.latency.machine import Machine
@@ -162,6 +164,18 @@ def test_memory_of_the_gpu_too_small_for_both(pair: Pair, monkeypatch: pytest.Mo
     assert bench._measured(Deployment("cuda"), Design()).mode == "two processes"
     with pytest.raises(ModelError):
         bench._measured(Deployment("cpu"), Design())
+
+
+def test_a_model_that_runs_elsewhere_has_no_time(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> None:
+    """Asked for CUDA, and the convolutions ran on the CPU: an error, never a number."""
+    bench = object.__new__(Bench)
+    bench.request, bench.feeds, bench.models = Request(), {}, [(pair[0], None)]
+    bench.sources = (Source.open(pair[0]), Source.open(pair[1]))
+    found = Placement({"CPUExecutionProvider": 1}, (("CPUExecutionProvider", "Conv", "conv"),))
+    monkeypatch.setattr("converter.bench.compare.placement", lambda *_, **__: found)
+    assert bench._placement(0, Deployment()) is found
+    with pytest.raises(RuntimeUnavailable, match="asked for CUDAExecutionProvider"):
+        bench._placement(0, Deployment("cuda"))
 
 
 def test_progress_moves_only_between_stages(

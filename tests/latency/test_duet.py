@@ -214,6 +214,15 @@ def test_a_gpu_is_asked_how_long_queueing_takes() -> None:
     assert "submit_ms" not in judged(Machine()).a.detail
 
 
+def test_the_99th_percentile_needs_299_samples() -> None:
+    few, many = judged(Machine(noise=0.01)), judged(Machine(noise=0.01), replace(SMALL, pairs=50))
+    assert (few.a.n < 299, few.a.p99_ms, "p99_upper_ms" in few.a.detail) == (True, None, False)
+    assert many.a.n == 300
+    assert many.a.p99_ms is not None
+    assert many.a.p99_ms <= many.a.detail["p99_upper_ms"]
+    assert many.a.detail["p99_may_gate"] is False
+
+
 def test_without_a_gate_nothing_passes_or_fails() -> None:
     from converter.bench.gate import Gate
 

@@ -49,10 +49,23 @@ def test_sessions_that_agree_are_pooled() -> None:
 
 def test_two_sessions_cannot_tell_whether_they_differ() -> None:
     """Between them the wider interval is taken, whatever the test says."""
-    values = np.array([0.010, -0.012, 0.011, -0.009, 0.013, -0.010, 0.012, -0.004])
+    values = np.array([0.013, -0.007, 0.013, -0.007, 0.007, -0.013, 0.007, -0.013])
     groups = np.repeat([0, 1], 4)
-    assert between(values, groups)[0] > 0.25
-    assert interval(values, groups).half_width >= interval(values, [0] * 8).half_width
+    p, icc = between(values, groups)
+    assert p > 0.25
+    assert icc < 0.3
+    assert interval(values, groups).half_width > 2 * interval(values, [0] * 8).half_width
+
+
+def test_sessions_are_pooled_only_where_little_speaks_for_a_difference() -> None:
+    """A test at 5 % would pool these."""
+    groups = np.repeat(range(10), 4)
+    values = np.tile([-0.01, 0.01, -0.01, 0.01], 10) + 0.0068 * np.tile(np.repeat([-1.0, 1.0], 4), 5)
+    found = interval(values, groups)
+    assert found.p_sessions is not None
+    assert 0.05 < found.p_sessions < 0.25
+    assert found.icc < 0.3
+    assert found.unit == "session"
 
 
 def test_the_f_test() -> None:
