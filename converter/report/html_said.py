@@ -121,13 +121,7 @@ def bench(latency: Latency) -> Headline:
     """The headline of a benchmark."""
     band = f"between {words.ratio(latency.low)} and {words.ratio(latency.high)}"
     more = f"Model B takes {words.ratio(latency.ratio)} times as long as model A, with confidence {band}."
-    return Headline(latency.verdict, _speed(latency), f"{more} {sentence(reason(latency))}".strip())
-
-
-def reason(latency: Latency) -> str:
-    """Why the verdict is what it is, without the numbers, which are said beside it."""
-    head, found, tail = latency.why.partition("]: ")
-    return tail if found and head.startswith(f"{latency.ratio:.3f}") else latency.why
+    return Headline(latency.verdict, _speed(latency), f"{more} {sentence(words.reason(latency))}".strip())
 
 
 def level(parity: Parity) -> str:

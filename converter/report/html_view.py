@@ -126,7 +126,7 @@ def speed(latency: Latency, who: str) -> Speed:
         words.speed(latency, who),
         TONE[latency.verdict],
         html_said.WORD[latency.verdict],
-        html_said.sentence(html_said.reason(latency)),
+        html_said.sentence(words.reason(latency)),
         "" if latency.unoptimised is None else words.speed(latency.unoptimised, who),
         figures,
         axis,

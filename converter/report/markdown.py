@@ -13,14 +13,22 @@ from converter.report.result import Folded
 __all__ = ["literal", "markdown", "prose", "table"]
 
 
+MOST = 60_000  # characters: GitHub takes 65,536 in a comment
+
+
 def markdown(document: Mapping[str, Any]) -> str:
-    """A document of any kind as Markdown that ends in a newline."""
-    parts = _fold(document) if "counts" in document else _pair(document)
+    """A document of any kind as Markdown that ends in a newline; without long tables where a comment cannot hold them."""
+    whole = _markdown(document, each=True)
+    return whole if len(whole) <= MOST else _markdown(document, each=False)
+
+
+def _markdown(document: Mapping[str, Any], *, each: bool) -> str:
+    parts = _fold(document, each=each) if "counts" in document else _pair(document, each=each)
     version = (document.get("tool") or {}).get("version") or document.get("version", "")
     return "\n\n".join(part for part in [*parts, f"<sub>biasopt {version}</sub>"] if part) + "\n"
 
 
-def _fold(document: Mapping[str, Any]) -> list[str]:
+def _fold(document: Mapping[str, Any], *, each: bool) -> list[str]:
     result, parity, latency = fold_of(document), parity_of(document), latency_of(document)
     name = result.path.name if result.path else "model in memory"
     return [
@@ -32,13 +40,13 @@ def _fold(document: Mapping[str, Any]) -> list[str]:
         _done(result),
         _fates(result),
         _left(result, document.get("reasons", {})),
-        markdown_evidence.stages(parity),
+        markdown_evidence.stages(parity, each=each),
         details("Latency", markdown_evidence.times(latency)),
         markdown_evidence.again(document, parity, latency),
     ]
 
 
-def _pair(document: Mapping[str, Any]) -> list[str]:
+def _pair(document: Mapping[str, Any], *, each: bool) -> list[str]:
     parity, latency = parity_of(document), latency_of(document)
     command = "verify" if parity else "bench"
     return [
@@ -47,7 +55,7 @@ def _pair(document: Mapping[str, Any]) -> list[str]:
         markdown_evidence.latency(latency, "B"),
         markdown_evidence.pair(parity, latency),
         markdown_evidence.times(latency),
-        markdown_evidence.stages(parity),
+        markdown_evidence.stages(parity, each=each),
         markdown_evidence.again(document, parity, latency),
     ]
 

@@ -32,7 +32,7 @@ def latency(found: Latency | None, who: str) -> str:
         return ""
     lines = [f"{MARK[found.verdict]} **Latency {found.verdict.value}**: {prose(words.speed(found, who))}."]
     if found.verdict is not Verdict.PASS and found.why:
-        lines.append(prose(found.why))
+        lines.append(prose(words.reason(found)))
     return "\n\n".join(lines + [f"⚠️ {prose(warning)}" for warning in found.warnings])
 
 
@@ -60,13 +60,14 @@ def _model(letter: str, model: ModelFacts) -> tuple[str, ...]:
     return (letter, name, words.size(model.size_bytes), f"{model.opset}", nodes, f"`{model.sha256[:12]}`")
 
 
-def stages(parity: Parity | None) -> str:
-    """One table of the stages, and under it one for each stage that compared several things."""
+def stages(parity: Parity | None, *, each: bool = True) -> str:
+    """One table of the stages, and with ``each`` one under it for each stage that compared something."""
     if parity is None or not parity.stages:
         return ""
     rows = [(words.STAGE.get(stage.id, stage.id), stage.status.value, prose(stage.why)) for stage in parity.stages]
     head = "### How it was checked\n\n" + table(("what", "result", "found"), rows)
-    return "\n\n".join([head, *(text for stage in parity.stages if (text := _stage(stage)))])
+    tables = [_stage(stage) for stage in parity.stages] if each else []
+    return "\n\n".join(text for text in (head, *tables) if text)
 
 
 def _stage(stage: Stage) -> str:

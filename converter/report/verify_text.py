@@ -74,7 +74,7 @@ def _latency_verdict(latency: Latency) -> Block:
     verdict = Text(latency.verdict.value, style=COLOUR[latency.verdict])
     lines: Block = [Text.assemble(verdict, f": {words.speed(latency, 'B')}")]
     if latency.verdict is not Verdict.PASS and latency.why:
-        lines.append(Text(words.plain(latency.why)))
+        lines.append(Text(words.plain(words.reason(latency))))
     return lines
 
 

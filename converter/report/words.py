@@ -176,6 +176,12 @@ def speed(latency: Latency, who: str = "") -> str:
     )
 
 
+def reason(latency: Latency) -> str:
+    """Why the latency verdict is what it is, without the numbers, which `speed` says."""
+    head, found, tail = latency.why.partition("]: ")
+    return tail if found and head.startswith(f"{latency.ratio:.3f}") else latency.why
+
+
 def failure(parity: Parity | None, latency: Latency | None = None) -> str:
     """Why ``fold`` wrote nothing, on one line."""
     if latency is not None and latency.verdict is not Verdict.PASS:
