@@ -49,6 +49,10 @@ class Effect:
 
     def add(self, before: NDArray[Any], after: NDArray[Any], labels: Labels | None) -> None:
         """Count one run."""
+        with np.errstate(all="ignore"):  # scores of minus infinity are an answer too
+            self._add(before, after, labels)
+
+    def _add(self, before: NDArray[Any], after: NDArray[Any], labels: Labels | None) -> None:
         wide, other = before.astype(np.float64), after.astype(np.float64)
         self.rows += len(before) if before.ndim else 1
         self.error += float(((other - wide) ** 2).sum())

@@ -21,7 +21,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         _table(tables.biases(document), {1}),
         prose(tables.MEANING),
         details("What the classes mean", table(("class", "biases", "means"), legend, right=(1,))),
-        "### All at once\n\n" + _table(tables.variants(document)) if document["variants"] else "",
+        _variants(document),
         _probes(document),
         _findings(document),
         _uncovered(document),
@@ -35,6 +35,12 @@ def _table(found: tables.Table, names: set[int] = frozenset()) -> str:  # type: 
         tuple(literal(cell) if place in names else prose(cell) for place, cell in enumerate(row)) for row in found.rows
     ]
     return table(tuple(prose(h) for h in found.header), rows, right=found.right)
+
+
+def _variants(document: Mapping[str, Any]) -> str:
+    if not document["variants"]:
+        return ""
+    return f"### All at once\n\n{_table(tables.variants(document))}\n\n{prose(tables.variants_mean(document))}"
 
 
 def _probes(document: Mapping[str, Any]) -> str:

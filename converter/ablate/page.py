@@ -49,6 +49,7 @@ def _page(document: Mapping[str, Any]) -> dict[str, Any]:
         "effects": effects(document["biases"][:_SHOWN]),
         "more": max(0, len(document["biases"]) - _SHOWN),
         "variants": tables.variants(document) if document["variants"] else None,
+        "variants_mean": tables.variants_mean(document),
         "widths": wholes(document),
         "probes": tables.probes(document),
         "contrast": contrast(document),

@@ -75,7 +75,12 @@ class Ablation:
 
 def by_default(sites: Sequence[Site]) -> list[Site]:
     """The biases that removal takes unless told otherwise: of inner layers, where no exact pass takes them."""
-    return [s for s in sites if s.role is Role.INNER and is_proven(s) not in (FateKind.DEAD, FateKind.ZERO)]
+    return [s for s in sites if s.role is Role.INNER and not is_dead(s)]
+
+
+def is_dead(site: Site) -> bool:
+    """Whether nothing feels the bias: weights that imitated it would only do harm."""
+    return is_proven(site) in (FateKind.DEAD, FateKind.ZERO)
 
 
 def ablate(net: Net, sites: Sequence[Site], data: Data, settings: Settings) -> Ablation:
@@ -130,7 +135,7 @@ def _variants(
     net: Net, scores: Sequence[Score], fit: Part, rest: Part, zeroed: Zeroed, settings: Settings, deadline: float
 ) -> tuple[list[Made], tuple[Any, ...], list[str]]:
     sound = [s.site for s in scores if not s.problem]
-    inner, but_heads = by_default(sound), [s for s in sound if s.role is not Role.HEAD]
+    inner, but_heads = by_default(sound), [s for s in sound if s.role is not Role.HEAD and not is_dead(s)]
     states: dict[str, tuple[str, int, State]] = {}
     everything = [s.site for s in scores]
     states["zero-all"] = ("every bias left out", len(everything), _without(net, everything))
@@ -144,9 +149,9 @@ def _variants(
         states["head-corrected"] = ("all but the head's left out, the head's mean put right", len(but_heads), state)
         corrections["head-corrected"] = mean_gap(net, state, fit, zeroed.output)
     if settings.compensates and inner:
-        tried: list[tuple[str, str, list[Site]]] = [("compensate-inner", "inner layers compensated", inner)]
+        tried: list[tuple[str, str, list[Site]]] = [("compensate-inner", "inner biases imitated", inner)]
         if len(but_heads) > len(inner):
-            tried.append(("compensate-all", "all but the head's compensated", but_heads))
+            tried.append(("compensate-all", "all biases but the head's imitated", but_heads))
         for name, said, sites in tried:
             if monotonic() > deadline:
                 warnings.append(f"no time was left for {said}; give --max-time more than {settings.max_time:g} s")
@@ -223,8 +228,8 @@ def _off_the_data(variants: Sequence[Made], probed: Sequence[Probed]) -> list[st
         here, there = disagreement(variant.effect), disagreement(worst.effects[variant.name])
         if changes(here, there):
             found.append(
-                f"{variant.said}: under {worst.probe.said} {100 * there:.3g} % differ from the original, "
-                f"on the data {100 * here:.2g} %; what the level of the inputs means is lost with the biases"
+                f"{variant.said}: under {worst.probe.said} {100 * there:.3g} % differ from the original, on the data "
+                f"{100 * here:.2g} %. Biases carried what the level of the inputs means"
             )
     return found
 

@@ -104,8 +104,16 @@ class Data:
                     raise DataError(f"there are {len(self._labels)} labels for more rows; give one per row of the data")
             elif labels is not None and labels.shape[1] == 1:
                 labels = labels[:, 0]
-            yield Batch(sample.feeds, first, rows, labels)
+            yield from self._cut(Batch(sample.feeds, first, rows, labels))
             first += rows
+
+    def _cut(self, batch: Batch) -> Iterator[Batch]:
+        """At most `MOST_ROWS` rows at a time, where the model takes as many as it is given."""
+        if not self.joins or batch.rows <= MOST_ROWS:
+            yield batch
+            return
+        for start in range(0, batch.rows, MOST_ROWS):
+            yield _picked(batch, np.arange(start, min(start + MOST_ROWS, batch.rows)))
 
     def batches(self) -> Iterator[Batch]:
         """All of it, in order."""

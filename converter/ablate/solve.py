@@ -69,7 +69,15 @@ def solve(patches: Patches, weight: Array, method: str, ridge: float = RIDGE, ta
 
 
 def missing(rows: Rows, weight: Array) -> Array:
-    """y - W x, [G, P, O/G]."""
+    """y - W x, [G, P, O/G].
+
+    Raises
+    ------
+    DataError
+        A value is not finite.
+    """
+    if not (np.isfinite(rows.x).all() and np.isfinite(rows.y).all()):
+        raise DataError("a layer gives values that are not finite on this data; look at the inputs")
     return np.asarray(rows.y - rows.x @ weight.swapaxes(1, 2))
 
 
@@ -86,7 +94,7 @@ def _dense(patches: Patches, weight: Array, ridge: float, taps: np.ndarray | Non
         cross += x.swapaxes(1, 2) @ error
         squares += float((error * error).sum())
         count += x.shape[1]
-    _checked(count, squares)
+    _checked(count)
     load = _load(np.trace(second, axis1=1, axis2=2) / count, size, ridge)
     delta = np.zeros((groups, n, n_out))
     found = np.linalg.solve(second / count + load[:, None, None] * np.eye(size), cross / count)
@@ -107,7 +115,7 @@ def _by_gradients(patches: Patches, weight: Array, ridge: float) -> Solved:
         trace += (rows.x**2).sum(axis=(1, 2))
         squares += float((error * error).sum())
         count += rows.x.shape[1]
-    _checked(count, squares)
+    _checked(count)
     load = _load(trace / count, n, ridge)[:, None, None]
     target = cross / count
     delta, rest, way = np.zeros_like(target), target.copy(), target.copy()
@@ -136,8 +144,6 @@ def _load(trace: Array, n: int, ridge: float) -> Array:
     return np.where(load > 0, load, 1.0)  # all inputs are 0: nothing can be taken over
 
 
-def _checked(count: int, squares: float) -> None:
+def _checked(count: int) -> None:
     if not count:
         raise DataError("there is no data to calibrate on; give more inputs")
-    if not np.isfinite(squares):
-        raise DataError("a layer gives values that are not finite on this data; look at the inputs")

@@ -129,9 +129,9 @@ def _add(net: Net, site: Site, sums: Moments, values: dict[str, Any], batch: Bat
     most = positions_for(min(site.form.n_in, limits.dense_most), site.form.groups, rows)
     seed = (limits.seed, net.sites.index(site))
     for piece in rows_of(site.form, values[site.x], values[site.y], most=most, seed=seed, first=batch.first):
+        if not (np.isfinite(piece.x).all() and np.isfinite(piece.y).all()):
+            raise DataError(f"{site.label}: gives values that are not finite on this data; look at the inputs")
         sums.add(piece)
-    if not np.isfinite(sums.channels.total).all():
-        raise DataError(f"{site.label}: gives values that are not finite on this data; look at the inputs")
 
 
 def explained(site: Site, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> str:

@@ -9,13 +9,21 @@ from typing import Any
 from converter.report import words
 
 MINUS = "\u2212"
+_NOISE = 5e-6  # of a float32 model without any change
 NAMES = {
-    "original": "the original",
-    "zero-all": "every bias left out",
-    "zero-inner": "inner biases left out",
-    "head-corrected": "only the head's left, corrected",
-    "compensate-inner": "inner biases compensated",
-    "compensate-all": "all but the head's compensated",
+    "original": "original",
+    "zero-all": "all left out",
+    "zero-inner": "inner left out",
+    "head-corrected": "head corrected",
+    "compensate-inner": "inner imitated",
+    "compensate-all": "all imitated",
+}
+CHANGES = {
+    "zero-all": "all left out: every bias is zero",
+    "zero-inner": "inner left out: those of layers that are neither first nor head nor depthwise",
+    "head-corrected": "head corrected: all but the head's left out, and the mean of the outputs put right there",
+    "compensate-inner": "inner imitated: left out, and weights fitted to make up for them, layer after layer",
+    "compensate-all": "all imitated: the same for all but the head's",
 }
 MEANING = (
     "|b|/sd: size of the bias beside the deviation of its layer's result, mean over channels. r: what the best "
@@ -90,7 +98,7 @@ def variants(document: Mapping[str, Any]) -> Table:
     """All at once."""
     decides = document["output"]["decides"]
     tested = any("difference" in v["effect"] for v in document["variants"])
-    header = ["on rows that nothing was fitted on", "biases", *(["agree", "KL"] if decides else []), "error"]
+    header = ["", "biases", *(["agree", "KL"] if decides else []), "error"]
     header += ["accuracy", "change, 95 %"] if tested else []
     rows = []
     for variant in document["variants"]:
@@ -102,6 +110,14 @@ def variants(document: Mapping[str, Any]) -> Table:
             row += [share(effect.get("accuracy_after")), interval(effect)]
         rows.append(tuple(row))
     return Table(tuple(header), rows, tuple(range(1, len(header))))
+
+
+def variants_mean(document: Mapping[str, Any]) -> str:
+    """What was done in each row of `variants`, and on what."""
+    rows = document["rows"]
+    listed = "; ".join(CHANGES[v["name"]] for v in document["variants"])
+    measured, fitted = rows["all"] - rows["fitted_on"], rows["fitted_on"]
+    return f"On {measured:,} rows; what is fitted is fitted on {fitted:,} others. {listed}."
 
 
 def probes(document: Mapping[str, Any]) -> Table | None:
@@ -159,6 +175,8 @@ def share(value: float | None) -> str:
     """In per cent; a dash where there is none."""
     if value is None:
         return "\u2014"
+    if value < _NOISE:
+        return "0 %"
     return f"{100 * value:.1f} %" if value >= 0.0095 or not value else f"{100 * value:.2g} %"
 
 

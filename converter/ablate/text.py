@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from rich import box
 from rich.padding import Padding
 from rich.table import Table as Drawn
 from rich.text import Text
@@ -37,7 +36,7 @@ def blocks(document: Mapping[str, Any], top: int | None = None) -> list[text.Blo
         [Text(tables.headline(document), style="bold")],
         _ranking(document, top),
         _legend(document),
-        _table("All at once", tables.variants(document)) if document["variants"] else [],
+        _variants(document),
         _probes(document),
         _findings(document),
         _uncovered(document),
@@ -57,7 +56,7 @@ def _ranking(document: Mapping[str, Any], top: int | None) -> text.Block:
 
 
 def _table(title: str, table: tables.Table) -> text.Block:
-    drawn = Drawn(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    drawn = Drawn(box=None, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for place, name in enumerate(table.header):
         drawn.add_column(name, justify="right" if place in table.right else "left", overflow="fold", no_wrap=False)
     for row in table.rows:
@@ -76,11 +75,18 @@ def _legend(document: Mapping[str, Any]) -> text.Block:
     return [Padding(grid, (0, 0, 0, 2)), Padding(Text(tables.MEANING + star, style="dim"), (1, 0, 0, 2))]
 
 
+def _variants(document: Mapping[str, Any]) -> text.Block:
+    if not document["variants"]:
+        return []
+    said = Padding(Text(tables.variants_mean(document), style="dim"), (1, 0, 0, 2))
+    return [*_table("All at once", tables.variants(document)), said]
+
+
 def _probes(document: Mapping[str, Any]) -> text.Block:
     table = tables.probes(document)
     if table is None:
         return []
-    return [*_table("Off the data", table), Padding(Text(tables.probes_mean(document), style="dim"), (0, 0, 0, 2))]
+    return [*_table("Off the data", table), Padding(Text(tables.probes_mean(document), style="dim"), (1, 0, 0, 2))]
 
 
 def _findings(document: Mapping[str, Any]) -> text.Block:

@@ -1,0 +1,239 @@
+"""``biasopt ablate`` as a user meets it: on models of the zoo, in every form, and where something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import cli
+from converter.ablate import saved, tables
+from converter.api.ablate import ablate
+from converter.errors import BiasoptError, DataError, ModelError
+from converter.report.to_json import dumps
+from models import zoo
+from tests.ablate.made import chain, draw, images
+from tests.tiny import model
+
+MODELS = Path(__file__).parents[2] / "models"
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> dict[str, Any]:
+    _, test = zoo.digits()
+    found = ablate(
+        MODELS / "digits_mobilenet.onnx", inputs={"image": test.images}, labels=test.labels, probe=["contrast", "noise"]
+    )
+    return found.document(["ablate", "m.onnx", "--data", "d.npz"])
+
+
+def by_node(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {b["node"]: b for b in document["biases"]}
+
+
+def test_a_mobilenet_is_ranked_usefully(mobilenet: dict[str, Any]) -> None:
+    found, order = by_node(mobilenet), [b["node"] for b in mobilenet["biases"]]
+    assert len(order) == 15
+    # the first layer and the depthwise ones matter, the head hardly, the linear bottlenecks are merged exactly
+    assert order[0] == "/0/Conv"
+    assert {found[n]["class"] for n in order if found[n]["role"] in ("first", "depthwise")} == {"ESSENTIAL"}
+    assert found["/12/Gemm"]["class"] == "SMALL"
+    assert sorted(n for n in order if found[n]["class"] == "REDUNDANT") == [
+        f"/{k}/body/body.6/Conv" for k in (3, 4, 5, 6)
+    ]
+    assert found["/0/Conv"]["effect"]["difference"] < -0.3
+    assert found["/0/Conv"]["p_holm"] < 1e-10
+    # nothing to average over: depthwise layers cannot imitate their biases, wide ones after a ReLU can
+    assert min(found[n]["r_held_out"] for n in order if found[n]["role"] == "depthwise") > 0.3
+    assert found["/5/body/body.6/Conv"]["r_held_out"] < 0.03
+
+
+def test_all_at_once_and_off_the_data(mobilenet: dict[str, Any]) -> None:
+    found = {v["name"]: v["effect"] for v in mobilenet["variants"]}
+    assert found["zero-all"]["accuracy_after"] < 0.3
+    assert found["zero-inner"]["accuracy_after"] < 0.6 < found["head-corrected"]["accuracy_after"] < 0.9
+    assert found["compensate-inner"]["difference"] > -0.02
+    assert found["compensate-inner"]["kl"] < found["head-corrected"]["kl"] < found["zero-inner"]["kl"]
+    dark = next(p for p in mobilenet["probes"] if p["amount"] == 0.25)
+    assert dark["effects"]["original"]["accuracy_after"] < 0.3
+    assert dark["effects"]["compensate-all"]["accuracy_after"] > 0.85  # what has no bias sees no contrast
+    assert "compensate-all" in dark["changes"]
+    assert any("contrast" in w for w in mobilenet["warnings"])
+    assert [p["kind"] for p in mobilenet["probes"]] == ["contrast"] * 4 + ["noise"]
+
+
+def test_a_unet_shows_which_biases_are_dead() -> None:
+    _, test = zoo.digits()
+    found = by_node(ablate(MODELS / "digits_unet_in.onnx", inputs={"image": test.noisy[:64]}).document())
+    dead = [n for n, b in found.items() if b["class"] == "DEAD"]
+    assert len(dead) == 5
+    assert all(found[n]["effect"]["relative_error"] < 1e-5 for n in dead)  # measured as proven
+    assert found["/head/Conv"]["class"] == "ESSENTIAL"
+    assert found["/grow_up/ConvTranspose"]["class"] == "SMALL"
+
+
+def test_first_order_effects_foretell_measured_ones(mobilenet: dict[str, Any]) -> None:
+    pairs = [(b["predicted_error"], b["effect"]["relative_error"]) for b in mobilenet["biases"]]
+    assert all(0.6 < a / b < 1.6 for a, b in pairs)
+    assert np.corrcoef(np.log(pairs).T)[0, 1] > 0.97
+
+
+def test_every_form_holds_every_bias_and_no_raw_markup(mobilenet: dict[str, Any], tmp_path: Path) -> None:
+    saved.save(mobilenet, tmp_path, ["json", "md", "html", "text"])
+    for form in ("md", "html", "txt"):
+        content = (tmp_path / f"report.{form}").read_text(encoding="utf-8")
+        flat = "".join(content.split())
+        assert "".join(tables.headline(mobilenet).split()) in flat
+        assert all(b["node"] in flat for b in mobilenet["biases"])
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == json.loads(dumps(mobilenet))
+    assert max(map(len, (tmp_path / "report.txt").read_text(encoding="utf-8").splitlines())) <= 80
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+    with pytest.raises(BiasoptError, match="no junit of it"):
+        saved.save(mobilenet, tmp_path, ["junit"])
+
+
+def test_names_from_a_model_are_no_markup(tmp_path: Path) -> None:
+    proto = chain()
+    for node in proto.graph.node:
+        node.name = f"<b>{node.output[0]}</b>|x"
+    document = ablate(proto, inputs={"x": images(32)}).document()
+    assert "<b>a</b>" not in saved.made(document, "html")
+    assert "`<b>a</b>\\|x (first)`" in saved.made(document, "md")
+
+
+def test_the_same_data_and_seed_give_the_same_document() -> None:
+    first, second = (ablate(chain(), inputs={"x": images(48)}, probe=["noise"], seed=3).document() for _ in range(2))
+    assert first == second
+    other = ablate(chain(), inputs={"x": images(48)}, probe=["noise"], seed=4).document()
+    assert other["variants"] != first["variants"]
+
+
+def test_memory_changes_how_but_not_what() -> None:
+    """A few layers a run, data read again and again, and the same scores."""
+    whole = by_node(ablate(chain(), inputs={"x": images(48)}).document())
+    small = by_node(ablate(chain(), inputs={"x": images(48)}, max_memory=50_000, compensate=False).document())
+    for node, bias in whole.items():
+        assert bias["r"] == pytest.approx(small[node]["r"])
+        assert bias["ratio"] == pytest.approx(small[node]["ratio"])
+        assert bias["effect"]["relative_error"] == pytest.approx(small[node]["effect"]["relative_error"])
+
+
+def test_where_time_runs_out_it_is_said() -> None:
+    document = ablate(chain(), inputs={"x": images(200)}, max_time=1e-9).document()
+    assert document["rows"]["measured"] == 16  # what was begun was finished
+    assert any("--max-time" in w for w in document["warnings"])
+    assert all(b["effect"]["rows"] == 16 for b in document["biases"])
+
+
+def test_one_bias_alone_and_an_unknown_one() -> None:
+    document = ablate(chain(), inputs={"x": images(32)}, only=["c"]).document()
+    assert [b["node"] for b in document["biases"]] == ["conv_c"]
+    with pytest.raises(ValueError, match="no bias is called 'nobody'"):
+        ablate(chain(), inputs={"x": images(32)}, only=["nobody"])
+    with pytest.raises(ValueError, match="no probe"):
+        ablate(chain(), inputs={"x": images(32)}, probe=["heat"])
+
+
+def test_a_model_without_biases_has_nothing_to_say() -> None:
+    proto = model("(float[N,3] x) => (float[N,5] y) { y = MatMul(x, w) }", {"w": draw(3, 5)})
+    document = ablate(proto, inputs={"x": draw(40, 3)}).document()
+    assert document["biases"] == []
+    assert tables.headline(document) in saved.made(document, "text")
+    assert "no bias" in saved.made(document, "html")
+
+
+@pytest.mark.parametrize("dtype", [onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE])
+def test_other_precisions(dtype: int) -> None:
+    kind = onnx.helper.tensor_dtype_to_np_dtype(dtype)
+    text = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.DOUBLE: "double"}[dtype]
+    graph = f"({text}[N,6] x) => ({text}[N,4] y) {{ h = Gemm(x, w, b)  r = Relu(h)  y = Gemm(r, v, c) }}"
+    consts = {"w": draw(6, 9), "b": draw(9), "v": draw(9, 4), "c": draw(4)}
+    proto = model(graph, {k: v.astype(kind) for k, v in consts.items()})
+    document = ablate(proto, inputs={"x": draw(80, 6)}).document()
+    assert [b["problem"] for b in document["biases"]] == [None, None]
+    assert all(b["effect"]["relative_error"] > 0 for b in document["biases"])
+
+
+def test_bad_data_is_one_line() -> None:
+    with pytest.raises(DataError, match="not finite"):
+        ablate(chain(), inputs={"x": np.full((8, 1, 8, 8), np.nan, np.float32)})
+    with pytest.raises(DataError, match="'y' is not an input"):
+        ablate(chain(), inputs={"x": images(8), "y": images(8)})
+    with pytest.raises(DataError, match="is not an output of the model"):
+        ablate(chain(), inputs={"x": images(8)}, output="nothing")
+    with pytest.raises((DataError, ModelError)):
+        ablate(chain(), inputs={"x": draw(8, 3, 8, 8)})
+
+
+# -- quantisation ----------------------------------------------------------------------------
+
+
+def test_a_channel_that_never_reaches_zero_is_a_finding() -> None:
+    consts = {"w": draw(3, 2, 1, 1, seed=1), "b": np.array([0, 40, 0], np.float32), "v": draw(4, 3, 1, 1, seed=2)}
+    text = """(float[N,2,4,4] x) => (float[N,4,4,4] y) { h = Conv<kernel_shape=[1,1]>(x, w, b)
+     r = Relu(h)  y = Conv<kernel_shape=[1,1]>(r, v) }"""
+    document = ablate(model(text, consts), inputs={"x": draw(40, 2, 4, 4)}).document()
+    (found,) = [f for f in document["findings"] if f["code"] == "high-bias"]
+    assert (found["channels"], found["of"]) == (1, 3)
+    assert found["range_after"] < 20 < 40 < found["range_before"]
+    assert "11,604,987" in document["note"]
+    assert "11,604,987" in saved.made(document, "text")
+
+
+def test_eight_bits_shift_a_mean_as_computed() -> None:
+    weight = np.array([[1.0], [0.0035]], np.float32)  # the second is less than half a step of 1/127: it becomes 0
+    text = "(float[N,1] x) => (float[N,2] y) { y = Gemm<transB=1>(x, w, b) }"
+    proto = model(text, {"w": weight, "b": np.zeros(2, np.float32) + 1})
+    x = draw(400, 1, shift=3.0)
+    (found,) = ablate(proto, inputs={"x": x}).document()["findings"]
+    assert (found["code"], found["channels"]) == ("int8-shift", 1)
+    assert found["largest_in_deviations"] == pytest.approx(float(x.mean() / x.std()), rel=1e-4)
+
+
+# -- the command -----------------------------------------------------------------------------
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(chain(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=images(40))
+    (tmp_path / "labels.txt").write_text("\n".join(["3"] * 40))
+    call = ["ablate", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz")]
+    assert (
+        cli.run([*call, "--labels", str(tmp_path / "labels.txt"), "--report", str(tmp_path / "r"), "--top", "2"]) == 0
+    )
+    said = capsys.readouterr().out
+    assert "... and 2 more" in said
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["report.html", "report.json", "report.md"]
+    assert cli.run([*call, "--json", "--no-compensate", "--only", "c"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "biasopt.ablate/1"
+    assert not any(v["name"].startswith("compensate") for v in document["variants"])
+    assert cli.run([*call, "-q"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        ([], 2, "Give data"),
+        (["--data", "d.npz", "--only", "nobody"], 2, "no bias is called"),
+        (["--data", "none.npz"], 3, "there are no such inputs"),
+        (["--data", "d.npz", "--labels", "none.npy"], 3, "give labels"),
+        (["--data", "d.npz", "--images", "."], 3, "exclude each other"),
+        (["--data", "d.npz", "--formats", "junit", "--report", "r"], 3, "no junit"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    more: list[str], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(chain(), "m.onnx")
+    np.savez("d.npz", x=images(20))
+    assert cli.run(["ablate", "m.onnx", *more]) == code
+    assert said in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,113 @@
+"""What a change did, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from converter.ablate.effects import Effect, deciding
+from converter.ablate.scoring import Class, Score, corrected, ranked
+from converter.ablate.sites import Role
+from converter.errors import DataError
+from converter.records import Fate, FateKind
+from tests.ablate.made import chain, net_of
+
+
+def effect(before: np.ndarray, after: np.ndarray, labels: np.ndarray | None = None) -> Effect:
+    made = Effect(decides=True)
+    for k in range(0, len(before), 3):
+        made.add(before[k : k + 3], after[k : k + 3], None if labels is None else labels[k : k + 3])
+    return made
+
+
+def softmax(v: np.ndarray) -> np.ndarray:
+    e = np.exp(v - v.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def test_every_number_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    z, w = rng.standard_normal((20, 4)), rng.standard_normal((20, 4))
+    labels = rng.integers(0, 4, 20)
+    found = effect(z, w, labels)
+    p, q = softmax(z), softmax(w)
+    assert found.kl == pytest.approx((p * np.log(p / q)).sum(axis=1).mean())
+    assert found.relative_error == pytest.approx(np.linalg.norm(w - z) / np.linalg.norm(z))
+    assert found.agreement == pytest.approx((z.argmax(1) == w.argmax(1)).mean())
+    a, b = z.argmax(1) == labels, w.argmax(1) == labels
+    assert found.counts == ((a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum())
+    assert found.to_json()["difference"] == pytest.approx((b.sum() - a.sum()) / 20)
+
+
+def test_probabilities_are_taken_as_they_are() -> None:
+    rng = np.random.default_rng(1)
+    z, w = rng.standard_normal((9, 4)), rng.standard_normal((9, 4))
+    assert effect(softmax(z), softmax(w)).kl == pytest.approx(effect(z, w).kl)
+
+
+def test_nothing_changed_is_nothing() -> None:
+    z = np.random.default_rng(2).standard_normal((9, 4)).astype(np.float32)
+    found = effect(z, z)
+    assert (found.relative_error, found.agreement, found.kl) == (0.0, 1.0, 0.0)
+    assert "difference" not in found.to_json()
+
+
+def test_which_output_is_looked_at() -> None:
+    scores, image, ids = np.zeros((2, 5), np.float32), np.zeros((2, 1, 4, 4), np.float32), np.zeros((2, 3), np.int64)
+    assert deciding({"i": image, "s": scores}, None) == ("s", True)
+    assert deciding({"d": ids, "i": image}, None) == ("i", False)
+    assert deciding({"i": image, "s": scores}, "i") == ("i", False)
+    assert deciding({"m": np.zeros((2, 3, 4, 4), np.float32)}, None) == ("m", True)
+    with pytest.raises(DataError, match="its outputs are i, s"):
+        deciding({"i": image, "s": scores}, "t")
+    with pytest.raises(DataError, match="no output of floating-point"):
+        deciding({"d": ids}, None)
+
+
+# -- classes ---------------------------------------------------------------------------------
+
+
+def score(site_role: Role = Role.INNER, fate: FateKind = FateKind.KEPT, **facts: float) -> Score:
+    from dataclasses import replace
+
+    site = net_of(chain())[0].sites[1]
+    site = replace(site, role=site_role, fate=Fate(site.label, site.op, fate, 3, where="next"))
+    return Score(site, **facts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        (score(fate=FateKind.DEAD, predicted=0.5, r=0.5), Class.DEAD),
+        (score(fate=FateKind.ZERO, predicted=0.0, r=0.5), Class.DEAD),
+        (score(fate=FateKind.ABSORBED, predicted=0.5, r=0.5), Class.REDUNDANT),
+        (score(fate=FateKind.MERGED, predicted=0.5, r=0.5), Class.REDUNDANT),
+        (score(predicted=0.02, r=1.0), Class.SMALL),
+        (score(Role.HEAD, predicted=0.02, r=1.0), Class.SMALL),
+        (score(Role.HEAD, predicted=0.021, r=0.0), Class.ESSENTIAL),
+        (score(predicted=1.0, r=0.0099), Class.COMPENSABLE),
+        (score(predicted=1.0, r=0.0101), Class.ESSENTIAL),
+        (score(predicted=1.0, r=0.0001, r_held=0.02), Class.ESSENTIAL),  # overfitted
+        (score(), Class.UNKNOWN),
+        (score(predicted=0.5), Class.UNKNOWN),
+    ],
+)
+def test_classes_by_their_limits(made: Score, kind: Class) -> None:
+    assert made.verdict[0] is kind
+
+
+def test_measured_goes_before_predicted() -> None:
+    z = np.ones((3, 4))
+    assert score(predicted=0.5, r=0.0, effect=effect(z, z * 1.001)).verdict[0] is Class.SMALL
+
+
+def test_ranking_and_holm() -> None:
+    labels = np.zeros(12, int)
+    right, wrong = np.tile([9.0, 1.0], (12, 1)), np.tile([1.0, 9.0], (12, 1))
+    strong = score(predicted=3.0, r=1.0, effect=effect(right, wrong, labels))
+    weak = score(predicted=0.1, r=1.0, effect=effect(right, right, labels))
+    dead = score(fate=FateKind.DEAD)
+    made = corrected([weak, dead, strong])
+    assert [m.p_holm for m in made] == [1.0, pytest.approx(np.nan, nan_ok=True), pytest.approx(2 * 2 * 0.5**12)]
+    assert ranked(made)[0].error == strong.error
+    assert ranked(made)[-1].verdict[0] is Class.DEAD

@@ -1,0 +1,91 @@
+"""Data for many passes: held or read again, cut into parts that share nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converter.ablate.samples import Data, Given, split
+from converter.errors import DataError
+from converter.protos.source import free_inputs
+from tests.ablate.made import chain, data_of, images, net_of
+
+
+def rows_in(part) -> list[float]:
+    return [float(v) for b in part.batches() for v in b.feeds["x"][:, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("max_bytes", [1 << 28, 1000])  # held, and read again
+def test_a_part_gives_its_rows_and_their_labels(max_bytes: int) -> None:
+    x = images(70)
+    data = data_of(net_of(chain())[0].source, {"x": x}, np.arange(70), max_bytes)
+    assert data.held == (max_bytes > 1000)
+    rows = np.array([69, 3, 16, 17, 18, 40])
+    part = data.part(rows)
+    assert len(part) == 6
+    assert rows_in(part) == [float(x[k, 0, 0, 0]) for k in sorted(rows)]
+    assert [int(v) for b in part.batches() for v in b.labels] == sorted(rows)  # type: ignore[union-attr]
+    assert rows_in(part) == rows_in(part)
+
+
+def test_few_rows_of_many_runs_are_run_together() -> None:
+    data = data_of(net_of(chain())[0].source, {"x": images(320)})
+    runs = [b.rows for b in data.part(np.arange(0, 320, 10)).batches()]
+    assert sum(runs) == 32
+    assert len(runs) == 2
+
+
+def test_parts_share_nothing_and_leave_nothing_out() -> None:
+    parts = split(1000, 1, 0, (0.2, 0.2), (150, 2000))
+    sizes = [len(parts.calibrate), len(parts.select), len(parts.confirm)]
+    assert sizes == [150, 200, 650]
+    assert sorted(np.concatenate([parts.calibrate, parts.select, parts.confirm])) == list(range(1000))
+    again, other = split(1000, 1, 0, (0.2, 0.2), (150, 2000)), split(1000, 1, 1, (0.2, 0.2), (150, 2000))
+    np.testing.assert_array_equal(parts.confirm, again.confirm)
+    assert not np.array_equal(parts.confirm, other.confirm)
+    assert list(parts.calibrate[:20]) != list(range(20))  # shuffled: data is often sorted by class
+
+
+def test_a_fixed_batch_is_not_torn_apart() -> None:
+    proto = chain()
+    dim = proto.graph.input[0].type.tensor_type.shape.dim[0]
+    dim.dim_value = 4
+    data = data_of(net_of(proto)[0].source, {"x": images(40)})
+    assert (data.unit, data.joins) == (4, False)
+    parts = split(40, data.unit, 0, (0.2, 0.2), (1024, 1024))
+    assert all(len(p) % 4 == 0 for p in (parts.calibrate, parts.select, parts.confirm))
+    assert [b.rows for b in data.part(parts.calibrate).batches()] == [4, 4]
+
+
+def test_labels_must_be_as_many_as_rows() -> None:
+    source = net_of(chain())[0].source
+    with pytest.raises(DataError, match="there are 9 labels for more rows"):
+        data_of(source, {"x": images(10)}, np.arange(9))
+    with pytest.raises(DataError, match="there are 11 labels for 10 rows"):
+        data_of(source, {"x": images(10)}, np.arange(11))
+
+
+def test_data_that_fits_no_input_is_an_error(tmp_path: Path) -> None:
+    source = net_of(chain())[0].source
+    with pytest.raises(DataError, match="'x' has no value"):
+        data_of(source, {"y": images(10)})
+    with pytest.raises(DataError, match="there are no such inputs"):
+        Data(Given(inputs=[tmp_path / "none.npz"]), source.proto, free_inputs(source.proto), 1000)
+
+
+def test_data_that_changes_between_readings_is_an_error(tmp_path: Path) -> None:
+    script = tmp_path / "made.py"
+    script.write_text(
+        "import numpy as np\ncalls = []\n"
+        "def inputs():\n"
+        "    import time\n"
+        "    for _ in range(40):\n"
+        "        yield {'x': np.random.default_rng().random((1, 1, 8, 8), np.float32)}\n"
+    )
+    source = net_of(chain())[0].source
+    data = Data(Given(inputs=f"{script}:inputs"), source.proto, free_inputs(source.proto), 1000)
+    assert not data.held
+    with pytest.raises(DataError, match="changes from one reading to the next"):
+        list(data.batches())
