@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
 import pytest
@@ -65,6 +68,15 @@ def test_a_closed_stdout_is_no_failure() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+def _opened(pipe: Path, reader: subprocess.Popen[str]) -> BinaryIO:
+    """The pipe's other end, once somebody reads; a reader that ends before it reads would leave us waiting."""
+    while reader.poll() is None:
+        with contextlib.suppress(OSError):  # nobody reads yet
+            return os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
+        time.sleep(0.01)
+    raise AssertionError(reader.communicate())
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_ctrl_c_is_130_and_leaves_nothing(tmp_path: Path) -> None:
     shutil.copy(ROOT / "models" / "digits_cnn_bn.onnx", tmp_path / "m.onnx")
@@ -74,7 +86,7 @@ def test_ctrl_c_is_130_and_leaves_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(  # noqa: SIM117  (the pipe opens only once the process reads it)
         argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        with (tmp_path / "pipe").open("wb"):  # opens once the process reads, and then the process waits
+        with _opened(tmp_path / "pipe", process):  # once the process reads, and then the process waits
             process.send_signal(signal.SIGINT)
             out, err = process.communicate()
     assert (process.returncode, out, err) == (130, "", "biasopt: interrupted\n")

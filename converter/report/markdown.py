@@ -17,7 +17,7 @@ MOST = 60_000  # characters: GitHub takes 65,536 in a comment
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """A document of any kind as Markdown that ends in a newline; without long tables where a comment cannot hold them."""
+    """A document of any kind as Markdown, ending in a newline; without long tables where a comment cannot hold them."""
     whole = _markdown(document, each=True)
     return whole if len(whole) <= MOST else _markdown(document, each=False)
 
