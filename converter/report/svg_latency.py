@@ -120,7 +120,7 @@ def _ticks(scale: svg.Scale, y: float) -> list[Markup]:
         svg.text(
             place, y, words.duration(tick), "tick", "start" if place < 0.06 else "end" if place > 0.9 else "middle"
         )
-        for tick in svg.nice(scale.low, scale.high, 3)
+        for tick in svg.nice(scale.low, scale.high, 4)
         for place in [scale(tick)]
     ]
 
