@@ -13,7 +13,7 @@ from converter.errors import DataError
 from converter.protos.digest import chained, file_digest, model_digest
 from converter.protos.source import Source
 from converter.replay.engine import Engine
-from converter.replay.layout import built, write
+from converter.replay.output import built, write
 from converter.replay.refusal import Refusal
 
 SCHEMA = "biasopt.certificate/1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,18 @@ from onnx import (
     AttributeProto,
     FunctionProto,
     GraphProto,
-    ModelProto,
     NodeProto,
     StringStringEntryProto,
     TensorProto,
     helper,
 )
 
-from converter.errors import ModelError
-from converter.protos import Computed, DataFile, Pieces, Span, data_name, span_of, stage
+from converter.protos import Computed, DataFile, Pieces, Span, span_of
 from converter.protos.reference_weights import external_location, is_external
 from converter.protos.source import Source, serialized
 from converter.protos.wire import Buffer, Field, fields
 from converter.replay.sheet import Area, Item, Sheet, Wire
 
-_PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 _EXTERNAL_FROM = 1024  # bytes; smaller tensors stay in the model
 # Field numbers of onnx.proto.
 _GRAPH, _METADATA, _FUNCTION = 7, 14, 25
@@ -246,38 +243,3 @@ def _bytes_of(source: Source) -> tuple[Buffer, Path | None]:
         return serialized(source.proto), None
     with source.path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), source.path
-
-
-def built(sheet: Sheet, source: Source, metadata: Mapping[str, str]) -> ModelProto:
-    """The model as the edits left it; external tensors stay where they lie."""
-    model: ModelProto = ModelProto.FromString(Layout(sheet, source, metadata, None).model().to_bytes())
-    return model
-
-
-def write(sheet: Sheet, source: Source, metadata: Mapping[str, str], target: Path) -> None:
-    """Write the model, whole or not at all; what lay in data files goes into one beside it.
-
-    Raises
-    ------
-    ModelError
-        It cannot be written.
-    """
-    tensors = [*_tensors(sheet)]
-    make: Callable[[DataFile | None], Pieces] = lambda data: Layout(sheet, source, metadata, data).model()  # noqa: E731
-    outside = DataFile(data_name(target, b"replay"))
-    data = outside if any(map(is_external, tensors)) else None
-    pieces = make(data)
-    if data is None and pieces.n_bytes > _PROTO_LIMIT:
-        data = outside
-        pieces = make(data)
-    try:
-        stage(target, pieces, data).commit()
-    except ValueError as exc:
-        raise ModelError(f"{target}: cannot be written ({exc})") from exc
-
-
-def _tensors(sheet: Sheet) -> list[TensorProto]:
-    graphs = [a.proto for a in sheet.areas.values() if isinstance(a.proto, GraphProto)]
-    return [t for g in graphs for t in g.initializer] + [
-        a.t for i in sheet.items.values() for a in i.proto.attribute if a.HasField("t")
-    ]
