@@ -15,6 +15,7 @@ from typing import Any
 
 from converter.records.lint import Location
 
+_OURS = str(Path(__file__).resolve().parents[1])
 _MOST = 40  # callers of one constructor that are worth keeping
 
 
@@ -48,7 +49,8 @@ class Places:
 
 
 def _up(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
+    """The callers, as far as biasopt's own code, which called the factory."""
+    while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
         yield frame
         frame = frame.f_back
 

@@ -7,9 +7,10 @@ operators, which follows what happens with this one example. Both leave norms, a
 from __future__ import annotations
 
 import copy
+import io
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,7 +148,8 @@ def _followed(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
         args, kwargs = torch.utils._pytree.tree_unflatten(leaves, tree)
         return torch.func.functional_call(module, values, args, kwargs)
 
-    graph = make_fx(run, tracing_mode="real", pre_dispatch=True)(state, tensors).graph
+    with _values():
+        graph = make_fx(run, tracing_mode="real", pre_dispatch=True)(state, tensors).graph
     places = [node for node in graph.nodes if node.op == "placeholder"]
     names = dict(zip(places, state, strict=False))  # the state comes first, in its order
     names |= {node: "" for node in graph.nodes if node.op == "get_attr"}
@@ -155,15 +157,36 @@ def _followed(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
 
 
 @contextmanager
+def _values() -> Iterator[None]:
+    """Let code look at a tensor's value while it is recorded: what is followed is then what this example does."""
+    import torch
+    from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+    from torch.overrides import TorchFunctionMode
+
+    looks = {getattr(torch.Tensor, n) for n in "item tolist __bool__ __int__ __float__ __index__".split()}
+
+    class Looks(TorchFunctionMode):  # type: ignore[misc,no-untyped-call,unused-ignore]
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func not in looks:
+                return func(*args, **(kwargs or {}))
+            with disable_proxy_modes_tracing():  # type: ignore[no-untyped-call,unused-ignore]
+                return func(*args, **(kwargs or {}))
+
+    with Looks():  # type: ignore[no-untyped-call,unused-ignore]
+        yield
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export logs what it could not follow, though it says so in its error too."""
+    """torch.export prints the graph that it could not finish, though it says in its error what was wrong."""
     import logging
 
     logger = logging.getLogger("torch")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         logger.setLevel(before)
 
@@ -181,7 +204,7 @@ def _runs(module: Any, example: Example) -> Example:
             return tried
     where = getattr(errors[-1], "_biasopt_module", "")
     raise DataError(
-        f"{type(module).__name__} does not run in training mode on this example{where and f': module {where}'}: "
+        f"{type(module).__name__} does not run in training mode on this example{where and f' (in {where})'}: "
         f"{_line(errors[-1])}; give an example that it takes"
     ) from errors[-1]
 
