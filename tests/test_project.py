@@ -105,7 +105,7 @@ def test_wheel_holds_all_of_the_package_and_nothing_else(wheel: Path) -> None:
     package = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "converter").rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed" or path.parent.name == "templates"
+        if path.suffix in (".py", ".json") or path.name == "py.typed" or path.parent.name == "templates"
     }
     assert names == package | {"biasopt.py", "cli.py"}
 
