@@ -54,7 +54,7 @@ lint: .venv-dev/done
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/mypy
-	.venv-dev/bin/lint-imports
+	.venv-dev/bin/lint-imports --no-cache
 	.venv-dev/bin/python -m converter.report.docs --check
 
 format: .venv-dev/done
