@@ -54,10 +54,18 @@ def _assigned(tree: ast.AST, attribute: str) -> ast.expr | None:
         if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
             continue
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            match target:
-                case ast.Attribute(value=ast.Name(id="self"), attr=name) if name == attribute:
-                    return node.value
+            for part, value in _pairs(target, node.value):
+                match part:
+                    case ast.Attribute(value=ast.Name(id="self"), attr=name) if name == attribute:
+                        return value
     return None
+
+
+def _pairs(target: ast.expr, value: ast.expr) -> list[tuple[ast.expr, ast.expr]]:
+    """``self.a, self.b = x, y`` part by part."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        return list(zip(target.elts, value.elts, strict=True))
+    return [(target, value)]
 
 
 def _element(value: ast.expr, path: list[str]) -> ast.expr:

@@ -108,7 +108,8 @@ def trace(module: Any, example: Example) -> Traced:
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 warnings.simplefilter("ignore")
                 graph, names = follow(copied(twin), example)
-            return Traced(twin, example, graph, names, name)
+            first = _first_names(twin)
+            return Traced(twin, example, graph, {node: first.get(n, n) for node, n in names.items()}, name)
         except Exception as exc:
             reasons.append((name, exc))
     where, op = _blame(copied(twin), example)
@@ -117,6 +118,12 @@ def trace(module: Any, example: Example) -> Traced:
         f"could not be traced: module {where}, operator {op} ({said}); "
         "lint the part of it that can be, as a module of its own"
     ) from reasons[0][1]
+
+
+def _first_names(module: Any) -> dict[str, str]:
+    """The name by which `named_parameters` knows a parameter that several modules share, by each of its names."""
+    first = {id(p): name for name, p in module.named_parameters()}
+    return {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
 
 
 def _exported(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
