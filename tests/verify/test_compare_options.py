@@ -263,3 +263,35 @@ def test_an_epsilon_dropped_in_one_layer_of_a_fold_of_ours_fails() -> None:
     parity = compare(model, mixed)
     assert parity.verdict is Verdict.FAIL
     assert stage(parity, "parameters").status is Verdict.FAIL
+
+
+def test_what_a_level_lacks_is_said() -> None:
+    assert "decision: needs real inputs" in converter.compare(MODEL, FOLDED, require_level="A").why
+    weaker = compare(MODEL, FOLDED, require_level="B", max_memory=60_000)
+    assert "level C" in weaker.why
+    assert "not run whole" in weaker.why
+
+
+@pytest.mark.parametrize(("provider", "warned"), [("cpu", False), ("cuda", True)])
+def test_an_override_of_tf32_is_a_warning(provider: str, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from converter.verify import asked
+
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    monkeypatch.setattr(asked, "check_provider", lambda provider, options: "")
+    monkeypatch.setattr(asked, "probe", lambda provider, options: None)
+    parity = compare(MODEL, MODEL, provider=provider)
+    assert any("NVIDIA_TF32_OVERRIDE" in w for w in parity.warnings) is warned
+
+
+def test_inputs_of_narrow_types_are_kept_without_pickling(tmp_path: Path) -> None:
+    import ml_dtypes
+
+    from converter.verify.closing import _save
+
+    value = np.array([1.5, 3.0], ml_dtypes.bfloat16)
+    saved = np.load(_save([{"x": value}, {"x": value[:1]}, {"x": value}], tmp_path), allow_pickle=False)["x"]
+    assert saved.tolist() == [[1.5, 3.0]] * 2
+    assert _save([{"x": [value]}], tmp_path / "sequence") == ""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        _save([{"x": value}], tmp_path / "file")

@@ -223,3 +223,16 @@ def test_what_decides_unasked() -> None:
         ([np.zeros((2, 3))], False),
     ):
         assert classifies(value) is expected
+
+
+def test_labels_are_of_one_output() -> None:
+    def twice(model: onnx.ModelProto) -> onnx.ModelProto:
+        model.graph.node.append(onnx.helper.make_node("Neg", ["y"], ["z"]))
+        model.graph.output.append(onnx.helper.make_tensor_value_info("z", 1, ["n", 3]))
+        return model
+
+    a, b = twice(classifier()), twice(classifier(bias=1e-7))
+    assert len(decided(a, b).outputs) == 2
+    with pytest.raises(DataError, match="name one with --decision"):
+        decided(a, b, labels=classes(X))
+    assert decided(a, b, labels=classes(X), decision=["y"]).status is Verdict.PASS
