@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,7 @@ def export_model(
     with _room(target) as folder:
         made = export(loaded, Path(folder) / target.name, request, progress)
         _check_proto(loaded, made)
-        real = example is not None
-        parity = parity_with_torch(loaded, made, real=real, quick=quick, progress=progress) if verify else None
+        parity = parity_with_torch(loaded, made, quick=quick, progress=progress) if verify else None
         code = exit_code(parity, on_inconclusive)
         how: dict[str, Any] = {"verify": False, "only": ()}
         if folded and code == 0:
@@ -143,20 +142,22 @@ def export_model(
 def _result(
     loaded: Loaded, made: Exported, done: FoldResult, parity: Parity | None, code: int, *, folded: bool
 ) -> ExportResult:
-    skeleton = ModelFile(made.path).skeleton
+    graph = ModelFile(made.path).skeleton.graph
+    unread = [name for name in made.names if name not in {i.name for i in graph.input}]
+    notes = (*loaded.notes, *made.notes, *(f"the model does not read input {name!r}" for name in unread))
     return ExportResult(
         spec=loaded.label,
         output=done.output,
         exporter=made.exporter,
         opset=made.opset,
         provenance=loaded.provenance,
-        inputs=_ports(skeleton.graph.input),
-        outputs=_ports(skeleton.graph.output),
+        inputs=_ports(graph.input),
+        outputs=_ports(graph.output),
         counts=done.before,
         size_bytes=done.size_bytes,
-        notes=(*loaded.notes, *made.notes),
+        notes=notes,
         parity=parity,
-        fold=done if folded else None,
+        fold=replace(done, path=None) if folded else None,
         exit_code=code or done.exit_code,
     )
 

@@ -18,6 +18,7 @@ _OPERATORS = (
     re.compile(r"ONNX export failed on an operator[^:]*: '?([\w.:]+)"),
     re.compile(r"\b(aten::\w+|aten\.\w+(?:\.\w+)?)\b"),
 )
+_OVERLOAD = re.compile(r"<OpOverload\(op='([\w.]+)', overload='\w+'\)>")
 _COLOUR = re.compile(r"\x1b?\[\d+m")
 _NOISE = (
     "failed to export the model with torch.export",
@@ -26,7 +27,10 @@ _NOISE = (
     "translation failed for one or more",
     "this is step",
     "next steps",
-    "- ",
+    "- modify",
+    "- debug",
+    "- create",
+    "- if there",
     "##",
     "(refer to the full",
     "for more information",
@@ -62,11 +66,14 @@ def said(exc: BaseException) -> str:
 
 
 def _telling(text: str) -> str:
+    text = _OVERLOAD.sub(r"\1", text)
     lines = [" ".join(_COLOUR.sub("", line).split()) for line in text.splitlines()]
-    for line in lines:
-        if len(line) > 2 and not line.lower().startswith(_NOISE):
-            return line if len(line) <= _LONG else line[: _LONG - 2] + " …"
-    return ""
+    found = [line for line in lines if len(line) > 2 and not line.lower().startswith(_NOISE)]
+    if not found:
+        return ""
+    # What ends in a colon announces the line that tells.
+    line = " ".join(found[:2]) if found[0].endswith(":") else found[0]
+    return line if len(line) <= _LONG else line[: _LONG - 2] + " …"
 
 
 _LONG = 300
@@ -87,7 +94,7 @@ def qualified(exc: BaseException, module: Any) -> str:
     names = {id(m): n for n, m in module.named_modules()}
     found = ""
     for each in reversed(chain(exc)):
-        for owner in _running(each):
+        for owner in _locals(each, "self"):
             if names.get(id(owner)):
                 found = f"{names[id(owner)]} ({type(owner).__name__})"
         if found:
@@ -95,45 +102,36 @@ def qualified(exc: BaseException, module: Any) -> str:
     return found
 
 
-def _running(exc: BaseException) -> Iterator[Any]:
-    """The ``self`` of every frame of the traceback, outermost first."""
+def _locals(exc: BaseException, name: str) -> Iterator[Any]:
+    """The variable `name` of every frame of the traceback that has one, outermost first."""
     trace = exc.__traceback__
     while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        if owner is not None:
-            yield owner
+        value = trace.tb_frame.f_locals.get(name)
+        if value is not None:
+            yield value
         trace = trace.tb_next
 
 
-def holder(loaded: Loaded, name: str, args: Any, kwargs: Any) -> str:
-    """The module that calls the operator `name`, found by following the data once more; empty where that fails."""
+def holder(exc: BaseException, loaded: Loaded, name: str, args: Any) -> str:
+    """The module whose operator could not be translated: by the exporter's own nodes, or by tracing once more."""
+    found = [node for each in chain(exc) for node in _locals(each, "node") if hasattr(node, "meta")]
+    if found:
+        return _scope(list((found[-1].meta.get("nn_module_stack") or {}).values()))
     try:
-        if name.startswith(("aten::", "prim::", "onnx::")) or loaded.kind is Kind.TORCHSCRIPT:
-            return _by_trace(loaded, name, args, kwargs)
-        return _by_program(loaded, name, args, kwargs)
+        return _by_trace(loaded, name, args) if name else ""
     except Exception:  # this only adds a name to an error that is told in any case
         return ""
-
-
-def _by_program(loaded: Loaded, name: str, args: Any, kwargs: Any) -> str:
-    export = need("torch.export").export
-    program = loaded.program or export(loaded.module, args, kwargs, strict=False)
-    wanted = name.replace("::", ".").removesuffix(".default")
-    for node in program.graph.nodes:
-        target = str(node.target).removesuffix(".default")
-        if node.op == "call_function" and (target == wanted or str(node.name) == name):
-            return _scope([(path, kind) for path, kind in (node.meta.get("nn_module_stack") or {}).values()])
-    return ""
 
 
 def _scope(stack: list[tuple[str, Any]]) -> str:
     if not stack or not stack[-1][0]:
         return ""
     path, kind = stack[-1]
+    path = path.removeprefix("L['self'].")
     return f"{path} ({str(getattr(kind, '__name__', kind)).rpartition('.')[2]})"
 
 
-def _by_trace(loaded: Loaded, name: str, args: Any, kwargs: Any) -> str:
+def _by_trace(loaded: Loaded, name: str, args: Any) -> str:
     torch = need("torch")
     module = loaded.module
     traced = module if loaded.kind is Kind.TORCHSCRIPT else torch.jit.trace(module, args, check_trace=False)

@@ -110,7 +110,8 @@ def answer_float64(loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> 
     torch = need("torch")
     wide = [t.double() if t.is_floating_point() else t for t in tensors]
     try:
-        with _default_float64():
+        with _default_float64(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             module = copy.deepcopy(loaded.module).double()
             found = _named(_run(module, loaded, wide, rebuild), loaded)
     except Exception:  # whatever it is: the module cannot be run so

@@ -35,7 +35,7 @@ def prepare(loaded: Loaded, *, strict: bool = True) -> tuple[str, ...]:
     notes = [*_on_cpu(loaded), *_eval(loaded)]
     serious = [*_without_statistics(loaded), *_not_finite(loaded)]
     if serious and strict:
-        raise ExportError(f"{loaded.label}: {serious[0]}; or export it as it is with --no-strict")
+        raise ExportError(f"{loaded.label}: {serious[0]}, or export it as it is with --no-strict")
     return (*notes, *serious, *_odd_statistics(loaded))
 
 
@@ -45,12 +45,12 @@ def _materialised(loaded: Loaded) -> None:
     lazy = [n for n, t in tensors if isinstance(t, torch.nn.parameter.UninitializedTensorMixin)]
     if lazy:
         raise ExportError(
-            f"{loaded.label}: {_few(lazy)}: lazy, without a shape yet; run the module once in its factory, "
+            f"{loaded.label}: no shape yet for {_few(lazy)} (lazy modules); run the module once in its factory, "
             "or give --weights"
         )
     empty = [n for n, t in tensors if t.is_meta]
     if empty:
-        raise ExportError(f"{loaded.label}: {_few(empty)}: on the meta device, without values; give --weights")
+        raise ExportError(f"{loaded.label}: no values for {_few(empty)} (on the meta device); give --weights")
 
 
 def _tensors(module: Any) -> Iterator[tuple[str, Any]]:
@@ -76,7 +76,7 @@ def _eval(loaded: Loaded) -> Iterator[str]:
     left = [n for n, m in modules.items() if getattr(m, "training", False)]
     if left:
         raise ExportError(
-            f"{loaded.label}: {_few([n or 'the module' for n in left])}: stays in training mode after eval(); "
+            f"{loaded.label}: {_few([n or 'the module' for n in left])} stays in training mode after eval(); "
             "its train() should pass the mode on"
         )
     if root:
@@ -115,8 +115,8 @@ def _without_statistics(loaded: Loaded) -> Iterator[str]:
     names = [n for n, m in _norms(loaded) if getattr(m, "running_mean", None) is None]
     if names:
         yield (
-            f"{_few(names)}: no running statistics (track_running_stats=False), so that the output depends on what "
-            "else is in the batch, and nothing can be folded; train with statistics"
+            f"no running statistics in batch norm {_few(names)} (track_running_stats=False): the output depends on "
+            "what else is in the batch, and nothing can be folded; train with statistics"
         )
 
 
@@ -127,20 +127,20 @@ def _not_finite(loaded: Loaded) -> Iterator[str]:
     tensors += loaded.module.named_parameters()
     bad = [n for n, t in tensors if t.is_floating_point() and not bool(torch.isfinite(t).all())]
     if bad:
-        yield f"{_few(bad)}: holds NaN or Inf; take a checkpoint from before the training diverged"
+        yield f"NaN or Inf in {_few(bad)}; take a checkpoint from before the training diverged"
     negative = [n for n, t in tensors if n.endswith("running_var") and bool((t < 0).any())]
     if negative:
-        yield f"{_few(negative)}: a variance below zero; take another checkpoint"
+        yield f"a variance below zero in {_few(negative)}; take another checkpoint"
 
 
 def _odd_statistics(loaded: Loaded) -> Iterator[str]:
     norms = [(n, m) for n, m in _norms(loaded) if getattr(m, "running_mean", None) is not None]
     still = [n for n, m in norms if getattr(m, "momentum", 0.1) == 0]
     if still:
-        yield f"{_few(still)}: momentum 0, so that training never moved the statistics"
+        yield f"batch norm {_few(still)}: momentum 0, so that training never moved the statistics"
     plain = [n for n, m in norms if getattr(m, "momentum", 0.1) is None]
     if plain:
-        yield f"{_few(plain)}: momentum None, so that the statistics are a plain average over all of training"
+        yield f"batch norm {_few(plain)}: momentum None, so that the statistics average over all of training"
     counts = [getattr(m, "num_batches_tracked", None) for _, m in norms]
     if norms and not loaded.provenance.random_weights and all(c is not None and not int(c) for c in counts):
         yield "no batch norm has seen a batch: its statistics are as they were initialised"

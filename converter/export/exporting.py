@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -132,10 +133,9 @@ def _failure(exc: Exception, loaded: Loaded, tensors: Sequence[Any], rebuild: Re
     operator = blame.operator(exc)
     where = blame.qualified(exc, loaded.module)
     with _hushed([]):
-        if not where and operator:
-            where = blame.holder(loaded, operator, *rebuild(tensors))
-    parts = [f"in {where}" if where else "", f"operator {operator}" if operator else ""]
-    place = ", ".join(part for part in parts if part)
+        where = where or blame.holder(exc, loaded, operator, rebuild(tensors)[0])
+    parts = [f"in {where}" if where else "", f"at operator {operator}" if operator else ""]
+    place = " ".join(part for part in parts if part)
     other = "torchscript" if exporter == "dynamo" else "dynamo"
     hint = f"; try --exporter {other}" if loaded.kind is Kind.MODULE else ""
     return ExportError(
@@ -145,11 +145,15 @@ def _failure(exc: Exception, loaded: Loaded, tensors: Sequence[Any], rebuild: Re
 
 @contextlib.contextmanager
 def _hushed(remarks: list[str]) -> Iterator[None]:
-    """Keep torch's logs and warnings off the terminal, but for what tracing took for a constant."""
+    """Keep torch's logs, graphs and warnings off the terminal, but for what tracing took for a constant."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("always")
             yield
     finally:

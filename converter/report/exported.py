@@ -16,6 +16,7 @@ from converter.report.to_json import fold_json
 from converter.report.verify_text import COLOUR, grid
 
 EXPORT_SCHEMA = "biasopt.export/1"
+_MOST = 5  # outputs that do not pass, shown one by one
 
 
 class Port(Protocol):
@@ -130,7 +131,7 @@ def export_blocks(made: ExportedModel, said: groups.Reasons, *, verbose: bool = 
     """What was exported, whether it answers as torch does, and, where that was asked for, what folding it did."""
     blocks = [_header(made), _outcome(made), _notes(made)]
     if made.fold is not None:
-        blocks += text.fold_blocks(made.fold, said, verbose=verbose)
+        blocks += text.fold_blocks(made.fold, said, verbose=verbose)[1:]  # the model was told of above
     return blocks
 
 
@@ -166,15 +167,14 @@ def _parity(parity: Parity | None) -> list[Text]:
     if parity is None:
         return [Text("not checked (--no-verify)", style="yellow")]
     lines = [Text.assemble((parity.verdict.value, COLOUR[parity.verdict]), f": {words.plain(parity.why)}")]
-    checks = [check for stage in parity.stages for check in stage.outputs]
-    if parity.verdict is not Verdict.PASS:
-        lines += [Text(_check(check), style="dim") for check in checks if check.status is not Verdict.PASS][:5]
-    return lines
+    bad = [c for stage in parity.stages for c in stage.outputs if c.status is not Verdict.PASS]
+    lines += [Text(_check(check), style="dim") for check in bad[: _MOST * (len(bad) > 1)]]
+    return lines + [Text(f"warning: {words.plain(warning)}", style="yellow") for warning in parity.warnings]
 
 
 def _check(check: OutputCheck) -> str:
-    apart = "" if check.max_abs is None else f"; at most {check.max_abs:.3g} apart"
-    return words.plain(f"{check.name}: {check.status.value}, {check.why}{apart}")
+    apart = "" if check.max_abs is None else f", at most {check.max_abs:.3g} apart"
+    return words.plain(f"{check.name}: {check.status.value}{apart}, {check.why}")
 
 
 def _notes(made: ExportedModel) -> text.Block:

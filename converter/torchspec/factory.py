@@ -146,11 +146,11 @@ def _module(found: Any, arguments: dict[str, Any], spec: str) -> Any:
             raise ModelError(f"{spec}: names a module, which takes no arguments here")
         return found
     if not callable(found):
-        raise ModelError(f"{spec}: is a {type(found).__name__}; give a function or class that makes a torch.nn.Module")
+        raise ModelError(f"{spec}: is no function or class that makes a torch.nn.Module, but {type(found).__name__}")
     with told(spec, "the factory failed"):
         made = found(**arguments)
     if not isinstance(made, torch.nn.Module):
-        raise ModelError(f"{spec}: returned a {type(made).__name__}, not a torch.nn.Module")
+        raise ModelError(f"{spec}: returned no torch.nn.Module but {type(made).__name__}")
     return made
 
 

@@ -12,6 +12,7 @@ from converter.verify.outputs import FAIL_ABOVE, PASS_BELOW, PASS_BELOW_SMALL
 
 _SMALL = 1000  # elements below which noise dominates the ratio
 _UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53}
+_SAME = 1e-8  # of two float64 runs: sums of a million terms in another order are 1e-10 apart
 # How far two correct computations of one answer may be apart before one of them is no float32 at all.
 _TRUST = {"float16": 3e-2, "bfloat16": 0.25}
 
@@ -45,6 +46,20 @@ def judge_values(
     if mine.problem or mine.relative > _TRUST.get(str(before[0].dtype), 1e-3):
         return _alike(name, pair, unit)
     return _by_ratio(name, pair, mine, theirs, unit, fail_ratio)
+
+
+def judge_exact(name: str, before: Sequence[Any], after: Sequence[Any]) -> OutputCheck:
+    """One output of which both models were run in float64: they agree as far as float64 goes, or they differ."""
+    pair = _total(before, after)
+    detail: dict[str, Any] = {"note": "float64 alone", "distance": pair.relative, "elements": pair.compared}
+    if pair.problem or not pair.compared:
+        why = pair.problem or "nothing to compare: no finite element"
+        return OutputCheck(name, Verdict.FAIL if pair.problem else Verdict.INCONCLUSIVE, detail=detail, why=why)
+    score = pair.relative
+    if score <= _SAME and not pair.mismatches:
+        return OutputCheck(name, Verdict.PASS, score, _SAME, pair.max_abs, detail)
+    why = f"in float64 the two are {score:.2g} apart"
+    return OutputCheck(name, Verdict.FAIL, score, _SAME, pair.max_abs, detail, why)
 
 
 def _total(left: Sequence[Any], right: Sequence[Any]) -> Gap:
