@@ -8,12 +8,17 @@ samples    the user's data: read, cut into rows, shuffled, split
 net        the model as a function of its weights and biases, inner tensors handed out
 effects    what a change of the model did to its answers: agreement, divergence, error, accuracy
 scoring    the classes of biases, with their thresholds
-study      the whole of ``biasopt ablate``
+run        the whole of ``biasopt ablate``
+document   ``biasopt.ablate/1``; tables, text, markdown, page and saved make reports of it
+opened     a model made ready: batch norms folded, biases found
+survey     statistics of every layer, a few layers a run
+measure    each bias left out in turn
 probes     the same off the data: contrast, offset, noise
 ranges     what quantisation would gain, as findings
 solve      the closed form that moves a bias into weights, dense, by conjugate gradients, or at the centre tap
 compensate layer after layer, on the activations of the model as changed so far
-removal    selection under a budget, and the verdict on data that selection never saw
+selecting  which biases go, under a budget
+removal    the split of the data, what may go, and the verdict on rows that selection never saw
 ========== ===============================================================================================
 
 Letters: P positions, G groups, n inputs of one output (I/g times the kernel), O output channels, N rows of data.

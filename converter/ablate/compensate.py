@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -65,9 +67,16 @@ def positions_for(n_in: int, groups: int, rows: int) -> int:
 
 
 def compensate(
-    net: Net, sites: Sequence[Site], part: Part, how: How, progress: Callable[[str], None] = lambda text: None
-) -> Compensated:
+    net: Net,
+    sites: Sequence[Site],
+    part: Part,
+    how: How,
+    progress: Callable[[str], None] = lambda text: None,
+    deadline: float = math.inf,
+) -> Compensated | None:
     """Leave out the biases of ``sites``, in the model's order, and let their layers' weights make up for them.
+
+    None where the deadline (of `time.monotonic`) passed before all layers were done.
 
     Raises
     ------
@@ -78,6 +87,8 @@ def compensate(
     fits: list[Fit] = []
     ordered = [s for s in net.sites if s in sites]
     for k, site in enumerate(ordered):
+        if monotonic() > deadline:
+            return None
         progress(f"compensating {site.label} ({k + 1} of {len(ordered)})")
         fit = _fit(net, site, [f.site for f in fits], state, part, how)
         fits.append(fit)

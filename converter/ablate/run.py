@@ -153,10 +153,10 @@ def _variants(
         if len(but_heads) > len(inner):
             tried.append(("compensate-all", "all biases but the head's imitated", but_heads))
         for name, said, sites in tried:
-            if monotonic() > deadline:
+            done = _compensated(net, sites, fit, settings, deadline)
+            if done is None:
                 warnings.append(f"no time was left for {said}; give --max-time more than {settings.max_time:g} s")
                 break
-            done = _compensated(net, sites, fit, settings)
             fits = fits or done.fits
             states[name] = (said, len(sites), done.state)
     only = {name: state for name, (_, _, state) in states.items()}
@@ -169,9 +169,9 @@ def _variants(
     return made, fits, warnings
 
 
-def _compensated(net: Net, sites: list[Site], fit: Part, settings: Settings) -> Compensated:
+def _compensated(net: Net, sites: list[Site], fit: Part, settings: Settings, deadline: float) -> Compensated | None:
     how = How(max_bytes=settings.max_bytes // 4, seed=settings.seed)
-    return compensate(net, sites, fit, how, settings.progress)
+    return compensate(net, sites, fit, how, settings.progress, deadline)
 
 
 def _without(net: Net, sites: Sequence[Site]) -> State:

@@ -23,6 +23,8 @@ from converter.errors import DataError
 RIDGE = 1e-2  # lambda: between 1e-4 and 1e-1 the accuracy on digits differs by less than 0.6 points
 DENSE_MOST = 2048  # n up to which S is held: 34 MB a group, and the cost of a solve stays in seconds
 _STEPS = 200  # of conjugate gradients at most
+_FEWEST = 20  # and at least where they are dear: each step lessens the error, the first ones most
+_FLOPS = 1e11  # that all steps of one fit may cost: some seconds
 _ENOUGH = 1e-3  # of the first residual: far below the error that the ridge makes
 
 Patches = Callable[[], Iterator[Rows]]
@@ -121,7 +123,8 @@ def _by_gradients(patches: Patches, weight: Array, ridge: float) -> Solved:
     delta, rest, way = np.zeros_like(target), target.copy(), target.copy()
     size = (rest * rest).sum(axis=1, keepdims=True)
     first, steps = size.copy(), 0
-    while steps < _STEPS and (size > _ENOUGH**2 * first).any():
+    most = max(_FEWEST, min(_STEPS, int(_FLOPS / (4 * count * groups * n * n_out))))
+    while steps < most and (size > _ENOUGH**2 * first).any():
         turned = np.zeros_like(way)
         for rows in patches():
             turned += rows.x.swapaxes(1, 2) @ (rows.x @ way)

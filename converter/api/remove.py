@@ -13,8 +13,9 @@ from typing import Any
 from converter import pipeline
 from converter.ablate.compensate import Fit
 from converter.ablate.net import Net, Where
-from converter.ablate.removal import Budget, Kept, Proposal, candidates, confirmed, propose
+from converter.ablate.removal import Kept, Proposal, candidates, confirmed, propose
 from converter.ablate.samples import Data, Given
+from converter.ablate.selecting import Budget
 from converter.ablate.sites import Found, Role, Site, chosen, find_sites
 from converter.analysis.facts import Facts
 from converter.analysis.linear import LINEAR, MATMUL, Linear, drop_bias, linear_into

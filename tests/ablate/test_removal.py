@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from converter.ablate import removal
+from converter.ablate import removal, selecting
 from converter.ablate.compensate import How, compensate
 from converter.ablate.measure import effects_of
 from converter.api.remove import fold_and_remove, remove_biases
@@ -121,7 +121,7 @@ def test_selection_is_given_nothing_of_what_confirms(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(samples.Part, "batches", watched)
     monkeypatch.setattr(data, "batches", _only(data.batches, allowed, net))
-    found = removal.propose(net, net.sites[1:3], (), data, removal.Budget(share=0.05))
+    found = removal.propose(net, net.sites[1:3], (), data, selecting.Budget(share=0.05))
     assert found.stage is None or found.stage.status is Verdict.SKIPPED
     assert seen <= allowed
     assert not seen & set(parts.confirm)
@@ -218,7 +218,7 @@ def test_gemm_and_matmul_lose_their_biases(opset: int, tmp_path: Path) -> None:
 
 def test_a_failure_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A selection that believed its own data too much is caught by the rows that it never saw."""
-    monkeypatch.setattr(removal, "SLACK", 1e9)
+    monkeypatch.setattr(selecting, "SLACK", 1e9)
     out = tmp_path / "out.onnx"
     image, _ = digits()
     found = fold_and_remove(
@@ -278,6 +278,7 @@ def test_every_solver_beats_zeroing(how: How, method: str, least: float) -> None
     data = data_of(net.source, {"image": image[:900]}, labels[:900])
     sites = net.sites[1:3]
     done = compensate(net, sites, data.part(np.arange(300)), how)
+    assert done is not None
     assert [f.method for f in done.fits] == [method, method]
     zero = dict(net.original)
     for site in sites:

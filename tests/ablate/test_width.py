@@ -23,6 +23,7 @@ def wide() -> tuple[Net, dict[str, Effect]]:
     convs = [s for s in net.sites if s.op == "Conv"]
     assert len(convs) == 3
     done = compensate(net, convs, data_of(net.source, {"image": train}).all(), How())
+    assert done is not None
     zero = dict(net.original)
     for site in convs:
         zero |= net.without(site)
