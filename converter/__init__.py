@@ -17,12 +17,15 @@ from converter.errors import BiasoptError, DataError, ExportError, InvariantViol
 if TYPE_CHECKING:
     from converter import verify
     from converter.api import FoldResult, InspectResult, NoSuchBias, explain, fold, inspect, load
+    from converter.api.ablate import AblateResult
+    from converter.api.ablate import ablate as score_biases
     from converter.api.bench import measure_latency
     from converter.api.export import ExportResult, export_model
     from converter.api.replay import ReplayResult, replay_certificate
     from converter.api.verify import verify as compare
 
 __all__ = [
+    "AblateResult",
     "BiasoptError",
     "DataError",
     "ExportError",
@@ -43,6 +46,7 @@ __all__ = [
     "load",
     "measure_latency",
     "replay_certificate",
+    "score_biases",
     "verify",
 ]
 
@@ -59,6 +63,8 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("converter.api.replay"), name)
     if name in ("ExportResult", "export_model"):
         return getattr(importlib.import_module("converter.api.export"), name)
+    if name in ("AblateResult", "score_biases"):  # (converter.ablate is the package)
+        return getattr(importlib.import_module("converter.api.ablate"), name.replace("score_biases", "ablate"))
     if name == "compare":  # do two models give the same answers?
         return importlib.import_module("converter.api.verify").verify
     if name == "verify":  # the referee: converter.verify.compare(a, b)

@@ -51,7 +51,7 @@ def _probes(document: Mapping[str, Any]) -> str:
 def _findings(document: Mapping[str, Any]) -> str:
     if not document["findings"]:
         return ""
-    listed = "\n".join(f"- {prose(tables.finding(f))}" for f in document["findings"])
+    listed = "\n".join(f"- {prose(said)}" for said in tables.findings(document))
     return f"### For a quantisation\n\n{listed}\n\n{prose(document['note'])}"
 
 

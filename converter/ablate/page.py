@@ -54,7 +54,7 @@ def _page(document: Mapping[str, Any]) -> dict[str, Any]:
         "probes": tables.probes(document),
         "contrast": contrast(document),
         "probes_mean": tables.probes_mean(document) if document["probes"] else "",
-        "findings": [tables.finding(f) for f in document["findings"]],
+        "findings": tables.findings(document),
         "command": document["repro"]["cmd"] or "",
         "sha256": (document["inputs"] or {}).get("sha256", ""),
         "source": (document["inputs"] or {}).get("source", ""),

@@ -21,6 +21,7 @@ from converter.ablate.sites import Site
 from converter.protos.source import Source
 
 _LEVELS = 127  # of a symmetric 8-bit weight, on either side of 0
+_NARROWER = 0.05  # by how much a range must shrink: a tenth of a bit
 _WORTH = 0.05  # deviations of a channel: a smaller shift of its mean drowns in the rounding of the activations
 NOTE = "Bias correction of quantised models is the subject of US patent 11,604,987; biasopt does not apply it."
 
@@ -41,16 +42,16 @@ def _reads(source: Source, name: str) -> set[str]:
 
 def _high_bias(site: Site, moments: Moments) -> Iterator[dict[str, Any]]:
     low, high = moments.channels.low.reshape(-1), moments.channels.high.reshape(-1)
-    absorbed = np.maximum(low, 0.0)
-    if not (absorbed > 0).any():
+    absorbed, high = np.maximum(low, 0.0), np.maximum(high, 0.0)
+    if not (absorbed > 0).any() or (high - absorbed).max() > (1 - _NARROWER) * high.max():
         return
     yield {
         "code": "high-bias",
         "node": site.label,
         "channels": int((absorbed > 0).sum()),
         "of": len(absorbed),
-        "range_before": float(np.maximum(high, 0).max()),
-        "range_after": float((np.maximum(high, 0) - absorbed).max()),
+        "range_before": float(high.max()),
+        "range_after": float((high - absorbed).max()),
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from converter.report import words
 
 MINUS = "\u2212"
+SHOWN = 6  # findings in a report for people
 _NOISE = 5e-6  # of a float32 model without any change
 NAMES = {
     "original": "original",
@@ -146,6 +147,14 @@ def probes_mean(document: Mapping[str, Any]) -> str:
         return "relative error against the original on the same inputs; ! where it grows off the data"
     right = "labels" if document["labelled"] else "the original's answers to the inputs as they were"
     return f"accuracy against {right}; ! where a changed model decides otherwise than the original there, and not here"
+
+
+def findings(document: Mapping[str, Any], most: int = SHOWN) -> list[str]:
+    """Findings in words, absorptions first, then the largest shifts; and how many more there are."""
+    order = sorted(document["findings"], key=lambda f: (f["code"] != "high-bias", -f.get("largest_in_deviations", 0.0)))
+    rest = len(order) - most
+    more = [f"... and {words.count(rest, 'more finding')}, in the JSON report"] if rest > 0 else []
+    return [finding(f) for f in order[:most]] + more
 
 
 def finding(found: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ def _probes(document: Mapping[str, Any]) -> text.Block:
 def _findings(document: Mapping[str, Any]) -> text.Block:
     if not document["findings"]:
         return []
-    found = [Padding(Text(tables.finding(f)), (0, 0, 0, 2)) for f in document["findings"]]
+    found = [Padding(Text(said), (0, 0, 0, 2)) for said in tables.findings(document)]
     return [
         Text("For a quantisation", style="bold"),
         *found,
