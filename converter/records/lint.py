@@ -78,6 +78,13 @@ CODES: tuple[Code, ...] = (
         "give the keys a projection without bias; where queries, keys and values share one bias, leave its part at 0",
     ),
     Code(
+        "dead-norm-offset",
+        Kind.DEAD,
+        "an offset (beta) of a norm that other norms or a softmax take away",
+        "Between the two norms stands nothing but linear operators, so what the first adds the next subtracts.",
+        "nothing need be done; affine norms of newer torch take bias=False",
+    ),
+    Code(
         "frozen-norm-bias",
         Kind.REDUNDANT,
         "a bias before a norm whose statistics are fixed, and whose offset is trained",

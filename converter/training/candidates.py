@@ -11,6 +11,7 @@ from converter.training.confirm import GRADIENT, Change, Twin, is_vector
 from converter.training.flow import Flow, Outcome
 from converter.training.trace import Traced
 
+_OFFSETS = ("batch_norm", "instance_norm", "group_norm", "layer_norm")
 _NORMS = ("batch-norm", "instance-norm", "group-norm", "layer-norm")
 
 
@@ -56,6 +57,8 @@ def candidates(traced: Traced, twin: Twin | None) -> Iterator[Candidate]:
 
 def _code(outcome: Outcome) -> str:
     kinds = [kill.kind for kill in outcome.kills]
+    if next(iter(outcome.via), "") in _OFFSETS:
+        return "dead-norm-offset"
     norms = [kind for kind in _NORMS if kind in kinds]
     if norms:
         return f"bias-before-{norms[0]}"

@@ -101,7 +101,7 @@ def plan(linted: Linted, module: Any, root: Path) -> SourceFix:
 
     syntax.need_libcst()
     places = linted.places
-    dead = [f for f in linted.report.findings if f.kind is Kind.DEAD and f.code != "attention-key-bias"]
+    dead = [f for f in linted.report.findings if f.kind is Kind.DEAD and f.code.startswith("bias-before-")]
     if places is None:
         return SourceFix(
             (), tuple(Refused(f.parameter, f.location, "where it was made was not noted") for f in dead), root

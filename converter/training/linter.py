@@ -202,7 +202,7 @@ class _Finder:
             if (
                 twin is None
                 or candidate.change.part
-                or "norm" not in candidate.code
+                or not candidate.code.startswith("bias-before-")
                 or candidate.code.startswith("frozen")
             ):
                 continue
@@ -288,13 +288,13 @@ def _outside(place: Place) -> Location | None:
 
 
 def _message(candidate: Candidate, norms: list[str], modules: Mapping[str, Any]) -> str:
-    if candidate.code == "attention-key-bias":
+    if candidate.code == "attention-key-bias" or (candidate.code == "dead-norm-offset" and not norms):
         where = "the part for the keys" if candidate.change.part else "the keys' bias"
         return f"{where} adds the same to every score that the softmax compares"
     kind = type(modules[norms[0]]).__name__ if norms and norms[0] in modules else ""
     end = f"{norms[0] or 'the module itself'} ({kind})" if norms else "what follows"
     more = f" and {len(norms) - 1} more" if len(norms) > 1 else ""
-    plain = {"conv1d", "conv2d", "conv3d", "linear"}
+    plain = {"conv1d", "conv2d", "conv3d", "linear", "batch_norm", "instance_norm", "group_norm", "layer_norm"}
     via = [op for op in candidate.outcome.via if op not in plain]
     way = f", through {', '.join(via[:4])}" if via else ""
     if candidate.code == "frozen-norm-bias":
