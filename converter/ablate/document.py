@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from converter.ablate.compensate import Fit
-from converter.ablate.effects import Effect
+from converter.ablate.effects import Effect, changes
 from converter.ablate.ranges import NOTE
-from converter.ablate.run import Ablation, changes, disagreement, summary
+from converter.ablate.run import Ablation, summary
 from converter.ablate.scoring import MEANS, Score
 from converter.report import document as parts
 
@@ -77,6 +77,7 @@ def _bias(score: Score) -> dict[str, Any]:
         "constant_channels": score.constant,
         "r": _number(score.r),
         "r_held_out": _number(score.r_held),
+        "r_fitted": _number(score.r_fit),
         "r_is_bound": score.bounded,
         "r_method": score.method or None,
         "rows": score.rows,
@@ -105,7 +106,7 @@ def fit_json(fit: Fit) -> dict[str, Any]:
 
 
 def _probes(result: Ablation) -> list[dict[str, Any]]:
-    on_data = {v.name: disagreement(v.effect) for v in result.variants}
+    on_data = {v.name: v.effect for v in result.variants}
     return [
         {
             "kind": probed.probe.kind,
@@ -113,9 +114,7 @@ def _probes(result: Ablation) -> list[dict[str, Any]]:
             "said": probed.probe.said,
             "effects": {name: _effect(effect) for name, effect in probed.effects.items()},
             "changes": sorted(
-                name
-                for name, effect in probed.effects.items()
-                if name in on_data and changes(on_data[name], disagreement(effect))
+                name for name, effect in probed.effects.items() if name in on_data and changes(on_data[name], effect)
             ),
         }
         for probed in result.probed

@@ -12,6 +12,7 @@ from converter.ablate.patches import Array
 from converter.ablate.samples import Labels
 from converter.errors import DataError
 from converter.verify.paired import mcnemar, newcombe
+from converter.verify.statistics import clopper_pearson
 from converter.verify.votes import Votes, class_axis, classifies
 
 _TINY = 1e-30
@@ -103,6 +104,23 @@ class Effect:
             found |= {"gained": counts[2], "lost": counts[1], "difference": difference, "low": low, "high": high}
             found["mcnemar_p"] = mcnemar(counts[2], counts[1])
         return found
+
+
+def disagreement(effect: Effect) -> float:
+    """Share of rows decided differently; of numbers, their relative error."""
+    return effect.relative_error if effect.agreement is None else 1 - effect.agreement
+
+
+def changes(on_data: Effect, off_data: Effect) -> bool:
+    """Whether a function changes off the data more than on it.
+
+    Decisions: by more than a point, and 95 % sure of that; numbers: by twice the error.
+    """
+    here = disagreement(on_data)
+    if off_data.agreement is None:
+        return disagreement(off_data) > max(0.01, 2 * here)
+    votes = off_data.votes
+    return clopper_pearson(votes.differ, votes.rows, 0.05)[0] > 0.01 + here
 
 
 def _divergence(before: Array, after: Array, axis: int) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 
 from converter.ablate.patches import Array, Rows
 
-_RIDGE = 1e-9  # of the mean diagonal: inputs that are always 0 or always equal must not stop the solver
+NO_RIDGE = 1e-9  # of the mean diagonal: inputs that are always 0 or always equal must not stop the solver
 
 
 @dataclass(slots=True)
@@ -106,17 +106,17 @@ class Moments:
         """r of each group, [G], on the data that v was fitted on."""
         return residual(direction(self.second, self.mean), self.second, self.mean)
 
-    def residual_held_out(self) -> Array:
+    def residual_held_out(self, ridge: float = NO_RIDGE) -> Array:
         """r of each group, [G]: v of one half on the other; above 1 where v does harm. NaN with one row only."""
         if len(self._filled()) < 2:
             return np.full(len(self._filled()[0].first) if self._filled() else 1, np.nan)
         means = [h.first / h.count for h in self.halves]
         seconds = [h.second / h.count for h in self.halves]
-        crossed = [residual(direction(seconds[k], means[k]), seconds[1 - k], means[1 - k]) for k in (0, 1)]
+        crossed = [residual(direction(seconds[k], means[k], ridge), seconds[1 - k], means[1 - k]) for k in (0, 1)]
         return np.asarray((crossed[0] + crossed[1]) / 2)
 
 
-def direction(second: Array, mean: Array, ridge: float = _RIDGE) -> Array:
+def direction(second: Array, mean: Array, ridge: float = NO_RIDGE) -> Array:
     """v = (S + ridge D)^-1 mu for every group, [G, n], with D the mean of S's diagonal."""
     n = second.shape[-1]
     load = ridge * np.trace(second, axis1=1, axis2=2) / max(n, 1)

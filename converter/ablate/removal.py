@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from converter.ablate.compensate import Compensated, Fit
+from converter.ablate.effects import changes, disagreement
 from converter.ablate.measure import effects_of
 from converter.ablate.net import Net, Where
 from converter.ablate.probes import deviation, probes
-from converter.ablate.run import FEW_ROWS, changes, disagreement
+from converter.ablate.run import FEW_ROWS
 from converter.ablate.samples import Data, Part, split
 from converter.ablate.selecting import Budget, Selection
 from converter.ablate.sites import Role, Site
@@ -172,13 +173,12 @@ def _too_few(rows: tuple[int, int, int], data: Data, budget: Budget) -> tuple[St
 
 
 def _off(net: Net, done: Compensated, part: Part, output: str, budget: Budget) -> list[Off]:
-    on_data = disagreement(effects_of(net, {"": done.state}, part, output, decides=True)[0][""])
+    on_data = effects_of(net, {"": done.state}, part, output, decides=True)[0][""]
     found = []
     for probe in probes(("contrast", "offset"), deviation(part), budget.seed):
         budget.progress(f"off the data: {probe.said}")
         effects, _ = effects_of(net, {"": done.state}, part, output, decides=True, shift=probe.shift)
-        share = disagreement(effects[""])
-        found.append(Off(probe.said, share, changes(on_data, share)))
+        found.append(Off(probe.said, disagreement(effects[""]), changes(on_data, effects[""])))
     return found
 
 

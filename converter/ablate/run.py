@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from converter.ablate.compensate import Compensated, How, compensate
-from converter.ablate.effects import Effect
+from converter.ablate.effects import Effect, changes, disagreement
 from converter.ablate.measure import Zeroed, effects_of, mean_gap, zeroing
 from converter.ablate.net import Net, State
 from converter.ablate.probes import Probe, deviation, probes
@@ -184,7 +184,7 @@ def _without(net: Net, sites: Sequence[Site]) -> State:
 def _probe(
     net: Net, variants: Sequence[Made], rest: Part, zeroed: Zeroed, settings: Settings, deadline: float
 ) -> tuple[Probed, ...]:
-    states = {"original": net.original} | {v.name: state for v, state, _ in variants if v.name != "zero-all"}
+    states = {"original": net.original} | {v.name: state for v, state, _ in variants if not v.name.startswith("zero")}
     corrections = {v.name: c for v, _, c in variants if c is not None}
     ask: dict[str, Any] = {"decides": zeroed.decides, "corrections": corrections, "deadline": math.inf}
     _, said = effects_of(net, {}, rest, zeroed.output, **ask)
@@ -226,22 +226,12 @@ def _off_the_data(variants: Sequence[Made], probed: Sequence[Probed]) -> list[st
         if worst is None:
             continue
         here, there = disagreement(variant.effect), disagreement(worst.effects[variant.name])
-        if changes(here, there):
+        if changes(variant.effect, worst.effects[variant.name]):
             found.append(
                 f"{variant.said}: under {worst.probe.said} {100 * there:.3g} % differ from the original, on the data "
                 f"{100 * here:.2g} %. Biases carried what the level of the inputs means"
             )
     return found
-
-
-def disagreement(effect: Effect) -> float:
-    """Share of rows decided differently; of numbers, their relative error."""
-    return effect.relative_error if effect.agreement is None else 1 - effect.agreement
-
-
-def changes(on_data: float, off_data: float) -> bool:
-    """Whether a function changes off the data: by more than a point, and twice what it does on the data."""
-    return off_data > max(0.01 + on_data, 2 * on_data)
 
 
 def summary(scores: Sequence[Score]) -> dict[str, int]:

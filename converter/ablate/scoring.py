@@ -52,6 +52,7 @@ class Score:
     ratio, ratio_most : mean and largest |b| / sd(y) over channels that are not constant
     constant : channels whose result never changes on this data
     r, r_held : what the best imitation leaves, in mean square, on the data it was fitted on and on other data
+    r_fit : what the one that `compensate` would fit leaves, its ridge included, on other data
     bounded : r is an upper bound: only some of the layer's inputs were looked at
     predicted : first-order effect on the outputs of leaving the bias out, relative
     effect : measured effect of that
@@ -63,6 +64,7 @@ class Score:
     constant: int = 0
     r: float = math.nan
     r_held: float = math.nan
+    r_fit: float = math.nan
     bounded: bool = False
     method: str = ""
     rows: int = 0
@@ -81,8 +83,8 @@ class Score:
 
     @property
     def held(self) -> float:
-        """r on other data, or, of a single row, on the same."""
-        return self.r if math.isnan(self.r_held) else max(self.r, self.r_held)
+        """r of the imitation that would be fitted, on other data; of a single row, r on the same."""
+        return self.r if math.isnan(self.r_fit) else max(self.r, self.r_fit)
 
     @property
     def error(self) -> float:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from converter.ablate.compensate import Compensated, How, compensate
+from converter.ablate.effects import disagreement
 from converter.ablate.measure import effects_of, zeroing
 from converter.ablate.net import Net
-from converter.ablate.run import disagreement
 from converter.ablate.samples import Part
 from converter.ablate.scoring import Score
 from converter.ablate.sites import Site

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -226,12 +226,11 @@ def _has_weights(node: Node, operand: Tensor | None) -> bool:
     return True
 
 
-def chosen(sites: Iterable[Site], names: Iterable[str], known: Mapping[str, str] | None = None) -> list[Site]:
-    """The sites called so: by label, result or input; an unknown name is a `ValueError`."""
-    sites, wanted = list(sites), list(names)
-    found = []
-    for name in wanted:
-        hits = [s for s in sites if name in (s.label, s.y, *(known or {}).get(s.label, "").split())]
+def chosen(sites: Iterable[Site], names: Iterable[str]) -> list[Site]:
+    """The sites called so, by label or result; an unknown name is a `ValueError`."""
+    sites, found = list(sites), []
+    for name in names:
+        hits = [s for s in sites if name in (s.label, s.y)]
         if not hits:
             near = ", ".join(s.label for s in sites[:8]) + (", …" if len(sites) > 8 else "")
             raise ValueError(f"no bias is called {name!r}; there are {near or 'none'}")

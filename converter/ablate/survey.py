@@ -18,7 +18,7 @@ from converter.ablate.ranges import findings
 from converter.ablate.samples import Batch, Part
 from converter.ablate.scoring import Score
 from converter.ablate.sites import Site, per_channel
-from converter.ablate.solve import DENSE_MOST
+from converter.ablate.solve import DENSE_MOST, RIDGE
 from converter.errors import DataError
 from converter.protos.shapes import inferred
 
@@ -158,7 +158,7 @@ def _score(net: Net, site: Site, sums: Moments, method: str) -> Score:
     deviation = per_channel(sums.channels.deviation, site.form)
     live = deviation > 1e-12 * max(float(deviation.max(initial=0.0)), 1e-300)
     ratios = np.abs(site.shift[live]) / deviation[live]
-    r, held = sums.residual(), sums.residual_held_out()
+    r, held, fit = sums.residual(), sums.residual_held_out(), sums.residual_held_out(RIDGE)
     listed = None
     if site.form.n_out <= _LISTED:
         listed = {"shift": [float(v) for v in site.shift], "deviation": [float(v) for v in deviation]}
@@ -169,6 +169,7 @@ def _score(net: Net, site: Site, sums: Moments, method: str) -> Score:
         constant=int((~live).sum()),
         r=weighted(r, site.shift),
         r_held=weighted(held, site.shift),
+        r_fit=weighted(fit, site.shift),
         bounded=method != "dense",
         method=method,
         rows=sums.rows,

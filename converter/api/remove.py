@@ -14,6 +14,7 @@ from converter import pipeline
 from converter.ablate.compensate import Fit
 from converter.ablate.net import Net, Where
 from converter.ablate.removal import Kept, Proposal, candidates, confirmed, propose
+from converter.ablate.removal_report import removal_json
 from converter.ablate.samples import Data, Given
 from converter.ablate.selecting import Budget
 from converter.ablate.sites import Found, Role, Site, chosen, find_sites
@@ -26,6 +27,7 @@ from converter.graph import Bypass, Edit, Graph, SetConst, emit, load
 from converter.numerics import Fresh
 from converter.protos.source import Source, free_inputs
 from converter.records import InputSet, Rewrite, Safety, Stage, Verdict
+from converter.report import document
 from converter.verify.pair import default_memory
 
 NAME = "remove-biases"
@@ -55,6 +57,10 @@ class Removed:
     def exit_code(self) -> int:
         """As everywhere: 1 for a failure, 4 where it is open."""
         return {Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}.get(self.stage.status, 0)
+
+    def document(self) -> dict[str, Any]:
+        """JSON values for a report; `removal_lines` makes words of them."""
+        return removal_json(self.proposal, self.stage, self.budget, document.inputs(self.inputs))
 
     @property
     def kept(self) -> tuple[Kept, ...]:

@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 import cli
-from converter.ablate import saved, tables
+from converter.ablate import saved, survey, tables
 from converter.api.ablate import ablate
-from converter.errors import BiasoptError, DataError, ModelError
+from converter.errors import BiasoptError, DataError, ModelError, RuntimeUnavailable
 from converter.report.to_json import dumps
 from models import zoo
 from tests.ablate.made import chain, draw, images
@@ -138,6 +138,60 @@ def test_one_bias_alone_and_an_unknown_one() -> None:
         ablate(chain(), inputs={"x": images(32)}, only=["nobody"])
     with pytest.raises(ValueError, match="no probe"):
         ablate(chain(), inputs={"x": images(32)}, probe=["heat"])
+
+
+def test_a_layer_that_cannot_be_recomputed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = survey.explained
+    monkeypatch.setattr(survey, "explained", lambda s, x, y: "misread" if s.y == "c" else honest(s, x, y))
+    document = ablate(chain(), inputs={"x": images(64)}).document()
+    found = by_node(document)
+    assert (found["conv_c"]["class"], found["conv_c"]["why"]) == ("UNKNOWN", "misread")
+    assert [f["node"] for f in document["fits"]] == ["conv_e"]
+
+
+def test_labels_may_come_with_the_samples(tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text(
+        "import numpy as np\n"
+        "def rows():\n"
+        "    for k in range(30):\n"
+        "        yield {'x': np.random.default_rng(k).random((1, 1, 8, 8), np.float32)}, k % 10\n"
+    )
+    document = ablate(chain(), inputs=f"{tmp_path / 'data.py'}:rows").document()
+    assert document["labelled"]
+    assert document["inputs"]["labelled"]
+    assert "difference" in document["biases"][0]["effect"]
+
+
+@pytest.mark.cuda
+def test_on_cuda_the_scores_are_the_same() -> None:
+    there, here = (by_node(ablate(chain(), inputs={"x": images(64)}, provider=p).document()) for p in ("cuda", "cpu"))
+    for node, bias in here.items():
+        assert there[node]["effect"]["relative_error"] == pytest.approx(bias["effect"]["relative_error"], rel=1e-3)
+
+
+def test_without_cuda_nothing_runs_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(RuntimeUnavailable, match="CUDA"):
+        ablate(chain(), inputs={"x": images(16)}, provider="cuda")
+
+
+def test_the_schema_is_what_its_number_says(mobilenet: dict[str, Any]) -> None:
+    """A new key is no new number; a key that goes or changes is."""
+    assert set(mobilenet) == {
+        *("schema", "tool", "exit_code", "warnings", "model", "inputs", "seed", "folded_batch_norms", "output", "rows"),
+        *("labelled", "classes", "biases", "variants", "fits", "probes", "findings", "note", "uncovered", "repro"),
+    }
+    assert set(mobilenet["biases"][0]) == {
+        *("node", "op", "role", "class", "why", "fate", "channels", "inputs_per_output", "groups", "ratio"),
+        *("ratio_largest", "constant_channels", "r", "r_held_out", "r_fitted", "r_is_bound", "r_method", "rows"),
+        *("positions", "predicted_error", "predicted_error_compensated", "effect", "p_holm", "problem", "per_channel"),
+    }
+    assert set(mobilenet["biases"][0]["effect"]) == {
+        *("rows", "relative_error", "agreement", "kl", "accuracy_before", "accuracy_after", "gained", "lost"),
+        *("difference", "low", "high", "mcnemar_p"),
+    }
 
 
 def test_a_model_without_biases_has_nothing_to_say() -> None:

@@ -87,7 +87,7 @@ def score(site_role: Role = Role.INNER, fate: FateKind = FateKind.KEPT, **facts:
         (score(Role.HEAD, predicted=0.021, r=0.0), Class.ESSENTIAL),
         (score(predicted=1.0, r=0.0099), Class.COMPENSABLE),
         (score(predicted=1.0, r=0.0101), Class.ESSENTIAL),
-        (score(predicted=1.0, r=0.0001, r_held=0.02), Class.ESSENTIAL),  # overfitted
+        (score(predicted=1.0, r=0.0001, r_fit=0.02), Class.ESSENTIAL),  # overfitted
         (score(), Class.UNKNOWN),
         (score(predicted=0.5), Class.UNKNOWN),
     ],
