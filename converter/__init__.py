@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from converter.api.ablate import ablate as score_biases
     from converter.api.bench import measure_latency
     from converter.api.export import ExportResult, export_model
+    from converter.api.lint import LintResult, lint_model
     from converter.api.replay import ReplayResult, replay_certificate
     from converter.api.verify import verify as compare
 
@@ -33,6 +34,7 @@ __all__ = [
     "FoldResult",
     "InspectResult",
     "InvariantViolation",
+    "LintResult",
     "ModelError",
     "NoSuchBias",
     "ReplayResult",
@@ -43,6 +45,7 @@ __all__ = [
     "export_model",
     "fold",
     "inspect",
+    "lint_model",
     "load",
     "measure_latency",
     "replay_certificate",
@@ -59,6 +62,8 @@ def __getattr__(name: str) -> Any:
         return getattr(api, name)
     if name == "measure_latency":
         return importlib.import_module("converter.api.bench").measure_latency
+    if name in ("LintResult", "lint_model"):
+        return getattr(importlib.import_module("converter.api.lint"), name)
     if name in ("ReplayResult", "replay_certificate"):
         return getattr(importlib.import_module("converter.api.replay"), name)
     if name in ("ExportResult", "export_model"):

@@ -17,7 +17,7 @@ from converter.training.trace import Traced, trace
 
 _CODES = {code.name: code for code in CODES}
 _COST = {
-    "conv": "0-6 % of a training step as measured, usually under 3 %; mostly the sum behind its gradient",
+    "conv": "0-6 % of a training step, often not measurable; mostly the sum behind its gradient",
     "other": "the sum behind its gradient and its share of the optimizer: usually below what can be measured",
     "kept": "nothing by itself: it is a value, not an operation",
 }
