@@ -83,10 +83,11 @@ def _session(made: Exported) -> Run:
 def _in_float64(made: Exported) -> Run:
     from converter.protos.reference import Reference
     from converter.protos.source import Source
+    from converter.verify.pair import default_memory
 
     source = Source.open(made.path, None, "exported model")
     wanted = {value.name for value in source.proto.graph.input}
-    model = Reference(source.proto, external_dir=source.folder)
+    model = Reference(source.proto, external_dir=source.folder, max_bytes=default_memory())
     return lambda feeds: model.run({n: v for n, v in feeds.items() if n in wanted})
 
 
@@ -121,6 +122,7 @@ def _case(
 ) -> _Case | str:
     """One input run everywhere; a sentence where the exported model does not run."""
     from converter.protos.reference import Unsupported
+    from converter.verify.pair import default_memory
 
     mine = made.answer if tensors is made.tensors else answer(loaded, tensors, made.rebuild)
     feeds = {name: array(t) for name, t in zip(made.names, tensors, strict=True)}
@@ -128,11 +130,16 @@ def _case(
         theirs = run(feeds)
     except (DataError, ModelError, Unsupported) as exc:
         return f"the exported model does not run {where} ({_said(exc, made)})"
-    found = answer_float64(loaded, tensors, made.rebuild)
+    # Twice the parameters' bytes again: a system that grants memory which it lacks ends the process, not the call.
+    found = answer_float64(loaded, tensors, made.rebuild) if 2 * _held(loaded) <= default_memory() else None
     exact = None if found is None else found.arrays()
     if only_exact:
         return _Case(where, exact, theirs, None, True) if exact else f"neither runs in float64 {where}"
     return _Case(where, mine.arrays(), theirs, exact if exact is not None else _exact_by_onnx(made, feeds))
+
+
+def _held(loaded: Loaded) -> int:
+    return sum(int(p.nbytes) for p in loaded.module.parameters())
 
 
 def _exact_by_onnx(made: Exported, feeds: dict[str, Any]) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ def need(name: str, why: str = "") -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its own imports; the user cannot act on them
+            importlib.import_module(top)
             module: ModuleType = importlib.import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name != top:

@@ -63,7 +63,8 @@ def _unreadable(exc: Exception) -> str:
         what = f" ({name.split()[0]})" if name else ""
         return f"holds Python objects beside tensors{what}, which are not read; save model.state_dict() alone"
     said = said.partition(". ")[0]
-    return f"no file of weights{f' ({said})' if ' ' in said else ''}; save model.state_dict() with torch.save or safetensors"
+    told = f" ({said})" if " " in said else ""
+    return f"no file of weights{told}; save model.state_dict() with torch.save or safetensors"
 
 
 def _unwrapped(found: Any, file: Path) -> Mapping[str, Any]:
