@@ -30,6 +30,7 @@ class Zeroed:
     predicted: dict[str, float]
     rows: int
     stopped: bool
+    varies: float = math.inf  # how far outputs are from that of the first row, relative: 0 if all are the same
 
 
 def zeroing(
@@ -46,6 +47,8 @@ def zeroing(
     effects = {s.label: Effect(False) for s in sites}
     responses = {s.label: Effect(False) for s in sites}
     rows, stopped, slowest = 0, False, 0.0
+    first: list[NDArray[Any]] = []
+    away = Effect(False)
     for k, batch in enumerate(part.batches()):
         begun = monotonic()
         if k and begun + slowest > deadline:
@@ -62,10 +65,18 @@ def zeroing(
             if rows < _RESPONSE_ROWS:
                 nudged = tap.run(batch.feeds, net.original | net.without(site, 1 - _STEP))[name]
                 responses[site.label].add(before[name], nudged, None)
+        away.add(np.broadcast_to(_first_of(first, before[name]), before[name].shape), before[name], None)
         rows += batch.rows
         slowest = max(slowest, monotonic() - begun)
     predicted = {label: r.relative_error / _STEP if r.rows else math.nan for label, r in responses.items()}
-    return Zeroed(name, decides, effects, predicted, rows, stopped)
+    return Zeroed(name, decides, effects, predicted, rows, stopped, away.relative_error if rows > 1 else math.inf)
+
+
+def _first_of(seen: list[NDArray[Any]], value: NDArray[Any]) -> NDArray[Any]:
+    """The first row that there ever was, where later ones have its shape."""
+    if not seen:
+        seen.append(value[:1] if value.ndim else value)
+    return seen[0] if seen[0].shape[1:] == value.shape[1:] else value[:1]
 
 
 Shift = Callable[[dict[str, Any], int], dict[str, Any]]  # feeds, number of the first row -> feeds

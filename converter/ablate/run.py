@@ -23,6 +23,7 @@ from converter.records import FateKind
 
 FEW_ROWS = 64  # below which compensation is fitted on chance
 GOOD_ROWS = 256  # from which more data gained nothing on digits
+_SAME = 1e-2  # outputs that vary less than this, relative, say little
 _FIT_MOST = 1024  # rows that the compensation shown here is fitted on
 
 
@@ -210,6 +211,11 @@ def _warnings(data: Data, zeroed: Zeroed, settings: Settings, *, cut: bool) -> l
     if zeroed.stopped:
         found.append(
             f"time ran out: biases were left out on {zeroed.rows:,} of {data.rows:,} rows; --max-time gives more"
+        )
+    if zeroed.varies < _SAME:
+        found.append(
+            f"output {zeroed.output!r} is nearly the same for every row: it varies by {zeroed.varies:.1g} of its size. "
+            "What biases are worth cannot be seen on this data, or the model is not trained"
         )
     if not zeroed.decides:
         found.append(f"output {zeroed.output!r} decides between no classes: effects are errors of its numbers alone")

@@ -10,6 +10,7 @@ from converter.report import words
 
 MINUS = "\u2212"
 SHOWN = 6  # findings in a report for people
+_NOTHING = 1e-9  # what is less is rounding
 _NOISE = 5e-6  # of a float32 model without any change
 NAMES = {
     "original": "original",
@@ -175,9 +176,13 @@ def number(value: float | None) -> str:
     """Two digits; a dash where there is none."""
     if value is None:
         return "\u2014"
-    if value and abs(value) < 0.00095:
+    if abs(value) < _NOTHING:
+        return "0"
+    if abs(value) >= 99.5:
+        return words.number(value)
+    if abs(value) < 0.00095:
         return f"{value:.0e}".replace("e-0", "e-")
-    return f"{value:.2g}" if abs(value) >= 0.1 or not value else f"{value:.3f}"
+    return f"{value:.2g}" if abs(value) >= 0.1 else f"{value:.3f}"
 
 
 def share(value: float | None) -> str:

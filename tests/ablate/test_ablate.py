@@ -149,6 +149,20 @@ def test_a_layer_that_cannot_be_recomputed_is_left_alone(monkeypatch: pytest.Mon
     assert [f["node"] for f in document["fits"]] == ["conv_e"]
 
 
+def test_outputs_that_are_all_the_same_are_told() -> None:
+    same = np.repeat(images(1), 40, axis=0)
+    assert any("nearly the same for every row" in w for w in ablate(chain(), inputs={"x": same}).document()["warnings"])
+    usual = ablate(chain(), inputs={"x": images(40) * np.linspace(0.1, 3, 40, dtype=np.float32)[:, None, None, None]})
+    assert not any("nearly the same" in w for w in usual.document()["warnings"])
+
+
+def test_numbers_for_people() -> None:
+    shown = [tables.number(v) for v in (None, 0.0, 1e-12, 0.0004, 0.0123, 0.5, 12.3, 1234.5)]
+    assert shown == ["\u2014", "0", "0", "4e-4", "0.012", "0.5", "12", "1,234"]
+    assert [tables.share(v) for v in (None, 0.0, 1e-7, 0.0012, 0.5)] == ["\u2014", "0 %", "0 %", "0.12 %", "50.0 %"]
+    assert [tables.points(v) for v in (None, -0.123, 0.0)] == ["\u2014", "\u221212.3", "+0.0"]
+
+
 def test_labels_may_come_with_the_samples(tmp_path: Path) -> None:
     (tmp_path / "data.py").write_text(
         "import numpy as np\n"
