@@ -109,14 +109,23 @@ def _with_bodies(scope: Scope) -> Iterator[Scope]:
     yield scope
     for node in scope.nodes:
         for name, graph in body_graphs(node):
-            key = f"{scope.key}/{next(iter(node.output), node.name)}.{name}"
+            key = body_key(scope.key, node, name)
             yield from _with_bodies(_graph_scope(key, scope.source, graph, scope, scope.opset_import))
+
+
+def body_key(outer: str, node: NodeProto, attribute: str) -> str:
+    """What a subgraph is called: by the first tensor that its node makes, which is there and is no one else's."""
+    return f"{outer}/{next((name for name in node.output if name), node.name)}.{attribute}"
+
+
+def function_key(function: FunctionProto) -> str:
+    """What a function is called."""
+    return f"function {function.domain}.{function.name}.{getattr(function, 'overload', '')}"
 
 
 def _function_scope(source: Source, function: FunctionProto, callers: list[Scope]) -> Scope:
     """A function as its first call sees it: attributes bound, constant arguments as constants."""
-    key = f"function {function.domain}.{function.name}.{getattr(function, 'overload', '')}"
-    scope = Scope(key, source, list(function.node), list(function.input), list(function.output))
+    scope = Scope(function_key(function), source, list(function.node), list(function.input), list(function.output))
     scope.opset_import = function.opset_import
     for caller in callers:
         for node in caller.nodes:

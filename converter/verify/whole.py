@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from converter.errors import DataError
+from converter.protos.meaning import same_computation
 from converter.protos.reference import Unsupported
 from converter.protos.segments import Difference, is_ours
 from converter.protos.source import Source
@@ -233,8 +234,17 @@ class Referee:
             raise DataError(f"the inputs that were given cannot be run: {reason}")
         self.warnings.append(f"the model was not run whole: {reason}")
         self._parameters()
-        self.stages.append(local(self.difference, self.a.source, self.b.source, self.options))
+        places = local(self.difference, self.a.source, self.b.source, self.options)
+        if places.status in (Verdict.PASS, Verdict.SKIPPED) and not self._is_all():
+            why = f"{places.why}; something else differs, which could not be cut out and run"
+            places = replace(places, status=Verdict.INCONCLUSIVE, why=why)
+        self.stages.append(places)
         return conclude(self, "C", "per-rewrite")
+
+    def _is_all(self) -> bool:
+        """Whether the models are one computation if the places that were compared are the same."""
+        names = [f"{s.scope}/{s.output}" if s.scope else s.output for s in self.difference.segments]
+        return same_computation(self.a.source, self.b.source, names)
 
 
 def _apart(first: Any, second: Any) -> float:
