@@ -1,0 +1,191 @@
+"""The blocks of the study as jobs: which nets each trains, with how many seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+BLOCKS = {
+    "exact": "what needs no training: replaceability, dead biases, the constant channel",
+    "identity": "control: a random bias before batch norm changes nothing",
+    "contrast": "control: bright or dim, which no net without biases can tell",
+    "widths": "bias x channels x centring of the input",
+    "recall": "LSTMs by the bias of their forget gate",
+    "ablation": "biases taken out of trained nets",
+    "norms": "bias x normalisation",
+    "capacity": "channels x weight decay x bias",
+    "depth": "bias in deeper nets",
+    "drift": "what optimisers do to a bias that is dead",
+    "rates": "is the learning rate fair to both arms?",
+}
+CONTROLS = ("exact", "identity", "contrast")
+STEPS = 420  # 30 epochs of 14 batches
+BATCH = 64
+LAG = 40  # of the recall task
+_PART = 4  # seeds of a job: few, so that time can be kept to; never fewer models than these
+_RATES = (3e-3, 1e-2, 3e-2)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One arm of every seed of a job."""
+
+    bias: str = "all"
+    input: str = "raw"
+    decay: float = 0.0
+    rate: float = 1e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Models trained as one stack, or checks made together. Both arms of a seed are always in the same job.
+
+    ``part`` counts the jobs that differ in their seeds alone; the first of them is the minimum.
+    """
+
+    block: str
+    kind: str  # exact | train | identity | drift | recall | ablate
+    seeds: tuple[int, ...]
+    part: int = 0
+    width: int = 0
+    depth: int = 2
+    norm: str = "none"
+    variants: tuple[Variant, ...] = (Variant(),)
+    steps: int = STEPS
+    task: str = "images"  # images | contrast | validation
+
+    @property
+    def group(self) -> str:
+        """The same for jobs that differ in their seeds alone."""
+        arms = len(self.variants)
+        return f"{self.block}/{self.norm}/depth{self.depth}/width{self.width}/arms{arms}/steps{self.steps}"
+
+    @property
+    def id(self) -> str:
+        return f"{self.group}/seeds{self.seeds[0]}-{self.seeds[-1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What part of the study is wanted.
+
+    Attributes
+    ----------
+    seeds : int or None
+        As many in every block; None for those of the plan.
+    nowhere : bool
+        A third arm among the widths, without the head's bias too.
+    """
+
+    blocks: tuple[str, ...] = ()
+    seeds: int | None = None
+    quick: bool = False
+    nowhere: bool = False
+
+
+def jobs(asked: Asked) -> list[Job]:
+    """All jobs, the most wanted first: one part of everything, the controls before the rest, then second parts."""
+    wanted = asked.blocks or (("exact", "identity", "contrast", "widths", "recall") if asked.quick else tuple(BLOCKS))
+    made = [job for block in wanted for job in _MADE[block](asked)]
+    order = list(BLOCKS)
+    return sorted(made, key=lambda job: (job.part, order.index(job.block)))
+
+
+def _parts(job: Job, count: int, asked: Asked) -> list[Job]:
+    """The job for seeds 0 to ``count`` - 1, a few at a time; small nets in larger stacks."""
+    seeds = range(asked.seeds or (min(count, _PART) if asked.quick else count))
+    size = 2 * _PART if job.width <= 4 and job.kind == "train" else _PART
+    chunks = [tuple(seeds[k : k + size]) for k in range(0, len(seeds), size)]
+    return [replace(job, seeds=chunk, part=k) for k, chunk in enumerate(chunks)]
+
+
+def _arms(
+    biases: Sequence[str] = ("all", "head"), inputs: Sequence[str] = ("raw",), **more: float
+) -> tuple[Variant, ...]:
+    return tuple(Variant(bias, given, **more) for bias, given in product(biases, inputs))
+
+
+def _exact(asked: Asked) -> list[Job]:
+    return [Job("exact", "exact", (0,))]
+
+
+def _identity(asked: Asked) -> list[Job]:
+    norms = ("batch",) if asked.quick else ("batch", "instance")
+    make = [Job("identity", "identity", (0,), width=4, norm=n, variants=_arms(), steps=STEPS // 2) for n in norms]
+    return [job for one in make for job in _parts(one, 4, replace(asked, seeds=min(asked.seeds or 4, 4)))]
+
+
+def _contrast(asked: Asked) -> list[Job]:
+    arms = _arms(("all", "head", "none"))
+    widths = (4, 32) if asked.quick else (4, 8, 16, 32)
+    steps = STEPS // 2
+    make = [Job("contrast", "train", (0,), width=w, variants=arms, task="contrast", steps=steps) for w in widths]
+    return [job for one in make for job in _parts(one, 4, asked)]
+
+
+def _widths(asked: Asked) -> list[Job]:
+    plan = {2: 4, 8: 4, 32: 4} if asked.quick else {2: 32, 4: 32, 8: 16, 16: 12, 32: 8, 64: 4}
+    arms = _arms(("all", "head", "none") if asked.nowhere else ("all", "head"), ("raw", "centred"))
+    make = [(Job("widths", "train", (0,), width=w, variants=arms), n) for w, n in plan.items()]
+    return [job for one, n in make for job in _parts(one, n, asked)]
+
+
+def _norms(asked: Asked) -> list[Job]:
+    make = [
+        Job("norms", "train", (0,), width=w, norm=n, variants=_arms())
+        for n, w in product(("batch", "instance", "layer"), (4, 16))
+    ]
+    return [job for one in make for job in _parts(one, 8, asked)]
+
+
+def _depth(asked: Asked) -> list[Job]:
+    make = [Job("depth", "train", (0,), width=w, depth=4, variants=_arms()) for w in (4, 8, 16)]
+    return [job for one in make for job in _parts(one, 8, asked)]
+
+
+def _capacity(asked: Asked) -> list[Job]:
+    arms = (*_arms(decay=0.0), *_arms(decay=1e-2))
+    return [
+        job
+        for width in (8, 16, 32)
+        for job in _parts(Job("capacity", "train", (0,), width=width, variants=arms), 8, asked)
+    ]
+
+
+def _recall(asked: Asked) -> list[Job]:
+    return _parts(Job("recall", "recall", (0,), steps=100 if asked.quick else 200), 8, asked)
+
+
+def _ablation(asked: Asked) -> list[Job]:
+    make = [
+        Job("ablation", "ablate", (0,), width=w, depth=3, norm=n) for n, w in product(("none", "batch"), (4, 16, 64))
+    ]
+    return [job for one in make for job in _parts(one, 4, asked)]
+
+
+def _drift(asked: Asked) -> list[Job]:
+    arms = tuple(Variant(bias, "raw", 0.0, rate) for bias, rate in product(("all", "head"), (1e-2,)))
+    return _parts(Job("drift", "drift", (0,), width=8, norm="batch", variants=arms, steps=STEPS // 2), 4, asked)
+
+
+def _rates(asked: Asked) -> list[Job]:
+    arms = tuple(Variant(bias, "raw", 0.0, rate) for bias, rate in product(("all", "head"), _RATES))
+    few = replace(asked, seeds=asked.seeds or 4)
+    make = [Job("rates", "train", (0,), width=w, variants=arms, task="validation") for w in (4, 16)]
+    return [job for one in make for job in _parts(one, 4, few)]
+
+
+_MADE = {
+    "exact": _exact,
+    "identity": _identity,
+    "contrast": _contrast,
+    "widths": _widths,
+    "recall": _recall,
+    "ablation": _ablation,
+    "norms": _norms,
+    "capacity": _capacity,
+    "depth": _depth,
+    "drift": _drift,
+    "rates": _rates,
+}
