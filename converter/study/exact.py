@@ -30,7 +30,7 @@ def replaceability_rows(key: int) -> list[Row]:
         second, mean = (x.T @ x / len(x)).astype(np.float64), x.mean(0, dtype=np.float64)
         for n in SIZES:
             q = 1 / (1 - float(mean[:n] @ np.linalg.solve(second[:n, :n], mean[:n]))) - 1
-            q = q * (_DRAWS - n - 2) / (_DRAWS - 1) - n / _DRAWS  # what fitting n numbers to so few draws adds
+            q *= (_DRAWS - n - 2) / (_DRAWS - 1)  # an inverse of so few draws is too large (inverse Wishart)
             rows.append({"rho": rho, "n": n, "measured": 1 / (1 + q), "theory": r_theory(n, rho)})
     return rows
 

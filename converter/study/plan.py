@@ -159,7 +159,8 @@ def _recall(asked: Asked) -> list[Job]:
 
 def _ablation(asked: Asked) -> list[Job]:
     make = [
-        Job("ablation", "ablate", (0,), width=w, depth=3, norm=n) for n, w in product(("none", "batch"), (4, 16, 64))
+        Job("ablation", "ablate", (0,), width=w, depth=3, norm=n)
+        for n, w in product(("none", "batch"), (4, 8, 16, 32, 64))
     ]
     return [job for one in make for job in _parts(one, 4, asked)]
 

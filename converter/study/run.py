@@ -31,8 +31,8 @@ class Done:
     ----------
     planned, left_out : int
         Jobs of the plan, and how many of them there was no time for.
-    seconds : float
-        Of this run; rows from an earlier one took theirs.
+    seconds, cpu_seconds : float
+        On the clock and on processors, with the runs before that this one went on with.
     """
 
     rows: tuple[Row, ...]
@@ -40,6 +40,7 @@ class Done:
     left_out: tuple[str, ...]
     resumed: int
     seconds: float
+    cpu_seconds: float
     facts: dict[str, Any]
 
 
@@ -66,6 +67,7 @@ def check_device(device: str) -> None:
 def study(images: Images, asked: plan.Asked, how: How) -> Done:
     """Run what is asked, in the time given; jobs that an earlier run in the same folder finished are not run again."""
     check_device(how.device)
+    cpu = time.process_time()
     settings = {"schema": "biasopt.study-rows/1", "dataset": images.name, "digest": digest(images), "seed": how.key}
     store = Store(how.out, settings)
     jobs = plan.jobs(asked)
@@ -81,7 +83,9 @@ def study(images: Images, asked: plan.Asked, how: How) -> Done:
         torch.set_num_threads(threads)
     rows = store.rows([job.id for job in jobs])
     names = tuple(job.id for job in jobs if job in left)
-    return Done(tuple(rows), len(jobs), names, len(jobs) - len(todo), governor.elapsed(), _facts(how, images))
+    seconds, cpu_seconds = store.spent(governor.elapsed(), time.process_time() - cpu)
+    done = len(jobs) - len(todo)
+    return Done(tuple(rows), len(jobs), names, done, seconds, cpu_seconds, _facts(how, images))
 
 
 def _fitting(

@@ -12,7 +12,7 @@ from typing import Any
 from converter.errors import BiasoptError
 
 Row = dict[str, Any]
-ROWS, SETTINGS = "rows.jsonl", "settings.json"
+ROWS, SETTINGS, RUNS = "rows.jsonl", "settings.json", "runs.jsonl"
 
 
 class Store:
@@ -75,6 +75,16 @@ class Store:
             if self._folder is not None:
                 with (self._folder / ROWS).open("a", encoding="utf-8", newline="\n") as file:
                     file.write("".join(_lines(rows)))
+
+    def spent(self, seconds: float, cpu_seconds: float) -> tuple[float, float]:
+        """Note how long this run took; give back what all runs in this folder took, on the clock and on processors."""
+        runs = [{"seconds": seconds, "cpu_seconds": cpu_seconds}]
+        if self._folder is not None:
+            path = self._folder / RUNS
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(runs[0]) + "\n")
+            runs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return sum(run["seconds"] for run in runs), sum(run["cpu_seconds"] for run in runs)
 
     def rows(self, jobs: Sequence[str] | None = None) -> list[Row]:
         """All rows, or those of these jobs, in an order that does not depend on which job ended first."""
