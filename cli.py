@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import reduce, wraps
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -20,12 +20,12 @@ from converter._version import __version__
 from converter.bench import asked as bench_asked
 from converter.errors import BiasoptError
 from converter.report import given, terminal
+from converter.report.ending import Ending, show
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE, LIBRARY = click.Path(path_type=Path), click.Path(exists=True, dir_okay=False, path_type=Path)
 NATURAL, COUNT, SECONDS = click.IntRange(0), click.IntRange(1), click.FloatRange(0, min_open=True)
-POSITIVE = SECONDS
-FATES = click.Choice(["fail", "pass"])
+OUTCOMES = click.Choice(["fail", "pass"])
 PREPROCESS, GRADES = click.Choice(["imagenet", "unit", "tanh", "none"]), click.Choice(list("ABCD"))
 PROVIDERS, PROBES = click.Choice(["cpu", "cuda"]), click.Choice(["contrast", "offset", "noise"])
 PRECISIONS = click.Choice(["strict", "as-deployed", "both"])
@@ -61,41 +61,70 @@ pass_options = _together(
     option("--no-growth", is_flag=True, help="Leave what needs a copy of a shared weight."),
     option("--freeze-overridable", is_flag=True, help="Make inputs that have a default value constants."),
 )
-check_options = _together(
-    option("--no-verify", is_flag=True, help="Write without comparing outputs."),
-    option("--on-inconclusive", type=FATES, default="fail", help="Outcome if undecided.  [fail]"),
-    option("--inputs", metavar="DATA", multiple=True, help=".npz, .npy, .json, a folder, or script.py:function."),
-    option("--images", metavar="DIR", type=FILE, help="Compare on these images; class folders are labels."),
+image_options = _together(
+    option("--images", metavar="DIR", type=FILE, help="Run on these images; class folders are labels."),
     option("--preprocess", type=PREPROCESS, default="imagenet", help="How images are scaled.  [imagenet]"),
     option("--labels", metavar="F", type=FILE, help="Right classes: .npy, or a number per line."),
-    option("--accuracy-margin", metavar="P", callback=_as(given.share), help="Judge decisions too: 0.1% may change."),
+)
+data_options = _together(
+    option("--inputs", metavar="DATA", multiple=True, help=".npz, .npy, .json, a folder, or script.py:function."),
+    image_options,
+)
+shape_option = option(
+    "--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_as(given.shapes), help="Shape of input X."
+)
+seed_option = option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of everything random.  [0]")
+custom_ops_option = option(
+    "--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime."
+)
+runtime_options = _together(
+    option("--provider", type=ALL_PROVIDERS, default="cpu", help="Where to run; that it ran there is proved.  [cpu]"),
     option(
-        "--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_as(given.shapes), help="Shape of input X."
-    ),
-    option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the random inputs.  [0]"),
-    option("--quick", is_flag=True, help="Compare on one input only."),
-    option("--provider", type=ALL_PROVIDERS, default="cpu", help="Where to compare and measure.  [cpu]"),
-    option(
-        "--provider-option", "provider_options", metavar="K=V", multiple=True, callback=_as(given.pairs), help="Of it."
+        "--provider-option",
+        "provider_options",
+        metavar="K=V",
+        multiple=True,
+        callback=_as(given.pairs),
+        help="One of its options.",
     ),
     option("--opt-level", type=LEVELS, default="all", help="onnxruntime's own, as deployed.  [all]"),
-    option("--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime."),
-    option("--max-time", metavar="S", type=SECONDS, help="Seconds to compare for.  [30]"),
-    option(
-        "--max-memory", metavar="SIZE", callback=_as(given.size), help="Memory to compare in.  [half of what is free]"
-    ),
-    option("--bench", is_flag=True, help="Measure the latency of both models, too."),
-    option("--latency-margin", metavar="P", default="2%", callback=_as(given.share), help="Slow-down allowed.  [2%]"),
-    option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder."),
-    option(
-        "--formats",
-        multiple=True,
-        default=["json,md,html"],
-        callback=_as(given.kinds),
-        metavar="LIST",
-        help="Which reports.  [json,md,html]",
-    ),
+    custom_ops_option,
 )
+memory_option = option(
+    "--max-memory", metavar="SIZE", callback=_as(given.size), help="Memory to compare in.  [half of what is free]"
+)
+undecided_option = option("--on-inconclusive", type=OUTCOMES, default="fail", help="Outcome if undecided.  [fail]")
+json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
+verbose_option = option("-v", "--verbose", is_flag=True, help="Name every node.")
+
+
+def ending_options(command: Callable[..., int]) -> Callable[..., int]:
+    """What becomes of what was found, as one argument ``ending``."""
+
+    @wraps(command)
+    def gathered(folder: Path | None, formats: list[str], as_json: bool, quiet: bool, **asked: Any) -> int:
+        return command(ending=Ending(folder, formats, as_json, quiet), **asked)
+
+    return _together(
+        option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder."),
+        option(
+            "--formats",
+            multiple=True,
+            default=["json,md,html"],
+            callback=_as(given.kinds),
+            metavar="LIST",
+            help="Which of json, md, html, junit, text.  [json,md,html]",
+        ),
+        json_option,
+        option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+    )(gathered)
+
+
+def _argv() -> Sequence[str]:
+    """What stood on the command line, for reports that say how they were made."""
+    return click.get_current_context().find_root().obj or ()
+
+
 torch_options = _together(
     option("--weights", metavar="FILE", type=FILE, help="State dict: torch.save's or safetensors."),
     option("--strict/--no-strict", default=True, help="Whether odd keys and odd modules are errors.  [strict]"),
@@ -109,8 +138,6 @@ torch_options = _together(
     ),
     option("--example", metavar="FILE.py:FN", help="Function that returns example inputs."),
 )
-json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
-verbose_option = option("-v", "--verbose", is_flag=True, help="Name every node.")
 
 
 @click.group(
@@ -131,37 +158,46 @@ def cli() -> None:
 @option("--allow", metavar="PASS", multiple=True, callback=_as(given.passes), help="Use a pass that assumes something.")
 @option("--stop-after", metavar="N", type=NATURAL, help="Stop after N rewrites.")
 @option("--certificate", metavar="CERT", type=FILE, help="Write every rewrite as data, for replay to check.")
-@check_options
-@json_option
+@option("--no-verify", is_flag=True, help="Write without comparing outputs.")
+@undecided_option
+@data_options
+@option("--accuracy-margin", metavar="P", callback=_as(given.share), help="Judge decisions too: 0.1% may change.")
+@shape_option
+@seed_option
+@option("--quick", is_flag=True, help="Compare on one input only; a shorter --bench.")
+@runtime_options
+@option("--max-time", metavar="S", type=SECONDS, help="Seconds to add inputs to compare for.  [30]")
+@memory_option
+@option("--bench", is_flag=True, help="Measure the latency of both models, too.")
+@option("--bench-time", metavar="S", type=SECONDS, help="Seconds to measure it for.  [120]")
+@option("--latency-margin", metavar="P", default="2%", callback=_as(given.share), help="Slow-down allowed.  [2%]")
+@ending_options
 @verbose_option
-@option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def fold(folder: Path | None, formats: list[str], as_json: bool, verbose: bool, quiet: bool, **asked: Any) -> int:
+def fold(ending: Ending, verbose: bool, **asked: Any) -> int:
     """Fold, compare outputs, write the result.
 
     What folds exactly is folded, into MODEL.folded.onnx beside MODEL; MODEL itself is left as it is.
     Nothing is written if the outputs differ, or if that could not be decided.
     """
     from converter.passes import PASSES
-    from converter.report import files, groups, words
+    from converter.report import groups, text, words
 
-    files.prepare(folder)  # before the work that the reports tell of
-    with terminal.progress(quiet=quiet) as progress:
-        result = _fold(progress=progress, failing=folder, **asked)
+    def document() -> dict[str, Any]:
+        from converter.report.to_json import fold_json  # loads records that a fold with --no-verify does without
+
+        more: dict[str, Any] = {"bench": result.latency, "certificate": result.certificate}
+        return fold_json(result, __version__, argv=_argv(), said=said, **more)
+
+    ending.prepare()
+    with terminal.progress(quiet=ending.quiet) as progress:
+        result = _fold(progress=progress, failing=ending.folder, **asked)
     said = groups.reasons(PASSES)
-    more = {"bench": result.latency, "certificate": result.certificate}
-    more |= {"argv": click.get_current_context().find_root().obj}
-    files.write(result, said, __version__, folder, formats, **more)
-    if as_json:
-        from converter.report import to_json
-
-        terminal.say(to_json.dumps(to_json.fold_json(result, __version__, said=said, **more)))
-    elif not quiet:
-        from converter.report import text  # rich loads only where it is shown
-
-        terminal.say(text.render(text.fold_blocks(result, said, verbose=verbose), sys.stdout))
-    if (as_json or quiet) and result.exit_code:
-        terminal.note(words.failure(result.parity, result.latency))
-    return int(result.exit_code)
+    return ending.end(
+        int(result.exit_code),
+        document,
+        lambda: text.fold_blocks(result, said, verbose=verbose),
+        lambda: words.failure(result.parity, result.latency),
+    )
 
 
 @cli.command()
@@ -193,17 +229,18 @@ def _inspect(model: Path, *, apart: bool, check: bool, fates: bool, as_json: boo
     with terminal.progress() as progress:
         result = api.inspect(model, progress=progress, **asked)
     exit_code = 1 if check and (result.rewrites or result.frozen) else 0
-    if as_json:
-        terminal.say(to_json.dumps(to_json.inspect_json(result, __version__, exit_code)))
-    else:
-        blocks = text.inspect_blocks(result, groups.reasons(PASSES), verbose=verbose, each=fates)
-        terminal.say("\n" * apart + text.render(blocks, sys.stdout))
+    terminal.say("\n" * apart)
+    show(
+        lambda: to_json.inspect_json(result, __version__, exit_code),
+        lambda: text.inspect_blocks(result, groups.reasons(PASSES), verbose=verbose, each=fates),
+        as_json=as_json,
+    )
     return exit_code
 
 
 def _explain(model: Path, node: str, *, check: bool, as_json: bool, **asked: Any) -> int:
     from converter import api
-    from converter.report import explain, text, to_json
+    from converter.report import explain
 
     if check:
         raise click.UsageError("--explain and --check exclude each other.")
@@ -212,30 +249,26 @@ def _explain(model: Path, node: str, *, check: bool, as_json: bool, **asked: Any
             fate = api.explain(model, node, progress=progress, **asked)
     except api.NoSuchBias as unknown:
         raise click.BadParameter(terminal.one_line(str(unknown)), param_hint="'--explain'") from None
-    if as_json:
-        terminal.say(to_json.dumps(explain.explain_json(fate, model, __version__)))
-    else:
-        terminal.say(text.render(explain.explain_blocks(fate), sys.stdout, width=80))
+    show(
+        lambda: explain.explain_json(fate, model, __version__),
+        lambda: explain.explain_blocks(fate),
+        as_json=as_json,
+        width=80,
+    )
     return 0
 
 
 @cli.command()
 @argument("a", type=FILE)
 @argument("b", type=FILE)
-@option("--inputs", metavar="DATA", multiple=True, help=".npz, .npy, .json, a folder, or script.py:function.")
-@option("--images", metavar="DIR", type=FILE, help="Run on these images; class folders are labels.")
-@option("--preprocess", type=PREPROCESS, default="imagenet", help="How images are scaled.  [imagenet]")
-@option("--labels", metavar="F", type=FILE, help="Right classes: .npy, or a number per line.")
+@data_options
 @option("--samples", metavar="N", type=COUNT, help="How many inputs.  [2 random, or all there are]")
-@option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of everything random.  [0]")
-@option("--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_as(given.shapes), help="Shape of input X.")
+@seed_option
+@shape_option
 @option("--range", "ranges", metavar="X=-2:2", multiple=True, callback=_as(given.ranges), help="Random values of X.")
 @option("--map", "names", metavar="A=B", multiple=True, callback=_as(given.pairs), help="What A calls A, B calls B.")
-@option("--provider", type=ALL_PROVIDERS, default="cpu", help="Where to run; that it ran there is proved.  [cpu]")
-@option("--provider-option", "provider_options", metavar="K=V", multiple=True, callback=_as(given.pairs), help="Of it.")
-@option("--opt-level", type=LEVELS, default="all", help="onnxruntime's own, as deployed.  [all]")
+@runtime_options
 @option("--precision-gate", type=PRECISIONS, default="both", help="What the runtime stage is judged by.  [both]")
-@option("--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime.")
 @option("--stages", metavar="LIST", multiple=True, callback=_as(given.stages), help="Only these stages.  [all]")
 @option("--max-ratio", metavar="R", type=SECONDS, help="B's error over A's that passes.  [3]")
 @option("--fail-ratio", metavar="R", type=SECONDS, default=10.0, help="And that fails.  [10]")
@@ -246,34 +279,21 @@ def _explain(model: Path, node: str, *, check: bool, as_json: bool, **asked: Any
 @option("--margin", metavar="P", default="0.1%", callback=_as(given.share), help="Loss that counts as none.  [0.1%]")
 @option("--alpha", metavar="P", default="0.05", callback=_as(given.share), help="Chance to miss a larger one.  [0.05]")
 @option("--require-level", type=GRADES, help="A weaker claim is inconclusive.")
-@option("--on-inconclusive", type=FATES, default="fail", help="Outcome if undecided.  [fail]")
+@undecided_option
 @option("--bisect", "bisects", is_flag=True, help="If they differ, find the first rewrite or tensor that does.")
 @option("--quick", is_flag=True, help="One input, no decisions, not as deployed.")
 @option("--max-time", metavar="S", type=SECONDS, help="Seconds to add inputs for.  [30; decisions: no limit]")
-@option("--max-memory", metavar="SIZE", callback=_as(given.size), help="Memory to compare in.  [half of what is free]")
-@option("--report", "folder", metavar="DIR", type=FILE, help="Write reports, and inputs that differ, into this folder.")
-@option(
-    "--formats",
-    multiple=True,
-    default=["json,md,html"],
-    callback=_as(given.kinds),
-    metavar="LIST",
-    help="Which reports.  [json,md,html]",
-)
-@json_option
+@memory_option
+@ending_options
 @verbose_option
-@option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def verify(
     a: Path,
     b: Path,
+    ending: Ending,
     on_inconclusive: str,
     no_decision: bool,
     bisects: bool,
-    folder: Path | None,
-    formats: list[str],
-    as_json: bool,
     verbose: bool,
-    quiet: bool,
     **asked: Any,
 ) -> int:
     """Check that B gives the same answers as A, up to rounding.
@@ -282,88 +302,52 @@ def verify(
     there is no tolerance to choose. Exit code 0: they agree, 1: they do not, 4: that could not be decided.
     """
     from converter.api.verify import verify as judge
-    from converter.records import Verdict
-    from converter.report import document, files, text, to_json, verify_text
+    from converter.report import document, verify_text
 
-    files.prepare(folder)  # before the work that the reports tell of
     if no_decision and (asked["decision"] or asked["labels"] or asked["metric"] != "top1"):
         raise click.UsageError("--no-decision excludes --decision, --labels and --metric.")
+    ending.prepare()
     asked["inputs"] = asked["inputs"] or None
-    with terminal.progress(quiet=quiet) as progress:
-        parity = judge(a, b, decide=not no_decision, failing=folder, progress=progress, **asked)
-        if bisects and parity.verdict is not Verdict.PASS:
+    with terminal.progress(quiet=ending.quiet) as progress:
+        parity = judge(a, b, decide=not no_decision, failing=ending.folder, progress=progress, **asked)
+        if bisects:
             from converter.api.bisect import blamed
 
             parity = blamed(parity, a, b, progress=progress, **asked)
-    undecided = parity.verdict is Verdict.INCONCLUSIVE and on_inconclusive == "pass"
-    exit_code = 0 if undecided else document.code(parity.verdict)
-    argv = click.get_current_context().find_root().obj
-    said = document.verify_document(parity, argv=argv, version=__version__, exit_code=exit_code)
-    files.save(said, folder, formats)
-    if as_json:
-        terminal.say(to_json.dumps(said))
-    elif not quiet:
-        terminal.say(text.render(verify_text.verify_blocks(parity, verbose=verbose), sys.stdout))
-    if (as_json or quiet) and exit_code:
-        terminal.note(parity.why)
-    return exit_code
+    exit_code = document.code(parity.verdict, on_inconclusive)
+    return ending.end(
+        exit_code,
+        lambda: document.verify_document(parity, argv=_argv(), version=__version__, exit_code=exit_code),
+        lambda: verify_text.verify_blocks(parity, verbose=verbose),
+        lambda: parity.why,
+    )
 
 
 @cli.command()
 @argument("a", type=FILE)
 @argument("b", type=FILE)
 @option("--gate", metavar="GATE", default="not-slower", callback=_as(bench_asked.gate), help=bench_asked.GATES)
-@option(
-    "--margin", metavar="M", default="2%", callback=_as(bench_asked.share), help="Slow-down that counts as none.  [2%]"
-)
-@option("--alpha", metavar="P", default="0.05", callback=_as(bench_asked.share), help="Error of each bound.  [0.05]")
+@option("--margin", metavar="P", default="2%", callback=_as(given.share), help="Slow-down that counts as none.  [2%]")
+@option("--alpha", metavar="P", default="0.05", callback=_as(given.share), help="Error of each bound.  [0.05]")
 @option("--sessions", metavar="N", type=COUNT, help="Times that both are loaded anew.  [5]")
 @option("--blocks", metavar="N", type=COUNT, help="Blocks of each session.  [4]")
 @option("--pairs", metavar="N", type=COUNT, help="Pairs of runs of each block.  [20]")
 @option("--max-time", metavar="S", type=SECONDS, help="Seconds to measure for.  [120]")
-@option("--quick", is_flag=True, help="About 10 seconds, and a wide interval.")
+@option("--quick", is_flag=True, help="About 20 seconds, and a wide interval.")
 @option("--inputs", metavar="X.npz", type=FILE, multiple=True, callback=_as(given.inputs), help="Run on these.")
-@option("--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_as(given.shapes), help="Shape of input X.")
+@shape_option
 @option("--batch", metavar="N", type=COUNT, help="Batch size, where a model leaves it open.  [1]")
-@option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of random inputs and of the order.  [0]")
-@option("--provider", type=ALL_PROVIDERS, default="cpu", help="Where to run.  [cpu]")
-@option(
-    "--provider-option",
-    "provider_options",
-    metavar="K=V",
-    multiple=True,
-    callback=_as(bench_asked.options),
-    help="Repeatable.",
-)
-@option("--opt-level", type=LEVELS, default="all", help="onnxruntime's own.  [all]")
+@seed_option
+@runtime_options
 @option("--show-unoptimised", is_flag=True, help="Measure without onnxruntime's optimisations too.")
 @option("--threads", metavar="N", type=COUNT, help="Threads of one model.  [all cores]")
-@option("--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime.")
 @option("--cuda-graph", is_flag=True, help="Launch the whole model as one CUDA graph.")
 @option("--include-h2d", is_flag=True, help="Time the copy of the inputs too.")
 @option("--flush-l2", is_flag=True, help="Empty the caches before every sample.")
-@option("--on-inconclusive", type=FATES, default="fail", help="Outcome if undecided.  [fail]")
-@option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder.")
-@option(
-    "--formats",
-    multiple=True,
-    default=["json,md,html"],
-    callback=_as(given.kinds),
-    metavar="LIST",
-    help="Which reports.  [json,md,html]",
-)
-@json_option
-@option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@undecided_option
+@ending_options
 def bench(
-    a: Path,
-    b: Path,
-    inputs: list[dict[str, Any]] | None,
-    on_inconclusive: str,
-    folder: Path | None,
-    formats: list[str],
-    as_json: bool,
-    quiet: bool,
-    **asked: Any,
+    a: Path, b: Path, ending: Ending, inputs: list[dict[str, Any]] | None, on_inconclusive: str, **asked: Any
 ) -> int:
     """Measure whether B is slower than A.
 
@@ -371,33 +355,21 @@ def bench(
     shows a difference there cannot show one elsewhere, and the answer is INCONCLUSIVE.
     """
     from converter.api.bench import measure_latency
-    from converter.records import Verdict
-    from converter.report import document, files, text, to_json, verify_text
+    from converter.report import document, verify_text
 
-    files.prepare(folder)  # before the work that the reports tell of
-    with terminal.progress(quiet=quiet, still=True) as progress:
-        latency = measure_latency(
-            a, b, inputs=_one(inputs), samples=folder and folder / "samples.npz", progress=progress, **asked
-        )
-    undecided = latency.verdict is Verdict.INCONCLUSIVE and on_inconclusive == "pass"
-    exit_code = 0 if undecided else document.code(latency.verdict)
-    argv = click.get_current_context().find_root().obj
-    said = document.bench_document(latency, argv=argv, version=__version__, exit_code=exit_code)
-    files.save(said, folder, formats)
-    if as_json:
-        terminal.say(to_json.dumps(said))
-    elif not quiet:
-        terminal.say(text.render(verify_text.bench_blocks(latency), sys.stdout))
-    if (as_json or quiet) and exit_code:
-        terminal.note(latency.why)
-    return exit_code
-
-
-def _one(inputs: list[dict[str, Any]] | None) -> dict[str, Any] | None:
-    """Times are compared on the same inputs, over and over."""
     if inputs and len(inputs) > 1:
         raise click.UsageError("bench runs on one set of inputs: give --inputs once.")
-    return inputs[0] if inputs else None
+    ending.prepare()
+    asked |= {"inputs": inputs and inputs[0], "samples": ending.folder and ending.folder / "samples.npz"}
+    with terminal.progress(quiet=ending.quiet, still=True) as progress:
+        latency = measure_latency(a, b, progress=progress, **asked)
+    exit_code = document.code(latency.verdict, on_inconclusive)
+    return ending.end(
+        exit_code,
+        lambda: document.bench_document(latency, argv=_argv(), version=__version__, exit_code=exit_code),
+        lambda: verify_text.bench_blocks(latency),
+        lambda: latency.why,
+    )
 
 
 @cli.command()
@@ -409,12 +381,11 @@ def passes(names: list[str], as_json: bool) -> int:
     from converter.report import pages, text, to_json
 
     chosen = [row for row in PASSES if row.name in names or not names]
-    if as_json:
-        terminal.say(to_json.dumps(to_json.passes_json(chosen, PASSES, __version__)))
-    elif not names:
-        terminal.say(text.render(text.passes_blocks(PASSES), sys.stdout))
-    else:
+    if names and not as_json:
         terminal.say("\n\n".join(pages.page(row, PASSES) for row in chosen))
+    else:
+        document = to_json.passes_json(chosen, PASSES, __version__)
+        show(lambda: document, lambda: text.passes_blocks(PASSES), as_json=as_json)
     return 0
 
 
@@ -432,14 +403,11 @@ def replay(original: Path, certificate: Path, output: Path | None, force: bool, 
     the first step that does not hold, and nothing is written.
     """
     from converter.api.replay import replay_certificate
-    from converter.report import replay_text, text, to_json
+    from converter.report import replay_text
 
     with terminal.progress() as progress:
         result = replay_certificate(original, certificate, out=output, force=force, progress=progress)
-    if as_json:
-        terminal.say(to_json.dumps(result.as_json(__version__)))
-    else:
-        terminal.say(text.render(replay_text.blocks(result, verbose=verbose), sys.stdout))
+    show(lambda: result.as_json(__version__), lambda: replay_text.blocks(result, verbose=verbose), as_json=as_json)
     return result.exit_code
 
 
@@ -454,9 +422,9 @@ def replay(original: Path, certificate: Path, output: Path | None, force: bool, 
 @option("--fuse-bn", is_flag=True, help="Let the exporter fuse BatchNorm itself.")
 @option("--fold", "folded", is_flag=True, help="Fold the exported model, as `biasopt fold` does.")
 @option("--no-verify", is_flag=True, help="Write without comparing outputs.")
-@option("--on-inconclusive", type=FATES, default="fail", help="Outcome if undecided.  [fail]")
+@undecided_option
 @option("--quick", is_flag=True, help="Compare on one input only.")
-@option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of random weights and inputs.  [0]")
+@seed_option
 @json_option
 @verbose_option
 def export(spec: str, no_verify: bool, as_json: bool, verbose: bool, **asked: Any) -> int:
@@ -467,19 +435,17 @@ def export(spec: str, no_verify: bool, as_json: bool, verbose: bool, **asked: An
     """
     from converter.api.export import export_model
     from converter.passes import PASSES
-    from converter.report import exported, groups, text, to_json
+    from converter.report import exported, groups
 
     with terminal.progress() as progress:
         result = export_model(spec, verify=not no_verify, progress=progress, **asked)
     said = groups.reasons(PASSES)
-    if as_json:
-        argv = click.get_current_context().find_root().obj
-        terminal.say(to_json.dumps(exported.export_json(result, __version__, argv=argv or (), said=said)))
-    else:
-        terminal.say(text.render(exported.export_blocks(result, said, verbose=verbose), sys.stdout))
-    if as_json and result.exit_code:
-        terminal.note(exported.failure(result))
-    return result.exit_code
+    return Ending(as_json=as_json).end(
+        result.exit_code,
+        lambda: exported.export_json(result, __version__, argv=_argv(), said=said),
+        lambda: exported.export_blocks(result, said, verbose=verbose),
+        lambda: exported.failure(result),
+    )
 
 
 @cli.command()
@@ -490,7 +456,7 @@ def export(spec: str, no_verify: bool, as_json: bool, verbose: bool, **asked: An
 @option("--write", is_flag=True, help="With --fix: write it.")
 @option("--fix-checkpoint", nargs=2, metavar="IN OUT", type=FILE, help="Make a checkpoint fit the fixed model.")
 @option("--force", is_flag=True, help="Replace an OUT that exists.")
-@option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of random weights and inputs.  [0]")
+@seed_option
 @option("--sarif", is_flag=True, help="Print SARIF, for code scanning.")
 @option("--github", is_flag=True, help="Print annotations for GitHub's workflows.")
 @json_option
@@ -519,8 +485,7 @@ def lint(spec: str, fail_on: frozenset[str], fix_checkpoint: tuple[Path, Path] |
         for line in linted.fix_lines(source, wrote=write):
             terminal.note(line)
     else:
-        argv = click.get_current_context().find_root().obj or ()
-        terminal.say(linted.rendered(result.report, __version__, argv, exit_code, stream=sys.stdout, **shown))
+        terminal.say(linted.rendered(result.report, __version__, _argv(), exit_code, stream=sys.stdout, **shown))
     if fix_checkpoint is not None:
         terminal.note(linting.fix_checkpoint(result, *fix_checkpoint, force=force))
     return exit_code
@@ -529,9 +494,7 @@ def lint(spec: str, fail_on: frozenset[str], fix_checkpoint: tuple[Path, Path] |
 @cli.command()
 @argument("model", type=FILE)
 @option("--data", "inputs", metavar="D", multiple=True, help=".npz, .npy, .json, a folder, or script.py:function.")
-@option("--images", metavar="DIR", type=FILE, help="Run on these images; class folders are labels.")
-@option("--preprocess", type=PREPROCESS, default="imagenet", help="How images are scaled.  [imagenet]")
-@option("--labels", metavar="F", type=FILE, help="Right classes: .npy, or a number per line.")
+@image_options
 @option("--samples", metavar="N", type=COUNT, help="How many inputs.  [all there are]")
 @option("--shape", "shapes", metavar="X=1,3,8,8", multiple=True, callback=_as(given.shapes), help="Shape of images.")
 @option("--output", metavar="OUT", help="Output to look at.  [the first that decides]")
@@ -540,66 +503,31 @@ def lint(spec: str, fail_on: frozenset[str], fix_checkpoint: tuple[Path, Path] |
 @option("--no-compensate", is_flag=True, help="Do not try weights in place of biases.")
 @option("--as-it-is", is_flag=True, help="Do not fold batch norms first.")
 @option("--provider", type=PROVIDERS, default="cpu", help="Where to run.  [cpu]")
-@option("--custom-ops", metavar="LIB", type=LIBRARY, help="Library of custom operators for onnxruntime.")
-@option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of everything random.  [0]")
+@custom_ops_option
+@seed_option
 @option("--max-time", metavar="S", type=SECONDS, default=120.0, help="Seconds; what was begun is finished.  [120]")
 @option("--max-memory", metavar="SIZE", callback=_as(given.size), help="Memory to work in.  [half of what is free]")
 @option("--top", metavar="N", type=COUNT, help="Show the first N biases only.  [all]")
-@option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder.")
-@option(
-    "--formats",
-    multiple=True,
-    default=["json,md,html"],
-    callback=_as(given.kinds),
-    metavar="LIST",
-    help="Which reports.  [json,md,html]",
-)
-@json_option
-@option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def ablate(
-    model: Path,
-    inputs: tuple[str, ...],
-    no_compensate: bool,
-    as_it_is: bool,
-    top: int | None,
-    folder: Path | None,
-    formats: list[str],
-    as_json: bool,
-    quiet: bool,
-    **asked: Any,
-) -> int:
+@ending_options
+def ablate(model: Path, ending: Ending, no_compensate: bool, as_it_is: bool, top: int | None, **asked: Any) -> int:
     """Say what each bias is worth on your data.
 
     Every bias is left out in turn, and it is worked out how well the other weights of its layer could imitate it.
     Give data that the model was not trained on. Nothing is written but reports.
     """
-    if not inputs and asked["images"] is None:
+    if not asked["inputs"] and asked["images"] is None:
         raise click.UsageError("Give data with --data, or images with --images.")
     from converter.ablate import saved
     from converter.api.ablate import ablate as run_it
-    from converter.report import files
 
-    files.prepare(folder)  # before the work that the reports tell of
+    ending.prepare()
+    asked |= {"inputs": asked["inputs"] or None, "compensate": not no_compensate, "fold_first": not as_it_is}
     try:
-        with terminal.progress(quiet=quiet) as progress:
-            result = run_it(
-                model,
-                inputs=inputs or None,
-                compensate=not no_compensate,
-                fold_first=not as_it_is,
-                progress=progress,
-                **asked,
-            )
+        with terminal.progress(quiet=ending.quiet) as progress:
+            result = run_it(model, progress=progress, **asked)
     except ValueError as unknown:  # a name that no bias has
         raise click.BadParameter(terminal.one_line(str(unknown)), param_hint="'--only'") from None
-    said = result.document(click.get_current_context().find_root().obj or ())
-    saved.save(said, folder, formats)
-    if as_json:
-        terminal.say(saved.made(said, "json"))
-    elif not quiet:
-        from converter.ablate import text
-
-        terminal.say(text.rendered(said, sys.stdout, top))
+    saved.end(result.document(_argv()), ending, sys.stdout, top)
     return 0
 
 
@@ -608,10 +536,10 @@ def ablate(
 @option("-o", "--output", "folder", metavar="DIR", type=FILE, help="Write into this folder.  [print]")
 @option("--formats", multiple=True, callback=_as(given.kinds), metavar="LIST", help="json, md, html, junit, text.")
 @option("--rethreshold", is_flag=True, help="Judge again by the limits below, without running.")
-@option("--max-ratio", metavar="R", type=POSITIVE, help="Error on onnxruntime, of the original's own.")
-@option("--fail-ratio", metavar="R", type=POSITIVE, help="Above it the error fails outright.")
-@option("--max-algebra", metavar="R", type=POSITIVE, help="Change in float64, of what rounding explains.")
-@option("--max-local", metavar="R", type=POSITIVE, help="Error of one place, of what rounding allows.")
+@option("--max-ratio", metavar="R", type=SECONDS, help="Error on onnxruntime, of the original's own.")
+@option("--fail-ratio", metavar="R", type=SECONDS, help="Above it the error fails outright.")
+@option("--max-algebra", metavar="R", type=SECONDS, help="Change in float64, of what rounding explains.")
+@option("--max-local", metavar="R", type=SECONDS, help="Error of one place, of what rounding allows.")
 @option("--accuracy-margin", metavar="P", callback=_as(given.share), help="Share of decisions that may change.")
 @option("--latency-margin", metavar="P", callback=_as(given.share), help="Slow-down that counts as none.")
 @option("--margin", metavar="P", callback=_as(given.share), help="The one of both that the report has.")

@@ -139,7 +139,8 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         " --stop-after 3 --force --no-verify --keep-bn --no-growth --freeze-overridable --shape a=b=1,3,224,224"
         " --shape s= --provider cuda --max-time 2.5 --max-memory 1.5GiB --quick"
         " --seed 7 --on-inconclusive pass --inputs a.npz --inputs b.py:load --images pictures --preprocess unit"
-        " --labels l.npy --accuracy-margin 0.5% --latency-margin 3% --bench --provider-option a=b --opt-level basic"
+        " --labels l.npy --accuracy-margin 0.5% --latency-margin 3%"
+        " --bench --bench-time 9 --provider-option a=b --opt-level basic"
     )
     files = ["-o", "out.onnx", "--report", str(tmp_path), "--custom-ops", cli.__file__, "--certificate", "c.json"]
     assert run("fold", "m.onnx", *files, *given.split())[0] == 0
@@ -151,6 +152,7 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         "accuracy_margin": 0.005,
         "latency_margin": 0.03,
         "bench": True,
+        "bench_time": 9.0,
         "provider_options": {"a": "b"},
         "opt_level": "basic",
         "failing": tmp_path,
@@ -184,6 +186,7 @@ def test_what_is_not_asked_is_left_to_the_engine(run: Run, engine: Engine) -> No
     unset = {name for name, value in engine.asked.items() if value is None}
     assert unset == {
         *("inputs", "images", "labels", "accuracy_margin", "custom_ops", "max_memory", "max_time", "failing"),
+        "bench_time",
         *("stop_after", "shapes", "only", "certificate"),
     }
     assert engine.asked["bench"] is False

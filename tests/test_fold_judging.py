@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,19 @@ def test_what_is_not_written_is_not_certified(tmp_path: Path, monkeypatch: pytes
     result = converter.fold(MODEL, out=tmp_path / "o.onnx", certificate=tmp_path / "c.json")
     assert (result.exit_code, result.certificate) == (1, None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_benchmark_has_a_time_of_its_own_and_its_advice_names_the_options_of_fold(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(a: Any, b: Any, **options: Any) -> Latency:
+        asked.update(options)
+        said = "give more with --max-time, or a wider --margin"
+        return replace(latency(Verdict.INCONCLUSIVE), why=said, warnings=(said,))
+
+    monkeypatch.setattr(converter.api.bench, "measure_latency", measured)
+    result = converter.fold(MODEL, bench=True, bench_time=7.0, max_time=3.0, quick=True)
+    assert asked["max_time"] == 7.0
+    assert result.latency is not None
+    assert result.latency.why == "give more with --bench-time, or a wider --latency-margin"
+    assert result.latency.warnings == (result.latency.why,)

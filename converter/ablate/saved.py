@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from converter.errors import BiasoptError
+from converter.report import terminal
+from converter.report.ending import Ending
 from converter.report.files import NAMES, _written
 from converter.report.to_json import dumps
 
@@ -25,6 +27,17 @@ def save(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str
         return [_written(folder / NAMES[form], made(document, form)) for form in formats]
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
+
+
+def end(document: Mapping[str, Any], ending: Ending, stream: TextIO, top: int | None = None) -> None:
+    """Write the report, and print it."""
+    save(document, ending.folder, ending.formats)
+    if ending.as_json:
+        terminal.say(made(document, "json"))
+    elif not ending.quiet:
+        from converter.ablate import text
+
+        terminal.say(text.rendered(document, stream, top))
 
 
 def made(document: Mapping[str, Any], form: str) -> str:

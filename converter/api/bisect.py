@@ -105,7 +105,12 @@ def bisect(
 
 
 def blamed(parity: Parity, a: Any, b: Any, **asked: Any) -> Parity:
-    """The verdict with where the difference begins; ``asked`` is what `converter.verify.compare` was asked."""
+    """The verdict with where the difference begins, if it does not pass.
+
+    ``asked`` is what `converter.verify.compare` was asked.
+    """
+    if parity.verdict is Verdict.PASS:
+        return parity
     taken = ("data", "got_data", "shapes", "seed", "custom_ops", "max_time", "progress")
     found = bisect(a, b, **{k: asked[k] for k in taken if asked.get(k) is not None})
     return replace(parity, blame=found.text)

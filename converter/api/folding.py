@@ -95,6 +95,7 @@ def fold(
     seed: int = 0,
     accuracy_margin: float | None = None,
     bench: bool = False,
+    bench_time: float | None = None,
     latency_margin: float = 0.02,
     certificate: str | Path | None = None,
     on_inconclusive: str = "fail",
@@ -140,6 +141,8 @@ def fold(
         Judge as well whether more than this share of the decisions on `inputs` (or images) changes.
     bench : bool
         Measure the latency of both models; the folded one may be slower by `latency_margin`, a share.
+    bench_time : float, optional
+        Seconds to measure for; 120 by default, 20 with `quick`.
     certificate : path, optional
         Where to write every rewrite as data, for `biasopt replay` to check and to carry out again.
     on_inconclusive : str
@@ -181,7 +184,8 @@ def fold(
             pair = Pair(graph, result.changed, result.to_bytes, made, target)
             parity = pair.prove(accuracy_margin, **judging, **checking) if verify else None
             code = exit_code(parity, on_inconclusive)
-            latency = pair.measure(parity, latency_margin, judging, checking) if bench and not code else None
+            timed = bench and not code
+            latency = pair.measure(parity, latency_margin, bench_time, judging, checking) if timed else None
             code = code or exit_code(latency, on_inconclusive)
             if recorder is not None and code == 0:
                 pair.certify(recorder, Path(certificate or ""), where, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +27,11 @@ FURTHER = {
 
 def exit_code(found: Parity | Latency | None, on_inconclusive: str = "fail") -> int:
     """0 for a proof (or none asked for), 1 for a failure, 4 where it is open (0 if that is to pass)."""
-    if found is None or found.verdict in (Verdict.PASS, Verdict.SKIPPED):
+    if found is None:
         return 0
-    if found.verdict is Verdict.FAIL:
-        return 1
-    return 0 if on_inconclusive == "pass" else 4
+    from converter.report.document import code
+
+    return code(found.verdict, on_inconclusive)
 
 
 def check_names(checking: Iterable[str]) -> None:
@@ -91,7 +92,12 @@ class Pair:
         return replace(parity, b=self._named(parity.b))
 
     def measure(
-        self, parity: Parity | None, margin: float, judging: Mapping[str, Any], checking: Mapping[str, Any]
+        self,
+        parity: Parity | None,
+        margin: float,
+        seconds: float | None,
+        judging: Mapping[str, Any],
+        checking: Mapping[str, Any],
     ) -> Latency:
         """The latency of both, on inputs of the shapes that the proof ran on."""
         from converter.api.bench import measure_latency
@@ -102,8 +108,9 @@ class Pair:
         shapes = judging["shapes"] or (ran_on.shapes if ran_on is not None and ran_on.real else None)
         data = (judging["data"], judging["data"])
         folded = self.folded or self.to_bytes()
-        latency = measure_latency(self._original, folded, margin=margin, shapes=shapes, data=data, **same)
-        return replace(latency, model_b=self._named(latency.model_b))
+        same |= {"margin": margin, "max_time": seconds, "shapes": shapes, "data": data}
+        latency = measure_latency(self._original, folded, **same)
+        return replace(_advised(latency), model_b=self._named(latency.model_b))
 
     def certify(
         self, recorder: Recorder, path: Path, data: Path | None, progress: Callable[[str], None] | None
@@ -120,3 +127,13 @@ class Pair:
     def _named(self, facts: ModelFacts | None) -> ModelFacts | None:
         """What was judged is the file that is to be, not the temporary one."""
         return facts if facts is None or self.target is None else replace(facts, path=str(self.target))
+
+
+def _advised(latency: Latency) -> Latency:
+    """The benchmark's advice by the names that its options have here."""
+    told = {"--max-time": "--bench-time", "--margin": "--latency-margin"}
+
+    def here(text: str) -> str:
+        return re.sub("|".join(told), lambda found: told[found[0]], text)
+
+    return replace(latency, why=here(latency.why), warnings=tuple(map(here, latency.warnings)))

@@ -29,6 +29,7 @@ from a JSON document, so that it can be made again without a run.
 ``pages``             the table of passes and each pass's page
 ``given``             what the command line is given, as values
 ``files``             writes the above into a folder
+``ending``            how a command ends: files, stdout, stderr, exit code
 ``docs``              ``python -m converter.report.docs``: README.md and docs/
 ===================== ===========================================================
 """

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from converter.errors import BiasoptError
-
-if TYPE_CHECKING:
-    from converter.records import Latency
-    from converter.report.groups import Reasons
-    from converter.report.result import Folded
 
 NAMES = {
     "json": "report.json",
@@ -39,26 +34,6 @@ def prepare(folder: Path | None) -> None:
         probe.unlink()
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); choose another --report folder") from exc
-
-
-def write(
-    result: Folded,
-    said: Reasons,
-    version: str,
-    folder: Path | None,
-    formats: Iterable[str],
-    *,
-    argv: Sequence[str] = (),
-    bench: Latency | None = None,
-    certificate: Path | None = None,
-) -> None:
-    """Write one fold's report in each of ``formats``, if there is a folder for them."""
-    if folder is None:
-        return
-    from converter.report.to_json import fold_json
-
-    document = fold_json(result, version, argv=argv, said=said, bench=bench, certificate=certificate)
-    save(document, folder, formats)
 
 
 def save(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str]) -> list[Path]:

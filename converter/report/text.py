@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WIDTH = 110  # of a report that goes to a file or a pipe, whatever the window it was made in
 WIDEST = 120  # a line that runs across a very wide window is hard to follow
+_OPEN = "; --on-inconclusive pass writes what is undecided"
 REASONS = 10  # reasons shown by `fold`; `inspect` shows them all
 _COLOUR = {
     Verdict.PASS: "green",
@@ -209,7 +210,7 @@ def _outcome(result: Folded) -> Block:
     if result.output is not None:
         table.add_row("Written", Text(words.plain(str(result.output)), style="bold"))
     elif result.exit_code:
-        table.add_row("Written", Text("nothing", style="bold red"))
+        table.add_row("Written", Text.assemble(("nothing", "bold red"), _OPEN if result.exit_code == 4 else ""))
     if result.certificate is not None:
         table.add_row("Certified", Text(words.plain(str(result.certificate))))
     return [table]
@@ -233,8 +234,8 @@ def _latency_lines(latency: Latency | None) -> list[Text]:
     verdict = Text(latency.verdict.value, style=_COLOUR[latency.verdict])
     lines = [Text.assemble(verdict, f": {words.speed(latency, 'the folded model')}")]
     if latency.verdict is not Verdict.PASS and latency.why:
-        lines.append(Text(words.plain(latency.why)))
-    return lines
+        lines.append(Text(words.plain(words.reason(latency))))
+    return lines + [Text(f"warning: {words.plain(warning)}", style="yellow") for warning in latency.warnings]
 
 
 def _overridable(result: Inspected) -> Block:

@@ -9,6 +9,7 @@ import pytest
 from converter.bench import asked
 from converter.bench.gate import Gate, answer, outcome, parse, share
 from converter.records import Verdict
+from converter.report import given
 
 UP, DOWN = math.log(1.02), -math.log(1.02)
 TINY = 1e-9
@@ -85,7 +86,7 @@ def test_what_is_no_share(text: str) -> None:
 
 
 def test_options_of_a_provider() -> None:
-    assert asked.options(["device_id=1", "trt_profile=a=b"]) == {"device_id": "1", "trt_profile": "a=b"}
+    assert given.pairs(["device_id=1", "trt_profile=a=b"]) == {"device_id": "1", "trt_profile": "a=b"}
     for wrong in ("device_id", "=1"):
-        with pytest.raises(ValueError, match="device_id=1"):
-            asked.options([wrong])
+        with pytest.raises(ValueError, match="NAME=VALUE"):
+            given.pairs([wrong])
