@@ -68,12 +68,20 @@ def test_all_at_once_and_off_the_data(mobilenet: dict[str, Any]) -> None:
 
 def test_a_unet_shows_which_biases_are_dead() -> None:
     _, test = zoo.digits()
-    found = by_node(ablate(MODELS / "digits_unet_in.onnx", inputs={"image": test.noisy[:64]}).document())
+    document = ablate(MODELS / "digits_unet_in.onnx", inputs={"image": test.noisy[:64]}).document()
+    found = by_node(document)
     dead = [n for n, b in found.items() if b["class"] == "DEAD"]
     assert len(dead) == 5
     assert all(found[n]["effect"]["relative_error"] < 1e-5 for n in dead)  # measured as proven
     assert found["/head/Conv"]["class"] == "ESSENTIAL"
     assert found["/grow_up/ConvTranspose"]["class"] == "SMALL"
+    # weights that imitated a dead bias would only do harm
+    assert [f["node"] for f in document["fits"]] == ["/grow_bottom/ConvTranspose", "/grow_up/ConvTranspose"]
+    assert {v["name"]: v["biases"] for v in document["variants"]} == {
+        "zero-all": 8,
+        "zero-inner": 2,
+        "compensate-inner": 2,
+    }
 
 
 def test_first_order_effects_foretell_measured_ones(mobilenet: dict[str, Any]) -> None:
@@ -252,6 +260,14 @@ def test_a_channel_that_never_reaches_zero_is_a_finding() -> None:
     assert found["range_after"] < 20 < 40 < found["range_before"]
     assert "11,604,987" in document["note"]
     assert "11,604,987" in saved.made(document, "text")
+
+
+def test_a_range_that_would_not_shrink_is_none() -> None:
+    """The channel that never reaches zero is not the one that is largest."""
+    consts = {"w": np.array([[1, 0], [0, 100]], np.float32).reshape(2, 2, 1, 1), "b": np.array([9, 0], np.float32)}
+    text = "(float[N,2,4,4] x) => (float[N,2,4,4] y) { h = Conv<kernel_shape=[1,1]>(x, w, b)  y = Relu(h) }"
+    document = ablate(model(text, consts), inputs={"x": draw(40, 2, 4, 4)}).document()
+    assert [f for f in document["findings"] if f["code"] == "high-bias"] == []
 
 
 def test_eight_bits_shift_a_mean_as_computed() -> None:
