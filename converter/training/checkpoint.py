@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,9 @@ def fix(stripped: Any, source: Path) -> Fixed:
     own = {key.removeprefix(prefix): value for key, value in state.items()}
     hook = checkpoints(stripped)
     _check(stripped, hook, own, source)
-    migrated = {prefix + key: value for key, value in hook.migrated(stripped, own).items()}
+    migrated = OrderedDict((prefix + key, value) for key, value in hook.migrated(stripped, own).items())
+    if hasattr(state, "_metadata"):  # the versions of the modules that saved it
+        migrated._metadata = state._metadata  # type: ignore[attr-defined]
     gone = {prefix + item.parameter for item in hook.plan.removed}
     n_removed = sum(int(value.numel()) for key, value in state.items() if key in gone)
     dropped: tuple[str, ...] = ()
@@ -76,14 +79,14 @@ def _read(file: Path) -> Any:
         raise ModelError(f"{file}: cannot be read as weights alone ({said[:160]}); save model.state_dict()") from exc
 
 
-def _state(whole: Any, file: Path) -> tuple[list[str], dict[str, Any]]:
+def _state(whole: Any, file: Path) -> tuple[list[str], Mapping[str, Any]]:
     """The keys that lead to the state dict, and it."""
     torch = need("torch")
     trail: list[str] = []
     found = whole
     for _ in range(3):
         if isinstance(found, Mapping) and found and all(isinstance(v, torch.Tensor) for v in found.values()):
-            return trail, dict(found)
+            return trail, found
         step = next((k for k in _WRAPPERS if isinstance(found, Mapping) and isinstance(found.get(k), Mapping)), None)
         if step is None:
             break

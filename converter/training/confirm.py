@@ -6,14 +6,15 @@ that of the weights. Dropout and other chance is the same in both runs.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from converter.training.copies import copied, run
 from converter.training.example import Example
-from converter.training.trace import copied, run
 
 TOLERANCE = 1e-12  # of the largest output: rounding in float64 through some hundred layers
 GRADIENT = 1e-9  # of the largest gradient of any weight: sums of some million terms that cancel
@@ -53,6 +54,7 @@ class Twin:
             return torch.nn.Parameter(value, requires_grad=False)
 
         self.module = copied(module, wide).double()
+        fill_zeros(self.module)
         self.example = example.double()
         if self.example.is_constant:
             self.example = self.example.varied(_SEED)
@@ -166,6 +168,18 @@ class Twin:
                 return difference(before, self.outputs_now())
         finally:
             vector.copy_(kept)
+
+
+def fill_zeros(module: Any) -> Any:
+    """Give values to parameters that start as zeros: behind a head or a scale of zeros, everything would look dead."""
+    import torch
+
+    draw = torch.Generator().manual_seed(_SEED)
+    for parameter in module.parameters():
+        if parameter.is_floating_point() and parameter.numel() and not parameter.any():
+            noise = torch.randn(parameter.shape, generator=draw, dtype=parameter.dtype)
+            parameter.data.copy_(noise / math.sqrt(max(parameter[0].numel() if parameter.ndim else 1, 1)))
+    return module
 
 
 def is_vector(tensor: Any) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from converter.training.confirm import TOLERANCE, Change, Measured, Twin, difference, floats
-from converter.training.trace import run
+from converter.training.copies import run
 
 _EVEN = 1e-9  # how much a shift may differ within a channel, of the input's size: rounding of sums, not structure
 

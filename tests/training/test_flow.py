@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from converter.training.confirm import TOLERANCE, Change, Twin
 from converter.training.example import Example
 from converter.training.flow import Flow, Outcome
-from converter.training.rules_view import groups
+from converter.training.reshapes import groups
 from converter.training.trace import Traced, trace
 from tests.training.nets import Attention, HandWritten, causal, rotated, sigmoid, sink, softmax
 

@@ -257,6 +257,24 @@ def test_zeros_as_an_example_confirm_too() -> None:
     assert lint(UNet(), torch.zeros(1, 3, 16, 16)).n_dead == 34
 
 
+def test_head_of_zeros_hides_nothing() -> None:
+    """As vision transformers start: without values for it, every gradient is 0 and every bias looks dead."""
+
+    class Zero(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.head = Attention(packed=True), nn.Linear(16, 2)
+            for parameter in (*self.head.parameters(), self.attention.out.weight):
+                nn.init.zeros_(parameter)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.attention(x))
+
+    (finding,) = made(Zero, x=STEPS).findings
+    assert (finding.parameter, finding.part) == ("attention.qkv.bias", (16, 32))
+    assert finding.evidence["output_change"] > 0
+
+
 def test_codes_are_kebab_case_and_explained() -> None:
     names = [code.name for code in CODES]
     assert len(set(names)) == len(names)

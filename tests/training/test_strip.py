@@ -152,6 +152,21 @@ def test_old_checkpoint_loads_through_a_copy_and_a_parent() -> None:
     assert difference(answers(other["net"], IMAGE), answers(parent["net"], IMAGE)) <= 1e-6
 
 
+def test_module_that_checks_versions_loads_its_old_checkpoint() -> None:
+    class Versioned(UNet):
+        _version = 2
+
+        def _load_from_state_dict(
+            self, state: dict[str, Tensor], prefix: str, meta: dict[str, int], *rest: object
+        ) -> None:
+            assert meta["version"] == 2
+            super()._load_from_state_dict(state, prefix, meta, *rest)
+
+    less, other = strip(Versioned(), IMAGE), scrambled(Versioned(), seed=3)
+    less.load_state_dict(other.state_dict())
+    assert difference(answers(other, IMAGE), answers(less, IMAGE)) <= 1e-6
+
+
 def test_copy_by_default_and_in_place_when_asked() -> None:
     net = UNet()
     before = copy.deepcopy(net.state_dict())
@@ -186,10 +201,13 @@ def test_what_eval_mode_reads_elsewhere_stays() -> None:
             z = self.m(self.d(self.n(y).relu()))
             return z if self.training else torch.cat([z, y], 1)
 
-    less = strip(scrambled(Peeks()), IMAGE)
-    assert less.c.bias is not None
-    assert less.d.bias is None
-    assert checkpoints(less).left == ("c.bias: eval mode reads it elsewhere",)
+    zeros = Peeks()
+    nn.init.zeros_(zeros.c.bias)
+    for net in (scrambled(Peeks()), zeros):
+        less = strip(net, IMAGE)
+        assert less.c.bias is not None
+        assert less.d.bias is None
+        assert checkpoints(less).left == ("c.bias: eval mode reads it elsewhere",)
 
 
 def test_shared_bias_becomes_zero() -> None:
