@@ -428,10 +428,11 @@ def replay(original: Path, certificate: Path, output: Path | None, force: bool, 
 @json_option
 @verbose_option
 def export(spec: str, no_verify: bool, as_json: bool, verbose: bool, **asked: Any) -> int:
-    """Export a torch model, its batch norms intact, and compare with torch.
+    """Export a torch model to ONNX, batch norms intact.
 
     SPEC is package.module:factory, path/file.py:factory, torchvision:NAME, timm:NAME, a TorchScript file or
     a torch.export program (.pt2). Arguments may follow: torchvision:resnet50(num_classes=10).
+    Nothing is written if onnxruntime's answers are not torch's.
     """
     from converter.api.export import export_model
     from converter.passes import PASSES

@@ -43,7 +43,7 @@ def capture(
         torch.onnx.export(
             module,
             args,
-            path,
+            str(path),  # a Path it would take for a stream, which cannot have data files
             dynamo=False,
             training=mode,
             do_constant_folding=fuse_bn,
