@@ -14,6 +14,7 @@ from a JSON document, so that it can be made again without a run.
 ``explain``           ``inspect --explain``: one bias, its verdict and its way
 ``text``              ``fold`` and ``inspect`` on the terminal
 ``verify_text``       ``verify`` and ``bench`` there
+``measured``          how latency was measured, in words
 ``document_text``     any document there
 ``to_json``           ``biasopt.fold/1`` and its relatives
 ``document``          ``biasopt.verify/1``, ``biasopt.bench/1``, and what all three share

@@ -49,6 +49,7 @@ class StageView:
     notes: list[tuple[str, str]] = field(default_factory=list)
     usual: list[tuple[str, str]] = field(default_factory=list)
     histograms: list[tuple[str, Markup]] = field(default_factory=list)
+    heats: list[tuple[str, Markup, Markup]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ def _stage(stage: Stage) -> StageView:
         notes=list(_counts(stage)),
         usual=list(_usual(stage)),
         histograms=list(_histograms(ranked)),
+        heats=list(_heats(ranked)),
     )
 
 
@@ -151,6 +153,14 @@ def _histograms(checks: Sequence[OutputCheck]) -> Iterator[tuple[str, Markup]]:
             chart = svg_parity.histogram(found, f"sizes of the differences of {words.plain(check.name)}")
             if chart is not None:
                 yield check.name, chart
+
+
+def _heats(checks: Sequence[OutputCheck]) -> Iterator[tuple[str, Markup, Markup]]:
+    for check in checks[:SHOWN]:
+        found = check.detail.get("hist_log10_abs")
+        drawn = svg_parity.heat(found, "differences by size of the value") if isinstance(found, Mapping) else None
+        if drawn is not None:
+            yield check.name, *drawn
 
 
 def places(parity: Parity) -> Places | None:

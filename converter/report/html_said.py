@@ -130,12 +130,33 @@ def level(parity: Parity) -> str:
 
 
 def _answers(parity: Parity) -> str:
+    if undecided_choices(parity):
+        return "Same outputs. Decisions could not be bounded."
     return {
         Verdict.PASS: "Same answers.",
         Verdict.FAIL: "Different answers.",
         Verdict.INCONCLUSIVE: "Could not be decided.",
         Verdict.SKIPPED: "Not checked.",
     }[parity.verdict]
+
+
+def undecided_choices(parity: Parity) -> bool:
+    """Whether the outputs agree, and only what is decided from them is open."""
+    open_ones = {stage.id for stage in parity.stages if stage.status is Verdict.INCONCLUSIVE}
+    return parity.verdict is Verdict.INCONCLUSIVE and open_ones == {"decision"} and parity.level in "AB"
+
+
+def outputs(parity: Parity) -> str:
+    """What there is to say of the outputs alone."""
+    said = {Verdict.PASS: "the same", Verdict.FAIL: "differ", Verdict.INCONCLUSIVE: "not decided"}
+    return "the same" if undecided_choices(parity) else said.get(parity.verdict, "not checked")
+
+
+def decisions(parity: Parity) -> str:
+    """What there is to say of the decisions; empty where they were not looked at."""
+    found = [stage.status for stage in parity.stages if stage.id == "decision"]
+    said = {Verdict.PASS: "the same, within the margin", Verdict.FAIL: "differ", Verdict.INCONCLUSIVE: "not bounded"}
+    return said.get(found[0], "") if found else ""
 
 
 def _speed(latency: Latency) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from converter.records import FateKind, Latency, ModelFacts
-from converter.report import fates, groups, html_said, svg_latency, svg_parity, verify_text, words
+from converter.report import fates, groups, html_said, measured, svg_latency, svg_parity, verify_text, words
 from converter.report.result import Folded
 from converter.report.svg_parity import TONE
 
@@ -111,8 +111,13 @@ class Speed:
     spread: Markup | None
     of_runs: bool
     hollow: bool
+    discarded: bool
     control: str
+    told: list[tuple[str, str]]
     facts: list[tuple[str, str]]
+
+
+_SHOWN = ("Unoptimised", "Control")  # by the page, in sentences of their own
 
 
 def speed(latency: Latency, who: str) -> Speed:
@@ -134,9 +139,17 @@ def speed(latency: Latency, who: str) -> Speed:
         svg_latency.spread(latency),
         svg_latency.of_runs(latency),
         svg_latency.hollow(latency),
-        verify_text.control(latency) if latency.aa.get("ratio") is not None else "",
+        svg_latency.discarded(latency),
+        measured.control(latency) if latency.aa.get("ratio") is not None else "",
+        [(name, said) for name, said in measured.told(latency) if name not in _SHOWN],
         [(key.replace("_", " "), f"{value}") for key, value in latency.design.items() if _plain(value)],
     )
+
+
+def time(latency: Latency) -> str:
+    """The time of the new model, with its interval."""
+    low, high = words.ratio(latency.low), words.ratio(latency.high)
+    return f"{words.ratio(latency.ratio)} \u00d7 the original ({low} to {high})"
 
 
 def _plain(value: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from converter.records import Latency, ModelFacts, OutputCheck, Parity, Stage, Verdict
-from converter.report import verify_text, words
+from converter.report import measured, verify_text, words
 from converter.report.markdown_words import MARK, block, details, literal, prose, table
 
 MOST = 20  # rows of a stage's table; a comment has room for 65,536 characters
@@ -44,7 +44,8 @@ def times(found: Latency | None) -> str:
         (name, left[0], right[0], words.ratio(right[1] / left[1]) if left[1] else "")
         for name, left, right in verify_text.figures(found.a, found.b)
     ]
-    return table(("", "A", "B", "B / A"), rows, right=(1, 2, 3))
+    told = [f"* {name}: {prose(said)}" for name, said in measured.told(found)]
+    return "\n\n".join([table(("", "A", "B", "B / A"), rows, right=(1, 2, 3)), "\n".join(told)]).strip()
 
 
 def pair(parity: Parity | None, found: Latency | None) -> str:

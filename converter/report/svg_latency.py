@@ -37,10 +37,10 @@ def ratios(latency: Latency) -> tuple[Markup, Markup] | None:
     marks += _limits(latency, y)
     marks.append(svg.across(y(latency.ratio - 1), "mean"))
     for k, (block, share) in enumerate(zip(latency.blocks, shares, strict=True)):
-        left_out = ", left out" if block.detail.get("discarded") else ""
-        said = f"block {k + 1}, session {block.session + 1}: {signed(share)}{left_out}"
-        hollow = " beyond" if abs(share) > reach or left_out else ""
-        marks.append(svg.dot((k + 0.5) / len(shares), y(share), "point" + hollow, said))
+        out = bool(block.detail.get("discarded"))
+        said = f"block {k + 1}, session {block.session + 1}: {signed(share)}{', left out' * out}"
+        kind = "point out" if out else "point beyond" if abs(share) > reach else "point"
+        marks.append(svg.dot((k + 0.5) / len(shares), y(share), kind, said))
     said = f"{words.count(len(shares), 'block')} of interleaved runs: {words.speed(latency, 'B')}"
     return svg.axis({signed(tick): y(tick) + 4 for tick in ticks}, HEIGHT), svg.chart(HEIGHT + 6, said, *marks)
 
@@ -53,10 +53,16 @@ def _reach(latency: Latency, shares: Sequence[float]) -> float:
 
 
 def hollow(latency: Latency) -> bool:
-    """Whether some blocks are drawn as rings: left out, or further off than the chart goes."""
+    """Whether some blocks are drawn as rings: further off than the chart goes."""
     shares = [math.expm1(block.log_ratio) for block in latency.blocks]
     reach = _reach(latency, shares) if shares else 0.0
-    return any(abs(x) > reach or b.detail.get("discarded") for x, b in zip(shares, latency.blocks, strict=True))
+    counted = (x for x, b in zip(shares, latency.blocks, strict=True) if not b.detail.get("discarded"))
+    return any(abs(x) > reach for x in counted)
+
+
+def discarded(latency: Latency) -> bool:
+    """Whether some blocks were left out."""
+    return any(block.detail.get("discarded") for block in latency.blocks)
 
 
 def _sessions(latency: Latency) -> list[Markup]:

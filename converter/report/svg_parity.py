@@ -46,12 +46,52 @@ def histogram(found: Mapping[str, Any], label: str) -> Markup | None:
             said = f"{words.percent(count / total)} of the elements differ by 1e{left:g} to 1e{right:g}"
             width = (scale(right) - scale(left)) * 0.94
             marks.append(svg.rect(scale(left) + 0.03 * width, height - tall, width, tall, "fill-b", said))
-    ticks = list(range(math.floor(edges[0]), math.ceil(edges[-1]) + 1))
-    for k in ticks[:: max(1, math.ceil(len(ticks) / 6))]:
+    for k in _thin(range(math.floor(edges[0]), math.ceil(edges[-1]) + 1)):
         place = scale(k)
-        anchor = "start" if place < 0.03 else "end" if place > 0.97 else "middle"
-        marks.append(svg.text(place, height + 15, f"1e{k}", "tick", anchor))
+        marks.append(svg.text(place, height + 15, f"1e{k}", "tick", _anchor(place)))
     return svg.chart(height + 20, label, *marks)
+
+
+def heat(found: Mapping[str, Any], label: str, row: float = 13) -> tuple[Markup, Markup] | None:
+    """The axis and a map of sizes and differences, darker where more elements are; None if there is nothing to show."""
+    sizes = found.get("by_size") or {}
+    cells, step = sizes.get("cells") or [], found.get("step")
+    if not cells or not step:
+        return None
+    (left, right), (low, high) = (_whole([cell[k] for cell in cells], step, b) for k, b in _lows(found, sizes))
+    columns, rows = (right - left) / step, (high - low) / step
+    height, most = row * rows, max(cell[2] for cell in cells)
+    marks = []
+    for column, place, count in cells:
+        x, y = sizes["low"] + column * step, found["low"] + place * step
+        shade = 1 + min(4, int(5 * math.log1p(count) / math.log1p(most) - 1e-9))
+        said = f"{words.count(count, 'element')} of size 1e{x:g} to 1e{x + step:g}: 1e{y:g} to 1e{y + step:g} apart"
+        top = height - (y - low) / step * row - row
+        marks.append(svg.rect((x - left) / step / columns, top, 0.97 / columns, row - 1, f"heat heat-{shade}", said))
+    marks.append(svg.across(height, "axis"))
+    for k in _thin(range(left, right + 1)):
+        place = (k - left) / (right - left)
+        marks.append(svg.text(place, height + 15, f"1e{k}", "tick", _anchor(place)))
+    axis = {f"1e{k}": height - (k - low) / step * row + 4 for k in _thin(range(low, high + 1))}
+    return svg.axis(axis, height), svg.chart(height + 20, label, *marks)
+
+
+def _anchor(place: float) -> str:
+    """Labels at the edges stay inside the chart."""
+    return "start" if place < 0.03 else "end" if place > 0.97 else "middle"
+
+
+def _lows(found: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[tuple[int, float], tuple[int, float]]:
+    return (0, sizes["low"]), (1, found["low"])
+
+
+def _whole(places: Sequence[int], step: float, low: float) -> tuple[int, int]:
+    """Whole powers of ten around the columns that are filled."""
+    return math.floor(low + min(places) * step), math.ceil(low + (max(places) + 1) * step)
+
+
+def _thin(ticks: Sequence[int], most: int = 6) -> Sequence[int]:
+    return ticks[:: max(1, math.ceil(len(ticks) / most))]
 
 
 def edges_of(found: Mapping[str, Any]) -> tuple[list[float], list[int]]:
@@ -77,7 +117,8 @@ def layers(checks: Sequence[OutputCheck], limit: float, height: float = 160) -> 
         return None
     scale = svg.Scale(1e-3 * limit, 3 * max(limit, *scores), log=True)
     groups = svg.thinned(scores, COLUMNS)
-    pitch, edge = min(1 / len(groups), 0.06), height * (1 - scale(limit))
+    pitch, edge = 1 / len(groups), height * (1 - scale(limit))
+    wide = min(0.8 * pitch, 0.05)  # few places are no broad columns
     marks = [svg.rect(0, edge, 1, height - edge, "room")]
     ticks = svg.decades(scale.low / limit, scale.high / limit)
     marks += [svg.across(height * (1 - scale(tick * limit)), "grid") for tick in ticks if tick != 1]
@@ -87,7 +128,7 @@ def layers(checks: Sequence[OutputCheck], limit: float, height: float = 160) -> 
         tall = max(2.0, height * scale(value))
         tone = TONE[max((check.status for check in found), key=_rank)]
         said = _column(found, value / limit, scores[places[0]] if len(places) == 1 else None)
-        marks.append(svg.rect((k + 0.1) * pitch, height - tall, 0.8 * pitch, tall, f"fill-{tone}", said))
+        marks.append(svg.rect((k + 0.5) * pitch - wide / 2, height - tall, wide, tall, f"fill-{tone}", said))
     marks += [svg.across(edge, "limit"), svg.across(height, "axis")]
     label = f"{len(scores)} places; the largest error is {words.number(max(scores) / limit)} of the limit"
     names = {tick: height * (1 - scale(tick * limit)) + 4 for tick in ticks}

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from converter.records import Environment, InputSet, Latency, ModelFacts, OutputCheck, Parity, Stage, Timing, Verdict
-from converter.report import words
+from converter.report import measured, words
 
 WIDTH = 80  # of these reports, where they go to no terminal
 MOST = 5  # outputs or places shown per stage, the worst first; verbose shows them all
@@ -132,7 +132,7 @@ Value = tuple[str, float]
 def figures(a: Timing, b: Timing) -> Iterator[tuple[str, Value, Value]]:
     """Each figure of both, as words and as a number."""
     for name, key in FIGURES.items():
-        left, right = getattr(a, key), getattr(b, key)
+        left, right = (getattr(timing, key, None) or timing.detail.get(key) for timing in (a, b))
         if left is not None and right is not None:
             said = words.size if key.endswith("bytes") else words.duration
             yield name, (said(left), left), (said(right), right)
@@ -142,6 +142,7 @@ FIGURES = {
     "median": "p50_ms",
     "90 % are below": "p90_ms",
     "99 % are below": "p99_ms",
+    "99 %, upper bound": "p99_upper_ms",  # in the detail
     "load": "load_ms",
     "first run": "first_run_ms",
     "memory, peak": "peak_bytes",
@@ -153,8 +154,8 @@ def _design(latency: Latency) -> Block:
     table = grid("left", "left")
     pairs = f"{words.count(latency.a.n, 'run')} of each, interleaved in {words.count(len(latency.blocks), 'block')}"
     table.add_row("Measured", pairs)
-    if latency.aa.get("ratio") is not None:
-        table.add_row("Control", f"A beside A: {control(latency)}")
+    for name, said in measured.told(latency):
+        table.add_row(name, said)
     shown = {key: value for key, value in latency.design.items() if key in DESIGN and value not in (None, "")}
     if shown:
         table.add_row("Settings", ", ".join(f"{DESIGN[key]} {words.plain(str(value))}" for key, value in shown.items()))
@@ -162,13 +163,6 @@ def _design(latency: Latency) -> Block:
 
 
 DESIGN = {"threads": "threads", "opt_level": "optimisations", "sessions": "sessions", "seed": "seed"}
-
-
-def control(latency: Latency) -> str:
-    """What A beside itself gave: how far the machine alone can be off."""
-    aa = latency.aa
-    band = f" ({words.ratio(aa['low'])} to {words.ratio(aa['high'])})" if {"low", "high"} <= aa.keys() else ""
-    return f"{words.ratio(aa['ratio'])} x the time{band}"
 
 
 def _warnings(warnings: tuple[str, ...]) -> Block:

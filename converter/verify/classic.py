@@ -16,6 +16,8 @@ from converter.verify.measure import Array, is_number, leaves
 _LARGE = 0.1  # of the largest |ref|: relative errors near zero crossings say nothing
 _MOST = 1 << 22  # elements whose differences are kept for a percentile; of more, every n-th
 _LOW, _HIGH, _STEP = -16.0, 4.0, 0.5  # of the histogram, in powers of ten
+_SIZE_LOW, _SIZE_HIGH = -10.0, 6.0  # of the sizes beside it, in the same steps
+_CELLS = 1 << 20  # elements that are sorted by size and difference; of more, every n-th
 
 # Whether more is better.
 METRICS = {
@@ -91,7 +93,7 @@ def _measures(parts: Sequence[tuple[Array, Array]]) -> tuple[dict[str, float], d
         "snr_db": math.inf if noise == 0 else 20 * math.log10(norm_x / math.sqrt(noise)) if norm_x else -math.inf,
         "max_ulp": max(_ulps(x, y) for x, y in parts),
     }
-    return measures, _histogram(deltas)
+    return measures, _histogram(deltas) | {"by_size": _by_size(wide, deltas, count)}
 
 
 def _ulps(x: Array, y: Array) -> float:
@@ -117,6 +119,29 @@ def _histogram(deltas: Sequence[Array]) -> dict[str, Any]:
         logs = np.clip(np.log10(delta[delta > 0]), _LOW, _HIGH)
         counts += np.histogram(logs, edges)[0]
     return {"low": _LOW, "step": _STEP, "counts": counts.tolist(), "zeros": zeros}
+
+
+def _by_size(wide: Sequence[tuple[Array, Array]], deltas: Sequence[Array], count: int) -> dict[str, Any]:
+    """How many elements of which size differ by how much: ``[size, difference, elements]`` of each filled cell.
+
+    Both are places of a column, in steps as of `_histogram`: of log10 |reference| from ``low``, and of its own.
+    """
+    stride = max(1, -(-count // _CELLS))
+    columns, rows = round((_SIZE_HIGH - _SIZE_LOW) / _STEP), round((_HIGH - _LOW) / _STEP)
+    cells = np.zeros(columns * rows, np.int64)
+    for (reference, _), delta in zip(wide, deltas, strict=True):
+        size, apart = np.abs(reference[::stride]), delta[::stride]
+        size, apart = size[apart > 0], apart[apart > 0]
+        column, row = _place(size, _SIZE_LOW, columns), _place(apart, _LOW, rows)
+        cells += np.bincount(column * rows + row, minlength=columns * rows)
+    filled = np.flatnonzero(cells)
+    return {"low": _SIZE_LOW, "cells": [[int(k) // rows, int(k) % rows, int(cells[k])] for k in filled]}
+
+
+def _place(values: Array, low: float, most: int) -> Array:
+    """The column of each value; what lies beyond is in the last one on its side."""
+    logs = np.log10(np.maximum(values, 10.0**low))
+    return np.asarray(np.clip(((logs - low) / _STEP).astype(np.int64), 0, most - 1))
 
 
 def gated(check: OutputCheck, measures: Mapping[str, float], tolerances: Sequence[Tolerance]) -> OutputCheck:

@@ -116,7 +116,7 @@ def test_names_from_a_model_are_only_ever_text() -> None:
     [
         ("verify", "pass", "Same answers. Not slower.", "Pass"),
         ("failing", "fail", "Different answers.", "Fail"),
-        ("open", "open", "Could not be decided.", "Not decided"),
+        ("open", "open", "Same outputs. Decisions could not be bounded.", "Not decided"),
         ("bench", "pass", "Not slower.", "Pass"),
         ("slower", "fail", "Slower.", "Fail"),
         ("fold", "pass", "Same answers.", "Pass"),

@@ -78,3 +78,20 @@ def test_a_tolerance_is_of_something() -> None:
         check_tolerances([Tolerance("", "max_ab", 1)], ["y"])
     with pytest.raises(DataError, match="'z'"):
         check_tolerances([Tolerance("z", "max_abs", 1)], ["y"])
+
+
+def test_differences_are_sorted_by_the_size_of_the_value() -> None:
+    a = np.array([0.0, 1.5, 200.0, 200.0, 1e-30, 1e30])
+    b = a + np.array([1.0, 2e-3, 0.0, 0.2, 1e-20, 1e20])
+    _, histogram = classic([(a, b)])
+    sizes, step = histogram["by_size"], histogram["step"]
+    cells = {(sizes["low"] + x * step, histogram["low"] + y * step): n for x, y, n in sizes["cells"]}
+    # what does not differ has no place; what is out of range, a value of zero too, is at the edge
+    assert cells == {(0.0, -3.0): 1, (2.0, -1.0): 1, (5.5, 3.5): 1, (-10.0, 0.0): 1, (-10.0, -16.0): 1}
+
+
+def test_many_elements_are_thinned_before_they_are_sorted_by_size() -> None:
+    a = np.ones((1 << 20) + 8)
+    _, histogram = classic([(a, a + 1e-3)])
+    (cell,) = histogram["by_size"]["cells"]
+    assert 1 << 19 <= cell[2] <= 1 << 20
