@@ -85,6 +85,7 @@ def _bias(score: Score) -> dict[str, Any]:
         "predicted_error": _number(score.predicted),
         "predicted_error_compensated": _number(score.compensated),
         "effect": None if score.effect is None or not score.effect.rows else _effect(score.effect),
+        "imitated": None if score.imitated is None or not score.imitated.rows else _effect(score.imitated),
         "p_holm": _number(score.p_holm),
         "problem": score.problem or None,
         "per_channel": None if score.per_channel is None else _rounded(score.per_channel),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from converter.ablate.effects import Effect, deciding
 from converter.ablate.net import Net, State
+from converter.ablate.patches import Array
 from converter.ablate.samples import Batch, Part
 from converter.ablate.sites import Site
 
@@ -70,6 +71,40 @@ def zeroing(
         slowest = max(slowest, monotonic() - begun)
     predicted = {label: r.relative_error / _STEP if r.rows else math.nan for label, r in responses.items()}
     return Zeroed(name, decides, effects, predicted, rows, stopped, away.relative_error if rows > 1 else math.inf)
+
+
+def imitating(
+    net: Net,
+    imitations: Mapping[str, Array],
+    part: Part,
+    zeroed: Zeroed,
+    deadline: float,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Effect]:
+    """Put weights W + b v in the place of each bias in turn; ``imitations`` are v, [G, n], by label."""
+    tap = net.answers()
+    sites = [s for s in net.sites if s.label in imitations]
+    effects = {s.label: Effect(zeroed.decides) for s in sites}
+    rows, slowest = 0, 0.0
+    for k, batch in enumerate(part.batches()):
+        begun = monotonic()
+        if k and begun + slowest > deadline:
+            break
+        progress(f"imitating each of {len(sites)} biases: row {rows + 1:,} of {len(part):,}")
+        before = tap.run(batch.feeds, net.original)[zeroed.output]
+        for site in sites:
+            state = net.original | imitation_of(net, site, imitations[site.label])
+            effects[site.label].add(before, tap.run(batch.feeds, state)[zeroed.output], batch.labels)
+        rows += batch.rows
+        slowest = max(slowest, monotonic() - begun)
+    return effects
+
+
+def imitation_of(net: Net, site: Site, v: Array) -> State:
+    """W + b v in place of W and b."""
+    flat = site.form.flat(site.weight)
+    shift = site.shift.reshape(*flat.shape[:2], 1)
+    return net.weights(site, site.form.stored(flat + shift * v[:, None, :]), np.zeros_like(site.bias))
 
 
 def _first_of(seen: list[NDArray[Any]], value: NDArray[Any]) -> NDArray[Any]:

@@ -5,7 +5,7 @@ left of it in mean square is r = 1 - mu^T S^-1 mu, the same for every output cha
 By Sherman and Morrison r = 1/(1 + mu^T Sigma^-1 mu), Sigma the covariance. 0: the bias is superfluous. 1: nothing but
 the bias can do it.
 
-Rows of data alternate between two halves: v of one half is judged on the other, so that many inputs and few
+Rows of data belong to one of two halves: v of one half is judged on the other, so that many inputs and few
 positions do not look like a perfect imitation.
 """
 
@@ -74,9 +74,14 @@ class Channels:
 
 @dataclass(slots=True)
 class Moments:
-    """All sums of one layer; ``only`` are the inputs looked at, all of them by default."""
+    """All sums of one layer.
+
+    ``only`` are the inputs looked at, all of them by default; ``fitted`` says of each row of data whether it belongs
+    to the first half, else rows alternate.
+    """
 
     only: np.ndarray[tuple[int], np.dtype[np.bool_]] | None = None
+    fitted: np.ndarray[tuple[int], np.dtype[np.bool_]] | None = None
     halves: tuple[Second, Second] = field(default_factory=lambda: (Second(), Second()))
     channels: Channels = field(default_factory=Channels)
     rows: int = 0
@@ -85,7 +90,8 @@ class Moments:
     def add(self, rows: Rows) -> None:
         """Add patches and results of one row of data."""
         self.channels.add(rows.y)
-        self.halves[rows.row % 2].add(rows.x if self.only is None else rows.x[:, :, self.only])
+        second = rows.row % 2 if self.fitted is None else not self.fitted[rows.row]
+        self.halves[second].add(rows.x if self.only is None else rows.x[:, :, self.only])
         self.rows += rows.row != self._last
         self._last = rows.row
 
@@ -101,6 +107,18 @@ class Moments:
 
     def _filled(self) -> list[Second]:
         return [h for h in self.halves if h.count]
+
+    def imitation(self, ridge: float) -> Array | None:
+        """v of the first half for every input of the layer, [G, n]; None if it saw no row."""
+        half = self.halves[0]
+        if not half.count:
+            return None
+        v = direction(half.second / half.count, half.first / half.count, ridge)
+        if self.only is None:
+            return v
+        whole = np.zeros((len(v), len(self.only)))
+        whole[:, self.only] = v
+        return whole
 
     def residual(self) -> Array:
         """r of each group, [G], on the data that v was fitted on."""

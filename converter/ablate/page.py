@@ -88,9 +88,9 @@ def _row(top: float, bias: Mapping[str, Any], error: float | None, scale: svg.Sc
     if error is not None:
         said = f"{words.plain(bias['node'])}: error {tables.share(error)} without it"
         row.append(svg.rect(0, top + 16, max(scale(error), 0.002), 6, "fill-a", said))
-    left = bias["predicted_error_compensated"]
+    left = tables.imitated(bias)
     if left is not None:
-        said = f"{words.plain(bias['node'])}: about {tables.share(left)} when weights imitate it"
+        said = f"{words.plain(bias['node'])}: error {tables.share(left)} when weights imitate it"
         row.append(svg.rect(0, top + 23, max(scale(left), 0.002), 6, "fill-b", said))
     return row
 

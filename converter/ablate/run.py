@@ -12,7 +12,7 @@ import numpy as np
 
 from converter.ablate.compensate import Compensated, How, compensate
 from converter.ablate.effects import Effect, changes, disagreement
-from converter.ablate.measure import Zeroed, effects_of, mean_gap, zeroing
+from converter.ablate.measure import Zeroed, effects_of, imitating, mean_gap, zeroing
 from converter.ablate.net import Net, State
 from converter.ablate.probes import Probe, deviation, probes
 from converter.ablate.samples import Data, Part
@@ -94,15 +94,17 @@ def ablate(net: Net, sites: Sequence[Site], data: Data, settings: Settings) -> A
     """
     begun = monotonic()
     deadline = begun + settings.max_time
-    limits = Survey(settings.max_bytes, begun + 0.4 * settings.max_time, settings.seed)
+    fit, rest = halves(data, settings.seed)
+    fitted = np.zeros(data.rows, bool)
+    fitted[fit.rows] = True
+    limits = Survey(settings.max_bytes, begun + 0.3 * settings.max_time, settings.seed, fitted=fitted)
     scores, cut = survey(net, sites, data.all(), limits, settings.progress)
-    zero_by = begun + (0.7 if settings.compensates else 1.0) * settings.max_time
+    zero_by = begun + 0.55 * settings.max_time
     zeroed = zeroing(net, sites, data.all(), settings.output, zero_by, settings.progress)
     made = [
         replace(scores[s.label], predicted=zeroed.predicted[s.label], effect=zeroed.effects[s.label]) for s in sites
     ]
-    made = corrected(made)
-    fit, rest = halves(data, settings.seed)
+    made = _imitated(net, corrected(made), rest, zeroed, settings, begun)
     variants, fits, more = _variants(net, made, fit, rest, zeroed, settings, deadline)
     probed = _probe(net, variants, rest, zeroed, settings, deadline) if settings.probe else ()
     warnings = [*_warnings(data, zeroed, settings, cut=cut), *more, *_off_the_data(variants, probed)]
@@ -118,6 +120,18 @@ def ablate(net: Net, sites: Sequence[Site], data: Data, settings: Settings) -> A
         fit_rows=len(fit),
         seconds=monotonic() - begun,
     )
+
+
+def _imitated(
+    net: Net, scores: list[Score], rest: Part, zeroed: Zeroed, settings: Settings, begun: float
+) -> list[Score]:
+    """With the measured effect of weights in place of each bias, where that was not shown to be dead."""
+    wanted = {s.site.label: s.v for s in scores if s.v is not None and not s.problem and not is_dead(s.site)}
+    if not settings.compensates or not wanted:
+        return scores
+    by = begun + 0.75 * settings.max_time
+    found = imitating(net, wanted, rest, zeroed, by, settings.progress)
+    return [replace(s, imitated=found.get(s.site.label)) for s in scores]
 
 
 def halves(data: Data, seed: int) -> tuple[Part, Part]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from converter.ablate.effects import Effect
+from converter.ablate.patches import Array
 from converter.ablate.sites import Role, Site, is_proven
 from converter.records import FateKind
 from converter.verify.paired import holm, mcnemar
@@ -35,8 +36,8 @@ MEANS = {
     Class.REDUNDANT: "something else can hold it exactly: shown by exact analysis; `fold` merges it",
     Class.SMALL: f"leaving it out changes the outputs by at most {100 * SMALL_ERROR:g} %",
     Class.COMPENSABLE: (
-        "its layer's weights can imitate it on this data: "
-        f"\u221ar times its first-order effect is at most {100 * COMPENSABLE_ERROR:g} %"
+        "its layer's weights can imitate it on this data: then the outputs change by at most "
+        f"{100 * COMPENSABLE_ERROR:g} %"
     ),
     Class.ESSENTIAL: "neither: removing it costs something, or it is a head's and holds how frequent classes are",
     Class.UNKNOWN: "not measured: time ran out, or the layer could not be recomputed",
@@ -56,6 +57,8 @@ class Score:
     bounded : r is an upper bound: only some of the layer's inputs were looked at
     predicted : first-order effect on the outputs of leaving the bias out, relative
     effect : measured effect of that
+    v : weights that imitate a bias of 1, [G, n]
+    imitated : measured effect of weights W + b v in place of the bias, on rows that v was not fitted on
     """
 
     site: Site
@@ -75,11 +78,20 @@ class Score:
     problem: str = ""
     per_channel: dict[str, list[float]] | None = None
     findings: tuple[dict[str, Any], ...] = ()
+    v: Array | None = field(default=None, repr=False, compare=False)
+    imitated: Effect | None = None
 
     @property
     def compensated(self) -> float:
-        """Predicted effect on the outputs after compensation: what the imitation leaves of the first-order effect."""
+        """Foretold effect of the same: what the imitation leaves of the first-order effect."""
         return math.sqrt(min(max(self.held, 0.0), 1.0)) * self.predicted
+
+    @property
+    def left(self) -> float:
+        """Relative error of the outputs with weights in place of the bias, measured, else foretold."""
+        if self.imitated is not None and self.imitated.rows:
+            return self.imitated.relative_error
+        return self.compensated
 
     @property
     def held(self) -> float:
@@ -106,11 +118,10 @@ class Score:
             return Class.SMALL, f"the outputs change by {_percent(self.error)} without it"
         if self.site.role is Role.HEAD:
             return Class.ESSENTIAL, "a head's bias holds how frequent each answer is"
-        if math.isnan(self.held):
+        if math.isnan(self.left):
             return Class.UNKNOWN, self.problem or "its inputs were not looked at"
-        left = f"weights can imitate it up to {_percent(math.sqrt(min(self.held, 1.0)))}"
-        told = f"{left}, which moves the outputs by about {_percent(self.compensated)}"
-        return (Class.COMPENSABLE if self.compensated <= COMPENSABLE_ERROR else Class.ESSENTIAL), told
+        told = f"with weights that imitate it the outputs change by {_percent(self.left)}"
+        return (Class.COMPENSABLE if self.left <= COMPENSABLE_ERROR else Class.ESSENTIAL), told
 
 
 def _percent(share: float) -> str:

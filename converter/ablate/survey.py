@@ -36,6 +36,7 @@ class Survey:
     deadline: float = math.inf
     seed: int = 0
     dense_most: int = DENSE_MOST
+    fitted: np.ndarray[Any, Any] | None = None  # of each row of data, whether imitations may be fitted on it
 
 
 def survey(
@@ -100,7 +101,7 @@ def only_some(form: Form, most: int, seed: int) -> tuple[np.ndarray[Any, Any] | 
 def _observe(net: Net, group: list[Site], part: Part, limits: Survey) -> tuple[dict[str, Score], bool]:
     tap = net.inside([n for s in group for n in net.taps(s)])
     chosen = {s.label: only_some(s.form, limits.dense_most, limits.seed) for s in group}
-    sums = {s.label: Moments(chosen[s.label][0]) for s in group}
+    sums = {s.label: Moments(chosen[s.label][0], limits.fitted) for s in group}
     problems: dict[str, str] = {}
     for k, batch in enumerate(part.batches()):
         if k and monotonic() > limits.deadline:
@@ -175,5 +176,6 @@ def _score(net: Net, site: Site, sums: Moments, method: str) -> Score:
         rows=sums.rows,
         positions=sums.channels.count,
         per_channel=listed,
+        v=sums.imitation(RIDGE),
         findings=tuple(findings(net.source, site, sums)),
     )

@@ -30,8 +30,8 @@ CHANGES = {
 MEANING = (
     "|b|/sd: size of the bias beside the deviation of its layer's result, mean over channels. r: what the best "
     "imitation of it by its layer's other weights leaves, in mean square (0: superfluous, 1: irreplaceable), on rows "
-    "that it was not fitted on. error: change of the outputs without it, relative. imitated: what is expected to be "
-    "left of that when weights imitate it."
+    "that it was not fitted on. error: change of the outputs without it, relative. imitated: the same where weights "
+    "W + b v imitate it, on rows that v was not fitted on."
 )
 
 
@@ -93,7 +93,14 @@ def _bias(bias: Mapping[str, Any], *, decides: bool, tested: bool) -> tuple[str,
     elif decides:
         row.append(share(effect.get("agreement")))
     error = effect.get("relative_error", bias["predicted_error"])
-    return (*row, share(error), share(bias["predicted_error_compensated"]))
+    return (*row, share(error), share(imitated(bias)))
+
+
+def imitated(bias: Mapping[str, Any]) -> float | None:
+    """Error with weights in place of the bias, measured, else foretold; none of a bias that is dead."""
+    if bias["imitated"] is not None:
+        return float(bias["imitated"]["relative_error"])
+    return None if bias["class"] == "DEAD" else bias["predicted_error_compensated"]
 
 
 def variants(document: Mapping[str, Any]) -> Table:

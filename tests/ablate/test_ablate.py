@@ -84,6 +84,16 @@ def test_a_unet_shows_which_biases_are_dead() -> None:
     }
 
 
+def test_weights_in_place_of_each_bias_are_measured(mobilenet: dict[str, Any]) -> None:
+    found = by_node(mobilenet)
+    assert all(b["imitated"]["rows"] == 129 for b in found.values())  # the rows that nothing was fitted on
+    assert found["/3/body/body.6/Conv"]["imitated"]["relative_error"] < 0.05
+    assert found["/0/Conv"]["imitated"]["relative_error"] > 0.4
+    # foretold within a factor of three of what was measured, where it is more than noise
+    pairs = [(b["predicted_error_compensated"], b["imitated"]["relative_error"]) for b in found.values()]
+    assert all(1 / 3 < a / b < 3 for a, b in pairs if b > 0.005)
+
+
 def test_first_order_effects_foretell_measured_ones(mobilenet: dict[str, Any]) -> None:
     pairs = [(b["predicted_error"], b["effect"]["relative_error"]) for b in mobilenet["biases"]]
     assert all(0.6 < a / b < 1.6 for a, b in pairs)
@@ -208,7 +218,16 @@ def test_the_schema_is_what_its_number_says(mobilenet: dict[str, Any]) -> None:
     assert set(mobilenet["biases"][0]) == {
         *("node", "op", "role", "class", "why", "fate", "channels", "inputs_per_output", "groups", "ratio"),
         *("ratio_largest", "constant_channels", "r", "r_held_out", "r_fitted", "r_is_bound", "r_method", "rows"),
-        *("positions", "predicted_error", "predicted_error_compensated", "effect", "p_holm", "problem", "per_channel"),
+        *(
+            "positions",
+            "predicted_error",
+            "predicted_error_compensated",
+            "effect",
+            "imitated",
+            "p_holm",
+            "problem",
+            "per_channel",
+        ),
     }
     assert set(mobilenet["biases"][0]["effect"]) == {
         *("rows", "relative_error", "agreement", "kl", "accuracy_before", "accuracy_after", "gained", "lost"),

@@ -101,6 +101,12 @@ def test_measured_goes_before_predicted() -> None:
     assert score(predicted=0.5, r=0.0, effect=effect(z, z * 1.001)).verdict[0] is Class.SMALL
 
 
+def test_measured_imitation_goes_before_foretold() -> None:
+    z = np.ones((3, 4))
+    assert score(predicted=1.0, r=1.0, imitated=effect(z, z * 1.09)).verdict[0] is Class.COMPENSABLE
+    assert score(predicted=1.0, r=0.0, imitated=effect(z, z * 1.11)).verdict[0] is Class.ESSENTIAL
+
+
 def test_ranking_and_holm() -> None:
     labels = np.zeros(12, int)
     right, wrong = np.tile([9.0, 1.0], (12, 1)), np.tile([1.0, 9.0], (12, 1))

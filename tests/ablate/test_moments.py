@@ -80,6 +80,26 @@ def test_more_inputs_than_positions_look_perfect_only_where_they_were_fitted() -
     assert math.isnan(moments(x[:1], rows=1).residual_held_out()[0])
 
 
+def test_what_imitates_is_fitted_on_its_own_rows_alone() -> None:
+    rng = np.random.default_rng(0)
+    x = np.abs(rng.standard_normal((20, 30, 4)))
+    mine = np.arange(20) < 7
+    made = Moments(fitted=mine)
+    for k in range(20):
+        made.add(Rows(x[k][None] * (1 if mine[k] else 1e6), x[k][None, :, :1], k))
+    flat = x[mine].reshape(-1, 4)
+    v = made.imitation(1e-9)
+    assert v is not None
+    np.testing.assert_allclose(v[0], np.linalg.lstsq(flat, np.ones(len(flat)), rcond=None)[0], rtol=1e-4)
+    assert Moments().imitation(1e-2) is None
+    only = Moments(only=np.array([True, False, True, False]))
+    only.add(Rows(x[0][None], x[0][None, :, :1], 0))
+    part = only.imitation(1e-2)
+    assert part is not None
+    assert part[0, [1, 3]].tolist() == [0, 0]
+    assert part[0, [0, 2]].all()
+
+
 def test_groups_count_by_their_biases() -> None:
     assert weighted(np.array([0.2, 0.8]), np.array([1.0, 1.0, 2.0, 0.0])) == pytest.approx((2 * 0.2 + 4 * 0.8) / 6)
     assert weighted(np.array([0.2, 0.8]), np.zeros(4)) == pytest.approx(0.5)

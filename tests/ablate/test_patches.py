@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from converter.ablate.measure import imitation_of
 from converter.ablate.patches import Form, rows_of
 from converter.ablate.survey import explained
 from tests.ablate.made import draw, layer, net_of
@@ -66,6 +67,22 @@ def test_patches_times_weights_are_the_layer(name: str) -> None:
         seen += rows.y.size
     assert seen == y.size
     np.testing.assert_array_equal(site.form.stored(flat), site.weight)
+
+
+@pytest.mark.parametrize("name", ["grouped", "transposed-grouped", "gemm-rows", "3-d"])
+def test_weights_in_place_of_a_bias(name: str) -> None:
+    """y' = W x + b (v . x), in whatever way the operator holds its weight."""
+    op, attributes, shape, weight, bias = LAYERS[name]
+    net, _ = net_of(layer(op, attributes, shape, weight, bias))
+    (site,) = net.sites
+    v = draw(site.form.groups, site.form.n_in, seed=6).astype(np.float64)
+    x = draw(*shape, seed=3)
+    tap = net.inside([site.y], [site])
+    before, after = (tap.run({"x": x}, net.original | s)[site.y] for s in ({}, imitation_of(net, site, v)))
+    shift = site.shift.reshape(site.form.groups, 1, -1)
+    for old, new in zip(rows_of(site.form, x, before), rows_of(site.form, x, after), strict=True):
+        expected = old.y - shift + (old.x @ v[:, :, None]) * shift
+        np.testing.assert_allclose(new.y, expected, atol=1e-3)
 
 
 def test_matmul_of_batches_and_its_add() -> None:

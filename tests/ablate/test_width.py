@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 def wide() -> tuple[Net, dict[str, Effect]]:
     from tests.bench.ablate_digits import trained
 
-    content, (train, _, test, labels) = trained(64, 0, epochs=8)
+    content, (train, _, test, labels) = trained(64, 0, epochs=6)
     net, _ = net_of(content)
     convs = [s for s in net.sites if s.op == "Conv"]
     assert len(convs) == 3
