@@ -1,0 +1,176 @@
+"""``biasopt.study/1``: all that a study found, as JSON values; every other form of the report is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from converter.report import document as parts
+from converter.study import checks, claims
+from converter.study.analysis import results
+from converter.study.statistics import DIFFERENT, EQUIVALENT
+
+SCHEMA = "biasopt.study/1"
+MINUS = "\u2212"
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What the document says of the run itself."""
+
+    rows: Sequence[Mapping[str, Any]]
+    facts: Mapping[str, Any]
+    planned: int
+    left_out: Sequence[str]
+    resumed: int
+    seconds: float
+    cpu_seconds: float
+    quick: bool
+
+
+def study_document(ran: Ran, margin: float, *, argv: Sequence[str], version: str) -> dict[str, Any]:
+    """The document.
+
+    Parameters
+    ----------
+    margin : float
+        Percentage points that count as no difference.
+    """
+    share = ran.facts["test"] / ran.facts["train"]
+    found = results(ran.rows, margin, share)
+    made = checks.checks(found)
+    valid = checks.valid(made)
+    return {
+        "schema": SCHEMA,
+        "tool": parts.tool(argv, version),
+        "exit_code": 1 if valid is False else 0,
+        "verdict": verdict(found, made, ran.facts["dataset"], margin),
+        "valid": valid,
+        "checks": [asdict(check) for check in made],
+        "warnings": _warnings(ran, made),
+        "claims": [asdict(claim) for claim in claims.claims(found, margin)],
+        "margin": margin,
+        "results": found,
+        "limits": limits(ran, found),
+        "facts": dict(ran.facts),
+        "run": {
+            "jobs": ran.planned,
+            "left_out": list(ran.left_out),
+            "resumed": ran.resumed,
+            "seconds": round(ran.seconds, 1),
+            "cpu_seconds": round(ran.cpu_seconds, 1),
+            "models": sum(row["block"] != "exact" for row in ran.rows),
+            "quick": ran.quick,
+        },
+        "rows": [{k: v for k, v in row.items() if k not in ("job", "of")} for row in ran.rows],
+        "repro": parts.repro(argv),
+    }
+
+
+def verdict(found: Mapping[str, Any], made: list[checks.Check], dataset: str, margin: float) -> dict[str, str]:
+    """The answer in a sentence, and its conditions."""
+    failed = [check for check in made if check.passed is False]
+    if failed:
+        said = "; ".join(f"{check.name}: {check.said}" for check in failed)
+        return {"sentence": "This run is invalid: a control failed.", "more": f"What is certain did not show. {said}."}
+    if "widths" not in found:
+        return {"sentence": "The main comparison was not run.", "more": "The claims below say what was looked at."}
+    return {"sentence": _sentence(found, dataset, margin), "more": _more(found, margin)}
+
+
+def _sentence(found: Mapping[str, Any], dataset: str, margin: float) -> str:
+    compared = found["widths"]["comparisons"]
+    held = [set(s["equivalent"]) for s in found["widths"]["sequence"].values()]
+    common = set.intersection(*held)
+    if any(c["verdict"] == DIFFERENT and c["width"] == max(x["width"] for x in compared) for c in compared):
+        return f"On {dataset}, biases in the convolutions make a difference, even in the widest nets."
+    if common:
+        return (
+            f"On {dataset}, biases in the convolutions make no difference above {margin:g} points of accuracy "
+            f"from {min(common)} channels on."
+        )
+    return f"On {dataset}, these seeds cannot tell whether biases in the convolutions make a difference."
+
+
+def _more(found: Mapping[str, Any], margin: float) -> str:
+    compared = found["widths"]["comparisons"]
+    parts_ = []
+    open_ = sorted({c["width"] for c in compared if c["verdict"] not in (DIFFERENT, EQUIVALENT)})
+    if open_:
+        parts_.append(f"At {_listed(open_)} channels the seeds that were run leave it open, for one input or both.")
+    some = [c for c in compared if c["verdict"] == DIFFERENT]
+    if some:
+        said = "; ".join(f"{points(c['mean'])} points at {c['width']} channels, {c['input']} input" for c in some)
+        parts_.append(f"They differ: {said}.")
+    contrast = found.get("contrast", {}).get("accuracy", [])
+    if contrast:
+        none = max(r["mean"] for r in contrast if r["bias"] == "none")
+        every = min(r["mean"] for r in contrast if r["bias"] == "all")
+        parts_.append(
+            f"Where brightness is the answer they make all the difference, at any width: {every:.0f} % right with "
+            f"biases, {none:.0f} % without."
+        )
+    nets = [n for n in found.get("ablation", {}).get("nets", []) if n["norm"] == "batch"]
+    if nets:
+        net = max(nets, key=lambda n: n["width"])
+        zero, seq = (net["methods"][m]["lost"]["mean"] for m in ("zero", "sequential"))
+        parts_.append(
+            f"Taken out of a trained net of {net['width']} channels whose batch norm was folded they cost "
+            f"{zero:.1f} points; moved into the weights, {max(seq, 0):.1f}."
+        )
+    return " ".join(parts_)
+
+
+def points(value: float) -> str:
+    """``+1.04``, with a real minus."""
+    return f"{value:+.2f}".replace("-", MINUS)
+
+
+def _listed(widths: Sequence[int]) -> str:
+    said = [str(w) for w in widths]
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+
+
+def _warnings(ran: Ran, made: list[checks.Check]) -> list[str]:
+    found = [f"Control not run: {check.name}." for check in made if check.passed is None]
+    if ran.left_out:
+        found.append(
+            f"{len(ran.left_out)} of {ran.planned} jobs did not fit into the time; --out DIR keeps rows, so that "
+            "another run goes on with them."
+        )
+    if ran.quick:
+        found.append("A quick run: few widths, few seeds, some claims not looked at.")
+    return found
+
+
+def limits(ran: Ran, found: Mapping[str, Any]) -> list[str]:
+    """What this does not show."""
+    facts = ran.facts
+    c, h, w = facts["shape"]
+    said = [
+        (
+            f"One data set ({facts['dataset']}, {facts['images']:,} images of {c} x {h} x {w}); "
+            "nothing here says what happens on ImageNet."
+        ),
+        (
+            "One recipe: 3 x 3 convolutions with ReLU, Adam with a rate of 0.01 along a cosine, 30 epochs of digits. "
+            "No depthwise convolutions, no attention, no tuning per arm (the block on rates looks at that)."
+        ),
+        (
+            "Intervals are over seeds: split, initial weights and order of batches at once. The splits of one data set "
+            "overlap, so that on new data of this kind they are wider: see the columns on new data."
+        ),
+        "Equivalent means within the margin, not the same. No difference found is not no difference.",
+        (
+            "In distribution only. A net without biases is the same at every contrast; whether that is good depends on "
+            "what a level means, see the contrast control."
+        ),
+    ]
+    if "ablation" in found:
+        said.append(
+            "Biases of nets trained without batch norm are small here; that leaving them out is harmless says little."
+        )
+    if "recall" in found:
+        said.append("LSTMs: one lag, 32 cells, a task made for the forget gate. On other data it may matter less.")
+    return said
