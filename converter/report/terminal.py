@@ -74,5 +74,6 @@ def progress(*, quiet: bool = False, still: bool = False) -> Iterator[Callable[[
         with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
             yield lambda stage: live.update(Text(one_line(stage)), refresh=True)
         return
-    with Console(stderr=True).status("") as status:
+    # The stream of now: where stderr is sent elsewhere for a while, so that a library keeps quiet, this goes on.
+    with Console(file=sys.stderr).status("") as status:
         yield lambda stage: status.update(Text(one_line(stage)))

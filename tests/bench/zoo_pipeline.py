@@ -28,17 +28,18 @@ PAGE = ROOT / "docs" / "zoo.md"
 _HEAD = """\
 # Every torchvision classification net: export, fold, verify
 
-{n} nets of torchvision {torchvision}, exported by `biasopt export` (torch {torch}, dynamo), folded by `biasopt fold`, and
-compared before and after (onnxruntime {ort}). Weights are random, and so is what a fresh net has constant: statistics,
-scales, zero biases. The input is the smallest of 64, 128 and 224 pixels that a net takes. *R* is the exported model's
-distance from a float64 run of the torch module, over torch's own distance from it; the last column is the verdict on
-the folded model, beside the exported one. `python -m tests.bench.zoo_pipeline` makes this page.
+{n} nets of torchvision {torchvision}, exported by `biasopt export` (torch {torch}, dynamo), folded by `biasopt fold`,
+and compared before and after (onnxruntime {ort}). Weights are random, and so is what a fresh net has constant:
+statistics, scales, zero biases. The input is the smallest of 64, 128 and 224 pixels that a net takes. *R* is the
+exported model's distance from a float64 run of the torch module, over torch's own distance from it; the last column is
+the verdict on the folded model beside the exported one. `python -m tests.bench.zoo_pipeline` makes this page.
 
 | net | million parameters | input | R | nodes | batch norms | biases | folded |
 |---|---:|---:|---:|---:|---:|---:|---|"""
 _FOOT = """\
-Batch norms: {modules} in the torch modules, {before} in the exported models, {after} after the fold. A folded batch norm
-leaves its shift as the bias of the node before it, so that there are more biases where there was none."""
+Batch norms: {modules:,} run in the torch modules, {before} in the exported models, {after} after the fold. A folded
+batch norm leaves its shift as the bias of the node before it, so that there are more biases where there was none. What
+is left stands between two nodes that cannot take it over: DenseNet normalises before it rectifies."""
 
 
 def names() -> list[str]:
@@ -89,6 +90,20 @@ def size_of(net: Any) -> int:
     raise RuntimeError(f"takes no input of {SIZES}")
 
 
+def norms_that_run(net: Any, size: int) -> int:
+    """How many batch norms the net runs in eval mode; some nets have auxiliary heads that only training uses."""
+    import torch
+
+    ran: list[Any] = []
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    hooks = [norm.register_forward_hook(lambda module, *_: ran.append(module)) for norm in norms]
+    with torch.no_grad():
+        net(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return len(ran)
+
+
 def run(name: str, folder: Path) -> dict[str, Any]:
     """One net from torch to a folded, verified model; what happened."""
     import torch
@@ -102,7 +117,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     if row["parameters"] > MOST_PARAMETERS:
         return row | {"skipped": "size"}
     row["size"] = size_of(net)
-    row["modules"] = sum(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules())
+    row["modules"] = norms_that_run(net, row["size"])
     example = torch.randn(1, 3, row["size"], row["size"], generator=torch.Generator().manual_seed(1))
     made = converter.export_model(net, folder / "net.onnx", example=(example,), quick=True, force=True)
     row |= {"opset": made.opset, "export": made.parity.verdict.value, "export_why": made.parity.why}

@@ -138,3 +138,15 @@ def test_an_output_that_cannot_be(run: Run, folder: Path) -> None:
 @pytest.mark.parametrize("asked", [("--input", "x=1;2"), ("--dynamic", "x=0"), ("--opset", "0"), ()])
 def test_usage(run: Run, asked: tuple[str, ...]) -> None:
     assert run("export", "nets.py:block", *(("-o", "net.onnx") if asked else ()), *asked).code == 2
+
+
+def test_an_interrupt_leaves_nothing(folder: Path) -> None:
+    import converter
+
+    def progress(stage: str) -> None:
+        if stage.startswith("comparing"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        converter.export_model("nets.py:block", "net.onnx", inputs=["2,3,7,9"], progress=progress)
+    assert sorted(p.name for p in folder.iterdir() if p.name != "__pycache__") == ["nets.py"]

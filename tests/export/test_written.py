@@ -128,3 +128,11 @@ def test_parameters_keep_their_names(run: Run) -> None:
     assert run("export", "nets.py:block", "-o", "net.onnx", *X).code == 0
     names = {t.name for t in onnx.load("net.onnx").graph.initializer}
     assert {"conv.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"} <= names
+
+
+def test_a_zero_bias_of_the_module_s_own_stays(run: Run, folder: Path) -> None:
+    with (folder / "nets.py").open("a") as file:
+        file.write("\ndef zero():\n    net = block()\n    net.body[1].bias.data.zero_()\n    return net\n")
+    assert run("export", "nets.py:zero", "-o", "net.onnx", *X).code == 0
+    convs = [node for node in onnx.load("net.onnx").graph.node if node.op_type == "Conv"]
+    assert [len(node.input) for node in convs] == [2, 3]
