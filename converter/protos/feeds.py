@@ -27,7 +27,7 @@ Shapes = dict[str, tuple[int, ...]]
 BATCHES = (1, 3)
 _OPEN_SIZES = (64, 224, 32, 128, 16, 256, 8, 512, 1, 3, 4, 80, 100, 160)
 _MAX_GUESSES = 24
-_MAX_ELEMENTS = 1 << 24  # of a tensor whose size is guessed
+MAX_ELEMENTS = 1 << 24  # of a tensor whose size is guessed
 _ELEMENTWISE = {"Mul", "Div", "Add", "Sub", "PRelu"}
 _PASSED_THROUGH = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Flatten", "Transpose", "Expand", "Clip"}
 
@@ -121,7 +121,7 @@ def guesses(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None, batc
             if key in seen or len(seen) >= _MAX_GUESSES:
                 continue
             seen.add(key)
-            if count and max((math.prod(s) for s in shapes.values()), default=0) > _MAX_ELEMENTS:
+            if count and max((math.prod(s) for s in shapes.values()), default=0) > MAX_ELEMENTS:
                 continue
             yield Guess(shapes, 8 if count == 0 else 2)
     if any(p.dtype is not None and p.dtype.kind in "iu" for p in inputs.values()):
@@ -152,10 +152,10 @@ def _shape(
 def has_open_batch(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None) -> bool:
     """Whether some input's first dim is open, so that a second batch size is worth trying."""
     ports = free_inputs(model).values()
-    return any(p.name not in (given or {}) and (p.dims is None or (p.dims and not _is_fixed(p.dims[0]))) for p in ports)
+    return any(p.name not in (given or {}) and (p.dims is None or (p.dims and not is_fixed(p.dims[0]))) for p in ports)
 
 
-def _is_fixed(dim: int | str | None) -> bool:
+def is_fixed(dim: int | str | None) -> bool:
     return isinstance(dim, int) and dim >= 0
 
 
@@ -221,7 +221,7 @@ def check_shapes(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None)
             raise DataError(f"{name!r} is not an input of the model; its inputs are {inputs}")
         dims = expected[name].dims
         dims = (None,) * len(shape) if dims is None else dims
-        if len(dims) != len(shape) or any(n < 0 or (_is_fixed(d) and d != n) for d, n in zip(dims, shape, strict=True)):
+        if len(dims) != len(shape) or any(n < 0 or (is_fixed(d) and d != n) for d, n in zip(dims, shape, strict=True)):
             wanted = ", ".join("?" if d is None else str(d) for d in dims)
             raise DataError(f"input {name!r} has the shape [{wanted}], which {list(shape)} contradicts")
 

@@ -16,8 +16,8 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 
 from converter.protos.digest import tensor_digest
 from converter.protos.reference_program import opset_versions, overload, plain_domain
-from converter.protos.scopes import body_key, function_key
-from converter.protos.source import Source
+from converter.protos.scopes import function_key
+from converter.protos.source import Source, body_key
 
 # Operators whose value hangs on more than what they read: two of them are two values, told apart by name.
 _DRAWING = {

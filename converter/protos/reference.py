@@ -59,6 +59,11 @@ class Reference:
         self.input_names = tuple(i.name for i in model.graph.input if i.name not in constant)
         self.output_names = tuple(o.name for o in model.graph.output)
 
+    @property
+    def entered(self) -> frozenset[str]:
+        """The subgraphs that some run went through: ``/output.attribute``, by the first output of their node."""
+        return frozenset(self._program.context.entered)
+
     def run(self, feeds: Mapping[str, Any], watch: Callable[[str, Any], None] | None = None) -> dict[str, Any]:
         """The outputs by name, floats as float64.
 

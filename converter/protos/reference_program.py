@@ -21,6 +21,7 @@ from converter.protos.reference_nodes import (
     schema_defaults,
 )
 from converter.protos.reference_weights import Weights, widen
+from converter.protos.source import body_key
 
 # Inputs that are sizes, factors or exponents, not weights: never perturbed.
 NOT_WEIGHTS = {"Resize": (1, 2, 3), "Upsample": (1,), "Pow": (1,), "Range": (0, 1, 2), "OneHot": (2,)}
@@ -58,10 +59,13 @@ class Context:
         self.functions = functions
         self.weights = weights
         self.max_bytes = max_bytes
+        self.entered: set[str] = set()  # bodies that ran, by the first output of their node and the attribute
 
     def inside(self, opsets: dict[str, int]) -> Context:
         """The same for the body of a function, which imports its own operator sets."""
-        return Context(opsets, self.functions, self.weights, self.max_bytes)
+        context = Context(opsets, self.functions, self.weights, self.max_bytes)
+        context.entered = self.entered
+        return context
 
 
 class _Scope:
@@ -214,10 +218,14 @@ class Program:
         attributes = plain_attributes(node)
 
         def run(scope: _Scope, inputs: tuple[Any, ...]) -> list[Any]:
-            def body(program: Program) -> Callable[[Sequence[Any]], list[Any]]:
-                return lambda values: program.run(dict(zip(program.inputs, values, strict=True)), scope)
+            def body(name: str, program: Program) -> Callable[[Sequence[Any]], list[Any]]:
+                def enter(values: Sequence[Any]) -> list[Any]:
+                    self.context.entered.add(body_key("", node, name))
+                    return program.run(dict(zip(program.inputs, values, strict=True)), scope)
 
-            bodies = {name: body(program) for name, program in programs.items()}
+                return enter
+
+            bodies = {name: body(name, program) for name, program in programs.items()}
             if node.op_type == "If":
                 return run_if(inputs, bodies)
             n_outputs = len(programs["body"].outputs)

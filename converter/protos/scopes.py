@@ -18,7 +18,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from converter.protos.reference_nodes import bind, captures
 from converter.protos.reference_weights import external_location, is_external, read_tensor
 from converter.protos.shapes import inferred
-from converter.protos.source import Port, Source, body_graphs, ports, value_info
+from converter.protos.source import Port, Source, body_graphs, body_key, ports, value_info
 
 _UNREPEATABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
@@ -111,11 +111,6 @@ def _with_bodies(scope: Scope) -> Iterator[Scope]:
         for name, graph in body_graphs(node):
             key = body_key(scope.key, node, name)
             yield from _with_bodies(_graph_scope(key, scope.source, graph, scope, scope.opset_import))
-
-
-def body_key(outer: str, node: NodeProto, attribute: str) -> str:
-    """What a subgraph is called: by the first tensor that its node makes, which is there and is no one else's."""
-    return f"{outer}/{next((name for name in node.output if name), node.name)}.{attribute}"
 
 
 def function_key(function: FunctionProto) -> str:

@@ -31,6 +31,11 @@ class Segment:
     before: ModelProto
     after: ModelProto
 
+    @property
+    def name(self) -> str:
+        """The output, with the scope that it is in."""
+        return f"{self.scope}/{self.output}" if self.scope else self.output
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:

@@ -114,6 +114,11 @@ def body_graphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
             yield f"{attribute.name}[{k}]", graph
 
 
+def body_key(outer: str, node: NodeProto, attribute: str) -> str:
+    """What a subgraph is called: by the first tensor that its node makes, which is there and is no one else's."""
+    return f"{outer}/{next((name for name in node.output if name), node.name)}.{attribute}"
+
+
 def all_nodes(model: ModelProto) -> Iterator[NodeProto]:
     """Every node of the main graph, of subgraphs and of functions."""
     pending = [*model.graph.node, *(n for f in model.functions for n in f.node)]

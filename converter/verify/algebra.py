@@ -18,6 +18,7 @@ from converter.protos.source import float_types
 from converter.records import OutputCheck, Stage, Verdict
 from converter.verify.measure import Gap, gap, total
 from converter.verify.pair import Case, Options, Side
+from converter.verify.structure import rounding_decides
 
 PASS_BELOW = 4.0
 FAIL_ABOVE = 40.0
@@ -44,7 +45,9 @@ def algebra(a: Side, b: Side, cases: Sequence[Case], options: Options, draws: in
         return Stage("algebra", Verdict.SKIPPED, f"float64 reference: {exc}")
     names = [o.name for o in a.source.proto.graph.output]
     floor = _floor(a)
-    checks = tuple(_judge(name, [m[name] for m in measured], floor) for name in names)
+    checks = tuple(
+        _judge(name, [m[name] for m in measured], floor, ties=rounding_decides(a.source, name)) for name in names
+    )
     return Stage("algebra", worst(checks), _summary(checks), checks)
 
 
@@ -68,14 +71,14 @@ def _floor(a: Side) -> float:
     return max(min(units, default=2.0**-24), _REFERENCE_NOISE)
 
 
-def _judge(name: str, measured: Sequence[_Measured], floor: float) -> OutputCheck:
+def _judge(name: str, measured: Sequence[_Measured], floor: float, *, ties: bool) -> OutputCheck:
     change, noise = total(m.change for m in measured), [n for m in measured for n in m.noise]
     if change.problem:
         verdict = Verdict.INCONCLUSIVE if any(n.problem for n in noise) else Verdict.FAIL
         return OutputCheck(name, verdict, math.inf, PASS_BELOW, why=change.problem)
     if not change.compared:
         return OutputCheck(name, Verdict.INCONCLUSIVE, why="nothing to compare: no finite element")
-    verdict = _discrete(change, max(n.mismatches for n in noise))
+    verdict = _discrete(change, max(n.mismatches for n in noise), ties=ties)
     e = max(m.change.relative for m in measured)
     e_pert = max((n.relative for n in noise if math.isfinite(n.relative)), default=0.0)
     score = e / max(e_pert, floor)
@@ -88,11 +91,11 @@ def _judge(name: str, measured: Sequence[_Measured], floor: float) -> OutputChec
     return OutputCheck(name, verdict, score, PASS_BELOW, change.max_abs, detail, why)
 
 
-def _discrete(change: Gap, steps: int) -> Verdict:
+def _discrete(change: Gap, steps: int, *, ties: bool) -> Verdict:
     """Integers that flip where the perturbed original flips too are ties, not errors."""
     if change.mismatches == 0:
         return Verdict.PASS
-    few = _TIES if change.discrete >= 1000 else 0
+    few = _TIES if ties and change.discrete >= 1000 else 0
     if change.mismatches <= PASS_BELOW * steps + few:
         return Verdict.PASS
     return Verdict.INCONCLUSIVE if change.mismatches <= FAIL_ABOVE * steps + 10 * few else Verdict.FAIL

@@ -14,6 +14,7 @@ from converter.protos.feeds import (
     hints,
     random_tensor,
 )
+from converter.protos.other_sizes import larger
 
 __all__ = [
     "BATCHES",
@@ -25,5 +26,6 @@ __all__ = [
     "guesses",
     "has_open_batch",
     "hints",
+    "larger",
     "random_tensor",
 ]

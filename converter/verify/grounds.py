@@ -26,7 +26,7 @@ class Ground:
     noise: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of the original against itself
     trusted: frozenset[str] = frozenset()  # outputs whose reference has earned its trust at strict precision
     strict: Sequence[Outputs] = ()  # what the original gave there
-    extra: Case | None = None  # of another batch size, without a float64 run: held to the errors of the others
+    extra: Sequence[Case] = ()  # of other sizes, without a float64 run: held to the errors of the others
 
 
 def furthest(cases: Sequence[Case], after: Sequence[Outputs]) -> int:

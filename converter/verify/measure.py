@@ -68,6 +68,12 @@ def gap(ref: Any, got: Any) -> Gap:
     return total(_tensor_gap(a, b) for a, b in zip(left, right, strict=True))
 
 
+def apart(ref: Any, got: Any) -> float:
+    """The relative distance of two outputs, infinite where they cannot be equal at all."""
+    between = gap(ref, got)
+    return math.inf if between.problem else between.relative
+
+
 def total(gaps: Iterable[Gap]) -> Gap:
     """The sum of gaps."""
     return sum(gaps, Gap())

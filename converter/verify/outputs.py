@@ -24,7 +24,7 @@ from converter.verify.measure import Gap, gap, total
 from converter.verify.options import Options
 from converter.verify.pair import Case
 from converter.verify.side import Outputs, Side
-from converter.verify.structure import natural_scale
+from converter.verify.structure import natural_scale, rounding_decides
 
 PASS_BELOW, PASS_BELOW_SMALL, FAIL_ABOVE = 3.0, 5.0, 10.0
 _SMALL = 1000  # elements below which noise dominates the ratio
@@ -39,11 +39,10 @@ def outputs(
 ) -> Stage:
     """The stage over ``cases``, whose runs of the original are there already."""
     ground = ground or Ground()
-    extra = ground.extra
     try:
         options.progress("onnxruntime: rewritten model")
         after = [b.run(case.feeds) for case in cases]
-        beyond = None if extra is None else b.run(extra.feeds)
+        beyond = [b.run(case.feeds) for case in ground.extra]
     except (DataError, ModelError) as exc:
         return Stage(name, Verdict.FAIL, f"the original runs, the rewritten model does not: {exc}")
     finally:
@@ -51,20 +50,20 @@ def outputs(
     judge = _Judge(a, cases, after, options, ground)
     names = ports(a.source.proto.graph.output)
     checks = tuple(judge.check(name) for name in names)
-    if extra is not None:
-        checks = tuple(_also(c, gap(of(extra.runtime, n), of(beyond, n))) for n, c in zip(names, checks, strict=True))
+    for case, got in zip(ground.extra, beyond, strict=True):
+        checks = tuple(_also(c, gap(of(case.runtime, n), of(got, n))) for n, c in zip(names, checks, strict=True))
     detail = {"inputs": len(cases), "furthest_input": furthest(cases, after)}
     return Stage(name, worst(checks), judge.summary(checks), checks, detail)
 
 
 def _also(check: OutputCheck, pair: Gap) -> OutputCheck:
-    """Hold another batch size to what this output's errors allow: |B - A| is at most their sum."""
+    """Hold another size of the inputs to what this output's errors allow: |B - A| is at most their sum."""
     expected = sum(float(check.detail.get(k, 0.0)) for k in ("error_before", "error_after", "distance", "yardstick"))
     ratio = pair.relative / max(expected, 8 * 2.0**-24)
     if check.status is Verdict.FAIL or not (pair.problem or ratio > FAIL_ABOVE):
         return check
-    why = pair.problem or f"another batch size moves it {ratio:.3g} times as far as the error allows"
-    return replace(check, status=Verdict.FAIL, why=why)
+    why = pair.problem or f"moved {ratio:.3g} times as far as the error allows"
+    return replace(check, status=Verdict.FAIL, why=f"with inputs of another size: {why}")
 
 
 class _Judge:
@@ -144,7 +143,7 @@ class _Judge:
             verdict = Verdict.PASS
         else:
             verdict = Verdict.FAIL if score > self._options.fail_ratio else Verdict.INCONCLUSIVE
-        verdict = _with_integers(verdict, theirs.mismatches, mine.mismatches, pair)
+        verdict = self._with_integers(verdict, theirs.mismatches, mine.mismatches, pair, name)
         detail = {"error_before": mine.relative, "error_after": theirs.relative, "nonfinite": pair.nonfinite}
         why = "" if verdict is Verdict.PASS else _why(pair, f"error is {score:.3g} times the original's")
         return OutputCheck(name, verdict, score, limit, pair.max_abs, detail | _count(pair), why)
@@ -164,10 +163,17 @@ class _Judge:
             verdict = Verdict.PASS
         else:
             verdict = Verdict.FAIL if score > _DIRECT_FAIL else Verdict.INCONCLUSIVE
-        verdict = _with_integers(verdict, pair.mismatches, noise.mismatches, pair)
+        verdict = self._with_integers(verdict, pair.mismatches, noise.mismatches, pair, name)
         detail = {"note": note, "distance": pair.relative, "yardstick": yardstick, "nonfinite": pair.nonfinite}
         why = "" if verdict is Verdict.PASS else noise.problem or _why(pair, f"moved {score:.3g} times the yardstick")
         return OutputCheck(name, verdict, score, _DIRECT_PASS, pair.max_abs, detail | _count(pair), why)
+
+    def _with_integers(self, verdict: Verdict, mismatches: int, ties: int, pair: Gap, name: str) -> Verdict:
+        """Integers may differ as often as ties make the original itself differ."""
+        few = _TIES if pair.discrete >= _SMALL and rounding_decides(self._a.source, name) else 0
+        if verdict is Verdict.FAIL or mismatches <= PASS_BELOW * ties + few:
+            return verdict
+        return Verdict.INCONCLUSIVE if mismatches <= FAIL_ABOVE * ties + 10 * few else Verdict.FAIL
 
     def _perturbed(self) -> Outputs:
         if self._noise is None:
@@ -190,14 +196,6 @@ class _Judge:
         top = max((c.score or 0.0 for c in checks if "note" not in c.detail), default=0.0)
         note = f"; {len(direct)} outputs without trusted reference" if direct else ""
         return f"error at most {top:.3g} times the original's{note}"
-
-
-def _with_integers(verdict: Verdict, mismatches: int, ties: int, pair: Gap) -> Verdict:
-    """Integers may differ as often as ties make the original itself differ."""
-    few = _TIES if pair.discrete >= _SMALL else 0
-    if verdict is Verdict.FAIL or mismatches <= PASS_BELOW * ties + few:
-        return verdict
-    return Verdict.INCONCLUSIVE if mismatches <= FAIL_ABOVE * ties + 10 * few else Verdict.FAIL
 
 
 def _count(pair: Gap) -> dict[str, int]:

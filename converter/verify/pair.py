@@ -18,7 +18,7 @@ from converter.protos.reference import Unsupported
 from converter.protos.shapes import estimate_bytes
 from converter.protos.source import Source, free_inputs
 from converter.records import InputSet
-from converter.verify.feeds import BATCHES, Guess, Hints, check_given, feed, guesses, has_open_batch, hints
+from converter.verify.feeds import BATCHES, Guess, Hints, check_given, feed, guesses, has_open_batch, hints, larger
 from converter.verify.options import Options
 from converter.verify.samples import combined_digest, digest
 from converter.verify.side import Outputs, Side
@@ -81,12 +81,33 @@ class Cases:
                 return
         self.why_not = self.why_not or "no input of any size that was tried is accepted"
 
-    def other_batch(self) -> Case | None:
-        """One case of the larger batch beside the others, if the batch is open and the model accepts it."""
-        if not self.random or not has_open_batch(self._side.source.proto, self._options.shapes):
+    def other_sizes(self) -> list[Case]:
+        """Beside the others one case of another batch, and one of other open sizes, where the model takes them.
+
+        Sizes that a rewrite wrote into the model fail on these, and on no other.
+        """
+        if not self.random or self.no_runtime:
+            return []
+        shapes = [{n: np.shape(v) for n, v in case.feeds.items()} for case in self.items]
+        found = []
+        model, seed = self._side.source.proto, self._options.seed + _MANY
+        if has_open_batch(model, self._options.shapes) and all(s == shapes[0] for s in shapes):
+            self._options.progress(f"onnxruntime: original, batch {BATCHES[1]}")
+            found.append(self._attempt(BATCHES[1], seed))
+        self._options.progress("onnxruntime: original, other sizes")
+        others = larger(model, self._options.shapes, shapes[0])
+        found.append(next(filter(None, (self._tried(guess, seed) for guess in others)), None))
+        return [case for case in found if case is not None]
+
+    def _tried(self, sizes: dict[str, tuple[int, ...]], seed: int) -> Case | None:
+        model = self._side.source.proto
+        if estimate_bytes(model, sizes) > self._options.max_memory:
             return None
-        self._options.progress(f"onnxruntime: original, batch {BATCHES[1]}")
-        return self._attempt(BATCHES[1], self._options.seed + _MANY)
+        guess = Guess(sizes, next(iter(self._guess.values())).loose_bound)
+        try:
+            return self._run(self._made(guess, seed, hints(model.graph, set(free_inputs(model)))))
+        except (DataError, Unsupported):
+            return None
 
     def _attempt(self, batch: int, seed: int) -> Case | None:
         model = self._side.source.proto

@@ -94,6 +94,11 @@ class Side:
             self._reference = made
         return made.run(_wanted(self.source, feeds), watch)
 
+    @property
+    def entered(self) -> frozenset[str]:
+        """The subgraphs that the float64 runs went through; none where there was no such run."""
+        return self._reference.entered if self._reference is not None else frozenset()
+
 
 def _wanted(source: Source, feeds: Mapping[str, Any]) -> dict[str, Any]:
     """What the model has an input for: the two models of a segment may read different things."""

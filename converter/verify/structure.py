@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _BOUNDED = {"Sigmoid", "Softmax", "HardSigmoid", "Tanh", "LogSoftmax"}
 _SAME_VALUES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat", "Slice", "Cast"}
+# Operators that move integers about or count with them: in a model of these alone, every difference is one.
+_NEVER_TIES = {
+    *(*_SAME_VALUES, "Gather", "GatherElements", "GatherND", "Expand", "Tile", "Pad", "Split", "Where", "Unique"),
+    *("Add", "Sub", "Mul", "Max", "Min", "And", "Or", "Not", "Xor", "BitShift", "Shape", "Size", "Range", "Constant"),
+    *("ConstantOfShape", "OneHot", "ScatterND", "ScatterElements", "Compress", "EyeLike", "Mod", "ReduceSum"),
+} - {"Cast"}
 # onnxruntime computes a sigmoid to about 1e-7 of 1, whatever the result: errors below this part of 1 prove nothing.
 _NATURAL = 1e-3
 
@@ -130,6 +136,22 @@ def is_unseeded(node: NodeProto) -> bool:
     names = {a.name for a in node.attribute}
     training_dropout = node.op_type == "Dropout" and len(node.input) > 2 and bool(node.input[2])
     return (node.op_type in RANDOM or training_dropout) and "seed" not in names
+
+
+def rounding_decides(source: Source, output: str) -> bool:
+    """Whether a float is compared, rounded or made an integer on the way to an output, so that ties can be."""
+    made = {name: node for node in source.proto.graph.node for name in node.output}
+    pending, seen = [output], {output}
+    while pending:
+        node = made.get(pending.pop())
+        if node is None:
+            continue
+        if node.op_type not in _NEVER_TIES or node.domain not in ("", "ai.onnx"):
+            return True
+        fresh = {name for name in node.input if name} - seen
+        seen |= fresh
+        pending.extend(fresh)
+    return False
 
 
 def natural_scale(source: Source, output: str) -> float:
