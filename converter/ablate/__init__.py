@@ -18,6 +18,7 @@ ranges     what quantisation would gain, as findings
 solve      the closed form that moves a bias into weights, dense, by conjugate gradients, or at the centre tap
 compensate layer after layer, on the activations of the model as changed so far
 selecting  which biases go, under a budget
+warned     what a reader must know first
 removal    the split of the data, what may go, and the verdict on rows that selection never saw
 ========== ===============================================================================================
 

@@ -15,10 +15,10 @@ from converter.ablate.effects import changes, disagreement
 from converter.ablate.measure import effects_of
 from converter.ablate.net import Net, Where
 from converter.ablate.probes import deviation, probes
-from converter.ablate.run import FEW_ROWS
 from converter.ablate.samples import Data, Part, split
 from converter.ablate.selecting import Budget, Selection
 from converter.ablate.sites import Role, Site
+from converter.ablate.warned import FEW_ROWS
 from converter.protos.source import Source
 from converter.records import Stage, Verdict
 from converter.verify.decision import decision

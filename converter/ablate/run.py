@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from converter.ablate.compensate import Compensated, How, compensate
-from converter.ablate.effects import Effect, changes, disagreement
+from converter.ablate.effects import Effect
 from converter.ablate.measure import Zeroed, effects_of, imitating, mean_gap, zeroing
 from converter.ablate.net import Net, State
 from converter.ablate.probes import Probe, deviation, probes
@@ -19,11 +19,9 @@ from converter.ablate.samples import Data, Part
 from converter.ablate.scoring import Class, Score, corrected, ranked
 from converter.ablate.sites import Role, Site, is_proven
 from converter.ablate.survey import Survey, survey
+from converter.ablate.warned import off_the_data, warnings_on
 from converter.records import FateKind
 
-FEW_ROWS = 64  # below which compensation is fitted on chance
-GOOD_ROWS = 256  # from which more data gained nothing on digits
-_SAME = 1e-2  # outputs that vary less than this, relative, say little
 _FIT_MOST = 1024  # rows that the compensation shown here is fitted on
 
 
@@ -107,7 +105,7 @@ def ablate(net: Net, sites: Sequence[Site], data: Data, settings: Settings) -> A
     made = _imitated(net, corrected(made), rest, zeroed, settings, begun)
     variants, fits, more = _variants(net, made, fit, rest, zeroed, settings, deadline)
     probed = _probe(net, variants, rest, zeroed, settings, deadline) if settings.probe else ()
-    warnings = [*_warnings(data, zeroed, settings, cut=cut), *more, *_off_the_data(variants, probed)]
+    warnings = [*warnings_on(data, zeroed, cut=cut), *more, *off_the_data([v for v, _, _ in variants], probed)]
     return Ablation(
         scores=tuple(ranked(made)),
         variants=tuple(v for v, _, _ in variants),
@@ -212,46 +210,6 @@ def _probe(
         effects, _ = effects_of(net, states, rest, zeroed.output, shift=probe.shift, references=references, **ask)
         found.append(Probed(probe, effects))
     return tuple(found)
-
-
-def _warnings(data: Data, zeroed: Zeroed, settings: Settings, *, cut: bool) -> list[str]:
-    found = []
-    if data.rows < 2 * FEW_ROWS:
-        found.append(
-            f"{data.rows} rows of data are few: half of them are fitted on, which takes {FEW_ROWS}, better {GOOD_ROWS}"
-        )
-    if cut:
-        found.append("time ran out while layers were looked at; give --max-time more")
-    if zeroed.stopped:
-        found.append(
-            f"time ran out: biases were left out on {zeroed.rows:,} of {data.rows:,} rows; --max-time gives more"
-        )
-    if zeroed.varies < _SAME:
-        found.append(
-            f"output {zeroed.output!r} is nearly the same for every row: it varies by {zeroed.varies:.1g} of its size. "
-            "What biases are worth cannot be seen on this data, or the model is not trained"
-        )
-    if not zeroed.decides:
-        found.append(f"output {zeroed.output!r} decides between no classes: effects are errors of its numbers alone")
-    return found
-
-
-def _off_the_data(variants: Sequence[Made], probed: Sequence[Probed]) -> list[str]:
-    """A warning for the compensated model where its answers change off the data and not on it."""
-    found = []
-    for variant, _, _ in variants:
-        if not variant.name.startswith("compensate"):
-            continue
-        worst = max(probed, key=lambda p: disagreement(p.effects[variant.name]), default=None)
-        if worst is None:
-            continue
-        here, there = disagreement(variant.effect), disagreement(worst.effects[variant.name])
-        if changes(variant.effect, worst.effects[variant.name]):
-            found.append(
-                f"{variant.said}: under {worst.probe.said} {100 * there:.3g} % differ from the original, on the data "
-                f"{100 * here:.2g} %. Biases carried what the level of the inputs means"
-            )
-    return found
 
 
 def summary(scores: Sequence[Score]) -> dict[str, int]:

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 
-import cli
 from converter.ablate import saved, survey, tables
 from converter.api.ablate import ablate
 from converter.errors import BiasoptError, DataError, ModelError, RuntimeUnavailable
@@ -264,79 +263,3 @@ def test_bad_data_is_one_line() -> None:
         ablate(chain(), inputs={"x": images(8)}, output="nothing")
     with pytest.raises((DataError, ModelError)):
         ablate(chain(), inputs={"x": draw(8, 3, 8, 8)})
-
-
-# -- quantisation ----------------------------------------------------------------------------
-
-
-def test_a_channel_that_never_reaches_zero_is_a_finding() -> None:
-    consts = {"w": draw(3, 2, 1, 1, seed=1), "b": np.array([0, 40, 0], np.float32), "v": draw(4, 3, 1, 1, seed=2)}
-    text = """(float[N,2,4,4] x) => (float[N,4,4,4] y) { h = Conv<kernel_shape=[1,1]>(x, w, b)
-     r = Relu(h)  y = Conv<kernel_shape=[1,1]>(r, v) }"""
-    document = ablate(model(text, consts), inputs={"x": draw(40, 2, 4, 4)}).document()
-    (found,) = [f for f in document["findings"] if f["code"] == "high-bias"]
-    assert (found["channels"], found["of"]) == (1, 3)
-    assert found["range_after"] < 20 < 40 < found["range_before"]
-    assert "11,604,987" in document["note"]
-    assert "11,604,987" in saved.made(document, "text")
-
-
-def test_a_range_that_would_not_shrink_is_none() -> None:
-    """The channel that never reaches zero is not the one that is largest."""
-    consts = {"w": np.array([[1, 0], [0, 100]], np.float32).reshape(2, 2, 1, 1), "b": np.array([9, 0], np.float32)}
-    text = "(float[N,2,4,4] x) => (float[N,2,4,4] y) { h = Conv<kernel_shape=[1,1]>(x, w, b)  y = Relu(h) }"
-    document = ablate(model(text, consts), inputs={"x": draw(40, 2, 4, 4)}).document()
-    assert [f for f in document["findings"] if f["code"] == "high-bias"] == []
-
-
-def test_eight_bits_shift_a_mean_as_computed() -> None:
-    weight = np.array([[1.0], [0.0035]], np.float32)  # the second is less than half a step of 1/127: it becomes 0
-    text = "(float[N,1] x) => (float[N,2] y) { y = Gemm<transB=1>(x, w, b) }"
-    proto = model(text, {"w": weight, "b": np.zeros(2, np.float32) + 1})
-    x = draw(400, 1, shift=3.0)
-    (found,) = ablate(proto, inputs={"x": x}).document()["findings"]
-    assert (found["code"], found["channels"]) == ("int8-shift", 1)
-    assert found["largest_in_deviations"] == pytest.approx(float(x.mean() / x.std()), rel=1e-4)
-
-
-# -- the command -----------------------------------------------------------------------------
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    onnx.save(chain(), tmp_path / "m.onnx")
-    np.savez(tmp_path / "d.npz", x=images(40))
-    (tmp_path / "labels.txt").write_text("\n".join(["3"] * 40))
-    call = ["ablate", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz")]
-    assert (
-        cli.run([*call, "--labels", str(tmp_path / "labels.txt"), "--report", str(tmp_path / "r"), "--top", "2"]) == 0
-    )
-    said = capsys.readouterr().out
-    assert "... and 2 more" in said
-    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["report.html", "report.json", "report.md"]
-    assert cli.run([*call, "--json", "--no-compensate", "--only", "c"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == "biasopt.ablate/1"
-    assert not any(v["name"].startswith("compensate") for v in document["variants"])
-    assert cli.run([*call, "-q"]) == 0
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    ("more", "code", "said"),
-    [
-        ([], 2, "Give data"),
-        (["--data", "d.npz", "--only", "nobody"], 2, "no bias is called"),
-        (["--data", "none.npz"], 3, "there are no such inputs"),
-        (["--data", "d.npz", "--labels", "none.npy"], 3, "give labels"),
-        (["--data", "d.npz", "--images", "."], 3, "exclude each other"),
-        (["--data", "d.npz", "--formats", "junit", "--report", "r"], 3, "no junit"),
-    ],
-)
-def test_what_is_wrong_is_said(
-    more: list[str], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    onnx.save(chain(), "m.onnx")
-    np.savez("d.npz", x=images(20))
-    assert cli.run(["ablate", "m.onnx", *more]) == code
-    assert said in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,54 @@
+"""``biasopt ablate`` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import cli
+from tests.ablate.made import chain, images
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(chain(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=images(40))
+    (tmp_path / "labels.txt").write_text("\n".join(["3"] * 40))
+    call = ["ablate", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz")]
+    assert (
+        cli.run([*call, "--labels", str(tmp_path / "labels.txt"), "--report", str(tmp_path / "r"), "--top", "2"]) == 0
+    )
+    said = capsys.readouterr().out
+    assert "... and 2 more" in said
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["report.html", "report.json", "report.md"]
+    assert cli.run([*call, "--json", "--no-compensate", "--only", "c"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "biasopt.ablate/1"
+    assert not any(v["name"].startswith("compensate") for v in document["variants"])
+    assert cli.run([*call, "-q"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        ([], 2, "Give data"),
+        (["--data", "d.npz", "--only", "nobody"], 2, "no bias is called"),
+        (["--data", "none.npz"], 3, "there are no such inputs"),
+        (["--data", "d.npz", "--labels", "none.npy"], 3, "give labels"),
+        (["--data", "d.npz", "--images", "."], 3, "exclude each other"),
+        (["--data", "d.npz", "--formats", "junit", "--report", "r"], 3, "no junit"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    more: list[str], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(chain(), "m.onnx")
+    np.savez("d.npz", x=images(20))
+    assert cli.run(["ablate", "m.onnx", *more]) == code
+    assert said in " ".join(capsys.readouterr().err.split())
