@@ -21,6 +21,7 @@ from converter.bench import asked as bench_asked
 from converter.errors import BiasoptError
 from converter.report import given, terminal
 from converter.report.ending import Ending, show
+from converter.study import plan as study_plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE, LIBRARY = click.Path(path_type=Path), click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -28,6 +29,7 @@ NATURAL, COUNT, SECONDS = click.IntRange(0), click.IntRange(1), click.FloatRange
 OUTCOMES = click.Choice(["fail", "pass"])
 PREPROCESS, GRADES = click.Choice(["imagenet", "unit", "tanh", "none"]), click.Choice(list("ABCD"))
 PROVIDERS, PROBES = click.Choice(["cpu", "cuda"]), click.Choice(["contrast", "offset", "noise"])
+DATASETS = click.Choice(["digits", "mnist", "fashion-mnist", "cifar10"])
 PRECISIONS = click.Choice(["strict", "as-deployed", "both"])
 ALL_PROVIDERS, LEVELS = click.Choice(["cpu", "cuda", "tensorrt"]), click.Choice(["all", "basic", "off"])
 
@@ -533,6 +535,57 @@ def ablate(model: Path, ending: Ending, no_compensate: bool, as_it_is: bool, top
 
 
 @cli.command()
+@option("--dataset", type=DATASETS, default="digits", help="What to train on.  [digits]")
+@option("--data-dir", metavar="DIR", type=FILE, help="Its files; nothing is downloaded. Not needed for digits.")
+@option("--full", is_flag=True, help="Do not halve the images.")
+@option("--blocks", metavar="LIST", multiple=True, callback=_as(study_plan.blocks), help="Only these parts.  [all]")
+@option("--seeds", metavar="N", type=click.IntRange(2), help="Seeds of every part.  [4 to 32]")
+@option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the seeds.  [0]")
+@option("--margin", metavar="P", type=POSITIVE, default=0.5, help="Points of accuracy that count as none.  [0.5]")
+@option("--no-bias-anywhere", is_flag=True, help="A third arm, without biases in the head either.")
+@option("--quick", is_flag=True, help="In a minute: few widths, few seeds.")
+@option("--max-time", metavar="S", type=SECONDS, help="Seconds; seeds are left out to fit.  [300; quick: 60]")
+@option("--jobs", metavar="N", type=COUNT, help="Stacks of nets trained side by side.  [cores]")
+@option("--device", type=PROVIDERS, default="cpu", help="Where to train.  [cpu]")
+@option("--out", metavar="DIR", type=FILE, help="Keep all rows there; another run goes on with them.")
+@option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder.")
+@option(
+    "--formats",
+    multiple=True,
+    default=["json,md,html"],
+    callback=_as(given.kinds),
+    metavar="LIST",
+    help="Which reports: json, md, html, text.  [json,md,html]",
+)
+@json_option
+@option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def study(jobs: int | None, folder: Path | None, formats: list[str], as_json: bool, quiet: bool, **asked: Any) -> int:
+    """Does bias make a difference? Train small nets with and without.
+
+    Needs the extra biasopt[torch], and no network. Parts: exact, identity, contrast, widths, recall, ablation, norms,
+    capacity, depth, drift, rates.
+    """
+    from converter.api.study import study as run_it
+    from converter.report import files
+    from converter.runtime.session import available_cores
+    from converter.study import saved
+
+    saved.check(formats)
+    files.prepare(folder)  # both before the work that the reports tell of
+    with terminal.progress(quiet=quiet) as progress:
+        result = run_it(jobs=jobs or available_cores(), progress=progress, **asked)
+    said = result.document(click.get_current_context().find_root().obj or ())
+    saved.save(said, folder, formats)
+    if as_json:
+        terminal.say(saved.text(said, "json"))
+    elif not quiet:
+        from converter.study import text
+
+        terminal.say(text.rendered(said, sys.stdout))
+    return int(said["exit_code"])
+
+
+@cli.command()
 @argument("document", metavar="R.json", type=FILE)
 @option("-o", "--output", "folder", metavar="DIR", type=FILE, help="Write into this folder.  [print]")
 @option("--formats", multiple=True, callback=_as(given.kinds), metavar="LIST", help="json, md, html, junit, text.")
@@ -569,6 +622,8 @@ def _fold(model: Path, *, output: Path | None, in_place: bool, no_verify: bool, 
 
     if in_place and output is not None:
         raise click.UsageError("--in-place and --output exclude each other.")
+    if asked["bench_time"] is not None and not asked["bench"]:
+        raise click.UsageError("--bench-time goes with --bench.")
     if not in_place and output is None:
         stem = model.name[:-5] if model.name.lower().endswith(".onnx") else model.name
         output = model.with_name(f"{stem}.folded.onnx")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from converter.study import statistics as stats
+from converter.study.plan import parameters
 from converter.study.statistics import Judged
 from converter.verify.paired import wilson
 
@@ -37,6 +38,16 @@ def results(rows: Sequence[Row], margin: float, share: float) -> dict[str, Any]:
         if by_block[block]:
             found[block] = make(by_block[block], margin, share)
     return found
+
+
+def in_parameters(widths: Result, image: Sequence[int], classes: int) -> None:
+    """Add to each multiplier in channels what it is in parameters of the whole net."""
+    for made in filter(None, widths["multiplier"].values()):
+        for at in made["widths"]:
+            w, factor = at["width"], at["factor"]
+            before = parameters(w, image, classes, biases=True)
+            after = None if factor is None else parameters(factor * w, image, classes, biases=False)
+            at["parameters"] = None if after is None else after / before
 
 
 def mean_interval(values: Sequence[float]) -> Result:

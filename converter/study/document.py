@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.report import document as parts
 from converter.study import checks, claims
-from converter.study.analysis import results
+from converter.study.analysis import in_parameters, results
 from converter.study.statistics import DIFFERENT, EQUIVALENT
 
 SCHEMA = "biasopt.study/1"
@@ -39,6 +39,8 @@ def study_document(ran: Ran, margin: float, *, argv: Sequence[str], version: str
     """
     share = ran.facts["test"] / ran.facts["train"]
     found = results(ran.rows, margin, share)
+    if "widths" in found:
+        in_parameters(found["widths"], ran.facts["shape"], ran.facts["classes"])
     made = checks.checks(found)
     valid = checks.valid(made)
     return {

@@ -49,7 +49,7 @@ def replaceability(found: Mapping[str, Any]) -> Figure:
         "More inputs replace a bias, if they vary independently",
         caption,
         _TALL + 22,
-        marks + dots,
+        (*marks, *dots),
         labels,
         keys,
     )

@@ -45,13 +45,6 @@ class Shape:
             side //= 2
         return self.width * side * side
 
-    def parameters(self, width: float, conv_bias: bool = True) -> float:
-        """Parameters of a net of this shape but another, perhaps broken, width."""
-        inner = (self.depth - 1) * 9 * width * width + 9 * self.channels * width
-        head = (self.features / self.width * width + 1) * self.classes
-        norm = 0 if self.norm == "none" else 2 * self.depth * width
-        return inner + head + norm + (self.depth * width if conv_bias else 0)
-
 
 class Nets:
     """M nets of one shape.

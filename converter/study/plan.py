@@ -27,6 +27,13 @@ _PART = 4  # seeds of a job: few, so that time can be kept to; never fewer model
 _RATES = (3e-3, 1e-2, 3e-2)
 
 
+def parameters(width: float, image: Sequence[int], classes: int, *, biases: bool) -> float:
+    """Parameters of a net of two layers and this, perhaps broken, width, for images [C, H, W]."""
+    channels, _, side = image
+    head = (width * (side // 4) ** 2 + 1) * classes
+    return 9 * channels * width + 9 * width * width + head + (2 * width if biases else 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
     """One arm of every seed of a job."""
@@ -82,6 +89,15 @@ class Asked:
     seeds: int | None = None
     quick: bool = False
     nowhere: bool = False
+
+
+def blocks(values: Sequence[str]) -> list[str]:
+    """Names of blocks, from ``a,b``; what is none is a ValueError."""
+    names = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    for name in names:
+        if name not in BLOCKS:
+            raise ValueError(f"{name!r} is no part of the study; there are {', '.join(BLOCKS)}.")
+    return list(dict.fromkeys(names))
 
 
 def jobs(asked: Asked) -> list[Job]:
