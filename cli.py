@@ -142,6 +142,14 @@ torch_options = _together(
 )
 
 
+removal_options = _together(
+    option("--data", metavar="DATA", multiple=True, help="What remove-biases goes by; as --inputs."),
+    option("--budget", metavar="P", callback=_as(given.share), help="Decisions that it may change.  [0.1%]"),
+    option("--keep", metavar="NODE", multiple=True, help="Bias that it must leave; repeatable."),
+    option("--also", metavar="NODE", multiple=True, help="Bias, or first, head, depthwise, that it may take too."),
+)
+
+
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a check failed, 2 usage, 3 error, 4 inconclusive, 70 bug, 130 interrupted.",
@@ -157,7 +165,8 @@ def cli() -> None:
 @option("--in-place", is_flag=True, help="Replace MODEL itself.")
 @option("--force", is_flag=True, help="Replace an OUT that exists.")
 @pass_options
-@option("--allow", metavar="PASS", multiple=True, callback=_as(given.passes), help="Use a pass that assumes something.")
+@option("--allow", metavar="PASS", multiple=True, callback=_as(given.allowed), help="What assumes: remove-biases.")
+@removal_options
 @option("--stop-after", metavar="N", type=NATURAL, help="Stop after N rewrites.")
 @option("--certificate", metavar="CERT", type=FILE, help="Write every rewrite as data, for replay to check.")
 @option("--no-verify", is_flag=True, help="Write without comparing outputs.")
@@ -188,7 +197,7 @@ def fold(ending: Ending, verbose: bool, **asked: Any) -> int:
         from converter.report.to_json import fold_json  # loads records that a fold with --no-verify does without
 
         more: dict[str, Any] = {"bench": result.latency, "certificate": result.certificate}
-        return fold_json(result, __version__, argv=_argv(), said=said, **more)
+        return fold_json(result, __version__, argv=_argv(), said=said, removal=result.removal, **more)
 
     ending.prepare()
     with terminal.progress(quiet=ending.quiet) as progress:
@@ -197,7 +206,7 @@ def fold(ending: Ending, verbose: bool, **asked: Any) -> int:
     return ending.end(
         int(result.exit_code),
         document,
-        lambda: text.fold_blocks(result, said, verbose=verbose),
+        lambda: text.fold_blocks(result, said, verbose=verbose, removal=(result.removal or {}).get("said", ())),
         lambda: words.failure(result.parity, result.latency),
     )
 
@@ -541,7 +550,7 @@ def ablate(model: Path, ending: Ending, no_compensate: bool, as_it_is: bool, top
 @option("--blocks", metavar="LIST", multiple=True, callback=_as(study_plan.blocks), help="Only these parts.  [all]")
 @option("--seeds", metavar="N", type=click.IntRange(2), help="Seeds of every part.  [4 to 32]")
 @option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the seeds.  [0]")
-@option("--margin", metavar="P", type=POSITIVE, default=0.5, help="Points of accuracy that count as none.  [0.5]")
+@option("--margin", metavar="P", type=SECONDS, default=0.5, help="Points of accuracy that count as none.  [0.5]")
 @option("--no-bias-anywhere", is_flag=True, help="A third arm, without biases in the head either.")
 @option("--quick", is_flag=True, help="In a minute: few widths, few seeds.")
 @option("--max-time", metavar="S", type=SECONDS, help="Seconds; seeds are left out to fit.  [300; quick: 60]")
@@ -628,7 +637,26 @@ def _fold(model: Path, *, output: Path | None, in_place: bool, no_verify: bool, 
         stem = model.name[:-5] if model.name.lower().endswith(".onnx") else model.name
         output = model.with_name(f"{stem}.folded.onnx")
     asked["inputs"] = asked["inputs"] or None
+    asked["removal"] = _removal(asked)
     return api.fold(model, out=output, in_place=in_place, verify=not no_verify, **asked)
+
+
+def _removal(asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What is asked of remove-biases, which is no pass; None where it is not allowed."""
+    given_for_it = {name: value for name in ("data", "budget", "keep", "also") if (value := asked.pop(name))}
+    if given.REMOVE not in asked["allow"]:
+        if given_for_it:
+            raise click.UsageError(f"--{min(given_for_it)} goes with --allow {given.REMOVE}.")
+        return None
+    if not given_for_it.get("data") and asked["images"] is None:
+        raise click.UsageError(f"--allow {given.REMOVE} needs --data or --images.")
+    if asked["certificate"] is not None:
+        raise click.UsageError(f"--allow {given.REMOVE} and --certificate exclude each other.")
+    asked["allow"] = [name for name in asked["allow"] if name != given.REMOVE]
+    inputs = given_for_it.pop("data", None)
+    images = {} if inputs else {"images": asked["images"], "preprocess": asked["preprocess"]}
+    labels, asked["labels"] = asked["labels"], None
+    return {"inputs": inputs, "labels": labels, **images, **given_for_it}
 
 
 def run(argv: Sequence[str] | None = None) -> int:

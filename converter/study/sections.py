@@ -27,8 +27,10 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     (
         "widths",
         "Does it make a difference?",
-        "The same nets trained twice, with biases in their convolutions and without: same split, weights and batches. "
-        "The head keeps its bias.",
+        (
+            "The same nets trained twice, with biases in their convolutions and without: same split, weights and batches. "
+            "The head keeps its bias."
+        ),
         ("accuracy-raw", "accuracy-centred", "differences", "multiplier"),
         ("widths", "multiplier"),
     ),
@@ -49,16 +51,20 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     (
         "exact",
         "Why: other weights make the bias",
-        "Inputs with positive means imitate a bias: the more, the better, if they vary independently of each other. "
-        "What is left is r.",
+        (
+            "Inputs with positive means imitate a bias: the more, the better, if they vary independently of each other. "
+            "What is left is r."
+        ),
         ("replaceability", "centring"),
         ("replaceability", "first layer"),
     ),
     (
         "ablation",
         "Out of trained nets",
-        "Batch norm, once folded, leaves large biases behind. Left out, they are missed; moved into the weights, they "
-        "are not, and that works better the wider the net.",
+        (
+            "Batch norm, once folded, leaves large biases behind. Left out, they are missed; moved into the weights, they "
+            "are not, and that works better the wider the net."
+        ),
         ("removal", "error"),
         ("ablation", "layers", "off the data"),
     ),
@@ -94,8 +100,10 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     (
         "rates",
         "Is the learning rate fair?",
-        "If one arm liked another rate better, an effect of the bias could be one of the rate. "
-        "Accuracy on a third of the training images.",
+        (
+            "If one arm liked another rate better, an effect of the bias could be one of the rate. "
+            "Accuracy on a third of the training images."
+        ),
         (),
         ("rates",),
     ),
