@@ -633,8 +633,6 @@ def _fold(model: Path, *, output: Path | None, in_place: bool, no_verify: bool, 
         raise click.UsageError("--in-place and --output exclude each other.")
     if asked["bench_time"] is not None and not asked["bench"]:
         raise click.UsageError("--bench-time goes with --bench.")
-    if asked["bench_time"] is not None and not asked["bench"]:
-        raise click.UsageError("--bench-time goes with --bench.")
     if not in_place and output is None:
         stem = model.name[:-5] if model.name.lower().endswith(".onnx") else model.name
         output = model.with_name(f"{stem}.folded.onnx")
