@@ -159,3 +159,66 @@ def test_the_benchmark_has_a_time_of_its_own_and_its_advice_names_the_options_of
     assert result.latency is not None
     assert result.latency.why == "give more with --bench-time, or a wider --latency-margin"
     assert result.latency.warnings == (result.latency.why,)
+
+
+DATA = {"image": np.random.default_rng(1).random((400, 1, 8, 8)).astype(np.float32)}
+
+
+def removal(**more: Any) -> dict[str, Any]:
+    return {"inputs": DATA, "budget": 0.2, **more}
+
+
+def test_biases_go_by_data_where_that_is_asked(tmp_path: Path) -> None:
+    out = tmp_path / "o.onnx"
+    plain, result = converter.fold(MODEL), converter.fold(MODEL, out=out, removal=removal())
+    assert result.exit_code == 0
+    gone = [r for r in result.rewrites if r.pass_name == "remove-biases"]
+    assert gone
+    assert result.after.biases == plain.after.biases - len(gone)
+    assert result.parity is not None
+    assert (result.parity.scope, result.parity.stages[-1].id) == ("removal", "removal")
+    assert result.removal is not None
+    assert result.removal["said"]
+    assert converter.inspect(out).before.biases == result.after.biases
+    assert [p.name for p in tmp_path.iterdir()] == ["o.onnx"]
+
+
+def test_a_budget_that_the_data_cannot_bound_writes_nothing(tmp_path: Path) -> None:
+    result = converter.fold(MODEL, out=tmp_path / "o.onnx", removal=removal(budget=1e-3))
+    assert (result.exit_code, result.output) == (4, None)
+    assert result.parity is not None
+    assert "2,995" in result.parity.why
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_goes_by_data_has_no_certificate(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="certificate is of exact rewrites"):
+        converter.fold(MODEL, out=tmp_path / "o.onnx", certificate=tmp_path / "c.json", removal=removal())
+
+
+def test_the_pages_do_not_call_decisions_outputs(tmp_path: Path) -> None:
+    import cli
+
+    np.savez(tmp_path / "d.npz", **DATA)
+    argv = ["fold", str(MODEL), "-o", str(tmp_path / "o.onnx"), "--allow", "remove_biases", "--data"]
+    assert cli.run([*argv, str(tmp_path / "d.npz"), "--budget", "20%", "-q", "--report", str(tmp_path)]) == 0
+    assert "Same decisions, within the budget." in (tmp_path / "report.html").read_text(encoding="utf-8")
+    told = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "the same decisions within the budget" in told
+    assert "### Removed by data" in told
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--budget", "1%"],
+        ["--data", "x.npz"],
+        ["--allow", "remove-biases"],
+        ["--allow", "remove-biases", "--data", "x.npz", "--certificate", "c.json"],
+    ],
+)
+def test_options_of_removal_go_together(tmp_path: Path, options: list[str]) -> None:
+    import cli
+
+    assert cli.run(["fold", str(MODEL), "-o", str(tmp_path / "o.onnx"), *options]) == 2
+    assert list(tmp_path.iterdir()) == []

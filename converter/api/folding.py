@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from converter import pipeline
+from converter.api import removing
 from converter.api.inspecting import InspectResult, Model, blame, blocked_by_callers, chosen, facts_of, quiet
 from converter.api.judging import Pair, check_inputs, check_names, exit_code, recorder_for
 from converter.api.output import checked_target, pieces_of, staged_at, target_of
@@ -18,6 +19,7 @@ from converter.graph import Graph, load
 from converter.records import Verdict
 
 if TYPE_CHECKING:
+    from converter.api.remove import Removed
     from converter.records import Latency, Parity
 
 
@@ -29,6 +31,7 @@ class FoldResult(InspectResult):
     parity: Parity | None = None
     latency: Latency | None = None  # of the original and the folded model, where it was measured
     certificate: Path | None = None
+    removed: Removed | None = None  # biases that went by data, where that was asked for
     exit_code: int = 0
     graph: Graph | None = field(default=None, repr=False, compare=False)
 
@@ -36,6 +39,16 @@ class FoldResult(InspectResult):
     def changed(self) -> bool:
         """Whether the folded model differs from the input."""
         return bool(self.rewrites or self.frozen)
+
+    @property
+    def removal(self) -> dict[str, Any] | None:
+        """What went by data, as JSON values, in words under ``said``; None where that was not asked for."""
+        if self.removed is None:
+            return None
+        from converter.ablate.removal_report import removal_lines
+
+        document = self.removed.document()
+        return {**document, "said": removal_lines(document)}
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -98,6 +111,7 @@ def fold(
     bench_time: float | None = None,
     latency_margin: float = 0.02,
     certificate: str | Path | None = None,
+    removal: Mapping[str, Any] | None = None,
     on_inconclusive: str = "fail",
     progress: Callable[[str], None] | None = None,
     **checking: Any,
@@ -145,6 +159,9 @@ def fold(
         Seconds to measure for; 120 by default, 20 with `quick`.
     certificate : path, optional
         Where to write every rewrite as data, for `biasopt replay` to check and to carry out again.
+    removal : mapping, optional
+        Options of `converter.api.remove.remove_biases` (inputs, labels, budget ...): let the weights make up for
+        biases that matter. The result decides alike within the budget on data like that, and is not equal.
     on_inconclusive : str
         "fail" (`exit_code` 4, nothing is written) or "pass".
     progress : callable, optional
@@ -168,6 +185,8 @@ def fold(
     judging = {"shapes": shapes, "inputs": inputs, "custom_ops": custom_ops, "provider": provider, "data": where}
     judging |= {"seed": seed, "quick": quick, "max_time": max_time, "max_memory": max_memory, "progress": progress}
     check_names(checking)
+    if removal is not None and certificate is not None:
+        raise ValueError("a certificate is of exact rewrites; it excludes the removal of biases by data")
     check_inputs(inputs if verify else None)
     with quiet():
         graph = load(model, data=data, freeze_overridable=freeze_overridable)
@@ -184,6 +203,14 @@ def fold(
             pair = Pair(graph, result.changed, result.to_bytes, made, target)
             parity = pair.prove(accuracy_margin, **judging, **checking) if verify else None
             code = exit_code(parity, on_inconclusive)
+            if removal is not None and code == 0:
+                result, parity = removing.applied(result, parity, model, removal, judging)
+                code = exit_code(parity, on_inconclusive)
+                if staged is not None:
+                    staged.discard()
+                    staged = staged_at(graph, result, target, in_place) if target is not None and not code else None
+                made = staged.temporary if staged is not None else None
+                pair = Pair(graph, result.changed, result.to_bytes, made, target)
             timed = bench and not code
             latency = pair.measure(parity, latency_margin, bench_time, judging, checking) if timed else None
             code = code or exit_code(latency, on_inconclusive)

@@ -89,7 +89,7 @@ class Parity:
     level: str
     stages: tuple[Stage, ...] = ()
     warnings: tuple[str, ...] = ()
-    scope: str = "whole-model"  # whole-model | per-rewrite | identical | none
+    scope: str = "whole-model"  # whole-model | per-rewrite | identical | removal | none
     why: str = ""  # one sentence for people
     a: ModelFacts | None = None
     b: ModelFacts | None = None

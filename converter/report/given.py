@@ -12,6 +12,8 @@ from typing import Any
 from converter.errors import DataError
 from converter.report import words
 
+REMOVE = "remove-biases"
+
 
 def size(value: str | None) -> int | None:
     """Bytes, with a unit: ``500MB``, ``2GiB``."""
@@ -128,6 +130,12 @@ def passes(values: Sequence[str]) -> list[str]:
             if name not in known:
                 raise ValueError(words.no_such_pass(name, known))
     return names
+
+
+def allowed(values: Sequence[str]) -> list[str]:
+    """Names of passes, or of the one step that goes by data."""
+    names = split(value.replace("_", "-") for value in values)
+    return [*passes([name for name in names if name != REMOVE]), *(name for name in names if name == REMOVE)]
 
 
 def example_inputs(values: Sequence[str]) -> list[Any]:

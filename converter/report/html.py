@@ -73,6 +73,7 @@ def _page(document: Mapping[str, Any]) -> dict[str, Any]:
         "latency": latency,
         "output": str(fold.output) if fold and fold.output else "",
         "certificate": document.get("certificate") or "",
+        "removal": (document.get("removal") or {}).get("said", []),
         "command": repro.get("cmd") or "",
         "failing": repro.get("failing_inputs") or "",
         **_changes(fold, document),

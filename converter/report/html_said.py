@@ -21,6 +21,10 @@ _EXACT = (
 _WEIGHTS = "Every rewritten weight was computed again, by a formula that shares no code with the rewrite, and compared."
 _CHOICES = "How often the two models choose differently, and how often they might, on inputs like these."
 
+_REMOVED = (
+    "Biases that matter were taken out, and weights changed to make up for them. On inputs that had no part in that, "
+    "it was counted how often the new model decides otherwise."
+)
 STAGES = {
     "environment": ("The right machine", "The models ran where they were asked to run, and nowhere else."),
     "structure": ("Same interface", "Inputs and outputs keep their names, types and shapes; the file is well formed."),
@@ -31,6 +35,7 @@ STAGES = {
     "runtime": ("Same outputs when run", _RUN),
     "runtime-deployed": ("Same outputs as deployed", _SHIPPED),
     "decision": ("Same decisions", _CHOICES),
+    "removal": ("Same decisions without those biases", _REMOVED),
 }
 
 CLASSIC = {
@@ -132,6 +137,8 @@ def level(parity: Parity) -> str:
 def _answers(parity: Parity) -> str:
     if undecided_choices(parity):
         return "Same outputs. Decisions could not be bounded."
+    if parity.scope == "removal" and parity.verdict is Verdict.PASS:
+        return "Same decisions, within the budget."
     return {
         Verdict.PASS: "Same answers.",
         Verdict.FAIL: "Different answers.",
@@ -179,7 +186,10 @@ def _folded(result: Folded) -> str:
     if parity is None:
         return f"{went}. The outputs of the two models were not compared."
     if parity.verdict is Verdict.PASS:
-        agree = "the result is a copy" if parity.scope == "identical" else "the outputs stay the same"
+        agree = {
+            "identical": "the result is a copy",
+            "removal": "the outputs change, the decisions on data like yours hardly",
+        }.get(parity.scope, "the outputs stay the same")
         return f"{went}; {agree}." + (" No model was written." if result.exit_code else "")
     return f"{sentence(parity.why)} No model was written.".strip() if result.output is None else sentence(parity.why)
 

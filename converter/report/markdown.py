@@ -38,6 +38,7 @@ def _fold(document: Mapping[str, Any], *, each: bool) -> list[str]:
         _written(result),
         table(("", "before", "after"), _count_rows(result), right=(1, 2)),
         _done(result),
+        _removal(document.get("removal")),
         _fates(result),
         _left(result, document.get("reasons", {})),
         markdown_evidence.stages(parity, each=each),
@@ -86,6 +87,11 @@ def _done(result: Folded) -> str:
         for item in groups.done(result.rewrites)
     ]
     return "### Done\n\n" + table(("pass", "nodes", "outputs"), rows, right=(1,)) if rows else "Nothing was rewritten."
+
+
+def _removal(said: Mapping[str, Any] | None) -> str:
+    lines = said["said"] if said else []
+    return "### Removed by data\n\n" + "\n".join(f"* {prose(line.strip())}" for line in lines) if lines else ""
 
 
 def _fates(result: Folded) -> str:

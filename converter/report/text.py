@@ -69,13 +69,16 @@ def render(blocks: Iterable[Block], stream: TextIO | None = None, width: int = W
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
-def fold_blocks(result: Folded, said: groups.Reasons, *, verbose: bool = False) -> list[Block]:
-    """What ``fold`` did, what it left and why, and whether that was checked."""
+def fold_blocks(
+    result: Folded, said: groups.Reasons, *, verbose: bool = False, removal: Sequence[str] = ()
+) -> list[Block]:
+    """What ``fold`` did, what it left and why, and whether that was checked; ``removal`` tells what went by data."""
     left = groups.left(result.findings, said)
     return [
         _header(result),
         _done("Done", result.rewrites, verbose=verbose),
         _left(left, most=None if verbose else REASONS, verbose=verbose),
+        _removed(removal),
         _counts(result, "before", "after"),
         _outcome(result),
         _overridable(result),
@@ -127,6 +130,11 @@ def _done(title: str, rewrites: Sequence[Rewrite], *, verbose: bool) -> Block:
             safety.append("".join(f"\n{words.plain(node)}" for node in item.nodes), style="dim")
         table.add_row(f"{len(item.nodes):,}", Text(item.pass_name, style="cyan"), safety)
     return [Text(title, style="bold"), _indent(table)]
+
+
+def _removed(lines: Sequence[str]) -> Block:
+    title: Block = [Text("Removed by data", style="bold")] if lines else []
+    return title + [_indent(Text(words.plain(line))) for line in lines]
 
 
 def _left(items: list[groups.Left], *, most: int | None, verbose: bool) -> Block:

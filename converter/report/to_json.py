@@ -32,11 +32,13 @@ def fold_json(
     said: Mapping[str, str] | None = None,
     bench: Latency | None = None,
     certificate: Path | None = None,
+    removal: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What ``fold --json`` prints.
 
     ``argv`` is what stood on the command line, ``said`` what codes mean in general, ``bench`` the latency of
-    the original and the folded model, ``certificate`` the file that holds the certificate.
+    the original and the folded model, ``certificate`` the file that holds the certificate, ``removal`` what went
+    by data, in words under ``said``.
     """
     parity = result.parity
     codes = {finding.code for finding in result.findings if finding.code}
@@ -63,6 +65,7 @@ def fold_json(
         "repro": repro(argv, "" if parity is None else parity.failing_inputs),
         "exit_code": result.exit_code,
     }
+    document |= {"removal": dict(removal)} if removal is not None else {}
     # the one change to a model's interface that can be asked for; there only when it was made
     return document | ({"frozen": list(result.frozen)} if result.frozen else {})
 

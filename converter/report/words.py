@@ -27,6 +27,7 @@ LEVEL = {
 SCOPE = {
     "per-rewrite": "checked per rewrite: the model could not be run whole",
     "identical": "nothing was rewritten: the output is a copy of the input",
+    "removal": "the same outputs before biases went by data",
     "none": "not checked",
 }
 
@@ -48,6 +49,7 @@ STAGE = {
     "runtime": "onnxruntime: the error against the original's",
     "runtime-deployed": "onnxruntime as deployed: the same",
     "decision": "decisions: how often the two models disagree",
+    "removal": "biases that went by data: how often decisions changed",
 }
 
 OUTCOME = {
@@ -157,7 +159,8 @@ def score(check: OutputCheck) -> str:
 
 def verdict(parity: Parity) -> str:
     """What the verdict says and, where it passes, what it rests on."""
-    said = [VERDICT[parity.verdict]]
+    by_data = parity.scope == "removal" and parity.verdict is Verdict.PASS
+    said = ["the same decisions within the budget" if by_data else VERDICT[parity.verdict]]
     if parity.verdict is Verdict.PASS:
         said.append(SCOPE.get(parity.scope) or LEVEL.get(parity.level, "level unknown"))
     return f"{', '.join(said)} (level {parity.level})"
