@@ -17,9 +17,9 @@ from converter.graph import Bypass, DropInput, Edit, Graph, Node, Rename, SetAtt
 from converter.graph.nodes import Const, Scope, Stored
 from converter.passes import Pass
 from converter.protos.digest import array_digest, chained, file_digest, model_digest
-from converter.protos.source import Source, opsets
+from converter.protos.source import Source
 from converter.records import Rewrite, Weight
-from converter.replay import SCHEMA, Engine, Refusal, built, encoded, sealed
+from converter.replay import SCHEMA, Engine, Refusal, built, encoded, facts, sealed
 
 _LITERAL = 1 << 20  # elements of a constant that may stand in a certificate in full
 
@@ -189,11 +189,10 @@ def certificate(
 
 
 def _facts(source: Source) -> dict[str, Any]:
-    facts = {"opset": opsets(source.proto).get("", 0), "ir_version": source.proto.ir_version}
-    facts["nodes"] = len(source.proto.graph.node)
+    said = facts(source.proto)
     if source.path is None:
-        return {**facts, "sha256": None, "size_bytes": None}
-    return {**facts, "sha256": file_digest(source.path), "size_bytes": source.path.stat().st_size}
+        return {**said, "sha256": None, "size_bytes": None}
+    return {**said, "sha256": file_digest(source.path), "size_bytes": source.path.stat().st_size}
 
 
 def write(document: dict[str, Any], path: Path) -> None:

@@ -6,10 +6,10 @@ docs/certificate.md says, and nothing else.
 
 from __future__ import annotations
 
-from converter.replay.check import SCHEMA, Replayed, check, read, sealed
+from converter.replay.check import SCHEMA, Replayed, check, facts, read, sealed
 from converter.replay.constants import encoded
 from converter.replay.engine import Engine
 from converter.replay.output import built
 from converter.replay.refusal import Refusal
 
-__all__ = ["SCHEMA", "Engine", "Refusal", "Replayed", "built", "check", "encoded", "read", "sealed"]
+__all__ = ["SCHEMA", "Engine", "Refusal", "Replayed", "built", "check", "encoded", "facts", "read", "sealed"]

@@ -9,14 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from onnx import ModelProto
+
 from converter.errors import DataError
 from converter.protos.digest import chained, file_digest, model_digest
-from converter.protos.source import Source
+from converter.protos.source import Source, opsets
 from converter.replay.engine import Engine
 from converter.replay.output import built, write
 from converter.replay.refusal import Refusal
 
 SCHEMA = "biasopt.certificate/1"
+# What a step says of itself, which nothing else can show; that it says it is checked.
+_LABELS = {"id": str, "pass": str, "version": int, "safety": str, "node": str, "output": str, "guards": list}
 _ALLOWED = {"biasopt.version", "biasopt.rewrites"}  # what a certificate may write into a model's metadata
 
 
@@ -48,7 +52,7 @@ def read(path: Path) -> dict[str, Any]:
         It cannot be read, or is none.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as exc:
         raise DataError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
     except (ValueError, RecursionError) as exc:
@@ -57,6 +61,10 @@ def read(path: Path) -> dict[str, Any]:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise DataError(f"{path}: is no certificate that this version reads ({found!r}, not {SCHEMA!r})")
     return document
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
 def sealed(document: dict[str, Any]) -> str:
@@ -94,11 +102,18 @@ def check(source: Source, document: dict[str, Any], progress: Callable[[str], No
 
 def _start(source: Source, document: dict[str, Any]) -> Engine:
     """The original must be the one that the certificate is about, and the certificate whole."""
-    if not isinstance(document.get("steps"), list) or not isinstance(document.get("input"), dict):
+    steps = document.get("steps")
+    if not isinstance(steps, list) or not isinstance(document.get("input"), dict):
         raise Refusal("certificate", "has no steps or no input")
+    for k, step in enumerate(steps):
+        if not isinstance(step, dict) or not isinstance(step.get("check"), dict):
+            raise Refusal(f"step {k + 1}", "is not a record of a step")
     if not isinstance(document.get("output"), dict) or not isinstance(document.get("frozen", []), list):
         raise Refusal("certificate", "has no output")
-    if source.path is not None and file_digest(source.path) != document["input"].get("sha256"):
+    found = None if source.path is None else file_digest(source.path)
+    if found is not None and found != document["input"].get("sha256"):
+        if found == document["output"].get("sha256"):
+            raise Refusal("input.sha256", "this is the folded model; give the original that it was made from")
         raise Refusal("input.sha256", "the original is another file than the one that was certified")
     if model_digest(source) != document["input"].get("digest"):
         raise Refusal("input.digest", "the original's nodes or tensors are not those that were certified")
@@ -109,14 +124,18 @@ def _start(source: Source, document: dict[str, Any]) -> Engine:
 
 def _compare(engine: Engine, claimed: Any, state: str, where: str) -> str:
     """One step, carried out and compared with what is said of it; returns the state that follows."""
-    if not isinstance(claimed, dict) or not isinstance(claimed.get("check"), dict):
-        raise Refusal(where, "is not a record of a step")
+    for key, kind in _LABELS.items():
+        if not isinstance(claimed.get(key), kind):
+            raise Refusal(f"{where}, {key}", "is not there, or not of the kind that it should be")
     found = engine.step(claimed)
     for key in sorted({*found, *claimed} - {"state", "check"}):
         if found.get(key) != claimed.get(key):
             raise Refusal(f"{where}, {key}", _difference(found.get(key), claimed.get(key)))
-    if claimed["check"].get("recomputed") and not found["check"]["recomputed"]:
-        raise Refusal(f"{where}, check", f"cannot be recomputed here ({found['check']['why']})")
+    if claimed["check"].get("recomputed") is not False:  # a later version may recompute what an earlier one could not
+        if not found["check"]["recomputed"]:
+            raise Refusal(f"{where}, check", f"cannot be recomputed here ({found['check']['why']})")
+        if found["check"] != claimed["check"]:
+            raise Refusal(f"{where}, check", _difference(found["check"], claimed["check"]))
     following = chained(state, {k: v for k, v in claimed.items() if k != "state"})
     if following != claimed.get("state"):
         raise Refusal(f"{where}, state", "the record was changed after it was made")
@@ -145,9 +164,31 @@ def _finish(engine: Engine, document: dict[str, Any], source: Source) -> tuple[d
     said = document["output"].get("metadata", {})
     if not isinstance(said, dict) or not said.keys() <= _ALLOWED:
         raise Refusal("output.metadata", "holds other entries than those of the tool")
-    metadata = {k: str(v) for k, v in said.items()}
+    if not all(isinstance(v, str) for v in said.values()):
+        raise Refusal("output.metadata", "holds something else than text")
+    metadata = dict(said)
     model = built(engine.sheet, source, metadata)
     digest = model_digest(Source(model, "replayed", None, source.folder))
     if digest != document["output"].get("digest"):
         raise Refusal("output.digest", "the replayed model is not the one that was certified")
+    for side, proto in (("input", source.proto), ("output", model)):
+        _agree(side, facts(proto), document[side])
+    if source.path is not None:
+        _agree("input", {"size_bytes": source.path.stat().st_size}, document["input"])
+    steps = document["steps"]
+    counts = {"steps": len(steps), "recomputed": sum(s["check"].get("recomputed") is True for s in steps)}
+    _agree("summary", counts, document.get("summary"))
     return metadata, digest
+
+
+def facts(model: ModelProto) -> dict[str, int]:
+    """What a certificate says of a model beside its hashes."""
+    graph = model.graph
+    return {"opset": opsets(model).get("", 0), "ir_version": int(model.ir_version), "nodes": len(graph.node)}
+
+
+def _agree(where: str, found: dict[str, int], claimed: Any) -> None:
+    for key, value in found.items():
+        said = claimed.get(key) if isinstance(claimed, dict) else None
+        if said != value or isinstance(said, bool):
+            raise Refusal(f"{where}.{key}", f"is {value}, the certificate says {_short(said)}")

@@ -60,7 +60,7 @@ class Editor:
             raise Refusal(where, "has no edits")
         for k, edit in enumerate(edits):
             here = f"{where}, edit {k + 1}"
-            verb = self._verbs.get(edit.get("edit", "")) if isinstance(edit, dict) else None
+            verb = self._verbs.get(str(edit.get("edit"))) if isinstance(edit, dict) else None
             if verb is None:
                 raise Refusal(here, "is of an unknown kind")
             try:

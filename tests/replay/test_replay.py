@@ -177,3 +177,18 @@ def test_a_fold_writes_one_for_external_data_too(tmp_path: Path) -> None:
     result = converter.replay_certificate(original, said, out=tmp_path / "again" / "f.onnx")
     assert (result.why, result.same_bytes) == ("", True)
     assert (tmp_path / "again" / "f.onnx.data").read_bytes() == (out.parent / "f.onnx.data").read_bytes()
+
+
+def test_numbers_that_json_has_not(tmp_path: Path) -> None:
+    original, _, said = certified(plain(), tmp_path)
+    said.write_text(said.read_text().replace('"version": 1', '"version": NaN', 1))
+    with pytest.raises(DataError, match="NaN is no number"):
+        converter.replay_certificate(original, said)
+
+
+def test_the_folded_model_is_told_from_a_stranger(tmp_path: Path) -> None:
+    """After a fold in place it is the file under the original's name."""
+    original, folded, said = certified(plain(), tmp_path)
+    assert "this is the folded model" in converter.replay_certificate(folded, said).why
+    onnx.save(plain(seed=1), original)
+    assert "another file" in converter.replay_certificate(original, said).why

@@ -52,6 +52,20 @@ def test_digests_cannot_be_changed_by_sealing_again(path: tuple[str, str]) -> No
     assert found.where == ".".join(path)
 
 
+COUNTS = [
+    *(("input", "opset"), ("output", "opset"), ("output", "ir_version"), ("output", "nodes")),
+    *(("summary", "steps"), ("summary", "recomputed"), ("steps", 0, "check", "numbers")),
+    ("steps", 0, "check", "tensors", 0),
+]
+
+
+@pytest.mark.parametrize("path", COUNTS, ids=lambda path: "/".join(map(str, path)))
+def test_what_is_counted_is_counted_again(path: tuple[Any, ...]) -> None:
+    found = check(SOURCE, resealed(changed(DOCUMENT, path)))
+    assert not found.holds
+    assert str(path[-2] if path[-1] == 0 else path[0]) in found.where or "step 1" in found.where
+
+
 def _numbers(document: Any) -> list[tuple[Any, ...]]:
     return [p[:-1] for p in leaves(document) if p[-1] == "f64" and p[2] == "edits"]
 
@@ -134,11 +148,20 @@ def test_another_graph_around_the_same_tensors() -> None:
         lambda d: d.__setitem__("steps", None),
         lambda d: d.__setitem__("frozen", "x"),
         lambda d: d["output"].__setitem__("metadata", {"license": "mine"}),
+        lambda d: d["output"]["metadata"].__setitem__("biasopt.version", ["0.1.0"]),
+        lambda d: d["steps"].__setitem__(-1, "x"),
+        lambda d: d["steps"][0]["edits"][0].__setitem__("edit", {}),
+        lambda d: d["steps"][0].__setitem__("guards", "all"),
+        lambda d: d["steps"][0].__setitem__("pass", []),
+        lambda d: d["steps"][0].pop("safety"),
     ],
 )
-def test_records_that_are_ill_formed(damage: Any) -> None:
+@pytest.mark.parametrize("again", [False, True], ids=["as it is", "sealed again"])
+def test_records_that_are_ill_formed(damage: Any, again: bool) -> None:
     damaged = copy.deepcopy(DOCUMENT)
     damage(damaged)
+    if again and "input" in damaged and all(isinstance(s, dict) for s in damaged["steps"] or [None]):
+        damaged = resealed(damaged)
     found = check(SOURCE, damaged)
     assert not found.holds
     assert "\n" not in found.failure
