@@ -158,6 +158,7 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         "opt_level": "basic",
         "failing": tmp_path,
         "certificate": Path("c.json"),
+        "removal": None,
         "model": Path("m.onnx"),
         "out": Path("out.onnx"),
         "in_place": False,
@@ -188,7 +189,7 @@ def test_what_is_not_asked_is_left_to_the_engine(run: Run, engine: Engine) -> No
     assert unset == {
         *("inputs", "images", "labels", "accuracy_margin", "custom_ops", "max_memory", "max_time", "failing"),
         "bench_time",
-        *("stop_after", "shapes", "only", "certificate"),
+        *("stop_after", "shapes", "only", "certificate", "removal"),
     }
     assert engine.asked["bench"] is False
 

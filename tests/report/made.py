@@ -41,6 +41,7 @@ class Result:
     parity: Parity | None = None
     latency: Latency | None = None
     certificate: Path | None = None
+    removal: dict[str, object] | None = None
     frozen: tuple[str, ...] = ()
     exit_code: int = 0
     overridable_blocked: int = 0
