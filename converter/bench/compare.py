@@ -163,7 +163,7 @@ class Bench:
 
     def _duet(self, how: Deployment, design: Design) -> Measured:
         read = None if how.provider == "cpu" else clock_reader(int(how.options.get("device_id", 0)))
-        before = flusher(how.provider) if self.request.flush else None
+        before = flusher(how) if self.request.flush else None
         duet = Duet(
             (self._opener(0, how), self._opener(1, how)),
             design,

@@ -56,6 +56,11 @@ class Deployment:
         if self.cuda_graph and self.provider not in _GRAPH:
             raise RuntimeUnavailable("CUDA graphs need a GPU; ask for --provider cuda beside --cuda-graph")
 
+    @property
+    def device(self) -> tuple[str, int]:
+        """Where inputs and outputs lie."""
+        return ("cpu", 0) if self.provider == "cpu" else ("cuda", int(self.options.get("device_id", 0)))
+
     def provider_options(self) -> dict[str, str]:
         """The provider's options as the session gets them."""
         graph = {_GRAPH[self.provider]: "1"} if self.cuda_graph else {}
@@ -97,7 +102,7 @@ class TimedSession:
         self.providers = tuple(self._session.get_providers())
         self.inputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_inputs())
         self.outputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_outputs())
-        self._device = ("cpu", 0) if how.provider == "cpu" else ("cuda", int(options.get("device_id", 0)))
+        self._device = how.device
         self._values: dict[str, Any] = {}  # referenced for as long as the binding points at them
         self._arrays: dict[str, Array] = {}
         self._binding: Any = None
@@ -204,9 +209,9 @@ class TimedSession:
         self._values.clear()
 
 
-def flusher(provider: str) -> Callable[[], None]:
+def flusher(how: Deployment) -> Callable[[], None]:
     """Give a function that drives the model out of the caches, by writing a buffer larger than they are."""
-    if provider == "cpu":
+    if how.provider == "cpu":
         buffer = np.zeros(_CPU_CACHE, np.uint8)
 
         def flush() -> None:
@@ -214,7 +219,7 @@ def flusher(provider: str) -> Callable[[], None]:
 
         return flush
     content = np.zeros(_GPU_CACHE, np.uint8)
-    value = onnxruntime().OrtValue.ortvalue_from_numpy(content, "cuda", 0)
+    value = onnxruntime().OrtValue.ortvalue_from_numpy(content, *how.device)
     return lambda: value.update_inplace(content)
 
 

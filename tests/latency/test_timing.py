@@ -141,9 +141,26 @@ def test_a_cuda_graph_of_an_open_shape_is_refused() -> None:
 
 
 def test_caches_are_flushed_by_writing() -> None:
-    flush = flusher("cpu")
+    flush = flusher(Deployment())
     flush()
     flush()
+
+
+def test_the_caches_that_are_flushed_are_those_of_the_gpu_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = []
+
+    class Values:
+        @staticmethod
+        def ortvalue_from_numpy(content: np.ndarray, *device: object) -> Values:
+            placed.append(device)
+            return Values()
+
+        def update_inplace(self, content: np.ndarray) -> None:
+            placed.append(content.nbytes)
+
+    monkeypatch.setattr(timing, "onnxruntime", lambda: types.SimpleNamespace(OrtValue=Values))
+    flusher(Deployment(provider="cuda", options={"device_id": "3"}))()
+    assert placed == [("cuda", 3), 128 << 20]
 
 
 @pytest.mark.parametrize(
