@@ -153,7 +153,7 @@ def _batch(found: Results, margin: float) -> Stamp:
         return CONFIRMED, f"To rounding.{more}"
     return CONDITION, (
         f"Exact, to rounding, in training and where the norm works per channel and follows directly.{more} Not before "
-        + ", ".join(name for name in live if name != "nothing")
+        + "; ".join(name for name in live if name != "nothing")
         + "."
     )
 
@@ -188,31 +188,30 @@ def _more(found: Results, margin: float) -> Stamp:
 
 
 def _channels(found: Results, margin: float) -> Stamp:
-    deep = {c["width"]: c for c in found["depth"]["comparisons"]}
-    flat = {c["width"]: c for c in found.get("widths", {}).get("comparisons", []) if c["input"] == "raw"}
-    said = "; ".join(_said(c) for c in deep.values())
-    if any(c["verdict"] == DIFFERENT for c in deep.values()):
-        return UNSUPPORTED, f"At depth {next(iter(deep.values()))['depth']} a bias does make a difference: {said}."
-    shared = [w for w in deep if w in flat]
-    apart = [w for w in shared if deep[w]["low"] > flat[w]["high"] or deep[w]["high"] < flat[w]["low"]]
-    if apart:
-        return UNSUPPORTED, f"Depth changes what a bias is worth at {apart} channels: {said}."
-    theory = _falls(found)
-    return CONDITION, f"No sign that depth changes what a bias is worth ({said}, at depth 4){theory}."
+    deep = found["depth"]["comparisons"]
+    said = "; ".join(_said(c) for c in deep)
+    nets = [n for n in found.get("ablation", {}).get("nets", []) if n["norm"] == "batch"]
+    if len(nets) < 2:
+        return OPEN, "Nets of several widths without their biases were not looked at."
+    first, last = nets[0], nets[-1]
+    lost = [n["methods"]["sequential"]["lost"]["mean"] for n in (first, last)]
+    channels = (
+        f"biases moved into the weights of trained nets cost {lost[0]:.1f} points at {first['width']} channels and "
+        f"{max(lost[1], 0.0):.1f} at {last['width']}"
+    )
+    depth = f"At depth {deep[0]['depth']} a bias is worth {said}"
+    if lost[0] < _MODEST * max(lost[1], margin):
+        return UNSUPPORTED, f"Channels hardly matter: {channels}. {depth}."
+    if deep[-1]["verdict"] != EQUIVALENT:
+        return UNSUPPORTED, f"Channels matter: {channels}. Depth was not decided: {depth[0].lower()}{depth[1:]}."
+    return CONDITION, f"Channels matter: {channels}{_falls(found)}. {depth}: no sign that it matters."
 
 
 def _falls(found: Results) -> str:
-    rows = [
-        r
-        for r in found.get("exact", {}).get("replaceability", [])
-        if r["n"] == max(r["n"] for r in found["exact"]["replaceability"])
-    ]
-    if not rows:
-        return ""
-    said = ", ".join(f"{r['measured']:.2g} at correlation {r['rho']:g}" for r in rows)
-    return (
-        f"; but more inputs replace a bias only as far as they vary independently (r at {rows[0]['n']} inputs: {said})"
-    )
+    rows = found.get("exact", {}).get("replaceability", [])
+    most = max((r["n"] for r in rows), default=0)
+    said = ", ".join(f"{r['measured']:.2g} at correlation {r['rho']:g}" for r in rows if r["n"] == most)
+    return f"; that ends where inputs vary together (r of {most} inputs: {said})" if said else ""
 
 
 def _capacity(found: Results, margin: float) -> Stamp:
@@ -224,7 +223,7 @@ def _capacity(found: Results, margin: float) -> Stamp:
     worst, loose = (min((g["low"] for g in some), default=0.0) for some in (kept, free))
     said = "; ".join(f"{_said(g)} (\u00d7{g['times']:g}, weight decay {g['weight_decay']:g})" for g in gains)
     if worst >= -margin and loose >= -margin:
-        return CONDITION, f"It did not hurt, with or without weight decay: {said}."
+        return CONFIRMED, f"It did not hurt, with weight decay or without: {said}."
     if worst >= -margin:
         return CONFIRMED, f"It did not hurt with weight decay: {said}."
     if any(g["verdict"] == DIFFERENT and g["mean"] < 0 for g in kept):
@@ -260,7 +259,7 @@ _CLAIMS: tuple[tuple[str, str, tuple[str, ...], Callable[[Results, float], Stamp
     ("6", "With batch norm after the convolution a bias gains nothing.", ("exact", "identity", "norms"), _batch),
     ("7a", "Without biases you learn a different function.", ("ablation",), _other),
     ("7b", "Nearly the same comes out with 2 to 4 times the parameters.", ("widths", "contrast"), _more),
-    ("7c", "Channels matter for that, not depth.", ("depth", "widths", "exact"), _channels),
+    ("7c", "Channels matter for that, not depth.", ("depth", "ablation", "exact"), _channels),
     ("8", "2 to 4 times more parameters than needed rarely hurt, if you regularise.", ("capacity",), _capacity),
     ("9", "A bias is a neuron whose activation is always 1.", ("exact",), _constant),
 )

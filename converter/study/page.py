@@ -35,18 +35,24 @@ def html(document: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     made = sections(document)
-    tone = {True: "pass", False: "fail", None: "open"}[document["valid"]]
     return (
         templates.get_template("study.html").render(
             document=document,
             sections=made,
-            links={claim["id"]: where(claim["blocks"], made) for claim in document["claims"]},
+            links={claim["id"]: where(claim, made) for claim in document["claims"]},
             tones=TONES,
-            tone=tone,
+            tone=_tone(document),
             spent=spent(document),
         )
         + "\n"
     )
+
+
+def _tone(document: Mapping[str, Any]) -> str:
+    """Red for a run that is invalid, green for an answer, else yellow."""
+    if document["valid"] is False:
+        return "fail"
+    return "pass" if document["verdict"]["answered"] else "open"
 
 
 def _shown(value: Any) -> Any:

@@ -28,7 +28,7 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         "widths",
         "Does it make a difference?",
         (
-            "The same nets trained twice, with biases in their convolutions and without: same split, weights and batches. "
+            "The same nets trained twice, with biases in their convolutions and without: same split, weights, batches. "
             "The head keeps its bias."
         ),
         ("accuracy-raw", "accuracy-centred", "differences", "multiplier"),
@@ -52,7 +52,7 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         "exact",
         "Why: other weights make the bias",
         (
-            "Inputs with positive means imitate a bias: the more, the better, if they vary independently of each other. "
+            "Inputs with positive means imitate a bias: the more, the better, if they vary independently. "
             "What is left is r."
         ),
         ("replaceability", "centring"),
@@ -62,8 +62,8 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         "ablation",
         "Out of trained nets",
         (
-            "Batch norm, once folded, leaves large biases behind. Left out, they are missed; moved into the weights, they "
-            "are not, and that works better the wider the net."
+            "Batch norm, once folded, leaves large biases behind. Left out, they are missed; moved into the weights, "
+            "they are not, and that works better the wider the net."
         ),
         ("removal", "error"),
         ("ablation", "layers", "off the data"),
@@ -122,9 +122,12 @@ def sections(document: Mapping[str, Any]) -> list[Section]:
     return [section for section in made if section.figures or section.tables]
 
 
-def where(blocks: tuple[str, ...] | list[str], made: list[Section]) -> list[Section]:
-    """The sections that show these blocks."""
-    return [section for section in made if section.id in blocks]
+_SHOWN = {"1": ("drift",), "3": ("exact",), "6": ("identity",), "7c": ("depth", "ablation"), "9": ("constant",)}
+
+
+def where(claim: Mapping[str, Any], made: list[Section]) -> list[Section]:
+    """The sections that a claim's stamp is read from."""
+    return [section for section in made if section.id in _SHOWN.get(claim["id"], claim["blocks"])]
 
 
 def spent(document: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ _COMPARED = (
     "with %",
     "without %",
     "\u0394 points",
+    "median",
     "90 % interval",
     "95 %, new data",
     "p",
@@ -37,6 +38,7 @@ def _compare(c: Found) -> tuple[str, ...]:
         percent(c["with"]["mean"]),
         percent(c["without"]["mean"]),
         points(c["mean"]),
+        points(c["median"]),
         span(c["low90"], c["high90"], points),
         span(c["low_new"], c["high_new"], points),
         about(c["p_flip"]),
@@ -50,7 +52,7 @@ def _comparisons(keys: Sequence[str], heads: Sequence[str]) -> Callable[[Found],
     def make(found: Found) -> Table:
         rows = [(*(_key(c[k]) for k in keys), *_compare(c)) for c in found["comparisons"]]
         k = len(keys)
-        right = tuple(j for j in range(1, k + len(_COMPARED)) if j != k + 8)
+        right = tuple(j for j in range(1, k + len(_COMPARED)) if j != k + 9)
         return Table((*heads, *_COMPARED), rows, right, notes.COMPARED)
 
     return make

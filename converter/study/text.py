@@ -46,7 +46,7 @@ def _compared(document: Mapping[str, Any]) -> text.Block:
     found = document["results"].get("widths")
     if not found:
         return []
-    drawn = _grid("input", ">channels", ">seeds", ">with %", ">without %", ">\u0394 points", ">90 % interval", "")
+    drawn = _grid("input", ">channels", ">n", ">with", ">without", ">\u0394", ">90 % interval", "")
     for c in found["comparisons"]:
         drawn.add_row(
             c["input"],
@@ -58,16 +58,17 @@ def _compared(document: Mapping[str, Any]) -> text.Block:
             span(c["low90"], c["high90"], points),
             c["verdict"].lower(),
         )
-    return [Text("Accuracy with and without biases in the convolutions", style="bold"), _in(drawn)]
+    return [Text("Accuracy in per cent, with and without biases in the convolutions", style="bold"), _in(drawn)]
 
 
 def _claims(document: Mapping[str, Any]) -> text.Block:
-    parts: text.Block = [Text("What was claimed", style="bold")]
+    drawn = _grid("", "")
+    drawn.show_header = False
     for claim in document["claims"]:
-        head = Text.assemble((f"{claim['id']:<3}", "bold"), claim["said"])
         stamp = Text.assemble((claim["stamp"], _COLOUR[claim["stamp"]]), ": ", claim["because"])
-        parts += [Padding(head, (0, 0, 0, 2)), Padding(stamp, (0, 0, 0, 5))]
-    return parts
+        drawn.add_row(Text(claim["id"], style="bold"), Text(claim["said"], style="bold"))
+        drawn.add_row("", stamp)
+    return [Text("What was claimed", style="bold"), _in(drawn)]
 
 
 def _controls(document: Mapping[str, Any]) -> text.Block:
