@@ -116,7 +116,8 @@ def verify(parity: Parity, latency: Latency | None) -> Headline:
     """The headline of a comparison."""
     head = _answers(parity) + (f" {_speed(latency)}" if latency is not None else "")
     if parity.verdict is Verdict.PASS:
-        more = f"Model B gives the same outputs as model A, {words.SCOPE.get(parity.scope) or level(parity)}."
+        same = "has the inputs and outputs of" if parity.scope == "none" else "gives the same outputs as"
+        more = f"Model B {same} model A, {words.rests_on(parity) or level(parity)}."
     else:
         more = sentence(parity.why)
     return Headline(overall(parity, latency), head, more)
@@ -139,6 +140,8 @@ def _answers(parity: Parity) -> str:
         return "Same outputs. Decisions could not be bounded."
     if parity.scope == "removal" and parity.verdict is Verdict.PASS:
         return "Same decisions, within the budget."
+    if parity.scope == "none" and parity.verdict is Verdict.PASS:
+        return "Same inputs and outputs."
     return {
         Verdict.PASS: "Same answers.",
         Verdict.FAIL: "Different answers.",
@@ -155,6 +158,8 @@ def undecided_choices(parity: Parity) -> bool:
 
 def outputs(parity: Parity) -> str:
     """What there is to say of the outputs alone."""
+    if parity.scope == "none" and parity.verdict is Verdict.PASS:
+        return "not compared"
     said = {Verdict.PASS: "the same", Verdict.FAIL: "differ", Verdict.INCONCLUSIVE: "not decided"}
     return "the same" if undecided_choices(parity) else said.get(parity.verdict, "not checked")
 

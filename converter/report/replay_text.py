@@ -36,4 +36,7 @@ def blocks(result: ReplayResult, *, verbose: bool = False) -> list[list[Renderab
 def _count(result: ReplayResult) -> str:
     if result.why:
         return f"{result.replayed} of {result.steps} steps were carried out before that; nothing was written."
-    return f"{result.steps} steps carried out; the algebra of {result.recomputed} recomputed in float64."
+    if not result.steps:
+        return "The fold rewrote nothing: there is no step to carry out."
+    steps = "1 step" if result.steps == 1 else f"{result.steps} steps"
+    return f"{steps} carried out; the algebra of {result.recomputed} recomputed in float64."

@@ -101,7 +101,8 @@ def _stages(stages: tuple[Stage, ...]) -> Block:
 
 def _shown(stage: Stage, *, verbose: bool) -> list[OutputCheck]:
     """What is worth a line of its own: what does not pass, and with ``verbose`` everything."""
-    found = [check for check in stage.outputs if verbose or check.status is not Verdict.PASS]
+    told = stage.status is not Verdict.SKIPPED  # what decides nothing is for those who ask
+    found = [check for check in stage.outputs if verbose or (told and check.status is not Verdict.PASS)]
     return sorted(found, key=lambda check: list(Verdict).index(check.status) == 0)
 
 

@@ -28,7 +28,7 @@ SCOPE = {
     "per-rewrite": "checked per rewrite: the model could not be run whole",
     "identical": "nothing was rewritten: the output is a copy of the input",
     "removal": "the same outputs before biases went by data",
-    "none": "not checked",
+    "none": "what they compute was not compared",
 }
 
 VERDICT = {
@@ -157,12 +157,21 @@ def score(check: OutputCheck) -> str:
     return f"{plain(check.name)}: {differs}{said} (limit {number(check.limit)})"
 
 
+def rests_on(parity: Parity) -> str:
+    """What a comparison was of, where it was not of the outputs of two different models; else empty."""
+    if parity.scope == "identical" and parity.stages:  # two files were given, and neither is a copy for all we know
+        return "both models are one computation"
+    return SCOPE.get(parity.scope, "")
+
+
 def verdict(parity: Parity) -> str:
     """What the verdict says and, where it passes, what it rests on."""
     by_data = parity.scope == "removal" and parity.verdict is Verdict.PASS
     said = ["the same decisions within the budget" if by_data else VERDICT[parity.verdict]]
+    if parity.verdict is Verdict.PASS and parity.scope == "none":
+        said = ["same inputs and outputs"]
     if parity.verdict is Verdict.PASS:
-        said.append(SCOPE.get(parity.scope) or LEVEL.get(parity.level, "level unknown"))
+        said.append(rests_on(parity) or LEVEL.get(parity.level, "level unknown"))
     return f"{', '.join(said)} (level {parity.level})"
 
 

@@ -115,7 +115,8 @@ def _line(text: str) -> str:
 
 def _note_versions(a: ModelProto, b: ModelProto, warnings: list[str]) -> None:
     before, after = opsets(a), opsets(b)
-    for domain in sorted(before.keys() | after.keys()):
+    used = {"" if n.domain == "ai.onnx" else n.domain for m in (a, b) for n in all_nodes(m)}
+    for domain in sorted((before.keys() | after.keys()) & used):  # onnxruntime writes down all that it knows
         if before.get(domain) != after.get(domain):
             name = domain or "ai.onnx"
             warnings.append(f"operator set {name}: {before.get(domain, 'none')} became {after.get(domain, 'none')}")

@@ -88,6 +88,26 @@ def test_what_is_not_known_is_not_told() -> None:
     assert words == "PASS: same outputs, nothing was rewritten: the output is a copy of the input (level D)"
 
 
+def test_what_was_not_compared_is_not_called_the_same() -> None:
+    alone = Stage("structure", Verdict.PASS, "1 input and 1 output keep name, type and shape")
+    words = said(Parity(Verdict.PASS, "D", (alone,), scope="none"))
+    assert "PASS: same inputs and outputs, what they compute was not compared (level D)" in words
+    assert "same outputs" not in words
+
+
+def test_two_files_that_are_one_computation_are_no_copy() -> None:
+    alone = Stage("structure", Verdict.PASS, "1 input and 1 output keep name, type and shape")
+    words = said(Parity(Verdict.PASS, "B", (alone,), scope="identical"))
+    assert "PASS: same outputs, both models are one computation (level B)" in words
+
+
+def test_places_of_a_skipped_stage_are_for_those_who_ask() -> None:
+    check = OutputCheck("place", Verdict.INCONCLUSIVE, 1e7, 1.0, why="0.9 where 0.1 was recomputed")
+    parity = made.parity(stages=(Stage("parameters", Verdict.SKIPPED, "names", (check,)),))
+    assert "place" not in said(parity)
+    assert "place" in said(parity, verbose=True)
+
+
 def test_a_latency_begins_with_its_verdict_and_interval() -> None:
     lines = timed(made.latency()).splitlines()
     assert lines[0] == "PASS: B is not slower: 0.998 x the time (0.993 to 1.003, allowed 1.020)"

@@ -153,3 +153,13 @@ def test_operators_without_a_reference_are_judged_on_onnxruntime() -> None:
     parity = compare(plain, fused)
     assert (parity.verdict, parity.level) == (Verdict.PASS, "C")
     assert compare(model, fused).verdict is Verdict.FAIL
+
+
+def test_operator_sets_that_nothing_uses_are_no_news() -> None:
+    """onnxruntime writes every domain that it knows into what it saves."""
+    model = nets.plain()
+    other = foreign(nets.fold(model))
+    other.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    assert not any("operator set" in w for w in compare(model, other, stages=["structure"]).warnings)
+    other.graph.node[1].domain = "com.microsoft"
+    assert any("com.microsoft" in w for w in compare(model, other, stages=["structure"]).warnings)
