@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_REACH, _STEP = 3.0, 0.01  # shifts tried, in doublings
+_REACH, _STEP = 300, 0.01  # shifts tried: so many steps to either side, each in doublings
 _RESAMPLES = 2_000
 _CEILING = 0.5  # share of resamples without an answer from which on a width is called censored
 
@@ -90,7 +90,7 @@ def _resampled(with_bias: Array, without: Array, rng: np.random.Generator, resam
 
 def _shifts(x: Array, logs: Array) -> Array:
     """The shift of least squares for each row of log errors [R, 2W]: both arms on one parabola."""
-    shifts = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
+    shifts = np.arange(-_REACH, _REACH + 1) * _STEP
     shifts = shifts[np.argsort(np.abs(shifts), kind="stable")]  # of equals the smallest: argmin takes the first
     best, place = np.full(len(logs), np.inf), np.zeros(len(logs))
     for shift in shifts:
