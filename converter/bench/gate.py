@@ -53,6 +53,19 @@ def share(text: str) -> float:
     return value
 
 
+def beyond(low: float, high: float, noise: float) -> tuple[float, float]:
+    """The interval with what the machine shows where there is nothing to see added on both sides.
+
+    Parameters
+    ----------
+    low, high : float
+        Of log(time of B / time of A).
+    noise : float
+        How far A beside A may be off, as a log; 0 where the control was steady.
+    """
+    return low - noise, high + noise
+
+
 def outcome(low: float, high: float, margin: float, gate: Gate) -> str:
     """What an interval of log(time of B / time of A) says.
 

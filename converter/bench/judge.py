@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from converter.bench import gate as gates
+from converter.bench.design import Design
 from converter.bench.duet import steady
 from converter.bench.measured import Measured
 from converter.bench.statistics import Interval, interval, robustness
@@ -29,11 +30,15 @@ def judge(found: Measured) -> Latency:
     design, counted = found.design, found.counted
     main = interval([b.log_ratio for b in counted], [b.session for b in counted], design.alpha)
     control = interval(found.aa, range(len(found.aa)), design.alpha)
-    doubt = _noise(control, found) or _cycles(found, main)
-    outcome = "INCONCLUSIVE" if doubt else gates.outcome(main.low, main.high, design.margin, design.gate)
-    verdict = gates.answer(main.low, main.high, design.margin, design.gate)
-    if doubt and verdict is not Verdict.SKIPPED:
-        verdict = Verdict.INCONCLUSIVE
+    noise = 0.0 if steady(found.aa, design) else abs(control.theta) + control.half_width
+    sure = gates.beyond(main.low, main.high, noise)
+    outcome = gates.outcome(*sure, design.margin, design.gate)
+    verdict = gates.answer(*sure, design.margin, design.gate)
+    open_ = "INCONCLUSIVE" in (outcome, verdict.value)
+    doubt = _noise(control, design) if noise and open_ else _cycles(found, main)
+    if doubt:
+        outcome = "INCONCLUSIVE"
+        verdict = Verdict.SKIPPED if verdict is Verdict.SKIPPED else Verdict.INCONCLUSIVE
     a, b = timings(found)
     latency = Latency(
         verdict,
@@ -49,7 +54,7 @@ def judge(found: Measured) -> Latency:
         blocks=tuple(found.blocks),
         aa=_aa(control, found),
         design=_design(found, main),
-        warnings=tuple(found.warnings + _warnings(found, a)),
+        warnings=tuple(found.warnings + _warnings(found, a) + [_despite(control, design)] * bool(noise and not open_)),
     )
     return replace(latency, why=_why(latency, doubt, found.stopped))
 
@@ -58,13 +63,20 @@ def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf  # above, exp overflows
 
 
-def _noise(control: Interval, found: Measured) -> str:
+def _noise(control: Interval, design: Design) -> str:
     """Why the machine cannot be trusted with this margin, by what A beside A showed."""
-    if steady(found.aa, found.design):
-        return ""
-    if control.half_width > math.log1p(found.design.margin):
-        return f"machine too noisy (A/A ±{_percent(control.half_width)})"
-    return f"machine too noisy (A/A {'+' if control.theta > 0 else '-'}{_percent(abs(control.theta))})"
+    return f"machine too noisy ({_shown(control, design)})"
+
+
+def _despite(control: Interval, design: Design) -> str:
+    """A difference that is larger than what A beside A showed is one all the same."""
+    return f"the machine is noisy ({_shown(control, design)}); the verdict holds with that added to the interval"
+
+
+def _shown(control: Interval, design: Design) -> str:
+    if control.half_width > math.log1p(design.margin):
+        return f"A/A ±{_percent(control.half_width)}"
+    return f"A/A {'+' if control.theta > 0 else '-'}{_percent(abs(control.theta))}"
 
 
 def _cycles(found: Measured, main: Interval) -> str:

@@ -147,17 +147,20 @@ def _latency(latency: Latency, limits: Limits) -> Latency:
         found = interval([b.log_ratio for b in counted], [b.session for b in counted], limits.alpha)
         low, high = found.low, found.high
     gate = gates.parse(latency.gate)
-    outcome, verdict = gates.outcome(low, high, margin, gate), gates.answer(low, high, margin, gate)
+    noise = _noise(latency, margin)
+    sure = gates.beyond(low, high, noise)
+    outcome, verdict = gates.outcome(*sure, margin, gate), gates.answer(*sure, margin, gate)
     why = f"{latency.ratio:.3f}x [{math.exp(low):.3f}, {math.exp(min(high, 700.0)):.3f}], margin {100 * margin:g} %"
-    if not _steady(latency, margin) and verdict is not Verdict.SKIPPED:
-        outcome, verdict, why = "INCONCLUSIVE", Verdict.INCONCLUSIVE, f"{why}: machine too noisy for this margin"
+    if noise and verdict is Verdict.INCONCLUSIVE:
+        outcome, why = "INCONCLUSIVE", f"{why}: machine too noisy for this margin"
     said = (math.exp(low), math.exp(min(high, 700.0)))  # above, exp overflows
     return replace(latency, low=said[0], high=said[1], margin=margin, outcome=outcome, verdict=verdict, why=why)
 
 
-def _steady(latency: Latency, margin: float) -> bool:
-    """Whether A beside itself is narrow enough for the margin; a run without a control was steady by its word."""
+def _noise(latency: Latency, margin: float) -> float:
+    """How far A beside itself may be off, as a log; 0 if that is little for the margin, or there was no control."""
     ratio, half = latency.aa.get("ratio"), latency.aa.get("half_width")
     if not isinstance(ratio, float | int) or not isinstance(half, float | int) or ratio <= 0:
-        return latency.outcome != "INCONCLUSIVE" or not latency.aa
-    return abs(math.log(ratio)) <= math.log1p(margin) / 2 and half <= math.log1p(margin)
+        return math.inf if latency.aa and latency.outcome == "INCONCLUSIVE" else 0.0
+    off, limit = abs(math.log(ratio)), math.log1p(margin)
+    return 0.0 if off <= limit / 2 and half <= limit else off + half

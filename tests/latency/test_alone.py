@@ -133,7 +133,7 @@ def test_pairs_that_do_not_fit_together_take_turns() -> None:
 
 
 def test_processes_that_differ_by_themselves_decide_nothing() -> None:
-    found = judge(alternated(Design(), 3.0, noise=0.3)[0])
+    found = judge(alternated(Design(), 1.1, noise=0.3)[0])
     assert (found.outcome, found.aa["steady"]) == ("INCONCLUSIVE", False)
 
 

@@ -219,8 +219,11 @@ def test_exit_codes(pair: Pair, machine: Callable[..., None], ratio: float, more
 
 
 def test_a_noisy_machine_exits_4(pair: Pair, machine: Callable[..., None]) -> None:
-    machine(2.0, noise=0.5)
+    machine(1.1, noise=0.5)
     assert cli.run(["bench", *map(str, pair), "-q"]) == 4
+    assert cli.run(["bench", *map(str, pair), "-q", "--on-inconclusive", "pass"]) == 0
+    machine(4.0, noise=0.1)  # not a noise that this could be
+    assert cli.run(["bench", *map(str, pair), "-q", "--on-inconclusive", "pass"]) == 1
 
 
 def test_reports(pair: Pair, machine: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

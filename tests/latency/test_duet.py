@@ -10,6 +10,7 @@ import pytest
 
 from converter.bench.design import AA_BLOCKS, MOST_BLOCKS, Design
 from converter.bench.duet import Duet
+from converter.bench.gate import parse
 from converter.bench.judge import judge
 from converter.bench.measured import Measured
 from converter.bench.pairs import Samples
@@ -145,11 +146,32 @@ def test_quick_is_not_extended() -> None:
 
 
 def test_a_noisy_machine_is_inconclusive_and_not_measured_longer() -> None:
-    found = measured(Machine(noise=0.3, seed=1), replace(SMALL, max_time=1000.0), ratio=0.5)
+    found = measured(Machine(noise=0.3, seed=1), replace(SMALL, max_time=1000.0), ratio=0.9)
     assert found.stopped == "noise"
     said = judge(found)
     assert (said.outcome, said.verdict) == ("INCONCLUSIVE", Verdict.INCONCLUSIVE)
     assert "machine too noisy (A/A ±" in said.why
+
+
+@pytest.mark.parametrize(
+    ("ratio", "outcome", "verdict"), [(2.0, "SLOWER", Verdict.FAIL), (0.4, "FASTER", Verdict.PASS)]
+)
+def test_noise_hides_no_difference_that_is_larger(ratio: float, outcome: str, verdict: Verdict) -> None:
+    said = judge(measured(Machine(noise=0.15, seed=1), replace(SMALL, max_time=1000.0), ratio=ratio))
+    assert (said.outcome, said.verdict, said.aa["steady"]) == (outcome, verdict, False)
+    assert any("holds with that added" in warning for warning in said.warnings)
+
+
+def test_what_the_control_shows_is_added_to_the_interval() -> None:
+    """B is 12 % slower for certain, but A beside A is 10 % off: that is no reason to call B slower."""
+    found = measured(Machine(noise=0.001), ratio=1.12)
+    assert judge(found).outcome == "SLOWER"
+    found.aa = [0.10 + 0.001 * k for k in range(5)]
+    said = judge(found)
+    assert (said.outcome, said.verdict) == ("INCONCLUSIVE", Verdict.INCONCLUSIVE)
+    assert "machine too noisy (A/A +10" in said.why
+    found.design = replace(found.design, gate=parse("none"))
+    assert (judge(found).outcome, judge(found).verdict) == ("INCONCLUSIVE", Verdict.SKIPPED)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -155,6 +155,8 @@ def test_a_noisy_machine_stays_noisy_unless_the_margin_is_wide() -> None:
     noisy = made.latency(aa={"ratio": 1.03, "low": 1.0, "high": 1.06, "half_width": 0.03})
     assert judged(made.bench_json(noisy), latency_margin=0.02)["outcome"] == "INCONCLUSIVE"
     assert judged(made.bench_json(noisy), latency_margin=0.07)["outcome"] == "NOT-SLOWER"
+    slower = made.latency(1.4, aa={"ratio": 1.03, "low": 1.0, "high": 1.06, "half_width": 0.03})
+    assert judged(made.bench_json(slower), latency_margin=0.02)["outcome"] == "SLOWER"  # by more than the noise
     wide = made.latency(aa={"ratio": 1.0, "low": 0.9, "high": 1.1, "half_width": 0.1})
     assert judged(made.bench_json(wide), latency_margin=0.02)["outcome"] == "INCONCLUSIVE"
 
