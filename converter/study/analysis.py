@@ -14,7 +14,7 @@ import numpy as np
 from converter.study import statistics as stats
 from converter.study.plan import parameters
 from converter.study.statistics import Judged
-from converter.verify.paired import wilson
+from converter.verify.paired import holm, wilson
 
 Row = Mapping[str, Any]
 Result = dict[str, Any]
@@ -226,7 +226,7 @@ def _against(found: Sequence[Result]) -> list[Result]:
     by_name = {f["forget_bias"]: f for f in found}
     zero, others = by_name["0"], ("1", "2", "chrono")
     p = [stats.fisher(by_name[o]["solved"], by_name[o]["n"], zero["solved"], zero["n"]) for o in others]
-    adjusted = stats.holm(p)
+    adjusted = holm(p)
     return [{"forget_bias": o, "p": v, "p_holm": h} for o, v, h in zip(others, p, adjusted, strict=True)]
 
 

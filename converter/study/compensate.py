@@ -111,7 +111,8 @@ def _fitted(net: Plain, source: Plain, layer: int, x: Tensor) -> Tensor:
     second = rows.T @ rows / len(rows)
     ridge = RIDGE * second.diagonal().mean() * torch.eye(len(second), dtype=second.dtype)
     change = torch.linalg.solve(second + ridge, rows.T @ (wanted - rows @ flat.T) / len(rows))
-    return (flat + change.T).view_as(weight)
+    made: Tensor = (flat + change.T).view_as(weight)
+    return made
 
 
 @torch.no_grad()

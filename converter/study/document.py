@@ -155,7 +155,7 @@ def limits(ran: Ran, found: Mapping[str, Any]) -> list[str]:
     c, h, w = facts["shape"]
     said = [
         (
-            f"One data set ({facts['dataset']}, {facts['images']:,} images of {c} x {h} x {w}); "
+            f"One data set: {facts['dataset']}, {facts['images']:,} images of {c} x {h} x {w} numbers; "
             "nothing here says what happens on ImageNet."
         ),
         (

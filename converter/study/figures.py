@@ -45,6 +45,10 @@ def _stretched(percent: float) -> float:
     return -math.log(max(100.2 - percent, 0.2))
 
 
+def _point(x: float, arm: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    return x, _stretched(arm["mean"]), _stretched(arm["low"]), _stretched(arm["high"])
+
+
 def accuracy(found: Mapping[str, Any], kind: str) -> Figure:
     """Accuracy against channels, one line for each arm."""
     rows = [c for c in found["comparisons"] if c["input"] == kind]
@@ -55,11 +59,7 @@ def accuracy(found: Mapping[str, Any], kind: str) -> Figure:
     ticks = [v for v in (30, 50, 60, 70, 80, 90, 95, 98, 99) if v >= lowest - 8]
     scale = svg.Scale(_stretched(min([*ticks, lowest])), _stretched(99.3))
     series = [
-        Series(
-            name,
-            tone,
-            tuple((at[c["width"]] + shift, *(_stretched(c[arm][k]) for k in ("mean", "low", "high"))) for c in rows),
-        )
+        Series(name, tone, tuple(_point(at[c["width"]] + shift, c[arm]) for c in rows))
         for (name, tone, arm), shift in zip(arms, (-0.004, 0.004), strict=True)
     ]
     feet = {f"{w:g}": x for w, x in at.items()}

@@ -123,7 +123,7 @@ def recall(found: Mapping[str, Any]) -> Figure:
         f"Steps until the first of {found['lag']} entries was recalled, a dot a seed. \u03c4 = 1 + e^b: how many steps "
         "the cell remembers at the start."
     )
-    return Figure("recall", "LSTM: when was it learned?", caption, tall + 22, (*marks, *foot(ends, tall)), labels)
+    return Figure("recall", "When each LSTM had learned", caption, tall + 22, (*marks, *foot(ends, tall)), labels)
 
 
 def _said(arm: str) -> str:

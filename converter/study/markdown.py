@@ -42,13 +42,8 @@ def _section(section: Section, pictures: str) -> str:
     drawn = [f"![{figure.title}. {figure.caption}]({pictures}/{figure.name}.svg)" for figure in section.figures]
     first, *more = [_table(found) for found in section.tables] or [""]
     parts = [f"## {section.title}", prose(section.lead), *(drawn if pictures else []), first]
-    parts += [details(_heading(found), body) for found, body in zip(section.tables[1:], more, strict=True)]
+    parts += [details(found.title, body) for found, body in zip(section.tables[1:], more, strict=True)]
     return "\n\n".join(part for part in parts if part)
-
-
-def _heading(found: Table) -> str:
-    first, *rest = (head for head in found.header if head)
-    return f"{first.capitalize()}: {', '.join(rest)}"
 
 
 def _table(found: Table) -> str:

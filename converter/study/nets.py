@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ class Nets:
             part = self.flat[place : place + block.size].view(block.shape).detach()
             self.values[name] = part.requires_grad_()
             place += block.size
-        make = {"dtype": dtype, "device": device}
+        make: dict[str, Any] = {"dtype": dtype, "device": device}
         self.conv_mask = torch.tensor([[float(b == "all")] for b in biases], **make)
         self.head_mask = torch.tensor([[float(b != "none")] for b in biases], **make)
         channels = self.count * shape.width

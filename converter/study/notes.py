@@ -46,3 +46,25 @@ CAPACITY = (
     " Verdict: against no change."
 )
 DRIFT = "Biases before batch norm, from 0, after training: their gradient is rounding, which Adam makes steps of."
+
+TITLES = {
+    "widths": "With and without biases",
+    "multiplier": "Channels needed without biases",
+    "contrast": "Bright or dim",
+    "identity": "Twins trained in float64",
+    "dead": "What a bias does before each norm",
+    "norms": "Nets with norms, trained",
+    "first layer": "The first layer",
+    "replaceability": "r by the number of inputs",
+    "ablation": "Accuracy without biases",
+    "layers": "Layer by layer",
+    "off the data": "At other contrasts",
+    "recall": "Recall by forget bias",
+    "depth": "With and without biases, deeper",
+    "capacity": "More channels",
+    "capacity, bias": "With and without biases, by weight decay",
+    "drift": "Dead biases after training",
+    "update": "The step of a bias",
+    "constant channel": "Bias against constant channel",
+    "rates": "With and without biases, by learning rate",
+}

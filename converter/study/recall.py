@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Cells:
 
     def __init__(self, seeds: Sequence[Sequence[int]], arms: Sequence[str], lag: int, device: str) -> None:
         drawn = [_drawn(seed, arm, lag) for seed, arm in zip(seeds, arms, strict=True)]
-        make = {"dtype": torch.float32, "device": device}
+        make: dict[str, Any] = {"dtype": torch.float32, "device": device}
         self.values = [torch.as_tensor(np.stack(part), **make).requires_grad_() for part in zip(*drawn, strict=True)]
         self.mask = torch.tensor([float(arm != "none") for arm in arms], **make)[:, None, None]
 
@@ -116,7 +117,7 @@ def _learn(cells: Cells, adam: torch.optim.Adam, x: Tensor) -> None:
     answer = (x[:, :, 0] > 0).long()
     loss = functional.cross_entropy(cells.forward(x).flatten(0, 1), answer.flatten(), reduction="sum") / x.shape[1]
     adam.zero_grad()
-    loss.backward()
+    torch.autograd.backward(loss)
     with torch.no_grad():  # each model's gradient is clipped by its own norm
         gradients = [value.grad for value in cells.values if value.grad is not None]
         norms = torch.sqrt(sum((g.flatten(1) ** 2).sum(1) for g in gradients))  # type: ignore[arg-type]

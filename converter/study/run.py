@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def _fitting(
         if governor.elapsed() > how.budget / 4:
             break  # what was not timed is simply tried
         how.tell(f"timing {job.group}")
-        governor.measure(job, lambda steps, job=job: work.run(job, setting, steps))
+        governor.measure(job, partial(work.run, job, setting))
     return governor.choose(todo)
 
 

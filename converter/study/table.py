@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ class Table:
     """A heading for each column, rows, which columns are numbers, and what the columns mean."""
 
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     right: tuple[int, ...]
     note: str = ""
+    title: str = ""
 
 
 def span(low: float | None, high: float | None, said: Callable[[float], str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from converter.study import notes
@@ -14,7 +15,11 @@ from converter.study.table import Found, Table, about, percent, small, span
 def tables(document: Found) -> dict[str, Table]:
     """Every table for which there are results, by name."""
     found = document["results"]
-    return {name: make(found[block]) for name, (block, make) in _TABLES.items() if block in found}
+    return {
+        name: replace(make(found[block]), title=notes.TITLES[name])
+        for name, (block, make) in _TABLES.items()
+        if block in found
+    }
 
 
 _COMPARED = (

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class Feed:
         self._x = torch.as_tensor(images.x, dtype=dtype, device=device)
         self._y = torch.as_tensor(images.y, device=device)  # [N]
         scaling = [images.scaling(split, arm.input) for arm, split in zip(arms, splits, strict=True)]
-        make = {"dtype": dtype, "device": device}
+        make: dict[str, Any] = {"dtype": dtype, "device": device}
         self._scale = torch.tensor([scale for scale, _ in scaling], **make)[:, None, None, None, None]
         self._offset = torch.as_tensor(np.stack([offset for _, offset in scaling]), **make)[:, None]
 

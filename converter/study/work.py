@@ -72,7 +72,7 @@ def _trained(
     seeds = [(arm.seed, setting.key, 0) for arm in arms]
     nets = Nets(shape, seeds, [arm.bias for arm in arms], start=start, dtype=dtype, device=setting.device)
     feed = Feed(images, arms, mine, dtype=dtype, device=setting.device)
-    make = {"dtype": dtype, "device": setting.device}
+    make: dict[str, Any] = {"dtype": dtype, "device": setting.device}
     update = optimiser(
         nets, torch.tensor([a.rate for a in arms], **make), torch.tensor([a.decay for a in arms], **make)
     )
