@@ -168,8 +168,11 @@ def _why(latency: Latency, doubt: str, stopped: str) -> str:
     if latency.outcome == "NOT-SLOWER":
         said += f" (by {margin} at most)" if latency.high > 1 else ""
     if latency.gate.startswith("faster") and latency.verdict is not Verdict.PASS:
-        wanted = latency.gate.partition(":")[2]
-        said += f", but {'not' if latency.verdict is Verdict.FAIL else 'perhaps not'} by {wanted}"
+        wanted = f"by {latency.gate.partition(':')[2]}"
+        if latency.outcome == "SLOWER":
+            return f"{said}, and faster {wanted} was asked for"
+        not_ = "not" if latency.verdict is Verdict.FAIL else "perhaps not"
+        said += f", but {not_} {'faster ' * (latency.outcome != 'FASTER')}{wanted}"
     return said
 
 

@@ -257,3 +257,17 @@ def test_samples_are_interleaved_so_medians_are_of_neighbours() -> None:
     for block, samples in zip(found.counted, found.samples, strict=True):
         assert isinstance(samples, Samples)
         assert block.log_ratio == pytest.approx(math.log(block.b_ms / block.a_ms))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [
+        (0.97, "faster, but not by 5%"),
+        (1.0, "not slower, but not faster by 5%"),
+        (1.1, "slower, and faster by 5% was asked for"),
+        (0.9, "faster"),
+    ],
+)
+def test_a_gate_that_asks_for_more_says_what_is_missing(ratio: float, said: str) -> None:
+    found = judged(Machine(noise=0.002), replace(SMALL, gate=parse("faster:5%")), ratio=ratio)
+    assert found.why.partition("]: ")[2].replace(" (by 2 % at most)", "") == said
