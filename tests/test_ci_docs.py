@@ -35,7 +35,7 @@ def test_there_is_something_to_check() -> None:
 def test_every_command_is_one(command: str) -> None:
     name, *argv = shlex.split(command)
     found = cli.cli.commands[name]
-    with click.Context(found, info_name=name) as context:
+    with click.Context(found, info_name=name, **cli.cli.context_settings) as context:  # click keeps its help option
         found.parse_args(context, argv)  # an unknown option, or a value that is none, raises
 
 
@@ -78,7 +78,7 @@ def test_the_hook_is_a_command_that_takes_several_models() -> None:
     program, name, *argv = shlex.split(hook["entry"])
     assert program == "biasopt"
     found = cli.cli.commands[name]
-    with click.Context(found, info_name=name) as context:
+    with click.Context(found, info_name=name, **cli.cli.context_settings) as context:  # click keeps its help option
         found.parse_args(context, [*argv, "a.onnx", "b.onnx"])
     assert re.search(hook["files"], "models/a.onnx")
     assert not re.search(hook["files"], "models/a.onnx.data")
