@@ -109,9 +109,7 @@ class Referee:
         if stage.status is Verdict.INCONCLUSIVE and self.cases.fill(2 * len(used)):
             draws = 1 if slow else DOUBT_DRAWS
             stage = algebra(self.a, self.b, self.cases.items, self.options, draws)
-        if stage.status is Verdict.SKIPPED:
-            self.no_reference = stage.why
-        return stage
+        return stage  # also where the rewritten model has no reference: the original's judges both at run time
 
     def _parameters(self) -> None:
         if self._asks("parameters"):
@@ -192,12 +190,13 @@ class Referee:
 
     def _fill_exact(self) -> None:
         """The float64 outputs of every input, where there is a reference."""
-        if self.no_reference:
-            return
         for k, case in enumerate(self.cases.items):
-            if case.exact is None:
+            if case.exact is None and not self.no_reference:
                 self.options.progress(f"float64: original, input {k + 1}")
-                case.exact = self.a.reference(case.feeds)
+                try:
+                    case.exact = self.a.reference(case.feeds)
+                except Unsupported as exc:  # what an operator is given may be what it cannot do
+                    self.no_reference = f"float64 reference: {exc}"
 
     @property
     def constant(self) -> bool:

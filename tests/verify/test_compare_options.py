@@ -158,7 +158,7 @@ def test_the_originals_own_noise_counts_as_its_own(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_noise_of_one_input_alone_does_not_excuse_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.verify.whole._apart", lambda first, second: 1e-5)
+    monkeypatch.setattr("converter.verify.whole.apart", lambda first, second: 1e-5)
     bad = compare(MODEL, nets.fold(MODEL, bug=channel), stages=["runtime"], precision_gate="strict")
     assert bad.verdict is Verdict.FAIL
 

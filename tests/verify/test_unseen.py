@@ -152,6 +152,9 @@ def test_operators_without_a_reference_are_judged_on_onnxruntime() -> None:
     plain.graph.node.append(onnx.helper.make_node("Relu", ["before"], ["y"]))
     parity = compare(plain, fused)
     assert (parity.verdict, parity.level) == (Verdict.PASS, "C")
+    (check,) = next(s for s in parity.stages if s.id == "runtime").outputs
+    assert "error_before" in check.detail
+    assert all(s.id != "segments" for s in parity.stages)
     assert compare(model, fused).verdict is Verdict.FAIL
 
 
