@@ -362,8 +362,8 @@ def bench(
 ) -> int:
     """Measure whether B is slower than A.
 
-    Both run side by side in random order, session after session. A is also run beside itself: a machine that
-    shows a difference there cannot show one elsewhere, and the answer is INCONCLUSIVE.
+    Both run side by side in random order, session after session. A is also run beside itself: where the machine
+    shows a difference there, only a larger one counts, and without one the answer is INCONCLUSIVE.
     """
     from converter.api.bench import measure_latency
     from converter.report import document, verify_text
