@@ -23,7 +23,8 @@ end
 CLI = r"""
 import sys
 print(r"Usage: 1\1  ", *sys.argv[1:])
-print("\nCommands:\n  fold     Fold\n           it.\n  two-words  Another.\n\n  Exit codes: 0 done" * (len(sys.argv) == 2))
+if len(sys.argv) == 2:
+    print("\nCommands:\n  fold     Fold\n           it.\n  two-words  Another.\n\n  Exit codes: 0 done")
 """
 
 
