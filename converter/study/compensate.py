@@ -46,7 +46,7 @@ def unstacked(nets: Nets, model: int) -> Plain:
     shape = nets.shape
     convs = []
     for layer in range(shape.depth):
-        weight = nets.values[f"conv{layer}"][model].double().cpu()
+        weight = nets.values[f"conv{layer}"][model].detach().double().cpu()
         bias = nets.conv_bias(layer)[model].double().cpu()
         if shape.norm == "batch":
             part = slice(model * shape.width, (model + 1) * shape.width)
@@ -56,7 +56,7 @@ def unstacked(nets: Nets, model: int) -> Plain:
             weight, bias = weight * scale[:, None, None, None], (bias - mean) * scale + beta
         convs.append((weight, bias))
     head_bias = (nets.values["head_bias"] * nets.head_mask)[model].double().cpu()
-    return Plain(tuple(convs), nets.values["head"][model].double().cpu(), head_bias)
+    return Plain(tuple(convs), nets.values["head"][model].detach().double().cpu(), head_bias)
 
 
 def patches(x: Tensor) -> Tensor:
