@@ -51,7 +51,7 @@ def study_document(ran: Ran, margin: float, *, argv: Sequence[str], version: str
         "valid": valid,
         "checks": [asdict(check) for check in made],
         "warnings": _warnings(ran, made),
-        "claims": [asdict(claim) for claim in claims.claims(found, margin)],
+        "claims": [asdict(claim) | {"blocks": list(claim.blocks)} for claim in claims.claims(found, margin)],
         "margin": margin,
         "results": found,
         "limits": limits(ran, found),
@@ -65,9 +65,18 @@ def study_document(ran: Ran, margin: float, *, argv: Sequence[str], version: str
             "models": sum(row["block"] != "exact" for row in ran.rows),
             "quick": ran.quick,
         },
-        "rows": [{k: v for k, v in row.items() if k not in ("job", "of")} for row in ran.rows],
+        "rows": [{k: _short(v) for k, v in row.items() if k not in ("job", "of")} for row in ran.rows],
         "repro": parts.repro(argv),
     }
+
+
+def _short(value: Any) -> Any:
+    """A measured number to 6 digits: more say nothing, and rows are many."""
+    if isinstance(value, dict):
+        return {k: _short(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_short(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def verdict(found: Mapping[str, Any], made: list[checks.Check], dataset: str, margin: float) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""Runs: rows kept, runs gone on with, interrupted, out of time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from converter.errors import BiasoptError, RuntimeUnavailable
+from converter.study import plan, run, work
+from converter.study.plan import Asked
+from converter.study.store import ROWS, Store
+from tests.study import made
+
+IMAGES = made.few_images()
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan of the same shape with small nets and few steps."""
+    jobs = plan.jobs
+
+    def few(asked: Asked) -> list[plan.Job]:
+        return [replace(job, width=min(job.width, 3), steps=3, depth=2) for job in jobs(asked) if job.width <= 4]
+
+    monkeypatch.setattr(plan, "jobs", few)
+
+
+def ran(out: Path | None = None, asked: Asked | None = None, **how: object) -> run.Done:
+    return run.study(IMAGES, asked or Asked(("widths", "identity"), seeds=6), run.How(out=out, **how))
+
+
+def test_rows_do_not_depend_on_how_many_run_side_by_side() -> None:
+    assert ran().rows == ran(lanes=3).rows
+
+
+def test_a_second_run_goes_on_and_gives_the_same_rows(tmp_path: Path) -> None:
+    whole = ran(tmp_path / "whole")
+    ran(tmp_path / "parts", Asked(("identity",), seeds=6))
+    second = ran(tmp_path / "parts")
+    assert second.resumed > 0
+    assert second.rows == whole.rows
+    third = ran(tmp_path / "parts")
+    assert third.resumed == third.planned
+    assert third.rows == whole.rows
+
+
+def test_what_was_cut_short_is_done_again(tmp_path: Path) -> None:
+    whole = ran(tmp_path)
+    path = tmp_path / ROWS
+    text = path.read_text()
+    path.write_text(text[: len(text) * 2 // 3])  # in the middle of a row
+    again = ran(tmp_path)
+    assert again.rows == whole.rows
+    assert 0 < again.resumed < again.planned
+    for line in path.read_text().splitlines():
+        json.loads(line)
+
+
+def test_another_study_is_refused(tmp_path: Path) -> None:
+    ran(tmp_path)
+    with pytest.raises(BiasoptError, match=r"another study \(seed differ\); choose another --out"):
+        ran(tmp_path, key=1)
+    other = replace(IMAGES, x=IMAGES.x + 1)
+    with pytest.raises(BiasoptError, match="digest differ"):
+        run.study(other, Asked(("identity",), seeds=2), run.How(out=tmp_path))
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BiasoptError, match="cannot keep rows there"):
+        Store(tmp_path / "file", {})
+
+
+def test_out_of_time_leaves_jobs_out_and_says_which() -> None:
+    ticks = itertools.count(0, 10.0)
+    done = ran(clock=lambda: next(ticks), budget=100.0)
+    assert done.left_out
+    assert len(done.left_out) < done.planned
+    kept = {row["job"] for row in done.rows}
+    assert not kept & set(done.left_out)
+    assert len(kept) + len(done.left_out) == done.planned
+
+
+def test_later_runs_do_what_was_left_out(tmp_path: Path) -> None:
+    ticks = itertools.count(0, 10.0)
+    first = ran(tmp_path, clock=lambda: next(ticks), budget=100.0)
+    second = ran(tmp_path)
+    assert first.left_out
+    assert not second.left_out
+    assert second.rows == ran().rows
+
+
+def test_an_error_in_one_job_ends_the_run_and_keeps_the_rows_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do, calls = work.run, itertools.count()
+
+    def sometimes(job: plan.Job, setting: work.Setting, only: int | None = None) -> list[dict]:
+        if only is None and next(calls) == 2:
+            raise KeyboardInterrupt
+        return do(job, setting, only)
+
+    monkeypatch.setattr(work, "run", sometimes)
+    with pytest.raises(KeyboardInterrupt):
+        ran(tmp_path)
+    monkeypatch.undo()
+    assert len({json.loads(line)["job"] for line in (tmp_path / ROWS).read_text().splitlines()}) >= 2
+
+
+def test_a_stop_ends_training_at_the_next_step() -> None:
+    from converter.study.training import Stopped
+
+    setting = work.Setting(IMAGES)
+    setting.stop.set()
+    for block in ("widths", "recall"):
+        with pytest.raises(Stopped):
+            work.run(made.one_of(block), setting)
+
+
+def test_threads_of_torch_are_as_before() -> None:
+    before = torch.get_num_threads()
+    ran(asked=Asked(("identity",), seeds=2))
+    assert torch.get_num_threads() == before
+
+
+def test_cuda_that_is_not_there_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeUnavailable, match=r"--device cuda: .*; install a CUDA build of torch, or use") as found:
+        ran(device="cuda")
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.cuda
+def test_cuda_gives_what_the_cpu_gives() -> None:
+    job = made.one_of("widths", width=3)
+    rows = [work.run(job, work.Setting(IMAGES, device=device)) for device in ("cpu", "cuda")]
+    for cpu, cuda in zip(*rows, strict=True):
+        assert cuda["loss"] == pytest.approx(cpu["loss"], rel=1e-2)
