@@ -45,7 +45,7 @@ def parity_with_torch(loaded: Loaded, made: Exported, *, quick: bool, progress: 
     except ModelError as exc:  # no kernel for this type or operator on this machine
         run, note = _in_float64(made), f"onnxruntime cannot run it ({_said(exc, made)}); compared in float64"
     cases: list[_Case] = []
-    for where, tensors in _inputs(made, quick=quick):
+    for where, tensors in (*_inputs(made, quick=quick), *_other_sizes(loaded, made, quick=quick)):
         progress(f"comparing {where}")
         found = _case(loaded, made, tensors, run, where, only_exact=bool(note))
         if isinstance(found, str):
@@ -106,6 +106,26 @@ def _inputs(made: Exported, *, quick: bool) -> Iterator[tuple[str, Sequence[Any]
         size = max(int(t.shape[0]) for n, t in zip(made.names, made.tensors, strict=True) if n in first)
         least = _OTHER_BATCH if size < _OTHER_BATCH else size + 1
         yield "at another batch size", widened(first, made.names, made.tensors, least=least)
+
+
+def _other_sizes(loaded: Loaded, made: Exported, *, quick: bool) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Every open size but the batch's doubled, where the module itself takes that."""
+    if quick:
+        return
+    by_label: dict[str, dict[str, dict[int, str]]] = {}
+    for name, labels in made.axes.items():
+        for axis, label in labels.items():
+            if axis:
+                by_label.setdefault(label, {}).setdefault(name, {})[axis] = label
+    sizes = {name: t.shape for name, t in zip(made.names, made.tensors, strict=True)}
+    for label, axes in by_label.items():
+        least = 2 * max(int(sizes[name][axis]) for name, labels in axes.items() for axis in labels)
+        tensors = widened(axes, made.names, made.tensors, least=least)
+        try:
+            answer(loaded, tensors, made.rebuild)
+        except ExportError:
+            continue  # twice as much is no size for it
+        yield f"at another size of {label}", tensors
 
 
 def _moved(tensor: Any) -> Any:

@@ -33,7 +33,7 @@ def capture(
         raise ExportError(
             f"{loaded.label}: which of its sizes are open was settled by torch.export; leave --dynamic out"
         )
-    settings: dict[str, Any] = {"input_names": loaded.input_names, "output_names": list(outputs)}
+    settings: dict[str, Any] = {"input_names": loaded.input_names}
     if loaded.kind is Kind.PROGRAM:
         model = loaded.program
         args: tuple[Any, ...] = ()
@@ -42,11 +42,41 @@ def capture(
         model, (args, kwargs) = loaded.module, rebuild(tensors)
         if axes:
             settings["dynamic_shapes"] = _open(loaded, rebuild, axes)
+        if not kwargs and args and isinstance(args[-1], dict):
+            args = (*args, {})  # torch takes a dict at the end for keywords
     with torch.no_grad():
         made = torch.onnx.export(
             model, args, kwargs=kwargs, dynamo=True, optimize=fuse_bn, verbose=False, opset_version=opset, **settings
         )
+    _name_outputs(made.model.graph, outputs)
     return made.model
+
+
+def _name_outputs(graph: Any, names: Sequence[str]) -> None:
+    """Give the outputs their names; one that is an input, a parameter or another output becomes a copy of that.
+
+    torch's own renaming renames what is returned twice twice, and an input with the output.
+    """
+    ir = need("onnx_ir")
+    values = [value for value in graph.outputs if value is not None and not isinstance(value, int | float | bool | str)]
+    if len(values) != len(names):
+        raise ExportError(f"the exporter wrote {len(values)} outputs, but the module returns {len(names)}")
+    fresh: list[Any] = []
+    for value, name in zip(values, names, strict=True):
+        if value.producer() is None or any(value is other for other in fresh):
+            node = ir.node("Identity", [value])
+            graph.append(node)
+            copied = node.outputs[0]
+            copied.shape, copied.type, value = value.shape, value.type, copied
+        fresh.append(value)
+    graph.outputs.clear()
+    graph.outputs.extend(fresh)
+    taken = {v.name: v for node in graph for v in node.outputs}
+    for value, name in zip(fresh, names, strict=True):
+        other = taken.get(name)
+        if other is not None and other is not value:
+            other.name = f"{name}_inner"
+        value.name = name
 
 
 def _open(loaded: Loaded, rebuild: Rebuild, axes: Axes) -> Any:

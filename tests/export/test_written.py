@@ -136,3 +136,20 @@ def test_a_zero_bias_of_the_module_s_own_stays(run: Run, folder: Path) -> None:
     assert run("export", "nets.py:zero", "-o", "net.onnx", *X).code == 0
     convs = [node for node in onnx.load("net.onnx").graph.node if node.op_type == "Conv"]
     assert [len(node.input) for node in convs] == [2, 3]
+
+
+@EXPORTERS
+def test_inputs_in_a_dict_and_outputs_that_are_inputs_or_one_thing_twice(run: Run, exporter: str) -> None:
+    asked = ("--example", "nets.py:both_inputs", "--dynamic", "batch", "--exporter", exporter)
+    done = run("export", "nets.py:Passes", "-o", "net.onnx", *asked)
+    assert done.code == 0, done.out + done.err
+    graph = onnx.load("net.onnx").graph
+    assert [v.name for v in graph.input] == ["both_a", "both_b"]
+    assert [v.name for v in graph.output] == ["output_0", "output_1_0", "output_1_1"]
+
+
+def test_a_size_that_tracing_took_for_a_constant_is_found(run: Run) -> None:
+    asked = ("--dynamic", "x=3:width", "--exporter", "torchscript")
+    done = run("export", "nets.py:Fixed", "-o", "net.onnx", *X, *asked)
+    assert (done.code, "at another size of width" in done.out) == (1, True), done.out + done.err
+    assert run("export", "nets.py:Fixed", "-o", "net.onnx", *X, "--dynamic", "x=3:width").code == 0

@@ -153,3 +153,26 @@ def bfloat16():
 
 def half():
     return block().half()
+
+
+class Fixed(nn.Module):
+    """A width that tracing takes for a constant."""
+
+    def forward(self, x):
+        return x.reshape(-1, 3, 7, int(x.shape[3])) * 2 + x[:, :, :, :1].expand(-1, -1, -1, int(x.shape[3]))
+
+
+class Passes(nn.Module):
+    """Gives back what it was given, and one thing twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(9, 2)
+
+    def forward(self, both):
+        y = self.lin(both["a"])
+        return y, [y, both["b"]]
+
+
+def both_inputs():
+    return ({"a": torch.ones(2, 9), "b": torch.ones(2, 3)},)
