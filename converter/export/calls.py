@@ -140,6 +140,10 @@ def _named(found: Any, loaded: Loaded) -> Answer:
     if strange is not None or not kept:
         what = type(found if strange is None else strange).__name__
         raise ExportError(f"{loaded.label}: returns a {what}; return a tensor, or a tuple, list or dict of tensors")
+    if any(value.is_complex() for _, value in kept):
+        raise ExportError(
+            f"{loaded.label}: returns complex numbers, which runtimes lack; return torch.view_as_real of it"
+        )
     alone = isinstance(found, torch.Tensor)
     flat = isinstance(found, tuple | list) and all(isinstance(v, torch.Tensor) for v in found)
     names = _distinct(["output"] if alone else [_name(n) for n, _ in kept], set(loaded.input_names))

@@ -62,13 +62,15 @@ def _name_outputs(graph: Any, names: Sequence[str]) -> None:
     if len(values) != len(names):
         raise ExportError(f"the exporter wrote {len(values)} outputs, but the module returns {len(names)}")
     fresh: list[Any] = []
-    for value, name in zip(values, names, strict=True):
+    for value in values:
         if value.producer() is None or any(value is other for other in fresh):
             node = ir.node("Identity", [value])
             graph.append(node)
             copied = node.outputs[0]
-            copied.shape, copied.type, value = value.shape, value.type, copied
-        fresh.append(value)
+            copied.shape, copied.type = value.shape, value.type
+            fresh.append(copied)
+        else:
+            fresh.append(value)
     graph.outputs.clear()
     graph.outputs.extend(fresh)
     taken = {v.name: v for node in graph for v in node.outputs}

@@ -13,7 +13,7 @@ from typing import Any
 
 from converter._version import __version__
 from converter.errors import BiasoptError, ExportError
-from converter.export import blame, calls, checks, dynamo, tidy, torchscript
+from converter.export import blame, calls, checks, dynamo, shapes, tidy, torchscript
 from converter.export.calls import Answer, Rebuild
 from converter.export.dynamic import Axes, Dynamic, axes_of, widened
 from converter.protos.modelfile import NEWEST_OPSET
@@ -78,6 +78,8 @@ def export(
     progress("tidying")
     notes += remarks
     opset = _finish(model, loaded, request, exporter)
+    if axes:
+        shapes.correct(model, loaded, wide, rebuild, axes)
     _write(model, path)
     return Exported(
         path,

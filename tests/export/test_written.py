@@ -153,3 +153,18 @@ def test_a_size_that_tracing_took_for_a_constant_is_found(run: Run) -> None:
     done = run("export", "nets.py:Fixed", "-o", "net.onnx", *X, *asked)
     assert (done.code, "at another size of width" in done.out) == (1, True), done.out + done.err
     assert run("export", "nets.py:Fixed", "-o", "net.onnx", *X, "--dynamic", "x=3:width").code == 0
+
+
+@EXPORTERS
+def test_sizes_of_outputs_are_the_module_s(run: Run, exporter: str) -> None:
+    asked = ("--input", "x=2,3,4", "--dynamic", "x=0:batch,1:time", "--exporter", exporter)
+    done = run("export", "nets.py:Recurrent", "-o", "net.onnx", *asked)
+    assert done.code == 0, done.out + done.err
+    outputs = [dims(v) for v in onnx.load("net.onnx").graph.output]
+    assert outputs == [["batch", "time", 10], [2, "batch", 5], [2, "batch", 5]]
+
+
+def test_complex_numbers_are_refused(run: Run) -> None:
+    done = run("export", "nets.py:Spectrum", "-o", "net.onnx", "--input", "x=2,4")
+    assert done.code == 3
+    assert "returns complex numbers" in done.err

@@ -176,3 +176,19 @@ class Passes(nn.Module):
 
 def both_inputs():
     return ({"a": torch.ones(2, 9), "b": torch.ones(2, 3)},)
+
+
+class Recurrent(nn.Module):
+    """Its states' first size is 2, as the batch of the example is."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 5, batch_first=True, bidirectional=True)
+
+    def forward(self, x):
+        return self.lstm(x)
+
+
+class Spectrum(nn.Module):
+    def forward(self, x):
+        return torch.fft.fft(x)
