@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from converter.api.export import ExportResult, export_model
     from converter.api.lint import LintResult, lint_model
     from converter.api.replay import ReplayResult, replay_certificate
+    from converter.api.study import StudyResult
+    from converter.api.study import study as run_study
     from converter.api.verify import verify as compare
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "NoSuchBias",
     "ReplayResult",
     "RuntimeUnavailable",
+    "StudyResult",
     "__version__",
     "compare",
     "explain",
@@ -49,6 +52,7 @@ __all__ = [
     "load",
     "measure_latency",
     "replay_certificate",
+    "run_study",
     "score_biases",
     "verify",
 ]
@@ -70,6 +74,8 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("converter.api.export"), name)
     if name in ("AblateResult", "score_biases"):  # (converter.ablate is the package)
         return getattr(importlib.import_module("converter.api.ablate"), name.replace("score_biases", "ablate"))
+    if name in ("StudyResult", "run_study"):  # (converter.study is the package)
+        return getattr(importlib.import_module("converter.api.study"), name.replace("run_study", "study"))
     if name == "compare":  # do two models give the same answers?
         return importlib.import_module("converter.api.verify").verify
     if name == "verify":  # the referee: converter.verify.compare(a, b)

@@ -12,15 +12,13 @@ from converter.study.table import Table
 _STATE = {True: "passed", False: "**failed**", None: "not run"}
 
 
-def markdown(document: Mapping[str, Any], pictures: str = "", after: str = "") -> str:
+def markdown(document: Mapping[str, Any], pictures: str = "") -> str:
     """The document as Markdown that ends in a newline.
 
     Parameters
     ----------
     pictures : str
         Folder of the figures, as the reader's links see it; empty for none.
-    after : str
-        Markdown to stand between the claims and the results.
     """
     claims = [(c["id"], prose(c["said"]), f"**{c['stamp']}**", prose(c["because"])) for c in document["claims"]]
     controls = [f"- {prose(c['name'])}: {_STATE[c['passed']]}; {prose(c['said'])}" for c in document["checks"]]
@@ -30,7 +28,6 @@ def markdown(document: Mapping[str, Any], pictures: str = "", after: str = "") -
         "\n".join(f"> {prose(w)}" for w in document["warnings"]),
         table(("", "claimed", "here", "because"), claims),
         "Controls, without which nothing else counts:\n\n" + "\n".join(controls),
-        after,
         *(_section(section, pictures) for section in sections(document)),
         "## What this does not show\n\n" + "\n".join(f"- {prose(said)}" for said in document["limits"]),
         f"<sub>{prose(spent(document))}</sub>",
