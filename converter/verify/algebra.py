@@ -22,6 +22,8 @@ from converter.verify.structure import rounding_decides
 
 PASS_BELOW = 4.0
 FAIL_ABOVE = 40.0
+# Largest differences scatter more than norms.
+PEAK_PASSES, PEAK_FAILS = 10.0, 40.0
 DOUBT_DRAWS = (
     4  # perturbations per input where the first verdict left doubt: two draws of few weights can both be small
 )
@@ -86,9 +88,23 @@ def _judge(name: str, measured: Sequence[_Measured], floor: float, *, ties: bool
         verdict = Verdict.FAIL
     elif score > PASS_BELOW and verdict is Verdict.PASS:
         verdict = Verdict.INCONCLUSIVE
-    detail = {"e": e, "e_pert": e_pert, "elements": change.compared, "mismatches": change.mismatches}
-    why = "" if verdict is Verdict.PASS else _reason(score, change)
+    peak = _peak(change, noise, floor)
+    if peak > PEAK_FAILS:
+        verdict = Verdict.FAIL
+    elif peak > PEAK_PASSES and verdict is Verdict.PASS:
+        verdict = Verdict.INCONCLUSIVE
+    detail = {"e": e, "e_pert": e_pert, "peak": peak, "elements": change.compared, "mismatches": change.mismatches}
+    why = "" if verdict is Verdict.PASS else _reason(score, change, peak)
     return OutputCheck(name, verdict, score, PASS_BELOW, change.max_abs, detail, why)
+
+
+def _peak(change: Gap, noise: Sequence[Gap], floor: float) -> float:
+    """The largest difference in units of the largest that rounding makes: one wrong number among a million.
+
+    The norms that ``e`` is made of hide it; elements that are sensitive are so to both.
+    """
+    largest = max((n.max_abs for n in noise if not n.problem), default=0.0)
+    return change.max_abs / max(largest, floor * change.size, 5e-324) if change.max_abs else 0.0
 
 
 def _discrete(change: Gap, steps: int, *, ties: bool) -> Verdict:
@@ -101,9 +117,11 @@ def _discrete(change: Gap, steps: int, *, ties: bool) -> Verdict:
     return Verdict.INCONCLUSIVE if change.mismatches <= FAIL_ABOVE * steps + 10 * few else Verdict.FAIL
 
 
-def _reason(score: float, change: Gap) -> str:
+def _reason(score: float, change: Gap, peak: float) -> str:
     if change.mismatches:
         return f"{change.mismatches} of {change.discrete} integers differ"
+    if score <= PASS_BELOW:
+        return f"one element moved {peak:.3g} times as far as rounding the weights moves any (limit {PEAK_PASSES:g})"
     return f"moved {score:.3g} times as far as rounding the weights would (limit {PASS_BELOW:g})"
 
 

@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from onnx import TensorProto
+
 from converter.protos.check import problems
 from converter.protos.reference_nodes import plain_attributes
 from converter.protos.reference_ops import is_training
-from converter.protos.source import Port, Source, all_nodes, free_inputs, opsets, overridable, ports, skeleton
+from converter.protos.source import (
+    Port,
+    Source,
+    all_nodes,
+    float_types,
+    free_inputs,
+    opsets,
+    overridable,
+    ports,
+    skeleton,
+)
 from converter.records import OutputCheck, Stage, Verdict
 
 if TYPE_CHECKING:
@@ -23,6 +35,7 @@ _NEVER_TIES = {
     *("Add", "Sub", "Mul", "Max", "Min", "And", "Or", "Not", "Xor", "BitShift", "Shape", "Size", "Range", "Constant"),
     *("ConstantOfShape", "OneHot", "ScatterND", "ScatterElements", "Compress", "EyeLike", "Mod", "ReduceSum"),
 } - {"Cast"}
+_NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # onnxruntime computes a sigmoid to about 1e-7 of 1, whatever the result: errors below this part of 1 prove nothing.
 _NATURAL = 1e-3
 
@@ -120,16 +133,23 @@ def _note_versions(a: ModelProto, b: ModelProto, warnings: list[str]) -> None:
         if before.get(domain) != after.get(domain):
             name = domain or "ai.onnx"
             warnings.append(f"operator set {name}: {before.get(domain, 'none')} became {after.get(domain, 'none')}")
-    if _quantised(b) and not _quantised(a):
-        warnings.append("only the rewritten model is quantised, which is no rounding: judge it by --stages decision")
+    if new := sorted(_quantised(b) - _quantised(a)):
+        which = "quantised in other operators" if _quantised(a) else "quantised"
+        said = f"only the rewritten model is {which} ({', '.join(new[:3])})"
+        warnings.append(f"{said}, which is no rounding: judge it by --stages decision, with --inputs")
+    if _NARROW & (float_types(b) - float_types(a)):
+        said = "only the rewritten model holds weights in half precision"
+        warnings.append(
+            f"{said}, which is no rounding of the original's own: judge it by --stages decision, with --inputs"
+        )
     lost = overridable(a) - overridable(b)
     if lost:
         some = ", ".join(sorted(lost)[:3])
         warnings.append(f"{len(lost)} initializers can no longer be overridden by the caller ({some})")
 
 
-def _quantised(model: ModelProto) -> bool:
-    return any("Quantize" in n.op_type or n.op_type.startswith("QLinear") for n in all_nodes(model))
+def _quantised(model: ModelProto) -> set[str]:
+    return {n.op_type for n in all_nodes(model) if "Quantize" in n.op_type or n.op_type.startswith("QLinear")}
 
 
 def is_unseeded(node: NodeProto) -> bool:

@@ -166,3 +166,57 @@ def test_operator_sets_that_nothing_uses_are_no_news() -> None:
     assert not any("operator set" in w for w in compare(model, other, stages=["structure"]).warnings)
     other.graph.node[1].domain = "com.microsoft"
     assert any("com.microsoft" in w for w in compare(model, other, stages=["structure"]).warnings)
+
+
+# -- numbers that norms hide -------------------------------------------------------------------------
+
+
+def test_one_element_of_many_that_is_off() -> None:
+    """1e-4 in one of 294,912, where nothing else tells: other names, and operators without a normal form."""
+    rng = np.random.default_rng(0)
+    weight = (rng.standard_normal((32, 3, 3, 3)) * 0.2).astype(np.float32)
+    right = rng.standard_normal((32, 96, 96)).astype(np.float32)
+    wrong = right.copy()
+    wrong[3, 5, 7] += np.float32(1e-4)
+    text = """g (float[1,3,96,96] x) => (float[1,32,96,96] y) { h%s = Conv<pads = [1,1,1,1]>(x, w)
+     s%s = Softplus(h%s)\n a%s = %s(s%s, m)\n y = Tanh(a%s) }"""
+    names = ("", "", "", "", "Add", "", ""), ("1", "1", "1", "1", "Sum", "1", "1")
+    before = parsed(text % names[0], w=weight, m=right)
+    assert compare(before, parsed(text % names[1], w=weight, m=right), stages=["algebra"]).verdict is Verdict.PASS
+    parity = compare(before, parsed(text % names[1], w=weight, m=wrong), stages=["algebra"])
+    assert parity.verdict is Verdict.FAIL
+    assert "one element" in parity.why
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_rows_that_no_index_reached(both: bool) -> None:
+    """Two tables, and one row of each is another one: no run shows it, and no name can have moved on."""
+    text = """g (int64[N,8] a, int64[N,8] b) => (float[N,8,16] y) { p = Gather(u, a)
+     q = Gather(v, b)\n y = Add(p, q) }"""
+    rng = np.random.default_rng(0)
+    u, v = (rng.standard_normal((3000, 16)).astype(np.float32) for _ in range(2))
+    before = parsed(text, u=u, v=v)
+    wrong_u, wrong_v = u.copy(), v.copy()
+    wrong_u[1234] += 1
+    wrong_v[77] += 1
+    parity = compare(before, parsed(text, u=wrong_u, v=wrong_v if both else v))
+    assert parity.verdict is Verdict.INCONCLUSIVE
+    assert "channel 1234" in parity.why
+
+
+def test_a_copy_in_half_precision_is_pointed_to_the_decisions() -> None:
+    weight = np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)
+    before = parsed("g (float[N,16] x) => (float[N,4] y) { y = MatMul(x, w) }", w=weight)
+    text = "g (float[N,16] x) => (float[N,4] y) { c = Cast<to = 10>(x)\n h = MatMul(c, w)\n y = Cast<to = 1>(h) }"
+    parity = compare(before, parsed(text, w=weight.astype(np.float16)))
+    assert parity.verdict is Verdict.FAIL
+    assert any("half precision" in w and "--stages decision" in w for w in parity.warnings)
+    assert not any("half precision" in w for w in compare(before, before).warnings)
+
+
+def test_another_way_to_quantise_is_pointed_to_the_decisions() -> None:
+    text = """g (float[N,4] x) => (float[N,4] y) <float s = {0.1}, uint8 z = {128}> { q = QuantizeLinear(x, s, z)
+     y = DequantizeLinear(q, s, z) }"""
+    other = text.replace("QuantizeLinear(x, s, z)", "DynamicQuantizeLinear(x)", 1).replace("q =", "q, t, v =")
+    parity = compare(parsed(text), parsed(other), stages=["structure"])
+    assert any("other operators (DynamicQuantizeLinear)" in w for w in parity.warnings)
