@@ -21,7 +21,9 @@ _INFINITE = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float(
 def generated(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file and what it should hold."""
     document = read(root / FOLDER / "report.json")
-    body = markdown.markdown(document, FOLDER.name)
+    title, _, rest = markdown.markdown(document, FOLDER.name).partition("\n")
+    body = f"#{title}\n{rest}"  # one level down: the page has a title of its own
+    assert title.startswith("# ")
     page = fill((root / PAGE).read_text(encoding="utf-8"), "result", body)
     drawn = {root / FOLDER / f"{name}.svg": figure.file() for name, figure in figures(document).items()}
     return {root / PAGE: page} | drawn
