@@ -36,7 +36,7 @@ def markdown(document: Mapping[str, Any], pictures: str = "") -> str:
 
 
 def _section(section: Section, pictures: str) -> str:
-    drawn = [f"![{figure.title}. {figure.caption}]({pictures}/{figure.name}.svg)" for figure in section.figures]
+    drawn = [f"![{f.title}]({pictures}/{f.name}.svg)\n\n<sub>{prose(f.caption)}</sub>" for f in section.figures]
     first, *more = [_table(found) for found in section.tables] or [""]
     parts = [f"## {section.title}", prose(section.lead), *(drawn if pictures else []), first]
     parts += [details(found.title, body) for found, body in zip(section.tables[1:], more, strict=True)]

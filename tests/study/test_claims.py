@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from converter.study import checks, claims
-from converter.study.analysis import compared, results
+from converter.study.analysis import results
+from converter.study.compared import compared
 from tests.study import made
 
 RNG = np.random.default_rng(0)

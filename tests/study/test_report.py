@@ -181,6 +181,12 @@ def test_without_torch_there_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.strip().endswith("install biasopt[torch]")
 
 
+def test_the_committed_page_is_made_of_the_committed_document() -> None:
+    from converter.study import docs
+
+    assert docs.main(["--check"]) == 0
+
+
 def test_asked_for_in_python_too() -> None:
     from converter.api.study import study
 
