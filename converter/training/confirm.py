@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from converter.training.copies import copied, run
+from converter.training.copies import copied
 from converter.training.example import Example
+from converter.training.kept import floats, observed
 
 TOLERANCE = 1e-12  # of the largest output: rounding in float64 through some hundred layers
 GRADIENT = 1e-9  # of the largest gradient of any weight: sums of some million terms that cancel
-_ROUNDING = 1e-8  # what a bias of a million standard deviations costs in float64
+ROUNDING = 1e-8  # what a bias of a million standard deviations costs in float64
 _SEED = 0
 _FEW = 5_000_000  # elements of a weight whose gradient is worth its time
 
@@ -45,7 +46,7 @@ class Measured:
 class Twin:
     """A copy of a module in float64 that remembers its outputs and gradients."""
 
-    def __init__(self, module: Any, example: Example) -> None:
+    def __init__(self, module: Any, example: Example, statistics: Collection[str] = ()) -> None:
         import torch
 
         def wide(parameter: Any) -> Any:
@@ -55,6 +56,7 @@ class Twin:
 
         self.module = copied(module, wide).double()
         fill_zeros(self.module)
+        self._statistics = statistics  # buffers that norms update
         self.example = example.double()
         if self.example.is_constant:
             self.example = self.example.varied(_SEED)
@@ -62,13 +64,14 @@ class Twin:
         self._buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         self.outputs = self.outputs_now()
         self.gradients = self._gradients()
-        self._size = max((float(o.abs().max()) for o in self.outputs if o.numel()), default=0.0)
+        self._size = largest(self.outputs)
 
-    def outputs_now(self) -> list[Any]:
-        """The outputs as the parameters are now; buffers are put back."""
-        found = floats(run(self.module, self.example, _SEED))
-        self.restore_buffers()
-        return found
+    def outputs_now(self, example: Example | None = None) -> list[Any]:
+        """The outputs, and what the module keeps, as the parameters are now; buffers are put back."""
+        try:
+            return observed(self.module, self.example if example is None else example, _SEED, self._statistics)
+        finally:
+            self.restore_buffers()
 
     def restore_buffers(self) -> None:
         """Put running statistics back to what they were before any run."""
@@ -193,14 +196,10 @@ def _beside(name: str) -> str:
     return owner + dot + own.replace("bias", "weight") if "bias" in own else ""
 
 
-def floats(result: Any) -> list[Any]:
-    """The floating point tensors in what a module returned."""
-    import torch
-
-    if hasattr(result, "to_tuple"):  # a dataclass of outputs, as transformers have
-        result = result.to_tuple()
-    leaves = torch.utils._pytree.tree_leaves(result)
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+def largest(tensors: Iterable[Any]) -> float:
+    """The largest finite value; an infinity, as of a mask, is nobody's scale."""
+    found = (o.abs()[o.isfinite()] for o in tensors)
+    return max((float(o.max()) for o in found if o.numel()), default=0.0)
 
 
 def difference(before: list[Any], after: list[Any], size: float | None = None) -> float:
@@ -211,7 +210,7 @@ def difference(before: list[Any], after: list[Any], size: float | None = None) -
         return float("inf")
     before, after = [b.detach() for b in before], [a.detach() for a in after]
     if size is None:
-        size = max((float(o.abs().max()) for o in before if o.numel()), default=0.0)
+        size = largest(before)
     worst = 0.0
     for a, b in zip(before, after, strict=True):
         if not a.numel():
@@ -230,7 +229,7 @@ def confirm(twin: Twin, changes: Mapping[str, Change]) -> dict[str, Measured]:
     found = {}
     for name, change in changes.items():
         moved = together if together <= TOLERANCE else twin.output_change([change])
-        if TOLERANCE < moved <= _ROUNDING and not change.opposite:
+        if TOLERANCE < moved <= ROUNDING and not change.opposite:
             moved = twin.output_change_from_zero(change)
         found[name] = _judged(moved, twin.gradient_ratio(change))
     return found

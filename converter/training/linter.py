@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from converter.records.lint import LintReport, Unconfirmed
 from converter.training import rnn
+from converter.training.call import bound
 from converter.training.candidates import Candidate, biases, candidates, norm_modules
 from converter.training.confirm import Change, Measured, Twin, confirm
 from converter.training.example import example_of
 from converter.training.findings import Finder
 from converter.training.moving import frozen_change
 from converter.training.places import Places
+from converter.training.sizes import felt_elsewhere
 from converter.training.trace import Traced, trace
 
 
@@ -90,7 +92,7 @@ def examine(
     cells = tuple(rnn.cells(traced))
     changes = {c.key: c.change for c in found if c.code != "frozen-norm-bias"} | _cell_changes(cells)
     measured = confirm(twin, changes) if twin is not None else {}
-    measured |= _frozen(twin, traced, found)
+    measured = _at_other_sizes(twin, changes, measured) | _frozen(twin, traced, found)
     unconfirmed = [
         Unconfirmed(c.code, c.key, measured[c.key].why if c.key in measured else why)
         for c in found
@@ -118,10 +120,27 @@ def examine(
 
 def _twin(traced: Traced) -> tuple[Twin | None, str]:
     try:
-        return Twin(traced.module, traced.example), ""
+        return Twin(traced.module, traced.example, _statistics(traced)), ""
     except Exception as exc:  # the user's module, in a precision that it was not written for
         said = " ".join(str(exc).split()) or type(exc).__name__
         return None, f"nothing could be confirmed: it does not run in float64 ({said[:160]})"
+
+
+def _at_other_sizes(
+    twin: Twin | None, changes: Mapping[str, Change], measured: Mapping[str, Measured]
+) -> dict[str, Measured]:
+    """What was measured, less what does not hold at another size of the input."""
+    quiet = {name: change for name, change in changes.items() if name in measured and measured[name].ok}
+    felt = {} if twin is None else felt_elsewhere(twin, quiet)
+    why = "at another size of the input, changing it moves the output by {:.1e} of its size"
+    return dict(measured) | {n: replace(measured[n], ok=False, why=why.format(moved)) for n, moved in felt.items()}
+
+
+def _statistics(traced: Traced) -> frozenset[str]:
+    """The buffers that norms are called with as running statistics, whatever they are named."""
+    names = ("running_mean", "running_var")
+    given = [bound(node).get(name) for node in traced.graph.nodes if node.op == "call_function" for name in names]
+    return frozenset(traced.names[node] for node in given if node is not None and traced.names.get(node))
 
 
 def _cell_changes(cells: Iterable[rnn.Cell]) -> dict[str, Change]:

@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from converter.training.confirm import TOLERANCE, Change, Measured, Twin, difference, floats
+from converter.training.confirm import TOLERANCE, Change, Measured, Twin, difference
 from converter.training.copies import run
+from converter.training.kept import floats
 
 _EVEN = 1e-9  # how much a shift may differ within a channel, of the input's size: rounding of sums, not structure
 
@@ -92,8 +93,7 @@ def frozen_change(twin: Twin, change: Change, norms: Iterable[str]) -> Measured:
     with twin.changed([change]):
         for name, shift in shifts.by_norm.items():
             twin.module.get_submodule(name).running_mean.sub_(shift)
-        moved = difference(twin.outputs, floats(run(twin.module, twin.example)))
-        twin.restore_buffers()
+        moved = difference(twin.outputs, twin.outputs_now())
     ok = moved <= TOLERANCE
     return Measured(
         moved, None, ok, "" if ok else f"moved into the norm it moves the output by {moved:.1e} of its size"

@@ -8,9 +8,10 @@ from typing import Any
 
 from converter.errors import DataError, InvariantViolation
 from converter.training import plan as plans
-from converter.training.confirm import TOLERANCE, difference, fill_zeros, floats
+from converter.training.confirm import TOLERANCE, difference, fill_zeros
 from converter.training.copies import copied, run
 from converter.training.example import Example
+from converter.training.kept import floats
 from converter.training.linter import Linted, examine
 from converter.training.moving import Shifts, measured_shifts
 from converter.training.plan import Plan
