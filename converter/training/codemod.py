@@ -18,6 +18,7 @@ from converter.errors import ModelError
 from converter.records.lint import Kind, LintFinding, Location
 from converter.training.linter import Linted
 from converter.training.places import Places, is_installed
+from converter.training.stripping import removable
 
 if TYPE_CHECKING:
     from converter.training.syntax import File
@@ -109,9 +110,12 @@ def plan(linted: Linted, module: Any, root: Path) -> SourceFix:
     modules = dict(module.named_modules())
     groups: dict[Location, list[LintFinding]] = {}
     refused: list[Refused] = []
+    goes = removable(module, linted) if dead else frozenset()
     for finding in dead:
         place = places.of(modules.get(finding.module))
         why = _unfit(finding, modules) or ("" if place else "where it was made was not noted")
+        if not why and finding.parameter not in goes:
+            why = "eval mode reads it elsewhere, or it is shared"
         if why or place is None:
             refused.append(Refused(finding.parameter, finding.location, why))
         else:

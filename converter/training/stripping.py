@@ -110,10 +110,8 @@ def strip(
         if example is None:
             raise DataError("strip needs an example of the module's inputs, to trace it with")
         linted = examine(module, example, kwargs)
-    twin = _fresh(module, double=True)
-    wanted = plans.make(twin, linted.traced, linted.confirmed, _merged(linted))
-    plan, left = _that_holds(fill_zeros(_fresh(module, double=True)), linted, wanted)
-    shifts = shifts_of(twin, linted.traced.example, plan)
+    plan, left = _planned(module, linted)
+    shifts = shifts_of(_fresh(module, double=True), linted.traced.example, plan)
     target = module if in_place else copy.deepcopy(module)
     plans.quiet(target, plan)
     plans.lower_means(target, shifts.by_norm)
@@ -122,6 +120,17 @@ def strip(
     target.register_load_state_dict_pre_hook(hook)
     setattr(target, _ATTRIBUTE, hook)
     return target
+
+
+def removable(module: Any, linted: Linted) -> frozenset[str]:
+    """The biases that `strip` takes away as parameters: those that eval mode does not read elsewhere, either."""
+    return frozenset(item.parameter for item in _planned(module, linted)[0].removed)
+
+
+def _planned(module: Any, linted: Linted) -> tuple[Plan, tuple[str, ...]]:
+    twin = _fresh(module, double=True)
+    wanted = plans.make(twin, linted.traced, linted.confirmed, _merged(linted))
+    return _that_holds(fill_zeros(twin), linted, wanted)
 
 
 def checkpoints(module: Any) -> Checkpoints:

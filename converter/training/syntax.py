@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from converter.errors import ModelError, RuntimeUnavailable
 from converter.records.lint import Location
-
-_CONDITIONS = (
-    "If",
-    "IfExp",
-    "For",
-    "While",
-    "Try",
-    "TryStar",
-    "Match",
-    "ListComp",
-    "GeneratorExp",
-    "Lambda",
-    "BooleanOperation",
-)
+from converter.training import calling
 
 
 def need_libcst() -> Any:
@@ -52,7 +39,7 @@ class File:
         key = (location.line, location.column - 1, location.end_line, location.end_column - 1)
         return self.calls.get(key)
 
-    def _above(self, node: Any) -> list[Any]:
+    def above(self, node: Any) -> list[Any]:
         found = []
         while (node := self.parents.get(node)) is not None:
             found.append(node)
@@ -63,17 +50,18 @@ class File:
         a, b = self.call_at(layer), self.call_at(norm)
         if b is None or last_name(b.func) != kind:
             return f"is not made by a plain call of {kind}"
-        above_a, above_b = self._above(a), self._above(b)
-        loose = [n for n in above_b if type(n).__name__ in _CONDITIONS and not any(n is m for m in above_a)]
+        above_a, above_b = self.above(a), self.above(b)
+        loose = calling.loose(above_a, above_b)
         if loose:
             line = self.positions[loose[0]].start.line
             return f"is made under a condition (line {line}) that the layer is not under"
         shared = [n for n in above_b if any(n is m for m in above_a)]
         if any(type(n).__name__ == "Call" and last_name(n.func) == "Sequential" for n in shared):
             return ""
-        if any(type(n).__name__ == "ClassDef" for n in shared) and _same_branch(above_a, above_b):
-            return ""
-        return "is not in the same Sequential or class"
+        home = next((n for n in shared if type(n).__name__ == "ClassDef"), None)
+        if home is None or not calling.same_branch(above_a, above_b):
+            return "is not in the same Sequential or class"
+        return calling.apart(self, home, above_a, above_b)
 
     def without_bias(self, locations: Iterable[Location]) -> bytes:
         """The file with ``bias=False`` in the calls at these places."""
@@ -90,17 +78,6 @@ class File:
         """Lines that read an attribute ``bias``: it may be None now."""
         nodes = [n for n in self.positions if type(n).__name__ == "Attribute" and n.attr.value == "bias"]
         return tuple(sorted({self.positions[n].start.line for n in nodes}))
-
-
-def _same_branch(above_a: Sequence[Any], above_b: Sequence[Any]) -> bool:
-    """Whether two calls are not on the two sides of one condition."""
-    branches = [n for n in above_b if type(n).__name__ in ("If", "IfExp")]
-    for branch in branches:
-        side_a = above_a[[n is branch for n in above_a].index(True) - 1]
-        side_b = above_b[[n is branch for n in above_b].index(True) - 1]
-        if side_a is not side_b:
-            return False
-    return True
 
 
 def read(path: Path) -> File:

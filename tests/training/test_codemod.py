@@ -117,6 +117,13 @@ def test_layer_and_norm_of_one_class(tmp_path: Path) -> None:
     assert edited.after == edited.before.replace(b"5, 3)", b"5, 3, bias=False)")
 
 
+def test_layer_and_norm_under_one_condition(tmp_path: Path) -> None:
+    call = "        if x.ndim == 4:\n            x = self.c(x)\n            x = self.n(x)\n        return x\n"
+    assert len(fixed(tmp_path, CLASS.replace("        return self.n(self.c(x))\n", call)).edited) == 1
+    both = "        if x.ndim == 3:\n            return self.n(self.c(x[None]))\n        return self.n(self.c(x))\n"
+    assert len(fixed(tmp_path, CLASS.replace("        return self.n(self.c(x))\n", both)).edited) == 1
+
+
 def test_readers_of_the_bias_are_named(tmp_path: Path) -> None:
     source = CLASS.replace("        self.n =", "        nn.init.zeros_(self.c.bias)\n        self.n =")
     (edited,) = fixed(tmp_path, source).edited
@@ -124,7 +131,37 @@ def test_readers_of_the_bias_are_named(tmp_path: Path) -> None:
     assert [lines[line - 1].strip() for line in edited.readers] == ["nn.init.zeros_(self.c.bias)"]
 
 
+SWITCH = CLASS.replace("def __init__(self):", "def __init__(self, norm=True):").replace(
+    "        self.c =", "        self.norm = norm\n        self.c ="
+)
+CALL = "        return self.n(self.c(x))\n"
 REFUSED = {
+    "a norm that is called under a condition": (
+        SWITCH.replace(
+            CALL, "        x = self.c(x)\n        if self.norm:\n            x = self.n(x)\n        return x\n"
+        ),
+        "n is not surely called behind it (line 13)",
+    ),
+    "one of two ways": (
+        SWITCH.replace(CALL, "        return self.n(self.c(x)) if self.norm else self.c(x)\n"),
+        "n is not surely called behind it (line 13)",
+    ),
+    "a return before the norm": (
+        SWITCH.replace(
+            CALL, "        x = self.c(x)\n        if not self.norm:\n            return x\n        return self.n(x)\n"
+        ),
+        "n is not surely called behind it: a return stands between (line 15)",
+    ),
+    "another method": (
+        CLASS.replace("    def forward", "    def encode(self, x):\n        return self.c(x)\n\n    def forward"),
+        "n is not surely called behind it (line 12)",
+    ),
+    "a norm of training alone": (
+        CLASS.replace(
+            CALL, "        x = self.c(x)\n        step = [lambda x: x, self.n][self.training]\n        return step(x)\n"
+        ),
+        "eval mode reads it elsewhere, or it is shared",
+    ),
     "one call, two fates": (
         "def conv():\n    return nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))\n\n\n"
         "class Odd(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.a, self.b = conv(), conv()\n\n"
