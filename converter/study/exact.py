@@ -18,6 +18,7 @@ Row = dict[str, Any]
 SIZES = (1, 4, 16, 64, 256, 1024)
 CORRELATIONS = (0.0, 0.2, 0.8)
 _DRAWS = 20_000  # of the input of a layer
+_FIRST = 1_000  # images at most that r of the first layer is measured on
 DEAD = 1e-12  # relative change in float64 up to which it is rounding
 
 
@@ -61,7 +62,7 @@ def first_layer_rows(images: Images, seed: int, key: int) -> list[Row]:
     rows = []
     for kind in INPUTS:
         scale, offset = images.scaling(split, kind)
-        x = torch.as_tensor(images.x[split.train] * scale - offset, dtype=torch.float64)
+        x = torch.as_tensor(images.x[split.train[:_FIRST]] * scale - offset, dtype=torch.float64)
         rows.append({"layer": "dense", "input": kind, "r": replaceability(x.flatten(1)), "empty": _empty(x.flatten(1))})
         met = patches(x)
         rows.append({"layer": "conv", "input": kind, "r": replaceability(met), "empty": _empty(met)})

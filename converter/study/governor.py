@@ -11,13 +11,14 @@ from typing import Any
 from converter.study.plan import Job
 
 PROBE = 3  # steps that are timed, after one that is not
+_OVER = 2.0  # times over the time left that a first part may take: without it its question stays unanswered
 _SLACK = 1.15  # evaluation, and what is slower beside other work
 
 
 class Governor:
     """Keeps to ``budget`` seconds; ``lanes`` jobs run side by side.
 
-    Nothing starts after the time is over, so the end may be later by as long as the last jobs take.
+    Nothing starts after the time is over or that is expected to take far longer than is left.
     """
 
     def __init__(self, budget: float, lanes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,10 +62,10 @@ class Governor:
         return kept, [job for job in jobs if job not in kept]
 
     def may_start(self, job: Job) -> bool:
-        """Whether there is time for a job: for a first part any, for another as much as it is expected to take."""
+        """Whether there is time for a job: as much as it is expected to take, for a first part half of that."""
         with self._lock:
             left = self.budget - self.elapsed()
-            return left > 0 and (job.part == 0 or self.cost(job) <= left)
+            return left > 0 and self.cost(job) <= left * (_OVER if job.part == 0 else 1)
 
     def took(self, job: Job, seconds: float) -> None:
         """Learn from a job that was done."""

@@ -18,7 +18,7 @@ from converter.study.nets import Nets
 
 _B1, _B2, _EPS = 0.9, 0.999, 1e-8  # Kingma & Ba (arXiv 1412.6980)
 _MOMENTUM = 0.9
-_EVALUATED = 300  # images at once in evaluation
+_EVALUATED = 300  # images of 8 x 8 at once in evaluation, fewer of larger ones
 
 
 class Stopped(Exception):
@@ -141,7 +141,8 @@ def train(
 @torch.no_grad()
 def logits(nets: Nets, feed: Feed, index: Array) -> Tensor:
     """Logits [M, N, classes] in evaluation mode."""
-    parts = [index[:, k : k + _EVALUATED] for k in range(0, index.shape[1], _EVALUATED)]
+    most = max(16, _EVALUATED * 64 // nets.shape.size**2)
+    parts = [index[:, k : k + most] for k in range(0, index.shape[1], most)]
     return torch.cat([nets.forward(feed(part)[0]) for part in parts], dim=1)
 
 

@@ -20,6 +20,7 @@ Row = dict[str, Any]
 CONTRASTS = (0.25, 0.5, 0.7, 1.0, 2.0)
 _CHECK = 25  # steps between two looks at the LSTMs
 _SGD_RATE = 0.1
+_HELD = 40_000_000  # numbers of patches that are held at once to move biases into weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +166,13 @@ def _ablate(job: Job, setting: Setting, only: int | None) -> list[Row]:
     if only is not None:
         return []
     rows = []
+    most = min(1_000, _HELD // (9 * job.width * (stack.nets.shape.size // 2) ** 2))
     for k, (arm, split) in enumerate(zip(stack.arms, stack.splits, strict=True)):
         net = compensate.unstacked(stack.nets, k)
         scale, offset = stack.images.scaling(split, arm.input)
         fit, test = (
             torch.as_tensor(stack.images.x[part] * scale - offset, dtype=torch.float64)
-            for part in (split.train[:1_000], split.test)
+            for part in (split.train[:most], split.test)
         )
         labels = torch.as_tensor(stack.images.y[split.test])
         methods = compensate.ablated(net, fit, test, labels, CONTRASTS)

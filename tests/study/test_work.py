@@ -163,7 +163,10 @@ def test_nothing_starts_when_the_time_is_over() -> None:
     clock.now = 6  # 4 s are left: too few for a second part, enough for a first to begin
     assert not found.may_start(JOBS[2])
     assert found.may_start(JOBS[0])
+    clock.now = 8
+    assert not found.may_start(JOBS[0])
     clock.now = 10
+    found.took(JOBS[0], 0.001)
     assert not found.may_start(JOBS[0])
 
 
