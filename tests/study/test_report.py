@@ -140,8 +140,19 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["study", "--blocks", "widths,drift", "--seeds", "2", "--jobs", "1", "--margin", "1"]
-    code = cli.run([*command, "--out", str(tmp_path / "out"), "--report", str(tmp_path / "r"), "--no-bias-anywhere"])
+    command = [
+        "study",
+        "--blocks",
+        "widths,drift",
+        "--seeds",
+        "2",
+        "--jobs",
+        "1",
+        "--margin",
+        "1",
+        "--no-bias-anywhere",
+    ]
+    code = cli.run([*command, "--out", str(tmp_path / "out"), "--report", str(tmp_path / "r")])
     printed = capsys.readouterr().out
     assert code == 0
     assert "What was claimed" in printed
