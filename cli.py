@@ -582,7 +582,8 @@ def study(jobs: int | None, folder: Path | None, formats: list[str], as_json: bo
     saved.check(formats)
     files.prepare(folder)  # both before the work that the reports tell of
     with terminal.progress(quiet=quiet) as progress:
-        result = run_it(jobs=jobs or available_cores(), progress=progress, **asked)
+        side_by_side = jobs or (2 if asked["device"] == "cuda" else available_cores())  # one GPU feeds few
+        result = run_it(jobs=side_by_side, progress=progress, **asked)
     said = result.document(click.get_current_context().find_root().obj or ())
     saved.save(said, folder, formats)
     if as_json:
