@@ -81,8 +81,8 @@ def loose(above_a: Sequence[Any], above_b: Sequence[Any]) -> list[Any]:
 
 
 def _own_name(node: Any) -> str:
-    """``c`` of ``self.c``."""
-    if type(node).__name__ != "Attribute" or getattr(node.value, "value", None) != "self":
+    """``c`` of ``self.c``, whatever the method calls its module."""
+    if type(node).__name__ != "Attribute" or type(node.value).__name__ != "Name":
         return ""
     return str(node.attr.value)
 

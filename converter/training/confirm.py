@@ -54,7 +54,8 @@ class Twin:
             value = value.double() if value.is_floating_point() and value.dtype != torch.float64 else value.clone()
             return torch.nn.Parameter(value, requires_grad=False)
 
-        self.module = copied(module, wide).double()
+        with torch.no_grad():  # a scripted part's parameters would not be leaves
+            self.module = copied(module, wide).double()
         fill_zeros(self.module)
         self._statistics = statistics  # buffers that norms update
         self.example = example.double()

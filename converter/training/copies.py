@@ -21,13 +21,21 @@ def copied(module: Any, parameter: Callable[[Any], Any] = lambda p: p) -> Any:
     """
     import torch
 
+    lazy = [n for n, p in module.named_parameters() if torch.nn.parameter.is_lazy(p)]
+    if lazy:
+        names = ", ".join(lazy[:4])
+        raise ModelError(
+            f"{type(module).__name__}: no shape yet for {names} (lazy modules); run it once in its factory"
+        )
     memo: dict[int, Any] = {id(p): parameter(p) for p in module.parameters()}
     for part in module.modules():  # what old-style weight norm computed: no leaf, and made anew by the next call
         for value in vars(part).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(module, memo).cpu()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of scripted parts, whose parameters are no leaves
+            return copy.deepcopy(module, memo).cpu()
     except Exception as exc:
         name = type(module).__name__
         raise ModelError(f"{name}: cannot be copied ({line(exc)}); lint it as it was just made") from exc
@@ -56,7 +64,7 @@ def run(module: Any, example: Example, seed: int = 0) -> Any:
     entered: list[str] = []
     names = {id(part): name for name, part in module.named_modules()}
     handles = []
-    for part in module.modules():
+    for part in (p for p in module.modules() if not isinstance(p, torch.jit.ScriptModule)):  # which takes no hooks
         name = f"{names[id(part)] or 'the model'} ({type(part).__name__})"
         handles.append(part.register_forward_pre_hook(lambda *_, name=name: entered.append(name)))
         handles.append(part.register_forward_hook(lambda *_: entered.pop() and None))

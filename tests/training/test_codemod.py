@@ -142,6 +142,10 @@ REFUSED = {
         ),
         "n is not surely called behind it (line 13)",
     ),
+    "a module that is not called self": (
+        SWITCH.replace(CALL, "        return self.n(self.c(x)) if self.norm else self.c(x)\n").replace("self", "m"),
+        "n is not surely called behind it (line 13)",
+    ),
     "one of two ways": (
         SWITCH.replace(CALL, "        return self.n(self.c(x)) if self.norm else self.c(x)\n"),
         "n is not surely called behind it (line 13)",

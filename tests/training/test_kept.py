@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from converter.errors import ModelError
 from converter.training import lint
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -106,3 +107,15 @@ def test_an_infinite_output_hides_nothing() -> None:
             return y + self.n.get_buffer("running_mean").view(-1, 1, 1), torch.full_like(x, -torch.inf)
 
     assert not lint(Masked(), IMAGE).findings
+
+
+def test_lazy_modules_are_named() -> None:
+    with pytest.raises(ModelError, match=r"no shape yet for 0\.weight, 0\.bias \(lazy modules\)"):
+        lint(nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4)), IMAGE)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_scripted_parts_are_followed() -> None:
+    report = lint(nn.Sequential(torch.jit.script(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)), IMAGE)
+    assert [f.parameter for f in report.findings] == ["0.bias"]
