@@ -19,6 +19,7 @@ SIZES = (1, 4, 16, 64, 256, 1024)
 CORRELATIONS = (0.0, 0.2, 0.8)
 _DRAWS = 20_000  # of the input of a layer
 _FIRST = 1_000  # images at most that r of the first layer is measured on
+_ROUNDING = 1e-13  # what is less is not told apart: it may change with the processor
 DEAD = 1e-12  # relative change in float64 up to which it is rounding
 
 
@@ -104,6 +105,10 @@ def _followers(weight: Tensor, skip: Tensor) -> dict[str, tuple[bool, Callable[[
     }
 
 
+def _told(error: Tensor) -> float:
+    return max(float(error), _ROUNDING)
+
+
 def dead_rows(key: int) -> list[Row]:
     """In float64 and training mode: by how much the output changes, relatively, with a random bias added."""
     draw = torch.Generator().manual_seed(key)
@@ -115,7 +120,7 @@ def dead_rows(key: int) -> list[Row]:
     for name, (dead, follow) in _followers(weight, skip).items():
         before, after = follow(x), follow(x + bias)
         rows.append(
-            {"followed_by": name, "expected_dead": dead, "change": float((after - before).norm() / before.norm())}
+            {"followed_by": name, "expected_dead": dead, "change": _told((after - before).norm() / before.norm())}
         )
     return rows
 
@@ -124,7 +129,10 @@ def constant_channel_rows(key: int) -> list[Row]:
     """A bias as the weight of one more channel that is always 1: what differs, inside and at the border."""
     draw = torch.Generator().manual_seed(key + 1)
     x = torch.randn(4, 3, 8, 8, generator=draw, dtype=torch.float64)
-    weight, bias = torch.randn(5, 3, 3, 3, generator=draw, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    weight, bias = (
+        torch.randn(5, 3, 3, 3, generator=draw, dtype=torch.float64),
+        torch.randn(5, generator=draw, dtype=torch.float64),
+    )
     more = torch.cat([weight, torch.zeros(5, 1, 3, 3, dtype=torch.float64)], dim=1)
     more[:, 3, 1, 1] = bias
     spread = torch.cat([weight, (bias / 9)[:, None, None, None].expand(5, 1, 3, 3)], dim=1)
@@ -138,8 +146,8 @@ def constant_channel_rows(key: int) -> list[Row]:
             rows.append({
                 "padding": padding,
                 "weight": name,
-                "inside": float(inner.max()),
-                "border": float(error.max()) if padding else 0.0,
+                "inside": _told(inner.max()),
+                "border": _told(error.max()) if padding else 0.0,
             })  # fmt: skip
     return rows
 
@@ -162,7 +170,7 @@ def update_rows(key: int) -> list[Row]:
         error = 0.0
         for _ in range(3):
             error = max(error, _step_error(conv, made, x, target))
-        rows.append({"optimiser": name, "error": error})
+        rows.append({"optimiser": name, "error": max(error, _ROUNDING)})
     return rows
 
 

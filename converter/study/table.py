@@ -35,8 +35,16 @@ def percent(value: float) -> str:
 
 
 def small(value: float) -> str:
-    """A number over many orders of magnitude."""
-    return "0" if value == 0 else f"{value:.3f}" if value >= 0.01 else f"{value:.1e}".replace("-", MINUS)
+    """A number over many orders of magnitude; rounding errors are not told apart."""
+    return (
+        "0"
+        if value == 0
+        else f"\u2264 1e{MINUS}13"
+        if value <= 1e-13
+        else f"{value:.3f}"
+        if value >= 0.01
+        else f"{value:.1e}".replace("-", MINUS)
+    )
 
 
 def about(p: float) -> str:

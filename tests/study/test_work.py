@@ -14,9 +14,9 @@ from tests.study import made
 SETTING = work.Setting(made.few_images())
 
 
-@pytest.mark.parametrize("block", [b for b in plan.BLOCKS if b not in ("exact", "recall")])
+@pytest.mark.parametrize("block", [b for b in plan.BLOCKS if b != "recall"])
 def test_the_same_job_gives_the_same_rows(block: str) -> None:
-    job = made.one_of(block, depth=2, width=3) if block != "ablation" else made.one_of(block, width=3)
+    job = made.one_of(block, width=3)
     rows = work.run(job, SETTING)
     assert rows == work.run(job, SETTING)
     assert all(row["of"] == len(rows) and row["job"] == job.id for row in rows)
