@@ -222,3 +222,14 @@ def test_options_of_removal_go_together(tmp_path: Path, options: list[str]) -> N
 
     assert cli.run(["fold", str(MODEL), "-o", str(tmp_path / "o.onnx"), *options]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_of_a_removal_says_that_outputs_changed(tmp_path: Path) -> None:
+    from converter.report import html_evidence, html_said
+
+    parity = converter.fold(MODEL, removal=removal()).parity
+    assert parity is not None
+    assert html_said.outputs(parity) == "changed"
+    assert "within the margin" in html_said.decisions(parity)
+    shown = html_evidence.stages(parity)[-1].rows[0]
+    assert shown.limit.replace("\u00a0", " ") == "20 %"

@@ -107,7 +107,7 @@ def _beside(stage: str, check: OutputCheck) -> Row:
     """A comparison beside its limit; of decisions, what is possible beside the margin, as shares."""
     margin, disagree = check.detail.get("margin"), "disagreement" in str(check.detail.get("metric"))
     bound = check.detail.get("upper" if disagree else "lower")
-    if stage != "decision" or not isinstance(margin, float) or not isinstance(bound, float):
+    if stage not in words.DECIDES or not isinstance(margin, float) or not isinstance(bound, float):
         return row(check, chart=True)
     possible = bound if disagree else max(0.0, -bound)
     drawn = row(replace(check, score=possible, limit=margin), chart=True)
@@ -128,7 +128,7 @@ _SCORES = {"accuracy_a": "accuracy of A", "accuracy_b": "accuracy of B"}
 def _counts(stage: Stage) -> Iterator[tuple[str, str]]:
     """What decisions were counted, beyond what the chart shows."""
     found = dict(stage.detail) | (stage.outputs[0].detail if stage.outputs else {})
-    for key, name in _DECIDES.items() if stage.id == "decision" else ():
+    for key, name in _DECIDES.items() if stage.id in words.DECIDES else ():
         if isinstance(found.get(key), int | float):
             yield name, f"{found[key]:,.6g}"
     for key, name in _SCORES.items():

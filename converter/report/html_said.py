@@ -56,6 +56,7 @@ UNITS = {
     "runtime": "times the original's own error",
     "runtime-deployed": "times the original's own error",
     "decision": "at most",
+    "removal": "at most",
 }
 
 LEVELS = (
@@ -160,13 +161,15 @@ def outputs(parity: Parity) -> str:
     """What there is to say of the outputs alone."""
     if parity.scope == "none" and parity.verdict is Verdict.PASS:
         return "not compared"
+    if parity.scope == "removal" and parity.verdict is Verdict.PASS:
+        return "changed"
     said = {Verdict.PASS: "the same", Verdict.FAIL: "differ", Verdict.INCONCLUSIVE: "not decided"}
     return "the same" if undecided_choices(parity) else said.get(parity.verdict, "not checked")
 
 
 def decisions(parity: Parity) -> str:
     """What there is to say of the decisions; empty where they were not looked at."""
-    found = [stage.status for stage in parity.stages if stage.id == "decision"]
+    found = [stage.status for stage in parity.stages if stage.id in words.DECIDES]
     said = {Verdict.PASS: "the same, within the margin", Verdict.FAIL: "differ", Verdict.INCONCLUSIVE: "not bounded"}
     return said.get(found[0], "") if found else ""
 

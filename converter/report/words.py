@@ -52,6 +52,8 @@ STAGE = {
     "removal": "biases that went by data: how often decisions changed",
 }
 
+DECIDES = ("decision", "removal")  # stages that count decisions
+
 OUTCOME = {
     "FASTER": "faster",
     "NOT-SLOWER": "not slower",
@@ -131,7 +133,7 @@ def worst(parity: Parity) -> OutputCheck | None:
     scored = [
         (check.score / check.limit, stage.id in ("runtime", "runtime-deployed"), check)
         for stage in parity.stages
-        if stage.id != "decision"  # its limits are shares, and of differences that may be below zero
+        if stage.id not in DECIDES  # their limits are shares, and of differences that may be below zero
         for check in stage.outputs
         if check.score is not None and check.limit
     ]
