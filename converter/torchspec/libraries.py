@@ -36,13 +36,28 @@ def need(name: str, why: str = "") -> Any:
             warnings.simplefilter("ignore")  # of its own imports; the user cannot act on them
             importlib.import_module(top)
             module: ModuleType = importlib.import_module(name)
+            return module
     except ModuleNotFoundError as exc:
         if exc.name != top:
             raise RuntimeUnavailable(_broken(top, exc)) from exc
         raise RuntimeUnavailable(f"{top} is not installed{why and f' ({why} needs it)'}; {_HOW[top]}") from exc
     except Exception as exc:  # a library that does not fit the torch beside it raises anything on import
+        if top == "torchvision" and "does not exist" in str(exc):
+            return _without_operators(name)
         raise RuntimeUnavailable(_broken(top, exc)) from exc
-    return module
+
+
+def _without_operators(name: str) -> Any:
+    """torchvision beside a torch that it was not built for: its own operators are missing, the nets are there."""
+    from converter.torchspec.torchvision_ops import load_without_operators
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            load_without_operators()
+            return importlib.import_module(name)
+    except Exception as exc:
+        raise RuntimeUnavailable(_broken("torchvision", exc)) from exc
 
 
 def _broken(name: str, exc: Exception) -> str:

@@ -54,10 +54,9 @@ def build(name: str) -> Any:
     """Make a torchvision net in eval mode with seeded weights and random BatchNorm statistics."""
     import torch
 
-    from tests.bench import tv
+    from converter.torchspec.libraries import need
 
-    tv.load()
-    from torchvision import models
+    models = need("torchvision.models")
 
     torch.manual_seed(zlib.crc32(name.encode()))
     net = models.get_model(name, weights=None).eval()

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from converter.torchspec.libraries import need
 from converter.training import strip
 
 
@@ -49,9 +50,7 @@ def _separable() -> nn.Module:
 
 
 def _vgg() -> nn.Module:
-    from tests.bench import tv
-
-    net = tv.load().models.vgg16_bn(weights=None, num_classes=10)
+    net = need("torchvision.models").vgg16_bn(weights=None, num_classes=10)
     net.classifier = nn.Linear(512 * 7 * 7, 10)  # the features are the question
     return net
 

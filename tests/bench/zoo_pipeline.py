@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from converter.torchspec.libraries import need
 from tests.bench.nets import ROOT, cache
 
 SIZES = (64, 128, 224)  # of the input: the smallest that a net takes
@@ -44,10 +45,7 @@ is left stands between two nodes that cannot take it over: DenseNet normalises b
 
 def names() -> list[str]:
     """The classification nets of the installed torchvision."""
-    from tests.bench import tv
-
-    tv.load()
-    from torchvision import models
+    models = need("torchvision.models")
 
     return [name for name in models.list_models() if models.get_model_builder(name).__module__.count(".") == 2]
 
@@ -55,7 +53,8 @@ def names() -> list[str]:
 def build(name: str) -> Any:
     """A net in eval mode in which no tensor is constant."""
     import torch
-    from torchvision import models
+
+    models = need("torchvision.models")
 
     torch.manual_seed(zlib.crc32(name.encode()))
     net = models.get_model(name, weights=None).eval()

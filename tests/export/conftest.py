@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 import cli
+from converter.errors import RuntimeUnavailable
+from converter.torchspec.libraries import need
 
 HERE = Path(__file__).parent
 Run = Callable[..., SimpleNamespace]
@@ -40,9 +42,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def torchvision() -> None:
     """torchvision, whatever build of torch it was made for."""
-    from tests.bench import tv
-
     try:
-        tv.load()
-    except ImportError:
+        need("torchvision")
+    except RuntimeUnavailable:
         pytest.skip("torchvision is not installed")

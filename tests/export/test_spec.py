@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from converter import torchspec
 from converter.errors import DataError, ModelError, RuntimeUnavailable
-from converter.torchspec import InputSpec, parse_input
+from converter.torchspec import InputSpec, parse_input, torchvision_ops
+from converter.torchspec.libraries import need
 
 X = (InputSpec((1, 3, 7, 9)),)
 
@@ -106,12 +108,29 @@ def test_timm_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_torchvision_that_does_not_import(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "torchvision.py").write_text("raise RuntimeError('undefined symbol: nms')\n")
+    monkeypatch.syspath_prepend(str(folder))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(RuntimeUnavailable, match=r"torchvision cannot be imported \(undefined symbol: nms"):
+        torchspec.load("torchvision:resnet50")
+
+
+def test_torchvision_beside_another_torch_does_without_its_operators(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     monkeypatch.syspath_prepend(str(folder))
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(RuntimeUnavailable, match=r"torchvision cannot be imported \(operator torchvision::nms"):
-        torchspec.load("torchvision:resnet50")
+    nets = ModuleType("torchvision.models")
+
+    def declared() -> None:
+        monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+        monkeypatch.setitem(sys.modules, "torchvision.models", nets)
+
+    monkeypatch.setattr(torchvision_ops, "load_without_operators", declared)
+    assert need("torchvision.models") is nets
 
 
 def test_nothing_says_what_the_inputs_are() -> None:

@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from converter.errors import RuntimeUnavailable
+from converter.torchspec.libraries import need
 from converter.training import lint, recording, strip
 from converter.training.candidates import candidates
 from converter.training.confirm import difference
 from converter.training.example import Example
 from converter.training.trace import trace
-from tests.bench import tv
 
 try:
-    models = tv.load().models
-except (ImportError, RuntimeError) as missing:
+    models = need("torchvision").models
+except RuntimeUnavailable as missing:
     pytest.skip(f"torchvision cannot be imported: {missing}", allow_module_level=True)
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

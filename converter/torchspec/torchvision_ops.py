@@ -39,7 +39,8 @@ _declared: list[Any] = []  # torch forgets a library's declarations when its obj
 def _declare() -> None:
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    libraries: Any = torch.library  # partly typed
+    library = libraries.Library("torchvision", "FRAGMENT")
     known = {name.split("(")[0] for name in torch._C._dispatch_get_all_op_names()}
     for schema in _SCHEMAS:
         if f"torchvision::{schema.split('(')[0]}" not in known:
@@ -52,24 +53,16 @@ def _forget() -> None:
         del sys.modules[name]
 
 
-def load() -> ModuleType:
-    """Import torchvision, its operators declared by hand only where the plain import fails.
+def load_without_operators() -> ModuleType:
+    """Import torchvision once more, its operators declared by hand, after a plain import has failed for want of them.
 
-    Returns
-    -------
-    module
-        ``torchvision``.
+    What runs one of them fails then, and not before; nets that only classify run none.
 
     Raises
     ------
-    ImportError
-        torchvision, or torch, is not installed.
+    Exception
+        Whatever the second import raises.
     """
-    try:
-        return importlib.import_module("torchvision")
-    except RuntimeError as exc:
-        if "does not exist" not in str(exc):
-            raise
     _forget()
     _declare()
     return importlib.import_module("torchvision")
