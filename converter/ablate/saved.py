@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from converter.errors import BiasoptError
-from converter.report import terminal
+from converter.report import files, terminal
 from converter.report.ending import Ending
-from converter.report.files import NAMES, _written
 from converter.report.to_json import dumps
 
 
@@ -21,12 +20,7 @@ def save(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str
     BiasoptError
         The folder cannot be written to, or there is no such form of this report.
     """
-    if folder is None:
-        return []
-    try:
-        return [_written(folder / NAMES[form], made(document, form)) for form in formats]
-    except OSError as exc:
-        raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
+    return files.save(document, folder, formats, made)
 
 
 def end(document: Mapping[str, Any], ending: Ending, stream: TextIO, top: int | None = None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,15 @@ def prepare(folder: Path | None) -> None:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); choose another --report folder") from exc
 
 
-def save(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str]) -> list[Path]:
+def save(
+    document: Mapping[str, Any],
+    folder: Path | None,
+    formats: Iterable[str],
+    form_of: Callable[[Mapping[str, Any], str], str] | None = None,
+) -> list[Path]:
     """Write a document in each of ``formats`` (the keys of `NAMES`), each file whole or not at all.
+
+    ``form_of`` makes the text of a document in one format; `made` by default.
 
     Raises
     ------
@@ -46,8 +53,9 @@ def save(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str
     """
     if folder is None:
         return []
+    make = form_of or made
     try:
-        return [_written(folder / NAMES[form], made(document, form)) for form in formats]
+        return [_written(folder / NAMES[form], make(document, form)) for form in formats]
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
 
