@@ -65,10 +65,10 @@ docs: .venv-dev/done
 	.venv-dev/bin/python -m converter.report.docs
 
 bench: .venv-bench/done
-	.venv-bench/bin/python -m tests.bench.peers $(ARGS)
+	.venv-bench/bin/python -m tests.benchmarks.peers $(ARGS)
 
 zoo-table: .venv-bench/done
-	.venv-bench/bin/python -m tests.bench.zoo_table
+	.venv-bench/bin/python -m tests.benchmarks.zoo_table
 
 models: .venv-dev/done
 	.venv-dev/bin/python models/recipes.py

@@ -17,7 +17,7 @@ import click
 from click import argument, option
 
 from converter._version import __version__
-from converter.bench import asked as bench_asked
+from converter.bench import design as bench_asked
 from converter.errors import BiasoptError
 from converter.report import given, terminal
 from converter.report.ending import Ending, show
@@ -190,8 +190,8 @@ def fold(ending: Ending, verbose: bool, **asked: Any) -> int:
     What folds exactly is folded, into MODEL.folded.onnx beside MODEL; MODEL itself is left as it is.
     Nothing is written if the outputs differ, or if that could not be decided.
     """
-    from converter.passes import PASSES
     from converter.report import groups, text, words
+    from converter.rewrite.passes import PASSES
 
     def document() -> dict[str, Any]:
         from converter.report.to_json import fold_json  # loads records that a fold with --no-verify does without
@@ -233,12 +233,12 @@ def inspect(models: tuple[Path, ...], explain: str | None, as_json: bool, **aske
 
 
 def _inspect(model: Path, *, apart: bool, check: bool, fates: bool, as_json: bool, verbose: bool, **asked: Any) -> int:
-    from converter import api
-    from converter.passes import PASSES
+    import converter
     from converter.report import groups, text, to_json
+    from converter.rewrite.passes import PASSES
 
     with terminal.progress() as progress:
-        result = api.inspect(model, progress=progress, **asked)
+        result = converter.inspect(model, progress=progress, **asked)
     exit_code = 1 if check and (result.rewrites or result.frozen) else 0
     terminal.say("\n" * apart)
     show(
@@ -250,15 +250,15 @@ def _inspect(model: Path, *, apart: bool, check: bool, fates: bool, as_json: boo
 
 
 def _explain(model: Path, node: str, *, check: bool, as_json: bool, **asked: Any) -> int:
-    from converter import api
+    import converter
     from converter.report import explain
 
     if check:
         raise click.UsageError("--explain and --check exclude each other.")
     try:
         with terminal.progress() as progress:
-            fate = api.explain(model, node, progress=progress, **asked)
-    except api.NoSuchBias as unknown:
+            fate = converter.explain(model, node, progress=progress, **asked)
+    except converter.NoSuchBias as unknown:
         raise click.BadParameter(terminal.one_line(str(unknown)), param_hint="'--explain'") from None
     show(
         lambda: explain.explain_json(fate, model, __version__),
@@ -312,7 +312,7 @@ def verify(
     A and B are any two models with the same inputs and outputs. Errors are measured against float64, so that
     there is no tolerance to choose. Exit code 0: they agree, 1: they do not, 4: that could not be decided.
     """
-    from converter.api.verify import verify as judge
+    from converter.commands.verify import verify as judge
     from converter.report import document, verify_text
 
     if no_decision and (asked["decision"] or asked["labels"] or asked["metric"] != "top1"):
@@ -322,7 +322,7 @@ def verify(
     with terminal.progress(quiet=ending.quiet) as progress:
         parity = judge(a, b, decide=not no_decision, failing=ending.folder, progress=progress, **asked)
         if bisects:
-            from converter.api.bisect import blamed
+            from converter.commands.bisect import blamed
 
             parity = blamed(parity, a, b, progress=progress, **asked)
     exit_code = document.code(parity.verdict, on_inconclusive)
@@ -365,7 +365,7 @@ def bench(
     Both run side by side in random order, session after session. A is also run beside itself: where the machine
     shows a difference there, only a larger one counts, and without one the answer is INCONCLUSIVE.
     """
-    from converter.api.bench import measure_latency
+    from converter.commands.bench import measure_latency
     from converter.report import document, verify_text
 
     if inputs and len(inputs) > 1:
@@ -388,8 +388,8 @@ def bench(
 @json_option
 def passes(names: list[str], as_json: bool) -> int:
     """List the passes in their order, or show the pages of those named."""
-    from converter.passes import PASSES
     from converter.report import pages, text, to_json
+    from converter.rewrite.passes import PASSES
 
     chosen = [row for row in PASSES if row.name in names or not names]
     if names and not as_json:
@@ -413,7 +413,7 @@ def replay(original: Path, certificate: Path, output: Path | None, force: bool, 
     Every step is carried out and recomputed by code that shares nothing with the passes. Exit 1 names
     the first step that does not hold, and nothing is written.
     """
-    from converter.api.replay import replay_certificate
+    from converter.commands.replay import replay_certificate
     from converter.report import replay_text
 
     with terminal.progress() as progress:
@@ -445,9 +445,9 @@ def export(spec: str, no_verify: bool, as_json: bool, verbose: bool, **asked: An
     a torch.export program (.pt2). Arguments may follow: torchvision:resnet50(num_classes=10).
     Nothing is written if onnxruntime's answers are not torch's.
     """
-    from converter.api.export import export_model
-    from converter.passes import PASSES
+    from converter.commands.export import export_model
     from converter.report import exported, groups
+    from converter.rewrite.passes import PASSES
 
     with terminal.progress() as progress:
         result = export_model(spec, verify=not no_verify, progress=progress, **asked)
@@ -479,7 +479,7 @@ def lint(spec: str, fail_on: frozenset[str], fix_checkpoint: tuple[Path, Path] |
     Nothing goes by names: the model is traced in training mode, and every finding is confirmed by running it
     in float64 with the bias changed. SPEC as of `biasopt export`.
     """
-    from converter.api import lint as linting
+    from converter.commands import lint as linting
     from converter.report import linted
 
     shown = {name: asked.pop(name) for name in ("sarif", "github", "as_json", "verbose")}
@@ -530,7 +530,7 @@ def ablate(model: Path, ending: Ending, no_compensate: bool, as_it_is: bool, top
     if not asked["inputs"] and asked["images"] is None:
         raise click.UsageError("Give data with --data, or images with --images.")
     from converter.ablate import saved
-    from converter.api.ablate import ablate as run_it
+    from converter.commands.ablate import ablate as run_it
 
     ending.prepare()
     asked |= {"inputs": asked["inputs"] or None, "compensate": not no_compensate, "fold_first": not as_it_is}
@@ -574,7 +574,7 @@ def study(jobs: int | None, folder: Path | None, formats: list[str], as_json: bo
     Needs the extra biasopt[torch], and no network. Parts: exact, identity, contrast, widths, recall, ablation, norms,
     capacity, depth, drift, rates.
     """
-    from converter.api.study import study as run_it
+    from converter.commands.study import study as run_it
     from converter.report import files
     from converter.runtime.session import available_cores
     from converter.study import saved
@@ -628,7 +628,7 @@ def report(document: Path, folder: Path | None, formats: list[str], **asked: Any
 
 
 def _fold(model: Path, *, output: Path | None, in_place: bool, no_verify: bool, **asked: Any) -> Any:
-    from converter import api
+    import converter
 
     if in_place and output is not None:
         raise click.UsageError("--in-place and --output exclude each other.")
@@ -639,7 +639,7 @@ def _fold(model: Path, *, output: Path | None, in_place: bool, no_verify: bool, 
         output = model.with_name(f"{stem}.folded.onnx")
     asked["inputs"] = asked["inputs"] or None
     asked["removal"] = _removal(asked)
-    return api.fold(model, out=output, in_place=in_place, verify=not no_verify, **asked)
+    return converter.fold(model, out=output, in_place=in_place, verify=not no_verify, **asked)
 
 
 def _removal(asked: dict[str, Any]) -> dict[str, Any] | None:

@@ -15,17 +15,20 @@ from converter._version import __version__
 from converter.errors import BiasoptError, DataError, ExportError, InvariantViolation, ModelError, RuntimeUnavailable
 
 if TYPE_CHECKING:
-    from converter import verify
-    from converter.api import FoldResult, InspectResult, NoSuchBias, explain, fold, inspect, load
-    from converter.api.ablate import AblateResult
-    from converter.api.ablate import ablate as score_biases
-    from converter.api.bench import measure_latency
-    from converter.api.export import ExportResult, export_model
-    from converter.api.lint import LintResult, lint_model
-    from converter.api.replay import ReplayResult, replay_certificate
-    from converter.api.study import StudyResult
-    from converter.api.study import study as run_study
-    from converter.api.verify import verify as compare
+    from converter.commands.ablate import AblateResult
+    from converter.commands.ablate import ablate as score_biases
+    from converter.commands.bench import measure_latency
+    from converter.commands.export import ExportResult, export_model
+    from converter.commands.fold import FoldResult, fold
+    from converter.commands.inspect import InspectResult, explain, inspect
+    from converter.commands.lint import LintResult, lint_model
+    from converter.commands.replay import ReplayResult, replay_certificate
+    from converter.commands.study import StudyResult
+    from converter.commands.study import study as run_study
+    from converter.commands.verify import verify as compare
+    from converter.model.graph import load
+    from converter.referee import verify
+    from converter.rewrite.bias_flow.fates import NoSuchBias
 
 __all__ = [
     "AblateResult",
@@ -58,26 +61,34 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # The functions load numpy, onnx and onnxruntime; `import converter` alone does not.
-    if name in ("FoldResult", "InspectResult", "NoSuchBias", "explain", "fold", "inspect", "load"):
-        from converter import api
+# Where each public name lives. The functions load numpy, onnx and onnxruntime; `import converter` alone does not.
+_HOME = {
+    "AblateResult": "commands.ablate:AblateResult",
+    "ExportResult": "commands.export:ExportResult",
+    "FoldResult": "commands.fold:FoldResult",
+    "InspectResult": "commands.inspect:InspectResult",
+    "LintResult": "commands.lint:LintResult",
+    "NoSuchBias": "rewrite.bias_flow.fates:NoSuchBias",
+    "ReplayResult": "commands.replay:ReplayResult",
+    "StudyResult": "commands.study:StudyResult",
+    "compare": "commands.verify:verify",  # do two models give the same answers?
+    "explain": "commands.inspect:explain",
+    "export_model": "commands.export:export_model",
+    "fold": "commands.fold:fold",
+    "inspect": "commands.inspect:inspect",
+    "lint_model": "commands.lint:lint_model",
+    "load": "model.graph:load",
+    "measure_latency": "commands.bench:measure_latency",
+    "replay_certificate": "commands.replay:replay_certificate",
+    "run_study": "commands.study:study",  # (converter.study is the package)
+    "score_biases": "commands.ablate:ablate",  # (converter.ablate is the package)
+    "verify": "referee.verify:",  # the referee: converter.verify.compare(a, b)
+}
 
-        return getattr(api, name)
-    if name == "measure_latency":
-        return importlib.import_module("converter.api.bench").measure_latency
-    if name in ("LintResult", "lint_model"):
-        return getattr(importlib.import_module("converter.api.lint"), name)
-    if name in ("ReplayResult", "replay_certificate"):
-        return getattr(importlib.import_module("converter.api.replay"), name)
-    if name in ("ExportResult", "export_model"):
-        return getattr(importlib.import_module("converter.api.export"), name)
-    if name in ("AblateResult", "score_biases"):  # (converter.ablate is the package)
-        return getattr(importlib.import_module("converter.api.ablate"), name.replace("score_biases", "ablate"))
-    if name in ("StudyResult", "run_study"):  # (converter.study is the package)
-        return getattr(importlib.import_module("converter.api.study"), name.replace("run_study", "study"))
-    if name == "compare":  # do two models give the same answers?
-        return importlib.import_module("converter.api.verify").verify
-    if name == "verify":  # the referee: converter.verify.compare(a, b)
-        return importlib.import_module("converter.verify")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _HOME[name].partition(":")
+    found = importlib.import_module(f"converter.{module}")
+    return getattr(found, attribute) if attribute else found

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from converter.ablate.ablate import Ablation, summary
 from converter.ablate.compensate import Fit
-from converter.ablate.effects import Effect, changes
-from converter.ablate.ranges import NOTE
-from converter.ablate.run import Ablation, summary
-from converter.ablate.scoring import MEANS, Score
+from converter.ablate.measure import Effect, changes
+from converter.ablate.scoring import MEANS, NOTE, Score
 from converter.report import document as parts
 
 if TYPE_CHECKING:

@@ -3,19 +3,144 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.ablate.effects import Effect, deciding
-from converter.ablate.net import Net, State
-from converter.ablate.patches import Array
-from converter.ablate.samples import Batch, Part
+from converter.ablate.im2col import Array
+from converter.ablate.samples import Batch, Labels, Part
 from converter.ablate.sites import Site
+from converter.ablate.weight_session import Net, State
+from converter.errors import DataError
+from converter.referee.verify.decisions import Votes, class_axis, classifies
+from converter.stats import clopper_pearson, mcnemar, newcombe
+
+_TINY = 1e-30
+
+
+def deciding(outputs: dict[str, NDArray[Any]], asked: str | None) -> tuple[str, bool]:
+    """The output that is looked at, and whether it decides between classes.
+
+    Without being asked: the first that is a classifier's, else the first of floating-point numbers.
+    """
+    if asked is not None:
+        if asked not in outputs:
+            raise DataError(f"{asked!r} is not an output of the model; its outputs are {', '.join(outputs)}")
+        value = outputs[asked]
+        return asked, value.ndim >= 2 and (value.dtype.kind in "iu" or value.shape[class_axis(value) or 0] >= 2)
+    for name, value in outputs.items():
+        if classifies(value) and value.dtype.kind in "fV":
+            return name, True
+    for name, value in outputs.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fV":
+            return name, value.ndim == 4 and value.shape[1] >= 2
+    raise DataError("the model has no output of floating-point numbers; name one with --output")
+
+
+@dataclass(slots=True)
+class Effect:
+    """Sums over rows. ``votes`` count decisions, where there are any."""
+
+    decides: bool
+    votes: Votes = field(default_factory=Votes)
+    rows: int = 0
+    error: float = 0.0  # sum of squares of z' - z
+    size: float = 0.0  # of z
+    divergence: float = 0.0  # sum over rows of KL(p || p')
+
+    def add(self, before: NDArray[Any], after: NDArray[Any], labels: Labels | None) -> None:
+        """Count one run."""
+        with np.errstate(all="ignore"):  # scores of minus infinity are an answer too
+            self._add(before, after, labels)
+
+    def _add(self, before: NDArray[Any], after: NDArray[Any], labels: Labels | None) -> None:
+        wide, other = before.astype(np.float64), after.astype(np.float64)
+        self.rows += len(before) if before.ndim else 1
+        self.error += float(((other - wide) ** 2).sum())
+        self.size += float((wide**2).sum())
+        if not self.decides:
+            return
+        self.votes.add(before, after, labels)
+        axis = class_axis(before)
+        if axis is not None:
+            self.divergence += float(_divergence(wide, other, axis).sum())
+
+    @property
+    def relative_error(self) -> float:
+        """||z' - z|| / ||z|| over all rows."""
+        return float(np.sqrt(self.error / self.size)) if self.size > 0 else float(self.error > 0)
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of rows (of maps: of points) that are decided as before."""
+        return 1 - self.votes.differ / self.votes.rows if self.votes.rows else None
+
+    @property
+    def kl(self) -> float | None:
+        """Mean of KL(p || p') in nats."""
+        return self.divergence / self.rows if self.decides and self.rows else None
+
+    @property
+    def counts(self) -> tuple[int, int, int, int] | None:
+        """Rows that both, only the original, only the changed, neither got right; None without labels or of maps."""
+        v = self.votes
+        if not v.labelled or v.labelled != v.rows or v.maps:
+            return None
+        both = round(v.right_a) - v.lost
+        return both, v.lost, v.gained, v.rows - both - v.lost - v.gained
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that a report shows of it."""
+        found: dict[str, Any] = {"rows": self.rows, "relative_error": self.relative_error}
+        if self.decides:
+            found |= {"agreement": self.agreement, "kl": self.kl}
+        if self.votes.labelled:
+            found |= {
+                "accuracy_before": self.votes.right_a / self.votes.labelled,
+                "accuracy_after": self.votes.right_b / self.votes.labelled,
+            }
+        if (counts := self.counts) is not None:
+            difference, low, high = newcombe(*counts)
+            found |= {"gained": counts[2], "lost": counts[1], "difference": difference, "low": low, "high": high}
+            found["mcnemar_p"] = mcnemar(counts[2], counts[1])
+        return found
+
+
+def disagreement(effect: Effect) -> float:
+    """Share of rows decided differently; of numbers, their relative error."""
+    return effect.relative_error if effect.agreement is None else 1 - effect.agreement
+
+
+def changes(on_data: Effect, off_data: Effect) -> bool:
+    """Whether a function changes off the data more than on it.
+
+    Decisions: by more than a point, and 95 % sure of that; numbers: by twice the error.
+    """
+    here = disagreement(on_data)
+    if off_data.agreement is None:
+        return disagreement(off_data) > max(0.01, 2 * here)
+    votes = off_data.votes
+    return clopper_pearson(votes.differ, votes.rows, 0.05)[0] > 0.01 + here
+
+
+def _divergence(before: Array, after: Array, axis: int) -> Array:
+    """KL(p || p') of each row, points of maps averaged; an output that is probabilities already stays as it is."""
+    p, q = (_log_probabilities(np.moveaxis(v, axis, -1)) for v in (before, after))
+    each = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)
+    return np.asarray(each.reshape(len(each), -1).mean(axis=1))
+
+
+def _log_probabilities(scores: Array) -> Array:
+    sums = scores.sum(axis=-1)
+    if scores.size and scores.min() >= 0 and np.abs(sums - 1).max() < 1e-3:
+        return np.log(np.maximum(scores, _TINY))
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
 
 _STEP = 1 / 32  # share of a bias that is taken away to see the first-order effect: float32 still resolves it
 _RESPONSE_ROWS = 64  # rows that the first-order effect is measured on
@@ -178,3 +303,62 @@ def mean_gap(net: Net, state: State, part: Part, output: str) -> NDArray[Any]:
         total = gap.sum(axis=0, keepdims=True) + (total if total.size else 0.0)
         rows += len(gap)
     return total / max(rows, 1)
+
+
+KINDS = ("contrast", "offset", "noise")
+_FACTORS = (2.0, 0.7, 0.5, 0.25)
+_OFFSETS = (0.5, -0.5)  # in deviations of the inputs
+_NOISE = (0.5,)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One way to move the inputs away from the data."""
+
+    kind: str
+    amount: float
+    said: str
+    shift: Shift
+
+
+def deviation(part: Part) -> float:
+    """Standard deviation of all floating-point inputs together."""
+    count, total, squares = 0, 0.0, 0.0
+    for batch in part.batches():
+        for value in batch.feeds.values():
+            if _is_float(value):
+                wide = value.astype(np.float64)
+                count, total, squares = count + wide.size, total + wide.sum(), squares + (wide**2).sum()
+    return float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0))) if count else 0.0
+
+
+def probes(kinds: tuple[str, ...], scale: float, seed: int) -> Iterator[Probe]:
+    """The probes of these kinds; ``scale`` is the deviation of the inputs."""
+    if "contrast" in kinds:
+        for factor in _FACTORS:
+            yield Probe("contrast", factor, f"contrast \u00d7{factor:g}", _each(lambda v, _, f=factor: v * f))
+    if "offset" in kinds:
+        for offset in _OFFSETS:
+            said = f"offset {offset:+g} sd".replace("-", "\u2212")
+            yield Probe("offset", offset, said, _each(lambda v, _, o=offset: v + o * scale))
+    if "noise" in kinds:
+        for size in _NOISE:
+            yield Probe("noise", size, f"noise {size:g} sd", _each(_noisy(size * scale, seed)))
+
+
+def _noisy(size: float, seed: int) -> Any:
+    return lambda v, first: v + size * np.random.default_rng([seed, 0x4015E, first]).standard_normal(v.shape)
+
+
+def _each(change: Any) -> Shift:
+    def shift(feeds: dict[str, Any], first: int) -> dict[str, Any]:
+        return {
+            n: np.asarray(change(v.astype(np.float64), first)).astype(v.dtype) if _is_float(v) else v
+            for n, v in feeds.items()
+        }
+
+    return shift
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fV"

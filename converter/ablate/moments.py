@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from converter.ablate.patches import Array, Rows
+from converter.ablate.im2col import Array, Rows
 
 NO_RIDGE = 1e-9  # of the mean diagonal: inputs that are always 0 or always equal must not stop the solver
 

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from converter.errors import DataError
-from converter.protos.source import Port
 from converter.records import InputSet
-from converter.verify.feeds import check_given
-from converter.verify.images import open_images
-from converter.verify.labels import read_labels
-from converter.verify.readers import open_inputs
-from converter.verify.samples import MOST_ROWS, Stream, digest
+from converter.referee.inputs.files import open_inputs, read_labels
+from converter.referee.inputs.images import open_images
+from converter.referee.inputs.stream import MOST_ROWS, Stream, digest
+from converter.referee.proto.random_inputs import check_given
+from converter.referee.proto.source import Port
 
 Labels = np.ndarray[Any, Any]
 

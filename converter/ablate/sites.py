@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.ablate.patches import Array, Form
-from converter.analysis.facts import Facts
-from converter.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, LINEAR, MATMUL, Linear, linear_into
-from converter.analysis.rnn import RECURRENT
-from converter.graph import Graph, Node, Tensor
-from converter.protos.taps import Opening, elem_of
+from converter.ablate.im2col import Array, Form
+from converter.model.graph import Graph, Node, Tensor
 from converter.records import Fate, FateKind
+from converter.referee.proto.copies import Opening, elem_of
+from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, LINEAR, MATMUL, Linear, linear_into
+from converter.rewrite.analysis.recurrent import RECURRENT
 
 _STOPS = (*LINEAR, *RECURRENT, "Einsum", "Attention", "MultiHeadAttention", "QLinearConv", "ConvInteger")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 import time
@@ -11,25 +12,96 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converter.bench import inputs, sidecar
-from converter.bench.alone import Ask, asker, free_bytes
-from converter.bench.alternate import Alternate
-from converter.bench.child import pack
-from converter.bench.design import Design
-from converter.bench.duet import Duet
-from converter.bench.gate import Gate
+import numpy as np
+
+from converter.bench.design import Design, Gate
+from converter.bench.interleaved import Duet, Loaded, Measured, Open
+from converter.bench.isolated import Alternate, Ask, asker, free_bytes
 from converter.bench.judge import context, judge
-from converter.bench.measured import Loaded, Measured, Open
-from converter.errors import BiasoptError
-from converter.protos.facts import model_facts
-from converter.protos.loadable import loadable
-from converter.protos.source import Source
-from converter.records import Latency
-from converter.runtime.gpu import HINT, clock_reader
-from converter.runtime.machine import environment
-from converter.runtime.profile import Placement, placement, prove
+from converter.bench.worker import pack
+from converter.errors import BiasoptError, DataError
+from converter.records import InputSet, Latency
+from converter.referee.proto.copies import loadable
+from converter.referee.proto.random_inputs import check_given, check_shapes, feed, guesses, has_open_batch
+from converter.referee.proto.source import Source, model_facts
+from converter.runtime.machine import HINT, clock_reader, environment
+from converter.runtime.placement import Placement, placement, prove
 from converter.runtime.session import available_cores
 from converter.runtime.timing import Deployment, TimedSession, flusher
+
+Feeds = dict[str, Any]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def choose(
+    source: Source, accepts: Callable[[Feeds], None], shapes: Shapes | None, batch: int | None, seed: int
+) -> Feeds:
+    """Random inputs that the model runs on.
+
+    Parameters
+    ----------
+    accepts : callable
+        Runs the model; raises DataError if it cannot be run on them.
+
+    Raises
+    ------
+    DataError
+        Shapes or batch contradict the model, or no guess at its open sizes fits.
+    """
+    check_shapes(source.proto, shapes)
+    if batch is not None and not has_open_batch(source.proto, shapes):
+        raise DataError(f"{source.label}: its batch size is fixed; leave out --batch, or export it with an open one")
+    refused: DataError | None = None
+    for guess in guesses(source.proto, shapes, batch or 1):
+        feeds = feed(source.proto, guess, seed)
+        try:
+            accepts(feeds)
+        except DataError as exc:
+            refused = refused or exc
+        else:
+            return feeds
+    raise DataError(f"{refused or f'{source.label}: no inputs fit'}; give --shape or --inputs") from refused
+
+
+def check(source: Source, feeds: Mapping[str, Any]) -> None:
+    """Raise DataError unless inputs from the user, or of the other model, are this model's."""
+    check_given(source.proto, feeds)
+
+
+def record(feeds: Mapping[str, Any], seed: int, *, real: bool) -> InputSet:
+    """What they were, for the report."""
+    digest = hashlib.sha256()
+    for name in sorted(feeds):
+        value = np.ascontiguousarray(feeds[name])
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(value.tobytes())
+    shapes = {name: tuple(np.shape(value)) for name, value in feeds.items()}
+    return InputSet("npz" if real else "random", 1, digest.hexdigest(), shapes, None if real else seed, real)
+
+
+def write(found: Measured, path: Path) -> None:
+    """Write the times of the blocks that count, in the order in which they were taken.
+
+    ``a_ms`` and ``b_ms`` hold a time per pair, ``block`` the block of each pair, ``session`` the session of each
+    block.
+
+    Raises
+    ------
+    BiasoptError
+        The file cannot be written.
+    """
+    sizes = [len(samples.a) for samples in found.samples]
+    try:
+        np.savez_compressed(
+            path,
+            a_ms=np.concatenate([samples.a for samples in found.samples]),
+            b_ms=np.concatenate([samples.b for samples in found.samples]),
+            block=np.repeat(np.arange(len(sizes)), sizes),
+            session=np.array([block.session for block in found.counted]),
+        )
+    except OSError as exc:
+        raise BiasoptError(f"{path}: cannot be written ({exc.strerror}); choose another --report folder") from exc
+
 
 Say = Callable[[str], None]
 
@@ -75,13 +147,13 @@ class Bench:
         session = self._load(0, request.how)
         if given is None:
             seed = request.design.seed
-            feeds = inputs.choose(self.sources[0], session.bind, request.shapes, request.batch, seed)
+            feeds = choose(self.sources[0], session.bind, request.shapes, request.batch, seed)
         else:
             feeds = dict(given)
-            inputs.check(self.sources[0], feeds)
+            check(self.sources[0], feeds)
             session.bind(feeds)
         session.close()
-        inputs.check(self.sources[1], feeds)
+        check(self.sources[1], feeds)
         other = self._load(1, request.how)
         other.bind(feeds)
         other.close()
@@ -121,7 +193,7 @@ class Bench:
             side.peak_bytes = peak
         if self.request.samples is not None:
             suffix = "" if how.level == self.request.how.level else f"-{how.level}"
-            sidecar.write(found, self.request.samples.with_name(f"{self.request.samples.stem}{suffix}.npz"))
+            write(found, self.request.samples.with_name(f"{self.request.samples.stem}{suffix}.npz"))
         return self._complete(judge(found), how, placed)
 
     def _measured(self, how: Deployment, design: Design) -> Measured:
@@ -206,7 +278,7 @@ class Bench:
             ),
             model_a=self.facts[0],
             model_b=self.facts[1],
-            inputs=inputs.record(self.feeds, self.request.design.seed, real=self.request.feeds is not None),
+            inputs=record(self.feeds, self.request.design.seed, real=self.request.feeds is not None),
         )
         return replace(done, why=done.why + context(done))
 

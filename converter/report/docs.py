@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file and what it should hold."""
-    from converter.passes import PASSES
+    from converter.rewrite.passes import PASSES
 
     readme = root / "README.md"
     try:

@@ -123,7 +123,7 @@ def passes(values: Sequence[str]) -> list[str]:
     """Names of passes, each of them one that there is; in them - and _ are the same."""
     names = split(value.replace("_", "-") for value in values)
     if names:
-        from converter.passes import PASSES
+        from converter.rewrite.passes import PASSES
 
         known = [row.name for row in PASSES]
         for name in names:
@@ -142,7 +142,7 @@ def example_inputs(values: Sequence[str]) -> list[Any]:
     """Example inputs of a torch module, from ``x=1,3,224,224:float32``."""
     if not values:
         return []
-    from converter.torchspec import parse_input
+    from converter.torch_models.spec import parse_input
 
     return [parse_input(value) for value in values]
 
@@ -151,7 +151,7 @@ def open_sizes(values: Sequence[str]) -> Any:
     """Sizes that an export leaves open, from ``batch`` or ``x=0:batch,2:height``."""
     if not values:
         return ()
-    from converter.export import parse_dynamic
+    from converter.torch_models.export import parse_dynamic
 
     return parse_dynamic(values)
 

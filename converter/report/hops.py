@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from converter.analysis.hops import Reader
-from converter.analysis.outcomes import LINEARITY
 from converter.records import Hop
 from converter.report import words
+from converter.rewrite.bias_flow.reasons import Reader
+from converter.rewrite.bias_flow.shift import LINEARITY
 
 _MAX = "the largest value moves with all the others"
 _MEAN = "a mean moves with its values"

@@ -66,7 +66,7 @@ def rendered(
         return to_json.dumps(lint_sarif.sarif(report, version, Path.cwd()))
     if github:
         return lint_sarif.workflow_commands(report, Path.cwd())
-    from converter.report import lint_text, text  # rich loads only where it is shown
+    from converter.report import lint_text, text
 
     return text.render(lint_text.lint_blocks(report, Path.cwd(), verbose=verbose), stream, lint_text.WIDTH)
 

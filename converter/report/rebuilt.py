@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from converter.analysis.rnn import Gate
 from converter.records import (
     Block,
     Counts,
@@ -33,6 +32,7 @@ from converter.records import (
     Timing,
     Verdict,
 )
+from converter.rewrite.analysis.recurrent import Gate
 
 Json = Mapping[str, Any]
 Record = TypeVar("Record")

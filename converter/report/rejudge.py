@@ -138,8 +138,8 @@ def _wanted(stage: str, check: OutputCheck, limits: Limits) -> tuple[float, floa
 def _latency(latency: Latency, limits: Limits) -> Latency:
     if limits.latency_margin is None and limits.alpha is None:
         return latency
-    from converter.bench import gate as gates
-    from converter.bench.statistics import interval
+    from converter.bench import design as gates
+    from converter.stats import interval
 
     margin = latency.margin if limits.latency_margin is None else limits.latency_margin
     low, high = math.log(latency.low) if latency.low > 0 else -math.inf, math.log(latency.high)

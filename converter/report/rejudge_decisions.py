@@ -6,9 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from converter.records import OutputCheck
-from converter.verify.judgement import by_interval, judged
-from converter.verify.options import Deciding
-from converter.verify.votes import Votes
+from converter.referee.verify.decisions import Votes, by_interval, judged
+from converter.referee.verify.options import Deciding
 
 
 def check(found: OutputCheck, margin: float | None, alpha: float | None) -> OutputCheck:

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from converter.api.replay import ReplayResult
+    from converter.commands.replay import ReplayResult
 
 _MOST = 5  # open steps that are named
 

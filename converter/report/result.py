@@ -1,4 +1,4 @@
-"""What a result must offer to be reported: shapes that ``converter.api`` fills and this package only reads."""
+"""What a result must offer to be reported: shapes that ``converter.commands`` fills and this package only reads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 from converter.records import Counts, Fate, Finding, Rewrite, Safety
 
 if TYPE_CHECKING:
-    from converter.analysis.rnn import Gate
     from converter.records import Latency, Parity
+    from converter.rewrite.analysis.recurrent import Gate
 
 
 class Inspected(Protocol):

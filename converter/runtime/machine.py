@@ -1,12 +1,15 @@
-"""With what, and where, the models run."""
+"""Clocks of an NVIDIA GPU, read and never set: by NVIDIA's library, else by its tool, else not at all."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,98 @@ from converter._version import __version__
 from converter.records import Environment
 from converter.runtime.providers import distributions, gpu_facts, onnxruntime
 from converter.runtime.session import available_cores
+
+# What slows a GPU down against its will; idle, clocks that the user set and a display's clocks are none of it.
+# Source: NVML API reference, nvmlClocksEventReasons.
+THROTTLES = {
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "power brake",
+}
+HINT = "sudo nvidia-smi -lgc <MHz>,<MHz> locks the clocks of the GPU, sudo nvidia-smi -rgc unlocks them"
+_QUERIES = ("clocks.sm,clocks_event_reasons.active", "clocks.sm,clocks_throttle_reasons.active")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The clock of the multiprocessors in MHz, and a bit per reason for which it is lower than it could be."""
+
+    sm_mhz: float
+    reasons: int = 0
+
+    @property
+    def throttled(self) -> tuple[str, ...]:
+        """Why the GPU is slowed down, in words; empty if it is not."""
+        return tuple(name for bit, name in THROTTLES.items() if self.reasons & bit)
+
+
+def clock_reader(device_id: int = 0) -> Callable[[], Reading] | None:
+    """Give a function that reads the clock now; None where it cannot be read."""
+    for make in (_by_library, _by_tool):
+        with suppress(Exception):  # no library, no tool, no driver, no GPU, no right to ask: all the same here
+            read = make(visible(device_id))
+            read()
+            return read
+    return None
+
+
+def visible(device_id: int) -> str:
+    """Which GPU of the machine CUDA means by a number: its index, or its uuid."""
+    listed = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    return listed[device_id] if device_id < len(listed) else str(device_id)
+
+
+def _by_library(device: str) -> Callable[[], Reading]:
+    import pynvml
+
+    pynvml.nvmlInit()
+    by_index = device.isdigit()
+    handle: Any = pynvml.nvmlDeviceGetHandleByIndex(int(device)) if by_index else _by_uuid(pynvml, device)
+    reasons = getattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+    reasons = reasons or pynvml.nvmlDeviceGetCurrentClocksThrottleReasons
+    return lambda: Reading(float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)), int(reasons(handle)))
+
+
+def _by_uuid(pynvml: Any, uuid: str) -> Any:
+    return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+
+
+def _by_tool(device: str) -> Callable[[], Reading]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        raise FileNotFoundError("nvidia-smi")
+    query = next(q for q in _QUERIES if _ask(tool, q, device) is not None)
+
+    def read() -> Reading:
+        found = _ask(tool, query, device)
+        if found is None:
+            raise OSError("nvidia-smi does not answer")
+        return found
+
+    return read
+
+
+def _ask(tool: str, query: str, device: str) -> Reading | None:
+    command = [tool, f"--id={device}", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
+        return parse(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def parse(line: str) -> Reading:
+    """One line of nvidia-smi: ``1980, 0x0000000000000004``.
+
+    Raises
+    ------
+    ValueError
+        It is no such line.
+    """
+    clock, reasons = (part.strip() for part in line.strip().split("\n")[0].split(","))
+    return Reading(float(clock), int(reasons, 16))
 
 
 def environment(

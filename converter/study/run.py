@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +19,170 @@ import numpy as np
 import torch
 
 from converter._version import __version__
-from converter.errors import RuntimeUnavailable
-from converter.study import plan, work
+from converter.errors import BiasoptError, RuntimeUnavailable
+from converter.study import jobs as work
+from converter.study import plan
 from converter.study.data import Images
-from converter.study.governor import Governor
-from converter.study.store import Row, Store
+from converter.study.plan import Job
+
+PROBE = 3  # steps that are timed, after one that is not
+_OVER = 2.0  # times over the time left that a first part may take: without it its question stays unanswered
+_SLACK = 1.15  # evaluation, and what is slower beside other work
+
+
+class Governor:
+    """Keeps to ``budget`` seconds; ``lanes`` jobs run side by side.
+
+    Nothing starts after the time is over or that is expected to take far longer than is left.
+    """
+
+    def __init__(self, budget: float, lanes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.budget, self.lanes, self._clock = budget, lanes, clock
+        self._start = clock()
+        self._costs: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+    def measure(self, job: Job, do: Callable[[int], Any]) -> None:
+        """Time a few steps of a job, once for all that differ in their seeds alone."""
+        if job.group in self._costs:
+            return
+        if job.kind == "exact":
+            self._costs[job.group] = 0.0
+            return
+        do(1)
+        begun = self._clock()
+        do(PROBE)
+        self._costs[job.group] = (self._clock() - begun) / PROBE / len(job.seeds) * job.steps * _SLACK
+
+    def cost(self, job: Job) -> float:
+        """Seconds that a job is expected to take; 0 if its like was never timed."""
+        return self._costs.get(job.group, 0.0) * len(job.seeds)
+
+    def choose(self, jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+        """Those that fit into the time that is left, and those that do not: the last seeds of the widest sampled."""
+        kept = list(jobs)
+        spare = (self.budget - self.elapsed()) * self.lanes
+        parts = Counter(job.group for job in kept)
+        while sum(map(self.cost, kept)) > spare:
+            extra = [job for job in kept if job.part > 0]
+            if not extra:
+                break
+            goes = max(extra, key=lambda job: (parts[job.group], self.cost(job), job.part))
+            parts[goes.group] -= 1
+            kept.remove(goes)
+        return kept, [job for job in jobs if job not in kept]
+
+    def may_start(self, job: Job) -> bool:
+        """Whether there is time for a job: as much as it is expected to take, for a first part half of that."""
+        with self._lock:
+            left = self.budget - self.elapsed()
+            return left > 0 and self.cost(job) <= left * (_OVER if job.part == 0 else 1)
+
+    def took(self, job: Job, seconds: float) -> None:
+        """Learn from a job that was done."""
+        with self._lock:
+            if seconds > 0:
+                self._costs[job.group] = seconds / len(job.seeds)
+
+
+Row = dict[str, Any]
+ROWS, SETTINGS, RUNS = "rows.jsonl", "settings.json", "runs.jsonl"
+
+
+class Store:
+    """Rows by job, kept in a folder if there is one.
+
+    Parameters
+    ----------
+    settings : mapping
+        What rows depend on besides their job; a folder with other settings is refused.
+
+    Raises
+    ------
+    BiasoptError
+        The folder holds another study, or cannot be used.
+    """
+
+    def __init__(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
+        self._folder, self._lock = folder, threading.Lock()
+        self._rows: dict[str, list[Row]] = {}
+        if folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._settle(folder / SETTINGS, settings)
+            self._rows = _read(folder / ROWS)
+            self._rewrite(folder / ROWS)
+        except OSError as exc:
+            raise BiasoptError(f"{folder}: cannot keep rows there ({exc.strerror}); choose another --out") from exc
+
+    def _settle(self, path: Path, settings: Mapping[str, Any]) -> None:
+        if not path.exists():
+            path.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        if found != dict(settings):
+            before = found if isinstance(found, dict) else {}
+            differ = [k for k in settings if before.get(k) != settings[k]]
+            raise BiasoptError(
+                f"{path.parent}: holds rows of another study ({', '.join(differ) or 'settings'} differ); "
+                "choose another --out"
+            )
+
+    def _rewrite(self, path: Path) -> None:
+        """Leave out what was cut short."""
+        lines = [line for rows in self._rows.values() for line in _lines(rows)]
+        temporary = path.with_suffix(".new")
+        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+        temporary.replace(path)
+
+    def __contains__(self, job: str) -> bool:
+        return job in self._rows
+
+    def add(self, job: str, rows: Sequence[Row]) -> None:
+        """Keep the rows of a job."""
+        with self._lock:
+            self._rows[job] = list(rows)
+            if self._folder is not None:
+                with (self._folder / ROWS).open("a", encoding="utf-8", newline="\n") as file:
+                    file.write("".join(_lines(rows)))
+
+    def spent(self, seconds: float, cpu_seconds: float) -> tuple[float, float]:
+        """Note how long this run took; give back what all runs in this folder took, on the clock and on processors."""
+        runs = [{"seconds": seconds, "cpu_seconds": cpu_seconds}]
+        if self._folder is not None:
+            path = self._folder / RUNS
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(runs[0]) + "\n")
+            runs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return sum(run["seconds"] for run in runs), sum(run["cpu_seconds"] for run in runs)
+
+    def rows(self, jobs: Sequence[str] | None = None) -> list[Row]:
+        """All rows, or those of these jobs, in an order that does not depend on which job ended first."""
+        return [row for job in sorted(self._rows) if jobs is None or job in jobs for row in self._rows[job]]
+
+
+def _lines(rows: Sequence[Row]) -> list[str]:
+    return [json.dumps(row) + "\n" for row in rows]
+
+
+def _read(path: Path) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = defaultdict(list)
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+                found[row["job"]].append(row)
+            except (ValueError, KeyError, TypeError):
+                continue  # a line that was cut short
+    return {job: rows for job, rows in found.items() if len(rows) == rows[0].get("of")}
 
 
 @dataclass(frozen=True, slots=True)

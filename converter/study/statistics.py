@@ -2,7 +2,7 @@
 
 Sources: Schuirmann (J. Pharmacokinet. Biopharm. 15, 1987: two one-sided tests); Fisher's randomisation test of paired
 differences (1935); Nadeau & Bengio (Machine Learning 52, 2003: overlapping splits); Maurer, Hothorn & Lehmacher (1995:
-fixed sequences). Holm and Wilson are those of `converter.verify.paired`.
+fixed sequences). Holm and Wilson are those of `converter.stats`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.verify.paired import holm
+from converter.stats import holm
 
 ALPHA = 0.05
 _EXACT = 16  # differences up to which every one of the 2^n signs is tried

@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.study import notes
 from converter.study import tables_more as more
-from converter.study.document import points
+from converter.study.results import points
 from converter.study.table import Found, Table, about, percent, small, span
 
 

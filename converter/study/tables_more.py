@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converter.study import notes
-from converter.study.document import points
+from converter.study.results import points
 from converter.study.table import Found, Table, about, percent, small, span
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from converter.report import text
 from converter.study import claims
-from converter.study.document import points
+from converter.study.results import points
 from converter.study.sections import spent
 from converter.study.table import span
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from converter.ablate.net import Net
-from converter.ablate.opened import Opened, opened
+from converter.ablate.ablate import Opened, opened
 from converter.ablate.samples import Data, Given
 from converter.ablate.sites import Site
-from converter.protos.source import Source, free_inputs
+from converter.ablate.weight_session import Net
+from converter.referee.proto.source import Source, free_inputs
 from tests.tiny import model
 
 Array = np.ndarray[Any, Any]

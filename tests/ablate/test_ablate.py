@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
-from converter.ablate import saved, survey, tables
-from converter.api.ablate import ablate
+from converter.ablate import saved, tables
+from converter.ablate import statistics as survey
+from converter.commands.ablate import ablate
 from converter.errors import BiasoptError, DataError, ModelError, RuntimeUnavailable
 from converter.report.to_json import dumps
 from models import zoo

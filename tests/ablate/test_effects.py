@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converter.ablate.effects import Effect, deciding
+from converter.ablate.measure import Effect, deciding
 from converter.ablate.scoring import Class, Score, corrected, ranked
 from converter.ablate.sites import Role
 from converter.errors import DataError

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from converter.ablate.im2col import Rows
 from converter.ablate.moments import Moments, direction, residual, weighted
-from converter.ablate.patches import Rows
 
 
 def moments(x: np.ndarray, rows: int = 20) -> Moments:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from converter.verify.paired import holm, newcombe, wilson
+from converter.stats import holm, newcombe, wilson
 
 
 @pytest.mark.parametrize(

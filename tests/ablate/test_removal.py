@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from converter.ablate import removal, selecting
+from converter.ablate import removal
+from converter.ablate import removal as selecting
 from converter.ablate.removal_report import removal_lines
-from converter.api.remove import fold_and_remove, remove_biases
+from converter.commands.remove import fold_and_remove, remove_biases
 from converter.errors import DataError, ModelError
-from converter.graph import load
+from converter.model.graph import load
 from converter.records import Safety, Verdict
 from converter.runtime import Session
 from models import zoo

@@ -9,7 +9,7 @@ import pytest
 
 from converter.ablate.samples import Data, Given, split
 from converter.errors import DataError
-from converter.protos.source import free_inputs
+from converter.referee.proto.source import free_inputs
 from tests.ablate.made import chain, data_of, images, net_of
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.ablate.opened import opened
+from converter.ablate.ablate import opened
 from converter.ablate.sites import Role, chosen
-from converter.protos.source import Source
-from converter.protos.taps import Opening, tapped
+from converter.referee.proto.copies import Opening, tapped
+from converter.referee.proto.source import Source
 from converter.runtime import Session
 from tests.ablate.made import chain, draw, images, layer, net_of
 from tests.tiny import model

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from converter.ablate.patches import Rows
-from converter.ablate.solve import method_for, missing, solve
+from converter.ablate.compensate import method_for, missing, solve
+from converter.ablate.im2col import Rows
 from converter.errors import DataError
 
 G, P, N, OUT = 2, 400, 6, 3

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from converter.ablate.compensate import How, compensate
-from converter.ablate.effects import Effect
-from converter.ablate.measure import effects_of
-from converter.ablate.net import Net
+from converter.ablate.measure import Effect, effects_of
+from converter.ablate.weight_session import Net
 from tests.ablate.made import chain, data_of, images, net_of
 
 pytest.importorskip("torch")
@@ -16,7 +15,7 @@ pytest.importorskip("torch")
 
 @pytest.fixture(scope="module")
 def wide() -> tuple[Net, dict[str, Effect]]:
-    from tests.bench.ablate_digits import trained
+    from tests.benchmarks.ablate_digits import trained
 
     content, (train, _, test, labels) = trained(64, 0, epochs=6)
     net, _ = net_of(content)

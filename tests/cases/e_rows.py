@@ -1,7 +1,7 @@
 """E1-E41: the shapes of model on which other folders crash, write an invalid file or change the answer.
 
 ``IN_TABLE_A`` names the rows of table A that are an E row already; they are not run twice. E40
-(metadata, external data) is about files and lies in ``tests/test_edge_cases.py``.
+(metadata, external data) is about files and lies in ``tests/rewrite/test_edge_cases.py``.
 """
 
 from __future__ import annotations

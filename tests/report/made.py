@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.analysis.hops import Reader
-from converter.analysis.rnn import Gate
 from converter.records import (
     Counts,
     Delta,
@@ -23,6 +21,8 @@ from converter.records import (
     Status,
     Verdict,
 )
+from converter.rewrite.analysis.recurrent import Gate
+from converter.rewrite.bias_flow.reasons import Reader
 
 BEFORE = Counts(nodes=175, batch_norms=53, biases=1, parameter_bytes=102_000_000)
 AFTER = Counts(nodes=122, batch_norms=0, biases=54, parameter_bytes=101_900_000)

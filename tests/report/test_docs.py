@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import converter.passes
+import converter.rewrite.passes
 from converter.errors import BiasoptError
 from converter.report import docs
 from tests.report.made import Pass
@@ -30,7 +30,7 @@ if len(sys.argv) == 2:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(converter.passes, "PASSES", (Pass("fold-a-into-b"),), raising=False)
+    monkeypatch.setattr(converter.rewrite.passes, "PASSES", (Pass("fold-a-into-b"),), raising=False)
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     (tmp_path / "cli.py").write_text(CLI, encoding="utf-8")
     return tmp_path

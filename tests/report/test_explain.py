@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from converter.analysis.hops import Reader
 from converter.records import Fate, FateKind
 from converter.report import explain, hops, text, to_json
+from converter.rewrite.bias_flow.reasons import Reader
 from tests.report.made import absorbed, at_output, carries, ends, kept
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from converter.analysis.rnn import Gate
 from converter.records import Fate, FateKind
 from converter.report import fates
+from converter.rewrite.analysis.recurrent import Gate
 from tests.report.made import FATES, absorbed, at_output, ends, kept
 
 

@@ -7,9 +7,9 @@ from unittest.mock import patch
 
 import pytest
 
-from converter.analysis.rnn import Gate
 from converter.records import OutputCheck, Parity, Safety, Stage, Verdict
 from converter.report import text, words
+from converter.rewrite.analysis.recurrent import Gate
 from tests.report.made import AFTER, BEFORE, FATES, SAID, Pass, Result, act, declined, folded, parity
 
 

@@ -4,9 +4,9 @@ import json
 import math
 from pathlib import Path
 
-from converter.analysis.rnn import Gate
 from converter.records import OutputCheck, Stage, Verdict
 from converter.report import to_json
+from converter.rewrite.analysis.recurrent import Gate
 from tests.report.made import FATES, Guard, Pass, Result, folded, parity
 
 

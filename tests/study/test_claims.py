@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converter.study import checks, claims
-from converter.study.analysis import results
-from converter.study.compared import compared
+from converter.study import claims
+from converter.study import claims as checks
+from converter.study.results import compared, results
 from tests.study import made
 
 RNG = np.random.default_rng(0)

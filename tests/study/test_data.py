@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from converter.errors import DataError
-from converter.study import data, local_data
+from converter.study import data
+from converter.study import data as local_data
 
 
 def test_splits_are_disjoint_stratified_and_repeat() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from converter.study import compensate, exact
+from converter.study import jobs as exact
+from converter.study import nets as compensate
 from converter.study.data import digits
 from converter.study.nets import Nets, Shape
 from tests.study import made

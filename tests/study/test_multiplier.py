@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converter.study.multiplier import multiplier
+from converter.study.results import multiplier
 
 WIDTHS = (2, 4, 8, 16, 32)
 

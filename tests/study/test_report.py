@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 import cli
-from converter.api.study import StudyResult
+from converter.commands.study import StudyResult
 from converter.errors import BiasoptError
 from converter.study import data, plan, run, saved
 from converter.study.plan import Asked
@@ -199,7 +199,7 @@ def test_the_committed_page_is_made_of_the_committed_document() -> None:
 
 
 def test_asked_for_in_python_too() -> None:
-    from converter.api.study import study
+    from converter.commands.study import study
 
     with pytest.raises(ValueError, match="is no part of the study"):
         study(blocks=["nothing"])

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from converter.errors import BiasoptError, RuntimeUnavailable
-from converter.study import plan, run, work
+from converter.study import jobs as work
+from converter.study import plan, run
 from converter.study.plan import Asked
-from converter.study.store import ROWS, Store
+from converter.study.run import ROWS, Store
 from tests.study import made
 
 IMAGES = made.few_images()

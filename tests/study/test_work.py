@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from converter.study import plan, recall, work
-from converter.study.governor import Governor
+from converter.study import jobs as work
+from converter.study import plan
+from converter.study import recall_task as recall
 from converter.study.plan import Asked, Job
+from converter.study.run import Governor
 from tests.study import made
 
 SETTING = work.Setting(made.few_images())

@@ -1,0 +1,179 @@
+"""Statistics of every layer: a few layers a run, as many as fit into memory, in one pass over the data each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from converter.ablate.compensate import DENSE_MOST, RIDGE, positions_for
+from converter.ablate.im2col import Form, rows_of
+from converter.ablate.moments import Moments, weighted
+from converter.ablate.samples import Batch, Part
+from converter.ablate.scoring import Score, findings
+from converter.ablate.sites import Site, per_channel
+from converter.ablate.weight_session import Net
+from converter.errors import DataError
+from converter.referee.proto.inference import inferred
+
+_UNKNOWN_BYTES = 64 << 20  # of a tensor whose size cannot be inferred
+_SHARE = 4  # of the memory, one part in so many is for activations and moments at once
+_SLACK = {2: 5e-2, 4: 1e-3, 8: 1e-6}  # between our result and onnxruntime's, by bytes of an element
+_LISTED = 4096  # channels up to which a score lists each
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What limits the survey."""
+
+    max_bytes: int = 1 << 30
+    deadline: float = math.inf
+    seed: int = 0
+    dense_most: int = DENSE_MOST
+    fitted: np.ndarray[Any, Any] | None = None  # of each row of data, whether imitations may be fitted on it
+
+
+def survey(
+    net: Net, sites: Sequence[Site], part: Part, limits: Survey, progress: Callable[[str], None]
+) -> tuple[dict[str, Score], bool]:
+    """The scores of ``sites`` by label, as far as activations say, and whether time ran out."""
+    scores: dict[str, Score] = {}
+    groups = list(_groups(net, sites, part, limits))
+    cut = False
+    for k, group in enumerate(groups):
+        if k and monotonic() > limits.deadline:
+            cut = True
+            break
+        last = group[-1].label
+        progress(f"statistics of layers {len(scores) + 1} to {len(scores) + len(group)} of {len(sites)}, up to {last}")
+        found, short = _observe(net, group, part, limits)
+        cut |= short
+        scores |= found
+    left = [s for s in sites if s.label not in scores]
+    scores |= {s.label: Score(s, problem="time ran out before its inputs were looked at") for s in left}
+    return scores, cut
+
+
+def _groups(net: Net, sites: Sequence[Site], part: Part, limits: Survey) -> Iterator[list[Site]]:
+    first = next(part.batches())
+    dims = {n: tuple(np.shape(v)) for n, v in first.feeds.items() if isinstance(v, np.ndarray)}
+    known = inferred(net.source.proto, dims)
+    group: list[Site] = []
+    size = 0
+    for site in sites:
+        n = min(site.form.n_in, limits.dense_most)
+        more = 3 * 8 * site.form.groups * n * n + sum(_bytes(known.get(t)) for t in (site.x, site.y))
+        if group and size + more > limits.max_bytes // _SHARE:
+            yield group
+            group, size = [], 0
+        group.append(site)
+        size += more
+    if group:
+        yield group
+
+
+def _bytes(port: Any) -> int:
+    if port is None or port.dims is None or not all(isinstance(d, int) for d in port.dims):
+        return _UNKNOWN_BYTES
+    return 4 * int(math.prod(port.dims))
+
+
+def only_some(form: Form, most: int, seed: int) -> tuple[np.ndarray[Any, Any] | None, str]:
+    """Which inputs of a wide layer to look at, and how that is called: r is an upper bound then."""
+    if form.n_in <= most:
+        return None, "dense"
+    centre, method = form.centre(), "centre"
+    chosen = np.flatnonzero(centre) if centre is not None else np.arange(form.n_in)
+    if centre is None or len(chosen) > most:
+        method = "subset"
+        chosen = np.random.default_rng([seed, 0x0B5E]).choice(chosen, most, replace=False)
+    mask = np.zeros(form.n_in, bool)
+    mask[chosen] = True
+    return mask, method
+
+
+def _observe(net: Net, group: list[Site], part: Part, limits: Survey) -> tuple[dict[str, Score], bool]:
+    tap = net.inside([n for s in group for n in net.taps(s)])
+    chosen = {s.label: only_some(s.form, limits.dense_most, limits.seed) for s in group}
+    sums = {s.label: Moments(chosen[s.label][0], limits.fitted) for s in group}
+    problems: dict[str, str] = {}
+    for k, batch in enumerate(part.batches()):
+        if k and monotonic() > limits.deadline:
+            cut = True
+            break
+        values = {**batch.feeds, **tap.run(batch.feeds, {})}
+        for site in group:
+            if site.label in problems:
+                continue
+            problem = "" if k else explained(site, values[site.x], values[site.y])
+            if problem:
+                problems[site.label] = problem
+                continue
+            _add(net, site, sums[site.label], values, batch, len(part), limits)
+    else:
+        cut = False
+    return {
+        s.label: Score(s, problem=problems[s.label])
+        if s.label in problems
+        else _score(net, s, sums[s.label], chosen[s.label][1])
+        for s in group
+    }, cut
+
+
+def _add(net: Net, site: Site, sums: Moments, values: dict[str, Any], batch: Batch, rows: int, limits: Survey) -> None:
+    most = positions_for(min(site.form.n_in, limits.dense_most), site.form.groups, rows)
+    seed = (limits.seed, net.sites.index(site))
+    for piece in rows_of(site.form, values[site.x], values[site.y], most=most, seed=seed, first=batch.first):
+        if not (np.isfinite(piece.x).all() and np.isfinite(piece.y).all()):
+            raise DataError(f"{site.label}: gives values that are not finite on this data; look at the inputs")
+        sums.add(piece)
+
+
+def explained(site: Site, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> str:
+    """Why the layer's result is not what its weights make of its input; empty if it is.
+
+    A layer whose geometry was misread must not be scored, let alone changed.
+    """
+    weight, shift = site.form.flat(site.weight), site.shift.reshape(site.form.groups, 1, -1)
+    try:
+        rows = next(
+            rows_of(site.form, x[:1] if x.ndim > 1 and not site.form.flip else x, y[:1] if not site.form.flip else y)
+        )
+        ours = rows.x @ weight.swapaxes(1, 2) + shift
+        off = float(np.abs(ours - rows.y).max())
+        size = float(np.abs(rows.y).max()) + float(np.abs(site.shift).max())
+    except (ValueError, IndexError) as exc:
+        return f"its geometry is not understood ({exc})"
+    if off <= _SLACK.get(site.dtype.itemsize, 5e-2) * size or not math.isfinite(size):
+        return ""
+    return f"recomputed, it differs by {off:.3g} of {size:.3g}"
+
+
+def _score(net: Net, site: Site, sums: Moments, method: str) -> Score:
+    deviation = per_channel(sums.channels.deviation, site.form)
+    live = deviation > 1e-12 * max(float(deviation.max(initial=0.0)), 1e-300)
+    ratios = np.abs(site.shift[live]) / deviation[live]
+    r, held, fit = sums.residual(), sums.residual_held_out(), sums.residual_held_out(RIDGE)
+    listed = None
+    if site.form.n_out <= _LISTED:
+        listed = {"shift": [float(v) for v in site.shift], "deviation": [float(v) for v in deviation]}
+    return Score(
+        site=site,
+        ratio=float(ratios.mean()) if ratios.size else math.nan,
+        ratio_most=float(ratios.max()) if ratios.size else math.nan,
+        constant=int((~live).sum()),
+        r=weighted(r, site.shift),
+        r_held=weighted(held, site.shift),
+        r_fit=weighted(fit, site.shift),
+        bounded=method != "dense",
+        method=method,
+        rows=sums.rows,
+        positions=sums.channels.count,
+        per_channel=listed,
+        v=sums.imitation(RIDGE),
+        findings=tuple(findings(net.source, site, sums)),
+    )

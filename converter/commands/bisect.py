@@ -1,0 +1,233 @@
+"""Where does it begin? The first rewrite, or the first tensor, that makes two models differ."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import TensorProto
+
+from converter.commands.fold import fold
+from converter.records import Parity, Rewrite, Verdict
+from converter.referee.proto.diff import Scope, reads, same_constant, scopes, signature
+from converter.referee.proto.source import Source
+from converter.referee.proto.tensors import read_tensor
+from converter.referee.verify.first_difference import first_apart
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_REWRITES = "biasopt.rewrites"
+# With what a fold may have been made; the one whose rewrites are those of the model under test is bisected.
+_WAYS: tuple[dict[str, Any], ...] = (
+    {},
+    {"keep_bn": True},
+    {"no_growth": True},
+    {"freeze_overridable": True},
+    {"keep_bn": True, "no_growth": True},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """Where two models part.
+
+    ``rewrite``: id of the first rewrite after which they differ; empty if none is to blame (the model was changed
+    after the fold, or comes from another tool). ``tensor``, ``node``: what differs first. ``steps``: comparisons made.
+    """
+
+    rewrite: str = ""
+    tensor: str = ""
+    node: str = ""
+    why: str = ""
+    steps: int = 0
+
+    @property
+    def text(self) -> str:
+        """In one line, as a report says it; empty if nothing was found."""
+        where = self.rewrite or self.node or self.tensor
+        return f"{where} ({self.why})" if where and self.why else where
+
+
+def bisect(
+    a: Any,
+    b: Any,
+    *,
+    data: Path | None = None,
+    got_data: Path | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+    custom_ops: Path | str | None = None,
+    max_time: float = 30.0,
+    progress: Callable[[str], None] | None = None,
+) -> Blame:
+    """Find the first rewrite that breaks parity, or the first tensor that differs.
+
+    A fold of this tool's is made again, rewrite by rewrite: if a fold that stops after rewrite n answers as the
+    original and one that stops after n + 1 does not, that rewrite is to blame; if all of them do, the model was
+    changed after it was folded, and the first constant or node that is not the fold's is named. Of any other
+    pair, the first tensor of the same name is named, in the order of the data, whose float64 values differ by more
+    than rounding, and from which the difference reaches an output.
+
+    Parameters
+    ----------
+    a, b : path, bytes or ModelProto
+    data, got_data : Path, optional
+        Directories of their external data.
+    shapes, seed, custom_ops, max_time
+        For each comparison; see `converter.referee.verify.compare`.
+
+    Returns
+    -------
+    Blame
+        Empty where nothing differs.
+
+    Raises
+    ------
+    ModelError, DataError
+        A model cannot be read or run.
+    """
+    tell = progress or (lambda text: None)
+    original = Source.open(a, data, "original")
+    rewritten = Source.open(b, got_data or (original.folder if not isinstance(b, str | Path) else None), "rewritten")
+    ids = _ids(rewritten)[len(_ids(original)) :]
+    if ids:
+        search = _Search(a, data, ids, {"shapes": shapes, "seed": seed, "custom_ops": custom_ops}, max_time, tell)
+        found = search.run(rewritten)
+        if found is not None:
+            return found
+    return Blame(**first_apart(original, rewritten, shapes, seed, tell)._asdict())
+
+
+def blamed(parity: Parity, a: Any, b: Any, **asked: Any) -> Parity:
+    """The verdict with where the difference begins, if it does not pass.
+
+    ``asked`` is what `converter.referee.verify.compare` was asked.
+    """
+    if parity.verdict is Verdict.PASS:
+        return parity
+    taken = ("data", "got_data", "shapes", "seed", "custom_ops", "max_time", "progress")
+    found = bisect(a, b, **{k: asked[k] for k in taken if asked.get(k) is not None})
+    return replace(parity, blame=found.text)
+
+
+def _ids(source: Source) -> list[str]:
+    """What the model says was rewritten in it."""
+    for entry in source.proto.metadata_props:
+        if entry.key == _REWRITES:
+            with contextlib.suppress(ValueError):
+                found = json.loads(entry.value)
+                return [str(i) for i in found] if isinstance(found, list) else []
+    return []
+
+
+class _Search:
+    """A binary search over the rewrites of a fold."""
+
+    def __init__(
+        self, a: Any, data: Path | None, ids: list[str], judged: dict[str, Any], max_time: float, tell: Any
+    ) -> None:
+        self._a, self._data, self._ids = a, data, ids
+        self._judged, self._max_time, self._tell = judged, max_time, tell
+        self._steps = 0
+
+    def run(self, rewritten: Source) -> Blame | None:
+        """The answer; None if the fold cannot be made again."""
+        made = self._again()
+        if made is None:
+            return None
+        way, rewrites = made
+        whole = self._folded(len(rewrites), way)
+        if not self._is_bad(len(rewrites), whole):
+            return self._after_the_fold(Source.open(whole, self._folder()), rewritten, rewrites)
+        good, bad = 0, len(rewrites)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if self._is_bad(middle, self._folded(middle, way)):
+                bad = middle
+            else:
+                good = middle
+        first = rewrites[bad - 1]
+        return Blame(first.id, first.output, first.node, f"the first of {len(rewrites)} that differs", self._steps)
+
+    def _again(self) -> tuple[dict[str, Any], tuple[Rewrite, ...]] | None:
+        """How the fold was made, and its rewrites."""
+        names = {i.partition("@")[0] for i in self._ids}
+        for way in (*_WAYS, {"only": names}, {"allow": names, "only": names}):
+            with contextlib.suppress(ValueError):
+                result = fold(self._a, verify=False, data=self._data, stop_after=len(self._ids), **way)
+                if [r.id for r in result.rewrites] == self._ids:
+                    return way, result.rewrites
+        return None
+
+    def _folded(self, count: int, way: dict[str, Any]) -> ModelProto:
+        return fold(self._a, verify=False, data=self._data, stop_after=count, **way).model
+
+    def _folder(self) -> Path | None:
+        return Source.open(self._a, self._data).folder
+
+    def _is_bad(self, count: int, model: ModelProto) -> bool:
+        from converter.referee.verify import compare
+
+        self._steps += 1
+        self._tell(f"bisect: the first {count} rewrites")
+        options = {k: v for k, v in self._judged.items() if v is not None}
+        parity = compare(
+            self._a,
+            model,
+            data=self._data,
+            got_data=self._folder(),
+            quick=True,
+            max_time=self._max_time,
+            stages=("structure", "algebra", "parameters", "runtime"),
+            **options,
+        )
+        return parity.verdict is Verdict.FAIL
+
+    def _after_the_fold(self, whole: Source, rewritten: Source, rewrites: tuple[Rewrite, ...]) -> Blame:
+        """The model under test against the fold made again: they should be the same."""
+        found = next(_unlike(whole, rewritten), None)
+        if found is None:
+            return Blame(steps=self._steps, why="it is what the fold makes, and every rewrite of it passes")
+        tensor, node, why = found
+        owner = next((r.id for r in reversed(rewrites) if tensor in r.delta.added_tensors), "")
+        said = f"made by {owner}, {why} since the fold" if owner else f"{why} since the fold"
+        return Blame("", tensor, f"{node}: {tensor}" if tensor else node, said, self._steps)
+
+
+def _unlike(whole: Source, rewritten: Source) -> Iterator[tuple[str, str, str]]:
+    """Tensor, node and difference, in the order of the data, where two models that should be the same are not."""
+    ours, theirs = scopes(whole, {}), scopes(rewritten, {})
+    for key, scope in theirs.items():
+        if key not in ours:
+            continue
+        known = {signature(node) for node in ours[key].nodes}
+        for node in scope.nodes:
+            label = node.name or f"{node.op_type}:{node.output[0]}"
+            for name in reads(node):
+                if name in scope.consts and (why := _changed(name, ours[key], scope)):
+                    yield name, label, why
+            if signature(node) not in known:
+                yield "", label, "changed"
+
+
+def _changed(name: str, ours: Scope, theirs: Scope) -> str:
+    old, new = ours.consts.get(name), theirs.consts[name]
+    if old is None:
+        return "put in"
+    if same_constant(old, ours.source, new, theirs.source):
+        return ""
+    if not isinstance(old, TensorProto) or list(old.dims) != list(new.dims):
+        return "of another shape"
+    x, y = read_tensor(old, ours.source.folder), read_tensor(new, theirs.source.folder)
+    apart = np.flatnonzero(~((x == y) | ((x != x) & (y != y))).reshape(-1))
+    if not apart.size or not x.ndim:
+        return "changed"
+    channels = np.unique(apart // max(x.size // x.shape[0], 1))
+    rest = f" and {len(channels) - 1} more" if len(channels) > 1 else ""
+    return f"changed in channel {int(channels[0])}{rest}"

@@ -1,0 +1,219 @@
+"""The certificate of a fold: every rewrite as data, carried out again by other code before it is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from converter import numerics
+from converter._version import __version__
+from converter.errors import InvariantViolation, ModelError
+from converter.model.graph import Bypass, DropInput, Edit, Graph, Node, Rename, SetAttr, SetConst, SetOp
+from converter.model.graph.nodes import Const, Scope, Stored
+from converter.records import Rewrite, Weight
+from converter.referee.certificate import SCHEMA, Engine, Refusal, built, encoded, facts, sealed
+from converter.referee.proto.source import Source
+from converter.referee.proto.structural_hash import array_digest, chained, file_digest, model_digest
+from converter.rewrite.passes import Pass
+
+_LITERAL = 1 << 20  # elements of a constant that may stand in a certificate in full
+
+
+@dataclass
+class _Noted:
+    """A step as it was seen: its record, and per new constant what to fill in once it has its name."""
+
+    record: dict[str, Any]
+    consts: list[tuple[dict[str, Any], Node, int]] = field(default_factory=list)
+    renames: list[tuple[dict[str, Any], Any]] = field(default_factory=list)
+
+
+class Recorder:
+    """Watches a pipeline on one graph; made before the pipeline runs.
+
+    Give it to `pipeline.run` as ``watch``, then to `certificate`.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.steps: list[dict[str, Any]] = []
+        self._areas: dict[int, str] = {}
+        self._paths: dict[int, str] = {}
+        self._bases: dict[int, dict[str, Any]] = {}
+        self._kept: list[Weight] = []  # so that no other weight takes over an identity
+        self._spans: dict[tuple[int, int], dict[str, Any]] = {}
+        functions = 0
+        for scope in graph.scopes:
+            if scope.kind == "function":
+                self._walk(scope, f"functions/{functions}")
+                functions += 1
+            elif scope.parent is None:
+                self._walk(scope, "")
+
+    def _walk(self, scope: Scope, path: str) -> None:
+        self._areas[id(scope)] = path
+        for name, tensor in scope.values.items():
+            if isinstance(tensor, Const) and isinstance(tensor.weight, Stored):
+                self._spans[tensor.weight.ref.span] = {"kind": "stored", "scope": path, "tensor": name}
+        for k, node in enumerate(scope.nodes):
+            here = self._paths[id(node)] = f"{path}/nodes/{k}".lstrip("/")
+            stored = self.graph.constant_weight(node) if node.is_op("Constant") else None
+            if stored is not None:
+                self._spans[stored.ref.span] = {"kind": "node", "node": here}
+            for n, body in enumerate(node.bodies):
+                self._walk(body.scope, f"{here}/bodies/{n}")
+
+    def __call__(self, p: Pass, edits: list[Edit]) -> Callable[[Rewrite], None]:
+        """Note a rewrite before it is applied."""
+        noted = _Noted({"guards": [g.code for g in p.guards], "version": p.version})
+        noted.record["edits"] = [self._edit(e, noted) for e in edits]
+
+        def done(rewrite: Rewrite) -> None:
+            for entry, node, slot in noted.consts:
+                entry["name"] = node.inputs[slot].name
+            for entry, tensor in noted.renames:
+                entry["to"] = tensor.name
+            noted.record |= {"id": rewrite.id, "pass": rewrite.pass_name, "safety": rewrite.safety.value}
+            noted.record |= {"node": rewrite.node, "output": rewrite.output}
+            self.steps.append(noted.record)
+
+        return done
+
+    def _edit(self, edit: Edit, noted: _Noted) -> dict[str, Any]:
+        match edit:
+            case SetConst(node, slot, weight):
+                entry = {"edit": "set-const", "node": self._paths[id(node)], "slot": slot}
+                entry["value"] = self._recipe(weight, node, slot)
+                noted.consts.append((entry, node, slot))
+                return entry
+            case DropInput(node, slot):
+                return {"edit": "drop-input", "node": self._paths[id(node)], "slot": slot}
+            case SetAttr(node, name, value):
+                return {"edit": "set-attr", "node": self._paths[id(node)], "name": name, "value": value}
+            case SetOp(node, op):
+                return {"edit": "set-op", "node": self._paths[id(node)], "op": op}
+            case Bypass(node, slot, keep):
+                return {"edit": "bypass", "node": self._paths[id(node)], "slot": slot, "keep": keep}
+            case Rename(tensor):
+                entry = {"edit": "rename", "scope": self._areas[id(tensor.scope)], "tensor": tensor.name}
+                noted.renames.append((entry, tensor))
+                return entry
+
+    def _recipe(self, weight: Weight, node: Node, slot: int) -> dict[str, Any]:
+        """How a constant is made: never the whole of a weight where factors can say it."""
+        dtype = weight.dtype.name
+        if isinstance(weight, numerics.Fresh):
+            return {"kind": "fresh", "dtype": dtype, **encoded(weight.value)}
+        base, factors = (weight.base, weight.factors) if isinstance(weight, numerics.Scaled) else (weight, ())
+        if isinstance(base, numerics.Fresh):
+            return {"kind": "fresh", "dtype": dtype, **encoded(weight.master())}
+        said = [{"view": list(view), **encoded(factor)} for view, factor in factors]
+        return {"kind": "scaled", "dtype": dtype, "base": self._base(base, node, slot), "factors": said}
+
+    def _base(self, base: Weight, node: Node, slot: int) -> dict[str, Any]:
+        """What factors start from, by where it lies in the original, or by what computes it now."""
+        if id(base) not in self._bases:
+            record = self._spans.get(base.ref.span) if isinstance(base, Stored) else None
+            tensor = node.tensor_in(slot)
+            if record is None and tensor is not None:
+                record = {"kind": "computed", "scope": self._areas[id(tensor.scope)], "tensor": tensor.name}
+                record["step"] = len(self.steps) + 1
+            self._bases[id(base)] = {**(record or {}), "sha256": array_digest(base.load())}
+            self._kept.append(base)
+        return dict(self._bases[id(base)])
+
+    @property
+    def frozen(self) -> list[str]:
+        """Names that were taken out of the graph's inputs."""
+        return sorted(self.graph.scopes[0].frozen)
+
+
+def certificate(
+    recorder: Recorder,
+    original: Source,
+    folded: Source,
+    *,
+    argv: list[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """The certificate of a fold; the replay carries its steps out, and must arrive where the fold did.
+
+    Parameters
+    ----------
+    recorder : Recorder
+        Saw the fold.
+    original, folded : Source
+        The models, as files where they are.
+
+    Returns
+    -------
+    dict
+        Schema ``biasopt.certificate/1``; write it with `write`.
+
+    Raises
+    ------
+    InvariantViolation
+        The replay gives another model than the fold: one of the two is wrong.
+    """
+    digest = model_digest(original)
+    engine, steps, state = Engine(original, frozenset(recorder.frozen)), [], digest
+    for k, asked in enumerate(recorder.steps):
+        if progress is not None:
+            progress(f"certificate: step {k + 1} of {len(recorder.steps)}")
+        try:
+            record = engine.step(asked)
+        except Refusal as refusal:
+            raise InvariantViolation(f"the replay does not follow the fold: {refusal}") from refusal
+        state = record["state"] = chained(state, record)
+        steps.append(record)
+    entries = ("biasopt.version", "biasopt.rewrites") if steps else ()
+    metadata = {p.key: p.value for p in folded.proto.metadata_props if p.key in entries}
+    got = model_digest(folded)
+    if model_digest(Source(built(engine.sheet, original, metadata), "replayed", None, original.folder)) != got:
+        raise InvariantViolation("the replay of the fold's steps gives another model than the fold")
+    document = {
+        "schema": SCHEMA,
+        "tool": {"name": "biasopt", "version": __version__, "argv": argv or []},
+        "input": {**_facts(original), "digest": digest},
+        "frozen": recorder.frozen,
+        "steps": steps,
+        "output": {**_facts(folded), "digest": got, "metadata": metadata},
+        "summary": {"steps": len(steps), "recomputed": sum(s["check"]["recomputed"] for s in steps)},
+    }
+    return {**document, "seal": sealed(document)}
+
+
+def _facts(source: Source) -> dict[str, Any]:
+    said = facts(source.proto)
+    if source.path is None:
+        return {**said, "sha256": None, "size_bytes": None}
+    return {**said, "sha256": file_digest(source.path), "size_bytes": source.path.stat().st_size}
+
+
+def write(document: dict[str, Any], path: Path) -> None:
+    """Write a certificate, whole or not at all.
+
+    Raises
+    ------
+    ModelError
+        It cannot be written.
+    """
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as exc:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise ModelError(f"{path}: cannot be written ({exc.strerror}); choose another place") from exc

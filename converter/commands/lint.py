@@ -1,0 +1,146 @@
+"""``lint``: a torch model as the user names it, its findings, and what can be done about them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.errors import ModelError
+from converter.records.lint import LintReport
+
+if TYPE_CHECKING:
+    from converter.torch_models.lint import Linted
+    from converter.torch_models.lint.fix.codemod import SourceFix
+    from converter.torch_models.spec import InputSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LintResult:
+    """What was found in one model, and the model."""
+
+    report: LintReport
+    module: Any
+    linted: Linted
+
+
+def lint_model(
+    spec: str,
+    *,
+    weights: Path | None = None,
+    inputs: Sequence[InputSpec] = (),
+    example: str | None = None,
+    strict: bool = True,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> LintResult:
+    """Find the biases of a torch model that cannot matter in training.
+
+    Parameters as of `converter.torch_models.spec.load`.
+
+    Returns
+    -------
+    LintResult
+
+    Raises
+    ------
+    RuntimeUnavailable
+        torch, or what else the spec needs, is not installed.
+    ModelError
+        There is no such model, or it could not be traced; the message names the module and the operator.
+    DataError
+        There is no example of its inputs, or it does not fit.
+    """
+    from converter.torch_models.spec import Kind, load
+    from converter.torch_models.spec.libraries import need
+
+    need("torch")
+    from converter.torch_models.lint import examine, recording
+
+    tell = progress or (lambda stage: None)
+    tell("making the model")
+    with recording() as places:
+        loaded = load(spec, weights=weights, inputs=inputs, example=example, strict=strict, seed=seed)
+    if loaded.kind is not Kind.MODULE:
+        raise ModelError(
+            f"{spec}: is a saved {loaded.kind}, which trains no longer; give the code that makes the model"
+        )
+    tell("tracing, and running in float64")
+    linted = examine(
+        loaded.module, loaded.example_inputs, loaded.example_kwargs, places=places, label=loaded.label, root=Path.cwd()
+    )
+    return LintResult(linted.report, loaded.module, linted)
+
+
+def fix_checkpoint(result: LintResult, source: Path, target: Path, *, force: bool = False) -> str:
+    """Write a checkpoint for the model without its dead biases; whole or not at all. Returns what was done, in a line.
+
+    Raises
+    ------
+    ModelError
+        `target` exists and `force` is not given, or `source` cannot be read.
+    DataError
+        The checkpoint does not fit the model.
+    """
+    from converter.torch_models.lint import strip
+    from converter.torch_models.lint.checkpoint import fix
+    from converter.torch_models.lint.strip_biases import checkpoints
+
+    if target.exists() and not force:
+        raise ModelError(f"{target}: exists already; give another name, or --force to replace it")
+    stripped = strip(result.module, linted=result.linted)
+    done = fix(stripped, source)
+    _write(target, done.content, force=force)
+    plan = checkpoints(stripped).plan
+    parts = [f"{done.n_removed:,} parameters removed"]
+    if plan.zeroed:
+        parts.append(f"{sum(z.stop - z.start for z in plan.zeroed):,} set to zero")
+    if plan.merged:
+        parts.append(f"{sum(pair.n for pair in plan.merged):,} moved into b_ih")
+    if plan.norms:
+        parts.append(f"the running means of {len(plan.norms)} norms adjusted")
+    if done.dropped:
+        parts.append(f"left out {', '.join(map(str, done.dropped))}, which fits the old parameters")
+    return f"{target}: {'; '.join(parts)}"
+
+
+def fix_source(result: LintResult, root: Path) -> SourceFix:
+    """What `bias=False` can be written into, as a diff, and what not and why; nothing is written."""
+    from converter.torch_models.lint.fix.codemod import plan
+
+    return plan(result.linted, result.module, root)
+
+
+def _write(target: Path, content: bytes, *, force: bool) -> None:
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    except OSError as exc:
+        raise ModelError(f"{target}: cannot be written ({exc.strerror}); check the folder") from exc
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o666 & ~_umask())
+        if force:
+            part.replace(target)
+        else:
+            os.link(part, target)  # fails where somebody made it meanwhile
+    except FileExistsError as exc:
+        raise ModelError(f"{target}: exists already; give another name, or --force to replace it") from exc
+    except OSError as exc:
+        raise ModelError(f"{target}: cannot be written ({exc.strerror}); check the disk") from exc
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

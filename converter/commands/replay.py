@@ -1,0 +1,126 @@
+"""Replay a certificate on the original model, and rebuild the folded model from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.errors import ModelError
+from converter.referee import certificate as engine
+from converter.referee.proto.source import Source
+from converter.referee.proto.structural_hash import file_digest
+
+SCHEMA = "biasopt.replay/1"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What a third party can say of a certificate, and where the model was rebuilt.
+
+    ``exit_code``: 0 if every claim holds, 1 if one does not (``where`` names the step or field, ``why`` says what is
+    wrong).
+    """
+
+    original: str
+    certificate: str
+    steps: int
+    replayed: int
+    recomputed: int
+    open_steps: tuple[tuple[str, str], ...]
+    where: str = ""
+    why: str = ""
+    digest: str = ""
+    output: Path | None = None
+    same_bytes: bool | None = None  # as the file that was certified; the layout of a file is no part of the digest
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        return 1 if self.why else 0
+
+    def as_json(self, version: str) -> dict[str, Any]:
+        """The result as a document."""
+        return {
+            "schema": SCHEMA,
+            "version": version,
+            "original": self.original,
+            "certificate": self.certificate,
+            "holds": not self.why,
+            "steps": self.steps,
+            "replayed": self.replayed,
+            "recomputed": self.recomputed,
+            "open": [{"id": name, "why": why} for name, why in self.open_steps],
+            "failure": {"where": self.where, "why": self.why} if self.why else None,
+            "digest": self.digest or None,
+            "output": None if self.output is None else str(self.output),
+            "same_bytes": self.same_bytes,
+            "exit_code": self.exit_code,
+        }
+
+
+def replay_certificate(
+    original: str | Path,
+    certificate: str | Path,
+    *,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> ReplayResult:
+    """Check a certificate against the original that it names, step by step; write the folded model it leads to.
+
+    Parameters
+    ----------
+    original, certificate : path
+    out : path, optional
+        Where to write the rebuilt model; only checked without it. Whole or absent, and absent where a claim fails.
+    data : path, optional
+        Directory of the original's external data; its own by default.
+    force : bool
+        Replace an existing `out`.
+
+    Returns
+    -------
+    ReplayResult
+
+    Raises
+    ------
+    ModelError, DataError
+        The original or the certificate cannot be read, or the output cannot be written.
+    """
+    source_path, said_path = Path(original), Path(certificate)
+    document = engine.read(said_path)
+    source = Source.open(source_path, None if data is None else Path(data))
+    target = None if out is None else _checked(Path(out), source_path, said_path, force=force)
+    found = engine.check(source, document, progress)
+    same = None
+    if found.holds and target is not None and found.write is not None:
+        found.write(target)
+        same = file_digest(target) == document["output"].get("sha256")
+    return ReplayResult(
+        str(source_path),
+        str(said_path),
+        found.n_steps,
+        found.done,
+        found.recomputed,
+        found.open_steps,
+        found.where,
+        found.failure,
+        found.digest,
+        target if found.holds else None,
+        same,
+    )
+
+
+def _checked(target: Path, original: Path, certificate: Path, *, force: bool) -> Path:
+    if target.is_dir() or not target.parent.is_dir():
+        raise ModelError(f"{target}: is a directory, or its directory does not exist; give a file name")
+    if os.path.lexists(target):
+        if any(target.exists() and target.samefile(p) for p in (original, certificate)):
+            raise ModelError(f"{target}: is the original or the certificate itself; give another output")
+        if not force:
+            raise ModelError(f"{target}: exists already; give another output, or --force to replace it")
+    return target

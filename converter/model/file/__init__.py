@@ -1,0 +1,35 @@
+"""onnx alone: read, check, infer shapes, write, and evaluate in float64."""
+
+from __future__ import annotations
+
+from converter.model.file.checker import contradiction, infer_shapes, problems
+from converter.model.file.reader import NEWEST_OPSET, External, ModelFile, TensorRef, graphs
+from converter.model.file.writer import Computed, DataFile, Pieces, Span, Staged, data_name, span_of, stage
+from converter.model.shapes.inference import Sizes, computes_sizes, follow_sizes
+from converter.model.shapes.symbols import Size, product, quotient, size
+
+__all__ = [
+    "NEWEST_OPSET",
+    "Computed",
+    "DataFile",
+    "External",
+    "ModelFile",
+    "Pieces",
+    "Size",
+    "Sizes",
+    "Span",
+    "Staged",
+    "TensorRef",
+    "computes_sizes",
+    "contradiction",
+    "data_name",
+    "follow_sizes",
+    "graphs",
+    "infer_shapes",
+    "problems",
+    "product",
+    "quotient",
+    "size",
+    "span_of",
+    "stage",
+]

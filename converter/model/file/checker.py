@@ -1,0 +1,109 @@
+"""onnx's checker and shape inference, on skeletons: no weight is read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from converter.model.file.reader import graphs
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    for g in graphs(model.graph):
+        yield from g.initializer
+        for node in g.node:
+            for a in node.attribute:
+                yield from ([a.t] if a.HasField("t") else [])
+                yield from a.tensors
+    for f in model.functions:
+        for node in f.node:
+            for a in node.attribute:
+                yield from ([a.t] if a.HasField("t") else [])
+
+
+def _has_data(t: TensorProto) -> bool:
+    return bool(t.raw_data or t.float_data or t.int32_data or t.int64_data or t.double_data or t.uint64_data)
+
+
+@contextlib.contextmanager
+def no_remarks() -> Iterator[None]:
+    """onnx prints remarks on old operators from C++; the user's terminal, and a pipe of JSON, are not theirs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved: list[tuple[int, int]] = []
+    with Path(os.devnull).open("wb") as nowhere:
+        for fd in (1, 2):
+            with contextlib.suppress(OSError):  # closed by the caller
+                saved.append((fd, os.dup(fd)))
+                os.dup2(nowhere.fileno(), fd)
+        try:
+            yield
+        finally:
+            for fd, copy in saved:
+                os.dup2(copy, fd)
+                os.close(copy)
+
+
+def _odd_name(skeleton: onnx.ModelProto) -> str:
+    """protobuf hands bytes back for a string that is no UTF-8; the checker does not mind, everything else does."""
+    for g in graphs(skeleton.graph):
+        for node in g.node:
+            odd = next((n for n in (node.op_type, *node.input, *node.output) if not isinstance(n, str)), None)
+            if odd is not None:
+                return f"the name {odd!r} is not text"
+    return ""
+
+
+def problems(skeleton: onnx.ModelProto) -> str:
+    """What onnx's checker says against the model; empty if nothing.
+
+    Weights that a skeleton left out (or that lie in other files) are taken to be there.
+    """
+    odd = _odd_name(skeleton)
+    if odd:
+        return odd
+    model = onnx.ModelProto()
+    model.CopyFrom(skeleton)
+    for t in _tensors(model):
+        if t.data_location == TensorProto.EXTERNAL or (t.dims and not _has_data(t) and not t.string_data):
+            # The checker wants data or an empty shape; the file's size was checked on loading.
+            t.ClearField("data_location")
+            del t.external_data[:]
+            t.dims[:] = [0]
+    try:
+        with no_remarks():
+            onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as exc:
+        return str(exc).strip()
+    except (DecodeError, ValueError) as exc:
+        return str(exc).strip()
+    return ""
+
+
+def contradiction(skeleton: onnx.ModelProto) -> str:
+    """Why the model cannot be right: names that are no text, shapes or types that cannot be; empty if unknown."""
+    problem = _odd_name(skeleton)
+    if problem:
+        return problem
+    try:
+        with no_remarks():
+            onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, DecodeError, RuntimeError, ValueError) as exc:
+        return str(exc).strip() or type(exc).__name__
+    return ""
+
+
+def infer_shapes(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+    """The skeleton with value_info where onnx can infer it; unchanged where it cannot."""
+    try:
+        with no_remarks():
+            return onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
+    except (onnx.shape_inference.InferenceError, DecodeError, RuntimeError, ValueError):
+        return skeleton

@@ -1,0 +1,301 @@
+"""A model as it lies on disk or in memory: a skeleton without weights, and where the weights are."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from converter.errors import ModelError
+from converter.model.file import wire
+from converter.model.file.wire import Buffer, Field, Kind, WireError
+
+# The newest operator set of this onnx; a newer model may mean other things by the same names.
+NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
+
+# A guard reads a weight to see whether its fold may be rounded, and the writer reads it again. What is read first
+# stays up to this sum: enough for a ResNet-50, and no more in a model of any size.
+_KEPT_BYTES = 128 << 20
+_SMALL = 1 << 14  # bytes, below which the map is quicker than opening the file
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """Where a tensor's bytes lie outside the model file."""
+
+    path: Path
+    offset: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A tensor of the model: its header, and its place in the source if its data was cut."""
+
+    header: TensorProto
+    span: tuple[int, int]  # payload of the whole TensorProto
+    external: External | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's dims."""
+        return tuple(self.header.dims)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy (or ml_dtypes) type of an element; void for a type that this onnx does not know."""
+        try:
+            return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.header.data_type))
+        except KeyError:
+            return np.dtype(np.void)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the data, as stored."""
+        return packed_bytes(self.header)
+
+
+def packed_bytes(header: TensorProto) -> int:
+    """Bytes that a tensor's raw data takes (4-bit types hold two elements a byte)."""
+    n = 1
+    for d in header.dims:
+        n *= d
+    name = TensorProto.DataType.Name(header.data_type) if header.data_type in TensorProto.DataType.values() else ""
+    if name == "STRING":
+        return sum(len(s) for s in header.string_data)
+    if name in ("UINT4", "INT4", "FLOAT4E2M1"):
+        return (n + 1) // 2
+    if name in ("INT2", "UINT2"):
+        return (n + 3) // 4
+    try:
+        return n * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(header.data_type)).itemsize)
+    except (KeyError, TypeError, ValueError):
+        return 0
+
+
+class ModelFile:
+    """A model opened for reading; nothing large is read until asked for.
+
+    Parameters
+    ----------
+    source : Path or bytes
+        The file, or a serialised ModelProto.
+    base : Path, optional
+        Directory of external data; the file's own directory by default.
+
+    Raises
+    ------
+    ModelError
+        Missing, unreadable, not a model, truncated, or external data missing, cut short or outside `base`.
+    """
+
+    def __init__(self, source: Path | bytes, base: Path | None = None) -> None:
+        self.path = source if isinstance(source, Path) else None
+        self.label = str(source) if isinstance(source, Path) else "<model>"
+        # First of all, so that a path that leads nowhere is reported as one.
+        self.buffer: Buffer = source if isinstance(source, bytes) else _map(source)
+        self.base = base if base is not None else (source.resolve().parent if isinstance(source, Path) else None)
+        self._external_dir = self.base
+        if isinstance(source, Path) and base is None:
+            # Locations are relative to where the name lies; a link's target directory is tried second.
+            self._external_dir = source.absolute().parent
+        self._kept: dict[tuple[int, int], NDArray[Any]] = {}
+        self._room = _KEPT_BYTES
+        self.skeleton = self._parse()
+        self.root = (0, len(self.buffer))
+
+    def _parse(self) -> onnx.ModelProto:
+        try:
+            top = list(wire.fields(self.buffer, 0, len(self.buffer)))
+            slim = wire.slim(self.buffer, 0, len(self.buffer), Kind.MODEL)
+            model: onnx.ModelProto = onnx.ModelProto.FromString(slim)
+        except (WireError, DecodeError, RecursionError) as exc:
+            raise ModelError(f"{self.label}: not an ONNX model ({_first_line(exc)}); give an .onnx file") from exc
+        n_graphs = sum(f.number == 7 for f in top)
+        if n_graphs == 0 or not model.ir_version:
+            raise ModelError(f"{self.label}: not an ONNX model (no graph in it); give an .onnx file")
+        self._check_opset(model)
+        if n_graphs > 1:  # legal protobuf: the parts merge. Rare enough to pay for one copy.
+            self.buffer = onnx.ModelProto.FromString(self.buffer[0 : len(self.buffer)]).SerializeToString()
+            return self._parse()
+        return model
+
+    def _check_opset(self, model: onnx.ModelProto) -> None:
+        for entry in model.opset_import:
+            if entry.domain in ("", "ai.onnx") and not 1 <= entry.version <= NEWEST_OPSET:
+                raise ModelError(
+                    f"{self.label}: opset {entry.version} is unknown, this onnx knows 1 to {NEWEST_OPSET};"
+                    " install a newer onnx, or export to an older opset"
+                )
+
+    # -- tensors ---------------------------------------------------------------------------
+
+    def ref(self, header: TensorProto, f: Field) -> TensorRef:
+        """The tensor with this header, whose TensorProto is the value of field `f`."""
+        return TensorRef(header, (f.payload, f.end), self.locate(header))
+
+    def locate(self, header: TensorProto) -> External | None:
+        """Where the tensor's external data lies, checked; None if its data is in the model."""
+        if header.data_location != TensorProto.EXTERNAL:
+            return None
+        info = {e.key: e.value for e in header.external_data}
+        where = f"{self.label}: tensor {header.name!r}"
+        path = self._resolve(info.get("location", ""), where)
+        try:
+            offset = int(info.get("offset", "0") or 0)
+            n_bytes = int(info["length"]) if info.get("length") else packed_bytes(header)
+            size = path.stat().st_size
+        except ValueError as exc:
+            raise ModelError(f"{where}: offset or length of its external data is not a number") from exc
+        except OSError as exc:
+            raise ModelError(
+                f"{where}: its data file {path} cannot be read ({exc.strerror}); put it beside the model"
+            ) from exc
+        if offset < 0 or n_bytes < packed_bytes(header) or offset + n_bytes > size:
+            raise ModelError(
+                f"{where}: needs bytes {offset} to {offset + max(n_bytes, packed_bytes(header))} of {path},"
+                f" which has {size}; the data file is cut short or belongs to another model"
+            )
+        return External(path, offset, n_bytes)
+
+    def _resolve(self, location: str, where: str) -> Path:
+        if self._external_dir is None:
+            raise ModelError(f"{where}: has external data, but the model is not a file; give data=DIRECTORY")
+        if not location:
+            raise ModelError(f"{where}: external data without a location")
+        if Path(location).is_absolute() or ".." in Path(location.replace("\\", "/")).parts:
+            raise ModelError(f"{where}: external data at {location!r} lies outside the model's directory; refused")
+        for directory in dict.fromkeys((self._external_dir, self.base)):
+            assert directory is not None
+            path = directory / location
+            if path.exists():
+                break
+        else:
+            raise ModelError(
+                f"{where}: its data file {self._external_dir / location} is missing; put it beside the model"
+            )
+        home = directory.resolve()
+        if not path.resolve().is_relative_to(home):
+            raise ModelError(f"{where}: external data at {location!r} leads outside the model's directory; refused")
+        if not path.is_file():
+            raise ModelError(f"{where}: its data file {path} is not a file")
+        return path
+
+    def raw_span(self, ref: TensorRef) -> tuple[int, int] | None:
+        """Where the tensor's raw_data lies in the source; None if it is stored otherwise."""
+        found = [f for f in wire.fields(self.buffer, *ref.span) if f.number in wire.TENSOR_DATA]
+        if len(found) == 1 and found[0].number == wire.RAW_DATA:
+            return found[0].payload, found[0].end
+        return None
+
+    def read(self, ref: TensorRef) -> NDArray[Any]:
+        """The tensor's value, in its own type, read-only."""
+        if ref.span == (0, 0):  # not in the file: made by an edit, with its data
+            return np.asarray(numpy_helper.to_array(ref.header))
+        if ref.span in self._kept:
+            return self._kept[ref.span]
+        value = self._read(ref)
+        value.flags.writeable = False
+        if value.nbytes <= self._room:
+            self._room -= value.nbytes
+            self._kept[ref.span] = value
+        return value
+
+    def forget(self) -> None:
+        """Give back the memory of the tensors that were read; they are read again when they are asked for."""
+        self._kept.clear()
+        self._room = _KEPT_BYTES
+
+    def _read(self, ref: TensorRef) -> NDArray[Any]:
+        if ref.external is not None:
+            return self._from_raw(ref, read_bytes(ref.external.path, ref.external.offset, ref.n_bytes))
+        span = self.raw_span(ref)
+        if span is None:
+            whole = TensorProto.FromString(self.buffer[ref.span[0] : ref.span[1]])
+            return np.asarray(numpy_helper.to_array(whole))
+        if self.path is not None and isinstance(self.buffer, mmap.mmap) and span[1] - span[0] > _SMALL:
+            # Through read(), not the map: mapped pages would stay in the process's memory.
+            return self._from_raw(ref, read_bytes(self.path, span[0], span[1] - span[0]))
+        return self._from_raw(ref, self.buffer[span[0] : span[1]])
+
+    def _from_raw(self, ref: TensorRef, data: bytes | memoryview) -> NDArray[Any]:
+        dtype, n = ref.dtype, int(np.prod(ref.shape, dtype=np.int64))
+        if len(data) == n * dtype.itemsize:
+            return np.frombuffer(data, dtype=dtype).reshape(ref.shape)
+        whole = TensorProto()
+        whole.CopyFrom(ref.header)
+        del whole.external_data[:]
+        whole.ClearField("data_location")
+        whole.raw_data = bytes(data)
+        try:
+            return np.asarray(numpy_helper.to_array(whole))
+        except (ValueError, TypeError, KeyError) as exc:
+            raise ModelError(
+                f"{self.label}: tensor {ref.header.name!r} has {len(data)} bytes of data,"
+                f" its shape {list(ref.shape)} needs {ref.n_bytes}; the file is damaged"
+            ) from exc
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._kept.clear()
+        if isinstance(self.buffer, mmap.mmap):
+            with contextlib.suppress(BufferError):
+                self.buffer.close()
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+
+
+def _map(path: Path) -> Buffer:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ModelError(f"{path}: is a directory; give an .onnx file")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
+            raise ModelError(f"{path}: is not a regular file; give an .onnx file")
+        with path.open("rb") as f:
+            if os.fstat(f.fileno()).st_size == 0:
+                raise ModelError(f"{path}: is empty; give an .onnx file")
+            return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError as exc:
+        raise ModelError(f"{path}: no such file; check the path") from exc
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{path}: cannot be read ({_first_line(exc)})") from exc
+
+
+def read_bytes(path: Path, offset: int, n_bytes: int) -> memoryview:
+    """`n_bytes` of a file from `offset`, into memory of its own."""
+    view = np.empty(n_bytes, np.uint8).data  # not a bytearray, which would be zeroed first
+    try:
+        with path.open("rb", buffering=0) as f:
+            f.seek(offset)
+            done = 0
+            while done < n_bytes:
+                got = f.readinto(view[done:])
+                if not got:
+                    raise ModelError(f"{path}: ends before byte {offset + n_bytes}; the file changed or is cut short")
+                done += got
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read ({exc.strerror})") from exc
+    return view
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and every graph inside its nodes, outermost first."""
+    yield graph
+    for node in graph.node:
+        for a in node.attribute:
+            for g in (*([a.g] if a.type == onnx.AttributeProto.GRAPH else []), *a.graphs):
+                yield from graphs(g)

@@ -1,0 +1,31 @@
+"""The graph: read a model, ask it, change it by edits, write it."""
+
+from __future__ import annotations
+
+from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetOp
+from converter.model.graph.graph import Dim, Graph, load
+from converter.model.graph.nodes import Const, Node, Scope, Stored, Tensor, Value, weight_bytes
+from converter.model.graph.writer import emit, has_external, stored_files
+
+__all__ = [
+    "Bypass",
+    "Const",
+    "Dim",
+    "DropInput",
+    "Edit",
+    "Graph",
+    "Node",
+    "Rename",
+    "Scope",
+    "SetAttr",
+    "SetConst",
+    "SetOp",
+    "Stored",
+    "Tensor",
+    "Value",
+    "emit",
+    "has_external",
+    "load",
+    "stored_files",
+    "weight_bytes",
+]

@@ -1,0 +1,246 @@
+"""Small tensors of sizes, node by node: numbers where they follow from the model, symbols where not.
+
+A value is an array of type object whose entries are as `size_terms` says. Source: the ONNX operator schemas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from converter.model.shapes.symbols import ELEMENTWISE, Entry, Size, product, size
+
+MOST_ELEMENTS = 1 << 10  # of a tensor of sizes; weights are no sizes
+_MOST_FLOATS = 16  # scales of a Resize; biases are no sizes
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+Dims = Sequence[int | str | None]
+Value = NDArray[np.object_]
+MALFORMED = (ValueError, IndexError, TypeError, KeyError, OverflowError, ZeroDivisionError)
+
+
+class Call:
+    """One node, with the values of its inputs (None where nothing is known) and the dims of its first."""
+
+    def __init__(self, node: NodeProto, values: Sequence[Value | None], dims: Dims | None) -> None:
+        self.node = node
+        self.values = values
+        self.dims = dims
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute, or `default`."""
+        found = next((a for a in self.node.attribute if a.name == name), None)
+        return default if found is None else helper.get_attribute_value(found)
+
+    def arg(self, slot: int) -> Value:
+        """The value in an input slot, which must be known in part."""
+        found = self.values[slot] if slot < len(self.values) else None
+        if found is None:
+            raise ValueError("not known")
+        return found
+
+    def given(self, slot: int) -> bool:
+        """Whether there is something in an input slot."""
+        return slot < len(self.node.input) and self.node.input[slot] != ""
+
+    def numbers(self, slot: int, attribute: str = "") -> list[int] | None:
+        """Whole numbers from an input, or from an attribute in older operator sets; None if there are none."""
+        if self.given(slot):
+            return whole(self.arg(slot))
+        found = self.attr(attribute) if attribute else None
+        return None if found is None else [int(v) for v in found]
+
+
+def whole(value: Value) -> list[int]:
+    """The entries as integers; ValueError if one is not known."""
+    entries = list(value.reshape(-1))
+    if any(not isinstance(e, int) for e in entries):
+        raise ValueError("not known")
+    return [int(e) for e in entries]
+
+
+def stored(tensor: TensorProto) -> Value | None:
+    """A tensor of the model as a value; None if it is large, or its data is not here."""
+    most = _MOST_FLOATS if tensor.data_type in _FLOATS else MOST_ELEMENTS
+    if math.prod(tensor.dims) > most or tensor.data_location == TensorProto.EXTERNAL:
+        return None
+    try:
+        array = numpy_helper.to_array(tensor)
+    except MALFORMED:
+        return None
+    return entries_of(array) if array.dtype.kind in "biuf" else None
+
+
+def entries_of(array: NDArray[Any]) -> Value:
+    """An array as entries: Python's own integers and truth values; floats stay in their type, to round as it does."""
+    out = np.empty(array.shape, object)
+    for i, entry in enumerate(array.reshape(-1)):
+        out.reshape(-1)[i] = entry if array.dtype.kind == "f" else entry.item()
+    return out
+
+
+def constant(node: NodeProto) -> Value | None:
+    """The value of a Constant node."""
+    call = Call(node, (), None)
+    tensor = call.attr("value")
+    if tensor is not None:
+        return stored(tensor)
+    for name, dtype in (("value_int", np.int64), ("value_ints", np.int64), ("value_float", np.float32)):
+        if (found := call.attr(name)) is not None:
+            return entries_of(np.asarray(found, dtype))
+    return None
+
+
+def evaluate(call: Call) -> Value | None:
+    """The node's value; None if nothing of it is known, or the operator is not one that exporters size with."""
+    op = call.node.op_type
+    try:
+        out = _elementwise(call, ELEMENTWISE[op]) if op in ELEMENTWISE else _OPERATORS[op](call)
+    except MALFORMED:
+        return None
+    return out if out.size <= MOST_ELEMENTS and any(e is not None for e in out.flat) else None
+
+
+def _elementwise(call: Call, f: Callable[..., Entry]) -> Value:
+    if call.node.op_type == "Mod" and call.attr("fmod", 0):
+        raise ValueError("the sign follows the dividend")
+    args = [call.arg(slot) for slot in range(len(call.node.input))]
+    if call.node.op_type in ("Min", "Max") and len(args) != 2:
+        raise ValueError("not of two")
+    return np.asarray(np.frompyfunc(f, len(args), 1)(*args), object)
+
+
+def _shape(call: Call) -> Value:
+    if call.dims is None:
+        raise ValueError("not known")
+    out = np.array([None if d is None else size(d) for d in call.dims], object)
+    return out[call.attr("start", 0) : call.attr("end", len(call.dims))]
+
+
+def _size(call: Call) -> Value:
+    if call.dims is None or None in call.dims:
+        raise ValueError("not known")
+    return np.array(product(size(d) for d in call.dims if d is not None), object)
+
+
+def _cast(call: Call) -> Value:
+    to = np.dtype(helper.tensor_dtype_to_np_dtype(call.attr("to")))
+
+    def entry(v: Entry) -> Entry:
+        if isinstance(v, Size):
+            return v if to in (np.int32, np.int64) else None
+        if v is None or (isinstance(v, float | np.floating) and not math.isfinite(v)):
+            return None
+        if to.kind == "b":
+            return bool(v)
+        if to.kind in "iu":
+            n = int(v)
+            return n if np.iinfo(to).min <= n <= np.iinfo(to).max else None
+        return to.type(v) if to.kind == "f" else None
+
+    return np.asarray(np.frompyfunc(entry, 1, 1)(call.arg(0)), object)
+
+
+def _gather(call: Call) -> Value:
+    at = call.arg(1)
+    index = np.array(whole(at), np.int64).reshape(at.shape)
+    return np.asarray(np.take(call.arg(0), index, call.attr("axis", 0)), object)
+
+
+def _concat(call: Call) -> Value:
+    return np.concatenate([call.arg(i) for i in range(len(call.node.input))], call.attr("axis", 1))
+
+
+def _unsqueeze(call: Call) -> Value:
+    return np.expand_dims(call.arg(0), tuple(call.numbers(1, "axes") or ()))
+
+
+def _squeeze(call: Call) -> Value:
+    axes = call.numbers(1, "axes")
+    return np.asarray(np.squeeze(call.arg(0), None if axes is None else tuple(axes)), object)
+
+
+def _reshape(call: Call) -> Value:
+    x, wanted = call.arg(0), call.numbers(1, "shape") or []
+    copies = not call.attr("allowzero", 0)
+    return x.reshape([x.shape[i] if d == 0 and copies else d for i, d in enumerate(wanted)])
+
+
+def _transpose(call: Call) -> Value:
+    return np.transpose(call.arg(0), call.attr("perm"))
+
+
+def _expand(call: Call) -> Value:
+    x = call.arg(0)
+    shape = np.broadcast_shapes(x.shape, tuple(whole(call.arg(1))))
+    return _filled(x, shape)
+
+
+def _filled(x: Any, shape: tuple[int, ...]) -> Value:
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError("no sizes")
+    return np.broadcast_to(x, shape)
+
+
+def _constant_of_shape(call: Call) -> Value:
+    tensor = call.attr("value")
+    fill = np.zeros(1, np.float32) if tensor is None else numpy_helper.to_array(tensor)
+    return _filled(entries_of(fill.reshape(-1)[0:1]).reshape(()), tuple(whole(call.arg(0))))
+
+
+def _range(call: Call) -> Value:
+    start, limit, delta = (whole(call.arg(i))[0] for i in range(3))
+    if len(range(start, limit, delta)) > MOST_ELEMENTS:
+        raise ValueError("no sizes")
+    return np.array(range(start, limit, delta), object)
+
+
+def _reduce_prod(call: Call) -> Value:
+    x = call.arg(0)
+    axes = call.numbers(1, "axes")
+    if axes not in (None, [0], [-1]) or x.ndim != 1 or any(not isinstance(e, (int, Size)) for e in x):
+        raise ValueError("not a vector of sizes")
+    return np.full((1,) if call.attr("keepdims", 1) else (), product(x), object)
+
+
+def _slice(call: Call) -> Value:
+    x = call.arg(0)
+    starts, ends = call.numbers(1, "starts") or [], call.numbers(2, "ends") or []
+    axes = call.numbers(3, "axes") or list(range(len(starts)))
+    steps = call.numbers(4) or [1] * len(starts)
+    index = [slice(None)] * x.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        index[axis] = _cut(start, end, step, x.shape[axis])
+    return x[tuple(index)]
+
+
+def _cut(start: int, end: int, step: int, length: int) -> slice:
+    """ONNX's slice as Python's: going down, an end before the first element is None, not minus one."""
+    start, end = (v + length if v < 0 else v for v in (start, end))
+    if step > 0:
+        return slice(max(start, 0), max(end, 0), step)
+    return slice(min(max(start, 0), length - 1), None if end < 0 else end, step)
+
+
+_OPERATORS: Mapping[str, Callable[[Call], Value]] = {
+    "Shape": _shape,
+    "Size": _size,
+    "Identity": lambda call: call.arg(0),
+    "Cast": _cast,
+    "Gather": _gather,
+    "Concat": _concat,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Reshape": _reshape,
+    "Transpose": _transpose,
+    "Expand": _expand,
+    "ConstantOfShape": _constant_of_shape,
+    "Range": _range,
+    "ReduceProd": _reduce_prod,
+    "Slice": _slice,
+}
+OPERATORS = frozenset({*ELEMENTWISE, *_OPERATORS})

@@ -1,0 +1,498 @@
+"""A certificate against an original: every claim made again, and compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from converter.errors import DataError
+from converter.referee.certificate.constants import Computed, Constant, Held, Made, Refusal, encoded, rounding
+from converter.referee.certificate.graph import Area, Change, Editor, Item, Sheet, Wire, attribute_tensor
+from converter.referee.certificate.output import built, write
+from converter.referee.normal_form.compare import Compared, Place, recompute
+from converter.referee.proto.diff import Segment
+from converter.referee.proto.inference import inferred
+from converter.referee.proto.source import Port, Source, opsets, ports, value_info
+from converter.referee.proto.structural_hash import chained, file_digest, model_digest, node_record
+from converter.referee.reference.kernels import Unsupported, kernel, plain_attributes
+
+_FUEL = 64  # nodes in a chain
+_LARGEST = 1 << 26  # elements
+_UNREPEATABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+def is_derived(wire: Wire, fuel: int = _FUEL) -> bool:
+    """Whether constants alone make it."""
+    if wire.constant is not None:
+        return not (wire.is_input and wire.scope.sheet.ir_version >= 4)
+    item = wire.maker
+    if item is None or not item.is_standard or item.bodies or item.op in _UNREPEATABLE or fuel < 1:
+        return False
+    return all(is_derived(w, fuel - 1) for w in item.inputs if w.name)
+
+
+def evaluated(wire: Wire) -> Constant | None:
+    """The value of a chain of constants; None if it is none, or cannot be computed here."""
+    if wire.constant is not None:
+        return wire.constant
+    item = wire.maker
+    if item is None or not is_derived(wire):
+        return None
+    if item.op == "Constant" and (tensor := attribute_tensor(item)) is not None:
+        return Held(tensor, wire.scope.sheet.folder)
+    try:
+        value = _array(wire)
+    except (Unsupported, ValueError, TypeError, IndexError, KeyError):
+        return None
+    return None if value is None or value.size > _LARGEST else Computed(value)
+
+
+def _array(wire: Wire) -> np.ndarray[Any, Any] | None:
+    if not wire.name:
+        return None
+    if wire.constant is not None:
+        return wire.constant.load()
+    item = wire.maker
+    assert item is not None
+    if item.op == "Constant":
+        return _held(item)
+    op = kernel(item.as_node(), "", item.scope.sheet.opset(item.scope))
+    if op is None:
+        raise Unsupported(item.op)
+    inputs = tuple(_array(w) for w in item.inputs)
+    result = np.asarray(op(inputs)[item.outputs.index(wire)])
+    kept = next((x.dtype for x in inputs if x is not None), result.dtype)
+    # The kernels make every float a float64; an operator that keeps its input's type keeps it here too.
+    return result.astype(kept) if result.dtype == np.float64 and kept.kind != "i" and item.op != "Cast" else result
+
+
+def _held(item: Item) -> np.ndarray[Any, Any]:
+    tensor = attribute_tensor(item)
+    if tensor is not None:
+        return Held(tensor, item.scope.sheet.folder).load()
+    (value,) = plain_attributes(item.as_node()).values()
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+LIMIT = 1.0  # of the float64 error bounds
+_FLOATS = ("f", "V")
+
+
+class Types:
+    """Types of the original's tensors, inferred once."""
+
+    def __init__(self, sheet: Sheet) -> None:
+        self._sheet = sheet
+        self._known: dict[str, dict[str, Port]] = {}
+
+    def of(self, wire: Wire) -> Port | None:
+        """Type of a wire; a renamed one has that of its origin."""
+        area = wire.scope
+        if area.path not in self._known:
+            proto = area.proto
+            if area.path == "":
+                self._known[""] = inferred(self._sheet.model)
+            else:
+                values = [*proto.value_info, *proto.input, *proto.output] if isinstance(proto, GraphProto) else []
+                self._known[area.path] = ports(values)
+        return self._known[area.path].get(wire.origin)
+
+
+def places(sheet: Sheet, change: Change, types: Types) -> Iterator[Place]:
+    """Every tensor that the rest of the model reads from what the step touched."""
+    touched = [sheet.items[path] for path in change.before]
+    areas = {item.scope.path: item.scope for item in touched}
+    if len(areas) > 1:
+        yield Place(next(iter(areas)), (), "the step touches several graphs")
+        return
+    (area,) = areas.values()
+    order = sorted(touched, key=lambda i: i.number)
+    before = _Side(area, [(i, *change.before[i.path]) for i in order], types)
+    after = _Side(area, [(i, i.as_node(), i.inputs) for i in order if i.alive], types)
+    made = {name for node in before.nodes for name in node.output}
+    done: dict[Any, Any] = {}
+    source = Source(sheet.model, "step", None, None)
+    for wire in _seen(order):
+        if wire.name not in made:
+            yield Place(wire.name, (), "is made anew")
+            continue
+        segment = Segment(area.path, wire.name, before.model(wire.name), after.model(wire.name))
+        yield recompute(segment, source, source, done)
+
+
+def _seen(touched: list[Item]) -> Iterator[Wire]:
+    inside = set(map(id, touched))
+    for item in touched:
+        for wire in item.outputs if item.alive else ():
+            if wire.name and (wire.pins or any(id(r) not in inside for r in wire.readers)):
+                yield wire
+
+
+class _Side:
+    """One side of the step: its nodes, with what makes their constants, and its inputs."""
+
+    def __init__(self, area: Area, parts: Iterable[tuple[Item, NodeProto, list[Wire]]], types: Types) -> None:
+        self._area, self._types = area, types
+        self.nodes: list[NodeProto] = []
+        self._constants: dict[str, TensorProto] = {}
+        self._inputs: dict[str, Port | None] = {}
+        chosen = list(parts)
+        inside = {name for _, node, _ in chosen for name in node.output}
+        drawn: dict[str, Item] = {}
+        for _, node, wires in chosen:
+            for name, wire in zip(node.input, wires, strict=True):
+                self._take(name, wire, inside, drawn)
+        extra = [(i, i.as_node()) for i in drawn.values()]
+        both = [*extra, *((i, node) for i, node, _ in chosen)]
+        self.nodes = [node for _, node in sorted(both, key=lambda pair: pair[0].number)]
+
+    def _take(self, name: str, wire: Wire, inside: set[str], drawn: dict[str, Item]) -> None:
+        if not name or name in inside or name in self._constants or name in self._inputs:
+            return
+        if wire.constant is not None:
+            self._constants[name] = _wide(name, wire.constant)
+        elif wire.maker is not None and wire.scope is self._area and (is_derived(wire) or self._is_telling(wire)):
+            if wire.maker.path not in drawn:
+                drawn[wire.maker.path] = wire.maker
+                for inner in wire.maker.inputs:
+                    self._take(inner.name, inner, inside, drawn)
+        else:
+            self._inputs[name] = self._types.of(wire)
+
+    def _is_telling(self, wire: Wire) -> bool:
+        """Whether the form follows it by value (integers: shapes) or by what it is (rows that sum to one)."""
+        if wire.maker is not None and wire.maker.op == "Softmax":
+            return True
+        port = self._types.of(wire)
+        return port is not None and port.dtype is not None and port.dtype.kind in "iu"
+
+    def model(self, output: str) -> ModelProto:
+        """The side as a model of one output."""
+        sheet = self._area.sheet
+        graph = GraphProto(name="place", node=self.nodes, initializer=self._constants.values())
+        for name, port in self._inputs.items():
+            graph.input.append(value_info(name, port, TensorProto.FLOAT))
+        graph.output.append(value_info(output, None))
+        imports = sheet.model.opset_import if not self._area.is_function else self._area.proto.opset_import
+        return ModelProto(ir_version=max(sheet.ir_version, 4), opset_import=imports, graph=graph)
+
+
+def _wide(name: str, constant: Constant) -> TensorProto:
+    """A constant before rounding, floats as float64."""
+    if constant.dtype.kind in _FLOATS:
+        return numpy_helper.from_array(np.ascontiguousarray(constant.master()).reshape(constant.shape), name)
+    return numpy_helper.from_array(constant.load(), name)
+
+
+ASKED = ("id", "pass", "version", "safety", "node", "output", "guards", "edits")
+
+
+class Engine:
+    """Carries out the steps of a certificate on an original.
+
+    Parameters
+    ----------
+    source : Source
+    frozen : set of str
+        Inputs with a default value that became constants.
+    """
+
+    def __init__(self, source: Source, frozen: frozenset[str] = frozenset()) -> None:
+        self.sheet = Sheet(source.proto, source.folder, frozen)
+        self.editor = Editor(self.sheet)
+        self.editor.base_of = self._base
+        self.n_steps = 0
+        self._types = Types(self.sheet)
+        self._held = {(w.scope.path, w.name): w.constant for a in self.sheet.areas.values() for w in a.names.values()}
+        self._computed: dict[tuple[str, str, int], Constant] = {}
+
+    def step(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one step; returns the whole record of it, what was asked for included.
+
+        Raises
+        ------
+        Refusal
+            The step cannot be carried out, or does not leave the place's value as it was.
+        """
+        where = f"step {self.n_steps + 1} ({asked.get('id', 'without a name')})"
+        change = self.editor.apply(asked.get("edits"), where)
+        record = {key: asked[key] for key in ASKED if key in asked}
+        record["before"] = [self._operand(w) for w in _constants(i for _, i in change.before.values())]
+        alive = [i for i in map(self.sheet.items.__getitem__, change.before) if i.alive]
+        record["after"] = [self._operand(w) for w in _constants(i.inputs for i in alive)]
+        record["removed"] = sorted(i.path for i in change.removed)
+        record["changed"] = {i.path: _outline(i.as_node()) for i in alive}
+        record["rounding"] = {w.name: _rounding(w, where) for w in change.added if w not in change.gone}
+        record["check"] = self._check(change, where)
+        self.n_steps += 1
+        return record
+
+    def _check(self, change: Change, where: str) -> dict[str, Any]:
+        """The algebra of the step, in float64."""
+        found: list[Compared] = []
+        names: list[str] = []
+        for place in places(self.sheet, change, self._types):
+            problem = place.problem or place.moved(_within)
+            if problem:
+                return {"recomputed": False, "why": problem}
+            bad = [c for c in place.compared if not _within(c)]
+            if bad:
+                raise Refusal(where, _said(bad[0]))
+            found += place.compared
+            names.append(place.name)
+        numbers = sum(c.count for c in found)
+        return {"recomputed": True, "tensors": names, "numbers": numbers, "arrays": len(found)}
+
+    def _operand(self, wire: Wire) -> dict[str, Any]:
+        constant = wire.constant
+        assert constant is not None
+        kind = constant.dtype.name
+        return {"name": wire.name, "dtype": kind, "shape": list(constant.shape), "sha256": constant.digest()}
+
+    def _base(self, record: Any) -> Constant:
+        """What a recipe starts from: a tensor of the original, by name or in a Constant node, or one computed."""
+        where = f"step {self.n_steps + 1}"
+        try:
+            found = self._find(record)
+        except (KeyError, TypeError, ValueError) as exc:
+            raise Refusal(where, f"a base without {exc}") from exc
+        if found is None:
+            raise Refusal(where, f"the original holds no constant {record.get('tensor', record.get('node'))!r}")
+        if found.digest() != record.get("sha256"):
+            raise Refusal(
+                where, f"{record.get('tensor', record.get('node'))!r} is not what the certificate starts from"
+            )
+        return found
+
+    def _find(self, record: dict[str, Any]) -> Constant | None:
+        if record["kind"] == "node":
+            item = self.sheet.items.get(record["node"])
+            tensor: TensorProto | None = None if item is None else attribute_tensor(item)
+            return None if tensor is None else Held(tensor, self.sheet.folder)
+        if record["kind"] == "stored":
+            return self._held.get((record["scope"], record["tensor"]))
+        key = (str(record["scope"]), str(record["tensor"]), int(record["step"]))
+        if key not in self._computed and key[2] == self.n_steps + 1:
+            wire = self.sheet.area(key[0], "certificate").find(key[1])
+            value = None if wire is None else evaluated(wire)
+            if value is not None:
+                self._computed[key] = value
+        return self._computed.get(key)
+
+
+def _within(c: Compared) -> bool:
+    return c.score <= LIMIT
+
+
+def _constants(inputs: Any) -> list[Wire]:
+    wires = {id(w): w for row in inputs for w in row if w.constant is not None}
+    return sorted(wires.values(), key=lambda w: (w.scope.path, w.name))
+
+
+def _outline(node: Any) -> list[Any]:
+    """A node without the tensors in its attributes, which no edit changes, and its bodies, which are their own."""
+    bare = type(node)()
+    bare.CopyFrom(node)
+    del bare.attribute[:]
+    bare.attribute.extend(a for a in node.attribute if not (a.HasField("t") or a.HasField("g") or a.graphs))
+    return node_record(bare, None)
+
+
+def _rounding(wire: Wire, where: str) -> dict[str, Any]:
+    constant = wire.constant
+    if not isinstance(constant, Made):
+        raise Refusal(where, f"{wire.name!r} was not made by a recipe")
+    off, bound = rounding(constant)
+    if not bool((off <= bound).all()):
+        raise Refusal(where, f"{wire.name!r} is rounded further than its type explains")
+    ratio = max((float(o / b) for o, b in zip(off, bound, strict=True) if b > 0), default=0.0)
+    return {"residual": encoded(off), "bound": encoded(bound), "worst": round(ratio, 6)}
+
+
+def _said(c: Compared) -> str:
+    where = f"{c.what} of {c.op} {c.layer!r}, channel {c.channel}"
+    return f"{where}: {c.found!r} where {c.expected!r} follows from the operands"
+
+
+SCHEMA = "biasopt.certificate/1"
+# What a step says of itself, which nothing else can show; that it says it is checked.
+_LABELS = {"id": str, "pass": str, "version": int, "safety": str, "node": str, "output": str, "guards": list}
+_ALLOWED = {"biasopt.version", "biasopt.rewrites"}  # what a certificate may write into a model's metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What came of a replay. ``failure`` is empty if every claim holds; ``where`` names the step or field."""
+
+    n_steps: int  # that the certificate has
+    done: int  # that were replayed
+    recomputed: int  # whose algebra was checked in float64
+    failure: str = ""
+    where: str = ""
+    open_steps: tuple[tuple[str, str], ...] = ()  # id and reason of steps whose algebra the normal form cannot say
+    digest: str = ""
+    write: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the certificate holds."""
+        return not self.failure
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The certificate in a file.
+
+    Raises
+    ------
+    DataError
+        It cannot be read, or is none.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
+    except (ValueError, RecursionError) as exc:
+        raise DataError(f"{path}: is not JSON ({exc}); give the file that `fold --certificate` wrote") from exc
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        raise DataError(f"{path}: is no certificate that this version reads ({found!r}, not {SCHEMA!r})")
+    return document
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def sealed(document: dict[str, Any]) -> str:
+    """The seal over everything in a certificate but the seal and the steps, which their chain covers."""
+    rest = {k: v for k, v in document.items() if k not in ("seal", "steps")}
+    steps = document.get("steps") or [{}]
+    return chained(str(steps[-1].get("state", "")), rest)
+
+
+def check(source: Source, document: dict[str, Any], progress: Callable[[str], None] | None = None) -> Replayed:
+    """Replay a certificate on an original."""
+    steps = document.get("steps")
+    steps = steps if isinstance(steps, list) else []
+    done = recomputed = 0
+    open_steps: list[tuple[str, str]] = []
+    try:
+        engine = _start(source, document)
+        state = document["input"]["digest"]
+        for k, claimed in enumerate(steps):
+            where = f"step {k + 1} ({claimed.get('id', '') if isinstance(claimed, dict) else 'no record'})"
+            if progress is not None:
+                progress(f"replay {k + 1} of {len(steps)}: {where}")
+            state = _compare(engine, claimed, state, where)
+            done += 1
+            if claimed["check"].get("recomputed"):
+                recomputed += 1
+            else:
+                open_steps.append((str(claimed.get("id")), str(claimed["check"].get("why", ""))))
+        metadata, digest = _finish(engine, document, source)
+    except Refusal as refusal:
+        return Replayed(len(steps), done, recomputed, refusal.why, refusal.where, tuple(open_steps))
+    written = partial(write, engine.sheet, source, metadata)
+    return Replayed(len(steps), done, recomputed, "", "", tuple(open_steps), digest, written)
+
+
+def _start(source: Source, document: dict[str, Any]) -> Engine:
+    """The original must be the one that the certificate is about, and the certificate whole."""
+    steps = document.get("steps")
+    if not isinstance(steps, list) or not isinstance(document.get("input"), dict):
+        raise Refusal("certificate", "has no steps or no input")
+    for k, step in enumerate(steps):
+        if not isinstance(step, dict) or not isinstance(step.get("check"), dict):
+            raise Refusal(f"step {k + 1}", "is not a record of a step")
+    if not isinstance(document.get("output"), dict) or not isinstance(document.get("frozen", []), list):
+        raise Refusal("certificate", "has no output")
+    found = None if source.path is None else file_digest(source.path)
+    if found is not None and found != document["input"].get("sha256"):
+        if found == document["output"].get("sha256"):
+            raise Refusal("input.sha256", "this is the folded model; give the original that it was made from")
+        raise Refusal("input.sha256", "the original is another file than the one that was certified")
+    if model_digest(source) != document["input"].get("digest"):
+        raise Refusal("input.digest", "the original's nodes or tensors are not those that were certified")
+    if sealed(document) != document.get("seal"):
+        raise Refusal("seal", "the certificate was changed after it was made")
+    return Engine(source, frozenset(map(str, document.get("frozen", []))))
+
+
+def _compare(engine: Engine, claimed: Any, state: str, where: str) -> str:
+    """One step, carried out and compared with what is said of it; returns the state that follows."""
+    for key, kind in _LABELS.items():
+        if not isinstance(claimed.get(key), kind):
+            raise Refusal(f"{where}, {key}", "is not there, or not of the kind that it should be")
+    found = engine.step(claimed)
+    for key in sorted({*found, *claimed} - {"state", "check"}):
+        if found.get(key) != claimed.get(key):
+            raise Refusal(f"{where}, {key}", _difference(found.get(key), claimed.get(key)))
+    if claimed["check"].get("recomputed") is not False:  # a later version may recompute what an earlier one could not
+        if not found["check"]["recomputed"]:
+            raise Refusal(f"{where}, check", f"cannot be recomputed here ({found['check']['why']})")
+        if found["check"] != claimed["check"]:
+            raise Refusal(f"{where}, check", _difference(found["check"], claimed["check"]))
+    following = chained(state, {k: v for k, v in claimed.items() if k != "state"})
+    if following != claimed.get("state"):
+        raise Refusal(f"{where}, state", "the record was changed after it was made")
+    return following
+
+
+def _difference(found: Any, claimed: Any) -> str:
+    """The first entry in which two records differ, in a few words."""
+    if isinstance(found, dict) and isinstance(claimed, dict):
+        for key in sorted({*found, *claimed}):
+            if found.get(key) != claimed.get(key):
+                return f"{key}: {_difference(found.get(key), claimed.get(key))}"
+    if isinstance(found, list) and isinstance(claimed, list) and len(found) == len(claimed):
+        for x, y in zip(found, claimed, strict=True):
+            if x != y:
+                return _difference(x, y)
+    return f"is {_short(found)}, the certificate says {_short(claimed)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _finish(engine: Engine, document: dict[str, Any], source: Source) -> tuple[dict[str, str], str]:
+    said = document["output"].get("metadata", {})
+    if not isinstance(said, dict) or not said.keys() <= _ALLOWED:
+        raise Refusal("output.metadata", "holds other entries than those of the tool")
+    if not all(isinstance(v, str) for v in said.values()):
+        raise Refusal("output.metadata", "holds something else than text")
+    metadata = dict(said)
+    model = built(engine.sheet, source, metadata)
+    digest = model_digest(Source(model, "replayed", None, source.folder))
+    if digest != document["output"].get("digest"):
+        raise Refusal("output.digest", "the replayed model is not the one that was certified")
+    for side, proto in (("input", source.proto), ("output", model)):
+        _agree(side, facts(proto), document[side])
+    if source.path is not None:
+        _agree("input", {"size_bytes": source.path.stat().st_size}, document["input"])
+    steps = document["steps"]
+    counts = {"steps": len(steps), "recomputed": sum(s["check"].get("recomputed") is True for s in steps)}
+    _agree("summary", counts, document.get("summary"))
+    return metadata, digest
+
+
+def facts(model: ModelProto) -> dict[str, int]:
+    """What a certificate says of a model beside its hashes."""
+    graph = model.graph
+    return {"opset": opsets(model).get("", 0), "ir_version": int(model.ir_version), "nodes": len(graph.node)}
+
+
+def _agree(where: str, found: dict[str, int], claimed: Any) -> None:
+    for key, value in found.items():
+        said = claimed.get(key) if isinstance(claimed, dict) else None
+        if said != value or isinstance(said, bool):
+            raise Refusal(f"{where}.{key}", f"is {value}, the certificate says {_short(said)}")

@@ -1,0 +1,209 @@
+"""Inputs one after the other: read when they are needed, hashed as they pass, cut to what the model takes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from converter.errors import DataError
+from converter.records import InputSet
+from converter.referee.proto.source import Port
+
+Array = np.ndarray[Any, Any]
+Feeds = dict[str, Any]
+
+MOST_ROWS = 16  # of one run: a longer batch of an open first dim is cut, so that memory stays bounded
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one run is fed, and the labels of its rows where there are any."""
+
+    feeds: Feeds
+    label: Any = None
+    rows: int = 1  # inputs that were one by one where they come from, and are run at once
+
+
+class Stream:
+    """Samples from a source that may be long and may be readable only once.
+
+    Parameters
+    ----------
+    samples : iterable of Sample
+    kind : str
+        As in `InputSet`.
+    source : str
+        The file, folder or script that they come from.
+    limit : int, optional
+        Rows after which to stop.
+    """
+
+    def __init__(self, samples: Iterable[Sample], kind: str, source: str = "", limit: int | None = None) -> None:
+        self.kind, self.source = kind, source
+        self._rest = iter(samples) if limit is None else _first(samples, limit)
+        self._held: list[Sample] = []
+        self._digests: list[bytes] = []
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._labelled = False
+        self._rows = 0
+        self._finished = False
+
+    def take(self, count: int) -> list[Sample]:
+        """The first ``count`` samples, or all if there are fewer; they are kept."""
+        while len(self._held) < count and (sample := next(self._rest, None)) is not None:
+            self._held.append(self._noted(sample))
+        return self._held[:count]
+
+    def all(self) -> Iterator[Sample]:
+        """Every sample, once; those beyond the ones taken are not kept."""
+        if self._finished:
+            raise DataError(f"{self.source or self.kind}: these inputs can be read only once")
+        self._finished = True
+        yield from self._held
+        for sample in self._rest:
+            yield self._noted(sample)
+
+    def _noted(self, sample: Sample) -> Sample:
+        self._digests.append(digest(sample.feeds))
+        self._labelled |= sample.label is not None
+        self._rows += sample.rows
+        for name, value in sample.feeds.items():
+            self._shapes.setdefault(name, tuple(np.shape(value)) if not isinstance(value, list | dict) else ())
+        return sample
+
+    def record(self, *, labelled: bool = False) -> InputSet:
+        """What was read so far; the hash is over all values in their order."""
+        return InputSet(
+            kind=self.kind,
+            count=self._rows,
+            sha256=combined_digest(self._digests),
+            shapes=dict(self._shapes),
+            real=True,
+            labelled=labelled or self._labelled,
+            source=self.source,
+        )
+
+
+def _first(samples: Iterable[Sample], count: int) -> Iterator[Sample]:
+    """As many rows as there are to be, of the last run as many as that needs."""
+    for sample in samples:
+        if sample.rows > count:
+            feeds = {n: v[:count] if np.shape(v)[:1] == (sample.rows,) else v for n, v in sample.feeds.items()}
+            label = sample.label[:count] if np.shape(sample.label)[:1] == (sample.rows,) else sample.label
+            sample = Sample(feeds, label, count)
+        yield sample
+        count -= sample.rows
+        if count <= 0:
+            return
+
+
+def combined_digest(digests: Iterable[bytes]) -> str:
+    """The hash of hashes, in their order."""
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def digest(feeds: Mapping[str, Any]) -> bytes:
+    """The hash of one run's values, by name, type and shape."""
+    made = hashlib.sha256()
+    for name in sorted(feeds):
+        for part in leaves(feeds[name]):
+            made.update(f"{name} {part.dtype} {part.shape}\n".encode())
+            made.update(_bytes(part))
+    return made.digest()
+
+
+def _bytes(array: Array) -> Any:
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if flat.dtype.kind == "O":  # texts: of these the bytes in memory are addresses
+        return "\0".join(map(str, flat)).encode()
+    return flat.view(np.uint8) if flat.dtype.itemsize else b""
+
+
+def cut(
+    feeds: Mapping[str, Any], ports: Mapping[str, Port], label: Any = None, *, long: bool = True
+) -> Iterator[Sample]:
+    """The runs that arrays make.
+
+    One rank more than the model's input: the first axis counts samples. A first axis that is a multiple of the
+    model's own fixed one: as many runs. A long first axis where the model leaves it open: runs of at most
+    `MOST_ROWS` rows, unless ``long`` is false. Inputs without that axis are the same in every run.
+    """
+    values = {name: _typed(name, value, ports.get(name)) for name, value in feeds.items()}
+    arrays = {n: v for n, v in values.items() if isinstance(v, np.ndarray) and n in ports and ports[n].kind == "tensor"}
+    stacked = [n for n, v in arrays.items() if (d := ports[n].dims) is not None and v.ndim == len(d) + 1]
+    if stacked:
+        count = _same([arrays[n].shape[0] for n in stacked], stacked)
+        yield from (_part(values, stacked, k, k + 1, label, drop=True) for k in range(count))
+        return
+    size, count = _rows(arrays, ports, long=long)
+    if count <= 1:
+        yield Sample(values, label, size if size > 1 else 1)
+        return
+    total = next(iter(arrays.values())).shape[0]
+    cuts = [n for n, v in arrays.items() if v.ndim]
+    yield from (_part(values, cuts, k, min(k + size, total), label) for k in range(0, total, size))
+
+
+def _rows(arrays: Mapping[str, Array], ports: Mapping[str, Port], *, long: bool) -> tuple[int, int]:
+    """Rows of one run, and how many runs the arrays make."""
+    firsts = [(v.shape[0], (ports[n].dims or (None,))[0]) for n, v in arrays.items() if v.ndim]
+    if not firsts or len({n for n, _ in firsts}) != 1 or len(firsts) != len(arrays):
+        return 1, 1
+    total, fixed = firsts[0][0], {d for _, d in firsts if isinstance(d, int)}
+    if not total and not fixed:
+        raise DataError(f"input {next(iter(arrays))!r} was given no row; give at least one")
+    if not fixed and not long:
+        return total, 1
+    if not fixed:
+        return min(total, MOST_ROWS), -(-total // MOST_ROWS)
+    size = min(fixed)
+    return (size, total // size) if len(fixed) == 1 and size and total % size == 0 else (1, 1)
+
+
+def _part(values: Feeds, names: Sequence[str], start: int, end: int, label: Any, *, drop: bool = False) -> Sample:
+    some = {n: (v[start] if drop else v[start:end]) if n in names else v for n, v in values.items()}
+    if label is not None and np.ndim(label):
+        label = np.asarray(label)[start:end]
+    return Sample(some, label, 1 if drop else end - start)
+
+
+def _same(sizes: Sequence[int], names: Sequence[str]) -> int:
+    if len(set(sizes)) != 1:
+        found = ", ".join(f"{n} {size}" for n, size in zip(names, sizes, strict=True))
+        raise DataError(f"inputs have different numbers of samples ({found}); give as many of each")
+    return sizes[0]
+
+
+def _typed(name: str, value: Any, port: Port | None) -> Any:
+    """Floats in the model's float type, integers in its integer type if that holds them; the rest as it is."""
+    if port is None or port.kind != "tensor" or port.dtype is None or isinstance(value, list | dict):
+        return value
+    array = np.asarray(value)
+    if array.dtype == port.dtype:
+        return array
+    floats = array.dtype.kind in "fV" and port.dtype.kind in "fV"
+    if floats or (array.dtype.kind in "iub" and port.dtype.kind in "iu"):
+        with np.errstate(all="ignore"):
+            cast = array.astype(port.dtype)
+        if floats or np.array_equal(cast, array):
+            return cast
+    raise DataError(f"input {name!r} takes {port.dtype}, and {array.dtype} was given; convert it first")
+
+
+Reader = Callable[[Mapping[str, Port]], Iterator[Sample]]
+
+
+def leaves(value: Any) -> list[Array]:
+    """The arrays inside a value, in a fixed order."""
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        keys = sorted(value, key=str)
+        return [np.asarray(keys), *(leaf for k in keys for leaf in leaves(value[k]))]
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in leaves(item)]
+    return [np.asarray(value)]

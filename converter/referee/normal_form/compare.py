@@ -1,0 +1,337 @@
+"""Weights side by side: what one side stores against what the other side's scales make of it, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from converter.errors import BiasoptError
+from converter.referee.normal_form.form import Form, Known, Leaf, Linear, NotExpressed, Other, Total, View
+from converter.referee.normal_form.interval import Ball, half_ulp
+from converter.referee.normal_form.reader import Reader
+from converter.referee.normal_form.rules import RULES
+from converter.referee.proto.diff import Segment, same_constant
+from converter.referee.proto.source import Source
+from converter.referee.reference.kernels import Unsupported
+
+Array = np.ndarray[Any, Any]
+
+# What is beyond half a unit in the last place by less than this share of it is a tie of another float64 formula.
+_SLACK = 2.0**-9
+ERRORS = 4.0  # float64 errors of this formula and of the other one, twice over
+_BLOCK = 1 << 18  # elements compared at once: 2 MB as float64
+_FINE = 2.0**-40  # relative error of a factor that no float32 weight feels
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One array of numbers that was recomputed.
+
+    ``score``: largest distance in units of the last place (for what is not stored as one number, of its
+    error bound). ``beyond``: elements further off than one rounding, half a unit, explains.
+    """
+
+    layer: str
+    op: str
+    what: str  # weight | bias | scale | constant
+    tensor: str
+    count: int
+    score: float
+    beyond: int
+    channel: int
+    found: float = 0.0
+    expected: float = 0.0
+    inner: bool = False  # not at the place's output, but on the way to it
+
+
+def differ(a: Array, b: Array) -> Array:
+    """Where one is not finite and the other is not the same."""
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    result: Array = ~(np.isfinite(a) & np.isfinite(b)) & ~same
+    return result
+
+
+def judged(off: Array, error: Array, differ: Array) -> tuple[float, int, int]:
+    """Largest distance in units of two errors, how many are beyond one error, and where the largest is."""
+    if not off.size:
+        return 0.0, 0, 0
+    ratio = np.where(off == 0, 0.0, off / np.maximum(error, np.finfo(np.float64).tiny))
+    ratio = np.where(differ, np.inf, np.where(np.isnan(ratio), 0.0, ratio))
+    worst = int(np.argmax(ratio))
+    return float(ratio.reshape(-1)[worst]) / 2, int(np.count_nonzero(ratio > 1 + _SLACK)), worst
+
+
+def compared(a: Linear, b: Linear) -> Compared:
+    """The weight that one side has against the one that the other side has, a block at a time."""
+    left, right = a.weight.array(), b.weight.array()
+    same = a.weight.name == b.weight.name and not b.weight.rounded
+    n = int(left.size)
+    if same and all(s is None for s in (a.scale_in, a.scale_out, b.scale_in, b.scale_out)):
+        return Compared(a.label, a.kind, "weight", b.weight.name, n, 0.0, 0, 0)
+    factor, error = _factors(a), _factor_error(a, b)
+    other = _factors(b) if b.scale_in is not None or b.scale_out is not None else None
+    worst, beyond, place, found, expected = -1.0, 0, 0, 0.0, 0.0
+    for x, f, y, g, start in _blocks(_laid(a, left), factor, _laid(b, right), other):
+        want = x * f
+        got = y.astype(np.float64) if g is None else y * g
+        if b.weight.rounded and g is None and error is None and np.array_equal(_round(want, y.dtype), y):
+            worst = max(worst, 0.5)
+            continue
+        bound = _bound(b, y, g, x, f, error)
+        score, count, at = judged(np.abs(got - want), bound, differ(want, got))
+        beyond += count
+        if score > worst:
+            worst, place = score, start(at)
+            found, expected = float(got.reshape(-1)[at]), float(np.broadcast_to(want, got.shape).reshape(-1)[at])
+    return Compared(a.label, a.kind, "weight", b.weight.name, n, max(worst, 0.0), beyond, place, found, expected)
+
+
+def _round(value: Array, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(all="ignore"):
+        return value.astype(dtype)
+
+
+def _bound(b: Linear, y: Array, g: Array | None, x: Array, f: Array, error: Array | None) -> Array:
+    with np.errstate(all="ignore"):
+        bound = half_ulp(y) if b.weight.rounded else np.zeros(y.shape)
+        if g is not None:
+            bound = bound * np.abs(g)
+        fine = 2.0**-50 if error is None else error
+        result: Array = bound + np.abs(x * f) * fine
+        return result
+
+
+def _factors(atom: Linear) -> Array:
+    """What the stored weight is multiplied by: broadcasts to [groups, outputs, inputs, taps]."""
+    g = atom.groups
+    factor = np.ones((g, 1, 1, 1))
+    if atom.scale_out is not None:
+        factor = factor * atom.scale_out.value.reshape(g, -1, 1, 1)
+    if atom.scale_in is not None:
+        factor = factor * atom.scale_in.value.reshape(g, 1, -1, 1)
+    return factor
+
+
+def _factor_error(a: Linear, b: Linear) -> Array | None:
+    """Relative error of the factors, one number for each side's worst; None where no weight would feel it."""
+    worst = 0.0
+    for ball, times in ((a.scale_in, ERRORS), (a.scale_out, ERRORS), (b.scale_in, 1.0), (b.scale_out, 1.0)):
+        if ball is not None and ball.value.size:
+            with np.errstate(all="ignore"):
+                ratio = ball.radius / np.abs(ball.value)
+            finite = ratio[np.isfinite(ratio)]
+            worst += times * float(finite.max(initial=0.0))
+    narrow = b.weight.array().dtype.itemsize < 8 if b.weight.rounded else False
+    return None if narrow and worst < _FINE else np.asarray(worst + 2.0**-50)
+
+
+def _laid(atom: Linear, array: Array) -> Array:
+    """The weight as [groups, outputs, inputs, taps]."""
+    view = array.reshape(atom.view)
+    return view.swapaxes(1, 2) if atom.inputs_first else view
+
+
+def _blocks(x: Array, f: Array, y: Array, g: Array | None) -> Iterator[tuple[Array, Array, Array, Array | None, Any]]:
+    """Both weights and their factors, cut along the outputs; and where an element of a block lies."""
+    groups, outputs = x.shape[:2]
+    axis = 0 if groups > 1 else 1
+    length = x.shape[axis]
+    step = max(1, _BLOCK * length // max(x.size, 1))
+    for k in range(0, length, step):
+        cut = (slice(None),) * axis + (slice(k, k + step),)
+        parts = [p[cut] if p is not None and p.shape[axis] > 1 else p for p in (x, f, y, g)]
+        shape = parts[0].shape if parts[0] is not None else ()
+
+        def channel(at: int, shape: tuple[int, ...] = shape, first: int = k) -> int:
+            group, row = (int(i) for i in np.unravel_index(at, shape)[:2])
+            return (group + first) * outputs + row if axis == 0 else first + row
+
+        yield parts[0], parts[1], parts[2], parts[3], channel  # type: ignore[misc]
+
+
+class Matcher:
+    """Compares forms; calls ``seen`` with each weight that it is about to recompute."""
+
+    def __init__(self, done: dict[Any, Compared] | None = None, seen: Callable[[str], None] | None = None) -> None:
+        self.done = {} if done is None else done  # weights recomputed already, in this place or another one
+        self.seen = seen or (lambda name: None)
+        self._pairs: set[tuple[int, int]] = set()
+
+    def match(self, a: Form | Known, b: Form | Known, *, inner: bool = False) -> Iterator[Compared]:
+        """Every array of the two, compared.
+
+        Raises
+        ------
+        NotExpressed
+            The atoms differ, so that the numbers have no counterpart.
+        """
+        if isinstance(a, Known) and isinstance(b, Known):
+            yield from _constants(a, b)
+            return
+        if not isinstance(a, Form) or not isinstance(b, Form):
+            raise NotExpressed("a constant on one side only")
+        if (id(a), id(b)) in self._pairs:
+            return
+        self._pairs.add((id(a), id(b)))
+        yield from self._atoms(a, b)
+        layer, op = _named(a)
+        for what, left, right, neutral in (("scale", a.scale, b.scale, 1.0), ("bias", a.shift, b.shift, 0.0)):
+            if left is not None or right is not None:
+                yield _balls(layer, op, what, _full(left, neutral), _full(right, neutral), inner)
+
+    def _atoms(self, one: Form, other: Form) -> Iterator[Compared]:
+        a, b = one.atom, other.atom
+        match a, b:
+            case Leaf(name), Leaf(same) if name == same:
+                return
+            case Linear(), Linear() if (a.kind, a.key, a.groups, a.sizes) == (b.kind, b.key, b.groups, b.sizes):
+                for found in self.match(a.operand, b.operand, inner=True):
+                    # Where a channel is multiplied by zero, factors before it may be anything.
+                    yield replace(found, what="scale", inner=True) if _has_zero(a) else found
+                yield self._weights(a, b)
+            case Total(terms), Total(others) if len(terms) == len(others):
+                for left, right in zip(terms, others, strict=True):
+                    yield from self.match(left, right, inner=True)
+            case View(), View() if a.key == b.key and (a.shape is None) == (b.shape is None):
+                yield from self.match(a.operand, b.operand, inner=True)
+                if a.shape is not None and b.shape is not None:
+                    yield from self.match(a.shape, b.shape, inner=True)
+            case Other(), Other() if (a.op, a.key, a.index, len(a.args)) == (b.op, b.key, b.index, len(b.args)):
+                for x, y in zip(a.args, b.args, strict=True):
+                    if (x is None) != (y is None):
+                        raise NotExpressed(f"{a.op} ({a.label}) has other inputs")
+                    if x is not None and y is not None:
+                        yield from self.match(x, y, inner=a.op not in ("LSTM", "GRU", "RNN"))
+            case _:
+                raise NotExpressed(f"{_named(one)[1]} ({_named(one)[0]}) became {_named(other)[1]}")
+
+    def _weights(self, a: Linear, b: Linear) -> Compared:
+        key = (a.weight.name, b.weight.name, a.label, *map(_digest, (a.scale_in, a.scale_out, b.scale_in, b.scale_out)))
+        if key not in self.done:
+            self.seen(a.label)
+            self.done[key] = compared(a, b)
+        return self.done[key]
+
+
+def _has_zero(atom: Linear) -> bool:
+    return any(s is not None and not s.value.all() for s in (atom.scale_in, atom.scale_out))
+
+
+def _digest(ball: Ball | None) -> Any:
+    return None if ball is None else hash(ball.value.tobytes())
+
+
+def _named(form: Form) -> tuple[str, str]:
+    match form.atom:
+        case Linear() as found:
+            return found.label, found.kind
+        case Other() as other:
+            return other.label, other.op
+        case Leaf(name):
+            return name, "input"
+        case View(operand=operand):
+            return _named(operand)
+        case Total(terms):
+            return _named(terms[-1])[0], "Add"
+
+
+def _full(ball: Ball | None, neutral: float) -> Ball:
+    return Ball(np.asarray(neutral), np.zeros(())) if ball is None else ball
+
+
+def _balls(layer: str, op: str, what: str, a: Ball, b: Ball, inner: bool) -> Compared:
+    with np.errstate(all="ignore"):
+        try:
+            off = np.asarray(np.abs(a.value - b.value))
+        except ValueError as exc:
+            raise NotExpressed(f"{what} of {layer}: {exc}") from exc
+        error = np.asarray(a.radius * ERRORS + b.radius)
+        error = np.maximum(np.broadcast_to(error, off.shape), 2.0**-50 * np.maximum(np.abs(a.value), np.abs(b.value)))
+        score, beyond, worst = judged(off, error, differ(a.value, b.value))
+    channel = int(np.unravel_index(worst, off.shape)[_long_axis(off.shape)]) if off.ndim else 0
+    left, right = (
+        float(np.broadcast_to(x, off.shape).reshape(-1)[worst]) if off.size else 0.0 for x in (a.value, b.value)
+    )
+    return Compared(layer, op, what, "", off.size, score, beyond, channel, right, left, inner)
+
+
+def _long_axis(shape: tuple[int, ...]) -> int:
+    return int(np.argmax(shape))
+
+
+def _constants(a: Known, b: Known) -> Iterator[Compared]:
+    """Constants that an operator outside the form reads: the same, to rounding."""
+    left, right = a.array(), b.array()
+    if left.shape != right.shape or left.dtype.kind != right.dtype.kind:
+        raise NotExpressed(f"constant {a.name!r} became {b.name!r} of another shape or type")
+    if left.dtype == right.dtype and left.tobytes() == right.tobytes():
+        return
+    if not a.ball_or_none or not b.ball_or_none:
+        raise NotExpressed(f"constant {a.name!r} became {b.name!r}")
+    yield _balls(a.name, "constant", "constant", a.ball, b.ball, inner=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What came of recomputing one place; ``problem`` says why it could not be recomputed."""
+
+    name: str
+    compared: tuple[Compared, ...] = ()
+    problem: str = ""
+
+    @property
+    def worst(self) -> Compared | None:
+        """The array that is furthest off."""
+        return max(self.compared, key=lambda c: c.score, default=None)
+
+    def moved(self, within: Callable[[Compared], bool]) -> str:
+        """Why a number that is not ``within`` its bound says nothing: it may have been moved past what the form knows.
+
+        A factor between two linear operators may be in either; a weight that is damaged is off alone.
+        """
+        bad = [c for c in self.compared if not within(c)]
+        weights = [c for c in bad if c.what == "weight"]
+        moved = [c for c in bad if c.inner and c.what in ("bias", "scale")]
+        lost = weights or any(c.what == "constant" for c in bad)
+        if len(weights) < 2 and not any(c.what == "scale" for c in moved) and (lost or not moved):
+            return ""
+        found = (moved or weights)[0]
+        return f"{found.what} of {found.op} {found.layer!r} went where the normal form does not follow"
+
+
+def recompute(segment: Segment, a: Source, b: Source, done: dict[Any, Compared] | None = None) -> Place:
+    """Recompute every number of a place; ``done`` remembers weights that several places share."""
+    name = f"{segment.scope}/{segment.output}" if segment.scope else segment.output
+    same = _unchanged(segment, a, b)
+    try:
+        before = Reader(segment.before, a.folder, {*_names(segment.before)}, RULES).read()
+        after = Reader(segment.after, b.folder, same, RULES).read()
+        return Place(name, tuple(Matcher(done).match(before, after)))
+    except (NotExpressed, Unsupported, BiasoptError) as exc:
+        return Place(name, (), str(exc))
+    except (ValueError, IndexError, KeyError, TypeError, AssertionError, ArithmeticError) as exc:
+        # Nodes that contradict themselves: that is for the stages that run them to say.
+        return Place(name, (), f"cannot be read ({type(exc).__name__}: {' '.join(str(exc).split())[:120]})")
+
+
+def _names(model: ModelProto) -> list[str]:
+    made = [n.output[0] for n in model.graph.node if n.op_type == "Constant" and n.output]
+    return [*(t.name for t in model.graph.initializer), *made]
+
+
+def _unchanged(segment: Segment, a: Source, b: Source) -> set[str]:
+    """Constants of the rewritten side that are the original's, to the bit."""
+    old = {t.name: t for t in segment.before.graph.initializer}
+    new = {t.name: t for t in segment.after.graph.initializer}
+    kept = {n for n in old.keys() & new.keys() if same_constant(old[n], a, new[n], b)}
+    nodes = {n.output[0]: n for n in segment.before.graph.node if n.op_type == "Constant"}
+    for node in segment.after.graph.node:
+        if node.op_type == "Constant" and node.output[0] in nodes:
+            other = nodes[node.output[0]]
+            if [x.SerializeToString() for x in node.attribute] == [x.SerializeToString() for x in other.attribute]:
+                kept.add(node.output[0])
+    return kept

@@ -1,0 +1,180 @@
+"""From the nodes of a small model to the normal form of its output."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+
+from converter.referee.normal_form.form import Dims, Form, Known, Leaf, NotExpressed, Other
+from converter.referee.normal_form.form import Linear as LinearAtom
+from converter.referee.normal_form.interval import Ball, is_float
+from converter.referee.proto.inference import inferred
+from converter.referee.proto.source import Port
+from converter.referee.reference.evaluator import opset_versions, plain_domain
+from converter.referee.reference.kernels import Unsupported, kernel, plain_attributes
+
+Value = Form | Known | None
+Rule = Callable[["Reader", NodeProto, list[Value]], "list[Value] | None"]
+# Of a constant that was rounded these only move numbers, so they move its errors too.
+_MOVES = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Expand"}
+
+
+class Reader:
+    """Reads one side of a rewritten place.
+
+    Parameters
+    ----------
+    model : ModelProto
+        The place as a model, nodes in order.
+    same : set of str
+        Constants that hold what they hold in the original.
+    """
+
+    def __init__(self, model: ModelProto, folder: Path | None, same: set[str], rules: dict[str, Rule]) -> None:
+        self.model = model
+        self.folder = folder
+        self.rules = rules
+        self.same = same
+        self.opset = opset_versions(model.opset_import).get("", 0)
+        self.made = {name: node for node in model.graph.node for name in node.output}
+        self.values: dict[str, Value] = {"": None}
+        for tensor in model.graph.initializer:
+            self.values[tensor.name] = Known(tensor.name, tensor, folder, tensor.name not in same)
+        for sparse in model.graph.sparse_initializer:
+            self.values[sparse.values.name] = Form(Leaf(f"sparse {_digest(sparse)}"))
+        for value in model.graph.input:
+            self.values.setdefault(value.name, Form(Leaf(value.name)))
+
+    def read(self) -> Form | Known:
+        """The form of the model's one output."""
+        for node in self.model.graph.node:
+            found = self._node(node)
+            self.values.update(zip(node.output, found, strict=False))
+        value = self.values.get(self.model.graph.output[0].name)
+        if value is None:
+            raise NotExpressed("its output is not made")
+        return value
+
+    @cached_property
+    def types(self) -> dict[str, Port]:
+        """Types of the tensors, as inference finds them."""
+        return inferred(self.model)
+
+    def dims(self, name: str) -> Dims | None:
+        """Sizes of a tensor as inference finds them."""
+        value = self.values.get(name)
+        if isinstance(value, Known):
+            return value.shape
+        port = self.types.get(name)
+        return None if port is None else port.dims
+
+    def rank(self, name: str) -> int:
+        """Axes of a tensor."""
+        value = self.values.get(name)
+        if isinstance(value, Form) and isinstance(value.atom, LinearAtom) and value.atom.rank:
+            return value.atom.rank
+        dims = self.dims(name)
+        if dims is None:
+            raise NotExpressed(f"the number of axes of {name!r} is not known")
+        return len(dims)
+
+    def sizes(self, name: str) -> Dims | None:
+        """The elements of a small integer tensor that is made of constants and of sizes; None where it is not."""
+        value = self.values.get(name)
+        if isinstance(value, Known):
+            return tuple(value.array().reshape(-1).tolist()) if len(value.shape) < 2 else None
+        node = self.made.get(name)
+        if node is None:
+            return None
+        if node.op_type == "Shape":
+            given = plain_attributes(node)
+            return (self.dims(node.input[0]) or ())[given.get("start", 0) : given.get("end")]
+        parts = [self.sizes(n) for n in node.input]
+        if node.op_type == "Concat" and None not in parts:
+            return tuple(d for part in parts if part is not None for d in part)
+        if node.op_type == "Gather" and parts[0] is not None and parts[1] is not None:
+            return tuple(parts[0][int(k)] for k in parts[1] if isinstance(k, int))
+        return parts[0] if node.op_type in ("Squeeze", "Unsqueeze", "Reshape", "Cast", "Identity") else None
+
+    def _node(self, node: NodeProto) -> list[Value]:
+        args = [self.values.get(name) for name in node.input]
+        standard = plain_domain(node.domain) == ""
+        if standard and node.op_type == "Constant":
+            return [_constant(node, rounded=node.output[0] not in self.same)]
+        if standard and all(a is None or isinstance(a, Known) for a in args) and not _has_graph(node):
+            known = self._derived(node, [a for a in args if not isinstance(a, Form)])
+            if known is not None:
+                return known
+        rule = self.rules.get(node.op_type) if standard else None
+        found = rule(self, node, args) if rule is not None else None
+        return found if found is not None else self.opaque(node, args)
+
+    def opaque(self, node: NodeProto, args: list[Value], key: Any = None) -> list[Value]:
+        """An operator that the form knows nothing of."""
+        if key is None:
+            key = (plain_domain(node.domain), attributes(node))
+        while args and args[-1] is None:
+            args = args[:-1]
+        label = node.name or f"{node.op_type}:{node.output[0]}"
+        return [Form(Other(node.op_type, key, tuple(args), k, label)) for k in range(len(node.output))]
+
+    def _derived(self, node: NodeProto, args: list[Known | None]) -> list[Value] | None:
+        """What a node makes of constants alone; None if it cannot be computed here."""
+        rounded = any(a is not None and a.rounded and is_float(a.array().dtype) for a in args)
+        if rounded and (node.op_type not in _MOVES or any(a is not None and a.rounded for a in args[1:])):
+            return None
+        try:
+            op = kernel(node, "", self.opset)
+            if op is None:
+                return None
+            results = op(tuple(None if a is None else _plain(a) for a in args))
+        except Unsupported:
+            return None
+        except Exception as exc:  # whatever an operator's implementation trips over
+            raise NotExpressed(f"{node.op_type} of constants: {exc}") from exc
+        return [Known(n, np.asarray(r), rounded=rounded) for n, r in zip(node.output, results, strict=False)]
+
+
+def _plain(known: Known) -> Any:
+    array = known.array()
+    return array if known.rounded else (array.astype(np.float64) if is_float(array.dtype) else array)
+
+
+def _constant(node: NodeProto, *, rounded: bool) -> Value:
+    (attribute,) = node.attribute
+    if attribute.type == AttributeProto.TENSOR:
+        return Known(node.output[0], attribute.t, rounded=rounded)
+    if attribute.type == AttributeProto.SPARSE_TENSOR:
+        return Form(Leaf(f"sparse {_digest(attribute)}"))
+    (value,) = plain_attributes(node).values()
+    array = np.asarray(value)
+    return Known(node.output[0], array.astype(np.float32) if array.dtype == np.float64 else array, rounded=rounded)
+
+
+def _has_graph(node: NodeProto) -> bool:
+    return any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
+
+
+def _digest(proto: Any) -> str:
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def attributes(node: NodeProto, *leave: str) -> tuple[tuple[str, str], ...]:
+    """The attributes as something to compare, without those named."""
+    return tuple(sorted((a.name, _digest(a)) for a in node.attribute if a.name not in leave))
+
+
+def ball_of(value: Value) -> Ball | None:
+    """The numbers of a float constant; None for anything else."""
+    if not isinstance(value, Known):
+        return None
+    kind = value.source.data_type if isinstance(value.source, TensorProto) else None
+    if kind is not None and kind not in (1, 10, 11, 16):  # FLOAT, FLOAT16, DOUBLE, BFLOAT16
+        return None
+    return value.ball if kind is not None or is_float(value.array().dtype) else None

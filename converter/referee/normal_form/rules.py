@@ -1,0 +1,507 @@
+"""Products of two computed tensors, softmax, and picks: how the shifts of attention's biases go through them.
+
+(q + b)(k + c)^T = q k^T + q c^T + b k^T + b c^T. The second and fourth term are the same for every key, so that a
+softmax over the keys does not feel them; rows of a softmax sum to one, so that a shift of the values passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto
+
+from converter.referee.normal_form import form as views
+from converter.referee.normal_form.form import Form, Known, Linear, NotExpressed, Other, Total, View, added, linear, one
+from converter.referee.normal_form.interval import Ball, exact
+from converter.referee.normal_form.reader import Reader, Rule, Value, attributes, ball_of
+from converter.referee.reference.kernels import plain_attributes
+
+_FLAT = "constant along the last axis"
+
+
+def _held(ball: Ball) -> Form:
+    """A vector as a form of its own: an argument whose numbers are compared."""
+    return Form(Other("Vector", None, (), 0, "vector"), None, ball)
+
+
+def product(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """A matrix product of two forms."""
+    left, right = args
+    if not isinstance(left, Form) or not isinstance(right, Form):
+        return None
+    label = node.name or f"{node.op_type}:{node.output[0]}"
+    bare = Form(Other("MatMul", None, (left.settled, right.settled), 0, label))
+    if left.shift is None and right.shift is None:
+        return [bare]
+    terms, shift = [bare], None
+    if right.shift is not None:
+        if _is_softmax(left) and not _along(right.shift, -2):
+            shift = right.shift  # each row of weights sums to one
+        else:
+            flat = _FLAT if not _along(right.shift, -1) else ""
+            terms.append(Form(Other("MatMul", flat, (left.settled, _held(right.shift)), 0, label)))
+    if left.shift is not None:
+        terms.append(Form(Other("MatMul", "", (_held(left.shift), right.settled), 0, label)))
+    if left.shift is not None and right.shift is not None:
+        if shift is not None or left.shift.value.ndim < 1 or right.shift.value.ndim < 2:
+            raise NotExpressed(f"shifts of both sides of {label}")
+        shift = _both(left.shift, right.shift)
+    total = added(terms) if len(terms) > 1 else bare
+    return [total if shift is None else total.plus(shift)]
+
+
+def _both(left: Ball, right: Ball) -> Ball:
+    n = right.value.shape[-2]
+    if left.value.shape[-1] != n:
+        raise NotExpressed("vectors of unknown length")
+    error = np.abs(left.value) @ (right.radius + (n + 2) * 2.0**-52 * np.abs(right.value))
+    return Ball(left.value @ right.value, error + left.radius @ np.abs(right.value))
+
+
+def _along(ball: Ball, axis: int) -> bool:
+    dims = ball.value.shape
+    return len(dims) >= -axis and dims[axis] != 1
+
+
+def _is_softmax(form: Form) -> bool:
+    return isinstance(form.atom, Other) and form.atom.op == "Softmax" and form.scale is None and form.shift is None
+
+
+def softmax(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """Softmax without what is the same all along its axis."""
+    form, rank = args[0], r.rank(node.input[0])
+    axis = int(plain_attributes(node).get("axis", -1 if r.opset >= 13 else 1)) % rank
+    if not isinstance(form, Form):
+        return None
+    if isinstance(form.atom, Total) and form.scale is None and axis == rank - 1:
+        kept = [t for t in form.atom.terms if not _is_flat(t)]
+        if len(kept) == 1:
+            form = Form(kept[0].atom, kept[0].scale, form.shift)
+        elif kept:
+            form = Form(Total(tuple(kept)), None, form.shift)
+    axes = [axis] if r.opset >= 13 else list(range(axis, rank))
+    if form.shift is not None and not views.varies(form.shift, axes, rank):
+        form = form.settled
+    key = (node.op_type, "last" if axis == rank - 1 else tuple(axes))
+    return r.opaque(node, [form], key)
+
+
+def _is_flat(term: Form) -> bool:
+    flat = isinstance(term.atom, Other) and term.atom.op == "MatMul" and term.atom.key == _FLAT
+    return flat and (term.scale is None or not _along(term.scale, -1))
+
+
+def split(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """Parts of a tensor, each with its part of the shift."""
+    form = args[0]
+    if not isinstance(form, Form) or form.shift is None or any(isinstance(a, Form) for a in args[1:]):
+        return None
+    rank = r.rank(node.input[0])
+    axis = int(plain_attributes(node).get("axis", 0)) % rank
+    bare = r.opaque(node, [form.settled, *args[1:]])
+    sizes = [(r.dims(name) or (None,) * rank)[axis] for name in node.output]
+    if not views.varies(form.shift, [axis], rank):
+        return [part.plus(form.shift) if isinstance(part, Form) else part for part in bare]
+    if not all(isinstance(s, int) for s in sizes):
+        return None
+    stops = np.cumsum([s for s in sizes if isinstance(s, int)]).tolist()
+    full = views.with_axes(form.shift, [], rank)
+    found: list[Value] = []
+    for part, stop, start in zip(bare, stops, [0, *stops], strict=False):
+        assert isinstance(part, Form)
+        found.append(part.plus(full.map(lambda x, a=start, b=stop: x.take(range(a, b), axis))))
+    return found
+
+
+def gather(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """One of several: a scalar index takes the axis away."""
+    form, index = args
+    if not isinstance(form, Form) or form.shift is None or not isinstance(index, Known) or index.shape != ():
+        return None
+    rank = r.rank(node.input[0])
+    axis = int(plain_attributes(node).get("axis", 0)) % rank
+    at = int(index.array())
+    (bare,) = r.opaque(node, [form.settled, index])
+    assert isinstance(bare, Form)
+    full = views.with_axes(form.shift, [], rank)
+    if full.value.shape[axis] == 1:
+        at = 0
+    return [bare.plus(full.map(lambda x: x.take(at, axis)))]
+
+
+def slices(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """A part along axes where the shift is one number, or along one axis that it knows in full."""
+    form = args[0]
+    if not isinstance(form, Form) or form.shift is None or any(not isinstance(a, Known | None) for a in args[1:]):
+        return None
+    rank, dims = r.rank(node.input[0]), r.dims(node.input[0])
+    given = plain_attributes(node)
+    fields = [a.array().reshape(-1).tolist() if isinstance(a, Known) else None for a in args[1:]]
+    starts, ends, axes, steps = (
+        [given.get("starts"), given.get("ends"), given.get("axes"), None] if r.opset < 10 else [*fields, None, None][:4]
+    )
+    if starts is None or ends is None:
+        return None
+    full = views.with_axes(form.shift, [], rank)
+    cut = [slice(None)] * rank
+    for k, axis in enumerate(axes or range(len(starts))):
+        if full.value.shape[axis] != 1:
+            if dims is None or dims[axis] != full.value.shape[axis]:
+                return None
+            cut[axis % rank] = slice(starts[k], ends[k], steps[k] if steps else None)
+    (bare,) = r.opaque(node, [form.settled, *args[1:]])
+    assert isinstance(bare, Form)
+    return [bare.plus(full.map(lambda x: x[tuple(cut)]))]
+
+
+def axes_of(node: NodeProto, args: list[Value]) -> list[int] | None:
+    """Axes by attribute or by a constant input."""
+    given = plain_attributes(node).get("axes")
+    if given is None and len(args) > 1 and isinstance(args[1], Known):
+        given = args[1].array().reshape(-1).tolist()
+    return None if given is None else [int(a) for a in given]
+
+
+def _moved(form: Form, key: Any, there: Any, back: Any, dims: Form | None = None) -> list[Value] | None:
+    """The form behind an operator that moves elements; its shift, and a scale that no weight took, outside."""
+    scale = None if form.scale is None else there(form.scale)
+    shift = None if form.shift is None or form.shift.is_zero else there(form.shift)
+    if (form.shift is None or form.shift.is_zero) != (shift is None):
+        return None
+    inner = Form(form.atom) if scale is not None else form.settled
+    return [Form(View(key, inner, back, dims), scale, shift)]
+
+
+def _transpose(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    (form,) = args
+    assert isinstance(form, Form)
+    rank = r.rank(node.input[0])
+    perm = [int(p) for p in plain_attributes(node).get("perm", range(rank)[::-1])]
+    back = views.inverse(perm)
+    key = ("Transpose", tuple(perm))
+    return _moved(form, key, lambda b: views.transposed(b, perm, rank), lambda b: views.transposed(b, back, rank))
+
+
+def _reshape(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    form = args[0]
+    if not isinstance(form, Form):
+        return None
+    before, after = r.dims(node.input[0]), r.dims(node.output[0])
+    if node.op_type == "Reshape" and before is not None and len(node.input) > 1:
+        asked = r.sizes(node.input[1])
+        after = (
+            after
+            if asked is None or not after
+            else tuple(s if isinstance(s, int) else d for s, d in zip(views.solved(before, asked), after, strict=True))
+        )
+    shape = args[1] if len(args) > 1 else None
+    key = (node.op_type, attributes(node), tuple(shape.array().tolist()) if isinstance(shape, Known) else ())
+    there, back = lambda b: views.reshaped(b, before, after), lambda b: views.reshaped(b, after, before)
+    return _moved(form, key, there, back, shape if isinstance(shape, Form) else None)
+
+
+def _squeeze(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    form, axes = args[0], axes_of(node, args)
+    if not isinstance(form, Form) or axes is None:
+        return None
+    inner = r.rank(node.input[0])
+    grows = node.op_type == "Unsqueeze"
+    wide = inner + len(axes) if grows else inner
+    more, less = lambda b: views.with_axes(b, axes, wide), lambda b: views.without(b, axes, wide)
+    key = (node.op_type, tuple(a % wide for a in axes))
+    return _moved(form, key, more if grows else less, less if grows else more)
+
+
+def _identity(_: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    plain = not any(node.output[1:]) and len(args) < 3  # a third input of Dropout may ask for training
+    return [args[0], *([None] * (len(node.output) - 1))] if plain else None
+
+
+def _concat(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """Shifts are joined outside; the parts stay as they are."""
+    forms = [a for a in args if isinstance(a, Form)]
+    if len(forms) < len(args) or all(f.shift is None or f.shift.is_zero for f in forms):
+        return None
+    rank = r.rank(node.output[0])
+    axis = int(plain_attributes(node).get("axis", 1)) % rank
+    sizes = [(r.dims(name) or (None,) * rank)[axis] for name in node.input]
+    parts = [views.spread(f.shift, axis, s, rank) for f, s in zip(forms, sizes, strict=True) if isinstance(s, int)]
+    whole = [p for p in parts if p is not None]
+    if len(whole) < len(args):
+        return None
+    bare = r.opaque(node, [f.settled for f in forms])
+    assert isinstance(bare[0], Form)
+    return [bare[0].plus(views.collapsed(views.joined(whole, axis)))]
+
+
+MOVE_RULES: dict[str, Rule] = {
+    "Transpose": _transpose,
+    **dict.fromkeys(("Reshape", "Flatten"), _reshape),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
+    **dict.fromkeys(("Identity", "Dropout"), _identity),
+    "Concat": _concat,
+}
+
+
+def _past(r: Reader, node: NodeProto, args: list[Value], axes: Sequence[int], shift: Any) -> list[Value] | None:
+    """The operator on the form without its shift, which does not change along ``axes``; then ``shift`` of it."""
+    form = args[0]
+    if not isinstance(form, Form) or form.shift is None or any(node.output[1:]):
+        return None
+    if views.varies(form.shift, axes, r.rank(node.input[0])):
+        return None
+    bare = r.opaque(node, [form.settled, *args[1:]])
+    assert isinstance(bare[0], Form)
+    moved = shift(form.shift)
+    return bare if moved is None else [bare[0].plus(moved)]
+
+
+def _through(r: Reader, node: NodeProto, args: list[Value], *, any_sign: bool) -> list[Value] | None:
+    """A pool of scale * x is scale times the pool of x, for a maximum only if the scale is positive."""
+    form, axes, rank = args[0], range(2, r.rank(node.input[0])), r.rank(node.input[0])
+    if not isinstance(form, Form) or form.scale is None or any(node.output[1:]):
+        return _past(r, node, args, axes, lambda s: s)
+    if views.varies(form.scale, axes, rank) or not (any_sign or (form.scale.value > 0).all()):
+        return _past(r, node, args, axes, lambda s: s)
+    if form.shift is not None and views.varies(form.shift, axes, rank):
+        return None
+    (bare,) = r.opaque(node, [Form(form.atom), *args[1:]])
+    assert isinstance(bare, Form)
+    return [Form(bare.atom, form.scale, form.shift)]
+
+
+def _pool(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    given = plain_attributes(node)
+    padded = any(given.get("pads", [])) or given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    counted = node.op_type == "AveragePool" and padded and (given.get("count_include_pad", 0) or r.opset < 7)
+    if counted and isinstance(args[0], Form) and args[0].shift is not None:
+        return None
+    return _through(r, node, args, any_sign="Average" in node.op_type)
+
+
+def _mean(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    axes, rank = axes_of(node, args), r.rank(node.input[0])
+    if axes is None:
+        return None
+    keep = plain_attributes(node).get("keepdims", 1)
+    return _past(r, node, args, axes, lambda s: s if keep else views.without(s, axes, rank))
+
+
+def _resize(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    given = plain_attributes(node)
+    if given.get("mode", "nearest") not in ("nearest", "linear") or any(isinstance(a, Form) for a in args[1:]):
+        return None
+    if given.get("coordinate_transformation_mode") == "tf_crop_and_resize" or "axes" in given:
+        return None
+    return _past(r, node, args, range(2, r.rank(node.input[0])), lambda s: s)
+
+
+def _instance_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    return _past(r, node, args, range(2, r.rank(node.input[0])), lambda s: None)
+
+
+def _group_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    form, groups = args[0], int(plain_attributes(node).get("num_groups", 0))
+    if not isinstance(form, Form) or form.shift is None or not groups:
+        return None
+    rank = r.rank(node.input[0])
+    channels = (
+        views.without(form.shift, [0, *range(2, rank)], rank)
+        if not views.varies(form.shift, [0, *range(2, rank)], rank)
+        else None
+    )
+    if channels is None or channels.value.size % groups:
+        return None
+    rows = channels.value.reshape(groups, -1)
+    return _past(r, node, args, [], lambda s: None) if (rows == rows[:, :1]).all() else None
+
+
+def _layer_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    rank = r.rank(node.input[0])
+    axis = int(plain_attributes(node).get("axis", -1)) % rank
+    return _past(r, node, args, range(axis, rank), lambda s: None)
+
+
+def _cast_like(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """A constant in the type of a computed tensor, which it mostly has already."""
+    known, port = args[0], r.types.get(node.input[1])
+    if not isinstance(known, Known) or port is None or port.dtype is None:
+        return None
+    array = known.array()
+    there = array.astype(port.dtype)
+    return [Known(known.name, there, rounded=known.rounded)] if bool((there == array).all()) else None
+
+
+def _recurrent(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """The two biases of a recurrent cell as the sum that it uses."""
+    weights, bias = args[2], args[3] if len(args) > 3 else None
+    if not isinstance(weights, Known) or len(weights.shape) != 3:
+        return None
+    ball = None if bias is None else ball_of(bias)
+    if bias is not None and (ball is None or ball.value.ndim != 2):
+        return None
+    n = weights.shape[1]
+    if ball is None:
+        ball = exact(np.zeros((weights.shape[0], 2 * n)))
+    input_, state = ball.map(lambda x: x[:, :n]), ball.map(lambda x: x[:, n:])
+    total = input_ + state
+    if node.op_type == "GRU" and plain_attributes(node).get("linear_before_reset", 0):
+        gates = 2 * n // 3  # the third gate multiplies the state's bias by the reset gate
+        parts = [
+            total.map(lambda x: x[:, :gates]),
+            input_.map(lambda x: x[:, gates:]),
+            state.map(lambda x: x[:, gates:]),
+        ]
+        total = views.joined(parts, 1)
+    form = Form(Other("Biases", None, (), 0, node.name or f"{node.op_type}:{node.output[0]}"), None, total)
+    return r.opaque(node, [*args[:3], form, *args[4:]])
+
+
+POOL_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"), _pool),
+    **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin"), _mean),
+    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    "InstanceNormalization": _instance_norm,
+    "GroupNormalization": _group_norm,
+    "LayerNormalization": _layer_norm,
+    "CastLike": _cast_like,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
+}
+
+
+_LARGEST_TERM = 1 << 22  # elements of a constant that is added or multiplied
+
+
+def _small(value: Value) -> Ball | None:
+    if not isinstance(value, Known) or math.prod(value.shape) > _LARGEST_TERM:
+        return None
+    return ball_of(value)
+
+
+def _aligned(r: Reader, node: NodeProto, ball: Ball, other: str) -> Ball:
+    """A constant as numpy broadcasts it: before opset 7 an attribute says at which axis it starts."""
+    given = plain_attributes(node)
+    if r.opset >= 7 or "axis" not in given or not ball.value.ndim:
+        return ball
+    rank = r.rank(other)
+    start = int(given["axis"]) % rank
+    return ball.map(lambda x: x.reshape(x.shape + (1,) * (rank - start - x.ndim)))
+
+
+def _binary(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    left, right = args
+    op = node.op_type
+    if isinstance(left, Form) and isinstance(right, Form):
+        if op not in ("Add", "Sub"):
+            return None
+        return [added([left, right if op == "Add" else right.times(one(-1.0))])]
+    slot = 0 if isinstance(left, Form) else 1
+    form, ball = args[slot], _small(args[1 - slot])
+    if not isinstance(form, Form) or ball is None or (op == "Div" and slot):
+        return None
+    ball = _aligned(r, node, ball, node.input[slot])
+    if op in ("Mul", "Div"):
+        return [form.times(ball if op == "Mul" else one(1.0) / ball)]
+    if op == "Sub":
+        return [form.plus(-ball) if slot == 0 else form.times(one(-1.0)).plus(ball)]
+    return [form.plus(ball)]
+
+
+def _sum(_: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    forms = [a for a in args if isinstance(a, Form)]
+    balls = [_small(a) for a in args if not isinstance(a, Form)]
+    if not forms or None in balls:
+        return None
+    total = added(forms) if len(forms) > 1 else forms[0]
+    for ball in balls:
+        assert ball is not None
+        total = total.plus(ball)
+    return [total]
+
+
+def _batch_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    given = plain_attributes(node)
+    training = given.get("training_mode", 0) or (r.opset < 7 and not given.get("is_test", 0))
+    if training or not given.get("spatial", 1) or any(node.output[1:]) or not isinstance(args[0], Form):
+        return None
+    balls = [ball_of(a) for a in args[1:5]]
+    if any(b is None or b.value.ndim != 1 for b in balls):
+        return None
+    gamma, beta, mean, var = (b for b in balls if b is not None)
+    epsilon = exact(np.float64(given.get("epsilon", np.float32(1e-5))))  # the standard's default is a float32
+    scale = gamma / (var + epsilon).root()
+    dims = (-1, *[1] * (r.rank(node.input[0]) - 2))
+    return [args[0].plus(-mean.reshape(*dims)).times(scale.reshape(*dims)).plus(beta.reshape(*dims))]
+
+
+# -- linear operators ------------------------------------------------------------------------
+
+
+def _conv(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    operand, weight = args[0], args[1]
+    if not isinstance(operand, Form) or not isinstance(weight, Known) or len(weight.shape) < 3:
+        return None
+    given = plain_attributes(node)
+    turned = node.op_type == "ConvTranspose"
+    ones = all(k == 1 for k in weight.shape[2:]) and all(s == 1 for s in given.get("strides", [1]))
+    bare = not any(given.get("pads", [])) and given.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    bare = bare and not any(given.get("output_padding", [])) and "output_shape" not in given
+    rank, groups = len(weight.shape), int(given.get("group", 1))
+    key = (tuple(weight.shape[2:]), attributes(node, "kernel_shape", "group"))
+    atom = Linear(node.op_type, key, operand, weight, groups, turned, rank, _label(node))
+    return _with_bias(
+        linear(atom, whole=bare and (ones or not turned)), args, lambda b: b.reshape(-1, *[1] * (rank - 2))
+    )
+
+
+def _gemm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    operand, weight = args[0], args[1]
+    given = plain_attributes(node)
+    if not isinstance(operand, Form) or not isinstance(weight, Known) or given.get("transA", 0):
+        return None
+    form = linear(_product(node, operand, weight, rows=bool(given.get("transB", 0))), whole=True)
+    form = form.times(one(float(given.get("alpha", 1.0))))
+    beta = one(float(given.get("beta", 1.0)))
+    return _with_bias(form, args, lambda b: b if beta.is_one else b * beta)
+
+
+def _matmul(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    operand, weight = args
+    if isinstance(operand, Form) and isinstance(weight, Known) and len(weight.shape) == 2:
+        return [linear(_product(node, operand, weight, rows=False), whole=True)]
+    return product(r, node, args)
+
+
+def _product(node: NodeProto, operand: Form, weight: Known, *, rows: bool) -> Linear:
+    return Linear("MatMul", None, operand, weight, 1, not rows, 0, _label(node))
+
+
+def _with_bias(form: Form, args: list[Value], aligned: Any) -> list[Value] | None:
+    if len(args) < 3 or args[2] is None:
+        return [form]
+    ball = _small(args[2])
+    return None if ball is None else [form.plus(aligned(ball))]
+
+
+def _label(node: NodeProto) -> str:
+    return node.name or f"{node.op_type}:{node.output[0]}"
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _binary),
+    "Sum": _sum,
+    "Neg": lambda r, node, args: [args[0].times(one(-1.0))] if isinstance(args[0], Form) else None,
+    "BatchNormalization": _batch_norm,
+    **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    **dict.fromkeys(("Softmax", "LogSoftmax"), softmax),
+    "Split": split,
+    "Gather": gather,
+    "Slice": slices,
+    **MOVE_RULES,
+    **POOL_RULES,
+}

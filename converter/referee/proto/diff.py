@@ -1,0 +1,413 @@
+"""Cut two models, where they differ, into small pairs of models with the same inputs and output.
+
+A tensor whose name both models know is taken to hold the same value in both, and every such tensor that a
+changed node makes is the output of one segment: checking them all proves the claim, in topological order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from converter.referee.proto.inference import inferred
+from converter.referee.proto.source import Port, Source, all_nodes, body_graphs, body_key, dtype_of, ports, value_info
+from converter.referee.proto.tensors import external_location, is_external, read_tensor
+from converter.referee.reference.kernels import bind, captures
+
+_UNREPEATABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+@dataclass(eq=False)
+class Scope:
+    """A graph, subgraph body or function body: what it makes, what it holds, what lies around it."""
+
+    key: str
+    source: Source
+    nodes: list[NodeProto]
+    inputs: list[str]
+    outputs: list[str]
+    consts: dict[str, Any] = field(default_factory=dict)  # TensorProto or SparseTensorProto
+    known: dict[str, Port] = field(default_factory=dict)
+    outer: Scope | None = None
+    opset_import: Any = None
+
+    @cached_property
+    def made(self) -> dict[str, NodeProto]:
+        """The node that makes each tensor of this scope."""
+        return {name: node for node in self.nodes for name in node.output if name}
+
+    @cached_property
+    def order(self) -> dict[int, int]:
+        """Position of each node, by identity."""
+        return {id(node): k for k, node in enumerate(self.nodes)}
+
+    @cached_property
+    def derived(self) -> set[str]:
+        """Tensors made from constants alone."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if node.op_type in _UNREPEATABLE:
+                continue
+            if all(n in found or n in self.consts or self._is_const_outside(n) for n in reads(node)):
+                found.update(name for name in node.output if name)
+        return found
+
+    def is_const(self, name: str) -> bool:
+        """Whether the tensor's value is fixed by this scope or one around it."""
+        return name in self.consts or name in self.derived or self._is_const_outside(name)
+
+    def _is_const_outside(self, name: str) -> bool:
+        if self.outer is None or name in self.made or name in self.inputs:
+            return False
+        return self.outer.is_const(name)
+
+    def home(self, name: str) -> Scope | None:
+        """The innermost scope, from here outwards, where the tensor comes into being."""
+        if name in self.consts or name in self.made or name in self.inputs:
+            return self
+        return self.outer.home(name) if self.outer is not None else None
+
+    def depth(self) -> int:
+        """How many scopes lie around this one."""
+        return 0 if self.outer is None else 1 + self.outer.depth()
+
+
+def reads(node: NodeProto) -> list[str]:
+    """What a node and its subgraphs read."""
+    return [*(n for n in node.input if n), *sorted(captures(node))]
+
+
+def scopes(source: Source, known: dict[str, Port]) -> dict[str, Scope]:
+    """All scopes of a model by a key that does not depend on node names; ``known`` types the main graph."""
+    model = source.proto
+    main = _graph_scope("", source, model.graph, None, model.opset_import)
+    main.known.update(known)
+    found = {s.key: s for s in _with_bodies(main)}
+    for function in model.functions:
+        for scope in _with_bodies(_function_scope(source, function, list(found.values()))):
+            found[scope.key] = scope
+    return found
+
+
+def _graph_scope(key: str, source: Source, graph: GraphProto, outer: Scope | None, opset_import: Any) -> Scope:
+    consts: dict[str, Any] = {t.name: t for t in graph.initializer}
+    consts |= {t.values.name: t for t in graph.sparse_initializer}
+    free = [i.name for i in graph.input if i.name not in consts]
+    scope = Scope(key, source, list(graph.node), free, [o.name for o in graph.output], consts)
+    scope.outer, scope.opset_import = outer, opset_import
+    scope.known.update(ports([*graph.value_info, *graph.input, *graph.output]))
+    return scope
+
+
+def _with_bodies(scope: Scope) -> Iterator[Scope]:
+    yield scope
+    for node in scope.nodes:
+        for name, graph in body_graphs(node):
+            key = body_key(scope.key, node, name)
+            yield from _with_bodies(_graph_scope(key, scope.source, graph, scope, scope.opset_import))
+
+
+def function_key(function: FunctionProto) -> str:
+    """What a function is called."""
+    return f"function {function.domain}.{function.name}.{getattr(function, 'overload', '')}"
+
+
+def _function_scope(source: Source, function: FunctionProto, callers: list[Scope]) -> Scope:
+    """A function as its first call sees it: attributes bound, constant arguments as constants."""
+    scope = Scope(function_key(function), source, list(function.node), list(function.input), list(function.output))
+    scope.opset_import = function.opset_import
+    for caller in callers:
+        for node in caller.nodes:
+            if (node.domain, node.op_type) == (function.domain, function.name):
+                scope.nodes = list(bind(function, node).node)
+                _take_arguments(scope, caller, dict(zip(function.input, node.input, strict=False)))
+                return scope
+    return scope
+
+
+def _take_arguments(scope: Scope, caller: Scope, arguments: dict[str, str]) -> None:
+    for formal, actual in arguments.items():
+        home = caller.home(actual)
+        tensor = home.consts.get(actual) if home is not None else None
+        if isinstance(tensor, TensorProto):
+            copy = TensorProto()
+            copy.CopyFrom(tensor)
+            copy.name = formal
+            scope.consts[formal] = copy
+            scope.inputs.remove(formal)
+        elif home is not None and actual in home.known:
+            port = home.known[actual]
+            scope.known[formal] = Port(formal, port.kind, port.elem, port.dims)
+
+
+def infer_inner(found: dict[str, Scope]) -> None:
+    """Give the tensors of subgraphs and functions the types that inference finds from what surrounds them."""
+    for scope in sorted(found.values(), key=Scope.depth):
+        if scope.key == "":
+            continue
+        outside = {n for node in scope.nodes for n in reads(node)} - scope.made.keys() - scope.consts.keys()
+        graph = GraphProto(name="body", node=scope.nodes)
+        for name in sorted(outside | set(scope.inputs)):
+            home = scope.home(name)
+            const = home.consts.get(name) if home is not None else None
+            port = home.known.get(name) if home is not None else None
+            if isinstance(const, TensorProto):
+                graph.initializer.append(const)
+            elif port is not None and port.kind == "tensor":
+                graph.input.append(value_info(name, port))
+        graph.initializer.extend(t for t in scope.consts.values() if isinstance(t, TensorProto))
+        body = ModelProto(ir_version=8, opset_import=scope.opset_import, graph=graph)
+        body.functions.extend(scope.source.proto.functions)
+        for name, port in inferred(body).items():
+            scope.known.setdefault(name, port)
+
+
+def signature(node: NodeProto) -> tuple[Any, ...]:
+    """What makes two nodes the same, their subgraphs' nodes left out (those are compared in their own scope)."""
+    attributes: list[tuple[str, Any]] = []
+    for a in node.attribute:
+        if a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+            graphs = [a.g] if a.type == AttributeProto.GRAPH else a.graphs
+            attributes.append((a.name, tuple(tuple(v.name for v in (*g.input, *g.output)) for g in graphs)))
+        else:
+            attributes.append((a.name, hashlib.sha256(a.SerializeToString(deterministic=True)).digest()))
+    overload = getattr(node, "overload", "")
+    head = (node.domain, node.op_type, overload, tuple(node.input), tuple(node.output))
+    return (*head, tuple(sorted(attributes, key=lambda x: x[0])))
+
+
+def same_constant(a: Any, source_a: Source, b: Any, source_b: Source) -> bool:
+    """Whether two constants have the same type, shape and bits; one tensor of each is read at a time."""
+    if type(a) is not type(b):
+        return False
+    if not isinstance(a, TensorProto):
+        return bool(a.SerializeToString(deterministic=True) == b.SerializeToString(deterministic=True))
+    if (a.data_type, list(a.dims)) != (b.data_type, list(b.dims)):
+        return False
+    if is_external(a) and is_external(b):
+        if external_location(a, source_a.folder) == external_location(b, source_b.folder):
+            return True
+    elif a.HasField("raw_data") and b.HasField("raw_data"):
+        return bool(a.raw_data == b.raw_data)
+    x, y = read_tensor(a, source_a.folder), read_tensor(b, source_b.folder)
+    if x.dtype.kind in "OUS":
+        return bool(np.array_equal(x, y))
+    return np.ascontiguousarray(x).tobytes() == np.ascontiguousarray(y).tobytes()
+
+
+_MAX_NODES = 400
+_MARK = "/biasopt/"
+# Their outputs have a property that a rewrite may rest on (rows that sum to one), and random values have not.
+_NORMALISED = {"Softmax", "Attention"}
+_INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One rewritten place: ``before`` and ``after`` compute ``output`` from the same inputs."""
+
+    scope: str
+    output: str
+    before: ModelProto
+    after: ModelProto
+
+    @property
+    def name(self) -> str:
+        """The output, with the scope that it is in."""
+        return f"{self.scope}/{self.output}" if self.scope else self.output
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where two models differ: segments that can be run, and names of what cannot be compared."""
+
+    segments: tuple[Segment, ...]
+    unmatched: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether both models compute the same thing by the same nodes."""
+        return not self.segments and not self.unmatched
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    nodes: tuple[tuple[Scope, NodeProto], ...]
+    consts: dict[str, TensorProto]
+    inputs: frozenset[str]
+
+
+def differences(a: Source, b: Source, dims: dict[str, tuple[int, ...]] | None = None) -> Difference:
+    """All segments of a pair; ``dims`` are the input shapes that types are inferred with."""
+    before, after = scopes(a, {}), scopes(b, {})
+    changed = {key: _changed_constants(before[key], after[key]) for key in after if key in before}
+    targets = [(key, name) for key, new in changed.items() for name in _targets(before[key], after[key], new)]
+    if not targets:
+        return Difference(())
+    before, after = scopes(a, inferred(a.proto, dims)), scopes(b, inferred(b.proto, dims))
+    infer_inner(before)
+    infer_inner(after)
+    found, unmatched = [], []
+    for key, name in targets:
+        segment = _segment(before[key], after[key], name, changed[key])
+        if segment is None:
+            unmatched.append(f"{key}/{name}" if key else name)
+        else:
+            found.append(segment)
+    return Difference(tuple(found), tuple(unmatched))
+
+
+def _targets(a: Scope, b: Scope, changed: set[str]) -> Iterator[str]:
+    """Tensors that both scopes know and that the rewrite makes anew, in the order in which B makes them."""
+    old = {signature(node) for node in a.nodes if not changed.intersection(reads(node))}
+    for node in b.nodes:
+        if signature(node) not in old or changed.intersection(reads(node)):
+            yield from (name for name in node.output if name and (name in a.made or name in a.consts))
+    for name in b.outputs:
+        if name in b.consts and (name in changed or name not in a.consts):
+            yield name
+
+
+def _changed_constants(a: Scope, b: Scope) -> set[str]:
+    """Constants of the same name with other values, here and in the scopes around."""
+    changed: set[str] = set()
+    while True:
+        for name in a.consts.keys() & b.consts.keys():
+            if not same_constant(a.consts[name], a.source, b.consts[name], b.source):
+                changed.add(name)
+        # a name that is a constant on one side only no longer means the same
+        changed |= {n for n in a.consts.keys() ^ b.consts.keys() if n in a.made or n in b.made}
+        if a.outer is None or b.outer is None:
+            return changed
+        a, b = a.outer, b.outer
+
+
+def _segment(a: Scope, b: Scope, output: str, changed: set[str]) -> Segment | None:
+    """The pair of models for one output, or None if they grow too large or read different things."""
+    open_a: set[str] = set()
+    open_b: set[str] = set()
+    while True:
+        part_a, part_b = _walk(a, b, output, open_a, changed), _walk(b, a, output, open_b, changed)
+        if max(len(part_a.nodes), len(part_b.nodes)) > _MAX_NODES:
+            return None
+        # What only one side reads must be made from what both read, or the comparison would be of two functions.
+        more_a = {n for n in part_a.inputs - part_b.inputs if n in a.made}
+        more_b = {n for n in part_b.inputs - part_a.inputs if n in b.made}
+        if part_a.inputs != part_b.inputs and not more_a and not more_b:
+            # One side gets at something only through a tensor that is fed: compute that inside as well.
+            more_a = more_b = {n for n in part_a.inputs & part_b.inputs if n in a.made and n in b.made}
+        if not more_a and not more_b:
+            break
+        open_a |= more_a
+        open_b |= more_b
+    if part_b.inputs - part_a.inputs - _reachable(a):
+        return None
+    return Segment(b.key, output, _model(a, part_a, output, a), _model(b, part_b, output, a))
+
+
+def _reachable(scope: Scope) -> set[str]:
+    names = {*scope.inputs, *scope.made, *scope.consts}
+    return names | _reachable(scope.outer) if scope.outer is not None else names
+
+
+def _walk(scope: Scope, other: Scope, output: str, opened: set[str], changed: set[str]) -> _Part:
+    """From ``output`` back to tensors that ``other`` knows too, constants, and inputs."""
+    nodes: dict[int, tuple[Scope, NodeProto]] = {}
+    consts: dict[str, TensorProto] = {}
+    inputs: set[str] = set()
+    pending, seen = [output], {output}
+    while pending:
+        name = pending.pop()
+        home = scope.home(name)
+        if home is None:
+            inputs.add(name)
+        elif name in home.consts:
+            consts[name] = home.consts[name]
+        elif name in home.inputs or (name != output and not _opens(name, home, scope, other, opened, changed)):
+            inputs.add(name)
+        else:
+            node = home.made[name]
+            nodes[id(node)] = (home, node)
+            fresh = [n for n in reads(node) if n not in seen]
+            seen.update(fresh)
+            pending.extend(fresh)
+    ordered = sorted(nodes.values(), key=lambda pair: (pair[0].depth(), pair[0].order[id(pair[1])]))
+    return _Part(tuple(ordered), consts, frozenset(inputs))
+
+
+def _opens(name: str, home: Scope, scope: Scope, other: Scope, opened: set[str], changed: set[str]) -> bool:
+    """Whether a tensor that a node makes is computed inside the segment rather than fed."""
+    if name in home.derived or _is_integer(home, name) or home.made[name].op_type in _NORMALISED:
+        return True  # a random value in its place would have no meaning
+    if home is not scope:
+        return False
+    return name in opened or name in changed or name not in other.made
+
+
+def _is_integer(scope: Scope, name: str) -> bool:
+    port = scope.known.get(name)
+    if port is not None and port.elem:
+        dtype = dtype_of(port.elem)
+        return dtype is not None and dtype.kind in "iu"
+    return scope.made[name].op_type in _INTEGER_OPS
+
+
+def _model(scope: Scope, part: _Part, output: str, types: Scope) -> ModelProto:
+    """A model of one part; its inputs get the types that ``types`` knows."""
+    whole = scope.source.proto
+    graph = GraphProto(name="segment")
+    graph.node.extend(node for _, node in part.nodes)
+    for tensor in part.consts.values():
+        (graph.initializer if isinstance(tensor, TensorProto) else graph.sparse_initializer).append(tensor)
+    fallback = _float_type(part)
+    for name in sorted(part.inputs):
+        graph.input.append(value_info(name, _known(types, name), fallback))
+    graph.output.append(value_info(output, _known(types, output) or _known(scope, output)))
+    ir_version = max(whole.ir_version, 4)  # before IR 4 an initializer would have to be an input too
+    return ModelProto(ir_version=ir_version, opset_import=scope.opset_import, graph=graph, functions=whole.functions)
+
+
+def _known(scope: Scope, name: str) -> Port | None:
+    home = scope.home(name)
+    return home.known.get(name) if home is not None else None
+
+
+def _float_type(part: _Part) -> int:
+    """The type of an input of which nothing is known: that of the float constants beside it."""
+    for tensor in part.consts.values():
+        if isinstance(tensor, TensorProto) and tensor.data_type in (
+            TensorProto.FLOAT,
+            TensorProto.FLOAT16,
+            TensorProto.BFLOAT16,
+            TensorProto.DOUBLE,
+        ):
+            return int(tensor.data_type)
+    return int(TensorProto.FLOAT)
+
+
+def shrunk(model: ModelProto, limit: int) -> ModelProto:
+    """A copy to run a segment quickly or in little memory: no spatial size of an input is 0 or above ``limit``."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value == 0:
+                dim.ClearField("dim_value")  # of no element there is nothing to compare
+        for dim in value.type.tensor_type.shape.dim[2:]:
+            if dim.dim_value > limit or not dim.HasField("dim_value"):
+                dim.dim_value = limit
+    return copy
+
+
+def is_ours(a: Source, b: Source) -> bool:
+    """Whether ``b`` holds tensors named by this tool, which keeps a tensor's name only where its value stays."""
+    old = {t.name for t in a.proto.graph.initializer}
+    names = (t.name for t in b.proto.graph.initializer if t.name not in old)
+    made = (name for n in all_nodes(b.proto) for name in (*n.input, *n.output))
+    return any(_MARK in name for name in (*names, *made))

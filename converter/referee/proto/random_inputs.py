@@ -1,0 +1,266 @@
+"""Seeded random inputs that a model accepts.
+
+Floats are normal, clipped to +-4; integers stay below what their first reader indexes; masks hold zeros and at
+least one one. Sizes that a model leaves open are read off the weights of the first reader where those decide
+(channels of a Conv, rows of a MatMul), otherwise guessed and tried: see :func:`guesses`.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.errors import DataError
+from converter.referee.proto.source import Port, constant_dims, free_inputs
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
+
+
+Array = np.ndarray[Any, Any]
+Shapes = dict[str, tuple[int, ...]]
+
+BATCHES = (1, 3)
+_OPEN_SIZES = (64, 224, 32, 128, 16, 256, 8, 512, 1, 3, 4, 80, 100, 160)
+_MAX_GUESSES = 24
+MAX_ELEMENTS = 1 << 24  # of a tensor whose size is guessed
+_ELEMENTWISE = {"Mul", "Div", "Add", "Sub", "PRelu"}
+_PASSED_THROUGH = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Flatten", "Transpose", "Expand", "Clip"}
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the first readers say about each input: fixed sizes by axis, rank, exclusive bound of integers."""
+
+    sizes: dict[str, dict[int, int]] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
+    bounds: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """One attempt at the open sizes: concrete dims per input, and the bound of integers nothing else bounds."""
+
+    shapes: Shapes
+    loose_bound: int
+
+
+def hints(graph: GraphProto, names: set[str]) -> Hints:
+    """Read sizes and bounds off the weights of the nodes that read ``names``."""
+    dims = constant_dims(graph)
+    found = Hints()
+    alias = {name: name for name in names}  # tensor -> the input whose elements it still holds
+    for node in graph.node:
+        source = alias.get(node.input[0]) if node.input else None
+        if source is not None and node.op_type in _PASSED_THROUGH and node.output:
+            alias[node.output[0]] = source
+        for slot, name in enumerate(node.input):
+            if name in names:
+                _note_sizes(found, name, node, slot, dims)
+            if name in alias:
+                _note_bound(found, alias[name], node, slot, dims)
+    return found
+
+
+def _note_sizes(found: Hints, name: str, node: NodeProto, slot: int, dims: Mapping[str, tuple[int, ...]]) -> None:
+    if node.op_type in _ELEMENTWISE and len(node.input) == 2:
+        other = dims.get(node.input[1 - slot], ())
+        found.sizes.setdefault(name, {}).update({-1 - k: n for k, n in enumerate(reversed(other)) if n > 1})
+    weight = dims.get(node.input[1], ()) if len(node.input) > 1 else ()
+    if slot or not weight:
+        return
+    group = next((a.i for a in node.attribute if a.name == "group"), 1)
+    if node.op_type in ("Conv", "FusedConv") and len(weight) > 2:
+        found.ranks[name] = len(weight)
+        found.sizes.setdefault(name, {})[1] = weight[1] * group
+    elif node.op_type == "ConvTranspose" and len(weight) > 2:
+        found.ranks[name] = len(weight)
+        found.sizes.setdefault(name, {})[1] = weight[0]
+    elif node.op_type in ("BatchNormalization", "InstanceNormalization"):
+        found.sizes.setdefault(name, {})[1] = weight[0]
+    elif node.op_type == "MatMul" and len(weight) >= 2:
+        found.sizes.setdefault(name, {})[-1] = weight[-2]
+    elif node.op_type == "Gemm" and len(weight) == 2:
+        trans_a, trans_b = (next((a.i for a in node.attribute if a.name == n), 0) for n in ("transA", "transB"))
+        found.ranks[name] = 2
+        found.sizes.setdefault(name, {})[0 if trans_a else 1] = weight[1] if trans_b else weight[0]
+    elif node.op_type in ("LSTM", "GRU", "RNN"):
+        found.ranks[name] = 3
+        found.sizes.setdefault(name, {})[2] = weight[-1]
+
+
+def _note_bound(found: Hints, name: str, node: NodeProto, slot: int, dims: Mapping[str, tuple[int, ...]]) -> None:
+    data = dims.get(node.input[0], ())
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+    if node.op_type in ("Gather", "GatherElements") and slot == 1 and data:
+        bound = data[axis]
+    elif node.op_type == "GatherND" and slot == 1 and data:
+        bound = min(data)
+    else:
+        return
+    found.bounds[name] = min(bound, found.bounds.get(name, bound))
+
+
+def guesses(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None, batch: int) -> Iterator[Guess]:
+    """Concrete shapes for every input, likeliest first.
+
+    An open first dim is the batch. Every other open dim gets the same size at a time (64, then 224, then others);
+    dims with one symbol stay equal because they all do.
+    """
+    inputs = free_inputs(model)
+    known = hints(model.graph, set(inputs))
+    seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
+    for count, size in enumerate(_OPEN_SIZES):
+        for rank in (4, 2, 3, 1):
+            shapes = {n: _shape(p, known, batch, size, rank, (given or {}).get(n)) for n, p in inputs.items()}
+            key = tuple(sorted(shapes.items()))
+            if key in seen or len(seen) >= _MAX_GUESSES:
+                continue
+            seen.add(key)
+            if count and max((math.prod(s) for s in shapes.values()), default=0) > MAX_ELEMENTS:
+                continue
+            yield Guess(shapes, 8 if count == 0 else 2)
+    if any(p.dtype is not None and p.dtype.kind in "iu" for p in inputs.values()):
+        first = {n: _shape(p, known, batch, _OPEN_SIZES[0], 2, (given or {}).get(n)) for n, p in inputs.items()}
+        yield from (Guess(first, bound) for bound in (2, 1))
+
+
+def _shape(
+    port: Port, known: Hints, batch: int, size: int, rank: int, given: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    if given is not None:
+        return tuple(given)
+    dims = port.dims if port.dims is not None else (None,) * known.ranks.get(port.name, rank)
+    fixed = {
+        axis % len(dims): n for axis, n in known.sizes.get(port.name, {}).items() if -len(dims) <= axis < len(dims)
+    }
+    result = []
+    for axis, dim in enumerate(dims):
+        if isinstance(dim, int) and dim >= 0:
+            result.append(dim)
+        elif axis in fixed:
+            result.append(fixed[axis])
+        else:
+            result.append(batch if axis == 0 else size)
+    return tuple(result)
+
+
+def has_open_batch(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None) -> bool:
+    """Whether some input's first dim is open, so that a second batch size is worth trying."""
+    ports = free_inputs(model).values()
+    return any(p.name not in (given or {}) and (p.dims is None or (p.dims and not is_fixed(p.dims[0]))) for p in ports)
+
+
+def is_fixed(dim: int | str | None) -> bool:
+    return isinstance(dim, int) and dim >= 0
+
+
+def feed(model: ModelProto, guess: Guess, seed: int, known: Hints | None = None) -> dict[str, Array]:
+    """One random value per input; the same seed gives the same values.
+
+    Raises
+    ------
+    DataError
+        An input is text, a sequence, a map or optional: there is no random value for it.
+    """
+    inputs = free_inputs(model)
+    known = known or hints(model.graph, set(inputs))
+    return {name: _value(port, guess, seed, known) for name, port in inputs.items()}
+
+
+def _value(port: Port, guess: Guess, seed: int, known: Hints) -> Array:
+    if port.kind != "tensor" or port.dtype is None:
+        raise DataError(f"input {port.name!r} is no tensor of numbers; give its values with --inputs")
+    rng = np.random.default_rng([seed, zlib.crc32(port.name.encode())])
+    return random_tensor(rng, port.name, port.dtype, guess.shapes[port.name], known.bounds.get(port.name), guess)
+
+
+def random_tensor(
+    rng: np.random.Generator, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], bound: int | None, guess: Guess
+) -> Array:
+    """Random values of one type; ``bound`` is exclusive and holds for integers."""
+    if dtype.kind == "b":
+        return _mask(rng, shape).astype(dtype)
+    if dtype.kind not in "iu":
+        return np.asarray(np.clip(rng.standard_normal(shape), -4, 4), dtype)
+    if bound is not None:
+        return np.asarray(rng.integers(0, max(1, bound), shape), dtype)
+    if "mask" in name.lower():
+        return _mask(rng, shape).astype(dtype)
+    if "len" in name.lower():
+        return _lengths(rng, shape, guess).astype(dtype)
+    if dtype.itemsize == 1:  # quantised values use their whole range
+        info = np.iinfo(dtype)
+        return np.asarray(rng.integers(info.min, info.max + 1, shape), dtype)
+    return np.asarray(rng.integers(0, guess.loose_bound, shape), dtype)
+
+
+def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Zeros and ones, at least one one in every row of the last axis."""
+    mask = np.asarray(rng.integers(0, 2, shape))
+    if mask.size and mask.ndim:
+        mask[..., 0] = 1
+    return mask
+
+
+def _lengths(rng: np.random.Generator, shape: tuple[int, ...], guess: Guess) -> Array:
+    longest = max((max(s[1:], default=1) for s in guess.shapes.values() if len(s) > 1), default=1)
+    return np.asarray(rng.integers(max(1, longest // 2), longest + 1, shape))
+
+
+def check_shapes(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None) -> None:
+    """Raise DataError unless shapes from the user are of inputs, and of the rank and fixed sizes that those have."""
+    expected = free_inputs(model)
+    for name, shape in (given or {}).items():
+        if name not in expected:
+            inputs = ", ".join(sorted(expected)) or "none"
+            raise DataError(f"{name!r} is not an input of the model; its inputs are {inputs}")
+        dims = expected[name].dims
+        dims = (None,) * len(shape) if dims is None else dims
+        if len(dims) != len(shape) or any(n < 0 or (is_fixed(d) and d != n) for d, n in zip(dims, shape, strict=True)):
+            wanted = ", ".join("?" if d is None else str(d) for d in dims)
+            raise DataError(f"input {name!r} has the shape [{wanted}], which {list(shape)} contradicts")
+
+
+def check_given(model: ModelProto, feeds: Mapping[str, Any]) -> None:
+    """Whether inputs from the user name the model's inputs.
+
+    Raises
+    ------
+    DataError
+        One is missing, or is not an input of the model.
+    """
+    expected = free_inputs(model)
+    allowed = set(expected) | {i.name for i in model.graph.input}
+    missing, unknown = [n for n in expected if n not in feeds], [n for n in feeds if n not in allowed]
+    if missing:
+        raise DataError(f"input {missing[0]!r} has no value; give one for each of {', '.join(sorted(expected))}")
+    if unknown:
+        raise DataError(f"{unknown[0]!r} is not an input of the model; its inputs are {', '.join(sorted(expected))}")
+
+
+def larger(
+    model: ModelProto, given: Mapping[str, tuple[int, ...]] | None, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[Shapes]:
+    """Shapes with every open size beyond the batch made larger, likeliest first; none where there is no such size."""
+    known = hints(model.graph, set(free_inputs(model)))
+    for step in (lambda n: n + 32, lambda n: 2 * n, lambda n: n + 1):
+        found = {n: _stretched(p, known, shapes[n], step) for n, p in free_inputs(model).items() if n in shapes}
+        found |= {n: tuple(s) for n, s in (given or {}).items()}
+        if found == {n: tuple(s) for n, s in shapes.items()}:
+            return
+        if max(math.prod(s) for s in found.values()) <= MAX_ELEMENTS:
+            yield found
+
+
+def _stretched(port: Port, known: Hints, shape: tuple[int, ...], step: Callable[[int], int]) -> tuple[int, ...]:
+    if port.dims is None or len(port.dims) != len(shape):
+        return tuple(shape)
+    fixed = {axis % len(shape) for axis in known.sizes.get(port.name, {}) if -len(shape) <= axis < len(shape)}
+    held = [k == 0 or is_fixed(d) or k in fixed for k, d in enumerate(port.dims)]
+    return tuple(n if stays else step(n) for n, stays in zip(shape, held, strict=True))

@@ -1,0 +1,111 @@
+"""Tensors of a model as float64 arrays, read when they are needed."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from converter.errors import ModelError
+from converter.referee.reference.conv import Array
+
+# Unit roundoff of the float types that become float64 (and of float64 itself).
+UNIT_ROUNDOFF: dict[int, float] = {
+    TensorProto.FLOAT16: 2.0**-11,
+    TensorProto.BFLOAT16: 2.0**-8,
+    TensorProto.FLOAT: 2.0**-24,
+    TensorProto.DOUBLE: 2.0**-53,
+}
+_WIDENED = {np.dtype(np.float16), np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)}
+
+
+def widen(value: Any) -> Any:
+    """``value`` with float16, bfloat16 and float32 arrays made float64, also inside sequences."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.astype(np.float64) if value.dtype in _WIDENED else np.asarray(value)
+    if isinstance(value, list):
+        return [widen(v) for v in value]
+    return value
+
+
+def external_location(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int | None]:
+    """File, offset and length (None: to the end) of a tensor's external data."""
+    info = {entry.key: entry.value for entry in tensor.external_data}
+    location = info.get("location", "")
+    if folder is None:
+        raise ModelError(f"tensor {tensor.name!r} is in external data; say in which directory")
+    path = folder / location
+    if not location or Path(location).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"tensor {tensor.name!r}: external data location {location!r} leaves the model's directory")
+    length = info.get("length")
+    return path, int(info.get("offset") or 0), int(length) if length else None
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the tensor's bytes are in another file."""
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
+    """The tensor in its stored type; the proto is not changed."""
+    if not is_external(tensor):
+        return np.asarray(numpy_helper.to_array(tensor))
+    path, offset, length = external_location(tensor, folder)
+    inline = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            inline.raw_data = file.read() if length is None else file.read(length)
+        return np.asarray(numpy_helper.to_array(inline))
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{path}: cannot read tensor {tensor.name!r} ({exc}); the data file may be truncated") from exc
+
+
+def densify(tensor: onnx.SparseTensorProto, folder: Path | None = None) -> Array:
+    """A sparse tensor as a dense array in its stored type."""
+    values, indices = read_tensor(tensor.values, folder), read_tensor(tensor.indices, folder)
+    dense = np.zeros(tuple(tensor.dims), dtype=values.dtype)
+    if indices.ndim == 2:
+        dense[tuple(indices.T)] = values
+    else:
+        dense.reshape(-1)[indices] = values
+    return dense
+
+
+class Weights:
+    """Reads a model's constants as float64; with ``seed``, perturbed by their own rounding error.
+
+    Perturbed: every float tensor of two or more elements, times ``1 + u * xi``, u the unit roundoff of the
+    stored type and xi uniform with variance one, as rounding errors are. Single numbers stay (exponents,
+    thresholds, scale factors of shapes) unless ``weight`` says that a layer reads them as one.
+    """
+
+    def __init__(self, folder: Path | None, seed: int | None) -> None:
+        self.folder = folder
+        self.seed = seed
+
+    def tensor(self, tensor: TensorProto, name: str, *, fixed: bool = False, weight: bool = False) -> Array:
+        """The value of an initializer or Constant; ``fixed`` ones are never perturbed."""
+        stored = read_tensor(tensor, self.folder)
+        unit = UNIT_ROUNDOFF.get(tensor.data_type)
+        return self._finish(stored, None if fixed else unit, name, 1 if weight else 2)
+
+    def sparse(self, tensor: onnx.SparseTensorProto, name: str) -> Array:
+        """The dense value of a sparse initializer or Constant."""
+        return self._finish(densify(tensor, self.folder), UNIT_ROUNDOFF.get(tensor.values.data_type), name)
+
+    def _finish(self, stored: Array, unit: float | None, name: str, least: int = 2) -> Array:
+        value: Array = widen(stored)
+        if self.seed is None or unit is None or value.size < least:
+            return value
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        noise = np.asarray(rng.random(value.shape, dtype=np.float32), dtype=np.float64)
+        noise *= unit * 12**0.5
+        noise += 1.0 - unit * 3**0.5
+        noise *= value
+        return noise

@@ -1,0 +1,648 @@
+"""A pair of models run whole where that can be, rewrite by rewrite where not."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.errors import DataError
+from converter.records import Environment, Parity, Stage, Verdict
+from converter.referee.inputs.stream import leaves
+from converter.referee.proto.copies import renamed
+from converter.referee.proto.diff import Difference, differences, is_ours
+from converter.referee.proto.random_inputs import BATCHES, guesses
+from converter.referee.proto.source import Source, all_nodes, body_graphs, body_key, model_facts, seeded
+from converter.referee.proto.structural_hash import same_computation
+from converter.referee.reference.kernels import Unsupported
+from converter.referee.verify.algebra import DOUBT_DRAWS, algebra, worst
+from converter.referee.verify.decisions import decision
+from converter.referee.verify.local import local
+from converter.referee.verify.metrics import Tolerance, apart
+from converter.referee.verify.models import Case, Cases, Side
+from converter.referee.verify.options import LEVELS, STAGES, Options
+from converter.referee.verify.outputs import Ground, outputs
+from converter.referee.verify.parameters import parameters
+from converter.referee.verify.region_replay import Replay
+from converter.referee.verify.request import check_level, options_for
+from converter.referee.verify.structure import is_unseeded, structure
+from converter.runtime.machine import environment
+from converter.runtime.providers import PROVIDERS, provider_list
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+_NO_NUMBERS = ("environment", "structure")
+
+
+def conclude(referee: Referee, level: str, scope: str) -> Parity:
+    """The parity that a referee's stages amount to."""
+    stages = in_order(referee.stages)
+    verdict = combined(stages)
+    numbers = [s for s in stages if s.outputs and s.id not in _NO_NUMBERS]
+    blamed = next((s for s in numbers if s.status is verdict), None)
+    if verdict is Verdict.PASS:
+        why = "; ".join(f"{s.id}: {s.why}" for s in numbers if s.status is Verdict.PASS)
+    elif blamed is not None:
+        why = f"{blamed.id}: {blamed.why}"
+    else:
+        failed = [s for s in stages if s.status is verdict]
+        why = failed[0].why if failed else "nothing could be compared"
+    if not numbers:
+        level = "D"
+    if scope == "per-rewrite":
+        why = f"checked per rewrite: {why}"
+    return Parity(verdict, level, stages, tuple(referee.warnings), scope, why)
+
+
+def in_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages in the order in which they are told of, cheapest first."""
+    return tuple(sorted(stages, key=lambda s: STAGES.index(s.id) if s.id in STAGES else len(STAGES)))
+
+
+def combined(stages: Sequence[Stage]) -> Verdict:
+    """FAIL if any stage fails, INCONCLUSIVE if any is or no numbers were compared, else PASS."""
+    seen = [s.status for s in stages]
+    if Verdict.FAIL in seen:
+        return Verdict.FAIL
+    compared = [s for s in stages if s.id not in _NO_NUMBERS and s.status is Verdict.PASS]
+    return Verdict.INCONCLUSIVE if Verdict.INCONCLUSIVE in seen or not compared else Verdict.PASS
+
+
+def look_at_outputs(referee: Referee) -> None:
+    """Warn of outputs whose parity proves little: the same for every input, or not finite."""
+    runs = [c.runtime or c.exact or {} for c in referee.cases.items]
+    for name in runs[0]:
+        if len(runs) > 1 and _same_for_all(runs[0][name], runs[1][name]):
+            referee.warnings.append(f"output {name!r} does not depend on the inputs: its parity proves little")
+    n_bad = sum(_nonfinite(value) for run in runs for value in run.values())
+    if n_bad:
+        hit = sum(any(_nonfinite(value) for value in run.values()) for run in runs)
+        what = f"{hit} of {len(runs)} inputs, {n_bad} NaN or Inf elements"
+        referee.warnings.append(f"the original's outputs are not finite for {what}; they count as equal where both are")
+    for check in (c for s in referee.stages for c in s.outputs if "overflow" in c.detail):
+        referee.warnings.append(f"output {check.name!r}: {check.detail['overflow']}")
+
+
+def _same_for_all(first: Any, second: Any) -> bool:
+    """Whether two different inputs gave the same output, row by row where the batch size differs."""
+    left, right = leaves(first), leaves(second)
+    if len(left) != len(right):
+        return False
+    return all(_equal_rows(x, y) for x, y in zip(left, right, strict=True))
+
+
+def _equal_rows(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> bool:
+    if x.dtype.kind == "V" or x.dtype != y.dtype:
+        return False
+    nan = x.dtype.kind == "f"
+    if x.shape == y.shape:
+        return bool(np.array_equal(x, y, equal_nan=nan))
+    if x.shape[1:] != y.shape[1:] or not x.ndim or not len(x) or not len(y):
+        return False
+    return all(np.array_equal(x[0], row, equal_nan=nan) for row in (*x, *y))
+
+
+def _nonfinite(value: Any) -> int:
+    return sum(int(np.count_nonzero(~np.isfinite(x))) for x in leaves(value) if x.dtype.kind == "f")
+
+
+_BODIES = (".then_branch", ".else_branch", ".body")
+
+
+def idle(referee: Referee) -> Stage | None:
+    """The rewritten places in such subgraphs, each on its own; None if there is none."""
+    ran, difference = referee.a.entered, referee.difference
+    _warn(referee)
+    places = tuple(s for s in difference.segments if s.scope.endswith(_BODIES) and not s.scope.endswith(tuple(ran)))
+    inner = [n for n in difference.unmatched if any(f"{body}/" in n for body in _BODIES)]
+    lost = tuple(n for n in inner if not any(f"{body}/" in n for body in ran))
+    if not places and not lost:
+        return None
+    a, b = referee.a.source, referee.b.source
+    return local(Difference(places, lost), a, b, referee.options, light=not referee.cases.no_runtime)
+
+
+def _warn(referee: Referee) -> None:
+    """Say which branches of the original no input led into, where a float64 run has shown it."""
+    ran = referee.a.entered
+    bodies = {body_key("", n, name) for n in all_nodes(referee.a.source.proto) for name, _ in body_graphs(n)}
+    missed = sorted(bodies - ran)
+    if ran and missed:
+        some = ", ".join(key.removeprefix("/") for key in missed[:3])
+        count = f"{len(missed)} branches" if len(missed) > 1 else "1 branch"
+        referee.warnings.append(f"{count} ran on no input, so that no output says anything of them: {some}")
+
+
+def together(first: Stage | None, second: Stage | None) -> Stage | None:
+    """One stage of two that looked at different places, or at some of them twice."""
+    if first is None or second is None:
+        return first or second
+    seen = {c.name for c in second.outputs}
+    checks = (*(c for c in first.outputs if c.name not in seen), *second.outputs)
+    blamed = second if second.status is not Verdict.PASS and first.status is not Verdict.FAIL else first
+    return replace(blamed, status=worst(checks), outputs=checks)
+
+
+_MOST_INPUTS = 16
+_QUICK = 0.25  # seconds of a float64 run that may be repeated on a larger batch
+_ALGEBRA_SECONDS = 8.0  # above which one input must do for what is compared in float64
+_PLACES_SECONDS = 4.0
+_RUNS = 5  # float64 runs that are still to come after the first one
+_SHARE = 1 / 3  # of the time, that more inputs of the user's may take
+
+
+class Referee:
+    """One comparison of two models with the same interface."""
+
+    def __init__(
+        self, a: Source, b: Source, options: Options, difference: Difference, stages: list[Stage], warnings: list[str]
+    ) -> None:
+        self.a, self.b = Side(a, options), Side(b, options)
+        # Once for both stages, since proving where they run may take an engine's making.
+        self.deployed = Side(a, options, deployed=True), Side(b, options, deployed=True)
+        self.options = options
+        self.difference = difference
+        self.stages = stages
+        self.warnings = warnings
+        self.cases = Cases(self.a, options)
+        self.no_reference = ""  # why there is none
+        listens = self._asks("local") and not options.quick
+        self.replay = Replay(difference, a, b, options, ours=is_ours(a, b)) if listens else None
+        self.failing: list[dict[str, Any]] = []
+
+    def judge(self) -> Parity:
+        """Whole if it can be run whole, else rewrite by rewrite."""
+        self.options.progress("onnxruntime: original")
+        try:
+            whole = self.cases.fill(1)
+        except Unsupported as exc:
+            whole, self.cases.why_not = False, f"{self.cases.no_runtime}; {exc}"
+        if not whole:
+            return self._by_segments(self.cases.why_not)
+        if self.cases.random and any(np.size(x) == 0 for x in self.cases.items[0].feeds.values()):
+            return self._by_segments("an input holds no element, so that there is nothing to compare")
+        exact = self._timed(self._algebra)
+        if self._asks("algebra"):
+            self.stages.append(exact)
+        self._parameters()
+        if self.cases.no_runtime:
+            self.stages.append(Stage("runtime", Verdict.SKIPPED, self.cases.no_runtime))
+        elif self._asks("runtime"):
+            self._runtimes()
+        if self._asks("decision"):
+            self.stages.append(self._decision())
+        look_at_outputs(self)
+        return self._conclude(exact)
+
+    def _asks(self, stage: str) -> bool:
+        return stage in self.options.stages
+
+    def _timed(self, make: Callable[[], Stage]) -> Stage:
+        begun = time.monotonic()
+        return replace(make(), seconds=round(time.monotonic() - begun, 3))
+
+    def _algebra(self) -> Stage:
+        """Two inputs with a perturbation each; four if that leaves doubt; one where a run takes long."""
+        first, begun = self.cases.items[0], time.monotonic()
+        self.options.progress("float64: original, input 1")
+        try:
+            first.exact = first.exact or self.a.reference(first.feeds, watch=self.replay)
+        except Unsupported as exc:
+            self.cases.fill(self.options.n_inputs)
+            self.no_reference = f"float64 reference: {exc}"
+            return Stage("algebra", Verdict.SKIPPED, self.no_reference)
+        taken = time.monotonic() - begun - (self.replay.seconds if self.replay is not None else 0.0)
+        # A larger batch is worth a float64 run only while that is quick; onnxruntime sees it in any case.
+        self.cases.same_batch = taken > _QUICK
+        self.cases.fill(self.options.n_inputs)
+        if not self._asks("algebra"):
+            return Stage("algebra", Verdict.SKIPPED, "not asked for")
+        slow = _RUNS * taken > min(self.options.time_left(), _ALGEBRA_SECONDS)
+        used = self.cases.items[:1] if slow else self.cases.items
+        stage = algebra(self.a, self.b, used, self.options)
+        if stage.status is Verdict.INCONCLUSIVE and self.cases.fill(2 * len(used)):
+            draws = 1 if slow else DOUBT_DRAWS
+            stage = algebra(self.a, self.b, self.cases.items, self.options, draws)
+        return stage  # also where the rewritten model has no reference: the original's judges both at run time
+
+    def _parameters(self) -> None:
+        if self._asks("parameters"):
+            stage = self._timed(lambda: parameters(self.a.source, self.b.source, self.difference, self.options))
+            self.stages.append(stage)
+
+    def _runtimes(self) -> None:
+        """At strict precision, without optimisations; then as deployed, judged by the same reference."""
+        strict = self._timed(self._runtime)
+        gate = self.options.gate
+        if gate == "as-deployed" and strict.status is not Verdict.PASS:
+            why = f"no gate as deployed, and {strict.status.value} at strict precision: {strict.why}"
+            self.stages.append(replace(strict, status=Verdict.SKIPPED, why=why))
+        else:
+            self.stages.append(strict)
+        if gate != "strict" and not self.options.quick and strict.outputs:
+            self.stages.append(self._timed(lambda: self._deployed(strict)))
+
+    def _runtime(self) -> Stage:
+        """At least two inputs; more of the user's while there is time; more of any while there is doubt."""
+        while len(self.cases.items) < self.options.wanted and self.options.spent() < _SHARE:
+            count = len(self.cases.items)
+            if not self.cases.fill(count + 1) or len(self.cases.items) == count:
+                break
+            self._fill_exact()
+        noise = self._noise()
+        while True:
+            self._fill_exact()
+            extra = self.cases.other_sizes()
+            self.a.close()
+            stage = outputs(self.a, self.b, self.cases.items, self.options, Ground(noise, extra=extra))
+            count = len(self.cases.items)
+            enough = count >= _MOST_INPUTS or self.options.time_left() < 0
+            if stage.status is not Verdict.INCONCLUSIVE or enough:
+                return stage
+            self.cases.fill(2 * count)
+            if len(self.cases.items) == count:
+                return stage
+
+    def _noise(self) -> dict[str, dict[str, float]]:
+        """How far the original is from itself, run again and in a second session, whose profile says where it ran."""
+        if self.options.quick and self.options.provider == "cpu":
+            return {}
+        self.options.progress("onnxruntime: original again")
+        first = self.cases.items[0]
+        rerun, resession = self.a.run(first.feeds), self.a.again(first.feeds)
+        names = first.runtime or {}
+        found = {n: {"rerun": apart(v, rerun[n]), "resession": apart(v, resession[n])} for n, v in names.items()}
+        if any(max(each.values()) for each in found.values()):
+            self.warnings.append("the original gives other numbers when it is run again; that noise counts as its own")
+        return found
+
+    def _deployed(self, strict: Stage) -> Stage:
+        a, b = self.deployed
+        self.options.progress("onnxruntime as deployed: original")
+        try:
+            cases = [Case(c.feeds, a.run(c.feeds), c.exact) for c in self.cases.items]
+        except DataError as exc:
+            return Stage("runtime-deployed", Verdict.SKIPPED, f"the original does not run as deployed: {exc}")
+        finally:
+            a.close()
+        trusted = frozenset(c.name for c in strict.outputs if "error_before" in c.detail)
+        ground = Ground(trusted=trusted, strict=[c.runtime or {} for c in self.cases.items])
+        stage = outputs(a, b, cases, self.options, ground, "runtime-deployed")
+        return replace(stage, detail=stage.detail | {"opt_level": self.options.opt_level})
+
+    def _decision(self) -> Stage:
+        if self.options.stream is None:
+            return Stage("decision", Verdict.SKIPPED, "needs real inputs; give them with --inputs or --images")
+        if self.cases.no_runtime:
+            return Stage("decision", Verdict.SKIPPED, self.cases.no_runtime)
+        if self.options.quick:
+            return Stage("decision", Verdict.SKIPPED, "left out by --quick")
+        begun = time.monotonic()
+        decided = decision(*self.deployed, self.options)
+        self.failing = decided.failing
+        return replace(decided.stage, seconds=round(time.monotonic() - begun, 3))
+
+    def _fill_exact(self) -> None:
+        """The float64 outputs of every input, where there is a reference."""
+        for k, case in enumerate(self.cases.items):
+            if case.exact is None and not self.no_reference:
+                self.options.progress(f"float64: original, input {k + 1}")
+                try:
+                    case.exact = self.a.reference(case.feeds)
+                except Unsupported as exc:  # what an operator is given may be what it cannot do
+                    self.no_reference = f"float64 reference: {exc}"
+
+    @property
+    def constant(self) -> bool:
+        """Whether no output depends on the inputs."""
+        return sum("does not depend on the inputs" in w for w in self.warnings) == len(self.a.source.proto.graph.output)
+
+    def _conclude(self, exact: Stage) -> Parity:
+        checks = [c for s in self.stages if s.id in ("algebra", "runtime") for c in s.outputs]
+        trusted = exact.status is Verdict.PASS and not any("note" in c.detail for c in checks)
+        proven = any(s.status is Verdict.PASS for s in self.stages if s.id in ("algebra", "runtime"))
+        level = "B" if trusted and proven and not self.cases.no_runtime and not self.constant else "C"
+        if self._asks("local"):
+            replayed = None if self.replay is None else self.replay.stage()
+            # Errors against a trusted reference say enough, also where the rewritten model has none of its own.
+            told = proven and bool(checks) and not self.constant and not any("note" in c.detail for c in checks)
+            partial = told or exact.status is Verdict.FAIL
+            segments = None if partial and replayed is not None else self._places(partial=partial)
+            places = together(segments, idle(self))
+            self.stages.extend(s for s in (replayed, places) if s is not None)
+        decided = next((s for s in self.stages if s.id == "decision"), None)
+        if level == "B" and decided is not None and decided.status is Verdict.PASS:
+            level = "A"
+        return conclude(self, level, "whole-model")
+
+    def _places(self, partial: bool) -> Stage | None:
+        """The rewritten places on their own: all of them where the outputs prove little, else what time allows."""
+        a, b, options = self.a.source, self.b.source, self.options
+        if not partial:
+            return local(self.difference, a, b, options, light=not self.cases.no_runtime)
+        if options.quick or not is_ours(a, b):
+            return None
+        deadline = min(options.deadline, time.monotonic() + _PLACES_SECONDS)
+        stage = local(self.difference, a, b, replace(options, deadline=deadline), light=True, partial=True)
+        return None if stage.status is Verdict.SKIPPED else stage
+
+    def _by_segments(self, reason: str) -> Parity:
+        if self.options.stream is not None and not self.cases.no_runtime:
+            raise DataError(f"the inputs that were given cannot be run: {reason}")
+        self.warnings.append(f"the model was not run whole: {reason}")
+        self._parameters()
+        places = local(self.difference, self.a.source, self.b.source, self.options)
+        if places.status in (Verdict.PASS, Verdict.SKIPPED) and not self._is_all():
+            why = f"{places.why}; something else differs, which could not be cut out and run"
+            places = replace(places, status=Verdict.INCONCLUSIVE, why=why)
+        self.stages.append(places)
+        return conclude(self, "C", "per-rewrite")
+
+    def _is_all(self) -> bool:
+        """Whether the models are one computation if the places that were compared are the same."""
+        return same_computation(self.a.source, self.b.source, [s.name for s in self.difference.segments])
+
+
+FAILING = "failing_inputs.npz"
+
+
+def closed(
+    parity: Parity,
+    sides: tuple[Source, Source],
+    options: Options,
+    referee: Referee | None,
+    required: str | None,
+    failing: Path | None,
+) -> Parity:
+    """The parity with everything that its reader needs, held to the level that was required."""
+    where = _environment(options, referee)
+    stage = Stage("environment", Verdict.PASS, _where(where))
+    warnings = list(parity.warnings)
+    if len(where.distributions) > 1:
+        both = ", ".join(where.distributions)
+        warnings.append(f"several distributions of onnxruntime are installed and overwrite each other: {both}")
+    if "NVIDIA_TF32_OVERRIDE" in where.machine and options.provider != "cpu":
+        warnings.append("NVIDIA_TF32_OVERRIDE is set: it rules over use_tf32 for the whole process")
+    if options.provider == "tensorrt" and options.gate != "as-deployed":
+        warnings.append("TensorRT has no option against TF32: at strict precision small errors may stay unseen")
+    parity = replace(
+        parity,
+        stages=(stage, *parity.stages),
+        warnings=tuple(dict.fromkeys(warnings)),
+        a=model_facts(sides[0]),
+        b=model_facts(sides[1]),
+        environment=where,
+        inputs=None if referee is None else referee.cases.record(),
+    )
+    if parity.verdict is not Verdict.PASS and failing is not None and referee is not None:
+        parity = replace(parity, failing_inputs=_save(_failing(parity, referee), failing))
+    return _held(parity, required)
+
+
+def _environment(options: Options, referee: Referee | None) -> Environment:
+    found = None if referee is None else referee.a
+    asked: Any = provider_list(options.provider, options.provider_options)[0]
+    return environment(
+        options.provider,
+        providers=(found.providers if found is not None else ()) or (PROVIDERS[options.provider],),
+        options=asked[1] if isinstance(asked, tuple) else {},
+        nodes=found.placement.nodes if found is not None and found.placement is not None else {},
+    )
+
+
+def _where(where: Environment) -> str:
+    ran = ", ".join(f"{count} nodes on {name}" for name, count in where.nodes.items())
+    return f"onnxruntime {where.versions['onnxruntime']}, {ran or where.providers[0]}"
+
+
+def _held(parity: Parity, required: str | None) -> Parity:
+    """A claim below the level that was required is not made; that nothing differs is above every level."""
+    if required is None or parity.verdict is not Verdict.PASS or parity.scope == "identical":
+        return parity
+    if LEVELS.index(parity.level) <= LEVELS.index(required):
+        return parity
+    why = f"the claim is of level {parity.level}, and {required} is required: {_lacking(parity)}"
+    return replace(parity, verdict=Verdict.INCONCLUSIVE, why=why)
+
+
+def _lacking(parity: Parity) -> str:
+    """Why the level is no higher."""
+    skipped = [f"{s.id}: {s.why}" for s in parity.stages if s.status is Verdict.SKIPPED]
+    notes = [f"{c.name}: {c.detail['note']}" for s in parity.stages for c in s.outputs if "note" in c.detail]
+    if parity.level == "B":
+        return next((text for text in skipped if text.startswith("decision")), "no decisions on real inputs")
+    return next(iter((*notes, *skipped, *parity.warnings)), "not all stages were asked for")
+
+
+def _failing(parity: Parity, referee: Referee) -> list[dict[str, Any]]:
+    if referee.failing:
+        return referee.failing
+    stage = next((s for s in parity.stages if "furthest_input" in s.detail), None)
+    items = referee.cases.items
+    return [items[stage.detail["furthest_input"] if stage is not None else 0].feeds] if items else []
+
+
+def _save(runs: list[dict[str, Any]], folder: Path) -> str:
+    """One file that ``--inputs`` reads; runs of another shape than the first are left out."""
+    if not runs or any(isinstance(v, list | dict) for v in runs[0].values()):
+        return ""
+    first = {n: np.shape(v) for n, v in runs[0].items()}
+    alike = [r for r in runs if {n: np.shape(v) for n, v in r.items()} == first]
+    path = folder / FAILING
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, **{n: np.stack([_plain(r[n]) for r in alike]) for n in first})  # type: ignore[arg-type]
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
+    return str(path)
+
+
+def _plain(value: Any) -> Any:
+    """Types that numpy cannot save without pickling become float32, which holds them."""
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
+
+
+def compare(
+    ref: Path | str | bytes | ModelProto,
+    got: Path | str | bytes | ModelProto,
+    *,
+    data: Path | None = None,
+    got_data: Path | None = None,
+    names: Mapping[str, str] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    inputs: Any = None,
+    images: Path | str | None = None,
+    preprocess: str = "imagenet",
+    labels: Any = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    samples: int | None = None,
+    custom_ops: Path | str | None = None,
+    provider: str = "cpu",
+    provider_options: Mapping[str, str] | None = None,
+    opt_level: str = "all",
+    precision_gate: str = "both",
+    stages: Iterable[str] | None = None,
+    max_ratio: float | None = None,
+    fail_ratio: float = 10.0,
+    tolerances: Sequence[Tolerance | tuple[str, str, float]] = (),
+    decision: Sequence[str] = (),
+    metric: str = "top1",
+    margin: float = 1e-3,
+    alpha: float = 0.05,
+    require_level: str | None = None,
+    failing: Path | str | None = None,
+    timed: bool = False,
+    seed: int = 0,
+    quick: bool = False,
+    max_time: float | None = None,
+    max_memory: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Parity:
+    """Judge whether ``got`` computes what ``ref`` computes, up to rounding.
+
+    Parameters
+    ----------
+    ref, got : Path, bytes or ModelProto
+        The original and the rewritten model.
+    data : Path, optional
+        Directory of the external data of ``ref``; by default its own, where it is a file.
+    got_data : Path, optional
+        The same for ``got``; by default its own, where it is a file, else that of ``ref``.
+    names : mapping of a name in ``ref`` to one in ``got``, optional
+        Inputs and outputs that are called differently.
+    shapes : mapping of input name to shape, optional
+        Sizes that the model leaves open.
+    inputs : path, ``script.py:function``, mapping of input name to array, or a sequence of these, optional
+        Inputs to run on, see `converter.referee.inputs.files`; seeded random ones otherwise.
+    images : Path, optional
+        A folder of images to run on, by class or flat, scaled by ``preprocess``: imagenet, unit, tanh or none.
+    labels : Path or integer array, optional
+        The right class of every row of the inputs.
+    ranges : mapping of input name to (low, high), optional
+        Random values lie between these.
+    samples : int, optional
+        How many random inputs, or how many of the user's at most.
+    custom_ops : Path, optional
+        Library of custom operators for onnxruntime.
+    provider : {"cpu", "cuda", "tensorrt"}
+        Where onnxruntime runs the models; that it does is proved.
+    provider_options : mapping, optional
+        Of that provider, as deployed.
+    opt_level : {"all", "basic", "off"}
+        onnxruntime's optimisations as deployed.
+    precision_gate : {"strict", "as-deployed", "both"}
+        Whether the runtime stage counts with TF32 and optimisations off, as deployed, or both.
+    stages : iterable of str, optional
+        Of structure, algebra, parameters, local, runtime and decision; all but the last by default.
+    max_ratio, fail_ratio : float
+        The rewritten model's error over the original's: up to the first it passes, above the second it fails.
+    tolerances : sequence of (output, metric, value)
+        Further gates, on the usual measures; an empty name is every output.
+    decision : sequence of output names
+        The outputs that decide; every float output [N, C] by default.
+    metric : str
+        "top1", or ``script.py:function`` of (outputs, labels).
+    margin, alpha : float
+        The loss that is tolerated, as a share, and the chance of overlooking a larger one.
+    require_level : {"A", "B", "C", "D"}, optional
+        A claim below it is inconclusive.
+    failing : Path, optional
+        A folder to save inputs into on which the models differ.
+    timed : bool
+        Record how long every stage took; without it the same models give the same record.
+    seed : int
+        Of random inputs, perturbations and resamples.
+    quick : bool
+        One input and one perturbation instead of two, no stage as deployed, no decisions.
+    max_time : float, seconds
+        When no further inputs are added, 30 by default; what was begun is finished. The decision stage reads all
+        inputs unless this is given.
+    max_memory : int, bytes
+        What a float64 run may take, by default half of the free memory; above it, rewrite by rewrite.
+    progress : callable, optional
+        Told in a few words what is being done.
+
+    Returns
+    -------
+    Parity
+
+    Raises
+    ------
+    ModelError
+        A model cannot be read.
+    DataError
+        ``inputs``, ``shapes``, ``labels`` or the like do not fit the model.
+    RuntimeUnavailable
+        onnxruntime or the provider is missing, or does not run the model's arithmetic.
+    ValueError
+        A choice is none of those that there are.
+    """
+    given = dict(locals())
+    required = check_level(require_level)
+    a = Source.open(ref, data, "original")
+    if got_data is None and not isinstance(got, Path | str):
+        got_data = a.folder
+    b = Source.open(got, got_data, "rewritten model")
+    options = options_for(a, given)
+    sides = (a, b)
+    if names:
+        b = renamed(b, names)
+    referee, parity = _judged(a, b, options)
+    if not timed:
+        parity = replace(parity, stages=tuple(replace(stage, seconds=None) for stage in parity.stages))
+    return closed(parity, sides, options, referee, required, None if failing is None else Path(failing))
+
+
+def _judged(a: Source, b: Source, options: Options) -> tuple[Referee | None, Parity]:
+    options.progress("structure")
+    shape_of_things, warnings = structure(a, b)
+    if shape_of_things.status is Verdict.FAIL:
+        return None, Parity(Verdict.FAIL, "D", (shape_of_things,), tuple(warnings), "none", shape_of_things.why)
+    alike = _may_be_one(a, b)
+    if alike and same_computation(a, b):
+        return None, _identical(shape_of_things, warnings)
+    if options.stages == {"structure"}:
+        why = f"{shape_of_things.why}; nothing else was asked for"
+        return None, Parity(Verdict.PASS, "D", (shape_of_things,), tuple(warnings), "none", why)
+    difference = differences(a, b, _first_dims(a, options))
+    # That no place was found to differ is no proof: a node's meaning also hangs on what lies around it.
+    if difference.is_empty and not alike and same_computation(a, b):
+        return None, _identical(shape_of_things, warnings)
+    a, b = _repeatable(a, warnings), _repeatable(b, [])
+    referee = Referee(a, b, options, difference, [shape_of_things], warnings)
+    return referee, referee.judge()
+
+
+def _identical(shape_of_things: Stage, warnings: list[str]) -> Parity:
+    why = "no node and no constant of what is computed differs"
+    return Parity(Verdict.PASS, "B", (shape_of_things,), tuple(warnings), "identical", why)
+
+
+def _may_be_one(a: Source, b: Source) -> bool:
+    """Whether hashing every constant of both may be worth it: the same outputs of the same kinds of operators."""
+    shared = {n.op_type for n in a.proto.graph.node} == {n.op_type for n in b.proto.graph.node}
+    return shared and [o.name for o in a.proto.graph.output] == [o.name for o in b.proto.graph.output]
+
+
+def _first_dims(a: Source, options: Options) -> dict[str, tuple[int, ...]] | None:
+    """The likeliest input shapes, to infer the types of what lies between."""
+    return next((g.shapes for g in guesses(a.proto, options.shapes, BATCHES[0])), None)
+
+
+def _repeatable(source: Source, warnings: list[str]) -> Source:
+    """Random operators without a seed get one, the same in both models, in a throw-away copy."""
+    count = sum(map(is_unseeded, all_nodes(source.proto)))
+    if not count:
+        return source
+    warnings.append(f"{count} random operators without a seed were given one for the comparison")
+    return replace(
+        source, proto=seeded(source.proto, is_unseeded, lambda name: zlib.crc32(name.encode()) % 2**20), path=None
+    )

@@ -1,0 +1,314 @@
+"""The two models under comparison, their sessions and references, and the inputs they are run on."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.errors import DataError, ModelError
+from converter.records import InputSet
+from converter.referee.inputs.stream import combined_digest, digest
+from converter.referee.proto.copies import loadable
+from converter.referee.proto.inference import estimate_bytes
+from converter.referee.proto.random_inputs import (
+    BATCHES,
+    Guess,
+    Hints,
+    check_given,
+    feed,
+    guesses,
+    has_open_batch,
+    hints,
+    larger,
+)
+from converter.referee.proto.source import Source, free_inputs
+from converter.referee.reference.evaluator import Reference
+from converter.referee.reference.kernels import Unsupported
+from converter.referee.verify.options import Options
+from converter.runtime import Session
+from converter.runtime.placement import Placement, placement_and_run, prove
+
+Outputs = dict[str, Any]
+
+
+class Side:
+    """One model, with its onnxruntime session and float64 references made on demand.
+
+    ``deployed``: with the optimisations and the provider options that the user deploys with, else without
+    optimisations and with the options under which errors are seen.
+    """
+
+    def __init__(self, source: Source, options: Options, *, deployed: bool = False) -> None:
+        self.source = source
+        self._options = options
+        self._deployed = deployed
+        self._session: Session | None = None
+        self._reference: Reference | None = None
+        self.providers: tuple[str, ...] = ()
+        self.placement: Placement | None = None
+        self._seen: tuple[Mapping[str, Any], Outputs] | None = None  # the placing run
+
+    def run(self, feeds: Mapping[str, Any]) -> Outputs:
+        """Outputs by onnxruntime; the first run on anything but the CPU proves where it takes place.
+
+        Raises
+        ------
+        RuntimeUnavailable
+            The provider that was asked for does not run the model's arithmetic.
+        """
+        if self._session is None:
+            model, settings = self._settings()
+            self._session = Session(model, self._options.provider, **settings)
+            self.providers = self._session.providers
+            if self._options.provider != "cpu" and self._options.prove and self.placement is None:
+                self.again(feeds)
+        return self._session.run(_wanted(self.source, feeds))
+
+    def again(self, feeds: Mapping[str, Any]) -> Outputs:
+        """Outputs of a second session, whose profile says which provider ran which node; made once per feeds."""
+        if self._seen is None or self._seen[0] is not feeds:
+            model, settings = self._settings()
+            provider = self._options.provider
+            self.placement, values = placement_and_run(model, provider, _wanted(self.source, feeds), **settings)
+            prove(self.placement, provider, self.source.label)
+            self._seen = feeds, values
+        return self._seen[1]
+
+    def _settings(self) -> tuple[bytes | Path, dict[str, Any]]:
+        model, folder = loadable(self.source).for_runtime()
+        options = self._options
+        return model, {
+            "optimize": options.opt_level if self._deployed else "off",
+            "strict": not self._deployed,
+            "options": dict(options.provider_options),
+            "custom_ops": options.custom_ops,
+            "external_dir": folder,
+        }
+
+    def close(self) -> None:
+        """Give the session's memory back."""
+        self._session = None
+
+    def reference(
+        self,
+        feeds: Mapping[str, Any],
+        perturb: int | None = None,
+        watch: Callable[[str, Any], None] | None = None,
+    ) -> Outputs:
+        """Outputs in float64; with ``perturb``, of the model with every weight moved by its rounding error.
+
+        ``watch`` is told of every tensor as it is made.
+        """
+        made = self._reference if perturb is None else None
+        if made is None:
+            limit = self._options.max_memory
+            made = Reference(
+                self.source.proto, weight_perturb=perturb, external_dir=self.source.folder, max_bytes=limit
+            )
+        if perturb is None:
+            self._reference = made
+        return made.run(_wanted(self.source, feeds), watch)
+
+    @property
+    def entered(self) -> frozenset[str]:
+        """The subgraphs that the float64 runs went through; none where there was no such run."""
+        return self._reference.entered if self._reference is not None else frozenset()
+
+
+def _wanted(source: Source, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model has an input for: the two models of a segment may read different things."""
+    names = {i.name for i in source.proto.graph.input}
+    return {name: value for name, value in feeds.items() if name in names}
+
+
+_GUESSING = 10.0  # seconds after which no further size is tried
+_MANY = 10_000  # apart from the seeds of the numbered inputs
+
+
+@dataclass(slots=True)
+class Case:
+    """One input, and what the original made of it."""
+
+    feeds: dict[str, Any]
+    runtime: Outputs | None = None  # by onnxruntime; None if it cannot run the model
+    exact: Outputs | None = None  # in float64; None if not asked for yet, or not possible
+
+
+class Cases:
+    """Inputs that the original accepts, made as they are needed.
+
+    ``why_not`` says why there are none; ``no_runtime`` why onnxruntime cannot run the original.
+    """
+
+    def __init__(self, side: Side, options: Options, *, exact_only: bool = False) -> None:
+        self._side = side
+        self._options = options
+        self._guess: dict[int, Guess] = {}
+        self.items: list[Case] = []
+        self.why_not = ""
+        self.no_runtime = "float64 alone was asked for" if exact_only else ""
+        self.same_batch = False
+
+    @property
+    def random(self) -> bool:
+        """Whether the inputs are made up rather than the user's."""
+        return self._options.stream is None
+
+    def fill(self, count: int) -> bool:
+        """Have at least ``count`` cases; False if that cannot be."""
+        given = self._options.stream
+        if given is not None:
+            for sample in given.take(count)[len(self.items) :]:
+                check_given(self._side.source.proto, sample.feeds)
+                self.items.append(self._run(dict(sample.feeds)))
+            if not self.items:
+                raise DataError(f"{given.source or 'inputs'}: there are none; the models cannot be compared on them")
+            return True
+        while len(self.items) < count and not self.why_not:
+            self._add()
+        return bool(self.items)
+
+    def _add(self) -> None:
+        number = len(self.items)
+        several = has_open_batch(self._side.source.proto, self._options.shapes)
+        batch = BATCHES[number % len(BATCHES)] if several and not self.same_batch else BATCHES[0]
+        for candidate in (batch, BATCHES[0]) if batch != BATCHES[0] else (batch,):
+            case = self._attempt(candidate, self._options.seed + number)
+            if case is not None:
+                self.items.append(case)
+                return
+        self.why_not = self.why_not or "no input of any size that was tried is accepted"
+
+    def other_sizes(self) -> list[Case]:
+        """Beside the others one case of another batch, and one of other open sizes, where the model takes them.
+
+        Sizes that a rewrite wrote into the model fail on these, and on no other.
+        """
+        if not self.random or self.no_runtime:
+            return []
+        shapes = [{n: np.shape(v) for n, v in case.feeds.items()} for case in self.items]
+        found = []
+        model, seed = self._side.source.proto, self._options.seed + _MANY
+        if has_open_batch(model, self._options.shapes) and all(s == shapes[0] for s in shapes):
+            self._options.progress(f"onnxruntime: original, batch {BATCHES[1]}")
+            found.append(self._attempt(BATCHES[1], seed))
+        self._options.progress("onnxruntime: original, other sizes")
+        others = larger(model, self._options.shapes, shapes[0])
+        found.append(next(filter(None, (self._tried(guess, seed) for guess in others)), None))
+        return [case for case in found if case is not None]
+
+    def _tried(self, sizes: dict[str, tuple[int, ...]], seed: int) -> Case | None:
+        model = self._side.source.proto
+        if estimate_bytes(model, sizes) > self._options.max_memory:
+            return None
+        guess = Guess(sizes, next(iter(self._guess.values())).loose_bound)
+        try:
+            return self._run(self._made(guess, seed, hints(model.graph, set(free_inputs(model)))))
+        except (DataError, Unsupported):
+            return None
+
+    def _attempt(self, batch: int, seed: int) -> Case | None:
+        model = self._side.source.proto
+        known = hints(model.graph, set(free_inputs(model)))
+        tried = [self._guess[batch]] if batch in self._guess else guesses(model, self._options.shapes, batch)
+        last: Exception | None = None
+        begun = time.monotonic()
+        for guess in tried:
+            if last is not None and time.monotonic() - begun > _GUESSING:
+                break
+            if (size := estimate_bytes(model, guess.shapes)) > self._options.max_memory:
+                self.why_not = f"a float64 run would take {size / 2**30:.1f} GiB, above the memory limit"
+                return None
+            try:
+                case = self._run(self._made(guess, seed, known))
+            except (DataError, Unsupported) as exc:
+                last = exc
+                continue
+            self._guess[batch] = guess
+            return case
+        if not self.items and last is not None:
+            hint = open_sizes(self._side.source, self._options.shapes)
+            self.why_not = f"no input of any size that was tried is accepted ({_short(last)}){hint}"
+        return None
+
+    def _made(self, guess: Guess, seed: int, known: Hints) -> dict[str, Any]:
+        model, ranges = self._side.source.proto, self._options.ranges
+        feeds: dict[str, Any] = feed(model, guess, seed, known)
+        for name in ranges.keys() & feeds.keys():
+            feeds[name] = ranged(name, feeds[name], ranges[name], seed)
+        return feeds
+
+    def record(self) -> InputSet | None:
+        """What the models were run on."""
+        if self._options.stream is not None:
+            return self._options.stream.record(labelled=self._options.deciding.labels is not None)
+        if not self.items:
+            return None
+        digests = [digest(case.feeds) for case in self.items]
+        shapes = {name: tuple(np.shape(value)) for name, value in self.items[0].feeds.items()}
+        return InputSet("random", len(digests), combined_digest(digests), shapes, self._options.seed)
+
+    def _run(self, feeds: dict[str, Any]) -> Case:
+        if self.no_runtime:
+            return Case(feeds, None, self._side.reference(feeds))
+        try:
+            return Case(feeds, self._side.run(feeds))
+        except ModelError as exc:
+            self.no_runtime = _short(exc)
+            return self._run(feeds)
+
+
+def ranged(name: str, like: Any, limits: tuple[float, float], seed: int) -> Any:
+    """Uniform values between two limits, both included, in the shape and type of ``like``."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    if like.dtype.kind in "iu":
+        return rng.integers(math.ceil(limits[0]), math.floor(limits[1]) + 1, like.shape).astype(like.dtype)
+    return rng.uniform(limits[0], limits[1], like.shape).astype(like.dtype)
+
+
+def open_sizes(source: Source, given: Mapping[str, Any] | None) -> str:
+    """A hint that names the inputs whose sizes the model leaves open, empty where it leaves none."""
+    ports = [p for p in free_inputs(source.proto).values() if p.name not in (given or {})]
+    found = [p for p in ports if p.dims is None or any(not isinstance(d, int) for d in p.dims[1:])]
+    return "".join(f"; give --shape {p.name}={','.join(_dim(d) for d in p.dims or (None,))}" for p in found[:3])
+
+
+def _dim(dim: int | str | None) -> str:
+    return str(dim) if isinstance(dim, int) else (dim or "?")
+
+
+def _short(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:200]
+
+
+def default_memory() -> int:
+    """Half of the memory that is free now, in bytes; 4 GiB where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 // 2
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 2
+    except (OSError, ValueError, AttributeError):
+        return 1 << 32
+
+
+def mini(options: Options) -> Options:
+    """The options for a segment: made-up inputs of the segment's own."""
+    return replace(
+        options,
+        shapes=None,
+        stream=None,
+        samples=None,
+        ranges={},
+        tolerances=(),
+        prove=False,
+        progress=lambda text: None,
+    )

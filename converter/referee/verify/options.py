@@ -1,0 +1,92 @@
+"""How to compare two models: everything that a caller may choose, in one record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.referee.inputs.stream import Stream
+from converter.referee.verify.metrics import Tolerance
+
+STAGES = (
+    "environment",
+    "structure",
+    "algebra",
+    "parameters",
+    "local",
+    "segments",
+    "runtime",
+    "runtime-deployed",
+    "decision",
+)
+# What `stages` may name; structure and environment always run, segments belong to local.
+CHOICES = ("structure", "algebra", "parameters", "local", "runtime", "decision")
+LEVELS = "ABCD"
+GATES = ("strict", "as-deployed", "both")
+OPT_LEVELS = ("all", "basic", "off")
+_REAL_INPUTS = 16  # of the user's that are held against float64; all of them take part in the decision stage
+
+
+@dataclass(frozen=True, slots=True)
+class Deciding:
+    """The decision stage: by which outputs, which metric, which margin."""
+
+    outputs: tuple[str, ...] = ()  # empty: every float output [N, C] with C of 2 or more
+    labels: np.ndarray[Any, Any] | None = None
+    metric: str = "top1"  # or script.py:function
+    margin: float = 1e-3
+    alpha: float = 0.05
+    max_time: float | None = None  # seconds after which no further input is read
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to compare."""
+
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+    stream: Stream | None = None  # the user's inputs; random ones without
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    samples: int | None = None
+    custom_ops: Path | None = None
+    provider: str = "cpu"
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    opt_level: str = "all"  # as deployed
+    seed: int = 0
+    quick: bool = False
+    begun: float = field(default_factory=time.monotonic)
+    deadline: float = float("inf")
+    max_memory: int = 1 << 33
+    max_ratio: float | None = None  # 3; 5 where an output has fewer than 1,000 elements
+    fail_ratio: float = 10.0
+    tolerances: tuple[Tolerance, ...] = ()
+    stages: frozenset[str] = frozenset(CHOICES) - {"decision"}
+    gate: str = "both"
+    prove: bool = True  # where the models ran; not for cut-out places, which hold shape arithmetic alone at times
+    deciding: Deciding = field(default_factory=Deciding)
+    progress: Callable[[str], None] = field(default=lambda text: None)
+
+    @property
+    def n_inputs(self) -> int:
+        """Inputs that every stage starts with."""
+        return 1 if self.quick else 2
+
+    @property
+    def wanted(self) -> int:
+        """Inputs that the runtime stage takes if there is time."""
+        if self.samples is not None:
+            return max(1, min(self.samples, _REAL_INPUTS) if self.stream is not None else self.samples)
+        return self.n_inputs if self.quick or self.stream is None else _REAL_INPUTS
+
+    def time_left(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - time.monotonic()
+
+    def spent(self) -> float:
+        """The share of the time that is gone, 0 without a deadline."""
+        whole = self.deadline - self.begun
+        return (time.monotonic() - self.begun) / whole if whole < float("inf") else 0.0

@@ -1,0 +1,163 @@
+"""Every folded weight and bias recomputed, by a formula of the referee's own, from the original's parameters.
+
+This is the stage for errors that no output shows: an epsilon dropped in one batch norm of fifty moves the outputs
+of a model less than rounding its weights does. Each rewritten place is brought to a normal form before and after
+(`converter.referee.normal_form.form`), in float64 with error bounds; what the rewritten model stores must be that
+number rounded once to its type. One unit in the last place is allowed, and half a unit (what one rounding makes) may be
+exceeded by a few elements only, which are ties of two correct float64 formulas.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from converter.records import OutputCheck, Stage, Verdict
+from converter.referee.normal_form.compare import Compared, Place, recompute
+from converter.referee.proto.diff import Difference, is_ours, reads
+from converter.referee.proto.source import Source
+from converter.referee.verify.options import Options
+
+LIMIT = 1.0  # units in the last place of the stored type
+# Elements that may be beyond half a unit: two float64 formulas round a number to different sides of a tie with a
+# probability of about 2^-28, so that of a million elements none is to be expected.
+_TIES, _TIES_SHARE = 2, 1e-6
+_FOREIGN_LIMIT = 16.0  # of a model that another tool folded in float32, operation by operation
+_FAR = 1e-2  # of a number: no arithmetic in float32 is as far off
+_MARK = "biasopt.rewrites"
+
+
+def parameters(a: Source, b: Source, difference: Difference, options: Options) -> Stage:
+    """The stage over all places of a pair; ``detail`` counts ``places`` and those ``recomputed``."""
+    begun = time.monotonic()
+    ours = made_here(a, b)
+    checks, missed = [], dict.fromkeys(difference.unmatched, "cannot be cut out")
+    for place in _places(a, b, difference, options):
+        problem = place.problem or place.moved(lambda c: _within(c, ours))
+        if problem:
+            missed[place.name] = problem
+        else:
+            checks.append(_check(place, ours))
+    total = len(difference.segments) + len(difference.unmatched)
+    detail = {"places": total, "recomputed": len(checks), "not_recomputed": dict(list(missed.items())[:20])}
+    detail["ulp_max"] = max((c.score for c in checks if c.score is not None), default=0.0)
+    status, why = _verdict(checks, total, ours)
+    if status is Verdict.SKIPPED and (lone := _unexplained(checks, missed, b)) is not None:
+        status, why = Verdict.INCONCLUSIVE, f"{lone.why}, and no other place makes up for it"
+    return Stage("parameters", status, why, tuple(checks), detail, time.monotonic() - begun)
+
+
+def made_here(a: Source, b: Source) -> bool:
+    """Whether the rewritten model says, by its names or its metadata, that this tool made it."""
+    known = {p.key for p in a.proto.metadata_props}
+    return is_ours(a, b) or any(p.key == _MARK and p.key not in known for p in b.proto.metadata_props)
+
+
+def _places(a: Source, b: Source, difference: Difference, options: Options) -> Iterator[Place]:
+    done: dict[Any, Compared] = {}
+    for k, segment in enumerate(difference.segments):
+        options.progress(f"parameters {k + 1} of {len(difference.segments)}: {segment.output}")
+        yield recompute(segment, a, b, done)
+
+
+def _check(place: Place, ours: bool) -> OutputCheck:
+    """A place passes if each of its numbers does."""
+    bad = [c for c in place.compared if not _within(c, ours)]
+    worst = max(bad, key=_gravity) if bad else place.worst
+    detail = {} if worst is None else _detail(worst)
+    detail["arrays"] = len(place.compared)
+    detail["elements"] = sum(c.count for c in place.compared)
+    score = 0.0 if worst is None else worst.score
+    if worst is None or not bad:
+        return OutputCheck(place.name, Verdict.PASS, score, LIMIT, detail=detail)
+    status = Verdict.FAIL if ours else Verdict.INCONCLUSIVE
+    return OutputCheck(place.name, status, score, LIMIT, abs(worst.found - worst.expected), detail, _said(worst))
+
+
+def _within(c: Compared, ours: bool) -> bool:
+    if not ours:
+        return c.score <= _FOREIGN_LIMIT
+    return c.score <= LIMIT and c.beyond <= _TIES + _TIES_SHARE * c.count
+
+
+def _gravity(c: Compared) -> tuple[bool, float]:
+    return c.what in ("weight", "constant"), c.score
+
+
+def _detail(c: Compared) -> dict[str, Any]:
+    return {
+        "layer": c.layer,
+        "op": c.op,
+        "what": c.what,
+        "tensor": c.tensor,
+        "channel": c.channel,
+        "ulp": c.score,
+        "beyond_half": c.beyond,
+        "n": c.count,
+        "found": c.found,
+        "expected": c.expected,
+    }
+
+
+def _said(c: Compared) -> str:
+    where = f"{c.what} of {c.op} {c.layer!r}, channel {c.channel}"
+    if c.score <= LIMIT:
+        return f"{where}: {c.beyond} of {c.count} numbers are not the recomputed ones rounded once"
+    return f"{where}: {c.found:.9g} where {c.expected:.9g} was recomputed ({c.score:.3g} units in the last place)"
+
+
+def _unexplained(checks: list[OutputCheck], missed: Collection[str], b: Source) -> OutputCheck | None:
+    """A place of another tool's model that differs although its name means what it meant.
+
+    A name that means another tensor shows at its place and again where the new meaning is read, which is a
+    rewritten place too. Where no other one lies on its way, before or after, the number itself is another one. A
+    bias may be far off where it nearly cancels; other numbers are not.
+    """
+    bad = [c for c in checks if c.status is not Verdict.PASS]
+    others = {c.name for c in bad} | set(missed)
+    readers: dict[str, list[str]] = {}
+    for node in b.proto.graph.node:
+        for name in (n for n in reads(node) if n):
+            readers.setdefault(name, []).extend(n for n in node.output if n)
+    made = {n for node in b.proto.graph.node for n in node.output}  # what lies inside of subgraphs has other paths
+    for check in (c for c in bad if c.name in made and c.detail.get("what") != "bias" and _far(c)):
+        rest = others - {check.name}
+        if not _reaches(check.name, rest, readers) and not any(_reaches(n, {check.name}, readers) for n in rest):
+            return check
+    return None
+
+
+def _far(check: OutputCheck) -> bool:
+    found, expected = (float(check.detail[key]) for key in ("found", "expected"))
+    return not abs(found - expected) <= _FAR * max(abs(found), abs(expected))
+
+
+def _reaches(start: str, goals: Collection[str], readers: Mapping[str, list[str]]) -> bool:
+    pending, seen = [start], {start}
+    while pending:
+        fresh = [n for n in readers.get(pending.pop(), ()) if n not in seen]
+        if any(n in goals for n in fresh):
+            return True
+        seen.update(fresh)
+        pending.extend(fresh)
+    return False
+
+
+def _verdict(checks: list[OutputCheck], total: int, ours: bool) -> tuple[Verdict, str]:
+    count = f"{len(checks)} of {total} places recomputed"
+    bad = [c for c in checks if c.status is not Verdict.PASS]
+    failed = [c for c in bad if c.status is Verdict.FAIL]
+    if not checks:
+        return Verdict.SKIPPED, f"{count}: the normal form has no word for them" if total else "no rewritten place"
+    if failed:
+        return Verdict.FAIL, f"{failed[0].why}" + (f"; {len(failed)} places differ" if len(failed) > 1 else "")
+    if bad and not ours:
+        # Names that no longer mean the same show as differences at several places, or as places of another form.
+        if len(bad) == 1 and len(checks) == total:
+            return Verdict.INCONCLUSIVE, f"{bad[0].why}; or a name no longer means the same"
+        right = len(checks) - len(bad)
+        return Verdict.SKIPPED, f"{right} of {total} places recomputed; at {len(bad)} names seem to mean other tensors"
+    top = max((c.score for c in checks if c.score is not None), default=0.0)
+    passed = [c for c in checks if c.status is Verdict.PASS]
+    return Verdict.PASS, f"{len(passed)} of {total} places recomputed; at most {top:.2g} units in the last place off"

@@ -1,0 +1,189 @@
+"""What must hold before any number is looked at: the interface, the checker, the modes of operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from onnx import TensorProto
+
+from converter.model.file.checker import problems
+from converter.records import OutputCheck, Stage, Verdict
+from converter.referee.proto.source import (
+    Port,
+    Source,
+    all_nodes,
+    float_types,
+    free_inputs,
+    opsets,
+    overridable,
+    ports,
+    skeleton,
+)
+from converter.referee.reference.kernels import is_training, plain_attributes
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+_BOUNDED = {"Sigmoid", "Softmax", "HardSigmoid", "Tanh", "LogSoftmax"}
+_SAME_VALUES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat", "Slice", "Cast"}
+# Operators that move integers about or count with them: in a model of these alone, every difference is one.
+_NEVER_TIES = {
+    *(*_SAME_VALUES, "Gather", "GatherElements", "GatherND", "Expand", "Tile", "Pad", "Split", "Where", "Unique"),
+    *("Add", "Sub", "Mul", "Max", "Min", "And", "Or", "Not", "Xor", "BitShift", "Shape", "Size", "Range", "Constant"),
+    *("ConstantOfShape", "OneHot", "ScatterND", "ScatterElements", "Compress", "EyeLike", "Mod", "ReduceSum"),
+} - {"Cast"}
+_NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+# onnxruntime computes a sigmoid to about 1e-7 of 1, whatever the result: errors below this part of 1 prove nothing.
+_NATURAL = 1e-3
+
+
+def structure(a: Source, b: Source) -> tuple[Stage, list[str]]:
+    """The structure stage, and what is worth a warning."""
+    warnings: list[str] = []
+    faults = [
+        *_interface("input", free_inputs(a.proto), free_inputs(b.proto)),
+        *_interface("output", ports(a.proto.graph.output), ports(b.proto.graph.output)),
+        *_modes(a.proto, b.proto, warnings),
+        *_checker(a.proto, b.proto, warnings),
+    ]
+    if not a.proto.graph.output:
+        faults.append(("", "the model has no outputs: there is nothing to compare"))
+    _note_versions(a.proto, b.proto, warnings)
+    checks = tuple(OutputCheck(name, Verdict.FAIL, why=why) for name, why in faults)
+    n_in, n_out = len(free_inputs(a.proto)), len(a.proto.graph.output)
+    why = faults[0][1] if faults else f"{_count(n_in, 'input')} and {_count(n_out, 'output')} keep name, type and shape"
+    return Stage("structure", Verdict.FAIL if faults else Verdict.PASS, why, checks), warnings
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + ("" if n == 1 else "s")
+
+
+def _interface(kind: str, a: dict[str, Port], b: dict[str, Port]) -> Iterator[tuple[str, str]]:
+    for name in a:
+        if name not in b:
+            yield name, f"{kind} {name!r} is missing"
+    for name in b:
+        if name not in a:
+            yield name, f"{kind} {name!r} is new"
+    if set(a) == set(b) and list(a) != list(b):
+        yield next(iter(a), ""), f"the order of the {kind}s changed"
+    for name in [n for n in a if n in b]:
+        yield from _port(kind, a[name], b[name])
+
+
+def _port(kind: str, a: Port, b: Port) -> Iterator[tuple[str, str]]:
+    if (a.kind, a.elem) != (b.kind, b.elem):
+        yield a.name, f"{kind} {a.name!r}: type {_type(a)} became {_type(b)}"
+    elif a.dims is not None and a.dims != b.dims:
+        yield a.name, f"{kind} {a.name!r}: shape {_dims(a)} became {_dims(b)}"
+
+
+def _type(port: Port) -> str:
+    return f"{port.kind}({port.dtype or port.elem})"
+
+
+def _dims(port: Port) -> str:
+    return "unknown" if port.dims is None else "[" + ", ".join("?" if d is None else str(d) for d in port.dims) + "]"
+
+
+def _modes(a: ModelProto, b: ModelProto, warnings: list[str]) -> Iterator[tuple[str, str]]:
+    before, after = _training(a), _training(b)
+    if before:
+        warnings.append(f"{len(before)} BatchNormalization nodes are in training mode, e.g. {sorted(before)[0]!r}")
+    # A node that only left (folded away or dead) is judged by the outputs; one that appears is a changed mode.
+    kept = {o for n in all_nodes(b) for o in n.output}
+    changed = (after - before) | {name for name in before - after if name in kept}
+    for name in sorted(changed):
+        yield name, f"BatchNormalization {name!r} changed between training and inference mode"
+
+
+def _training(model: ModelProto) -> set[str]:
+    version = opsets(model).get("", 1)
+    return {n.output[0] for n in all_nodes(model) if n.op_type == "BatchNormalization" and _is_training(n, version)}
+
+
+def _is_training(node: NodeProto, version: int) -> bool:
+    n_outputs = sum(1 for name in node.output if name)
+    return is_training(node.op_type, version, plain_attributes(node), n_outputs)
+
+
+def _checker(a: ModelProto, b: ModelProto, warnings: list[str]) -> Iterator[tuple[str, str]]:
+    after = problems(skeleton(b))
+    if not after:
+        return
+    before = problems(skeleton(a))
+    if before:
+        warnings.append(f"onnx's checker objects to both models: {_line(before)}")
+    else:
+        yield "", f"onnx's checker objects: {_line(after)}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:200]
+
+
+def _note_versions(a: ModelProto, b: ModelProto, warnings: list[str]) -> None:
+    before, after = opsets(a), opsets(b)
+    used = {"" if n.domain == "ai.onnx" else n.domain for m in (a, b) for n in all_nodes(m)}
+    for domain in sorted((before.keys() | after.keys()) & used):  # onnxruntime writes down all that it knows
+        if before.get(domain) != after.get(domain):
+            name = domain or "ai.onnx"
+            warnings.append(f"operator set {name}: {before.get(domain, 'none')} became {after.get(domain, 'none')}")
+    if new := sorted(_quantised(b) - _quantised(a)):
+        which = "quantised in other operators" if _quantised(a) else "quantised"
+        said = f"only the rewritten model is {which} ({', '.join(new[:3])})"
+        warnings.append(f"{said}, which is no rounding: judge it by --stages decision, with --inputs")
+    if _NARROW & (float_types(b) - float_types(a)):
+        said = "only the rewritten model holds weights in half precision"
+        warnings.append(
+            f"{said}, which is no rounding of the original's own: judge it by --stages decision, with --inputs"
+        )
+    lost = overridable(a) - overridable(b)
+    if lost:
+        some = ", ".join(sorted(lost)[:3])
+        warnings.append(f"{len(lost)} initializers can no longer be overridden by the caller ({some})")
+
+
+def _quantised(model: ModelProto) -> set[str]:
+    return {n.op_type for n in all_nodes(model) if "Quantize" in n.op_type or n.op_type.startswith("QLinear")}
+
+
+def is_unseeded(node: NodeProto) -> bool:
+    """Whether the node draws other numbers in every run."""
+    names = {a.name for a in node.attribute}
+    training_dropout = node.op_type == "Dropout" and len(node.input) > 2 and bool(node.input[2])
+    return (node.op_type in RANDOM or training_dropout) and "seed" not in names
+
+
+def rounding_decides(source: Source, output: str) -> bool:
+    """Whether a float is compared, rounded or made an integer on the way to an output, so that ties can be."""
+    made = {name: node for node in source.proto.graph.node for name in node.output}
+    pending, seen = [output], {output}
+    while pending:
+        node = made.get(pending.pop())
+        if node is None:
+            continue
+        if node.op_type not in _NEVER_TIES or node.domain not in ("", "ai.onnx"):
+            return True
+        fresh = {name for name in node.input if name} - seen
+        seen |= fresh
+        pending.extend(fresh)
+    return False
+
+
+def natural_scale(source: Source, output: str) -> float:
+    """A size below which an output's errors say nothing: for what a sigmoid or softmax made, part of 1."""
+    made = {name: node for node in source.proto.graph.node for name in node.output}
+    for _ in range(20):
+        node = made.get(output)
+        if node is None:
+            return 0.0
+        if node.op_type in _BOUNDED:
+            return _NATURAL
+        if node.op_type not in _SAME_VALUES or not node.input:
+            return 0.0
+        output = node.input[0]
+    return 0.0

@@ -1,0 +1,272 @@
+"""Conv, ConvTranspose, Gemm and MatMul as one thing: a weight, a bias, channels in and out.
+
+Letters: N batch, I input and O output channels, g groups, *k kernel, K contracted axis of a matrix product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter import numerics
+from converter.model.graph import DropInput, Edit, Node, SetAttr, SetConst, SetOp, Tensor
+from converter.records import Weight
+from converter.rewrite.analysis.facts import Facts
+
+Array = NDArray[np.float64]
+
+LINEAR = CONV, CONV_TRANSPOSE, GEMM, MATMUL = "Conv", "ConvTranspose", "Gemm", "MatMul"
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear operator with its weight, and for MatMul the Add that carries its bias.
+
+    Attributes
+    ----------
+    node : Node
+    bias_node : Node, optional
+        Where the bias lies: the node itself, or an Add after a MatMul; None for a MatMul without.
+    bias_slot : int
+    """
+
+    node: Node
+    bias_node: Node | None
+    bias_slot: int
+
+    @property
+    def op(self) -> str:
+        """Conv, ConvTranspose, Gemm or MatMul."""
+        return str(self.node.op)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight: [O, I/g, *k], [I, O/g, *k] for ConvTranspose, a matrix for the others."""
+        found = self.node.tensor_in(1)
+        assert found is not None
+        return found
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias tensor; None where there is none."""
+        return None if self.bias_node is None else self.bias_node.tensor_in(self.bias_slot)
+
+    @property
+    def last(self) -> Node:
+        """The node that gives the result, bias included."""
+        return self.bias_node if self.bias_node is not None else self.node
+
+    @property
+    def result(self) -> Tensor:
+        """The output, bias included."""
+        found = self.last.tensor_out(0)
+        assert found is not None
+        return found
+
+    @property
+    def groups(self) -> int:
+        """Groups of a convolution; 1 for the others."""
+        return int(self.node.attr("group", 1)) if self.op in (CONV, CONV_TRANSPOSE) else 1
+
+
+def linear_at(facts: Facts, node: Node | None, op: str) -> Linear | None:
+    """The linear operator of type `op` whose result, bias included, `node` gives; None if there is none."""
+    if node is None or node.tensor_out(0) is None:
+        return None
+    if node.is_op(op) and node.tensor_in(0) is not None and node.tensor_in(1) is not None:
+        return Linear(node, None, 0) if op == MATMUL else Linear(node, node, 2)
+    if op == MATMUL and node.is_op("Add"):
+        for data in (0, 1):
+            source, other = node.tensor_in(data), node.tensor_in(1 - data)
+            producer = facts.graph.producer(source) if source is not None else None
+            if (
+                producer is not None
+                and other is not None
+                and producer.is_op(MATMUL)
+                and producer.scope is node.scope
+                and is_bias_add(facts, producer, node, 1 - data)
+            ):
+                return Linear(producer, node, 1 - data)
+    return None
+
+
+def linear_into(facts: Facts, node: Node, op: str) -> Linear | None:
+    """The linear operator of type `op` that `node` itself is, with the Add after a MatMul."""
+    if not node.is_op(op) or node.tensor_in(0) is None or node.tensor_in(1) is None:
+        return None
+    if op != MATMUL:
+        return Linear(node, node, 2)
+    out = node.tensor_out(0)
+    readers = [] if out is None else facts.graph.readers(out)
+    if out is not None and len(readers) == 1 and not out.pins:
+        found = linear_at(facts, readers[0], MATMUL)
+        if found is not None and found.node is node:
+            return found
+    return Linear(node, None, 0)
+
+
+def is_bias_add(facts: Facts, matmul: Node, add: Node, slot: int) -> bool:
+    """Whether an Add after a MatMul adds one constant per output channel, and alone reads the product."""
+    product, bias, weight = matmul.tensor_out(0), add.tensor_in(slot), matmul.tensor_in(1)
+    if add.scope.opset < 7:  # there, broadcasting is by an axis attribute
+        return False
+    if product is None or bias is None or weight is None or facts.use_problem(product, add) is not None:
+        return False
+    constant, matrix = facts.constants.weight(bias), facts.constants.weight(weight)
+    if constant is None or matrix is None or len(matrix.shape) != 2:
+        return False
+    *lead, last = constant.shape or (0,)
+    rank = facts.rank(product)
+    fits = len(constant.shape) == 1 or (rank is not None and len(constant.shape) <= rank)
+    return fits and last == matrix.shape[1] and all(d == 1 for d in lead)
+
+
+def out_channels(facts: Facts, linear: Linear) -> int:
+    """O."""
+    shape = facts.weight(linear.weight).shape
+    match linear.op:
+        case "Conv":
+            return shape[0]
+        case "ConvTranspose":
+            return shape[1] * linear.groups
+        case "Gemm":
+            return shape[0] if linear.node.attr("transB", 0) else shape[1]
+        case _:
+            return shape[1]
+
+
+def in_channels(facts: Facts, linear: Linear) -> int:
+    """I, or K for matrix products."""
+    shape = facts.weight(linear.weight).shape
+    match linear.op:
+        case "Conv":
+            return shape[1] * linear.groups
+        case "Gemm":
+            return shape[1] if linear.node.attr("transB", 0) else shape[0]
+        case _:
+            return shape[0]
+
+
+def out_axis(facts: Facts, linear: Linear) -> int | str:
+    """Where the output channels lie in the result, or why that is not known."""
+    if linear.op != MATMUL:
+        return 1
+    rank = facts.rank(linear.result) or facts.rank(linear.node.inputs[0])
+    return "the number of axes of the product is not known" if rank is None else rank - 1
+
+
+def result_rank(facts: Facts, linear: Linear) -> int | None:
+    """Axes of the result."""
+    if linear.op in (CONV, CONV_TRANSPOSE):
+        return len(facts.weight(linear.weight).shape)
+    return 2 if linear.op == GEMM else facts.rank(linear.result) or facts.rank(linear.node.inputs[0])
+
+
+def weight_rank_problem(facts: Facts, linear: Linear) -> str | None:
+    """Why the weight has not the rank of its operator; None if it has."""
+    rank = len(facts.weight(linear.weight).shape)
+    if linear.op in (CONV, CONV_TRANSPOSE):
+        return None if rank >= 3 else f"its kernel has {rank} axes"
+    return None if rank == 2 else f"its weight has {rank} axes, not 2"
+
+
+def scale_outputs(linear: Linear, weight: Weight, scale: Array) -> Weight:
+    """The weight with output channel o times scale[o], shape [O]."""
+    shape = weight.shape
+    match linear.op:
+        case "Conv":
+            return numerics.scaled(weight, shape, scale.reshape(-1, *[1] * (len(shape) - 1)))
+        case "ConvTranspose":
+            g = linear.groups
+            view = (g, shape[0] // g, *shape[1:])
+            return numerics.scaled(weight, view, scale.reshape(g, 1, shape[1], *[1] * (len(shape) - 2)))
+        case "Gemm":
+            alpha = float(linear.node.attr("alpha", 1.0))
+            rows = bool(linear.node.attr("transB", 0))
+            return numerics.scaled(weight, shape, alpha * (scale[:, None] if rows else scale[None, :]))
+        case _:
+            return numerics.scaled(weight, shape, scale[None, :])
+
+
+def scale_inputs(linear: Linear, weight: Weight, scale: Array) -> Weight:
+    """The weight with input channel i times scale[i], shape [I] (or [K])."""
+    shape = weight.shape
+    match linear.op:
+        case "Conv":
+            g = linear.groups
+            view = (g, shape[0] // g, *shape[1:])
+            return numerics.scaled(weight, view, scale.reshape(g, 1, shape[1], *[1] * (len(shape) - 2)))
+        case "ConvTranspose":
+            return numerics.scaled(weight, shape, scale.reshape(-1, *[1] * (len(shape) - 1)))
+        case "Gemm":
+            alpha = float(linear.node.attr("alpha", 1.0))
+            columns = bool(linear.node.attr("transB", 0))
+            return numerics.scaled(weight, shape, alpha * (scale[None, :] if columns else scale[:, None]))
+        case _:
+            return numerics.scaled(weight, shape, scale[:, None])
+
+
+def input_sum(facts: Facts, linear: Linear, shift: Array) -> Array:
+    """What adding shift[i] to every input channel adds to the output channels, shape [O]."""
+    weight = facts.master(linear.weight)
+    match linear.op:
+        case "Conv":
+            return numerics.conv_input_sum(weight, linear.groups, shift)
+        case "ConvTranspose":
+            return numerics.conv_transpose_input_sum(weight, linear.groups, shift)
+        case "Gemm":
+            matrix = weight.T if linear.node.attr("transB", 0) else weight
+            return np.asarray(float(linear.node.attr("alpha", 1.0)) * (shift @ matrix))
+        case _:
+            return np.asarray(shift @ weight)
+
+
+def bias_value(facts: Facts, linear: Linear) -> Array | None:
+    """The bias in float64, Gemm's beta included, in its own shape; None where there is none."""
+    if linear.bias is None:
+        return None
+    value = facts.master(linear.bias)
+    return value * float(linear.node.attr("beta", 1.0)) if linear.op == GEMM else value
+
+
+def moved_bias(facts: Facts, linear: Linear, scale: Array | None, shift: Array) -> Array | None:
+    """scale * bias + shift in the shape to store; None where it is zero and there was none."""
+    bias = bias_value(facts, linear)
+    if bias is None:
+        return shift if shift.any() else None
+    scaled_bias = bias if scale is None else bias * scale
+    return np.asarray(scaled_bias + shift)
+
+
+def set_weight(linear: Linear, weight: Weight) -> list[Edit]:
+    """Edits that give the operator a new weight (Gemm's alpha is in it already)."""
+    edits: list[Edit] = [SetConst(linear.node, 1, weight, "weight")]
+    if linear.op == GEMM and "alpha" in linear.node.attr_protos and linear.node.attr("alpha") is not None:
+        edits.append(SetAttr(linear.node, "alpha"))
+    return edits
+
+
+def set_bias(facts: Facts, linear: Linear, bias: Array | None) -> list[Edit]:
+    """Edits that give the operator a bias, in the weight's type; none for None.
+
+    A MatMul of two matrices without an Add becomes a Gemm, the only way to hold one.
+    """
+    if bias is None:
+        return []
+    dtype = facts.weight(linear.bias if linear.bias is not None else linear.weight).dtype
+    node = linear.bias_node if linear.bias_node is not None else linear.node
+    slot = linear.bias_slot if linear.bias_node is not None else 2
+    edits: list[Edit] = [SetConst(node, slot, numerics.Fresh(bias, dtype), "bias")]
+    if linear.op == GEMM and "beta" in node.attr_protos:
+        edits.append(SetAttr(node, "beta"))
+    if linear.bias_node is None:
+        edits.insert(0, SetOp(linear.node, "Gemm"))
+    return edits
+
+
+def drop_bias(linear: Linear) -> list[Edit]:
+    """Edits that leave the bias of a Conv, ConvTranspose or Gemm out."""
+    assert linear.bias_node is not None
+    return [DropInput(linear.bias_node, linear.bias_slot)]

@@ -1,0 +1,401 @@
+"""What becomes of a shift under operators that move, repeat or pick elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from converter.model.file import Size, size
+from converter.model.graph import Node
+from converter.rewrite.analysis.channel_axis import follow, reshaped
+from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.bias_flow.shift import (
+    MOST_ELEMENTS,
+    Array,
+    Carry,
+    Outcome,
+    Rule,
+    Shift,
+    Shifts,
+    Stop,
+    known,
+    only,
+    unknown,
+)
+
+Dims = Sequence[int | str | None]
+
+
+def _reshape(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    before, after = facts.shape(node.inputs[0]), reshaped(facts, node)
+    if before is None or after is None or len(before) != s.rank:
+        return _by_axes(facts, node, s, after)
+    out = reshape_shift(s, before, after)
+    return _by_axes(facts, node, s, after) if out is None else Carry({0: out})
+
+
+def reshape_shift(s: Shift, before: Dims, after: Dims) -> Shift | None:
+    """D after a reshape of the tensor; None where it would not be a small array.
+
+    Last axes that both shapes share stay what they are. Of the others, those from the first axis that D
+    varies on must be known numbers, of one product in both shapes; what lies before them is only
+    rearranged among itself, where D does not vary.
+    """
+    if s.value is None:
+        return None
+    n = _shared_tail(before, after, least=max(s.tiled, default=-1) + 1)
+    dims, wanted, kept = list(before[: len(before) - n]), after[: len(after) - n], s.value.shape[s.rank - n :]
+    value, at = s.value, min(next(iter(s.varying), s.rank), len(dims))
+    if s.tiled:
+        if s.tiled != {at}:
+            return None
+        # The axis is one of unknown length, along which nothing varies, and behind it one of the period.
+        dims[at : at + 1] = [None, value.shape[at]]
+        value, at = np.expand_dims(value, at), at + 1
+    for k in range(at, -1, -1):
+        tail = [d for d in dims[k:] if isinstance(d, int)]
+        if len(tail) < len(dims) - k or math.prod((*tail, *kept)) > MOST_ELEMENTS:
+            break
+        j = _matching_tail(wanted, math.prod(tail))
+        if j is not None:
+            shape = [int(d) for d in wanted[j:] if isinstance(d, int)]
+            return known(_laid_out(value, [*tail, *kept], [*[1] * j, *shape, *kept]), s.masked)
+    return _repeated(s, value, dims[at:], wanted, kept)
+
+
+def _shared_tail(before: Dims, after: Dims, least: int) -> int:
+    """How many of the last axes both shapes share, numbers or symbols; never any before axis `least`."""
+    n = 0
+    while n < min(len(before) - least, len(after)) and before[-1 - n] is not None and before[-1 - n] == after[-1 - n]:
+        n += 1
+    return n
+
+
+def _laid_out(value: Array, sizes: Sequence[int], shape: Sequence[int]) -> Array:
+    """The value's last axes broadcast to `sizes`, in another shape."""
+    full = np.broadcast_to(value.reshape(value.shape[value.ndim - len(sizes) :]), sizes)
+    return np.ascontiguousarray(full).reshape(shape)
+
+
+def _repeated(s: Shift, value: Array, tail: Dims, after: Dims, kept: tuple[int, ...]) -> Shift | None:
+    """D where an axis of unknown length takes up some of those that D varies on: it repeats along that axis."""
+    sizes = [d for d in tail if isinstance(d, int)]
+    behind, j = 1, len(after)
+    while j and isinstance(d := after[j - 1], int):
+        behind, j = behind * d, j - 1
+    whole = math.prod(sizes)
+    open_ = after[j - 1] if j else None
+    if len(sizes) < len(tail) or not isinstance(open_, str) or not 0 < behind < whole or whole % behind:
+        return None
+    period, length = whole // behind, size(open_)
+    if whole * math.prod(kept) > MOST_ELEMENTS or not isinstance(length, Size) or length.factor % period:
+        return None
+    shape = [*[1] * (j - 1), period, *(int(d) for d in after[j:] if isinstance(d, int)), *kept]
+    return known(_laid_out(value, [*sizes, *kept], shape), s.masked, [j - 1])
+
+
+def _matching_tail(after: Dims, size: int) -> int | None:
+    product = 1
+    for j in range(len(after), -1, -1):
+        if product == size:
+            return j
+        d = after[j - 1] if j else None
+        if not isinstance(d, int):
+            return None
+        product *= d
+    return None
+
+
+def _by_axes(facts: Facts, node: Node, s: Shift, after: Dims | None) -> Outcome:
+    """Only the axes: one that the reshape keeps whole, and along which D is the same, stays so."""
+    if after is None:
+        return Stop("reshape", "its shape is not known")
+    kept = [follow(facts, node, i) for i in s.invariant]
+    return Carry({0: unknown(len(after), [k for k in kept if isinstance(k, int)], s.masked)})
+
+
+def _squeeze(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    moved = {i: follow(facts, node, i) for i in range(s.rank)}
+    kept = {i: j for i, j in moved.items() if isinstance(j, int)}
+    unclear = [j for j in moved.values() if isinstance(j, str) and "drops the channel axis" not in j]
+    if unclear:
+        return Stop("reshape", unclear[0])
+    if node.op == "Squeeze" and any(i in s.varying for i in moved if i not in kept):
+        return Stop("varies", "the shift varies along the axis that it drops")
+    rank = len(kept) if node.op == "Squeeze" else s.rank + _n_axes(facts, node)
+    invariant = set(range(rank)) - {kept[i] for i in s.varying}
+    if s.value is None:
+        return Carry({0: unknown(rank, invariant, s.masked)})
+    shape = [1] * rank
+    for i, j in kept.items():
+        shape[j] = s.value.shape[i]
+    return Carry({0: Shift(rank, frozenset(invariant), s.value.reshape(shape), s.masked)})
+
+
+def _n_axes(facts: Facts, node: Node) -> int:
+    source = node.tensor_in(1)
+    if source is None:
+        return len(node.attr("axes") or [])
+    value = facts.constants.evaluate(source)
+    return 0 if value is None else int(value.size)
+
+
+RESHAPE_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("Reshape", "Flatten"), _reshape),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
+}
+
+
+def _transpose(_: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    perm = list(node.attr("perm") or range(s.rank)[::-1])
+    if sorted(perm) != list(range(s.rank)):
+        return Stop("rank", "its permutation does not fit")
+    invariant = {j for j, i in enumerate(perm) if i in s.invariant}
+    value = None if s.value is None else s.value.transpose(perm)
+    tiled = frozenset(j for j, i in enumerate(perm) if i in s.tiled)
+    return Carry({0: Shift(s.rank, frozenset(invariant), value, s.masked, tiled)})
+
+
+def _expand(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    rank = facts.rank(node.outputs[0])
+    return Stop("rank", "its shape is not known") if rank is None else Carry({0: s.of_rank(rank)})
+
+
+def _tile(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    source = node.tensor_in(1)
+    repeats = None if source is None else facts.constants.evaluate(source)
+    if s.constant_on(range(s.rank)):
+        return Carry({0: s})
+    if repeats is None or s.value is None:
+        return Stop("reshape", "how often it repeats is not known")
+    times = [int(r) if i in s.varying else 1 for i, r in enumerate(repeats.reshape(-1))]
+    return Carry({0: known(np.tile(s.value, times))})
+
+
+def _concat(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    first = next(iter(shifts.values()))
+    axis = node.attr("axis", 1) % first.rank
+    if any(s.value is None for s in shifts.values()):
+        return Stop("stops", "it joins a shift that depends on the data with others")
+    values = {i: s.value for i, s in shifts.items() if s.value is not None}
+    alike = len(values) == len(node.inputs) and all(
+        v.shape == first.value.shape and (v == first.value).all() for v in values.values() if first.value is not None
+    )
+    if alike and axis in first.invariant:
+        return Carry({0: first})
+    extents = []
+    for tensor in node.inputs:
+        shape = facts.shape(tensor)
+        extent = None if shape is None or len(shape) != first.rank else shape[axis]
+        if not isinstance(extent, int):
+            return Stop("concat", "it joins it with tensors that are not shifted, of unknown length")
+        extents.append(extent)
+    parts = [_along(values.get(i), axis, extent, first.rank) for i, extent in enumerate(extents)]
+    wide = _alike_but(axis, parts)
+    if sum(p.size for p in wide) > MOST_ELEMENTS:
+        return Stop("too-large", "the shift would vary in too many places")
+    return Carry({0: known(np.concatenate(wide, axis))})
+
+
+def _alike_but(axis: int, parts: list[Array]) -> list[Array]:
+    """The arrays broadcast to each other on every axis but one."""
+    thin = [p.shape[:axis] + p.shape[axis + 1 :] for p in parts]
+    rest = np.broadcast_shapes(*thin)
+    return [np.broadcast_to(p, (*rest[:axis], p.shape[axis], *rest[axis:])) for p in parts]
+
+
+def _along(value: Array | None, axis: int, extent: int, rank: int) -> Array:
+    if value is None:
+        value = np.zeros((1,) * rank)
+    return np.repeat(value, extent, axis) if value.shape[axis] == 1 else value
+
+
+def _split(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    axis = node.attr("axis", 0) % s.rank
+    outputs = [i for i, t in enumerate(node.outputs) if t.name]
+    if axis in s.invariant:
+        return Carry(dict.fromkeys(outputs, s))
+    if s.value is None:
+        return Stop("stops", "it splits a shift that depends on the data")
+    sizes = _split_sizes(facts, node, s.value.shape[axis])
+    if sizes is None:
+        return Stop("split", "the sizes of its parts are not known")
+    ends = np.cumsum([0, *sizes])
+    return Carry({i: known(s.value.take(range(ends[i], ends[i + 1]), axis)) for i in outputs})
+
+
+def _split_sizes(facts: Facts, node: Node, length: int) -> list[int] | None:
+    source = node.tensor_in(1)
+    value = None if source is None else facts.constants.evaluate(source)
+    sizes = list(node.attr("split") or []) if source is None else ([] if value is None else [int(v) for v in value])
+    if source is not None and value is None:
+        return None
+    if not sizes:
+        n = len(node.outputs)
+        step = -(-length // n)
+        sizes = [min(step, length - i * step) for i in range(n)]
+    return sizes if sum(sizes) == length and len(sizes) == len(node.outputs) else None
+
+
+def _slice(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    cuts = _cuts(facts, node, s.rank)
+    if cuts is None:
+        return Carry({0: s}) if s.constant_on(range(s.rank)) else Stop("slice", "where it cuts is not known")
+    index: list[slice] = [slice(None)] * s.rank
+    for axis, cut in cuts.items():
+        if axis in s.varying:
+            if s.value is None or cut is None:
+                return Stop("slice", "it cuts along an axis on which the shift varies")
+            index[axis] = cut
+    return Carry({0: s if s.value is None else known(s.value[tuple(index)])})
+
+
+def _cuts(facts: Facts, node: Node, rank: int) -> dict[int, slice | None] | None:
+    """Axis -> slice (None where it is known at run time only); None if the axes are not known."""
+    if node.tensor_in(1) is None:
+        starts, ends = node.attr("starts") or [], node.attr("ends") or []
+        axes = node.attr("axes") or list(range(len(starts)))
+        return {a % rank: slice(b, e) for a, b, e in zip(axes, starts, ends, strict=True)}
+    parts = [None if (t := node.tensor_in(i)) is None else facts.constants.evaluate(t) for i in range(1, 5)]
+    starts_, ends_, axes_, steps_ = parts
+    if axes_ is None:
+        if node.tensor_in(3) is not None or starts_ is None:
+            return None
+        axes_ = np.arange(starts_.size)
+    if starts_ is None or ends_ is None or (steps_ is None and node.tensor_in(4) is not None):
+        return {int(a) % rank: None for a in axes_}
+    steps = np.ones_like(axes_) if steps_ is None else steps_
+    out: dict[int, slice | None] = {}
+    for a, b, e, t in zip(axes_, starts_, ends_, steps, strict=True):
+        out[int(a) % rank] = slice(int(b), int(e), int(t)) if t > 0 else None
+    return out
+
+
+def _gather(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    axis = node.attr("axis", 0) % s.rank
+    source = node.tensor_in(1)
+    index = None if source is None else facts.constants.evaluate(source)
+    rank = None if source is None else (facts.rank(source) if index is None else index.ndim)
+    if rank is None:
+        return Stop("rank", "the number of axes of its indices is not known")
+    if axis in s.varying:
+        if index is None or s.value is None:
+            return Stop("gather", "it picks along an axis on which the shift varies")
+        return Carry({0: known(np.take(s.value, index.astype(np.int64), axis))})
+    value = None if s.value is None else s.value.reshape(s.value.shape[:axis] + (1,) * rank + s.value.shape[axis + 1 :])
+    invariant = {i if i < axis else i + rank - 1 for i in s.invariant if i != axis} | set(range(axis, axis + rank))
+    return Carry({0: Shift(s.rank + rank - 1, frozenset(invariant), value)})
+
+
+SHAPE_RULES: dict[str, Rule] = {
+    "Transpose": _transpose,
+    "Expand": _expand,
+    "Tile": _tile,
+    "Concat": _concat,
+    "Split": _split,
+    "Slice": _slice,
+    "Gather": _gather,
+}
+
+
+def _pad(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    source = node.tensor_in(1)
+    value = None if source is None else facts.constants.evaluate(source)
+    pads = list(node.attr("pads") or []) if source is None else (None if value is None else [int(v) for v in value])
+    mode = node.attr("mode", "constant")
+    if pads is None:
+        return Stop("padding", "how much it pads is not known")
+    if not any(pads):
+        return Carry({0: s})
+    if mode == "constant" or any(p < 0 for p in pads):
+        return Stop("padding", "it pads with a constant that the shift does not reach")
+    axes = list(range(s.rank))
+    chosen = node.tensor_in(3)
+    if chosen is not None:
+        given = facts.constants.evaluate(chosen)
+        if given is None:
+            return Stop("padding", "the axes that it pads are not known")
+        axes = [int(a) % s.rank for a in given.reshape(-1)]
+    n = len(pads) // 2
+    padded = [a for a, b, e in zip(axes, pads[:n], pads[n:], strict=True) if b or e]
+    return Carry({0: s}) if s.constant_on(padded) else Stop("varies", "the shift varies along the axes that it pads")
+
+
+def _resize(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    if node.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        return Stop("extrapolation", "it fills in a value outside of the picture, which the shift does not reach")
+    if node.attr("antialias", 0):
+        return Stop("stops", "it smooths while it resizes")
+    before, after = facts.shape(node.inputs[0]), facts.shape(node.outputs[0])
+    for axis in s.varying:
+        sizes = [None if d is None or axis >= len(d) else d[axis] for d in (before, after)]
+        if sizes[0] is None or sizes[0] != sizes[1]:
+            return Stop("varies", "it may resize an axis along which the shift varies")
+    return Carry({0: s})
+
+
+def _depth_to_space(_: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    if s.value is None or not s.constant_on((0, 2, 3)):
+        return Stop("varies", "the shift varies over positions")
+    if 1 in s.invariant:
+        return Carry({0: s})
+    n = node.attr("blocksize") ** 2
+    d = s.value.reshape(-1)
+    phases = d.reshape(n, -1) if node.attr("mode", "DCR") == "DCR" else d.reshape(-1, n).T
+    if (phases == phases[0]).all():
+        return Carry({0: known(phases[0].reshape(1, -1, 1, 1))})
+    return Stop("phases", "it lays channels that are shifted differently side by side")
+
+
+def _space_to_depth(_: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    if s.value is None or not s.constant_on((0, 2, 3)):
+        return Stop("varies", "the shift varies over positions")
+    if 1 in s.invariant:
+        return Carry({0: s})
+    return Carry({0: known(np.tile(s.value, (1, node.attr("blocksize") ** 2, 1, 1)))})
+
+
+SPACE_RULES: dict[str, Rule] = {
+    "Pad": _pad,
+    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
+}

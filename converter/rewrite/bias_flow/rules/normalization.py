@@ -1,0 +1,165 @@
+"""What becomes of a shift under pools, reductions, norms and softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from converter.model.graph import Node
+from converter.rewrite.analysis.affine import affine_at, training_problem
+from converter.rewrite.analysis.channel_axis import average_counts_padding, is_average, is_pool
+from converter.rewrite.analysis.facts import Facts, further_outputs
+from converter.rewrite.bias_flow.shift import Carry, Gone, Outcome, Rule, Shifts, Stop, known, only, tensor_at, unknown
+
+
+def _pool(_: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    if not is_pool(node):
+        return Stop("stops", "its indices are read as well")
+    if is_average(node) and average_counts_padding(node):
+        return Stop("counted-padding", "it averages padded zeros in, which the shift does not reach")
+    if not s.constant_on(range(2, s.rank)):
+        return Stop("varies", "the shift varies over the positions that it pools")
+    return Carry({0: s})
+
+
+def reduced_axes(facts: Facts, node: Node, rank: int) -> list[int] | None:
+    """Axes that a reduction works on; None if they are not known."""
+    source = node.tensor_in(1)
+    if source is not None:
+        value = facts.constants.evaluate(source)
+        if value is None:
+            return None
+        axes = [int(a) for a in value.reshape(-1)]
+    else:
+        axes = list(node.attr("axes") or [])
+    if not axes:
+        return [] if node.attr("noop_with_empty_axes", 0) else list(range(rank))
+    return [a % rank for a in axes]
+
+
+def _reduce(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    axes = reduced_axes(facts, node, s.rank)
+    if axes is None:
+        return Stop("axes", "its axes are known at run time only")
+    if not s.constant_on(axes):
+        return Stop("varies", "the shift varies along the axes that it reduces")
+    times = 1.0
+    if node.op == "ReduceSum":
+        shape = facts.shape(tensor_at(node, 0))
+        extents = [None if shape is None else shape[a] for a in axes]
+        if any(not isinstance(d, int) for d in extents):
+            return Stop("axes", "the number of elements that it sums is not known")
+        times = float(np.prod([d for d in extents if isinstance(d, int)]))
+    if node.attr("keepdims", 1):
+        return Carry({0: s if s.value is None else known(s.value * times)})
+    kept = [i for i in range(s.rank) if i not in axes]
+    invariant = {j for j, i in enumerate(kept) if i in s.invariant}
+    if s.value is None:
+        return Carry({0: unknown(len(kept), invariant)})
+    return Carry({0: known(s.value.reshape([s.value.shape[i] for i in kept]) * times)})
+
+
+def _centred(axes_of: Callable[[Facts, Node, int], list[int] | None], what: str) -> Rule:
+    """A norm that subtracts the mean over some axes."""
+
+    def rule(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+        s = only(shifts)
+        if isinstance(s, Stop):
+            return s
+        if further_outputs(node):
+            return Stop("stops", "the mean that it gives as well would change")
+        axes = axes_of(facts, node, s.rank)
+        if axes is None:
+            return Stop("stops", "its axes are not known")
+        if s.constant_on(axes):
+            return Gone(f"{what} subtracts the mean, the shift with it", "norm")
+        return Stop("norm-mixes-channels", "it takes the mean over channels that are shifted differently")
+
+    return rule
+
+
+def _layer_axes(_: Facts, node: Node, rank: int) -> list[int]:
+    return list(range(node.attr("axis", -1) % rank, rank))
+
+
+def _mvn_axes(_: Facts, node: Node, rank: int) -> list[int]:
+    return [a % rank for a in (node.attr("axes") or [0, 2, 3])]
+
+
+def _group_norm(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    shape = facts.shape(tensor_at(node, 0))
+    channels = shape[1] if shape is not None and len(shape) > 1 else None
+    groups = node.attr("num_groups", 0)
+    if not s.constant_on(range(2, s.rank)):
+        return Stop("varies", "the shift varies over positions")
+    if s.constant_on([1]) or (groups and channels == groups):
+        return Gone("group normalisation subtracts the mean, the shift with it", "norm")
+    if s.value is not None and groups and s.value.shape[1] % groups == 0:
+        grouped = s.value.reshape(s.value.shape[0], groups, -1)
+        if (grouped == grouped[:, :, :1]).all():
+            return Gone("every channel of a group is shifted alike", "norm")
+    return Stop("norm-mixes-channels", "it takes the mean over channels that are shifted differently")
+
+
+def _batch_norm(_: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    affine = affine_at(node, 0)
+    if affine is None or training_problem(affine) is None:
+        return Stop("batch-norm", "its statistics are fixed, so it feels the shift")
+    if node.scope.opset < 14:
+        return Stop("batch-norm", "before opset 14 runtimes differ on what training means")
+    if further_outputs(node):
+        return Stop("batch-norm", "the statistics that it gives would change")
+    if s.constant_on([0, *range(2, s.rank)]):
+        return Gone("batch normalisation in training subtracts the batch's mean", "norm")
+    return Stop("varies", "the shift varies over positions")
+
+
+def softmax_axes(node: Node, rank: int) -> list[int]:
+    """Axes over which a softmax's weights sum to one: before opset 13 all from `axis` on."""
+    if node.scope.opset < 13:
+        return list(range(node.attr("axis", 1) % rank, rank))
+    return [node.attr("axis", -1) % rank]
+
+
+def _softmax(_: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    if s.constant_on(softmax_axes(node, s.rank)):
+        return Gone("softmax does not feel what all its entries share", "softmax")
+    return Stop("softmax", "its entries are shifted differently")
+
+
+def _arg(_: Facts, node: Node, shifts: Shifts) -> Outcome:
+    s = only(shifts)
+    if isinstance(s, Stop):
+        return s
+    if s.constant_on([node.attr("axis", 0) % s.rank]):
+        return Gone("the place of the extreme stays where it is", "softmax")
+    return Stop("stops", "its entries are shifted differently")
+
+
+NORM_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"), _pool),
+    **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"), _reduce),
+    "InstanceNormalization": _centred(lambda _, __, r: list(range(2, r)), "instance normalisation"),
+    "LayerNormalization": _centred(_layer_axes, "layer normalisation"),
+    "MeanVarianceNormalization": _centred(_mvn_axes, "mean-variance normalisation"),
+    "GroupNormalization": _group_norm,
+    "BatchNormalization": _batch_norm,
+    **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
+    **dict.fromkeys(("ArgMax", "ArgMin"), _arg),
+}

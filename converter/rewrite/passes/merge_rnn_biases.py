@@ -1,0 +1,132 @@
+"""The recurrence bias of an LSTM, GRU or RNN is added into its input bias; a bias of zeros goes away.
+
+Given:  LSTM, GRU or RNN with a constant B [D, 2 * G * H] = Wb ++ Rb (D directions, G gates, H hidden units).
+Result: Wb' = Wb + Rb and Rb' = 0 in every gate that adds the two: in all of them, but for gate h of a GRU whose
+        linear_before_reset is not 0. Where all of B is zero then, it is left out. Else the file keeps its size,
+        since B has one shape only: half of what it held is zero, and one bias a gate is left to look at.
+Source: ONNX operators LSTM, GRU and RNN: f(x W + h R + Wb + Rb) = f(x W + h R + (Wb + Rb) + 0); in that one gate
+        r * (h R + Rb) + Wb keeps them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter import numerics
+from converter.model.graph import DropInput, Edit, Node, SetConst, Tensor
+from converter.records import FateKind, Safety
+from converter.rewrite.analysis import recurrent as rnn
+from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.recurrent import Recurrent
+from converter.rewrite.passes import _checks
+from converter.rewrite.passes.base import Guard, Pass
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A recurrent operator with a bias.
+
+    Attributes
+    ----------
+    value, merged : ndarray, shape [D, 2, G, H], optional
+        Its bias before and after; None where it is not known.
+    """
+
+    cell: Recurrent
+    bias: Tensor
+    value: Array | None
+    merged: Array | None
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether nothing is left of the bias."""
+        return self.merged is not None and not self.merged.any()
+
+    @property
+    def n_zeroed(self) -> int:
+        """Elements that become zero."""
+        return 0 if self.value is None else int(((self.value != 0) & (self.merged == 0)).sum())
+
+
+def find(facts: Facts, node: Node) -> Match | None:
+    """An LSTM, GRU or RNN with something to merge, with a bias of zeros, or with one that is not known."""
+    cell = rnn.recurrent_at(node)
+    if cell is None or cell.bias is None:
+        return None
+    value = rnn.bias_value(facts, cell)
+    if value is None:
+        return Match(cell, cell.bias, None, None)
+    match = Match(cell, cell.bias, value, rnn.merged(cell, value))
+    to_merge = (cell.summed & (value[:, 1] != 0)).any()
+    return match if to_merge or match.is_zero else None
+
+
+def plan(facts: Facts, m: Match) -> list[Edit]:
+    """The bias out, or a new one in its place."""
+    if m.is_zero:
+        return [DropInput(m.cell.node, rnn.BIAS)]
+    assert m.merged is not None
+    weight = facts.weight(m.bias)
+    new = numerics.Fresh(m.merged.reshape(weight.shape), weight.dtype)
+    return [SetConst(m.cell.node, rnn.BIAS, new, "bias")]
+
+
+def output(m: Match) -> str:
+    """The first output that is there: all of them stay as they are."""
+    return next(str(t.name) for t in m.cell.node.outputs if t.name)
+
+
+def _replaced(m: Match) -> list[Tensor]:
+    return [] if m.is_zero else [m.bias]
+
+
+def _bias_shape(facts: Facts, m: Match) -> str | None:
+    return rnn.shape_problem(m.cell, facts.weight(m.bias).shape)
+
+
+def _not_finite(facts: Facts, m: Match) -> str | None:
+    bad = numerics.first_bad(~np.isfinite(facts.master(m.bias)).reshape(-1))
+    return None if bad is None else f"{m.bias.name!r} is not finite at element {bad}"
+
+
+def _overflow(facts: Facts, m: Match) -> str | None:
+    return _checks.finite_result(m.merged, facts.weight(m.bias), "the sum of the two biases")
+
+
+def _fate(m: Match) -> tuple[str, FateKind, str, int]:
+    label = m.cell.node.label
+    if m.is_zero:
+        return label, FateKind.ZERO, "", 0 if m.value is None else m.value.size
+    return label, FateKind.MERGED, label, m.n_zeroed
+
+
+PASS = Pass(
+    name="merge-rnn-biases",
+    summary="The recurrence bias of an LSTM, GRU or RNN is added into its input bias; a bias of zeros goes away",
+    safety=Safety.ROUNDING,
+    ops=frozenset(rnn.RECURRENT),
+    find=find,
+    guards=(
+        Guard(
+            "function-attribute",
+            lambda _, m: _checks.function_attributes([m.cell.node]),
+            "an attribute that each call of a function sets is not known in it",
+        ),
+        *_checks.constant_guards(lambda m: [m.bias] if m.is_zero else [], _replaced),
+        Guard("bias-shape", _bias_shape, "the two biases are told apart by where they lie"),
+        Guard("not-float", lambda f, m: _checks.floats(f, [m.bias]), "biases are added in floating point"),
+        Guard("not-finite", _not_finite, "NaN and infinity must stay visible where they are"),
+        Guard("overflow", _overflow, "the sum must be finite in the bias's type"),
+        Guard("weight-shared", lambda f, m: _checks.shared(f, _replaced(m)), "with --no-growth no tensor is copied"),
+    ),
+    plan=plan,
+    output=output,
+    module=__name__,
+    touches_bn=False,
+    fate=_fate,
+)

@@ -1,0 +1,204 @@
+"""Runs the passes: sweeps over the table until nothing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from converter.errors import InvariantViolation
+from converter.model.file import NEWEST_OPSET
+from converter.model.graph import Edit, Graph, Node
+from converter.records import Counts, Finding, Rewrite, Safety, Status
+from converter.rewrite.analysis.affine import affine_at, stats_problem, training_problem
+from converter.rewrite.analysis.counts import count
+from converter.rewrite.analysis.facts import Facts, Permits
+from converter.rewrite.bias_flow.fates import BiasFate, Ledger, act_of
+from converter.rewrite.passes import PASSES, Pass
+
+OLDEST_OPSET = 6
+
+Progress = Callable[[str], None]
+# Told of each rewrite before it is applied; what it returns is told of it afterwards.
+Watch = Callable[[Pass, list[Edit]], Callable[[Rewrite], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run.
+
+    Attributes
+    ----------
+    only : frozenset of str, optional
+        Names of the passes to run; all by default.
+    skip : frozenset of str
+        Names of passes to leave out.
+    allow : frozenset of str
+        Names of passes of safety ASSUMES that may run.
+    stop_after : int, optional
+        Number of rewrites after which to stop.
+    """
+
+    only: frozenset[str] | None = None
+    skip: frozenset[str] = frozenset()
+    allow: frozenset[str] = frozenset()
+    stop_after: int | None = None
+    permits: Permits = field(default_factory=Permits)
+
+    def active(self) -> tuple[Pass, ...]:
+        """The passes to run, in the table's order."""
+        return tuple(
+            p
+            for p in PASSES
+            if (self.only is None or p.name in self.only)
+            and p.name not in self.skip
+            and (p.safety is not Safety.ASSUMES or p.name in self.allow)
+            and not (self.permits.keep_bn and p.touches_bn)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the passes did and what they left."""
+
+    rewrites: tuple[Rewrite, ...]
+    findings: tuple[Finding, ...]
+    before: Counts
+    after: Counts
+    fates: tuple[BiasFate, ...] = ()
+
+
+def unknown_passes(names: Iterable[str]) -> list[str]:
+    """Names that no pass has."""
+    known = {p.name for p in PASSES}
+    return [n for n in names if n not in known]
+
+
+def run(graph: Graph, options: Options, progress: Progress | None = None, watch: Watch | None = None) -> Outcome:
+    """Apply the passes to a fixpoint (or `stop_after`), and say what each left and why; ``watch`` sees every edit.
+
+    Raises
+    ------
+    InvariantViolation
+        The passes go on for longer than a graph of this size can give them work.
+    """
+    return _Run(graph, options, progress or (lambda _: None), watch).run()
+
+
+class _Run:
+    def __init__(self, graph: Graph, options: Options, progress: Progress, watch: Watch | None) -> None:
+        self.graph = graph
+        self.watch = watch
+        self.facts = Facts(graph, options.permits)
+        self.options = options
+        self.passes = options.active()
+        self.progress = progress
+        self.rewrites: list[Rewrite] = []
+        self.declined: dict[str, dict[str, Finding]] = {}  # pass -> finding id -> finding
+        self.ledger = Ledger(self.facts)
+
+    def run(self) -> Outcome:
+        before = count(self.facts)
+        # Each rewrite takes a node or a bias away, but for a few that trade one operator for another.
+        limit = (2 * before.nodes + 16) * max(len(self.passes), 1)
+        quiet = n_sweeps = 0
+        # Done when every pass has looked at the graph as it is now and found nothing.
+        while quiet < len(self.passes) and not self._full():
+            n_before = len(self.rewrites)
+            self._sweep(self.passes[n_sweeps % len(self.passes)])
+            quiet = quiet + 1 if len(self.rewrites) == n_before else 0
+            n_sweeps += 1
+            if n_sweeps > limit:
+                raise InvariantViolation(f"the passes found work {limit} times over; they undo each other")
+        acted = tuple(Finding(r.id, r.pass_name, r.node, Status.ACT) for r in self.rewrites)
+        declined = tuple(f for p in self.passes for f in self.declined.get(p.name, {}).values())
+        left = declined + tuple(self._leftover(declined))
+        done = {r.id for r in self.rewrites}  # a batch norm that took a bias in, and is to be kept
+        findings = acted + tuple(f for f in left if f.id not in done)
+        return Outcome(tuple(self.rewrites), findings, before, count(self.facts), self._fates(left))
+
+    def _full(self) -> bool:
+        return self.options.stop_after is not None and len(self.rewrites) >= self.options.stop_after
+
+    def _sweep(self, p: Pass) -> None:
+        self.progress(p.name)
+        self.declined[p.name] = {}
+        for node in list(self.graph.nodes()):
+            if node.alive and node.op in p.ops and node.is_standard and not self._full():
+                self._ask(p, node)
+
+    def _ask(self, p: Pass, node: Node) -> None:
+        if opset_problem(node) is not None:
+            return
+        match = p.find(self.facts, node)
+        if match is None:
+            return
+        label = node.label  # before the edits take the node away
+        id_ = f"{p.name}@{label}"
+        for guard in p.guards:
+            clause = guard.broken(self.facts, match)
+            if clause is not None:
+                self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, guard.code, clause)
+                return
+        edits = p.plan(self.facts, match)
+        if self.options.permits.no_growth and (n_bytes := self.graph.growth(edits)) > 0:
+            why = f"the model would grow by {n_bytes} bytes"
+            self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, "grows", why)
+            return
+        output = p.output(match)
+        act = None if p.fate is None else act_of(p.fate(match), match)
+        done = None if self.watch is None else self.watch(p, edits)
+        delta = self.graph.apply(edits)
+        self.ledger.note(delta, act)
+        self.rewrites.append(Rewrite(id_, p.name, label, p.safety, output, delta))
+        if done is not None:
+            done(self.rewrites[-1])
+
+    def _fates(self, left: Iterable[Finding]) -> tuple[BiasFate, ...]:
+        takers = {p.name for p in self.passes if p.fate is not None}
+        norms = {n.label for n in self.graph.nodes() if n.is_op("BatchNormalization")}
+        unasked = {n.label: why for n in self.graph.nodes() if (why := opset_problem(n)) is not None}
+        return self.ledger.close([f for f in left if f.pass_name in takers or f.node in norms], unasked)
+
+    def _leftover(self, declined: tuple[Finding, ...]) -> Iterable[Finding]:
+        """Batch norms that no pass said a word about."""
+        asked = [p.name for p in self.passes if "BatchNormalization" in p.ops]
+        if not asked or self._full():
+            return
+        name = asked[0] if len(asked) == 1 else "fold-bn"  # one word for all of them
+        told = {f.node for f in declined}
+        for node in self.graph.nodes():
+            if node.is_op("BatchNormalization") and node.label not in told:
+                code, why = self._why_left(node)
+                yield Finding(f"{name}@{node.label}", name, node.label, Status.DECLINED, code, why)
+
+    def _why_left(self, node: Node) -> tuple[str, str]:
+        affine = affine_at(node, 0)
+        problem = opset_problem(node)
+        if problem is not None:
+            return "opset", problem
+        if node.function_attrs:
+            return "function-attribute", f"{', '.join(node.function_attrs)} comes from each call of its function"
+        if affine is not None and (problem := training_problem(affine)) is not None:
+            return "training-mode", problem
+        if affine is not None and (problem := stats_problem(self.facts, affine)) is not None:
+            return "spatial-stats", problem
+        if self.options.permits.keep_bn:
+            return "keep-bn", "batch norms are to be kept"
+        source = node.tensor_in(0)
+        producer = self.graph.producer(source) if source is not None else None
+        above = f"{producer.op} ({producer.label})" if producer is not None else "an input"
+        result = node.tensor_out(0)
+        readers = sorted({n.op for n in self.graph.readers(result)}) if result is not None else []
+        below = ", ".join(readers) or "an output"
+        return (
+            "no-linear-op",
+            f"no linear operator beside it that it could fold into: it lies between {above} and {below}",
+        )
+
+
+def opset_problem(node: Node) -> str | None:
+    """Why the operators of the node's graph are not known to mean what the passes think; None if they are."""
+    opset = node.scope.opset
+    if OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        return None
+    return f"opset {opset} is outside {OLDEST_OPSET} to {NEWEST_OPSET}"

@@ -1,0 +1,13 @@
+"""From a torch module to an ONNX file that still holds every BatchNormalization, and says where it came from.
+
+torch's exporters fuse Conv and BatchNorm by default. Here they do not: what they fuse nobody records, proves or
+reports, while `fold` does all three.
+"""
+
+from __future__ import annotations
+
+from converter.torch_models.export.calls import Answer, answer, answer_float64
+from converter.torch_models.export.dynamic import Dynamic, parse_dynamic
+from converter.torch_models.export.exporting import Exported, Request, export
+
+__all__ = ["Answer", "Dynamic", "Exported", "Request", "answer", "answer_float64", "export", "parse_dynamic"]

@@ -1,0 +1,195 @@
+"""Running a torch module: on its example, in its own precision and in float64, with named tensors as outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from converter.errors import DataError, ExportError
+from converter.torch_models.export.errors import qualified, said
+from converter.torch_models.spec import Loaded
+from converter.torch_models.spec.libraries import need
+
+Rebuild = Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a module returned: its tensors by name, in order, as the ONNX model will return them."""
+
+    names: tuple[str, ...]
+    tensors: tuple[Any, ...]
+    plain: bool  # a tensor, or a flat tuple of them: what every exporter can return
+    left_out: tuple[str, ...] = ()  # of what it returned: no tensors
+
+    def arrays(self) -> dict[str, Any]:
+        """The tensors as numpy arrays, by name."""
+        return {name: array(tensor) for name, tensor in zip(self.names, self.tensors, strict=True)}
+
+
+def array(tensor: Any) -> Any:
+    """A tensor as a numpy array; bfloat16 as ml_dtypes has it."""
+    torch = need("torch")
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    if tensor.dtype is torch.bfloat16:
+        import ml_dtypes
+
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def example_leaves(loaded: Loaded) -> tuple[list[Any], Rebuild]:
+    """The tensors of the example, in the order of `loaded.input_names`, and how to put others in their place."""
+    tensors: list[Any] = []
+    shape = _strip((loaded.example_inputs, loaded.example_kwargs), tensors)
+
+    def rebuild(values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = _fill(shape, iter(values))
+        return args, kwargs
+
+    return tensors, rebuild
+
+
+class _Slot:
+    """Where a tensor stood."""
+
+
+def _strip(value: Any, into: list[Any]) -> Any:
+    if isinstance(value, need("torch").Tensor):
+        into.append(value)
+        return _Slot()
+    return _mapped(value, lambda part: _strip(part, into))
+
+
+def _fill(value: Any, values: Iterator[Any]) -> Any:
+    return next(values) if isinstance(value, _Slot) else _mapped(value, lambda part: _fill(part, values))
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: change(part) for key, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(change(part) for part in value))
+    if isinstance(value, list | tuple):
+        return type(value)(change(part) for part in value)
+    return value
+
+
+def answer(loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> Answer:
+    """Run the module, without gradients, on copies of `tensors`.
+
+    Raises
+    ------
+    ExportError
+        The module itself fails on the example, or returns what no ONNX model can.
+    """
+    return _named(_run(loaded.module, loaded, tensors, rebuild), loaded)
+
+
+def _run(module: Any, loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> Any:
+    torch = need("torch")
+    args, kwargs = rebuild([t.detach().clone() for t in tensors])
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return module(*args, **kwargs)
+    except Exception as exc:
+        where = qualified(exc, module)
+        shapes = ", ".join(f"{n} {list(t.shape)}" for n, t in zip(loaded.input_names, tensors, strict=True))
+        raise ExportError(
+            f"{loaded.label}: the module itself fails on its example ({shapes}){where and f' in {where}'}: {said(exc)}"
+        ) from exc
+
+
+def answer_float64(loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> Answer | None:
+    """The module's answer with every parameter, buffer and input in float64; None where it insists on another type."""
+    torch = need("torch")
+    wide = [t.double() if t.is_floating_point() else t for t in tensors]
+    try:
+        with _default_float64(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = copy.deepcopy(loaded.module).double()
+            found = _named(_run(module, loaded, wide, rebuild), loaded)
+    except Exception:  # whatever it is: the module cannot be run so
+        return None
+    floats = [t for t in found.tensors if t.is_floating_point()]
+    return found if all(t.dtype is torch.float64 for t in floats) else None
+
+
+@contextlib.contextmanager
+def _default_float64() -> Iterator[None]:
+    """What a module makes while it runs (grids, masks) is made in float64 too."""
+    torch = need("torch")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _named(found: Any, loaded: Loaded) -> Answer:
+    torch = need("torch")
+    leaves = list(_leaves("", found))
+    kept = [(name, value) for name, value in leaves if isinstance(value, torch.Tensor)]
+    strange = next((v for _, v in leaves if not isinstance(v, torch.Tensor | int | float | bool | str)), None)
+    if strange is not None or not kept:
+        what = type(found if strange is None else strange).__name__
+        raise ExportError(f"{loaded.label}: returns a {what}; return a tensor, or a tuple, list or dict of tensors")
+    if any(value.is_complex() for _, value in kept):
+        raise ExportError(
+            f"{loaded.label}: returns complex numbers, which runtimes lack; return torch.view_as_real of it"
+        )
+    alone = isinstance(found, torch.Tensor)
+    flat = isinstance(found, tuple | list) and all(isinstance(v, torch.Tensor) for v in found)
+    names = _distinct(["output"] if alone else [_name(n) for n, _ in kept], set(loaded.input_names))
+    rest = tuple(_name(name) for name, value in leaves if not isinstance(value, torch.Tensor))
+    return Answer(names, tuple(value for _, value in kept), alone or flat, rest)
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        parts: Any = value.items()
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        parts = zip(value._fields, value, strict=True)
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    else:
+        yield path, value
+        return
+    for key, part in parts:
+        yield from _leaves(f"{path}_{key}" if path else str(key), part)
+
+
+def tensors_of(found: Any) -> tuple[Any, ...]:
+    """The tensors of what a module returned, in the order of `Answer.names`."""
+    return tuple(value for _, value in _leaves("", found) if isinstance(value, need("torch").Tensor))
+
+
+def _name(path: str) -> str:
+    """A path such as ``logits`` or ``0_1``; numbers alone get a word before them."""
+    return path if not path or not path[0].isdigit() else f"output_{path}"
+
+
+def _distinct(names: Sequence[str], taken: set[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for name in names:
+        fresh = f"{name}_out" if name in taken else name
+        while fresh in found:
+            fresh += "_"
+        found.append(fresh)
+    return tuple(found)
+
+
+def check_inputs(loaded: Loaded, tensors: Sequence[Any]) -> None:
+    """Raise DataError unless there is one name for each tensor, and one tensor at least."""
+    if not tensors:
+        raise DataError(f"{loaded.label}: the example holds no tensor; give the tensors that the module takes")
+    if len(tensors) != len(loaded.input_names):
+        raise DataError(f"{loaded.label}: {len(loaded.input_names)} names for {len(tensors)} inputs")

@@ -1,0 +1,170 @@
+"""Source files as LibCST sees them: calls by place, what encloses them, and ``bias=False`` written in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.errors import ModelError, RuntimeUnavailable
+from converter.records.lint import Location
+from converter.torch_models.lint import call_order as calling
+
+
+def need_libcst() -> Any:
+    """LibCST, or the line that says how to get it."""
+    try:
+        import libcst
+    except ModuleNotFoundError as exc:
+        raise RuntimeUnavailable(
+            "libcst is not installed (--fix needs it); install the extra: pip install 'biasopt[codemod]'"
+        ) from exc
+    return libcst
+
+
+@dataclass(slots=True)
+class File:
+    """One parsed source file."""
+
+    path: Path
+    content: bytes
+    wrapper: Any  # libcst.MetadataWrapper
+    positions: Any  # node -> CodeRange, lines from 1, columns from 0
+    parents: Any  # node -> node
+    calls: dict[tuple[int, int, int, int], Any]
+
+    def call_at(self, location: Location) -> Any:
+        """The call that spans a place exactly."""
+        key = (location.line, location.column - 1, location.end_line, location.end_column - 1)
+        return self.calls.get(key)
+
+    def above(self, node: Any) -> list[Any]:
+        found = []
+        while (node := self.parents.get(node)) is not None:
+            found.append(node)
+        return found
+
+    def apart(self, layer: Location, norm: Location, kind: str) -> str:
+        """Why a norm's call does not surely go with a layer's; empty if it does."""
+        a, b = self.call_at(layer), self.call_at(norm)
+        if b is None or last_name(b.func) != kind:
+            return f"is not made by a plain call of {kind}"
+        above_a, above_b = self.above(a), self.above(b)
+        loose = calling.loose(above_a, above_b)
+        if loose:
+            line = self.positions[loose[0]].start.line
+            return f"is made under a condition (line {line}) that the layer is not under"
+        shared = [n for n in above_b if any(n is m for m in above_a)]
+        if any(type(n).__name__ == "Call" and last_name(n.func) == "Sequential" for n in shared):
+            return ""
+        home = next((n for n in shared if type(n).__name__ == "ClassDef"), None)
+        if home is None or not calling.same_branch(above_a, above_b):
+            return "is not in the same Sequential or class"
+        return calling.apart(self, home, above_a, above_b)
+
+    def without_bias(self, locations: Iterable[Location]) -> bytes:
+        """The file with ``bias=False`` in the calls at these places."""
+        cst = need_libcst()
+        wanted = {id(self.call_at(location)) for location in locations}
+
+        class Writer(cst.CSTTransformer):  # type: ignore[misc,name-defined,unused-ignore]
+            def leave_Call(self, original_node: Any, updated_node: Any) -> Any:  # noqa: N802  (LibCST's name)
+                return with_false(updated_node) if id(original_node) in wanted else updated_node
+
+        return bytes(self.wrapper.module.visit(Writer()).bytes)
+
+    def bias_readers(self) -> tuple[int, ...]:
+        """Lines that read an attribute ``bias``: it may be None now."""
+        nodes = [n for n in self.positions if type(n).__name__ == "Attribute" and n.attr.value == "bias"]
+        return tuple(sorted({self.positions[n].start.line for n in nodes}))
+
+
+def read(path: Path) -> File:
+    """Parse a source file.
+
+    Raises
+    ------
+    ModelError
+        It cannot be read or parsed.
+    """
+    cst = need_libcst()
+    from libcst import metadata
+
+    try:
+        content = path.read_bytes()
+        wrapper = metadata.MetadataWrapper(cst.parse_module(content), unsafe_skip_copy=True)
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read ({exc.strerror}); check the file") from exc
+    except cst.ParserSyntaxError as exc:
+        raise ModelError(f"{path}: LibCST cannot parse it (line {exc.raw_line}); edit it by hand") from exc
+    positions = wrapper.resolve(metadata.PositionProvider)
+    parents = wrapper.resolve(metadata.ParentNodeProvider)
+    calls = {}
+    for node, span in positions.items():
+        if isinstance(node, cst.Call):
+            calls[span.start.line, span.start.column, span.end.line, span.end.column] = node
+    return File(path, content, wrapper, positions, parents, calls)
+
+
+def last_name(func: Any) -> str:
+    """``Conv2d`` of ``nn.Conv2d`` and of ``Conv2d``."""
+    found = getattr(func, "attr", func)
+    return str(getattr(found, "value", "")) if type(found).__name__ == "Name" else ""
+
+
+def bias_refusal(call: Any, layer: str, position: int) -> str:
+    """Why a call does not say plainly that it makes a bias; empty if it does."""
+    if last_name(call.func) != layer:
+        return f"it is no plain call of {layer}"
+    if any(arg.star for arg in call.args):
+        return "its arguments are unpacked from elsewhere"
+    given = _bias_argument(call, position)
+    if given is not None and not (type(given.value).__name__ == "Name" and given.value.value == "True"):
+        return "its bias is given by an expression"
+    return ""
+
+
+def _bias_argument(call: Any, position: int) -> Any:
+    plain = [arg for arg in call.args if arg.keyword is None]
+    named = [arg for arg in call.args if arg.keyword is not None and arg.keyword.value == "bias"]
+    return named[0] if named else plain[position] if len(plain) > position else None
+
+
+_POSITIONS = {"Linear": 2, "Conv1d": 7, "Conv2d": 7, "Conv3d": 7} | {f"ConvTranspose{n}d": 7 for n in (1, 2, 3)}
+
+
+def with_false(call: Any) -> Any:
+    """The call with ``bias=False``: in place of ``True``, or as a last argument in the style of the others."""
+    cst = need_libcst()
+    given = _bias_argument(call, _POSITIONS[last_name(call.func)])
+    if given is not None:
+        args = [arg.with_changes(value=cst.Name("False")) if arg is given else arg for arg in call.args]
+        return call.with_changes(args=args)
+    *before, last = call.args
+    space = before[-1].comma.whitespace_after if before else cst.SimpleWhitespace(" ")
+    trailing = last.comma if isinstance(last.comma, cst.Comma) else None
+    if isinstance(last.comma, cst.Comma) and not before:
+        space = call.whitespace_before_args  # one argument to a line
+    after, behind = _comments_stay(cst, trailing.whitespace_after if trailing else last.whitespace_after_arg, space)
+    if trailing:
+        trailing = trailing.with_changes(whitespace_after=behind)
+    new = cst.Arg(
+        value=cst.Name("False"),
+        keyword=cst.Name("bias"),
+        equal=cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace("")),
+        comma=trailing or cst.MaybeSentinel.DEFAULT,
+        whitespace_after_arg=cst.SimpleWhitespace("") if trailing else behind,
+    )
+    last = last.with_changes(comma=cst.Comma(whitespace_after=after), whitespace_after_arg=cst.SimpleWhitespace(""))
+    return call.with_changes(args=[*before, last, new])
+
+
+def _comments_stay(cst: Any, end: Any, space: Any) -> tuple[Any, Any]:
+    """What stands between the last two arguments, and what after the new one: a comment stays with its own line."""
+    if not isinstance(end, cst.ParenthesizedWhitespace) or not isinstance(space, cst.ParenthesizedWhitespace):
+        return space, end
+    bare = cst.TrailingWhitespace(newline=end.first_line.newline)
+    return end.with_changes(indent=space.indent, last_line=space.last_line), end.with_changes(
+        first_line=bare, empty_lines=[]
+    )

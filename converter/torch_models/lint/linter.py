@@ -1,0 +1,159 @@
+"""``lint``: trace, decide, measure, and only then report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from converter.records.lint import LintReport, Unconfirmed
+from converter.torch_models.lint.call import bound
+from converter.torch_models.lint.candidates import Candidate, biases, candidates, norm_modules
+from converter.torch_models.lint.confirm import Change, Measured, Twin, confirm
+from converter.torch_models.lint.example import example_of
+from converter.torch_models.lint.findings import Finder
+from converter.torch_models.lint.fix.construction_sites import Places
+from converter.torch_models.lint.rules import recurrent as rnn
+from converter.torch_models.lint.running_stats import frozen_change
+from converter.torch_models.lint.sizes import felt_elsewhere
+from converter.torch_models.lint.trace import Traced, trace
+
+
+@dataclass(frozen=True, slots=True)
+class Linted:
+    """A report, with what it was made from: `strip` and the codemod go on from there."""
+
+    report: LintReport
+    traced: Traced
+    confirmed: tuple[Candidate, ...]
+    cells: tuple[rnn.Cell, ...]
+    places: Places | None
+
+
+def lint(
+    module: Any,
+    example: Any,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    places: Places | None = None,
+    label: str = "",
+    root: Path | None = None,
+) -> LintReport:
+    """Find the biases of a torch module that cannot matter in training.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Left as it is. In training mode its parts keep their modes, so that frozen norms are known; in eval mode it is
+        linted as ``module.train()`` would make it.
+    example : Tensor | tuple | dict
+        Arguments of one call. An example of one is doubled, with noise, for norms to see a batch.
+    kwargs : dict, optional
+        Further arguments by name.
+    places : Places, optional
+        Where its modules were constructed, from `recording`. Without it, classes' sources are read.
+    label : str
+        What to call the module in reports.
+    root : Path, optional
+        The user's folder, for the nearest call in it; the current one by default.
+
+    Returns
+    -------
+    LintReport
+        Findings that the trace proved and that a run in float64 confirmed.
+
+    Raises
+    ------
+    ModelError
+        It could not be traced; the message names the module and the operator.
+    DataError
+        It does not run on the example.
+    """
+    return examine(module, example, kwargs, places=places, label=label, root=root).report
+
+
+def examine(
+    module: Any,
+    example: Any,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    places: Places | None = None,
+    label: str = "",
+    root: Path | None = None,
+) -> Linted:
+    """Like `lint`, with what the report was made from."""
+    traced = trace(module, example_of(example, kwargs))
+    notes = [] if traced.tracer == "torch.export" else ["torch.export declined; what holds is what this example ran"]
+    twin, why = _twin(traced)
+    if why:
+        notes.append(why)
+    found = list(candidates(traced, twin))
+    cells = tuple(rnn.cells(traced))
+    changes = {c.key: c.change for c in found if c.code != "frozen-norm-bias"} | _cell_changes(cells)
+    measured = confirm(twin, changes) if twin is not None else {}
+    measured = _at_other_sizes(twin, changes, measured) | _frozen(twin, traced, found)
+    unconfirmed = [
+        Unconfirmed(c.code, c.key, measured[c.key].why if c.key in measured else why)
+        for c in found
+        if c.key not in measured or not measured[c.key].ok
+    ]
+    finder = Finder(module, traced, places, (root or Path.cwd()).resolve())
+    kept = [c for c in found if c.key in measured and measured[c.key].ok]
+    findings = [finder.dead(c, measured[c.key]) for c in kept]
+    findings += finder.recurrent(cells, measured, unconfirmed)
+    findings += finder.large(kept, twin)
+    findings += finder.rules(findings)
+    vectors = biases(traced.module)
+    report = LintReport(
+        label or type(module).__name__,
+        tuple(findings),
+        tuple(unconfirmed),
+        len(vectors),
+        sum(v.numel() for v in vectors.values()),
+        sum(p.numel() for p in traced.module.parameters()),
+        traced.tracer,
+        tuple(notes),
+    )
+    return Linted(report, traced, tuple(kept), cells, places)
+
+
+def _twin(traced: Traced) -> tuple[Twin | None, str]:
+    try:
+        return Twin(traced.module, traced.example, _statistics(traced)), ""
+    except Exception as exc:  # the user's module, in a precision that it was not written for
+        said = " ".join(str(exc).split()) or type(exc).__name__
+        return None, f"nothing could be confirmed: it does not run in float64 ({said[:160]})"
+
+
+def _at_other_sizes(
+    twin: Twin | None, changes: Mapping[str, Change], measured: Mapping[str, Measured]
+) -> dict[str, Measured]:
+    """What was measured, less what does not hold at another size of the input."""
+    quiet = {name: change for name, change in changes.items() if name in measured and measured[name].ok}
+    felt = {} if twin is None else felt_elsewhere(twin, quiet)
+    why = "at another size of the input, changing it moves the output by {:.1e} of its size"
+    return dict(measured) | {n: replace(measured[n], ok=False, why=why.format(moved)) for n, moved in felt.items()}
+
+
+def _statistics(traced: Traced) -> frozenset[str]:
+    """The buffers that norms are called with as running statistics, whatever they are named."""
+    names = ("running_mean", "running_var")
+    given = [bound(node).get(name) for node in traced.graph.nodes if node.op == "call_function" for name in names]
+    return frozenset(traced.names[node] for node in given if node is not None and traced.names.get(node))
+
+
+def _cell_changes(cells: Iterable[rnn.Cell]) -> dict[str, Change]:
+    return {c.hidden_bias: Change(c.hidden_bias, (0, c.mergeable), opposite=c.input_bias) for c in cells}
+
+
+def _frozen(twin: Twin | None, traced: Traced, found: Iterable[Candidate]) -> dict[str, Measured]:
+    """A redundant bias is confirmed by moving a change of it into the norms' means: the outputs stay."""
+    if twin is None:
+        return {}
+    modules = dict(traced.module.named_modules())
+    return {
+        c.key: frozen_change(twin, c.change, norm_modules(traced, c.outcome, modules))
+        for c in found
+        if c.code == "frozen-norm-bias"
+    }

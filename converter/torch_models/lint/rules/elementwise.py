@@ -1,0 +1,192 @@
+"""Rules of element-wise operators, of sums over axes, and of what comes before a softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from converter.torch_models.lint.call import Call, axes_of, shape_of
+from converter.torch_models.lint.shift import Change, Live, Shift, joined
+
+Rule = Callable[[Call], Any]
+
+# Below this a softmax gives exactly 0 in float64, since exp(-745) is the least number that is none.
+# An entry at it keeps its 0 whatever is added to the others, within reason.
+_MASKED = -1e4
+
+
+def _add(call: Call) -> Change:
+    left, right = call.args["self"], call.args["other"]
+    a, b = (call.aligned(call.change_of(x), shape_of(x)) for x in (left, right))
+    if isinstance(a, Live) or isinstance(b, Live):
+        return a if isinstance(a, Live) else b
+    minus = call.op.startswith(("sub", "rsub")) and call.args.get("alpha", 1) == 1
+    if a is not None and b is not None and minus and a.equals(b):
+        call.kill("centring", (call.node,))
+        return None
+    if b is not None and (call.op.startswith("sub") or call.args.get("alpha", 1) != 1):
+        b = b.changed(b.varies)
+    if a is not None and call.op.startswith("rsub"):
+        a = a.changed(a.varies)
+    return joined(a, b)
+
+
+def _mul(call: Call) -> Change:
+    left, right = call.args["self"], call.args["other"]
+    a, b = call.change_of(left), call.change_of(right)
+    if a is not None and b is not None:
+        return call.live("both factors change")
+    if call.op.startswith("div") and (b is not None or call.args.get("rounding_mode")):
+        return call.live("divides by it" if b is not None else "rounds")
+    change, factor, operand = (a, right, left) if a is not None else (b, left, right)
+    moved = call.aligned(change, shape_of(operand))
+    if not isinstance(moved, Shift):
+        return moved or call.live()
+    if moved.masked:
+        return call.live("scaled behind a mask") if shape_of(factor) or not _positive(factor) else moved
+    return moved.changed(moved.varies | (call.varying(factor) if hasattr(factor, "meta") else frozenset()))
+
+
+def _positive(factor: Any) -> bool:
+    return isinstance(factor, int | float) and factor > 0
+
+
+def _neg(call: Call) -> Change:
+    change = call.change("self")
+    return change.changed(change.varies) if isinstance(change, Shift) and not change.masked else call.live()
+
+
+def _dropout(call: Call) -> Change:
+    """A mask of zeros that differs from element to element, or (feature dropout) from channel to channel."""
+    change = call.change("input", "self")
+    if not call.args.get("train", True) or call.args.get("p") == 0:
+        return change  # type: ignore[no-any-return]
+    if not isinstance(change, Shift) or change.masked:
+        return call.live("random zeros")
+    mask = {0, 1} if call.op.startswith("feature_dropout") else set(range(call.rank))
+    return change.changed(change.varies | mask)
+
+
+def _reduced(call: Call) -> tuple[Shift | None, tuple[int, ...], bool]:
+    change, rank = call.change("self"), len(call.shape("self"))
+    axes = axes_of(call.args.get("dim"), rank)
+    return (change if isinstance(change, Shift) and not change.masked else None), axes, bool(call.args.get("keepdim"))
+
+
+def _without(change: Shift, axes: tuple[int, ...], keep: bool) -> Shift:
+    kept = change if keep else None
+    if kept is not None:
+        return kept.moved(lambda axis: None if axis in axes else axis)
+    return change.moved(lambda axis: None if axis in axes else axis - sum(a < axis for a in axes))
+
+
+def _mean(call: Call) -> Change:
+    change, axes, keep = _reduced(call)
+    if change is None:
+        return call.live()
+    kept = _without(change, axes, keep)
+    return kept.changed(kept.varies) if change.touches(axes) else kept
+
+
+def _sum(call: Call) -> Change:
+    change, axes, keep = _reduced(call)
+    if change is None:
+        return call.live()
+    kept = _without(change, axes, keep)
+    return kept.changed(kept.varies)
+
+
+def _most(call: Call) -> Any:
+    """The largest or smallest element: shifted by what all of them are shifted by."""
+    change, axes, keep = _reduced(call)
+    if "other" in call.args or change is None or change.touches(axes):
+        return call.live("picks by size")
+    kept = _without(change, axes, keep)
+    several = isinstance(call.node.meta.get("val"), list | tuple)
+    return (kept, None) if several else kept
+
+
+def _spread(call: Call) -> Change:
+    """Variance and deviation do not see what is added to all elements alike."""
+    change, axes, _ = _reduced(call)
+    if change is None or change.touches(axes):
+        return call.live("the variance feels it")
+    call.kill("centring", (call.node,))
+    return None
+
+
+def _spread_and_mean(call: Call) -> Any:
+    return _spread(call), _mean(call)
+
+
+def _softmax(call: Call) -> Change:
+    change = call.change("self")
+    (axis,) = axes_of(call.args["dim"], len(call.shape("self")))
+    if not isinstance(change, Shift) or change.touches([axis]):
+        return call.live("the softmax weighs along an axis on which it varies")
+    call.kill("softmax", (call.node,))
+    return None
+
+
+def _fill(call: Call) -> Change:
+    change, value = call.change("self"), call.args["value"]
+    if not isinstance(change, Shift) or call.others_changed("self"):
+        return call.live()
+    if _is_low(value):
+        return Shift(change.axes, change.origin, None, masked=True)
+    if change.masked:
+        return call.live("filled behind a mask")
+    return change.changed(change.varies | call.varying(call.args["mask"]))
+
+
+def _where(call: Call) -> Change:
+    a, b = (call.aligned(call.change_of(call.args[n]), call.shape(n)) for n in ("self", "other"))
+    if call.others_changed("self", "other") or isinstance(a, Live) or isinstance(b, Live):
+        return call.live()
+    if a is not None and b is not None:
+        return a if a.equals(b) else call.live("chosen element by element")
+    change, other = (a, "other") if a is not None else (b, "self")
+    assert change is not None
+    if _is_low(call.args[other]):
+        return Shift(change.axes, change.origin, None, masked=True)
+    return change.changed(change.varies | call.varying(call.args["condition"]))
+
+
+def _is_low(value: Any) -> bool:
+    """Whether a value is a constant that a softmax turns into 0."""
+    if isinstance(value, int | float):
+        return value <= _MASKED
+    schema = getattr(getattr(value, "target", None), "_schema", None)
+    if schema is None or not value.args:
+        return False
+    name = str(schema.name).removeprefix("aten::")
+    if name in ("lift_fresh_copy", "lift_fresh", "to", "_to_copy", "expand", "alias", "detach"):
+        return _is_low(value.args[0])
+    filled = {"full": 1, "scalar_tensor": 0, "full_like": 1, "new_full": 2}.get(name)
+    return filled is not None and len(value.args) > filled and _is_low(value.args[filled])
+
+
+def _unread(call: Call) -> Change:
+    """Like ``zeros_like``: only the shape is read."""
+    return None
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("add", "sub", "rsub", "subtract"), _add),
+    **dict.fromkeys(("mul", "multiply", "div", "divide", "true_divide"), _mul),
+    **dict.fromkeys(("neg", "negative"), _neg),
+    **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
+    "mean": _mean,
+    "sum": _sum,
+    **dict.fromkeys(("amax", "amin", "max", "min"), _most),
+    **dict.fromkeys(("var", "std"), _spread),
+    "var_mean": _spread_and_mean,
+    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "special_softmax"), _softmax),
+    "masked_fill": _fill,
+    "where": _where,
+    **dict.fromkeys(
+        "zeros_like ones_like empty_like rand_like randn_like full_like new_zeros new_ones new_full new_empty"
+        " sym_size sym_numel size".split(),
+        _unread,
+    ),
+}

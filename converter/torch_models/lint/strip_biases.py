@@ -1,0 +1,226 @@
+"""``strip``: the same module without its dead and redundant biases, and checkpoints that fit both."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from converter.errors import DataError, InvariantViolation
+from converter.torch_models.lint.confirm import TOLERANCE, difference, fill_zeros
+from converter.torch_models.lint.example import Example
+from converter.torch_models.lint.fix import plan as plans
+from converter.torch_models.lint.fix.plan import Plan
+from converter.torch_models.lint.linter import Linted, examine
+from converter.torch_models.lint.module_copies import copied, run
+from converter.torch_models.lint.running_stats import Shifts, measured_shifts
+from converter.torch_models.lint.side_effects import floats
+
+_ATTRIBUTE = "_biasopt_checkpoints"
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """The hook that lets a stripped module load a checkpoint of the module as it was.
+
+    It keeps the plan and one example: where a bias went depends on the weights between it and the norm, so an old
+    checkpoint's biases are followed through the old checkpoint's own weights.
+    """
+
+    plan: Plan
+    example: Example
+    left: tuple[str, ...] = ()  # biases that could not be taken out, each with the reason
+
+    def __call__(self, module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Turn a state dict of the old module, if it is one, into one of this module; in place."""
+        own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        if self.is_old(own):
+            migrated = self.migrated(module, own)
+            for key in own:
+                if key in migrated:
+                    state[prefix + key] = migrated[key]
+                else:
+                    del state[prefix + key]
+
+    def is_old(self, state: dict[str, Any]) -> bool:
+        """Whether a state dict holds values that this module has no place for."""
+        if any(item.parameter in state for item in self.plan.removed):
+            return True
+        parts = [state[i.parameter].view(-1)[i.start : i.stop] for i in self.plan.zeroed if i.parameter in state]
+        parts += [state[pair.hidden][: pair.n] for pair in self.plan.merged if pair.hidden in state]
+        return any(bool((part != 0).any()) for part in parts)
+
+    def migrated(self, module: Any, state: dict[str, Any]) -> dict[str, Any]:
+        """A state dict of this module that says in eval mode what an old one said."""
+        old = _fresh(module)
+        plans.restore(old, self.plan)
+        for key, value in old.state_dict().items():  # by hand: a module's own version checks have had their turn
+            if key in state and value.shape == state[key].shape:
+                value.copy_(state[key])
+        shifts = shifts_of(old, self.example, self.plan)
+        if shifts.uneven:
+            raise DataError(f"the checkpoint's biases do not fit the norms {', '.join(sorted(shifts.uneven))}")
+        plans.quiet(old, self.plan)
+        plans.lower_means(old, shifts.by_norm)
+        gone = {item.parameter for item in self.plan.removed}
+        fresh = old.state_dict()
+        return {k: fresh.get(k, v) for k, v in state.items() if k not in gone}
+
+
+def strip(
+    module: Any,
+    example: Any = None,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    in_place: bool = False,
+    linted: Linted | None = None,
+) -> Any:
+    """Take the dead and redundant biases out of a torch module.
+
+    What a bias added is taken from the running means of the norms behind it, so outputs in eval mode stay the same, to
+    rounding; in training mode a dead bias did nothing. Parts of packed biases (the keys' third of
+    ``in_proj_bias``) and biases of layers that are not known to run without one become zeros; ``b_hh`` of recurrent
+    layers moves into ``b_ih``.
+
+    The stripped module loads old checkpoints (`load_state_dict` migrates them); `original_state_dict` goes back.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    example : Tensor | tuple | dict
+        Arguments of one call; not needed with `linted`.
+    kwargs : dict, optional
+        Further arguments by name.
+    in_place : bool
+        Change `module` itself. Optimizers that hold its parameters must then be made anew.
+    linted : Linted, optional
+        What `examine` returned for this module.
+
+    Returns
+    -------
+    torch.nn.Module
+        A copy, or `module`.
+
+    Raises
+    ------
+    DataError
+        There is neither an example nor what `examine` returned.
+    """
+    if linted is None:
+        if example is None:
+            raise DataError("strip needs an example of the module's inputs, to trace it with")
+        linted = examine(module, example, kwargs)
+    plan, left = _planned(module, linted)
+    shifts = shifts_of(_fresh(module, double=True), linted.traced.example, plan)
+    target = module if in_place else copy.deepcopy(module)
+    plans.quiet(target, plan)
+    plans.lower_means(target, shifts.by_norm)
+    plans.drop(target, plan)
+    hook = Checkpoints(plan, linted.traced.example, left)
+    target.register_load_state_dict_pre_hook(hook)
+    setattr(target, _ATTRIBUTE, hook)
+    return target
+
+
+def removable(module: Any, linted: Linted) -> frozenset[str]:
+    """The biases that `strip` takes away as parameters: those that eval mode does not read elsewhere, either."""
+    return frozenset(item.parameter for item in _planned(module, linted)[0].removed)
+
+
+def _planned(module: Any, linted: Linted) -> tuple[Plan, tuple[str, ...]]:
+    twin = _fresh(module, double=True)
+    wanted = plans.make(twin, linted.traced, linted.confirmed, _merged(linted))
+    return _that_holds(fill_zeros(twin), linted, wanted)
+
+
+def checkpoints(module: Any) -> Checkpoints:
+    """What `strip` did to a module, and the hook that migrates its checkpoints.
+
+    Raises
+    ------
+    DataError
+        The module was not stripped.
+    """
+    found = getattr(module, _ATTRIBUTE, None)
+    if not isinstance(found, Checkpoints):
+        raise DataError(f"{type(module).__name__} was not stripped; pass what strip returned")
+    return found
+
+
+def original_state_dict(module: Any) -> dict[str, Any]:
+    """A stripped module's state as the module that it was made from loads it: biases that went away are zeros."""
+    import torch
+
+    state = dict(module.state_dict())
+    for item in checkpoints(module).plan.removed:
+        owner = module.get_submodule(item.parameter.rpartition(".")[0])
+        like = next(owner.parameters(recurse=False))
+        state[item.parameter] = torch.zeros(item.shape, dtype=like.dtype, device=like.device)
+    return state
+
+
+def shifts_of(module: Any, example: Example, plan: Plan) -> Shifts:
+    """What the inputs of the plan's norms lose in eval mode, in float64."""
+    twin = _fresh(module, double=True).eval()
+
+    def remove() -> Any:
+        plans.quiet(twin, plan)
+        return lambda: None
+
+    return measured_shifts(twin, example.double(), plan.norms, remove)
+
+
+def _that_holds(twin: Any, linted: Linted, plan: Plan) -> tuple[Plan, tuple[str, ...]]:
+    """The plan without what would change an output in eval mode, and the reasons."""
+    example = linted.traced.example
+    if _holds(twin, example, plan):
+        return plan, ()
+    kept = replace(plan, removed=(), zeroed=())
+    left = []
+    for item in plan.removed:
+        more = replace(kept, removed=(*kept.removed, item))
+        if _holds(twin, example, more):
+            kept = more
+        else:
+            left.append(f"{item.parameter}: eval mode reads it elsewhere")
+    for part in plan.zeroed:
+        more = replace(kept, zeroed=(*kept.zeroed, part))
+        if _holds(twin, example, more):
+            kept = more
+        else:
+            left.append(f"{part.parameter}: eval mode reads it elsewhere")
+    if not _holds(twin, example, kept):
+        raise InvariantViolation("merging recurrent biases changed an output in eval mode")
+    return kept, tuple(left)
+
+
+def _holds(twin: Any, example: Example, plan: Plan) -> bool:
+    wide = example.double()
+    before = floats(run(_fresh(twin, double=True).eval(), wide))
+    shifts = shifts_of(twin, example, plan)
+    after = _fresh(twin, double=True).eval()
+    plans.quiet(after, plan)
+    plans.lower_means(after, shifts.by_norm)
+    plans.drop(after, plan)
+    return not shifts.uneven and difference(before, floats(run(after, wide))) <= TOLERANCE
+
+
+def _merged(linted: Linted) -> list[Any]:
+    known = {f.parameter for f in linted.report.findings if f.code == "doubled-rnn-bias"}
+    return [cell for cell in linted.cells if cell.hidden_bias in known]
+
+
+def _fresh(module: Any, *, double: bool = False) -> Any:
+    """A copy on the CPU with parameters of its own and without this file's hook."""
+    import torch
+
+    def own(parameter: Any) -> Any:
+        value = parameter.detach().cpu()
+        value = value.double() if double and value.is_floating_point() else value
+        return torch.nn.Parameter(value.clone(), requires_grad=False)
+
+    twin = copied(module, own)
+    hooks = twin._load_state_dict_pre_hooks
+    for key in [key for key, hook in hooks.items() if isinstance(getattr(hook, "hook", hook), Checkpoints)]:
+        del hooks[key]
+    return twin.double() if double else twin

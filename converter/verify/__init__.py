@@ -1,7 +1,0 @@
-"""The referee: ``compare(ref, got)`` says whether two models give the same answers, and on what evidence."""
-
-from __future__ import annotations
-
-from converter.verify.referee import compare
-
-__all__ = ["compare"]

@@ -1,0 +1,114 @@
+"""The command line as a process: what it loads, and what happens when a pipe closes or Ctrl-C comes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+import pytest
+
+from tests.tiny import model
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "torch", "scipy", "rich", "ml_dtypes")
+
+
+def python(*argv: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("argv", ["--help", "--version", "fold --help", "inspect --help", "passes --help", "fold", ""])
+def test_help_version_and_usage_load_nothing_heavy(argv: str) -> None:
+    code = f"import cli, sys; cli.run({argv.split()!r}); print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    assert python("-c", code).stdout.splitlines()[-1] == "[]"
+
+
+def test_a_fold_that_is_not_checked_loads_no_referee(tmp_path: Path) -> None:
+    spared = ("onnxruntime", "scipy", "jinja2", "torch", "converter.referee.verify", "converter.records.evidence")
+    argv = ["fold", str(ROOT / "models" / "digits_cnn_bn.onnx"), "-o", str(tmp_path / "o.onnx"), "--no-verify"]
+    code = f"import cli, sys; cli.run({argv!r}); print(sorted(set({spared!r}) & set(sys.modules)))"
+    assert python("-c", code).stdout.splitlines()[-1] == "[]"
+
+
+def test_the_launcher_runs_it() -> None:
+    ran = python("biasopt.py", "fold", "--frobnicate")
+    assert ran.returncode == 2
+    assert "No such option" in ran.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+@pytest.mark.parametrize("argv", [["--help"], ["passes"], ["passes", "--json"]])
+def test_a_pipe_that_nobody_reads_is_no_failure(argv: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run(
+        [sys.executable, "cli.py", *argv], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX file descriptors")
+def test_a_closed_stdout_is_no_failure() -> None:
+    ran = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" cli.py passes >&-', sys.executable],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def _opened(pipe: Path, reader: subprocess.Popen[str]) -> BinaryIO:
+    """The pipe's other end, once somebody reads; a reader that ends before it reads would leave us waiting."""
+    while reader.poll() is None:
+        with contextlib.suppress(OSError):  # nobody reads yet
+            return os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
+        time.sleep(0.01)
+    raise AssertionError(reader.communicate())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_ctrl_c_is_130_and_leaves_nothing(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "models" / "digits_cnn_bn.onnx", tmp_path / "m.onnx")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "data.py").write_text(f"def load():\n    yield open({str(tmp_path / 'pipe')!r}).read()\n")
+    argv = [sys.executable, "cli.py", "fold", str(tmp_path / "m.onnx"), "--inputs", f"{tmp_path / 'data.py'}:load"]
+    with subprocess.Popen(  # noqa: SIM117  (the pipe opens only once the process reads it)
+        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        with _opened(tmp_path / "pipe", process):  # once the process reads, and then the process waits
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate()
+    assert (process.returncode, out, err) == (130, "", "biasopt: interrupted\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.py", "m.onnx", "pipe"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+def test_a_fold_whose_words_nobody_reads_is_still_done(tmp_path: Path) -> None:
+    onnx.save(model("(float[2,3] x) => (float[2,3] y) { y = Relu(x) }"), tmp_path / "m.onnx")
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "cli.py", "fold", str(tmp_path / "m.onnx")]
+    ran = subprocess.run(argv, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (tmp_path / "m.folded.onnx").exists()
+
+
+def test_names_in_any_script_reach_a_terminal_of_any_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "größe.onnx"
+    onnx.save(model("(float[2,3] x) => (float[2,3] y) { y = Relu(x) }"), path)
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ran = python("cli.py", "fold", str(path), env=env)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("gr\\xf6\\xdfe.onnx  ")

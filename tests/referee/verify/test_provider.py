@@ -1,0 +1,309 @@
+"""Providers: named, given their options, and proved by where the nodes ran."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from converter.errors import ModelError, RuntimeUnavailable
+from converter.records import Verdict
+from converter.referee.verify import compare
+from converter.referee.verify.models import Side
+from converter.runtime import machine, providers
+from converter.runtime import placement as profile
+from converter.runtime.placement import Placement, placement, prove, read_profile
+from tests.referee.verify import nets
+
+CPU, CUDA, TENSORRT = providers.PROVIDERS["cpu"], providers.PROVIDERS["cuda"], providers.PROVIDERS["tensorrt"]
+X = {"x": np.zeros((1, 3, 16, 16), np.float32)}
+
+
+def events(*ran: tuple[str, str, str]) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = [{"cat": "Session", "name": "model_run", "args": {}}]
+    for k, (name, op, where) in enumerate(ran):
+        args = {"op_name": op, "provider": where, "node_index": str(k)}
+        made.append({"cat": "Node", "name": f"{name}_kernel_time", "args": args})
+        made.append({"cat": "Node", "name": f"{name}_fence_before", "args": {"op_name": op}})
+    return made
+
+
+def written(path: Path, found: Any) -> Path:
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_a_profile_says_where_every_node_ran(tmp_path: Path) -> None:
+    ran = events(("c", "Conv", CUDA), ("s", "Shape", CPU), ("c2", "FusedConv", CUDA), ("m", "MatMul", CPU))
+    found = read_profile(written(tmp_path / "p.json", ran + ran[1:2]))  # a node in a loop counts once
+    assert found.nodes == {CUDA: 2, CPU: 2}
+    assert found.elsewhere("cuda") == [f"m (MatMul) on {CPU}"]
+    assert len(found.elsewhere("cpu")) == 2
+    (tmp_path / "q.json").write_text("no profile")
+    with pytest.raises(ModelError, match=r"q\.json"):
+        read_profile(tmp_path / "q.json")
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "MatMul", "Gemm", "BatchNormalization", "FusedGemm", "LSTM"])
+def test_arithmetic_elsewhere_is_refused_and_named(op: str, tmp_path: Path) -> None:
+    ran = events(("heavy", op, CPU), ("r", "Relu", CUDA))
+    with pytest.raises(RuntimeUnavailable, match=rf"model: .*{CUDA}.*heavy \({op}\)"):
+        prove(read_profile(written(tmp_path / "p.json", ran)), "cuda", "model")
+
+
+def test_shape_arithmetic_may_be_anywhere_but_not_everything() -> None:
+    prove(Placement({CUDA: 3, CPU: 4}, ((CUDA, "Conv", "c"),)), "cuda", "model")
+    with pytest.raises(RuntimeUnavailable, match="every node"):
+        prove(Placement({CPU: 4}, ()), "cuda", "model")
+    many = tuple((CPU, "Conv", f"c{k}") for k in range(9))
+    with pytest.raises(RuntimeUnavailable, match="and 6 more"):
+        prove(Placement({CPU: 9}, many), "cuda", "model")
+
+
+def test_a_real_run_is_placed(tmp_path: Path) -> None:
+    onnx.save(nets.plain(), tmp_path / "m.onnx")
+    found = placement(tmp_path / "m.onnx", "cpu", X)
+    assert found.nodes == {CPU: len(nets.plain().graph.node)}
+    assert {op for _, op, _ in found.heavy} == {"Conv", "BatchNormalization", "Gemm"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "m.onnx"]  # the profile is gone
+
+
+def test_what_a_session_is_given() -> None:
+    strict = providers.provider_list("cuda", {"use_tf32": "1", "device_id": "1"})
+    assert strict == [(CUDA, {"use_tf32": "0", "device_id": "1", "cudnn_conv_algo_search": "DEFAULT"})]
+    deployed = providers.provider_list("cuda", {"device_id": "1"}, strict=False, alone=False)
+    assert deployed == [(CUDA, {"device_id": "1"}), CPU]
+    assert providers.provider_list("cuda", strict=False) == [CUDA]
+    behind = providers.provider_list("tensorrt", {"trt_fp16_enable": "1", "device_id": "0"}, alone=False)
+    assert behind[0] == (TENSORRT, {"trt_fp16_enable": "0", "device_id": "0"})
+    assert behind[1] == (CUDA, providers.STRICT)
+    assert providers.provider_list("tensorrt", {"trt_fp16_enable": "1"}, strict=False)[0][1]["trt_fp16_enable"] == "1"
+    assert providers.provider_list("cpu") == [CPU]
+
+
+class FakeOrt(types.SimpleNamespace):
+    """onnxruntime where CUDA is listed, and nothing says whether it loads."""
+
+    loads = 0
+
+    def get_available_providers(self) -> list[str]:
+        return [CUDA, CPU]
+
+    def preload_dlls(self) -> None:
+        type(self).loads += 1
+        for name in "abcd":
+            print(f"Failed to load lib{name}.so.9: lib{name}.so.9: cannot open shared object file")
+
+
+def test_libraries_are_loaded_once_and_silently(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(providers, "onnxruntime", FakeOrt)
+    monkeypatch.setattr(providers, "_preloaded", [])
+    assert providers.check_provider("cuda", {"device_id": "0"}) == CUDA
+    assert providers.check_provider("cuda") == CUDA
+    assert FakeOrt.loads == 1
+    assert capsys.readouterr() == ("", "")
+    assert providers.loading_said() == "liba.so.9, libb.so.9, libc.so.9 and 1 more cannot be loaded"
+    for provider, options in (("tensorrt", None), ("tpu", None), ("cpu", {"a": "b"})):
+        with pytest.raises(RuntimeUnavailable):
+            providers.check_provider(provider, options)
+
+
+def test_a_listed_provider_that_does_not_load_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime without CUDA's libraries makes a session on the CPU and says nothing."""
+    from converter.runtime import session
+
+    made: list[Any] = []
+
+    class Silent:
+        def __init__(self, source: Any, options: Any, providers: list[Any]) -> None:
+            made.append((options.get_session_config_entry("session.disable_cpu_ep_fallback"), providers))
+            if made[-1][0] == "1":
+                raise RuntimeError("This session contains graph nodes that are assigned to the default CPU EP")
+
+        def get_providers(self) -> list[str]:
+            return [CPU]
+
+        def disable_fallback(self) -> None:
+            pass
+
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Silent)
+    monkeypatch.setattr(session, "check_provider", lambda provider, options: CUDA)
+    with pytest.raises(RuntimeUnavailable, match=f"asked for {CUDA}, got {CPU}"):
+        session.Session(nets.plain().SerializeToString(), "cuda")
+    assert [flag for flag, _ in made] == ["1", "0"]
+    assert [len(given) for _, given in made] == [1, 2]
+
+
+def test_a_provider_is_tried_before_anything_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing differs, and nothing would be run."""
+    from converter.referee.verify import request as asked
+
+    tried: list[Any] = []
+    monkeypatch.setattr(asked, "check_provider", lambda provider, options: CUDA)
+
+    def broken(provider: str, options: Any) -> None:
+        tried.append((provider, options))
+        raise RuntimeUnavailable("listed, but not there")
+
+    monkeypatch.setattr(asked, "probe", broken)
+    model = nets.plain()
+    with pytest.raises(RuntimeUnavailable, match="not there"):
+        compare(model, model, provider="cuda", provider_options={"device_id": "0"})
+    assert tried == [("cuda", {"device_id": "0"})]
+
+
+def test_the_probe_is_a_model() -> None:
+    profile.probe("cpu")
+    assert onnx.load_from_string(profile._PROBE).graph.node[0].op_type == "Relu"
+
+
+def test_what_onnxruntime_prints_is_kept_off_the_terminal(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+
+    def noisy(*args: Any, **kwargs: Any) -> Any:
+        print("*** EP Error ***")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noisy)
+    profile.probe("cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_referee_proves_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a provider that runs, but hands the arithmetic on: never a pass."""
+    from converter.referee.verify import models as side
+    from converter.referee.verify import request as asked
+
+    real_session, real_run = side.Session, profile.placement_and_run
+    shared: dict[str, Any] = {"where": CPU}
+
+    def on_cpu(model: Any, provider: str, feeds: Any, **settings: Any) -> Any:
+        found, values = real_run(model, "cpu", feeds, **settings | {"options": {}})
+        heavy = tuple((shared["where"], op, name) for _, op, name in found.heavy)
+        return Placement({shared["where"]: len(heavy), CPU: 1}, heavy), values
+
+    monkeypatch.setattr(asked, "check_provider", lambda provider, options: CUDA)
+    monkeypatch.setattr(asked, "probe", lambda provider, options: None)
+    monkeypatch.setattr(
+        side, "Session", lambda model, provider, **settings: real_session(model, "cpu", **settings | {"options": {}})
+    )
+    monkeypatch.setattr(side, "placement_and_run", on_cpu)
+    model = nets.plain()
+    with pytest.raises(RuntimeUnavailable, match=r"original: asked for CUDA.*\(BatchNormalization\)"):
+        compare(model, nets.fold(model), provider="cuda")
+    shared["where"] = CUDA
+    parity = compare(model, nets.fold(model), provider="cuda", provider_options={"device_id": "0"})
+    assert parity.verdict is Verdict.PASS
+    assert parity.environment is not None
+    assert parity.environment.nodes[CUDA] > 0
+    assert parity.environment.provider_options["use_tf32"] == "0"
+
+
+def test_strict_and_deployed_sessions_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    from converter.referee.verify import models as side
+
+    seen: list[dict[str, Any]] = []
+    real = side.Session
+
+    def spy(model: Any, provider: str, **settings: Any) -> Any:
+        seen.append(settings)
+        return real(model, provider, **settings)
+
+    monkeypatch.setattr(side, "Session", spy)
+    model = nets.plain()
+    compare(model, nets.fold(model), opt_level="basic", stages=["algebra", "runtime"])
+    assert {(s["optimize"], s["strict"]) for s in seen} == {("off", True), ("basic", False)}
+    seen.clear()
+    compare(model, nets.fold(model), precision_gate="strict", stages=["algebra", "runtime"])
+    assert {s["strict"] for s in seen} == {True}
+
+
+def test_several_distributions_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = ("onnxruntime 1.32.0", "onnxruntime-gpu 1.32.0")
+    monkeypatch.setattr(machine, "distributions", lambda: both)
+    model = nets.plain()
+    parity = compare(model, nets.fold(model), quick=True)
+    assert parity.verdict is Verdict.PASS
+    assert any("onnxruntime-gpu" in w for w in parity.warnings)
+
+
+def test_distributions_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["onnxruntime", "onnxruntime_gpu", "onnxruntime-extensions", "onnxruntime-tools", "numpy", "ort-nightly"]
+    held = [types.SimpleNamespace(metadata={"Name": n}, version="1") for n in names]
+    monkeypatch.setattr(providers.importlib.metadata, "distributions", lambda: held)
+    assert providers.distributions() == ("onnxruntime 1", "onnxruntime-gpu 1", "ort-nightly 1")
+
+
+def test_the_machine_is_told() -> None:
+    found = machine.environment()
+    assert set(found.versions) == {"biasopt", "python", "onnx", "numpy", "onnxruntime"}
+    assert found.machine["cores"] >= 1
+    assert found.gpu == {}
+
+
+def test_gpu_facts_by_library_by_tool_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = types.SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda k: k,
+        nvmlDeviceGetName=lambda h: b"NVIDIA X",
+        nvmlDeviceGetUUID=lambda h: "GPU-1",
+        nvmlSystemGetDriverVersion=lambda: "600.1",
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    assert providers.gpu_facts() == {"name": "NVIDIA X", "uuid": "GPU-1", "driver": "600.1"}
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert providers.gpu_facts() == {}
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA Y, GPU-2, 601.0'\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    if sys.platform != "win32":
+        assert providers.gpu_facts() == {"name": "NVIDIA Y", "uuid": "GPU-2", "driver": "601.0"}
+
+
+def test_placing_is_left_out_for_cut_out_places() -> None:
+    from converter.referee.proto.source import Source
+    from converter.referee.verify.models import mini
+    from converter.referee.verify.options import Options
+
+    assert Options().prove is True
+    assert mini(Options()).prove is False
+    side = Side(Source.open(nets.plain()), Options())
+    side.run(X)
+    assert side.placement is None  # on the CPU there is nothing to prove; the second session places it
+    side.again(X)
+    assert side.placement is not None
+
+
+def test_a_placing_run_is_made_once_per_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    from converter.referee.proto.source import Source
+    from converter.referee.verify import models as side
+    from converter.referee.verify.options import Options
+
+    count = [0]
+    real = side.placement_and_run
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        count[0] += 1
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(side, "placement_and_run", counted)
+    made = Side(Source.open(nets.plain()), Options())
+    first, second = made.again(X), made.again(X)
+    assert first is second
+    assert np.array_equal(first["y"], made.run(X)["y"])
+    other = {"x": X["x"] + 1}
+    assert not np.array_equal(made.again(other)["y"], first["y"])
+    assert count == [2]

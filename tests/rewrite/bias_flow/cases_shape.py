@@ -1,0 +1,98 @@
+"""Operators that move, repeat, pick or resize, and which shifts they carry or feel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.rewrite.bias_flow.one_node import Case
+from tests.rewrite.bias_flow.values import ALL2, ALL3, ALL4, X2, X3, X4, ints
+
+MOVE = [
+    Case("y = Transpose(x)", X3, ALL3),
+    Case("y = Transpose<perm = [1, 2, 0]>(x)", X3, ALL3),
+    Case("y = Reshape(x, s)", {"x": (2, 6, 4), "s": ints(2, 2, 3, 4)}, ALL3),
+    Case("y = Reshape(x, s)", {"x": (2, 6, 4), "s": ints(0, -1)}, ALL3),
+    Case("y = Reshape(x, s)", {"x": (2, 6, 4), "s": ints(0, 0, 2, -1)}, ALL3, name="Reshape, zeros"),
+    Case("y = Reshape(x, s)", {"x": (2, 6, 4), "s": ints(-1)}, ALL3, name="Reshape to one axis"),
+    Case("y = Reshape(x, s)", {"x": (2, 6, 4), "s": ints(4, 12)}, ALL3, name="Reshape across axes"),
+    Case("y = Reshape<allowzero = 1>(x, s)", {"x": (2, 6, 4), "s": ints(2, 24)}, ALL3),
+    Case("y = Flatten(x)", X4, ALL4),
+    Case("y = Flatten<axis = 0>(x)", X3, ALL3),
+    Case("y = Flatten<axis = -1>(x)", X3, ALL3),
+    Case("y = Flatten<axis = 3>(x)", X3, ALL3),
+    Case("y = Squeeze(x, a)", {"x": (2, 1, 3, 1), "a": ints(-1)}, "- 0 2 02"),
+    Case("y = Squeeze(x)", {"x": (2, 1, 3, 1)}, "- 0 2 02"),
+    Case("y = Squeeze<axes = [1]>(x)", {"x": (2, 1, 3, 1)}, "- 0 2 02", opset=11),
+    Case("y = Unsqueeze(x, a)", {**X2, "a": ints(0, -1)}, ALL2),
+    Case("y = Unsqueeze(x, a)", {**X2, "a": ints(2, 0)}, ALL2, name="Unsqueeze, unsorted"),
+    Case("y = Unsqueeze<axes = [1]>(x)", X2, ALL2, opset=11),
+    Case("y = Expand(x, s)", {"x": (3, 1, 4), "s": ints(2, 3, 5, 4)}, "- 0 2 02"),
+    Case("y = Expand(x, s)", {"x": (3, 1, 4), "s": ints(5, 1)}, "- 0 2 02"),
+    Case("y = Tile(x, s)", {**X3, "s": ints(2, 1, 3)}, ALL3),
+    Case("y = Concat<axis = 1>(x, r)", {**X3, "r": (2, 5, 4)}, ALL3),
+    Case("y = Concat<axis = -1>(r, x)", {**X3, "r": (2, 3, 2)}, ALL3, slots=(1,)),
+    Case("y = Concat<axis = 1>(x, x)", X3, ALL3, slots=(0, 1), alike=True),
+    Case("y = Concat<axis = 1>(x, r)", {**X3, "r": (2, 3, 4)}, ALL3, slots=(0, 1), name="both of Concat"),
+    Case("y = Concat<axis = 0>(x, r, c)", {**X3, "r": (1, 3, 4), "c": np.ones((2, 3, 4))}, ALL3),
+    Case("y, z = Split<axis = 1>(x, s)", {**X3, "s": ints(1, 2)}, ALL3),
+    Case("y, z = Split<axis = 2>(x)", X3, ALL3),
+    Case("y, z = Split<axis = -1, split = [1, 3]>(x)", X3, ALL3, opset=11),
+    Case("y, z = Split(x)", X3, ALL3, opset=11),
+    Case("y, z = Split<axis = 1, num_outputs = 2>(x)", X3, ALL3, opset=18),
+    Case("y = Slice(x, b, e)", {**X3, "b": ints(0, 1), "e": ints(2, 2**62)}, ALL3),
+    Case("y = Slice(x, b, e, a)", {**X3, "b": ints(-3), "e": ints(-1), "a": ints(-1)}, ALL3),
+    Case("y = Slice(x, b, e, a, s)", {**X3, "b": ints(0), "e": ints(4), "a": ints(2), "s": ints(2)}, ALL3),
+    Case(
+        "y = Slice(x, b, e, a, s)",
+        {**X3, "b": ints(-1), "e": ints(-(2**62)), "a": ints(2), "s": ints(-1)},
+        "- 0 1 01",
+        name="Slice backwards",
+    ),
+    Case("y = Slice<starts = [1], ends = [9], axes = [1]>(x)", X3, ALL3, opset=9),
+    Case("y = Slice<starts = [0, -2], ends = [1, 9]>(x)", X3, ALL3, opset=9),
+    Case("y = Gather(x, i)", {**X3, "i": np.array(1)}, ALL3),
+    Case("y = Gather<axis = 1>(x, i)", {**X3, "i": np.array(-1)}, ALL3),
+    Case("y = Gather<axis = -1>(x, i)", {**X3, "i": ints(2, 0, -1)}, ALL3),
+    Case("y = Gather<axis = 1>(x, i)", {**X3, "i": np.array([[0, 1], [2, 2]])}, ALL3, name="Gather by a matrix"),
+    Case("y = Gather<axis = 1>(x, i)", {**X3, "i": np.array([[0, 1]], np.int32)}, ALL3, name="Gather by int32"),
+    Case("y = Gather<axis = 1>(x, i)", {**X3, "i": (2,)}, "- 0 2 02", feeds={"i": ints(2, 0)}, name="Gather by data"),
+    Case('y = Pad<mode = "reflect">(x, p)', {**X4, "p": ints(0, 0, 1, 1, 0, 0, 1, 2)}, "- 0 1 01"),
+    Case('y = Pad<mode = "edge">(x, p)', {**X4, "p": ints(0, 0, 1, 0, 0, 0, 1, 0)}, "- 0 1 3 01 03 13 013"),
+    Case('y = Pad<mode = "wrap">(x, p)', {**X4, "p": ints(0, 0, 0, 2, 0, 0, 0, 1)}, "- 0 1 2 01 02 12 012", opset=19),
+    Case(
+        'y = Pad<mode = "reflect">(x, p, , a)', {**X4, "p": ints(1, 1), "a": ints(-1)}, "- 0 1 2 01 02 12 012", opset=18
+    ),
+    Case("y = Pad(x, p)", {**X4, "p": ints(0, 0, 1, 1, 0, 0, 1, 1)}, felt="- 1"),
+    Case("y = Pad(x, p)", {**X4, "p": ints(0, 0, 0, 0, 0, 0, 0, 0)}, ALL4, name="Pad by nothing"),
+    Case("y = Pad<pads = [0, 0, 1, 0, 0, 0, 1, 0]>(x)", X4, felt="- 1", opset=2),
+    Case('y = Pad<mode = "reflect", pads = [0, 0, 1, 0, 0, 0, 1, 0]>(x)', X4, "- 0 1 3 01 03 13 013", opset=10),
+    Case('y = Resize<mode = "nearest">(x, , f)', {**X4, "f": np.float32([1, 1, 2, 2])}, "- 0 1 01"),
+    Case('y = Resize<mode = "linear">(x, , f)', {**X4, "f": np.float32([1, 1, 1.5, 0.6])}, "- 0 1 01"),
+    Case('y = Resize<mode = "cubic">(x, , f)', {**X4, "f": np.float32([1, 1, 2, 2])}, "- 0 1 01"),
+    Case(
+        'y = Resize<mode = "cubic", exclude_outside = 1>(x, , f)',
+        {**X4, "f": np.float32([1, 1, 2, 1])},
+        "- 0 1 3 01 03 13 013",
+    ),
+    Case(
+        'y = Resize<mode = "linear", coordinate_transformation_mode = "align_corners">(x, , , s)',
+        {**X4, "s": ints(2, 3, 7, 7)},
+        "- 0 1 01",
+    ),
+    Case(
+        'y = Resize<mode = "linear", coordinate_transformation_mode = "asymmetric">(x, , f)',
+        {**X4, "f": np.float32([1, 1, 2, 2])},
+        "- 0 1 01",
+    ),
+    Case(
+        'y = Resize<coordinate_transformation_mode = "tf_crop_and_resize", extrapolation_value = 3.0>(x, r, f)',
+        {**X4, "r": np.array([0, 0, -0.5, 0, 1, 1, 1, 1.5]), "f": np.float32([1, 1, 2, 2])},
+        felt="- 1",
+    ),
+    Case('y = Resize<mode = "linear", antialias = 1>(x, , f)', {**X4, "f": np.float32([1, 1, 0.5, 0.5])}, opset=18),
+    Case('y = Resize<mode = "nearest">(x, f)', {**X4, "f": np.float32([1, 1, 2, 2])}, "- 0 1 01", opset=10),
+    Case('y = Upsample<mode = "linear">(x, f)', {**X4, "f": np.float32([1, 1, 2, 2])}, "- 0 1 01", opset=9),
+    Case("y = DepthToSpace<blocksize = 2>(x)", {"x": (1, 8, 2, 3)}, "-", felt="1"),
+    Case('y = DepthToSpace<blocksize = 2, mode = "CRD">(x)', {"x": (1, 8, 2, 3)}, "-", felt="1"),
+    Case("y = SpaceToDepth<blocksize = 2>(x)", {"x": (1, 3, 4, 6)}, "- 1"),
+]

@@ -1,0 +1,260 @@
+"""Sessions that are timed: bound, refused, and let go of; the GPU's clock by fakes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+
+from converter.errors import DataError, ModelError, RuntimeUnavailable
+from converter.runtime import machine as gpu
+from converter.runtime import timing
+from converter.runtime.machine import Reading, clock_reader, parse, visible
+from converter.runtime.timing import Deployment, TimedSession, flusher
+from tests.bench import nets
+
+X = {"x": np.arange(-4, 4, dtype=np.float32).reshape(1, 8)}
+
+
+def outputs(session: TimedSession) -> list[np.ndarray]:
+    return [value.numpy() for value in session._binding.get_outputs()]
+
+
+def loaded(proto: onnx.ModelProto, **how: object) -> TimedSession:
+    return TimedSession(proto.SerializeToString(), Deployment(**how))  # type: ignore[arg-type]
+
+
+def test_a_bound_model_computes_what_it_computes() -> None:
+    session = loaded(nets.dense())
+    session.bind(X)
+    session.run()
+    assert np.array_equal(outputs(session)[0], np.maximum(X["x"], 0) * 2 + 1)
+    assert session.load_ms > 0
+    assert session.first_run_ms > 0
+
+
+def test_fixed_outputs_are_allocated_beforehand_and_open_ones_are_not() -> None:
+    fixed, opened = loaded(nets.dense()), loaded(nets.dense("N"))
+    fixed.bind(X)
+    opened.bind(X)
+    assert "output y" in fixed._values
+    assert "output y" not in opened._values
+    assert np.array_equal(outputs(fixed)[0], outputs(opened)[0])
+
+
+def test_a_wrongly_declared_output_is_left_to_onnxruntime() -> None:
+    proto = nets.model("g (float[N,8] x) => (float[3,8] y) { y = Relu(x) }")
+    session = loaded(proto)
+    session.bind(X)
+    session.run()
+    assert outputs(session)[0].shape == (1, 8)
+
+
+def test_types_that_numpy_lacks() -> None:
+    proto = nets.model("g (bfloat16[1,4] x) => (float[1,4] y) { y = Cast<to = 1>(x) }")
+    session = loaded(proto, include_h2d=True)
+    session.bind({"x": np.array([[1, 2, 3, 4]], ml_dtypes.bfloat16)})
+    session.run()
+    assert outputs(session)[0].tolist() == [[1, 2, 3, 4]]
+
+
+def test_copying_the_inputs_is_part_of_the_run_if_asked() -> None:
+    session = loaded(nets.dense(), include_h2d=True)
+    session.bind(X)
+    session._arrays["x"][:] = 3
+    session.run()
+    assert set(outputs(session)[0].ravel()) == {7.0}
+    without = loaded(nets.dense())
+    without.bind(X)
+    assert without.run == without._plain
+
+
+def test_feeds_that_do_not_fit() -> None:
+    session = loaded(nets.dense())
+    with pytest.raises(DataError, match="input 'x' has no value"):
+        session.bind({})
+    with pytest.raises(DataError, match="could not run it"):
+        session.bind({"x": np.zeros((1, 9), np.float32)})
+    with pytest.raises(DataError, match="bind inputs"):
+        session.run()
+
+
+def test_closed_it_runs_no_more() -> None:
+    session = loaded(nets.dense())
+    session.bind(X)
+    session.close()
+    with pytest.raises(DataError, match="bind inputs"):
+        session.run()
+
+
+def test_queueing_and_doing() -> None:
+    session = loaded(nets.dense())
+    session.bind(X)
+    queued, done = session.submit_ms()
+    assert 0 < queued <= done
+
+
+def test_levels_of_optimisation_and_threads_reach_the_session() -> None:
+    ort = timing.onnxruntime()
+    settings = timing._settings(ort, Deployment(level="basic", threads=3))
+    assert settings.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    assert settings.intra_op_num_threads == 3
+    assert settings.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
+def test_a_provider_that_is_not_there_is_refused() -> None:
+    if "CUDAExecutionProvider" in timing.onnxruntime().get_available_providers():
+        pytest.skip("this onnxruntime has it")
+    with pytest.raises(RuntimeUnavailable, match="CUDAExecutionProvider"):
+        loaded(nets.dense(), provider="cuda")
+
+
+def test_a_provider_that_is_listed_but_does_not_load_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What onnxruntime does without CUDA's libraries: it lists the provider, and runs on the CPU."""
+    ort = timing.onnxruntime()
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("it may load here")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises((RuntimeUnavailable, ModelError)):
+        loaded(nets.dense(), provider="cuda")
+
+
+def test_cuda_graphs_need_a_gpu_and_fixed_shapes() -> None:
+    with pytest.raises(RuntimeUnavailable, match="--provider cuda"):
+        Deployment(cuda_graph=True)
+    how = Deployment("cuda", {"device_id": "1"}, cuda_graph=True)
+    assert how.provider_options() == {"device_id": "1", "enable_cuda_graph": "1"}
+    assert Deployment("tensorrt", cuda_graph=True).provider_options() == {"trt_cuda_graph_enable": "1"}
+    assert Deployment("cuda").provider_options() == {}
+
+
+def test_a_cuda_graph_of_an_open_shape_is_refused() -> None:
+    session = loaded(nets.dense("N"))
+    object.__setattr__(session.how, "cuda_graph", True)
+    with pytest.raises(DataError, match="output 'y' is open"):
+        session.bind(X)
+
+
+def test_caches_are_flushed_by_writing() -> None:
+    flush = flusher(Deployment())
+    flush()
+    flush()
+
+
+def test_the_caches_that_are_flushed_are_those_of_the_gpu_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = []
+
+    class Values:
+        @staticmethod
+        def ortvalue_from_numpy(content: np.ndarray, *device: object) -> Values:
+            placed.append(device)
+            return Values()
+
+        def update_inplace(self, content: np.ndarray) -> None:
+            placed.append(content.nbytes)
+
+    monkeypatch.setattr(timing, "onnxruntime", lambda: types.SimpleNamespace(OrtValue=Values))
+    flusher(Deployment(provider="cuda", options={"device_id": "3"}))()
+    assert placed == [("cuda", 3), 128 << 20]
+
+
+@pytest.mark.parametrize(
+    ("line", "reading"),
+    [
+        ("1980, 0x0000000000000000\n", Reading(1980.0, 0)),
+        ("345, 0x0000000000000001", Reading(345.0, 1)),
+        ("1200, 0x0000000000000044\n1980, 0x0", Reading(1200.0, 0x44)),
+    ],
+)
+def test_what_nvidia_smi_prints(line: str, reading: Reading) -> None:
+    assert parse(line) == reading
+
+
+@pytest.mark.parametrize("line", ["", "[N/A], [N/A]", "No devices were found"])
+def test_what_it_prints_without_an_answer(line: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        parse(line)
+
+
+def test_idle_and_set_clocks_are_no_throttling() -> None:
+    assert Reading(1.0, 0x1 | 0x2 | 0x10 | 0x100).throttled == ()
+    assert Reading(1.0, 0x4 | 0x40).throttled == ("power cap", "hardware thermal slowdown")
+
+
+def test_which_gpu_cuda_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible(1) == "1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
+    assert (visible(0), visible(1), visible(2)) == ("3", "GPU-abc", "2")
+
+
+def library(**more: object) -> types.ModuleType:
+    found = types.ModuleType("pynvml")
+    found.NVML_CLOCK_SM = 1  # type: ignore[attr-defined]
+    found.nvmlInit = lambda: None  # type: ignore[attr-defined]
+    found.nvmlDeviceGetHandleByIndex = lambda index: ("index", index)  # type: ignore[attr-defined]
+    found.nvmlDeviceGetHandleByUUID = lambda uuid: ("uuid", uuid)  # type: ignore[attr-defined]
+    found.nvmlDeviceGetClockInfo = lambda handle, kind: {"index": 1500, "uuid": 900}[handle[0]] + kind  # type: ignore[attr-defined]
+    for name, value in more.items():
+        setattr(found, name, value)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"]
+)
+def test_clocks_by_the_library_newer_and_older(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", library(**{name: lambda handle: 0x20}))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-abc")
+    first, second = clock_reader(0), clock_reader(1)
+    assert first is not None
+    assert second is not None
+    assert first() == Reading(1501.0, 0x20)
+    assert second() == Reading(901.0, 0x20)
+
+
+def test_clocks_by_the_tool_newer_and_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        if "event_reasons" in command[2]:  # an older tool does not know that field
+            raise subprocess.CalledProcessError(2, command)
+        assert command[1] == "--id=0"
+        return subprocess.CompletedProcess(command, 0, "1410, 0x0000000000000004\n", "")
+
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(gpu.subprocess, "run", answer)
+    read = clock_reader()
+    assert read is not None
+    assert read() == Reading(1410.0, 4)
+
+
+def test_without_library_and_tool_there_is_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
+    assert clock_reader() is None
+
+
+def test_external_data_of_a_model_given_as_bytes(tmp_path: Path) -> None:
+    proto = nets.with_batch_norm()
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="w", size_threshold=0)
+    session = TimedSession((tmp_path / "m.onnx").read_bytes(), Deployment(), tmp_path)
+    session.bind({"x": np.ones((1, 1, 4, 4), np.float32)})
+    assert outputs(session)[0].shape == (1, 1, 2, 2)
+
+
+@pytest.mark.cuda
+def test_on_a_gpu() -> None:
+    session = loaded(nets.with_batch_norm(), provider="cuda")
+    session.bind({"x": np.ones((1, 1, 4, 4), np.float32)})
+    session.run()
+    queued, done = session.submit_ms()
+    assert queued <= done
+    assert session.providers[0] == "CUDAExecutionProvider"
+    assert clock_reader() is not None
