@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class NewTensor:
     """A small constant that a fold made, kept in float64 until it is written.
 
     Parameters
@@ -41,13 +41,13 @@ class Fresh:
         """The value, rounded once."""
         return round_to(self.value, self.dtype)
 
-    def master(self) -> Array:
+    def float64(self) -> Array:
         """The value before rounding."""
         return self.value
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
+class ScaledTensor:
     """A weight times factors per channel, computed when it is written.
 
     Parameters
@@ -69,9 +69,9 @@ class Scaled:
         """The weight's own type."""
         return self.base.dtype
 
-    def master(self) -> Array:
+    def float64(self) -> Array:
         """The product in float64."""
-        value = self.base.master().astype(np.float64, copy=False)
+        value = self.base.float64().astype(np.float64, copy=False)
         for view, factor in self.factors:
             value = (value.reshape(view) * factor).reshape(self.shape)
         return value
@@ -82,8 +82,8 @@ class Scaled:
         rows = self.shape[0] if self.shape else 0
         per_row = stored.size // max(rows, 1)
         step = max(1, _BLOCK // max(per_row, 1))
-        if rows <= step or isinstance(self.base, Fresh):
-            return round_to(self.master(), self.dtype)
+        if rows <= step or isinstance(self.base, NewTensor):
+            return round_to(self.float64(), self.dtype)
         spread = [_along_first(view, factor, self.shape) for view, factor in self.factors]
         out = np.empty(self.shape, self.dtype)
         for start in range(0, rows, step):
@@ -114,11 +114,11 @@ def _along_first(view: tuple[int, ...], factor: Array, shape: tuple[int, ...]) -
     return rest, np.ascontiguousarray(f).reshape(first, *f.shape[used:])
 
 
-def scaled(weight: Weight, view: tuple[int, ...], factor: Array) -> Weight:
+def scale_weight(weight: Weight, view: tuple[int, ...], factor: Array) -> Weight:
     """`weight` times one more factor; factors gather on the original, which is rounded once."""
-    if isinstance(weight, Scaled):
-        return Scaled(weight.base, (*weight.factors, (view, factor)))
-    return Scaled(weight, ((view, factor),))
+    if isinstance(weight, ScaledTensor):
+        return ScaledTensor(weight.base, (*weight.factors, (view, factor)))
+    return ScaledTensor(weight, ((view, factor),))
 
 
 def round_to(value: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -201,8 +201,8 @@ def rounding_problem(weight: Weight) -> tuple[str, int] | None:
     gradual underflow can do.
     """
     dtype = weight.dtype
-    if not isinstance(weight, Scaled):
-        return _rounding_of(weight.master().reshape(weight.shape[0] if weight.shape else 1, -1), dtype)
+    if not isinstance(weight, ScaledTensor):
+        return _rounding_of(weight.float64().reshape(weight.shape[0] if weight.shape else 1, -1), dtype)
     stored, peaks = _scaled_peaks(weight)
     bad = first_bad(~np.isfinite(stored))
     if bad is not None:
@@ -215,10 +215,10 @@ def rounding_problem(weight: Weight) -> tuple[str, int] | None:
     tiny = float(_finfo(dtype).smallest_subnormal) / 2
     if not ((peaks > 0) & (peaks * 2 * unit_roundoff(dtype) < tiny)).any():
         return None
-    return _rounding_of(weight.master().reshape(weight.shape[0], -1), dtype)
+    return _rounding_of(weight.float64().reshape(weight.shape[0], -1), dtype)
 
 
-def _scaled_peaks(weight: Scaled) -> tuple[Array, Array]:
+def _scaled_peaks(weight: ScaledTensor) -> tuple[Array, Array]:
     """Largest |W| as stored and largest |W'|, per scaled channel, from one look at the stored weight."""
     stored = weight.base.load()
     if len(weight.factors) == 1 and all(d == 1 for d in weight.factors[0][1].shape[len(weight.factors[0][0]) :]):
@@ -230,7 +230,7 @@ def _scaled_peaks(weight: Scaled) -> tuple[Array, Array]:
     rows = weight.shape[0]
     base = channel_peaks(stored.reshape(rows, -1), (1,)) if stored.size else np.zeros(rows)
     with np.errstate(all="ignore"):
-        full = np.abs(weight.master()).reshape(rows, -1)
+        full = np.abs(weight.float64()).reshape(rows, -1)
     return base, full.max(axis=1) if full.size else np.zeros(rows)
 
 

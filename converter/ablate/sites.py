@@ -125,7 +125,7 @@ def _problem(facts: Facts, linear: Linear) -> str:
 
 def _site(facts: Facts, linear: Linear, index: int, fate: Fate | None) -> Site:
     assert linear.bias is not None and linear.bias_node is not None
-    form, bias = _form(facts, linear), facts.master(linear.bias)
+    form, bias = _form(facts, linear), facts.float64(linear.bias)
     beta = float(linear.node.attr("beta", 1.0)) if linear.op == GEMM else 1.0
     role = _role(facts.graph, linear, form)
     return Site(
@@ -137,7 +137,7 @@ def _site(facts: Facts, linear: Linear, index: int, fate: Fate | None) -> Site:
         form=form,
         shift=np.broadcast_to(beta * bias.reshape(-1), (form.n_out,)).copy(),
         bias=bias,
-        weight=facts.master(linear.weight),
+        weight=facts.float64(linear.weight),
         dtype=facts.weight(linear.weight).dtype,
         bias_opening=_opening(facts, linear.bias_node, linear.bias_slot, linear.bias, f"biasopt/bias/{index}"),
         weight_opening=_opening(facts, linear.node, 1, linear.weight, f"biasopt/weight/{index}"),
@@ -203,7 +203,7 @@ def _meets(graph: Graph, start: Tensor, *, forward: bool) -> bool:
     pending, seen, met = [start], {id(start)}, False
     while pending:
         tensor = pending.pop()
-        if forward and "output" in tensor.pins:
+        if forward and "output" in tensor.external_uses:
             return False
         producer = None if forward else graph.producer(tensor)
         for node in graph.readers(tensor) if forward else [producer] if producer is not None else []:

@@ -14,7 +14,7 @@ from converter import numerics
 from converter._version import __version__
 from converter.errors import InvariantViolation, ModelError
 from converter.model.graph import Bypass, DropInput, Edit, Graph, Node, Rename, SetAttr, SetConst, SetOp
-from converter.model.graph.nodes import Const, Scope, Stored
+from converter.model.graph.nodes import Const, Scope, StoredTensor
 from converter.records import Rewrite, Weight
 from converter.referee.certificate import SCHEMA, Engine, Refusal, built, encoded, facts, sealed
 from converter.referee.proto.source import Source
@@ -58,7 +58,7 @@ class Recorder:
     def _walk(self, scope: Scope, path: str) -> None:
         self._areas[id(scope)] = path
         for name, tensor in scope.values.items():
-            if isinstance(tensor, Const) and isinstance(tensor.weight, Stored):
+            if isinstance(tensor, Const) and isinstance(tensor.weight, StoredTensor):
                 self._spans[tensor.weight.ref.span] = {"kind": "stored", "scope": path, "tensor": name}
         for k, node in enumerate(scope.nodes):
             here = self._paths[id(node)] = f"{path}/nodes/{k}".lstrip("/")
@@ -107,18 +107,18 @@ class Recorder:
     def _recipe(self, weight: Weight, node: Node, slot: int) -> dict[str, Any]:
         """How a constant is made: never the whole of a weight where factors can say it."""
         dtype = weight.dtype.name
-        if isinstance(weight, numerics.Fresh):
+        if isinstance(weight, numerics.NewTensor):
             return {"kind": "fresh", "dtype": dtype, **encoded(weight.value)}
-        base, factors = (weight.base, weight.factors) if isinstance(weight, numerics.Scaled) else (weight, ())
-        if isinstance(base, numerics.Fresh):
-            return {"kind": "fresh", "dtype": dtype, **encoded(weight.master())}
+        base, factors = (weight.base, weight.factors) if isinstance(weight, numerics.ScaledTensor) else (weight, ())
+        if isinstance(base, numerics.NewTensor):
+            return {"kind": "fresh", "dtype": dtype, **encoded(weight.float64())}
         said = [{"view": list(view), **encoded(factor)} for view, factor in factors]
         return {"kind": "scaled", "dtype": dtype, "base": self._base(base, node, slot), "factors": said}
 
     def _base(self, base: Weight, node: Node, slot: int) -> dict[str, Any]:
         """What factors start from, by where it lies in the original, or by what computes it now."""
         if id(base) not in self._bases:
-            record = self._spans.get(base.ref.span) if isinstance(base, Stored) else None
+            record = self._spans.get(base.ref.span) if isinstance(base, StoredTensor) else None
             tensor = node.tensor_in(slot)
             if record is None and tensor is not None:
                 record = {"kind": "computed", "scope": self._areas[id(tensor.scope)], "tensor": tensor.name}

@@ -16,7 +16,7 @@ from converter.model.graph import Graph, load, stored_files
 from converter.records import Counts, Fate, Finding, Rewrite, Status
 from converter.rewrite import pipeline
 from converter.rewrite.analysis import recurrent as rnn
-from converter.rewrite.analysis.facts import Facts, Permits
+from converter.rewrite.analysis.facts import Facts, PassOptions
 from converter.rewrite.bias_flow.fates import named
 
 Model = str | Path | onnx.ModelProto | bytes
@@ -153,7 +153,7 @@ def chosen(
     unknown = pipeline.unknown_passes(sorted((chosen or frozenset()) | left_out | allowed))
     if unknown:
         raise ValueError(f"no pass is named {', '.join(unknown)}")
-    return pipeline.Options(chosen, left_out, allowed, stop_after, Permits(keep_bn, no_growth))
+    return pipeline.Options(chosen, left_out, allowed, stop_after, PassOptions(keep_bn, no_growth))
 
 
 def facts_of(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def facts_of(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict[str,
         "overridable_names": sum(getattr(t, "overridable", False) for t in main.values.values()),
         "problem": problems(graph.file.skeleton),
         "fates": outcome.fates,
-        "gates": rnn.gates(Facts(graph)),
+        "gates": rnn.find_gates(Facts(graph)),
     }
 
 

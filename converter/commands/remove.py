@@ -20,7 +20,7 @@ from converter.commands.inspect import InspectResult, Model, blame, facts_of, qu
 from converter.commands.output import pieces_of, staged_at, target_of
 from converter.errors import InvariantViolation
 from converter.model.graph import Bypass, Edit, Graph, SetConst, emit, load
-from converter.numerics import Fresh
+from converter.numerics import NewTensor
 from converter.records import InputSet, Rewrite, Safety, Stage, Verdict
 from converter.referee.proto.source import Source, free_inputs
 from converter.referee.verify.models import default_memory
@@ -171,7 +171,7 @@ def _applied(graph: Graph, fit: Fit) -> Rewrite:
     linear = linear_into(facts, node, site.op)
     if linear is None or linear.bias_node is None:
         raise InvariantViolation(f"{site.label}: its bias went away while it was being removed")
-    edits: list[Edit] = [SetConst(linear.node, 1, Fresh(fit.weight, site.dtype), "weight"), *_without(linear, site)]
+    edits: list[Edit] = [SetConst(linear.node, 1, NewTensor(fit.weight, site.dtype), "weight"), *_without(linear, site)]
     return Rewrite(f"{NAME}@{site.label}", NAME, site.label, Safety.ASSUMES, site.y, graph.apply(edits))
 
 
@@ -180,7 +180,7 @@ def _without(linear: Linear, site: Site) -> list[Edit]:
     if linear.op == MATMUL:
         return [Bypass(linear.bias_node, 1 - linear.bias_slot)]
     if linear.op == "Gemm" and linear.node.scope.opset < 11:  # there it must have a third input
-        return [SetConst(linear.node, 2, Fresh(0 * site.bias, site.dtype), "bias")]
+        return [SetConst(linear.node, 2, NewTensor(0 * site.bias, site.dtype), "bias")]
     return drop_bias(linear)
 
 

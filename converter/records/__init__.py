@@ -142,7 +142,7 @@ class Counts:
 class Weight(Protocol):
     """The value of a constant, made only when asked for.
 
-    ``load`` gives it as stored, rounded once; ``master`` in float64 before that rounding, so that
+    ``load`` gives it as stored, rounded once; ``float64`` in that type before any rounding, so that
     a chain of folds rounds one time, at the end.
     """
 
@@ -154,7 +154,7 @@ class Weight(Protocol):
 
     def load(self) -> NDArray[Any]: ...
 
-    def master(self) -> NDArray[np.float64]: ...
+    def float64(self) -> NDArray[np.float64]: ...
 
 
 _EVIDENCE = {

@@ -11,7 +11,7 @@ from converter.model.graph import Edit, Graph, Node
 from converter.records import Counts, Finding, Rewrite, Safety, Status
 from converter.rewrite.analysis.affine import affine_at, stats_problem, training_problem
 from converter.rewrite.analysis.counts import count
-from converter.rewrite.analysis.facts import Facts, Permits
+from converter.rewrite.analysis.facts import Facts, PassOptions
 from converter.rewrite.bias_flow.fates import BiasFate, Ledger, act_of
 from converter.rewrite.passes import PASSES, Pass
 
@@ -42,7 +42,7 @@ class Options:
     skip: frozenset[str] = frozenset()
     allow: frozenset[str] = frozenset()
     stop_after: int | None = None
-    permits: Permits = field(default_factory=Permits)
+    pass_options: PassOptions = field(default_factory=PassOptions)
 
     def active(self) -> tuple[Pass, ...]:
         """The passes to run, in the table's order."""
@@ -52,7 +52,7 @@ class Options:
             if (self.only is None or p.name in self.only)
             and p.name not in self.skip
             and (p.safety is not Safety.ASSUMES or p.name in self.allow)
-            and not (self.permits.keep_bn and p.touches_bn)
+            and not (self.pass_options.keep_bn and p.touches_bn)
         )
 
 
@@ -88,7 +88,7 @@ class _Run:
     def __init__(self, graph: Graph, options: Options, progress: Progress, watch: Watch | None) -> None:
         self.graph = graph
         self.watch = watch
-        self.facts = Facts(graph, options.permits)
+        self.facts = Facts(graph, options.pass_options)
         self.options = options
         self.passes = options.active()
         self.progress = progress
@@ -140,7 +140,7 @@ class _Run:
                 self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, guard.code, clause)
                 return
         edits = p.plan(self.facts, match)
-        if self.options.permits.no_growth and (n_bytes := self.graph.growth(edits)) > 0:
+        if self.options.pass_options.no_growth and (n_bytes := self.graph.growth(edits)) > 0:
             why = f"the model would grow by {n_bytes} bytes"
             self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, "grows", why)
             return
@@ -182,7 +182,7 @@ class _Run:
             return "training-mode", problem
         if affine is not None and (problem := stats_problem(self.facts, affine)) is not None:
             return "spatial-stats", problem
-        if self.options.permits.keep_bn:
+        if self.options.pass_options.keep_bn:
             return "keep-bn", "batch norms are to be kept"
         source = node.tensor_in(0)
         producer = self.graph.producer(source) if source is not None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetOp
 from converter.model.graph.graph import Dim, Graph, load
-from converter.model.graph.nodes import Const, Node, Scope, Stored, Tensor, Value, weight_bytes
+from converter.model.graph.nodes import Const, Node, Scope, StoredTensor, Tensor, Value, weight_bytes
 from converter.model.graph.writer import emit, has_external, stored_files
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "SetAttr",
     "SetConst",
     "SetOp",
-    "Stored",
+    "StoredTensor",
     "Tensor",
     "Value",
     "emit",

@@ -15,7 +15,7 @@ from converter.errors import InvariantViolation, ModelError
 from converter.model.file import ModelFile, computes_sizes, follow_sizes, graphs, infer_shapes
 from converter.model.graph import reader
 from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetOp
-from converter.model.graph.nodes import Const, Node, Scope, Stored, Tensor, Value, weight_bytes
+from converter.model.graph.nodes import Const, Node, Scope, StoredTensor, Tensor, Value, weight_bytes
 from converter.records import Delta
 
 Dim = int | str | None
@@ -40,7 +40,7 @@ class Graph:
         self._shapes: dict[int, dict[str, tuple[Dim, ...]]] | None = None
         self._types: dict[int, dict[str, int]] = {}
         self._values: dict[int, dict[str, NDArray[Any]]] = {}
-        self._held: dict[Node, Stored | None] = {}
+        self._held: dict[Node, StoredTensor | None] = {}
         self.version = 0  # goes up with each change: what was found out before may no longer hold
         self.wiring = 0  # goes up with each change of more than constants and names
 
@@ -65,17 +65,17 @@ class Graph:
 
     def n_uses(self, tensor: Tensor) -> int:
         """Readers and other uses: graph outputs, annotations, training bindings, being a graph input."""
-        return len(tensor.outputs) + len(tensor.pins) + (self._is_interface(tensor))
+        return len(tensor.outputs) + len(tensor.external_uses) + (self._is_interface(tensor))
 
     def _is_interface(self, tensor: Tensor) -> bool:
         # Below IR 4 an initializer's input entry comes and goes with it.
         return tensor.is_input and (isinstance(tensor, Value) or self.ir_version >= 4)
 
-    def constant_weight(self, node: Node) -> Stored | None:
+    def constant_weight(self, node: Node) -> StoredTensor | None:
         """The tensor that a Constant node holds."""
         if node not in self._held:  # an edit takes a Constant out or leaves it as it is
             ref = reader.attribute_tensor(self.file, node, "value")
-            self._held[node] = Stored(self.file, ref) if ref is not None else None
+            self._held[node] = StoredTensor(self.file, ref) if ref is not None else None
         return self._held[node]
 
     def shape(self, tensor: Tensor) -> tuple[Dim, ...] | None:
@@ -248,7 +248,7 @@ class Graph:
             raise InvariantViolation(f"{node.label}: bypassed, but slot {edit.slot} or its output is empty")
         self._take_out(node, change)
         if edit.keep == "input":
-            if after.pins:
+            if after.external_uses:
                 raise InvariantViolation(f"{node.label}: bypassed, but its output {after.name!r} is used elsewhere")
             self._rewire(after, before, change)
         else:
@@ -256,8 +256,8 @@ class Graph:
 
     def _hand_name_up(self, node: Node, before: Tensor, after: Tensor, change: _Change) -> None:
         producer = self.producer(before)
-        if producer is None or before.pins or before.scope is not after.scope:
-            if after.pins:
+        if producer is None or before.external_uses or before.scope is not after.scope:
+            if after.external_uses:
                 raise InvariantViolation(f"{node.label}: bypassed, but the name {after.name!r} has no other bearer")
             self._rewire(after, before, change)
             return
@@ -273,7 +273,7 @@ class Graph:
                 if tensor is old:
                     reader_node.inputs[slot] = new
             change.touch(reader_node)
-        if not old.inputs and not old.pins:
+        if not old.inputs and not old.external_uses:
             self._forget(old)
 
     def _take_out(self, node: Node, change: _Change) -> None:
@@ -288,7 +288,7 @@ class Graph:
                     self._take_out(inner, change)
 
     def _rename(self, tensor: Tensor, name: str) -> None:
-        if tensor.pins or tensor.is_input:
+        if tensor.external_uses or tensor.is_input:
             raise InvariantViolation(f"{tensor.name!r} is part of the model's interface and cannot be renamed")
         scope = tensor.scope
         scope.gone.add(tensor.name)

@@ -21,7 +21,7 @@ from converter.model.file.wire import Field
 from converter.records import Weight
 
 
-class Stored:
+class StoredTensor:
     """A weight as the model has it, read from the file when it is asked for."""
 
     def __init__(self, file: ModelFile, ref: TensorRef) -> None:
@@ -42,7 +42,7 @@ class Stored:
         """The value as stored, read-only."""
         return self.file.read(self.ref)
 
-    def master(self) -> NDArray[np.float64]:
+    def float64(self) -> NDArray[np.float64]:
         """The value in float64."""
         return self.load().astype(np.float64)
 
@@ -62,7 +62,7 @@ class _Values(LazyValues):  # type: ignore[misc]  # graphsurgeon has no types
 
 def weight_bytes(weight: Weight) -> int:
     """Bytes that the weight takes in a file."""
-    if isinstance(weight, Stored):
+    if isinstance(weight, StoredTensor):
         return weight.ref.n_bytes
     return int(np.prod(weight.shape, dtype=np.int64)) * weight.dtype.itemsize
 
@@ -74,7 +74,7 @@ class Value(gs.Variable):  # type: ignore[misc]
         super().__init__(name)
         self.origin = name  # what the model as read calls it: an edit may rename it, its shape stays
         self.scope = scope
-        self.pins: set[str] = set()  # uses that are no node: "output", "annotation", "training"
+        self.external_uses: set[str] = set()  # uses that are no node: "output", "annotation", "training"
         self.is_input = False
 
     __hash__ = object.__hash__
@@ -91,7 +91,7 @@ class Const(gs.Constant):  # type: ignore[misc]
         self.scope = scope
         self.weight = weight
         self.field = field  # None: made by an edit
-        self.pins: set[str] = set()
+        self.external_uses: set[str] = set()
         self.is_input = False
         self.overridable = False
 

@@ -9,7 +9,7 @@ import onnx
 from converter.errors import ModelError
 from converter.model.file import ModelFile, TensorRef
 from converter.model.file.wire import Field, fields
-from converter.model.graph.nodes import Body, Const, Node, Scope, Stored, Value
+from converter.model.graph.nodes import Body, Const, Node, Scope, StoredTensor, Value
 
 _NODE, _INITIALIZER, _FUNCTION_NODE, _ATTRIBUTE, _G, _GRAPHS, _T = 1, 5, 7, 5, 6, 11, 5
 
@@ -77,12 +77,12 @@ class _Reader:
             found = scope.find(info.name)
             if found is not None:
                 # A body may name a value of the enclosing graph as its output: that is a use too.
-                found.pins.add("output" if found.scope is scope else "captured")
+                found.external_uses.add("output" if found.scope is scope else "captured")
         for note in graph.quantization_annotation:
             for entry in note.quant_parameter_tensor_names:
                 used = scope.find(entry.value)
                 if used is not None:
-                    used.pins.add("annotation")
+                    used.external_uses.add("annotation")
 
     def _function(self, scope: Scope) -> None:
         function = scope.proto
@@ -97,7 +97,7 @@ class _Reader:
         self._nodes(scope, parts, list(function.node))
         for name in function.output:
             if name in scope.values:
-                scope.values[name].pins.add("output")
+                scope.values[name].external_uses.add("output")
 
     def _declare(self, scope: Scope, name: str) -> Value | Const:
         if name and name not in scope.values:
@@ -108,7 +108,7 @@ class _Reader:
         if isinstance(scope.values.get(header.name), Const):
             raise ModelError(f"{self.file.label}: initializer {header.name!r} is there twice; export the model again")
         listed = header.name in scope.values
-        const = Const(header.name, scope, Stored(self.file, self.file.ref(header, f)), f)
+        const = Const(header.name, scope, StoredTensor(self.file, self.file.ref(header, f)), f)
         const.is_input = listed
         const.overridable = listed and self.ir >= 4
         if const.overridable and self.freeze and scope.kind == "main":
@@ -155,7 +155,7 @@ class _Reader:
             for g in (info.initialization, info.algorithm):
                 names |= {n for node in g.node for n in node.input}
             for name in names & scope.values.keys():
-                scope.values[name].pins.add("training")
+                scope.values[name].external_uses.add("training")
 
 
 def attribute_tensor(file: ModelFile, node: Node, name: str) -> TensorRef | None:

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from converter.model.file import Computed, DataFile, Pieces, Span, span_of
 from converter.model.file.wire import Field, fields
 from converter.model.graph.graph import Graph
-from converter.model.graph.nodes import Const, Node, Scope, Stored
+from converter.model.graph.nodes import Const, Node, Scope, StoredTensor
 from converter.records import Weight
 
 _EXTERNAL_FROM = 1024  # bytes; smaller new tensors stay in the model file (onnx's own default)
@@ -274,5 +274,5 @@ def has_external(graph: Graph) -> bool:
 def stored_files(graph: Graph) -> set[str]:
     """The data files that the model's tensors lie in."""
     weights = [v.weight for s in graph.scopes for v in s.values.values() if isinstance(v, Const)]
-    refs = [w.ref.external for w in weights if isinstance(w, Stored)]
+    refs = [w.ref.external for w in weights if isinstance(w, StoredTensor)]
     return {str(e.path) for e in refs if e is not None}

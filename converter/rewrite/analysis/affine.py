@@ -104,16 +104,16 @@ def stats_problem(facts: Facts, affine: Affine) -> str | None:
     return None
 
 
-def values(facts: Facts, affine: Affine) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def scale_and_shift(facts: Facts, affine: Affine) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scale and shift in float64, in the shape that they have beside x (batch norms: [C])."""
     node = affine.node
     if affine.is_bn:
-        gamma, beta, mean, var = (facts.master(t) for t in affine.params)
+        gamma, beta, mean, var = (facts.float64(t) for t in affine.params)
         with np.errstate(all="ignore"):  # guards look at the result
             return numerics.bn_affine(gamma, beta, mean, var, float(np.float32(node.attr("epsilon", 1e-5))))
     if node.op == "Neg":
         return np.array(-1.0), np.array(0.0)
-    c = facts.master(affine.params[0])
+    c = facts.float64(affine.params[0])
     one, zero = np.ones_like(c), np.zeros_like(c)
     with np.errstate(all="ignore"):
         match node.op, affine.data:
@@ -129,7 +129,7 @@ def values(facts: Facts, affine: Affine) -> tuple[NDArray[np.float64], NDArray[n
                 return 1.0 / c, zero
 
 
-def beside(facts: Facts, affine: Affine, rank: int) -> tuple[int, ...]:
+def aligned_shape(facts: Facts, affine: Affine, rank: int) -> tuple[int, ...]:
     """Shape of the constant with all its axes, as it lies beside an x of this rank; empty for none."""
     if affine.is_bn or affine.node.op == "Neg":
         return ()
@@ -161,7 +161,7 @@ def per_channel(
     -------
     (scale, shift), each of shape [channels], or a clause that says why not
     """
-    scale, shift = values(facts, affine)
+    scale, shift = scale_and_shift(facts, affine)
     if affine.is_bn:
         if axis != 1:
             return f"its channels are on axis 1, the operator's on axis {axis}"
@@ -175,7 +175,7 @@ def per_channel(
         return np.full(channels, scale.item()), np.full(channels, shift.item())
     if rank is None:
         return "the number of axes of its input is not known"
-    full = beside(facts, affine, rank)
+    full = aligned_shape(facts, affine, rank)
     if len(full) > rank or len(shape) > rank:
         return f"the constant has {len(shape)} axes, its input {rank}"
     if any(d != 1 for i, d in enumerate(full) if i != axis) or full[axis] != channels:
@@ -192,6 +192,6 @@ def keeps_shape(facts: Facts, affine: Affine) -> bool:
     rank, dims = facts.rank(affine.source), facts.shape(affine.source)
     if rank is None or len(shape) > rank:
         return False
-    full = beside(facts, affine, rank)
+    full = aligned_shape(facts, affine, rank)
     varying = [i for i, d in enumerate(full) if d != 1]
     return not varying or (dims is not None and all(dims[i] == full[i] for i in varying))

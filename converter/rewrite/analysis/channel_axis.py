@@ -107,7 +107,7 @@ def _drops_nothing(node: Node) -> bool:
     return opset < 12 or node.tensor_in(2) is None
 
 
-def follow(facts: Facts, node: Node, axis: int) -> int | str:
+def follow_axis(facts: Facts, node: Node, axis: int) -> int | str:
     """Where the channel axis of a view's input lies in its output, or a clause that says why nowhere."""
     match node.op:
         case "Identity" | "Dropout":
@@ -172,7 +172,7 @@ def _unsqueeze(facts: Facts, node: Node, axis: int) -> int | str:
 
 
 def _reshape(facts: Facts, node: Node, axis: int) -> int | str:
-    before, after = facts.shape(node.inputs[0]), reshaped(facts, node)
+    before, after = facts.shape(node.inputs[0]), reshape_dims(facts, node)
     if before is None or after is None or not axis < len(before):
         return f"{node.label} has shapes that are not known"
     channels = before[axis]
@@ -185,7 +185,7 @@ def _reshape(facts: Facts, node: Node, axis: int) -> int | str:
     return f"{node.label} does not keep the channel axis whole ({_show(before)} to {_show(after)})"
 
 
-def reshaped(facts: Facts, node: Node) -> Dims | None:
+def reshape_dims(facts: Facts, node: Node) -> Dims | None:
     """Dims that a Reshape or Flatten gives: numbers, symbols, or None where they are not known."""
     before = facts.shape(node.inputs[0])
     if node.op == "Flatten":
@@ -226,7 +226,7 @@ def _show(dims: Dims) -> str:
     return "[" + ", ".join("?" if d is None else str(d) for d in dims) + "]"
 
 
-def features(facts: Facts, node: Node) -> bool:
+def merges_features(facts: Facts, node: Node) -> bool:
     """Whether the node merges axis 1 and all behind it into one, and keeps axis 0."""
     if node.is_op("Flatten"):
         at = node.attr("axis", 1)
@@ -234,7 +234,7 @@ def features(facts: Facts, node: Node) -> bool:
         return at == 1 or (at < 0 and rank is not None and at + rank == 1)
     if not node.is_op("Reshape"):
         return False
-    before, after = facts.shape(node.inputs[0]), reshaped(facts, node)
+    before, after = facts.shape(node.inputs[0]), reshape_dims(facts, node)
     if before is None or after is None or len(after) != 2 or len(before) < 2:
         return False
     if before[0] is not None and before[0] == after[0]:

@@ -56,7 +56,7 @@ class Evaluated:
         """The value."""
         return self._recipe()
 
-    def master(self) -> NDArray[np.float64]:
+    def float64(self) -> NDArray[np.float64]:
         """The value in float64."""
         return self._recipe().astype(np.float64)
 

@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Permits:
+class PassOptions:
     """What the caller wants of the passes.
 
     ``keep_bn``: biases go into batch norms, batch norms stay. ``no_growth``: no tensor is copied.
@@ -31,9 +31,9 @@ class Permits:
 class Facts:
     """Questions about one graph. Answers are read from the graph as it is now."""
 
-    def __init__(self, graph: Graph, permits: Permits | None = None) -> None:
+    def __init__(self, graph: Graph, options: PassOptions | None = None) -> None:
         self.graph = graph
-        self.permits = permits or Permits()
+        self.options = options or PassOptions()
         self.constants = Constants(graph)
         self._memo: dict[Hashable, object] = {}
         self._memo_version = graph.version
@@ -70,9 +70,9 @@ class Facts:
         problem = self.constants.problem(tensor)
         return self.constants.weight(tensor) if problem is None or problem[0] == "weight-quantized" else None
 
-    def master(self, tensor: Tensor) -> NDArray[np.float64]:
+    def float64(self, tensor: Tensor) -> NDArray[np.float64]:
         """The constant's value in float64, before any rounding of ours."""
-        return self.weight(tensor).master()
+        return self.weight(tensor).float64()
 
     def shape(self, tensor: Tensor) -> tuple[int | str | None, ...] | None:
         """Dims: numbers, symbols or None; None where not even the rank is known."""
@@ -105,13 +105,15 @@ class Facts:
 
     def use_problem(self, tensor: Tensor, reader: Node) -> tuple[str, str] | None:
         """Why the value of `tensor` may not change under its one reader: (code, clause); None if it may."""
-        if "output" in tensor.pins:
+        if "output" in tensor.external_uses:
             return "output-is-graph-output", f"{tensor.name!r} is an output of its graph"
-        if "captured" in tensor.pins or any(n.scope is not tensor.scope for n in self.graph.readers(tensor)):
+        if "captured" in tensor.external_uses or any(n.scope is not tensor.scope for n in self.graph.readers(tensor)):
             return "captured-by-subgraph", f"{tensor.name!r} is read inside a control-flow body"
         readers = {id(n): n for n in self.graph.readers(tensor) if n is reader or not reads_no_value(n, tensor)}
-        if len(readers) > 1 or tensor.pins:
-            others = ", ".join(sorted(n.label for n in readers.values() if n is not reader)) or ", ".join(tensor.pins)
+        if len(readers) > 1 or tensor.external_uses:
+            others = ", ".join(sorted(n.label for n in readers.values() if n is not reader)) or ", ".join(
+                tensor.external_uses
+            )
             return "several-readers", f"{tensor.name!r} is also read by {others}"
         if sum(n is reader for n in self.graph.readers(tensor)) > 1:
             return "several-readers", f"{reader.label} reads {tensor.name!r} more than once"
@@ -127,7 +129,7 @@ def reads_no_value(node: Node, tensor: Tensor) -> bool:
 
 def further_outputs(node: Node) -> list[Tensor]:
     """Outputs after the first that somebody reads; exporters name some that nobody does."""
-    return [t for t in list(node.outputs)[1:] if t.name and (t.outputs or t.pins)]
+    return [t for t in list(node.outputs)[1:] if t.name and (t.outputs or t.external_uses)]
 
 
 _KEEPS_RANK = (

@@ -100,7 +100,7 @@ def linear_into(facts: Facts, node: Node, op: str) -> Linear | None:
         return Linear(node, node, 2)
     out = node.tensor_out(0)
     readers = [] if out is None else facts.graph.readers(out)
-    if out is not None and len(readers) == 1 and not out.pins:
+    if out is not None and len(readers) == 1 and not out.external_uses:
         found = linear_at(facts, readers[0], MATMUL)
         if found is not None and found.node is node:
             return found
@@ -177,17 +177,17 @@ def scale_outputs(linear: Linear, weight: Weight, scale: Array) -> Weight:
     shape = weight.shape
     match linear.op:
         case "Conv":
-            return numerics.scaled(weight, shape, scale.reshape(-1, *[1] * (len(shape) - 1)))
+            return numerics.scale_weight(weight, shape, scale.reshape(-1, *[1] * (len(shape) - 1)))
         case "ConvTranspose":
             g = linear.groups
             view = (g, shape[0] // g, *shape[1:])
-            return numerics.scaled(weight, view, scale.reshape(g, 1, shape[1], *[1] * (len(shape) - 2)))
+            return numerics.scale_weight(weight, view, scale.reshape(g, 1, shape[1], *[1] * (len(shape) - 2)))
         case "Gemm":
             alpha = float(linear.node.attr("alpha", 1.0))
             rows = bool(linear.node.attr("transB", 0))
-            return numerics.scaled(weight, shape, alpha * (scale[:, None] if rows else scale[None, :]))
+            return numerics.scale_weight(weight, shape, alpha * (scale[:, None] if rows else scale[None, :]))
         case _:
-            return numerics.scaled(weight, shape, scale[None, :])
+            return numerics.scale_weight(weight, shape, scale[None, :])
 
 
 def scale_inputs(linear: Linear, weight: Weight, scale: Array) -> Weight:
@@ -197,20 +197,20 @@ def scale_inputs(linear: Linear, weight: Weight, scale: Array) -> Weight:
         case "Conv":
             g = linear.groups
             view = (g, shape[0] // g, *shape[1:])
-            return numerics.scaled(weight, view, scale.reshape(g, 1, shape[1], *[1] * (len(shape) - 2)))
+            return numerics.scale_weight(weight, view, scale.reshape(g, 1, shape[1], *[1] * (len(shape) - 2)))
         case "ConvTranspose":
-            return numerics.scaled(weight, shape, scale.reshape(-1, *[1] * (len(shape) - 1)))
+            return numerics.scale_weight(weight, shape, scale.reshape(-1, *[1] * (len(shape) - 1)))
         case "Gemm":
             alpha = float(linear.node.attr("alpha", 1.0))
             columns = bool(linear.node.attr("transB", 0))
-            return numerics.scaled(weight, shape, alpha * (scale[None, :] if columns else scale[:, None]))
+            return numerics.scale_weight(weight, shape, alpha * (scale[None, :] if columns else scale[:, None]))
         case _:
-            return numerics.scaled(weight, shape, scale[:, None])
+            return numerics.scale_weight(weight, shape, scale[:, None])
 
 
 def input_sum(facts: Facts, linear: Linear, shift: Array) -> Array:
     """What adding shift[i] to every input channel adds to the output channels, shape [O]."""
-    weight = facts.master(linear.weight)
+    weight = facts.float64(linear.weight)
     match linear.op:
         case "Conv":
             return numerics.conv_input_sum(weight, linear.groups, shift)
@@ -227,11 +227,11 @@ def bias_value(facts: Facts, linear: Linear) -> Array | None:
     """The bias in float64, Gemm's beta included, in its own shape; None where there is none."""
     if linear.bias is None:
         return None
-    value = facts.master(linear.bias)
+    value = facts.float64(linear.bias)
     return value * float(linear.node.attr("beta", 1.0)) if linear.op == GEMM else value
 
 
-def moved_bias(facts: Facts, linear: Linear, scale: Array | None, shift: Array) -> Array | None:
+def scale_bias(facts: Facts, linear: Linear, scale: Array | None, shift: Array) -> Array | None:
     """scale * bias + shift in the shape to store; None where it is zero and there was none."""
     bias = bias_value(facts, linear)
     if bias is None:
@@ -258,7 +258,7 @@ def set_bias(facts: Facts, linear: Linear, bias: Array | None) -> list[Edit]:
     dtype = facts.weight(linear.bias if linear.bias is not None else linear.weight).dtype
     node = linear.bias_node if linear.bias_node is not None else linear.node
     slot = linear.bias_slot if linear.bias_node is not None else 2
-    edits: list[Edit] = [SetConst(node, slot, numerics.Fresh(bias, dtype), "bias")]
+    edits: list[Edit] = [SetConst(node, slot, numerics.NewTensor(bias, dtype), "bias")]
     if linear.op == GEMM and "beta" in node.attr_protos:
         edits.append(SetAttr(node, "beta"))
     if linear.bias_node is None:

@@ -86,10 +86,10 @@ def bias_value(facts: Facts, cell: Recurrent) -> Array | None:
     weight = None if cell.bias is None else facts.constants.weight(cell.bias)
     if weight is None or cell.node.function_attrs or shape_problem(cell, weight.shape):
         return None
-    return weight.master().reshape(weight.shape[0], 2, len(cell.gates), -1)
+    return weight.float64().reshape(weight.shape[0], 2, len(cell.gates), -1)
 
 
-def merged(cell: Recurrent, value: Array) -> Array:
+def merge_biases(cell: Recurrent, value: Array) -> Array:
     """B with Rb added into Wb where that changes nothing, shape [D, 2, G, H] as `value`."""
     with np.errstate(over="ignore", invalid="ignore"):  # guards look at the result
         total = value.sum(axis=1)
@@ -136,7 +136,7 @@ class Gate:
     note: str = ""
 
 
-def gates(facts: Facts) -> tuple[Gate, ...]:
+def find_gates(facts: Facts) -> tuple[Gate, ...]:
     """The forget gate of every LSTM and the update gate of every GRU, one for each direction."""
     cells = [recurrent_at(n) for n in facts.graph.nodes() if n.is_op(LSTM, GRU)]
     return tuple(g for cell in cells if cell is not None for g in _gates(facts, cell))

@@ -10,7 +10,7 @@ import numpy as np
 from converter import numerics
 from converter.model.graph import Node
 from converter.rewrite.analysis import linear as lin
-from converter.rewrite.analysis.affine import Affine, affine_at, stats_problem, training_problem, values
+from converter.rewrite.analysis.affine import Affine, affine_at, scale_and_shift, stats_problem, training_problem
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import Linear, linear_into
 from converter.rewrite.bias_flow.flow import Absorb, Permit, source_at
@@ -119,7 +119,7 @@ def sibling(facts: Facts, node: Node, shifts: dict[int, Shift]) -> Absorb | None
 
 def sound(facts: Facts, bn: Affine) -> bool:
     """Whether a batch norm's scale and shift are finite: then its mean may change."""
-    return all(np.isfinite(v).all() for v in (*values(facts, bn), *(facts.master(t) for t in bn.params)))
+    return all(np.isfinite(v).all() for v in (*scale_and_shift(facts, bn), *(facts.float64(t) for t in bn.params)))
 
 
 def _trimmed(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from converter.model.graph import Node, Tensor
 from converter.records import Finding, Hop
-from converter.rewrite.analysis.affine import affine_at, training_problem, values
+from converter.rewrite.analysis.affine import affine_at, scale_and_shift, training_problem
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import Linear
 from converter.rewrite.bias_flow.flow import Flow, Permit, Source, Step, source_at
@@ -46,8 +46,8 @@ def hops(flow: Flow, part: str = "") -> tuple[Reader, ...]:
 
 def _use(step: Step, maker: str, part: str) -> Reader:
     """No node stops it, but what the tensor is used for besides."""
-    tensor = next((t for t in step.node.outputs if t.pins or t.is_input), step.node.outputs[0])
-    if "output" in tensor.pins:
+    tensor = next((t for t in step.node.outputs if t.external_uses or t.is_input), step.node.outputs[0])
+    if "output" in tensor.external_uses:
         return Reader(str(tensor.name), "output", step.verb, "it is an output of the model", (maker,), part)
     return Reader(str(tensor.name), "use", step.verb, step.how.removeprefix(f"{tensor.name!r}: "), (maker,), part)
 
@@ -161,7 +161,7 @@ def why_batch_norm(facts: Facts, node: Node, declined: Finding | None) -> tuple[
     if affine is None or any(facts.constants.weight(t) is None for t in affine.params):
         return None
     training = training_problem(affine) is not None
-    shift = facts.master(affine.params[1]) if training else values(facts, affine)[1]
+    shift = facts.float64(affine.params[1]) if training else scale_and_shift(facts, affine)[1]
     if not np.any(shift):
         return None
     if declined is not None:

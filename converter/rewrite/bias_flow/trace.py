@@ -35,7 +35,7 @@ def felt_at(facts: Facts, tensor: Tensor) -> tuple[Node, str, str] | None:
         trail.append(at)
         readers = facts.graph.readers(at)
         maker = facts.graph.producer(at)
-        if "output" in at.pins and maker is not None:
+        if "output" in at.external_uses and maker is not None:
             end = maker, "output-is-graph-output", f"{at.name!r}: it is an output of its graph, many nodes further down"
             break
         feels = next((r for r in readers if r.is_op(*NOT_LINEAR)), None)
@@ -95,11 +95,13 @@ class _Trace:
         """The tensor is shifted: its readers are asked next, in the model's order."""
         if shift.is_zero:
             return
-        if tensor.pins or tensor.is_input:
+        if tensor.external_uses or tensor.is_input:
             what = (
-                "it is an output of its graph" if "output" in tensor.pins else f"it is used by {', '.join(tensor.pins)}"
+                "it is an output of its graph"
+                if "output" in tensor.external_uses
+                else f"it is used by {', '.join(tensor.external_uses)}"
             )
-            code = "output-is-graph-output" if "output" in tensor.pins else "captured-by-subgraph"
+            code = "output-is-graph-output" if "output" in tensor.external_uses else "captured-by-subgraph"
             self.stop(maker, code, f"{tensor.name!r}: {what}")
             return
         far = None if self.permit.siblings or len(self.flow.steps) < _LONG else felt_at(self.facts, tensor)

@@ -18,7 +18,7 @@ from converter.model.graph import Bypass, DropInput, Edit, Node, Rename, SetCons
 from converter.records import Safety
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import ARITHMETIC, BATCH_NORM, Affine, affine_at, per_channel
-from converter.rewrite.analysis.channel_axis import follow, is_view
+from converter.rewrite.analysis.channel_axis import follow_axis, is_view
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import Linear, linear_at
 from converter.rewrite.passes import _checks
@@ -89,7 +89,7 @@ def _axis(facts: Facts, m: Backward) -> int | str:
     for view in m.views:
         if isinstance(axis, str):
             return axis
-        axis = follow(facts, view, axis)
+        axis = follow_axis(facts, view, axis)
     return axis
 
 
@@ -101,7 +101,7 @@ def _spread(facts: Facts, m: Backward) -> tuple[Array, Array] | str:
 
 
 def _moved(facts: Facts, m: Backward) -> Array | None:
-    return lin.moved_bias(facts, m.linear, *FOLD.numbers(facts, m))
+    return lin.scale_bias(facts, m.linear, *FOLD.numbers(facts, m))
 
 
 FOLD = Fold(_spread, lin.scale_outputs, _moved)
@@ -136,9 +136,9 @@ def _becomes_add(facts: Facts, m: Backward) -> bool:
 
 def _shared(facts: Facts, m: Backward) -> str | None:
     found = _checks.shared(facts, replaced(m))
-    if found is None and facts.permits.no_growth and m.linear.bias is not None:
+    if found is None and facts.options.no_growth and m.linear.bias is not None:
         bias = FOLD.bias(facts, m)
-        if bias is not None and bias.size > max(facts.master(m.linear.bias).size, lin.out_channels(facts, m.linear)):
+        if bias is not None and bias.size > max(facts.float64(m.linear.bias).size, lin.out_channels(facts, m.linear)):
             return f"the bias {m.linear.bias.name!r} would grow to {list(bias.shape)}"
     return found
 
@@ -177,7 +177,7 @@ def _as_add(facts: Facts, m: Backward) -> list[Edit]:
     assert isinstance(axis, int) and rank is not None
     shift = FOLD.numbers(facts, m)[1].reshape(-1, *[1] * (rank - 1 - axis))
     slot = 1 - m.affine.data
-    weight = numerics.Fresh(shift, facts.weight(m.linear.weight).dtype)
+    weight = numerics.NewTensor(shift, facts.weight(m.linear.weight).dtype)
     drops = [DropInput(node, i) for i in range(len(node.inputs) - 1, 1, -1)]
     return [*drops, SetOp(node, "Add"), SetConst(node, slot, weight, "bias")]
 

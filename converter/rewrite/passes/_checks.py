@@ -100,7 +100,7 @@ def swamps(facts: Facts, affine: Affine) -> str | None:
     if not affine.node.is_op("Add", "Sub"):
         return None
     weight = facts.weight(affine.params[0])
-    largest = float(np.abs(weight.master()).max(initial=0.0))
+    largest = float(np.abs(weight.float64()).max(initial=0.0))
     # With p bits of precision, numbers from 2^(p-2) on are at least 1/2 apart.
     if numerics.is_float(weight.dtype) and largest >= 0.25 / numerics.unit_roundoff(weight.dtype):
         return f"it adds {largest:.3g}, which rounds {weight.dtype} to whole numbers"
@@ -111,7 +111,7 @@ def variance(facts: Facts, affine: Affine) -> str | None:
     """var + eps must be positive in every channel."""
     if not affine.is_bn:
         return None
-    var = facts.master(affine.params[3])
+    var = facts.float64(affine.params[3])
     if not np.isfinite(var).all():
         return None  # not-finite says so
     bad = numerics.first_bad(var + float(np.float32(affine.node.attr("epsilon", 1e-5))) <= 0)
@@ -121,11 +121,11 @@ def variance(facts: Facts, affine: Affine) -> str | None:
 def finite_params(facts: Facts, affine: Affine, more: Sequence[Tensor] = ()) -> str | None:
     """Every parameter must be finite, and no divisor zero."""
     for tensor in (*affine.params, *more):
-        bad = numerics.first_bad(~np.isfinite(facts.master(tensor)).reshape(-1))
+        bad = numerics.first_bad(~np.isfinite(facts.float64(tensor)).reshape(-1))
         if bad is not None:
             return f"{tensor.name!r} is not finite at element {bad}"
     if affine.node.is_op("Div"):
-        bad = numerics.first_bad(facts.master(affine.params[0]).reshape(-1) == 0)
+        bad = numerics.first_bad(facts.float64(affine.params[0]).reshape(-1) == 0)
         return None if bad is None else f"it divides by zero at element {bad}"
     return None
 
@@ -158,7 +158,7 @@ def floats(facts: Facts, tensors: list[Tensor]) -> str | None:
 
 def shared(facts: Facts, tensors: list[Tensor]) -> str | None:
     """With --no-growth nothing is copied."""
-    if not facts.permits.no_growth:
+    if not facts.options.no_growth:
         return None
     for tensor in tensors:
         if facts.graph.n_uses(tensor) > 1:
@@ -169,10 +169,10 @@ def shared(facts: Facts, tensors: list[Tensor]) -> str | None:
 def no_name(facts: Facts, node: Node, slot: int) -> str | None:
     """An input that is its graph's output, or input, cannot take over the name of an output."""
     source, result = node.tensor_in(slot), node.tensor_out(0)
-    if source is None or result is None or not result.pins:
+    if source is None or result is None or not result.external_uses:
         return None
     producer = facts.graph.producer(source)
-    if producer is None or source.pins or source.scope is not node.scope:
+    if producer is None or source.external_uses or source.scope is not node.scope:
         return f"{result.name!r} is an output of its graph, and {source.name!r} has a name to keep too"
     return None
 

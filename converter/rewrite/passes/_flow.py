@@ -182,12 +182,12 @@ def _one(facts: Facts, group: list[Absorb]) -> tuple[Array, Tensor, list[Edit]]:
             like = linear.bias if linear.bias is not None else linear.weight
             return value, like, lin.set_bias(facts, linear, value)
         case Affine() as affine if first.kind == "mean":
-            value = np.asarray(facts.master(affine.params[2]) - added)
+            value = np.asarray(facts.float64(affine.params[2]) - added)
             return value, affine.params[2], [set_parameter(facts, affine.node, MEAN, value, "mean")]
         case affine:
             like = affine.params[0]
-            value = np.asarray(facts.master(like) + added)
-            weight = numerics.Fresh(value, facts.weight(like).dtype)
+            value = np.asarray(facts.float64(like) + added)
+            weight = numerics.NewTensor(value, facts.weight(like).dtype)
             return value, like, [SetConst(affine.node, 1 - affine.data, weight, "term")]
 
 

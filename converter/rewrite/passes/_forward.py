@@ -18,15 +18,23 @@ from converter import numerics
 from converter.model.graph import Bypass, Edit, Node, Rename, Tensor
 from converter.records import Safety
 from converter.rewrite.analysis import linear as lin
-from converter.rewrite.analysis.affine import ARITHMETIC, BATCH_NORM, Affine, affine_at, beside, keeps_shape, values
+from converter.rewrite.analysis.affine import (
+    ARITHMETIC,
+    BATCH_NORM,
+    Affine,
+    affine_at,
+    aligned_shape,
+    keeps_shape,
+    scale_and_shift,
+)
 from converter.rewrite.analysis.channel_axis import (
     average_counts_padding,
-    features,
-    follow,
+    follow_axis,
     is_average,
     is_maximum,
     is_pool,
     is_view,
+    merges_features,
     positions_behind,
     reads_padding,
 )
@@ -94,12 +102,12 @@ def _start(facts: Facts, m: Forward) -> int | str | None:
     """Axis that scale and shift vary on; None if they are one number; a clause if there are several."""
     if m.affine.is_bn:
         return 1
-    if all(v.size == 1 for v in values(facts, m.affine)):
+    if all(v.size == 1 for v in scale_and_shift(facts, m.affine)):
         return None
     rank = facts.rank(m.affine.source)
     if rank is None:
         return "the number of axes of its input is not known"
-    full = beside(facts, m.affine, rank)
+    full = aligned_shape(facts, m.affine, rank)
     varying = [i for i, d in enumerate(full) if d != 1]
     if len(full) > rank or len(varying) > 1:
         return f"the constant of shape {list(full)} is not one value per channel"
@@ -123,8 +131,8 @@ def _arrive(facts: Facts, m: Forward) -> tuple[int, int | None] | str:
             if axis > 1 or merged is not None:
                 return f"{node.label} pools over axis {axis}, on which the values differ"
             continue
-        moved = follow(facts, node, axis)
-        if isinstance(moved, str) and axis >= 1 and merged is None and features(facts, node):
+        moved = follow_axis(facts, node, axis)
+        if isinstance(moved, str) and axis >= 1 and merged is None and merges_features(facts, node):
             behind = 0 if axis == 1 else positions_behind(facts, node, axis)
             if behind is not None:
                 merged, moved = behind, 1
@@ -163,7 +171,7 @@ def _spread(facts: Facts, m: Forward) -> tuple[Array, Array] | str:
     arrived = _arrive(facts, m)
     assert not isinstance(arrived, str)
     channels = lin.in_channels(facts, m.linear)
-    scale, shift = (v.reshape(-1) for v in values(facts, m.affine))
+    scale, shift = (v.reshape(-1) for v in scale_and_shift(facts, m.affine))
     if m.affine.params and not m.affine.is_bn and not keeps_shape(facts, m.affine):
         return "the constant may enlarge the value"
     if scale.size == 1 and not m.affine.is_bn:
@@ -183,7 +191,7 @@ def _spread(facts: Facts, m: Forward) -> tuple[Array, Array] | str:
 def _moved(facts: Facts, m: Forward) -> Array | None:
     shift = FOLD.numbers(facts, m)[1]
     added = lin.input_sum(facts, m.linear, shift) if shift.any() else None
-    return None if added is None else lin.moved_bias(facts, m.linear, None, added)
+    return None if added is None else lin.scale_bias(facts, m.linear, None, added)
 
 
 FOLD = Fold(_spread, lin.scale_inputs, _moved)

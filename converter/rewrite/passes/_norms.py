@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from converter import numerics
 from converter.model.graph import Edit, Node, SetConst, Tensor
-from converter.rewrite.analysis.affine import Affine, values
+from converter.rewrite.analysis.affine import Affine, scale_and_shift
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.passes import _checks
 from converter.rewrite.passes.base import Guard
@@ -26,9 +26,9 @@ def reparametrised(
     With s = gamma / sqrt(var + eps): a2 (s (a1 x + c1 - mean) + beta) + c2 =
     s' (x - mean) + beta', where gamma' = a1 a2 gamma and beta' = a2 (s (c1 + (a1 - 1) mean) + beta) + c2.
     """
-    gamma, beta, mean, _ = (facts.master(t) for t in bn.params)
+    gamma, beta, mean, _ = (facts.float64(t) for t in bn.params)
     (a1, c1), (a2, c2) = before, after
-    scale, _ = values(facts, bn)
+    scale, _ = scale_and_shift(facts, bn)
     return a1 * a2 * gamma, a2 * (scale * (c1 + (a1 - 1) * mean) + beta) + c2
 
 
@@ -36,7 +36,7 @@ def set_parameter(facts: Facts, bn: Node, slot: int, value: Array, role: str) ->
     """The edit that gives a batch norm a new parameter vector, in the old one's type."""
     tensor = bn.tensor_in(slot)
     assert tensor is not None
-    return SetConst(bn, slot, numerics.Fresh(value, facts.weight(tensor).dtype), role)
+    return SetConst(bn, slot, numerics.NewTensor(value, facts.weight(tensor).dtype), role)
 
 
 def finite(facts: Facts, bn: Affine, vectors: tuple[Array, ...]) -> str | None:

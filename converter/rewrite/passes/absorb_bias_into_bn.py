@@ -48,7 +48,7 @@ def find(facts: Facts, node: Node) -> Match | None:
     for op in (lin.CONV, lin.CONV_TRANSPOSE, lin.GEMM):
         linear = linear_at(facts, facts.graph.producer(bn.source), op)
         if linear is not None and linear.bias is not None:
-            stuck = facts.permits.keep_bn or facts.constants.problem(linear.weight) is not None
+            stuck = facts.options.keep_bn or facts.constants.problem(linear.weight) is not None
             weight = facts.constants.weight(linear.bias)
             elements = 0 if weight is None else int(np.prod(weight.shape))
             return Match(linear, bn, elements) if stuck else None
@@ -69,7 +69,7 @@ def _not_per_channel(facts: Facts, m: Match) -> str | None:
 
 
 def _mean(facts: Facts, m: Match) -> Array:
-    return np.asarray(facts.master(m.bn.params[2]) - _bias(facts, m).reshape(-1))
+    return np.asarray(facts.float64(m.bn.params[2]) - _bias(facts, m).reshape(-1))
 
 
 def plan(facts: Facts, m: Match) -> list[Edit]:

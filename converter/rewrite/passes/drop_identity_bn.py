@@ -12,7 +12,7 @@ import numpy as np
 from converter import numerics
 from converter.model.graph import Bypass, Edit, Node
 from converter.records import Safety
-from converter.rewrite.analysis.affine import BATCH_NORM, Affine, affine_at, stats_problem, values
+from converter.rewrite.analysis.affine import BATCH_NORM, Affine, affine_at, scale_and_shift, stats_problem
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.passes import _checks
 from converter.rewrite.passes._norms import bn_guards
@@ -24,7 +24,7 @@ def find(facts: Facts, node: Node) -> Affine | None:
     bn = affine_at(node, 0)
     if bn is None or any(facts.constants.weight(t) is None for t in bn.params) or stats_problem(facts, bn):
         return None
-    scale, shift = values(facts, bn)
+    scale, shift = scale_and_shift(facts, bn)
     dtype = facts.weight(bn.params[0]).dtype
     if not numerics.is_float(dtype) or not np.isfinite(scale).all() or shift.any():
         return None

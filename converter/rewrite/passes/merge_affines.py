@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from converter import numerics
 from converter.model.graph import Bypass, Edit, Node, SetConst, SetOp, Tensor
 from converter.records import Safety
-from converter.rewrite.analysis.affine import ARITHMETIC, Affine, affine_at, values
+from converter.rewrite.analysis.affine import ARITHMETIC, Affine, affine_at, scale_and_shift
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.passes import _checks
 from converter.rewrite.passes._norms import bn_guards
@@ -63,7 +63,7 @@ def find(facts: Facts, node: Node) -> Match | None:
 
 
 def _constant(facts: Facts, m: Match) -> Array:
-    one, two = values(facts, m.first), values(facts, m.second)
+    one, two = scale_and_shift(facts, m.first), scale_and_shift(facts, m.second)
     with np.errstate(all="ignore"):
         return np.asarray(one[0] * two[0] if m.is_product else one[1] + two[1])
 
@@ -93,7 +93,7 @@ def _underflow(facts: Facts, m: Match) -> str | None:
 
 def plan(facts: Facts, m: Match) -> list[Edit]:
     """One constant in the second, the first out."""
-    weight = numerics.Fresh(_constant(facts, m), facts.weight(_like(m)).dtype)
+    weight = numerics.NewTensor(_constant(facts, m), facts.weight(_like(m)).dtype)
     node = m.second.node
     op = "Mul" if m.is_product else "Add"
     edits: list[Edit] = [] if node.is_op(op) else [SetOp(node, op)]

@@ -14,7 +14,7 @@ import numpy as np
 
 from converter.model.graph import Bypass, Edit, Node, Tensor
 from converter.records import Safety
-from converter.rewrite.analysis.affine import BATCH_NORM, Affine, affine_at, values
+from converter.rewrite.analysis.affine import BATCH_NORM, Affine, affine_at, scale_and_shift
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.passes import _checks
 from converter.rewrite.passes._norms import BETA, GAMMA, bn_guards, finite, reparametrised, set_parameter
@@ -45,8 +45,8 @@ def find(facts: Facts, node: Node) -> Match | None:
 
 
 def _parameters(facts: Facts, m: Match) -> tuple[np.ndarray, np.ndarray]:
-    ones = np.ones_like(values(facts, m.second)[0])
-    return reparametrised(facts, m.second, values(facts, m.first), (ones, 0 * ones))
+    ones = np.ones_like(scale_and_shift(facts, m.second)[0])
+    return reparametrised(facts, m.second, scale_and_shift(facts, m.first), (ones, 0 * ones))
 
 
 def plan(facts: Facts, m: Match) -> list[Edit]:

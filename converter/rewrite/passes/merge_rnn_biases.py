@@ -61,7 +61,7 @@ def find(facts: Facts, node: Node) -> Match | None:
     value = rnn.bias_value(facts, cell)
     if value is None:
         return Match(cell, cell.bias, None, None)
-    match = Match(cell, cell.bias, value, rnn.merged(cell, value))
+    match = Match(cell, cell.bias, value, rnn.merge_biases(cell, value))
     to_merge = (cell.summed & (value[:, 1] != 0)).any()
     return match if to_merge or match.is_zero else None
 
@@ -72,7 +72,7 @@ def plan(facts: Facts, m: Match) -> list[Edit]:
         return [DropInput(m.cell.node, rnn.BIAS)]
     assert m.merged is not None
     weight = facts.weight(m.bias)
-    new = numerics.Fresh(m.merged.reshape(weight.shape), weight.dtype)
+    new = numerics.NewTensor(m.merged.reshape(weight.shape), weight.dtype)
     return [SetConst(m.cell.node, rnn.BIAS, new, "bias")]
 
 
@@ -90,7 +90,7 @@ def _bias_shape(facts: Facts, m: Match) -> str | None:
 
 
 def _not_finite(facts: Facts, m: Match) -> str | None:
-    bad = numerics.first_bad(~np.isfinite(facts.master(m.bias)).reshape(-1))
+    bad = numerics.first_bad(~np.isfinite(facts.float64(m.bias)).reshape(-1))
     return None if bad is None else f"{m.bias.name!r} is not finite at element {bad}"
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from converter.model.graph import load
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.analysis.recurrent import Gate, gates
+from converter.rewrite.analysis.recurrent import Gate, find_gates
 from tests.harness import run_ort
 from tests.rewrite.passes import recurrence
 from tests.rewrite.passes.rnn_nets import STEPS, H, cell, merge
@@ -24,7 +24,7 @@ FORGET, UPDATE, INPUT = 2, 0, 0  # where ONNX keeps them: i o f c, and z r h
 
 
 def seen(proto: onnx.ModelProto) -> tuple[Gate, ...]:
-    return gates(Facts(load(proto)))
+    return find_gates(Facts(load(proto)))
 
 
 def biased(op: str, *rest: tuple[int, float], dtype: Any = np.float32, **attrs: Any) -> onnx.ModelProto:

@@ -117,7 +117,7 @@ def _product(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     rank = facts.rank(other)
     weight = facts.readable(other)
     if weight is not None and s.value is not None:
-        factor = weight.master()
+        factor = weight.float64()
         if node.op == "Div" and (factor == 0).any():
             return Stop("stops", "it divides by zero")
         if factor.size * s.value.size > MOST_ELEMENTS:

@@ -9,7 +9,7 @@ import numpy as np
 
 from converter.model.file import Size, size
 from converter.model.graph import Node
-from converter.rewrite.analysis.channel_axis import follow, reshaped
+from converter.rewrite.analysis.channel_axis import follow_axis, reshape_dims
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.bias_flow.shift import (
     MOST_ELEMENTS,
@@ -32,7 +32,7 @@ def _reshape(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     s = only(shifts)
     if isinstance(s, Stop):
         return s
-    before, after = facts.shape(node.inputs[0]), reshaped(facts, node)
+    before, after = facts.shape(node.inputs[0]), reshape_dims(facts, node)
     if before is None or after is None or len(before) != s.rank:
         return _by_axes(facts, node, s, after)
     out = reshape_shift(s, before, after)
@@ -115,7 +115,7 @@ def _by_axes(facts: Facts, node: Node, s: Shift, after: Dims | None) -> Outcome:
     """Only the axes: one that the reshape keeps whole, and along which D is the same, stays so."""
     if after is None:
         return Stop("reshape", "its shape is not known")
-    kept = [follow(facts, node, i) for i in s.invariant]
+    kept = [follow_axis(facts, node, i) for i in s.invariant]
     return Carry({0: unknown(len(after), [k for k in kept if isinstance(k, int)], s.masked)})
 
 
@@ -123,7 +123,7 @@ def _squeeze(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     s = only(shifts)
     if isinstance(s, Stop):
         return s
-    moved = {i: follow(facts, node, i) for i in range(s.rank)}
+    moved = {i: follow_axis(facts, node, i) for i in range(s.rank)}
     kept = {i: j for i, j in moved.items() if isinstance(j, int)}
     unclear = [j for j in moved.values() if isinstance(j, str) and "drops the channel axis" not in j]
     if unclear:

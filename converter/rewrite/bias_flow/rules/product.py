@@ -178,7 +178,7 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
         return Stop("rank", "it is a product of vectors")
     weight = facts.readable(other)
     if s.value is not None and not s.tiled and weight is not None and len(weight.shape) >= 2:
-        return _constant_product(s.value, weight.master(), slot)
+        return _constant_product(s.value, weight.float64(), slot)
     rank = facts.rank(other)
     if rank is None or rank < 2:
         return Stop("rank", "the number of axes of its other factor is not known, or one")
@@ -233,7 +233,7 @@ def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     invariant = [j for j, c in enumerate(out) if c in mine and c not in theirs and mine.index(c) in s.invariant]
     weight = facts.readable(other)
     if weight is not None and s.value is not None:
-        return _constant_einsum(s, weight.master(), (mine, theirs, out))
+        return _constant_einsum(s, weight.float64(), (mine, theirs, out))
     return Carry({0: unknown(len(out), invariant)}, by_data(facts, other))
 
 
