@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.errors import DataError, ExportError, ModelError
 from converter.records import OutputCheck, Parity, Stage, Verdict
+from converter.records.evidence import Warning, WarningCode
 from converter.torch_models.export import Exported, answer, answer_float64
 from converter.torch_models.export.calls import array
 from converter.torch_models.export.dynamic import widened
@@ -213,7 +214,9 @@ def _parity(checks: Sequence[OutputCheck], why: str = "", verdict: Verdict | Non
     if warning and verdict is Verdict.PASS:
         why = "the exported model and the module are the same in float64"
     stage = Stage("algebra" if warning else "runtime", verdict, why, tuple(checks))
-    return Parity(verdict, "B" if sure else "C", (stage,), (warning,) if warning else (), why=why)
+    return Parity(
+        verdict, "B" if sure else "C", (stage,), (Warning(WarningCode.ONLY_EXACT, warning),) if warning else (), why=why
+    )
 
 
 def _best(checks: Sequence[OutputCheck]) -> str:

@@ -7,9 +7,47 @@ Every number that a verdict rests on is in its record, so that a report can be j
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+from typing import Any, Self
 
 from converter.records import Verdict
+
+
+class WarningCode(StrEnum):
+    """What a warning of the referee is about; what it means for a verdict hangs on this, never on the sentence."""
+
+    UNKNOWN = ""  # read back from a report, which holds the sentence alone
+    CONSTANT_OUTPUT = "constant-output"  # an output that does not depend on the inputs
+    NOT_FINITE = "not-finite"  # outputs of the original
+    OVERFLOW = "overflow"  # half precision, beside the float64 reference
+    BRANCH_NOT_RUN = "branch-not-run"
+    NOT_REPEATABLE = "not-repeatable"  # the original, run twice
+    NOT_RUN_WHOLE = "not-run-whole"
+    RANDOM_SEEDED = "random-seeded"
+    TRAINING_MODE = "training-mode"
+    CHECKER_OBJECTS = "checker-objects"
+    OPSET_CHANGED = "opset-changed"
+    QUANTISED = "quantised"
+    HALF_PRECISION = "half-precision"
+    NOT_OVERRIDABLE = "not-overridable"
+    ONLY_EXACT = "only-exact"  # compared in float64, since onnxruntime does not run it
+    SEVERAL_RUNTIMES = "several-runtimes"
+    TF32 = "tf32"
+
+
+class Warning(str):
+    """A sentence for people with a code for programs. In JSON it is the sentence."""
+
+    code: WarningCode
+    __slots__ = ("code",)
+
+    def __new__(cls, code: WarningCode, text: str) -> Self:
+        self = super().__new__(cls, text)
+        self.code = code
+        return self
+
+    def __getnewargs__(self) -> tuple[WarningCode, str]:  # type: ignore[override]  # copied with its code
+        return self.code, str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +126,7 @@ class Parity:
     verdict: Verdict
     level: str
     stages: tuple[Stage, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Warning, ...] = ()
     scope: str = "whole-model"  # whole-model | per-rewrite | identical | removal | none
     why: str = ""  # one sentence for people
     a: ModelFacts | None = None

@@ -32,6 +32,7 @@ from converter.records import (
     Timing,
     Verdict,
 )
+from converter.records.evidence import Warning, WarningCode
 from converter.rewrite.analysis.recurrent import Gate
 
 Json = Mapping[str, Any]
@@ -97,7 +98,7 @@ def parity_of(document: Json) -> Parity | None:
         Verdict(part["verdict"]),
         part.get("level") or part.get("claim_level") or "D",
         tuple(map(stage_of, part["stages"])),
-        tuple(part.get("warnings", ())),
+        tuple(Warning(WarningCode.UNKNOWN, text) for text in part.get("warnings", ())),
         part.get("scope", "whole-model"),
         part.get("why", ""),
         _facts(models.get("a")),

@@ -13,6 +13,7 @@ import numpy as np
 
 from converter.errors import DataError
 from converter.records import Environment, Parity, Stage, Verdict
+from converter.records.evidence import Warning, WarningCode
 from converter.referee.inputs.stream import leaves
 from converter.referee.proto.copies import renamed
 from converter.referee.proto.diff import Difference, differences, is_ours
@@ -80,14 +81,19 @@ def look_at_outputs(referee: Referee) -> None:
     runs = [c.runtime or c.exact or {} for c in referee.cases.items]
     for name in runs[0]:
         if len(runs) > 1 and _same_for_all(runs[0][name], runs[1][name]):
-            referee.warnings.append(f"output {name!r} does not depend on the inputs: its parity proves little")
+            referee.warn(
+                WarningCode.CONSTANT_OUTPUT, f"output {name!r} does not depend on the inputs: its parity proves little"
+            )
     n_bad = sum(_nonfinite(value) for run in runs for value in run.values())
     if n_bad:
         hit = sum(any(_nonfinite(value) for value in run.values()) for run in runs)
         what = f"{hit} of {len(runs)} inputs, {n_bad} NaN or Inf elements"
-        referee.warnings.append(f"the original's outputs are not finite for {what}; they count as equal where both are")
+        referee.warn(
+            WarningCode.NOT_FINITE,
+            f"the original's outputs are not finite for {what}; they count as equal where both are",
+        )
     for check in (c for s in referee.stages for c in s.outputs if "overflow" in c.detail):
-        referee.warnings.append(f"output {check.name!r}: {check.detail['overflow']}")
+        referee.warn(WarningCode.OVERFLOW, f"output {check.name!r}: {check.detail['overflow']}")
 
 
 def _same_for_all(first: Any, second: Any) -> bool:
@@ -137,7 +143,9 @@ def _warn(referee: Referee) -> None:
     if ran and missed:
         some = ", ".join(key.removeprefix("/") for key in missed[:3])
         count = f"{len(missed)} branches" if len(missed) > 1 else "1 branch"
-        referee.warnings.append(f"{count} ran on no input, so that no output says anything of them: {some}")
+        referee.warn(
+            WarningCode.BRANCH_NOT_RUN, f"{count} ran on no input, so that no output says anything of them: {some}"
+        )
 
 
 def together(first: Stage | None, second: Stage | None) -> Stage | None:
@@ -162,7 +170,13 @@ class Referee:
     """One comparison of two models with the same interface."""
 
     def __init__(
-        self, a: Source, b: Source, options: Options, difference: Difference, stages: list[Stage], warnings: list[str]
+        self,
+        a: Source,
+        b: Source,
+        options: Options,
+        difference: Difference,
+        stages: list[Stage],
+        warnings: list[Warning],
     ) -> None:
         self.a, self.b = Side(a, options), Side(b, options)
         # Once for both stages, since proving where they run may take an engine's making.
@@ -280,7 +294,10 @@ class Referee:
         names = first.runtime or {}
         found = {n: {"rerun": apart(v, rerun[n]), "resession": apart(v, resession[n])} for n, v in names.items()}
         if any(max(each.values()) for each in found.values()):
-            self.warnings.append("the original gives other numbers when it is run again; that noise counts as its own")
+            self.warn(
+                WarningCode.NOT_REPEATABLE,
+                "the original gives other numbers when it is run again; that noise counts as its own",
+            )
         return found
 
     def _deployed(self, strict: Stage) -> Stage:
@@ -322,7 +339,12 @@ class Referee:
     @property
     def constant(self) -> bool:
         """Whether no output depends on the inputs."""
-        return sum("does not depend on the inputs" in w for w in self.warnings) == len(self.a.source.proto.graph.output)
+        n_constant = sum(w.code is WarningCode.CONSTANT_OUTPUT for w in self.warnings)
+        return n_constant == len(self.a.source.proto.graph.output)
+
+    def warn(self, code: WarningCode, text: str) -> None:
+        """Keep a warning for the verdict."""
+        self.warnings.append(Warning(code, text))
 
     def _conclude(self, exact: Stage) -> Parity:
         checks = [c for s in self.stages if s.id in ("algebra", "runtime") for c in s.outputs]
@@ -356,7 +378,7 @@ class Referee:
     def _by_segments(self, reason: str) -> Parity:
         if self.options.stream is not None and not self.cases.no_runtime:
             raise DataError(f"the inputs that were given cannot be run: {reason}")
-        self.warnings.append(f"the model was not run whole: {reason}")
+        self.warn(WarningCode.NOT_RUN_WHOLE, f"the model was not run whole: {reason}")
         self._parameters()
         places = local(self.difference, self.a.source, self.b.source, self.options)
         if places.status in (Verdict.PASS, Verdict.SKIPPED) and not self._is_all():
@@ -387,11 +409,14 @@ def closed(
     warnings = list(parity.warnings)
     if len(where.distributions) > 1:
         both = ", ".join(where.distributions)
-        warnings.append(f"several distributions of onnxruntime are installed and overwrite each other: {both}")
+        said = f"several distributions of onnxruntime are installed and overwrite each other: {both}"
+        warnings.append(Warning(WarningCode.SEVERAL_RUNTIMES, said))
     if "NVIDIA_TF32_OVERRIDE" in where.machine and options.provider != "cpu":
-        warnings.append("NVIDIA_TF32_OVERRIDE is set: it rules over use_tf32 for the whole process")
+        said = "NVIDIA_TF32_OVERRIDE is set: it rules over use_tf32 for the whole process"
+        warnings.append(Warning(WarningCode.TF32, said))
     if options.provider == "tensorrt" and options.gate != "as-deployed":
-        warnings.append("TensorRT has no option against TF32: at strict precision small errors may stay unseen")
+        said = "TensorRT has no option against TF32: at strict precision small errors may stay unseen"
+        warnings.append(Warning(WarningCode.TF32, said))
     parity = replace(
         parity,
         stages=(stage, *parity.stages),
@@ -621,7 +646,7 @@ def _judged(a: Source, b: Source, options: Options) -> tuple[Referee | None, Par
     return referee, referee.judge()
 
 
-def _identical(shape_of_things: Stage, warnings: list[str]) -> Parity:
+def _identical(shape_of_things: Stage, warnings: list[Warning]) -> Parity:
     why = "no node and no constant of what is computed differs"
     return Parity(Verdict.PASS, "B", (shape_of_things,), tuple(warnings), "identical", why)
 
@@ -637,12 +662,13 @@ def _first_dims(a: Source, options: Options) -> dict[str, tuple[int, ...]] | Non
     return next((g.shapes for g in guesses(a.proto, options.shapes, BATCHES[0])), None)
 
 
-def _repeatable(source: Source, warnings: list[str]) -> Source:
+def _repeatable(source: Source, warnings: list[Warning]) -> Source:
     """Random operators without a seed get one, the same in both models, in a throw-away copy."""
     count = sum(map(is_unseeded, all_nodes(source.proto)))
     if not count:
         return source
-    warnings.append(f"{count} random operators without a seed were given one for the comparison")
+    said = f"{count} random operators without a seed were given one for the comparison"
+    warnings.append(Warning(WarningCode.RANDOM_SEEDED, said))
     return replace(
         source, proto=seeded(source.proto, is_unseeded, lambda name: zlib.crc32(name.encode()) % 2**20), path=None
     )

@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from converter.model.file.checker import problems
 from converter.records import OutputCheck, Stage, Verdict
+from converter.records.evidence import Warning, WarningCode
 from converter.referee.proto.source import (
     Port,
     Source,
@@ -39,9 +40,9 @@ _NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _NATURAL = 1e-3
 
 
-def structure(a: Source, b: Source) -> tuple[Stage, list[str]]:
+def structure(a: Source, b: Source) -> tuple[Stage, list[Warning]]:
     """The structure stage, and what is worth a warning."""
-    warnings: list[str] = []
+    warnings: list[Warning] = []
     faults = [
         *_interface("input", free_inputs(a.proto), free_inputs(b.proto)),
         *_interface("output", ports(a.proto.graph.output), ports(b.proto.graph.output)),
@@ -89,10 +90,11 @@ def _dims(port: Port) -> str:
     return "unknown" if port.dims is None else "[" + ", ".join("?" if d is None else str(d) for d in port.dims) + "]"
 
 
-def _modes(a: ModelProto, b: ModelProto, warnings: list[str]) -> Iterator[tuple[str, str]]:
+def _modes(a: ModelProto, b: ModelProto, warnings: list[Warning]) -> Iterator[tuple[str, str]]:
     before, after = _training(a), _training(b)
     if before:
-        warnings.append(f"{len(before)} BatchNormalization nodes are in training mode, e.g. {sorted(before)[0]!r}")
+        said = f"{len(before)} BatchNormalization nodes are in training mode, e.g. {sorted(before)[0]!r}"
+        warnings.append(Warning(WarningCode.TRAINING_MODE, said))
     # A node that only left (folded away or dead) is judged by the outputs; one that appears is a changed mode.
     kept = {o for n in all_nodes(b) for o in n.output}
     changed = (after - before) | {name for name in before - after if name in kept}
@@ -110,13 +112,14 @@ def _is_training(node: NodeProto, version: int) -> bool:
     return is_training(node.op_type, version, plain_attributes(node), n_outputs)
 
 
-def _checker(a: ModelProto, b: ModelProto, warnings: list[str]) -> Iterator[tuple[str, str]]:
+def _checker(a: ModelProto, b: ModelProto, warnings: list[Warning]) -> Iterator[tuple[str, str]]:
     after = problems(skeleton(b))
     if not after:
         return
     before = problems(skeleton(a))
     if before:
-        warnings.append(f"onnx's checker objects to both models: {_line(before)}")
+        said = f"onnx's checker objects to both models: {_line(before)}"
+        warnings.append(Warning(WarningCode.CHECKER_OBJECTS, said))
     else:
         yield "", f"onnx's checker objects: {_line(after)}"
 
@@ -125,26 +128,27 @@ def _line(text: str) -> str:
     return " ".join(text.split())[:200]
 
 
-def _note_versions(a: ModelProto, b: ModelProto, warnings: list[str]) -> None:
+def _note_versions(a: ModelProto, b: ModelProto, warnings: list[Warning]) -> None:
     before, after = opsets(a), opsets(b)
     used = {"" if n.domain == "ai.onnx" else n.domain for m in (a, b) for n in all_nodes(m)}
     for domain in sorted((before.keys() | after.keys()) & used):  # onnxruntime writes down all that it knows
         if before.get(domain) != after.get(domain):
             name = domain or "ai.onnx"
-            warnings.append(f"operator set {name}: {before.get(domain, 'none')} became {after.get(domain, 'none')}")
+            said = f"operator set {name}: {before.get(domain, 'none')} became {after.get(domain, 'none')}"
+            warnings.append(Warning(WarningCode.OPSET_CHANGED, said))
     if new := sorted(_quantised(b) - _quantised(a)):
         which = "quantised in other operators" if _quantised(a) else "quantised"
         said = f"only the rewritten model is {which} ({', '.join(new[:3])})"
-        warnings.append(f"{said}, which is no rounding: judge it by --stages decision, with --inputs")
+        advice = "judge it by --stages decision, with --inputs"
+        warnings.append(Warning(WarningCode.QUANTISED, f"{said}, which is no rounding: {advice}"))
     if _NARROW & (float_types(b) - float_types(a)):
-        said = "only the rewritten model holds weights in half precision"
-        warnings.append(
-            f"{said}, which is no rounding of the original's own: judge it by --stages decision, with --inputs"
-        )
+        said = "only the rewritten model holds weights in half precision, which is no rounding of the original's own"
+        warnings.append(Warning(WarningCode.HALF_PRECISION, f"{said}: judge it by --stages decision, with --inputs"))
     lost = overridable(a) - overridable(b)
     if lost:
         some = ", ".join(sorted(lost)[:3])
-        warnings.append(f"{len(lost)} initializers can no longer be overridden by the caller ({some})")
+        said = f"{len(lost)} initializers can no longer be overridden by the caller ({some})"
+        warnings.append(Warning(WarningCode.NOT_OVERRIDABLE, said))
 
 
 def _quantised(model: ModelProto) -> set[str]:
