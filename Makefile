@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 MODEL ?= models/digits_mobilenet.onnx
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format docs bench models zoo-table clean
+.PHONY: help demo test quick check lint format docs bench models zoo-table clean
 comma := ,
 
 # $(call fresh,FOLDER,WHAT): a new virtual environment with WHAT installed. What an earlier build left
@@ -40,6 +40,9 @@ test:
 	.venv-test/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 check: lint test
+
+quick: .venv-dev/done
+	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadgroup -q -m "not slow and not serial" $(PYTEST_ARGS)
 
 # These two environments are kept until what they were made from changes.
 .venv-dev/done: pyproject.toml constraints.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 from pathlib import Path
 
@@ -13,6 +14,45 @@ import pytest
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile("default")
+
+
+# What a folder of tests needs beside the core install; without it its modules skip, and say so.
+TORCH = ("torch", "torchvision", "onnxscript")
+EXTRAS = {"study": (*TORCH, "sklearn"), "torch_models": TORCH}
+MODULES = {
+    "ablate/test_ablate.py": ("sklearn",),  # its digits are data to measure on
+    "ablate/test_compensate.py": ("sklearn",),
+    "ablate/test_removal.py": ("sklearn",),
+    "ablate/test_width.py": (*TORCH, "sklearn"),
+    "rewrite/bias_flow/test_exports.py": TORCH,
+}
+
+
+class Lacking(pytest.Module):
+    """A module of tests whose libraries are not installed: one visible skip instead of an error of collection."""
+
+    missing: tuple[str, ...] = ()
+
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
+        pytest.skip(f"not installed: {', '.join(self.missing)}; pip install '.[torch,test]'", allow_module_level=True)
+
+
+def is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # something forbids it
+        return False
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    here = module_path.relative_to(Path(__file__).parent)
+    needs = MODULES.get(here.as_posix(), EXTRAS.get(here.parts[0], ()))
+    missing = tuple(name for name in needs if not is_installed(name))
+    if not missing:
+        return None
+    module: Lacking = Lacking.from_parent(parent, path=module_path)
+    module.missing = missing
+    return module
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,0 +1,1 @@
+"""Where does each bias go? Constant shifts are followed through the graph until they end."""
