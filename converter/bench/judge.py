@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from converter.bench import design as gates
-from converter.bench.design import Design
+from converter.bench.design import Design, Gate
 from converter.bench.interleaved import Measured, Side, steady
 from converter.records import Latency, Timing, Verdict
 from converter.stats import Array, Interval, interval, robustness, upper_quantile
@@ -120,7 +120,7 @@ def judge(found: Measured) -> Latency:
         design=_design(found, main),
         warnings=tuple(found.warnings + _warnings(found, a) + [_despite(control, design)] * bool(noise and not open_)),
     )
-    return replace(latency, why=_why(latency, doubt, found.stopped))
+    return replace(latency, why=_why(latency, doubt, found.stopped, design.gate))
 
 
 def _exp(value: float) -> float:
@@ -221,7 +221,7 @@ def _warnings(found: Measured, a: Timing) -> list[str]:
     return said
 
 
-def _why(latency: Latency, doubt: str, stopped: str) -> str:
+def _why(latency: Latency, doubt: str, stopped: str, gate: Gate) -> str:
     head = f"{latency.ratio:.3f}x [{latency.low:.3f}, {latency.high:.3f}]"
     if doubt:
         return f"{head}: {doubt}"
@@ -231,8 +231,8 @@ def _why(latency: Latency, doubt: str, stopped: str) -> str:
     said = f"{head}: {_SAID[latency.outcome]}"
     if latency.outcome == "NOT-SLOWER":
         said += f" (by {margin} at most)" if latency.high > 1 else ""
-    if latency.gate.startswith("faster") and latency.verdict is not Verdict.PASS:
-        wanted = f"by {latency.gate.partition(':')[2]}"
+    if gate.kind == "faster" and latency.verdict is not Verdict.PASS:
+        wanted = f"by {100 * gate.amount:g}%"
         if latency.outcome == "SLOWER":
             return f"{said}, and faster {wanted} was asked for"
         not_ = "not" if latency.verdict is Verdict.FAIL else "perhaps not"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.errors import DataError, ExportError, ModelError
 from converter.records import OutputCheck, Parity, Stage, Verdict
-from converter.records.evidence import Warning, WarningCode
+from converter.records.evidence import Warning, WarningCode, worst_verdict
 from converter.torch_models.export import Exported, answer, answer_float64
 from converter.torch_models.export.calls import array
 from converter.torch_models.export.dynamic import widened
@@ -205,17 +205,21 @@ def _is_random(loaded: Loaded, made: Exported) -> bool:
 
 
 def _parity(checks: Sequence[OutputCheck], why: str = "", verdict: Verdict | None = None, warning: str = "") -> Parity:
+    from converter.referee.verify.verdict import has_trusted_reference
+
     if verdict is None:
-        statuses = {c.status for c in checks}
-        verdict = next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE) if v in statuses), Verdict.PASS)
+        verdict = worst_verdict(c.status for c in checks)
         why = next((f"output {c.name!r} {c.why}" for c in checks if c.status is verdict and c.why), "")
-    sure = checks and not any("note" in c.detail for c in checks)
     why = why or f"onnxruntime against torch: {_best(checks)}"
     if warning and verdict is Verdict.PASS:
         why = "the exported model and the module are the same in float64"
     stage = Stage("algebra" if warning else "runtime", verdict, why, tuple(checks))
     return Parity(
-        verdict, "B" if sure else "C", (stage,), (Warning(WarningCode.ONLY_EXACT, warning),) if warning else (), why=why
+        verdict,
+        "B" if has_trusted_reference(checks) else "C",
+        (stage,),
+        (Warning(WarningCode.ONLY_EXACT, warning),) if warning else (),
+        why=why,
     )
 
 

@@ -6,11 +6,24 @@ Every number that a verdict rests on is in its record, so that a report can be j
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
 from converter.records import Verdict
+
+SEVERITY = (Verdict.SKIPPED, Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL)  # from the lightest to the gravest
+
+
+def worst_verdict(verdicts: Iterable[Verdict], nothing: Verdict = Verdict.INCONCLUSIVE) -> Verdict:
+    """The verdict of a whole from those of its parts: FAIL before INCONCLUSIVE before PASS.
+
+    What was SKIPPED has no say: it neither lifts nor lowers what was looked at. Where nothing was looked at, the
+    answer is ``nothing``: INCONCLUSIVE by default, since a claim that rests on no evidence is none.
+    """
+    worst = max(verdicts, key=SEVERITY.index, default=Verdict.SKIPPED)
+    return nothing if worst is Verdict.SKIPPED else worst
 
 
 class WarningCode(StrEnum):

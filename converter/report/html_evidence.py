@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from markupsafe import Markup
 
 from converter.records import OutputCheck, Parity, Stage, Verdict
+from converter.records.evidence import SEVERITY
 from converter.report import html_said, rebuilt, svg_parity, words
 from converter.report.svg_parity import TONE
 
@@ -116,9 +117,8 @@ def _beside(stage: str, check: OutputCheck) -> Row:
 
 def _badness(check: OutputCheck) -> tuple[int, float]:
     """What fails first, then what is open, then what came closest to its limit."""
-    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.SKIPPED, Verdict.PASS)
     part = check.score / check.limit if check.score is not None and check.limit else 0.0
-    return order.index(check.status), -part if part == part else float("-inf")
+    return -SEVERITY.index(check.status), -part if part == part else float("-inf")
 
 
 _DECIDES = {"n": "inputs", "k": "decided differently", "needed_n": "inputs needed"}

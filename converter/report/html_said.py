@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from converter.records import Latency, Parity, Verdict
+from converter.records.evidence import worst_verdict
 from converter.report import words
 from converter.report.result import Folded
 
@@ -92,10 +93,8 @@ class Headline:
 
 
 def overall(parity: Parity | None, latency: Latency | None) -> Verdict:
-    """One verdict of two: what fails first, then what is open, then what was not looked at."""
-    found = {part.verdict for part in (parity, latency) if part is not None} or {Verdict.SKIPPED}
-    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.SKIPPED, Verdict.PASS)
-    return next(verdict for verdict in order if verdict in found)
+    """One verdict of two; a speed that nothing was asked of has no say."""
+    return worst_verdict((part.verdict for part in (parity, latency) if part is not None), nothing=Verdict.SKIPPED)
 
 
 def fold(result: Folded, latency: Latency | None) -> Headline:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from converter.records import Latency, OutputCheck, Parity, Stage, Verdict
+from converter.records.evidence import worst_verdict
 from converter.report import document as documents
 from converter.report import words
 from converter.report.rebuilt import latency_of, parity_of
 
 FAIL_RATIO, ALGEBRA_FAIL = 10.0, 10.0  # above it a runtime score fails; that many times the limit an algebra score
-_WORST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS, Verdict.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,7 @@ def _with_warning(made: dict[str, Any], limits: Limits, was: Verdict) -> dict[st
 
 
 def _overall(parity: Parity | None, latency: Latency | None) -> Verdict:
-    found = {part.verdict for part in (parity, latency) if part is not None} or {Verdict.SKIPPED}
-    return next(verdict for verdict in _WORST if verdict in found)
+    return worst_verdict((part.verdict for part in (parity, latency) if part is not None), nothing=Verdict.SKIPPED)
 
 
 def _parity(parity: Parity, limits: Limits) -> Parity:
@@ -84,22 +83,21 @@ def _parity(parity: Parity, limits: Limits) -> Parity:
         return parity
     before, after = (_of_stages(found) for found in (parity.stages, stages))
     # a verdict that its stages did not explain (a level that was required) is not lifted by them
-    verdict = after if parity.verdict is before else max(parity.verdict, after, key=lambda v: -_WORST.index(v))
+    verdict = after if parity.verdict is before else worst_verdict((parity.verdict, after), nothing=Verdict.SKIPPED)
     bad = next((stage for stage in stages if stage.status is verdict), None)
     why = parity.why if verdict is parity.verdict else "" if bad is None else f"{bad.id}: {bad.why}"
     return replace(parity, stages=stages, verdict=verdict, why=why)
 
 
 def _of_stages(stages: tuple[Stage, ...]) -> Verdict:
-    found = {stage.status for stage in stages} - {Verdict.SKIPPED}
-    return next((verdict for verdict in _WORST if verdict in found), Verdict.SKIPPED)
+    return worst_verdict((stage.status for stage in stages), nothing=Verdict.SKIPPED)
 
 
 def _stage(stage: Stage, limits: Limits) -> Stage:
     checks = tuple(_check(stage.id, check, limits) for check in stage.outputs)
     if checks == stage.outputs:
         return stage
-    status = next(verdict for verdict in _WORST if verdict in {check.status for check in checks})
+    status = worst_verdict((check.status for check in checks), nothing=Verdict.SKIPPED)
     if {c.status for c in stage.outputs}.isdisjoint({stage.status}):
         status = stage.status  # what the stage says was never what its outputs say
     worst = next((check for check in checks if check.status is status), checks[0])

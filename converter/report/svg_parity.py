@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from converter.records import FateKind, OutputCheck, Verdict
+from converter.records.evidence import worst_verdict
 from converter.report import svg, words
 
 TONE = {Verdict.PASS: "pass", Verdict.FAIL: "fail", Verdict.INCONCLUSIVE: "open", Verdict.SKIPPED: "skip"}
@@ -126,7 +127,7 @@ def layers(checks: Sequence[OutputCheck], limit: float, height: float = 160) -> 
         found = [checks[place] for place in places]
         value = max(scores[place] for place in places)
         tall = max(2.0, height * scale(value))
-        tone = TONE[max((check.status for check in found), key=_rank)]
+        tone = TONE[worst_verdict(check.status for check in found)]
         said = _column(found, value / limit, scores[places[0]] if len(places) == 1 else None)
         marks.append(svg.rect((k + 0.5) * pitch - wide / 2, height - tall, wide, tall, f"fill-{tone}", said))
     marks += [svg.across(edge, "limit"), svg.across(height, "axis")]
@@ -148,10 +149,6 @@ def _column(checks: Sequence[OutputCheck], part: float, alone: float | None) -> 
 def _finite(score: float | None, limit: float) -> float:
     """A score as something to draw: what is no number is the largest."""
     return 0.0 if score is None else score if math.isfinite(score) else 1e6 * limit
-
-
-def _rank(status: Verdict) -> int:
-    return [Verdict.PASS, Verdict.SKIPPED, Verdict.INCONCLUSIVE, Verdict.FAIL].index(status)
 
 
 def shares(parts: Sequence[tuple[FateKind, int]]) -> Markup | None:

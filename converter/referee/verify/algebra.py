@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from converter.errors import ModelError
 from converter.records import OutputCheck, Stage, Verdict
+from converter.records.evidence import worst_verdict
 from converter.referee.proto.source import float_types
 from converter.referee.proto.tensors import UNIT_ROUNDOFF
 from converter.referee.reference.kernels import Unsupported
@@ -51,7 +52,7 @@ def algebra(a: Side, b: Side, cases: Sequence[Case], options: Options, draws: in
     checks = tuple(
         _judge(name, [m[name] for m in measured], floor, ties=rounding_decides(a.source, name)) for name in names
     )
-    return Stage("algebra", worst(checks), _summary(checks), checks)
+    return Stage("algebra", worst_verdict(c.status for c in checks), _summary(checks), checks)
 
 
 def _measure(a: Side, b: Side, case: Case, number: int, draws: int, options: Options) -> dict[str, _Measured]:
@@ -124,16 +125,6 @@ def _reason(score: float, change: Gap, peak: float) -> str:
     if score <= PASS_BELOW:
         return f"one element moved {peak:.3g} times as far as rounding the weights moves any (limit {PEAK_PASSES:g})"
     return f"moved {score:.3g} times as far as rounding the weights would (limit {PASS_BELOW:g})"
-
-
-def worst(checks: Sequence[OutputCheck]) -> Verdict:
-    """FAIL if any fails, else INCONCLUSIVE if any is (or there is none), else PASS."""
-    verdicts = {c.status for c in checks}
-    if Verdict.FAIL in verdicts:
-        return Verdict.FAIL
-    if Verdict.INCONCLUSIVE in verdicts or not verdicts & {Verdict.PASS}:
-        return Verdict.INCONCLUSIVE
-    return Verdict.PASS
 
 
 def _summary(checks: Sequence[OutputCheck]) -> str:

@@ -12,150 +12,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import DataError
-from converter.records import Environment, Parity, Stage, Verdict
+from converter.records import Parity, Stage, Verdict
 from converter.records.evidence import Warning, WarningCode
-from converter.referee.inputs.stream import leaves
 from converter.referee.proto.copies import renamed
 from converter.referee.proto.diff import Difference, differences, is_ours
 from converter.referee.proto.random_inputs import BATCHES, guesses
-from converter.referee.proto.source import Source, all_nodes, body_graphs, body_key, model_facts, seeded
+from converter.referee.proto.source import Source, all_nodes, seeded
 from converter.referee.proto.structural_hash import same_computation
 from converter.referee.reference.kernels import Unsupported
-from converter.referee.verify.algebra import DOUBT_DRAWS, algebra, worst
+from converter.referee.verify.algebra import DOUBT_DRAWS, algebra
+from converter.referee.verify.coverage import (
+    describe_outputs,
+    describe_unexecuted,
+    find_constant_outputs,
+    find_unexecuted,
+)
 from converter.referee.verify.decisions import decision
 from converter.referee.verify.local import local
 from converter.referee.verify.metrics import Tolerance, apart
 from converter.referee.verify.models import Case, Cases, Side
-from converter.referee.verify.options import LEVELS, STAGES, Options
+from converter.referee.verify.options import Options
 from converter.referee.verify.outputs import Ground, outputs
 from converter.referee.verify.parameters import parameters
 from converter.referee.verify.region_replay import Replay
 from converter.referee.verify.request import check_level, options_for
 from converter.referee.verify.structure import is_unseeded, structure
-from converter.runtime.machine import environment
-from converter.runtime.providers import PROVIDERS, provider_list
+from converter.referee.verify.verdict import (
+    complete,
+    conclude,
+    find_facts,
+    hold_to_level,
+    merge_stages,
+    outputs_suffice,
+    save_failing,
+)
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-
-_NO_NUMBERS = ("environment", "structure")
-
-
-def conclude(referee: Referee, level: str, scope: str) -> Parity:
-    """The parity that a referee's stages amount to."""
-    stages = in_order(referee.stages)
-    verdict = combined(stages)
-    numbers = [s for s in stages if s.outputs and s.id not in _NO_NUMBERS]
-    blamed = next((s for s in numbers if s.status is verdict), None)
-    if verdict is Verdict.PASS:
-        why = "; ".join(f"{s.id}: {s.why}" for s in numbers if s.status is Verdict.PASS)
-    elif blamed is not None:
-        why = f"{blamed.id}: {blamed.why}"
-    else:
-        failed = [s for s in stages if s.status is verdict]
-        why = failed[0].why if failed else "nothing could be compared"
-    if not numbers:
-        level = "D"
-    if scope == "per-rewrite":
-        why = f"checked per rewrite: {why}"
-    return Parity(verdict, level, stages, tuple(referee.warnings), scope, why)
-
-
-def in_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """The stages in the order in which they are told of, cheapest first."""
-    return tuple(sorted(stages, key=lambda s: STAGES.index(s.id) if s.id in STAGES else len(STAGES)))
-
-
-def combined(stages: Sequence[Stage]) -> Verdict:
-    """FAIL if any stage fails, INCONCLUSIVE if any is or no numbers were compared, else PASS."""
-    seen = [s.status for s in stages]
-    if Verdict.FAIL in seen:
-        return Verdict.FAIL
-    compared = [s for s in stages if s.id not in _NO_NUMBERS and s.status is Verdict.PASS]
-    return Verdict.INCONCLUSIVE if Verdict.INCONCLUSIVE in seen or not compared else Verdict.PASS
-
-
-def look_at_outputs(referee: Referee) -> None:
-    """Warn of outputs whose parity proves little: the same for every input, or not finite."""
-    runs = [c.runtime or c.exact or {} for c in referee.cases.items]
-    for name in runs[0]:
-        if len(runs) > 1 and _same_for_all(runs[0][name], runs[1][name]):
-            referee.warn(
-                WarningCode.CONSTANT_OUTPUT, f"output {name!r} does not depend on the inputs: its parity proves little"
-            )
-    n_bad = sum(_nonfinite(value) for run in runs for value in run.values())
-    if n_bad:
-        hit = sum(any(_nonfinite(value) for value in run.values()) for run in runs)
-        what = f"{hit} of {len(runs)} inputs, {n_bad} NaN or Inf elements"
-        referee.warn(
-            WarningCode.NOT_FINITE,
-            f"the original's outputs are not finite for {what}; they count as equal where both are",
-        )
-    for check in (c for s in referee.stages for c in s.outputs if "overflow" in c.detail):
-        referee.warn(WarningCode.OVERFLOW, f"output {check.name!r}: {check.detail['overflow']}")
-
-
-def _same_for_all(first: Any, second: Any) -> bool:
-    """Whether two different inputs gave the same output, row by row where the batch size differs."""
-    left, right = leaves(first), leaves(second)
-    if len(left) != len(right):
-        return False
-    return all(_equal_rows(x, y) for x, y in zip(left, right, strict=True))
-
-
-def _equal_rows(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> bool:
-    if x.dtype.kind == "V" or x.dtype != y.dtype:
-        return False
-    nan = x.dtype.kind == "f"
-    if x.shape == y.shape:
-        return bool(np.array_equal(x, y, equal_nan=nan))
-    if x.shape[1:] != y.shape[1:] or not x.ndim or not len(x) or not len(y):
-        return False
-    return all(np.array_equal(x[0], row, equal_nan=nan) for row in (*x, *y))
-
-
-def _nonfinite(value: Any) -> int:
-    return sum(int(np.count_nonzero(~np.isfinite(x))) for x in leaves(value) if x.dtype.kind == "f")
-
-
-_BODIES = (".then_branch", ".else_branch", ".body")
-
-
-def idle(referee: Referee) -> Stage | None:
-    """The rewritten places in such subgraphs, each on its own; None if there is none."""
-    ran, difference = referee.a.entered, referee.difference
-    _warn(referee)
-    places = tuple(s for s in difference.segments if s.scope.endswith(_BODIES) and not s.scope.endswith(tuple(ran)))
-    inner = [n for n in difference.unmatched if any(f"{body}/" in n for body in _BODIES)]
-    lost = tuple(n for n in inner if not any(f"{body}/" in n for body in ran))
-    if not places and not lost:
-        return None
-    a, b = referee.a.source, referee.b.source
-    return local(Difference(places, lost), a, b, referee.options, light=not referee.cases.no_runtime)
-
-
-def _warn(referee: Referee) -> None:
-    """Say which branches of the original no input led into, where a float64 run has shown it."""
-    ran = referee.a.entered
-    bodies = {body_key("", n, name) for n in all_nodes(referee.a.source.proto) for name, _ in body_graphs(n)}
-    missed = sorted(bodies - ran)
-    if ran and missed:
-        some = ", ".join(key.removeprefix("/") for key in missed[:3])
-        count = f"{len(missed)} branches" if len(missed) > 1 else "1 branch"
-        referee.warn(
-            WarningCode.BRANCH_NOT_RUN, f"{count} ran on no input, so that no output says anything of them: {some}"
-        )
-
-
-def together(first: Stage | None, second: Stage | None) -> Stage | None:
-    """One stage of two that looked at different places, or at some of them twice."""
-    if first is None or second is None:
-        return first or second
-    seen = {c.name for c in second.outputs}
-    checks = (*(c for c in first.outputs if c.name not in seen), *second.outputs)
-    blamed = second if second.status is not Verdict.PASS and first.status is not Verdict.FAIL else first
-    return replace(blamed, status=worst(checks), outputs=checks)
 
 
 _MOST_INPUTS = 16
@@ -189,6 +82,7 @@ class Referee:
         self.no_reference = ""  # why there is none
         listens = self._asks("local") and not options.quick
         self.replay = Replay(difference, a, b, options, ours=is_ours(a, b)) if listens else None
+        self.constant: list[str] = []  # outputs that do not depend on the inputs
         self.failing: list[dict[str, Any]] = []
 
     def judge(self) -> Parity:
@@ -212,8 +106,10 @@ class Referee:
             self._runtimes()
         if self._asks("decision"):
             self.stages.append(self._decision())
-        look_at_outputs(self)
-        return self._conclude(exact)
+        runs = [c.runtime or c.exact or {} for c in self.cases.items]
+        self.constant = find_constant_outputs(runs)
+        self.warnings.extend(describe_outputs(runs, self.constant, self.stages))
+        return self._conclude(exact.status)
 
     def _asks(self, stage: str) -> bool:
         return stage in self.options.stages
@@ -336,33 +232,29 @@ class Referee:
                 except Unsupported as exc:  # what an operator is given may be what it cannot do
                     self.no_reference = f"float64 reference: {exc}"
 
-    @property
-    def constant(self) -> bool:
-        """Whether no output depends on the inputs."""
-        n_constant = sum(w.code is WarningCode.CONSTANT_OUTPUT for w in self.warnings)
-        return n_constant == len(self.a.source.proto.graph.output)
-
     def warn(self, code: WarningCode, text: str) -> None:
         """Keep a warning for the verdict."""
         self.warnings.append(Warning(code, text))
 
-    def _conclude(self, exact: Stage) -> Parity:
-        checks = [c for s in self.stages if s.id in ("algebra", "runtime") for c in s.outputs]
-        trusted = exact.status is Verdict.PASS and not any("note" in c.detail for c in checks)
-        proven = any(s.status is Verdict.PASS for s in self.stages if s.id in ("algebra", "runtime"))
-        level = "B" if trusted and proven and not self.cases.no_runtime and not self.constant else "C"
+    def _conclude(self, algebra_status: Verdict) -> Parity:
+        varies = len(self.constant) < len(self.a.source.proto.graph.output)
+        facts = find_facts(self.stages, runs=not self.cases.no_runtime, varies=varies)
         if self._asks("local"):
             replayed = None if self.replay is None else self.replay.stage()
-            # Errors against a trusted reference say enough, also where the rewritten model has none of its own.
-            told = proven and bool(checks) and not self.constant and not any("note" in c.detail for c in checks)
-            partial = told or exact.status is Verdict.FAIL
+            partial = outputs_suffice(facts) or algebra_status is Verdict.FAIL
             segments = None if partial and replayed is not None else self._places(partial=partial)
-            places = together(segments, idle(self))
+            places = merge_stages(segments, self._unexecuted())
             self.stages.extend(s for s in (replayed, places) if s is not None)
-        decided = next((s for s in self.stages if s.id == "decision"), None)
-        if level == "B" and decided is not None and decided.status is Verdict.PASS:
-            level = "A"
-        return conclude(self, level, "whole-model")
+        return conclude(self.stages, self.warnings, facts, "whole-model")
+
+    def _unexecuted(self) -> Stage | None:
+        """The rewritten places in branches that did not run, each on its own; None if there is none."""
+        ran = self.a.entered
+        self.warnings.extend(describe_unexecuted(self.a.source, ran))
+        difference = find_unexecuted(self.difference, ran)
+        if difference.is_empty:
+            return None
+        return local(difference, self.a.source, self.b.source, self.options, light=not self.cases.no_runtime)
 
     def _places(self, partial: bool) -> Stage | None:
         """The rewritten places on their own: all of them where the outputs prove little, else what time allows."""
@@ -385,114 +277,19 @@ class Referee:
             why = f"{places.why}; something else differs, which could not be cut out and run"
             places = replace(places, status=Verdict.INCONCLUSIVE, why=why)
         self.stages.append(places)
-        return conclude(self, "C", "per-rewrite")
+        return conclude(self.stages, self.warnings, (), "per-rewrite")
+
+    def failing_inputs(self, parity: Parity) -> list[dict[str, Any]]:
+        """The inputs that show why the pair did not pass."""
+        if self.failing:
+            return self.failing
+        stage = next((s for s in parity.stages if "furthest_input" in s.detail), None)
+        items = self.cases.items
+        return [items[stage.detail["furthest_input"] if stage is not None else 0].feeds] if items else []
 
     def _is_all(self) -> bool:
         """Whether the models are one computation if the places that were compared are the same."""
         return same_computation(self.a.source, self.b.source, [s.name for s in self.difference.segments])
-
-
-FAILING = "failing_inputs.npz"
-
-
-def closed(
-    parity: Parity,
-    sides: tuple[Source, Source],
-    options: Options,
-    referee: Referee | None,
-    required: str | None,
-    failing: Path | None,
-) -> Parity:
-    """The parity with everything that its reader needs, held to the level that was required."""
-    where = _environment(options, referee)
-    stage = Stage("environment", Verdict.PASS, _where(where))
-    warnings = list(parity.warnings)
-    if len(where.distributions) > 1:
-        both = ", ".join(where.distributions)
-        said = f"several distributions of onnxruntime are installed and overwrite each other: {both}"
-        warnings.append(Warning(WarningCode.SEVERAL_RUNTIMES, said))
-    if "NVIDIA_TF32_OVERRIDE" in where.machine and options.provider != "cpu":
-        said = "NVIDIA_TF32_OVERRIDE is set: it rules over use_tf32 for the whole process"
-        warnings.append(Warning(WarningCode.TF32, said))
-    if options.provider == "tensorrt" and options.gate != "as-deployed":
-        said = "TensorRT has no option against TF32: at strict precision small errors may stay unseen"
-        warnings.append(Warning(WarningCode.TF32, said))
-    parity = replace(
-        parity,
-        stages=(stage, *parity.stages),
-        warnings=tuple(dict.fromkeys(warnings)),
-        a=model_facts(sides[0]),
-        b=model_facts(sides[1]),
-        environment=where,
-        inputs=None if referee is None else referee.cases.record(),
-    )
-    if parity.verdict is not Verdict.PASS and failing is not None and referee is not None:
-        parity = replace(parity, failing_inputs=_save(_failing(parity, referee), failing))
-    return _held(parity, required)
-
-
-def _environment(options: Options, referee: Referee | None) -> Environment:
-    found = None if referee is None else referee.a
-    asked: Any = provider_list(options.provider, options.provider_options)[0]
-    return environment(
-        options.provider,
-        providers=(found.providers if found is not None else ()) or (PROVIDERS[options.provider],),
-        options=asked[1] if isinstance(asked, tuple) else {},
-        nodes=found.placement.nodes if found is not None and found.placement is not None else {},
-    )
-
-
-def _where(where: Environment) -> str:
-    ran = ", ".join(f"{count} nodes on {name}" for name, count in where.nodes.items())
-    return f"onnxruntime {where.versions['onnxruntime']}, {ran or where.providers[0]}"
-
-
-def _held(parity: Parity, required: str | None) -> Parity:
-    """A claim below the level that was required is not made; that nothing differs is above every level."""
-    if required is None or parity.verdict is not Verdict.PASS or parity.scope == "identical":
-        return parity
-    if LEVELS.index(parity.level) <= LEVELS.index(required):
-        return parity
-    why = f"the claim is of level {parity.level}, and {required} is required: {_lacking(parity)}"
-    return replace(parity, verdict=Verdict.INCONCLUSIVE, why=why)
-
-
-def _lacking(parity: Parity) -> str:
-    """Why the level is no higher."""
-    skipped = [f"{s.id}: {s.why}" for s in parity.stages if s.status is Verdict.SKIPPED]
-    notes = [f"{c.name}: {c.detail['note']}" for s in parity.stages for c in s.outputs if "note" in c.detail]
-    if parity.level == "B":
-        return next((text for text in skipped if text.startswith("decision")), "no decisions on real inputs")
-    return next(iter((*notes, *skipped, *parity.warnings)), "not all stages were asked for")
-
-
-def _failing(parity: Parity, referee: Referee) -> list[dict[str, Any]]:
-    if referee.failing:
-        return referee.failing
-    stage = next((s for s in parity.stages if "furthest_input" in s.detail), None)
-    items = referee.cases.items
-    return [items[stage.detail["furthest_input"] if stage is not None else 0].feeds] if items else []
-
-
-def _save(runs: list[dict[str, Any]], folder: Path) -> str:
-    """One file that ``--inputs`` reads; runs of another shape than the first are left out."""
-    if not runs or any(isinstance(v, list | dict) for v in runs[0].values()):
-        return ""
-    first = {n: np.shape(v) for n, v in runs[0].items()}
-    alike = [r for r in runs if {n: np.shape(v) for n, v in r.items()} == first]
-    path = folder / FAILING
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **{n: np.stack([_plain(r[n]) for r in alike]) for n in first})  # type: ignore[arg-type]
-    except OSError as exc:
-        raise DataError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
-    return str(path)
-
-
-def _plain(value: Any) -> Any:
-    """Types that numpy cannot save without pickling become float32, which holds them."""
-    array = np.asarray(value)
-    return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def compare(
@@ -623,7 +420,11 @@ def compare(
     referee, parity = _judged(a, b, options)
     if not timed:
         parity = replace(parity, stages=tuple(replace(stage, seconds=None) for stage in parity.stages))
-    return closed(parity, sides, options, referee, required, None if failing is None else Path(failing))
+    ran, used = (None, None) if referee is None else (referee.a, referee.cases.record())
+    parity = complete(parity, sides, options, ran, used)
+    if parity.verdict is not Verdict.PASS and failing is not None and referee is not None:
+        parity = replace(parity, failing_inputs=save_failing(referee.failing_inputs(parity), Path(failing)))
+    return hold_to_level(parity, required)
 
 
 def _judged(a: Source, b: Source, options: Options) -> tuple[Referee | None, Parity]:

@@ -15,10 +15,10 @@ import numpy as np
 
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
+from converter.records.evidence import worst_verdict
 from converter.referee.inputs.files import call, load_function
 from converter.referee.inputs.stream import Sample, Stream, leaves
 from converter.referee.proto.random_inputs import check_given
-from converter.referee.verify.algebra import worst
 from converter.referee.verify.metrics import Array, gap
 from converter.referee.verify.models import Outputs, Side
 from converter.referee.verify.options import Deciding, Options
@@ -397,7 +397,13 @@ class _Count:
         bad = [c for c in checks if c.status is not Verdict.PASS]
         first = (bad or checks)[0]
         more = "; stopped by --max-time" if self._stopped and bad else ""
-        stage = Stage("decision", worst(checks), f"{_named(first.name)}{first.why}{more}", tuple(checks), detail)
+        stage = Stage(
+            "decision",
+            worst_verdict(c.status for c in checks),
+            f"{_named(first.name)}{first.why}{more}",
+            tuple(checks),
+            detail,
+        )
         return Decided(stage, self._failing if stage.status is not Verdict.PASS else [])
 
     def _checks(self) -> Iterator[OutputCheck]:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
+from converter.records.evidence import worst_verdict
 from converter.referee.proto.diff import Difference, Segment, is_ours, shrunk
 from converter.referee.proto.source import Source
 from converter.referee.reference.kernels import Unsupported
-from converter.referee.verify.algebra import DOUBT_DRAWS, algebra, worst
+from converter.referee.verify.algebra import DOUBT_DRAWS, algebra
 from converter.referee.verify.models import Cases, Side, mini
 from converter.referee.verify.options import Options
 from converter.referee.verify.outputs import outputs
@@ -48,7 +49,12 @@ def local(
     top = max((c.score for c in checks if c.score is not None), default=0.0)
     count = f"{len(checks)} of {len(difference.segments) + len(difference.unmatched)}"
     why = f"{count} rewritten places run before and after; score at most {top:.2g} (limit 4)"
-    return Stage("segments", worst(checks), f"{bad[0].name}: {bad[0].why}" if bad else why, tuple(checks))
+    return Stage(
+        "segments",
+        worst_verdict(c.status for c in checks),
+        f"{bad[0].name}: {bad[0].why}" if bad else why,
+        tuple(checks),
+    )
 
 
 def _checks(

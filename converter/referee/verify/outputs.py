@@ -17,15 +17,16 @@ import numpy as np
 
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
+from converter.records.evidence import worst_verdict
 from converter.referee.inputs.stream import leaves
 from converter.referee.proto.copies import perturbed
 from converter.referee.proto.source import Source, dtype_of, free_inputs, ports
-from converter.referee.verify.algebra import worst
 from converter.referee.verify.metrics import Gap, classic, gap, gated, is_number, total
 from converter.referee.verify.models import Case, Outputs, Side
 from converter.referee.verify.options import Options
 from converter.referee.verify.structure import natural_scale, rounding_decides
 
+# How far two correct computations of one answer may be apart before one of them is not of that type at all.
 _TRUST = {"float16": 3e-2, "bfloat16": 0.25}
 _TRUST_ELSE = 1e-3
 _UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53}
@@ -70,7 +71,12 @@ def _low_types(source: Source) -> set[str]:
 
 
 def unit(values: Outputs | None, name: str) -> float:
-    return _UNITS.get(str(getattr(of(values, name), "dtype", "")), 2.0**-24)
+    return _unit_of(of(values, name))
+
+
+def _unit_of(value: Any) -> float:
+    """The unit roundoff of a value's type; float32's for what is no float."""
+    return _UNITS.get(str(getattr(value, "dtype", "")), 2.0**-24)
 
 
 def trust(source: Source) -> float:
@@ -116,7 +122,7 @@ def outputs(
     for case, got in zip(ground.extra, beyond, strict=True):
         checks = tuple(_also(c, gap(of(case.runtime, n), of(got, n))) for n, c in zip(names, checks, strict=True))
     detail = {"inputs": len(cases), "furthest_input": furthest(cases, after)}
-    return Stage(name, worst(checks), judge.summary(checks), checks, detail)
+    return Stage(name, worst_verdict(c.status for c in checks), judge.summary(checks), checks, detail)
 
 
 def _also(check: OutputCheck, pair: Gap) -> OutputCheck:
@@ -277,11 +283,7 @@ def _why(pair: Gap, text: str) -> str:
     return f"{pair.mismatches} of {pair.discrete} integers differ" if pair.mismatches else text
 
 
-_SMALL_VALUES = 1000  # elements below which noise dominates the ratio
-_UNITS_VALUES = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53}
 _SAME = 1e-8  # of two float64 runs: sums of a million terms in another order are 1e-10 apart
-# How far two correct computations of one answer may be apart before one of them is no float32 at all.
-_TRUST_VALUES = {"float16": 3e-2, "bfloat16": 0.25}
 
 
 def judge_values(
@@ -306,11 +308,11 @@ def judge_values(
         return OutputCheck(name, Verdict.FAIL, math.inf, PASS_BELOW, why=pair.problem)
     if not pair.compared:
         return OutputCheck(name, Verdict.INCONCLUSIVE, why="nothing to compare: no finite element")
-    unit = max(_UNITS_VALUES.get(str(getattr(value, "dtype", "")), 2.0**-24) for value in before)
+    unit = max(_unit_of(value) for value in before)
     if exact is None:
         return _alike(name, pair, unit)
     mine, theirs = _total(exact, before), _total(exact, after)
-    if mine.problem or mine.relative > _TRUST_VALUES.get(str(before[0].dtype), 1e-3):
+    if mine.problem or mine.relative > _TRUST.get(str(before[0].dtype), _TRUST_ELSE):
         return _alike(name, pair, unit)
     return _by_ratio(name, pair, mine, theirs, unit, fail_ratio)
 
@@ -334,7 +336,7 @@ def _total(left: Sequence[Any], right: Sequence[Any]) -> Gap:
 
 
 def _by_ratio(name: str, pair: Gap, mine: Gap, theirs: Gap, unit: float, fail_ratio: float) -> OutputCheck:
-    limit = PASS_BELOW_SMALL if pair.count < _SMALL_VALUES else PASS_BELOW
+    limit = PASS_BELOW_SMALL if pair.count < _SMALL else PASS_BELOW
     score = 1.0 if theirs.square == mine.square else math.inf if not mine.rms else theirs.rms / mine.rms
     near = score <= limit or theirs.relative <= 8 * unit
     detail = {"error_before": mine.relative, "error_after": theirs.relative, "nonfinite": pair.nonfinite}

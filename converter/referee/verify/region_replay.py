@@ -19,12 +19,13 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
+from converter.records.evidence import worst_verdict
 from converter.referee.proto.diff import Difference, Segment
 from converter.referee.proto.inference import inferred
 from converter.referee.proto.source import Port, Source, float_types, ports
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, read_tensor
 from converter.referee.reference.kernels import Unsupported, plain_attributes
-from converter.referee.verify.algebra import PASS_BELOW, algebra, worst
+from converter.referee.verify.algebra import PASS_BELOW, algebra
 from converter.referee.verify.metrics import gap
 from converter.referee.verify.models import Case, Side, mini
 from converter.referee.verify.options import Options
@@ -301,7 +302,14 @@ class Replay:
         if bad:
             first = bad[0]
             why = f"{first.name}: {first.why}" + (f"; {len(bad)} places" if len(bad) > 1 else "")
-        return Stage("local", worst(self.checks), why, tuple(self.checks), detail, round(self.seconds, 3))
+        return Stage(
+            "local",
+            worst_verdict(c.status for c in self.checks),
+            why,
+            tuple(self.checks),
+            detail,
+            round(self.seconds, 3),
+        )
 
     # -- one place -------------------------------------------------------------------------------
 

@@ -285,12 +285,12 @@ def test_an_override_of_tf32_is_a_warning(provider: str, warned: bool, monkeypat
 def test_inputs_of_narrow_types_are_kept_without_pickling(tmp_path: Path) -> None:
     import ml_dtypes
 
-    from converter.referee.verify.comparison import _save
+    from converter.referee.verify.verdict import save_failing
 
     value = np.array([1.5, 3.0], ml_dtypes.bfloat16)
-    saved = np.load(_save([{"x": value}, {"x": value[:1]}, {"x": value}], tmp_path), allow_pickle=False)["x"]
+    saved = np.load(save_failing([{"x": value}, {"x": value[:1]}, {"x": value}], tmp_path), allow_pickle=False)["x"]
     assert saved.tolist() == [[1.5, 3.0]] * 2
-    assert _save([{"x": [value]}], tmp_path / "sequence") == ""
+    assert save_failing([{"x": [value]}], tmp_path / "sequence") == ""
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        _save([{"x": value}], tmp_path / "file")
+        save_failing([{"x": value}], tmp_path / "file")

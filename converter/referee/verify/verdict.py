@@ -1,0 +1,207 @@
+"""The verdict on a pair and the level of the claim, from what the stages found; written here and nowhere else.
+
+The worst of several verdicts is `converter.records.evidence.worst_verdict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.errors import DataError
+from converter.records import Environment, InputSet, OutputCheck, Parity, Stage, Verdict
+from converter.records.evidence import Warning, WarningCode, worst_verdict
+from converter.referee.proto.source import Source, model_facts
+from converter.referee.verify.models import Side
+from converter.referee.verify.options import LEVELS, STAGES, Options
+from converter.runtime.machine import environment
+from converter.runtime.providers import PROVIDERS, provider_list
+
+FAILING = "failing_inputs.npz"
+_NO_NUMBERS = ("environment", "structure")
+
+
+class Fact(StrEnum):
+    """What the level of a claim rests on."""
+
+    NUMBERS = "numbers were compared"
+    FLOAT64 = "in float64 the two models agree"
+    REFERENCE = "a float64 reference that earned trust judged every output"
+    RUNTIME = "onnxruntime runs the original"
+    VARIES = "an output depends on the inputs"
+    AGREES = "the outputs agree in float64 or on onnxruntime"
+    DECISIONS = "what is decided on real inputs stays within the margin"
+
+
+_NEEDS: tuple[tuple[str, frozenset[Fact]], ...] = (
+    ("A", frozenset({Fact.NUMBERS, Fact.FLOAT64, Fact.REFERENCE, Fact.RUNTIME, Fact.VARIES, Fact.DECISIONS})),
+    ("B", frozenset({Fact.NUMBERS, Fact.FLOAT64, Fact.REFERENCE, Fact.RUNTIME, Fact.VARIES})),
+    ("C", frozenset({Fact.NUMBERS})),
+    ("D", frozenset()),
+)
+_OUTPUTS_SUFFICE = frozenset({Fact.AGREES, Fact.REFERENCE, Fact.VARIES})
+
+
+def claim_level(facts: Collection[Fact]) -> str:
+    """The highest level whose needs are all met."""
+    return next(level for level, needs in _NEEDS if needs.issubset(facts))
+
+
+def outputs_suffice(facts: Collection[Fact]) -> bool:
+    """Whether the outputs say enough, also where the rewritten model has no float64 reference of its own."""
+    return _OUTPUTS_SUFFICE.issubset(facts)
+
+
+def has_trusted_reference(checks: Sequence[OutputCheck]) -> bool:
+    """Whether every output was held to a trusted float64 reference; ``note`` says of one that it was not."""
+    return bool(checks) and not any("note" in check.detail for check in checks)
+
+
+def find_facts(stages: Sequence[Stage], *, runs: bool, varies: bool) -> set[Fact]:
+    """What the stages of a whole run show and whether the original runs on onnxruntime and varies with its inputs."""
+    status = {stage.id: stage.status for stage in stages}
+    of_outputs = [stage for stage in stages if stage.id in ("algebra", "runtime")]
+    claims = {
+        Fact.FLOAT64: status.get("algebra") is Verdict.PASS,
+        Fact.REFERENCE: has_trusted_reference([check for stage in of_outputs for check in stage.outputs]),
+        Fact.RUNTIME: runs,
+        Fact.VARIES: varies,
+        Fact.AGREES: any(stage.status is Verdict.PASS for stage in of_outputs),
+        Fact.DECISIONS: status.get("decision") is Verdict.PASS,
+    }
+    return {fact for fact, holds in claims.items() if holds}
+
+
+def conclude(stages: Sequence[Stage], warnings: Sequence[Warning], facts: Collection[Fact], scope: str) -> Parity:
+    """The parity that the stages amount to."""
+    stages = sort_stages(stages)
+    verdict = combine_stages(stages)
+    numbers = [stage for stage in stages if stage.outputs and stage.id not in _NO_NUMBERS]
+    blamed = next((s for s in numbers if s.status is verdict), None)
+    if verdict is Verdict.PASS:
+        why = "; ".join(f"{s.id}: {s.why}" for s in numbers if s.status is Verdict.PASS)
+    elif blamed is not None:
+        why = f"{blamed.id}: {blamed.why}"
+    else:
+        failed = [s for s in stages if s.status is verdict]
+        why = failed[0].why if failed else "nothing could be compared"
+    if scope == "per-rewrite":
+        why = f"checked per rewrite: {why}"
+    level = claim_level({*facts, Fact.NUMBERS} if numbers else facts)
+    return Parity(verdict, level, stages, tuple(warnings), scope, why)
+
+
+def sort_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages in the order in which they are reported, cheapest first."""
+    return tuple(sorted(stages, key=lambda s: STAGES.index(s.id) if s.id in STAGES else len(STAGES)))
+
+
+def combine_stages(stages: Sequence[Stage]) -> Verdict:
+    """The worst verdict; that an environment or a structure passes is no evidence, since it compares no numbers."""
+    return worst_verdict(s.status for s in stages if s.id not in _NO_NUMBERS or s.status is not Verdict.PASS)
+
+
+def merge_stages(first: Stage | None, second: Stage | None) -> Stage | None:
+    """One stage of two that looked at different places, or at some of them twice."""
+    if first is None or second is None:
+        return first or second
+    seen = {c.name for c in second.outputs}
+    checks = (*(c for c in first.outputs if c.name not in seen), *second.outputs)
+    blamed = second if second.status is not Verdict.PASS and first.status is not Verdict.FAIL else first
+    return replace(blamed, status=worst_verdict(c.status for c in checks), outputs=checks)
+
+
+def hold_to_level(parity: Parity, required: str | None) -> Parity:
+    """A claim below the level that was required is not made; that nothing differs is above every level."""
+    if required is None or parity.verdict is not Verdict.PASS or parity.scope == "identical":
+        return parity
+    if LEVELS.index(parity.level) <= LEVELS.index(required):
+        return parity
+    why = f"the claim is of level {parity.level}, and {required} is required: {_explain_level(parity)}"
+    return replace(parity, verdict=Verdict.INCONCLUSIVE, why=why)
+
+
+def _explain_level(parity: Parity) -> str:
+    """Why the level is no higher."""
+    skipped = [s for s in parity.stages if s.status is Verdict.SKIPPED]
+    if parity.level == "B":
+        undecided = next((s for s in skipped if s.id == "decision"), None)
+        return f"decision: {undecided.why}" if undecided is not None else "no decisions on real inputs"
+    notes = [f"{c.name}: {c.detail['note']}" for s in parity.stages for c in s.outputs if "note" in c.detail]
+    reasons = (*notes, *(f"{s.id}: {s.why}" for s in skipped), *parity.warnings)
+    return next(iter(reasons), "not all stages were asked for")
+
+
+def complete(
+    parity: Parity, sides: tuple[Source, Source], options: Options, ran: Side | None, inputs: InputSet | None
+) -> Parity:
+    """The parity with everything that its reader needs; ``ran`` is the original as it ran at strict precision."""
+    where = _describe_environment(options, ran)
+    stage = Stage("environment", Verdict.PASS, _where(where))
+    warnings = list(parity.warnings)
+    if len(where.distributions) > 1:
+        both = ", ".join(where.distributions)
+        said = f"several distributions of onnxruntime are installed and overwrite each other: {both}"
+        warnings.append(Warning(WarningCode.SEVERAL_RUNTIMES, said))
+    if "NVIDIA_TF32_OVERRIDE" in where.machine and options.provider != "cpu":
+        said = "NVIDIA_TF32_OVERRIDE is set: it rules over use_tf32 for the whole process"
+        warnings.append(Warning(WarningCode.TF32, said))
+    if options.provider == "tensorrt" and options.gate != "as-deployed":
+        said = "TensorRT has no option against TF32: at strict precision small errors may stay unseen"
+        warnings.append(Warning(WarningCode.TF32, said))
+    return replace(
+        parity,
+        stages=(stage, *parity.stages),
+        warnings=tuple(dict.fromkeys(warnings)),
+        a=model_facts(sides[0]),
+        b=model_facts(sides[1]),
+        environment=where,
+        inputs=inputs,
+    )
+
+
+def _describe_environment(options: Options, ran: Side | None) -> Environment:
+    asked: Any = provider_list(options.provider, options.provider_options)[0]
+    return environment(
+        options.provider,
+        providers=(ran.providers if ran is not None else ()) or (PROVIDERS[options.provider],),
+        options=asked[1] if isinstance(asked, tuple) else {},
+        nodes=ran.placement.nodes if ran is not None and ran.placement is not None else {},
+    )
+
+
+def _where(where: Environment) -> str:
+    ran = ", ".join(f"{count} nodes on {name}" for name, count in where.nodes.items())
+    return f"onnxruntime {where.versions['onnxruntime']}, {ran or where.providers[0]}"
+
+
+def save_failing(runs: Sequence[dict[str, Any]], folder: Path) -> str:
+    """Write inputs to one file that ``--inputs`` reads, and give its path; runs of another shape are left out.
+
+    Raises
+    ------
+    DataError
+        The file cannot be written.
+    """
+    if not runs or any(isinstance(v, list | dict) for v in runs[0].values()):
+        return ""
+    first = {n: np.shape(v) for n, v in runs[0].items()}
+    alike = [r for r in runs if {n: np.shape(v) for n, v in r.items()} == first]
+    path = folder / FAILING
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, **{n: np.stack([_plain(r[n]) for r in alike]) for n in first})  # type: ignore[arg-type]
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
+    return str(path)
+
+
+def _plain(value: Any) -> Any:
+    """Types that numpy cannot save without pickling become float32, which holds them."""
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
