@@ -13,7 +13,7 @@ import onnx
 from converter.errors import BiasoptError, ModelError
 from converter.model.file import contradiction, problems
 from converter.model.graph import Graph, load, stored_files
-from converter.records import Counts, Fate, Finding, Rewrite, Status
+from converter.records import Counts, Fate, Finding, Gate, Rewrite, Status
 from converter.rewrite import pipeline
 from converter.rewrite.analysis import recurrent as rnn
 from converter.rewrite.analysis.facts import Facts, PassOptions
@@ -38,7 +38,7 @@ class InspectResult:
     overridable_names: int = 0
     problem: str = ""  # what onnx's checker says against the model as it came
     fates: tuple[Fate, ...] = ()  # of every bias: where it went, or why it is kept
-    gates: tuple[rnn.Gate, ...] = ()  # how long LSTMs and GRUs remember on their bias alone
+    gates: tuple[Gate, ...] = ()  # how long LSTMs and GRUs remember on their bias alone
 
 
 def inspect(

@@ -1,183 +1,37 @@
-"""The nouns that every layer shares: frozen records without behaviour that needs a library.
+"""The nouns that every layer shares: frozen records without behaviour that needs a library. They are the JSON.
 
 Names of nodes in records are *labels*: the node's own name where it has a unique one, otherwise
 ``<op_type>:<first output>``; nodes of a subgraph or function are prefixed with their owner's
 label and a slash.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from converter.records.evidence import (
-        Block,
-        Environment,
-        InputSet,
-        Latency,
-        ModelFacts,
-        OutputCheck,
-        Parity,
-        Stage,
-        Timing,
-    )
-
-
-class Safety(StrEnum):
-    """What a pass promises about the outputs."""
-
-    EXACT = "exact"  # the same under ``==``
-    ROUNDING = "rounding"  # equal in real arithmetic
-    ASSUMES = "assumes"  # needs data or a promise; off unless allowed by name
-
-
-class Status(StrEnum):
-    """What became of a match."""
-
-    ACT = "act"  # inspect: would be rewritten; fold: was rewritten
-    DECLINED = "declined"
-
-
-class Verdict(StrEnum):
-    """The result of a check. Only PASS passes."""
-
-    PASS = "PASS"  # noqa: S105  (a verdict, not a password)
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    SKIPPED = "SKIPPED"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One match of one pass, acted on or declined.
-
-    ``code`` is public API: kebab-case, empty when the pass acts. ``why`` is a plain clause.
-    """
-
-    id: str  # pass@node
-    pass_name: str
-    node: str
-    status: Status
-    code: str = ""
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What applying one plan did to the graph, counted by the graph."""
-
-    removed_nodes: tuple[str, ...] = ()
-    changed_nodes: tuple[str, ...] = ()
-    removed_tensors: tuple[str, ...] = ()
-    added_tensors: tuple[str, ...] = ()
-    bytes_added: int = 0  # bytes of new tensors less bytes of tensors that went away
-
-
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """One applied match: ``output`` is the tensor whose value is the same before and after."""
-
-    id: str
-    pass_name: str
-    node: str
-    safety: Safety
-    output: str
-    delta: Delta = field(default_factory=Delta)
-
-
-class FateKind(StrEnum):
-    """What became of a bias."""
-
-    DEAD = "dead"  # nothing downstream feels it
-    ZERO = "zero"
-    ABSORBED = "absorbed"  # taken over by something that exists anyway
-    MERGED = "merged"  # one bias with a parallel one
-    KEPT = "kept"
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """One node that a bias's shift meets, and what it does with it."""
-
-    node: str
-    op: str
-    verb: str  # carries | absorbs | annihilates | stops
-    how: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """Where one bias went, or why it is kept.
-
-    ``removed`` of its ``elements`` are gone: all of them unless it is kept, some where a part of a
-    fused bias went.
-    """
-
-    node: str
-    op: str
-    kind: FateKind
-    elements: int
-    removed: int = 0
-    where: str = ""  # the nodes where it went
-    code: str = ""  # why it is kept
-    why: str = ""
-    path: tuple[Hop, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What a model holds, over the main graph, subgraphs and functions."""
-
-    nodes: int
-    batch_norms: int
-    biases: int  # bias vectors: constant third inputs of Conv/ConvTranspose/Gemm, constant Add after MatMul
-    parameter_bytes: int
-
-
-class Weight(Protocol):
-    """The value of a constant, made only when asked for.
-
-    ``load`` gives it as stored, rounded once; ``float64`` in that type before any rounding, so that
-    a chain of folds rounds one time, at the end.
-    """
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def load(self) -> NDArray[Any]: ...
-
-    def float64(self) -> NDArray[np.float64]: ...
-
-
-_EVIDENCE = {
-    "Block",
-    "Environment",
-    "InputSet",
-    "Latency",
-    "ModelFacts",
-    "OutputCheck",
-    "Parity",
-    "Stage",
-    "Timing",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Records of evidence load where there is some: a command that only folds does without."""
-    if name not in _EVIDENCE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from converter.records import evidence
-
-    return getattr(evidence, name)
-
+from converter.records.evidence import (
+    Block,
+    Environment,
+    InputSet,
+    Latency,
+    ModelFacts,
+    OutputCheck,
+    Parity,
+    Stage,
+    Timing,
+    Verdict,
+    Warning,
+    WarningCode,
+)
+from converter.records.rewrites import (
+    Counts,
+    Delta,
+    Fate,
+    FateKind,
+    Finding,
+    Gate,
+    Hop,
+    Rewrite,
+    Safety,
+    Status,
+    Weight,
+)
 
 __all__ = [
     "Block",
@@ -187,6 +41,7 @@ __all__ = [
     "Fate",
     "FateKind",
     "Finding",
+    "Gate",
     "Hop",
     "InputSet",
     "Latency",
@@ -199,5 +54,7 @@ __all__ = [
     "Status",
     "Timing",
     "Verdict",
+    "Warning",
+    "WarningCode",
     "Weight",
 ]

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from converter.records import Fate, FateKind, Hop
+from converter.records import Fate, FateKind, Gate, Hop
 from converter.report import words
 from converter.report.hops import felt
-from converter.rewrite.analysis.recurrent import Gate
 
 ORDER = (FateKind.DEAD, FateKind.ZERO, FateKind.ABSORBED, FateKind.MERGED, FateKind.KEPT)
 MEANS = {

@@ -19,6 +19,7 @@ from converter.records import (
     Fate,
     FateKind,
     Finding,
+    Gate,
     Hop,
     InputSet,
     Latency,
@@ -31,9 +32,9 @@ from converter.records import (
     Status,
     Timing,
     Verdict,
+    Warning,
+    WarningCode,
 )
-from converter.records.evidence import Warning, WarningCode
-from converter.rewrite.analysis.recurrent import Gate
 
 Json = Mapping[str, Any]
 Record = TypeVar("Record")

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from converter.records import Counts, Fate, Finding, Rewrite, Safety
 
 if TYPE_CHECKING:
-    from converter.records import Latency, Parity
-    from converter.rewrite.analysis.recurrent import Gate
+    from converter.records import Gate, Latency, Parity
 
 
 class Inspected(Protocol):

@@ -12,10 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from converter.records import Fate, FateKind, Rewrite, Verdict
+from converter.records import Fate, FateKind, Gate, Rewrite, Verdict
 from converter.report import fates, groups, words
 from converter.report.result import Folded, Inspected, PassLike
-from converter.rewrite.analysis.recurrent import Gate
 
 if TYPE_CHECKING:
     from converter.records import Latency, Parity

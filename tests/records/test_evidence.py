@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 
-from converter.records.evidence import Parity, Verdict, Warning, WarningCode
+from converter.records import Parity, Verdict, Warning, WarningCode
 
 
 def test_a_warning_is_its_sentence_and_keeps_its_code() -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto
 
 from converter.model.file.checker import problems
-from converter.records import OutputCheck, Stage, Verdict
-from converter.records.evidence import Warning, WarningCode
+from converter.records import OutputCheck, Stage, Verdict, Warning, WarningCode
 from converter.referee.proto.source import (
     Port,
     Source,

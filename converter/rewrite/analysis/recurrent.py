@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.model.graph import Node, Tensor
+from converter.records import Gate
 from converter.rewrite.analysis.facts import Facts
 
 Array = NDArray[np.float64]
@@ -100,40 +101,6 @@ def merge_biases(cell: Recurrent, value: Array) -> Array:
 
 
 # -- how long a gate remembers ---------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """The gate that keeps the memory of an LSTM or GRU, resting on its bias.
-
-    Attributes
-    ----------
-    gate : str
-        ``forget`` (LSTM) or ``update`` (GRU: H_t = (1 - z) h + z H_{t-1}).
-    direction : str
-        ``forward`` or ``reverse``.
-    units : int, optional
-        H.
-    mean, std : float, optional
-        Of Wb + Rb over the units; None where B is not known.
-    kept : float, optional
-        sigma(mean): the share of the memory that a step leaves; None where the gate is no sigmoid.
-    memory_steps : float, optional
-        1 / (1 - kept) = 1 + e^mean.
-    note : str
-        One sentence where there is something to say.
-    """
-
-    node: str
-    op: str
-    gate: str
-    direction: str
-    units: int | None = None
-    mean: float | None = None
-    std: float | None = None
-    kept: float | None = None
-    memory_steps: float | None = None
-    note: str = ""
 
 
 def find_gates(facts: Facts) -> tuple[Gate, ...]:

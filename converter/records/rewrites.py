@@ -1,0 +1,165 @@
+"""What passes did to a model: findings, rewrites, what became of each bias, and what a model holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Safety(StrEnum):
+    """What a pass promises about the outputs."""
+
+    EXACT = "exact"  # the same under ``==``
+    ROUNDING = "rounding"  # equal in real arithmetic
+    ASSUMES = "assumes"  # needs data or a promise; off unless allowed by name
+
+
+class Status(StrEnum):
+    """What became of a match."""
+
+    ACT = "act"  # inspect: would be rewritten; fold: was rewritten
+    DECLINED = "declined"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One match of one pass, acted on or declined.
+
+    ``code`` is public API: kebab-case, empty when the pass acts. ``why`` is a plain clause.
+    """
+
+    id: str  # pass@node
+    pass_name: str
+    node: str
+    status: Status
+    code: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What applying one plan did to the graph, counted by the graph."""
+
+    removed_nodes: tuple[str, ...] = ()
+    changed_nodes: tuple[str, ...] = ()
+    removed_tensors: tuple[str, ...] = ()
+    added_tensors: tuple[str, ...] = ()
+    bytes_added: int = 0  # bytes of new tensors less bytes of tensors that went away
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """One applied match: ``output`` is the tensor whose value is the same before and after."""
+
+    id: str
+    pass_name: str
+    node: str
+    safety: Safety
+    output: str
+    delta: Delta = field(default_factory=Delta)
+
+
+class FateKind(StrEnum):
+    """What became of a bias."""
+
+    DEAD = "dead"  # nothing downstream feels it
+    ZERO = "zero"
+    ABSORBED = "absorbed"  # taken over by something that exists anyway
+    MERGED = "merged"  # one bias with a parallel one
+    KEPT = "kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One node that a bias's shift meets, and what it does with it."""
+
+    node: str
+    op: str
+    verb: str  # carries | absorbs | annihilates | stops
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """Where one bias went, or why it is kept.
+
+    ``removed`` of its ``elements`` are gone: all of them unless it is kept, some where a part of a
+    fused bias went.
+    """
+
+    node: str
+    op: str
+    kind: FateKind
+    elements: int
+    removed: int = 0
+    where: str = ""  # the nodes where it went
+    code: str = ""  # why it is kept
+    why: str = ""
+    path: tuple[Hop, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a model holds, over the main graph, subgraphs and functions."""
+
+    nodes: int
+    batch_norms: int
+    biases: int  # bias vectors: constant third inputs of Conv/ConvTranspose/Gemm, constant Add after MatMul
+    parameter_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The gate that keeps the memory of an LSTM or GRU, resting on its bias.
+
+    Attributes
+    ----------
+    gate : str
+        ``forget`` (LSTM) or ``update`` (GRU: H_t = (1 - z) h + z H_{t-1}).
+    direction : str
+        ``forward`` or ``reverse``.
+    units : int, optional
+        H.
+    mean, std : float, optional
+        Of Wb + Rb over the units; None where B is not known.
+    kept : float, optional
+        sigma(mean): the share of the memory that a step leaves; None where the gate is no sigmoid.
+    memory_steps : float, optional
+        1 / (1 - kept) = 1 + e^mean.
+    note : str
+        One sentence where there is something to say.
+    """
+
+    node: str
+    op: str
+    gate: str
+    direction: str
+    units: int | None = None
+    mean: float | None = None
+    std: float | None = None
+    kept: float | None = None
+    memory_steps: float | None = None
+    note: str = ""
+
+
+class Weight(Protocol):
+    """The value of a constant, made only when asked for.
+
+    ``load`` gives it as stored, rounded once; ``float64`` in that type before any rounding, so that
+    a chain of folds rounds one time, at the end.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def load(self) -> NDArray[Any]: ...
+
+    def float64(self) -> NDArray[np.float64]: ...
