@@ -13,6 +13,8 @@ import pytest
 
 from models import zoo
 
+pytestmark = pytest.mark.slow
+
 ENTRIES = zoo.read()
 IDS = [entry["recipe"] for entry in ENTRIES]
 each_model = pytest.mark.parametrize("entry", ENTRIES, ids=IDS)

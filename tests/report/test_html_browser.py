@@ -12,6 +12,8 @@ from tests.report import made_evidence as made
 from tests.report.browser import Browser, browser  # noqa: F401  (a fixture)
 from tests.report.test_html import PAGES, fold_page
 
+pytestmark = pytest.mark.slow
+
 LONG = "/features/" + "a_very_long_name_of_a_module/" * 12 + "Conv"
 
 

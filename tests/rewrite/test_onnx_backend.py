@@ -18,6 +18,8 @@ from onnx.reference import ReferenceEvaluator
 import converter
 from tests.outputs import assert_same_outputs, differences, run
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(onnx.backend.test.__file__).parent / "data"
 N_SHARDS = 8  # of the 1,900 node cases
 

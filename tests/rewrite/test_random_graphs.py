@@ -18,6 +18,8 @@ from converter.records import Status, Verdict
 from tests.outputs import assert_same_outputs, differences, drift, run
 from tests.rewrite.random_graphs import Case, cases, newest_ir_version, newest_opset
 
+pytestmark = pytest.mark.slow
+
 N_EXAMPLES = int(os.environ.get("BIASOPT_FUZZ", "100"))
 fuzz = settings(
     max_examples=N_EXAMPLES,

@@ -12,6 +12,8 @@ from converter.study.data import digits
 from converter.study.nets import Nets, Shape
 from tests.study import made
 
+pytestmark = pytest.mark.slow
+
 # r of n rectified normal inputs at n = 1, 4, 16, 64, 256, 1024
 TABLE = {
     0.0: (0.68, 0.35, 0.12, 0.032, 0.0083, 0.0021),

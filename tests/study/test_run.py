@@ -17,6 +17,8 @@ from converter.study.plan import Asked
 from converter.study.run import ROWS, Store
 from tests.study import made
 
+pytestmark = pytest.mark.slow
+
 IMAGES = made.few_images()
 
 

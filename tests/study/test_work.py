@@ -13,6 +13,8 @@ from converter.study.plan import Asked, Job
 from converter.study.run import Governor
 from tests.study import made
 
+pytestmark = pytest.mark.slow
+
 SETTING = work.Setting(made.few_images())
 
 

@@ -17,6 +17,8 @@ pytest.importorskip("onnxscript")
 
 from tests.rewrite.bias_flow import torch_exports as nets
 
+pytestmark = pytest.mark.slow
+
 exporters = pytest.mark.parametrize("exporter", nets.EXPORTERS)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import onnx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from converter.rewrite.bias_flow.rules import RULES
 from tests.rewrite.bias_flow.judge import LINEAR, assert_same
 from tests.rewrite.bias_flow.random_flow import Flowing, flowing
 from tests.rewrite.bias_flow.random_parts import ENDS, LAYERS, STARTS
+
+pytestmark = pytest.mark.slow
 
 N_EXAMPLES = int(os.environ.get("BIASOPT_FUZZ", "80"))
 fuzz = settings(

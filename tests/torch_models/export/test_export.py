@@ -15,6 +15,8 @@ import converter
 from converter.records import Verdict
 from tests.torch_models.export.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 X = ("--input", "x=2,3,7,9")
 EXPORTERS = pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.torch_models.export.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 X = ("--input", "x=2,3,7,9")
 ONE_LINE = 1
 

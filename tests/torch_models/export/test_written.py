@@ -12,6 +12,8 @@ from converter.errors import DataError
 from converter.torch_models.export import dynamic, exporting, parse_dynamic
 from tests.torch_models.export.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 X = ("--input", "x=1,3,7,9")
 EXPORTERS = pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.benchmarks import zoo_pipeline
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {"nodes": 69, "batch_norms": 20, "biases": 1}
 ROW: dict[str, Any] = {"name": "net", "parameters": 2_500_000, "size": 64, "modules": 20, "ratio": 1.234}
 ROW |= {"fold": "PASS", "level": "B", "before": COUNTS, "after": {"nodes": 49, "batch_norms": 0, "biases": 21}}

@@ -14,6 +14,8 @@ from converter.torch_models.lint.example import Example
 from converter.torch_models.lint.trace import trace
 from converter.torch_models.spec.libraries import need
 
+pytestmark = pytest.mark.slow
+
 try:
     models = need("torchvision").models
 except RuntimeUnavailable as missing:
