@@ -22,6 +22,7 @@ from converter.records.evidence import (
 from converter.records.rewrites import (
     Counts,
     Delta,
+    EffectKind,
     Fate,
     FateKind,
     Finding,
@@ -30,6 +31,7 @@ from converter.records.rewrites import (
     Rewrite,
     Safety,
     Status,
+    Verb,
     Weight,
 )
 
@@ -37,6 +39,7 @@ __all__ = [
     "Block",
     "Counts",
     "Delta",
+    "EffectKind",
     "Environment",
     "Fate",
     "FateKind",
@@ -53,6 +56,7 @@ __all__ = [
     "Stage",
     "Status",
     "Timing",
+    "Verb",
     "Verdict",
     "Warning",
     "WarningCode",

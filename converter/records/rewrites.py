@@ -74,14 +74,51 @@ class FateKind(StrEnum):
     KEPT = "kept"
 
 
+class Verb(StrEnum):
+    """What a node does with the shift of a bias that reaches it."""
+
+    PROPAGATES = "carries"
+    ABSORBS = "absorbs"
+    CANCELS = "annihilates"
+    BLOCKS = "stops"
+    STARTS = "root"  # of the node that bears the bias, where a path is drawn
+
+
+class EffectKind(StrEnum):
+    """In which way it does so: passes and reports decide by this tag, never by the sentence beside it."""
+
+    PLAIN = ""  # as its operator does
+
+    WEIGHTS = "weights"  # it propagates: through its weights
+    SOFTMAX_ROWS = "softmax-rows"  # through weights of attention that sum to one
+    DATA = "data"  # multiplied by data
+    UNNORMALIZED = "unnormalized"  # by weights of attention that need not sum to one
+    FACTOR = "factor"  # times a factor that depends on the data
+    MASKED = "masked"  # but for entries that stay minus infinity
+
+    NORM = "norm"  # it cancels: a mean is subtracted
+    SOFTMAX = "softmax"  # all entries of a softmax share it
+    SUM = "cancelled"  # the shifts of its operands cancel
+    SHAPE = "shape"  # no value is read
+
+    BIAS = "bias"  # it absorbs: into its bias
+    NEW_BIAS = "new-bias"
+    MEAN = "mean"
+    CONSTANT = "constant"
+    SIBLING = "sibling"  # into the bias of the other operand
+
+    NONLINEAR = "nonlinear"  # it blocks: it is not linear
+
+
 @dataclass(frozen=True, slots=True)
 class Hop:
     """One node that a bias's shift meets, and what it does with it."""
 
     node: str
     op: str
-    verb: str  # carries | absorbs | annihilates | stops
+    verb: Verb
     how: str = ""
+    kind: EffectKind = EffectKind.PLAIN
 
 
 @dataclass(frozen=True, slots=True)

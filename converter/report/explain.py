@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from converter.records import Fate, FateKind, Hop
+from converter.records import Fate, FateKind, Hop, Verb
 from converter.report import words
 from converter.report.hops import does
 from converter.report.to_json import fate_json, path_json
@@ -25,7 +25,7 @@ def explain_blocks(fate: Fate) -> list[list[RenderableType]]:
     ways = _by_part(fate)
     if not ways:
         return [*blocks, [Text(f"{fate.op} {words.plain(fate.node)}: {words.count(fate.elements, 'element')}")]]
-    if fate.kind is FateKind.KEPT and all(hop.verb != "stops" for hop in fate.path):
+    if fate.kind is FateKind.KEPT and all(hop.verb is not Verb.BLOCKS for hop in fate.path):
         blocks.append([Text("The way that it could have gone:", style="dim")])
     return blocks + [[Way(fate, way)] for way in ways]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from converter.records import Fate, FateKind, Gate, Hop
+from converter.records import Fate, FateKind, Gate, Hop, Verb
 from converter.report import words
 from converter.report.hops import felt
 
@@ -60,7 +60,9 @@ def gathered(fates: Iterable[Fate]) -> list[Group]:
 def stopper(fate: Fate) -> Hop | None:
     """Where a bias that is kept is felt; None if something else keeps it."""
     end = fate.path[-1] if fate.path else None
-    return end if end is not None and fate.kind is FateKind.KEPT and end.verb == "stops" and end.op != "use" else None
+    return (
+        end if end is not None and fate.kind is FateKind.KEPT and end.verb is Verb.BLOCKS and end.op != "use" else None
+    )
 
 
 def what(fate: Fate) -> str:
@@ -70,9 +72,9 @@ def what(fate: Fate) -> str:
         case FateKind.ZERO:
             return "all its elements are zero"
         case FateKind.DEAD:
-            return f"{ends.get('annihilates', 'what follows')} does not feel it"
+            return f"{ends.get(Verb.CANCELS, 'what follows')} does not feel it"
         case FateKind.ABSORBED:
-            return f"{ends.get('absorbs', 'a node')} further down takes it over"
+            return f"{ends.get(Verb.ABSORBS, 'a node')} further down takes it over"
         case FateKind.MERGED:
             return "one with the bias of a layer beside it"
     end = stopper(fate)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from converter.records import Hop
+from converter.records import EffectKind, Hop, Verb
 from converter.report import words
 from converter.rewrite.bias_flow.reasons import Reader
-from converter.rewrite.bias_flow.shift import LINEARITY
 
 _MAX = "the largest value moves with all the others"
 _MEAN = "a mean moves with its values"
@@ -35,40 +34,40 @@ _CARRIES = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), _WEIGHTS),
 }
 _HOW = {
-    "through its weights": _WEIGHTS,
-    "multiplied by data": "multiplies it by data; along one axis it stays the same",
-    "by a factor that depends on the data": "scales it by a factor that depends on the data",
-    "rows of weights that sum to one hand it on": "hands it on unchanged: its weights sum to one",
-    "masked entries stay minus infinity": "carries it, but for masked entries, which stay minus infinity",
+    EffectKind.WEIGHTS: _WEIGHTS,
+    EffectKind.DATA: "multiplies it by data; along one axis it stays the same",
+    EffectKind.FACTOR: "scales it by a factor that depends on the data",
+    EffectKind.SOFTMAX_ROWS: "hands it on unchanged: its weights sum to one",
+    EffectKind.MASKED: "carries it, but for masked entries, which stay minus infinity",
 }
 
 
-_TAKEN = {  # how an absorber says it begins with; the name of the constant would be noise
-    "its bias": "takes it over into its bias",
-    "its new bias": "takes it over into a new bias",
-    "its mean": "takes it over into its mean",
-    "its constant": "takes it over into its constant",
+_TAKEN = {  # the name of the constant would be noise
+    EffectKind.BIAS: "takes it over into its bias",
+    EffectKind.NEW_BIAS: "takes it over into a new bias",
+    EffectKind.MEAN: "takes it over into its mean",
+    EffectKind.CONSTANT: "takes it over into its constant",
 }
 
 
 def does(hop: Hop) -> str:
     """What the node does with the shift."""
     match hop.verb:
-        case "absorbs":
-            said = next((words_ for start, words_ in _TAKEN.items() if hop.how.startswith(start)), hop.how)
-        case "annihilates":
+        case Verb.ABSORBS:
+            said = _TAKEN.get(hop.kind, hop.how)
+        case Verb.CANCELS:
             said = f"does not feel it: {hop.how}"
-        case "stops":
+        case Verb.BLOCKS:
             said = "would change" if hop.op == "output" else f"feels it: {felt(hop)}"
         case _:
             if isinstance(hop, Reader) and len(hop.given_by) > 1:
                 return "adds up the shifts that meet here"
-            said = _HOW.get(hop.how) or _CARRIES.get(hop.op, "carries it unchanged")
-            if hop.how.startswith("multiplied by data: "):  # what keeps the weights of an attention from it
-                said = hop.how.replace("multiplied", "multiplies it", 1)
+            said = _HOW.get(hop.kind) or _CARRIES.get(hop.op, "carries it unchanged")
+            if hop.kind is EffectKind.UNNORMALIZED:  # what keeps the weights of an attention from it
+                said = f"it is {hop.how}"
     return words.plain(said)
 
 
 def felt(hop: Hop) -> str:
     """Why the node feels the shift."""
-    return "it is not linear" if hop.how == LINEARITY else words.plain(hop.how)
+    return "it is not linear" if hop.kind is EffectKind.NONLINEAR else words.plain(hop.how)

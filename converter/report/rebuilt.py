@@ -15,6 +15,7 @@ from converter.records import (
     Block,
     Counts,
     Delta,
+    EffectKind,
     Environment,
     Fate,
     FateKind,
@@ -31,6 +32,7 @@ from converter.records import (
     Stage,
     Status,
     Timing,
+    Verb,
     Verdict,
     Warning,
     WarningCode,
@@ -228,7 +230,16 @@ def _finding(part: Json) -> Finding:
     return Finding(part["id"], name, node, Status(part["status"]), part.get("code", ""), part.get("why", ""))
 
 
+_NONLINEAR = "it is not linear, so it feels the shift"  # documents hold the sentence, not its tag
+
+
+def _hop(end: Json) -> Hop:
+    how = end.get("how", "")
+    kind = EffectKind.NONLINEAR if how == _NONLINEAR else EffectKind.PLAIN
+    return Hop(end["node"], end["op"], Verb(end["verb"]), how, kind)
+
+
 def _fate(part: Json) -> Fate:
-    path = tuple(Hop(end["node"], end["op"], end["verb"], end.get("how", "")) for end in part.get("ends", ()))
+    path = tuple(_hop(end) for end in part.get("ends", ()))
     plain = {key: part[key] for key in ("node", "op", "elements", "removed", "where", "code", "why") if key in part}
     return Fate(kind=FateKind(part["fate"]), path=path, **plain)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converter.records import Counts, Fate, Finding, Hop, Latency, Rewrite
+from converter.records import Counts, Fate, Finding, Hop, Latency, Rewrite, Verb
 from converter.report.document import environment, facts, inputs, latency_json, parity_json, repro, tool
 from converter.report.pages import docstring
 from converter.report.result import Folded, Inspected, PassLike
@@ -79,7 +79,7 @@ def _given(result: Folded) -> dict[str, Any]:
 
 def _ends(fate: Fate) -> list[dict[str, Any]]:
     """Where the ways of a bias end, and last its very last node, which says what keeps it."""
-    ends = [hop for hop in fate.path[:-1] if hop.verb != "carries"] + list(fate.path[-1:])
+    ends = [hop for hop in fate.path[:-1] if hop.verb is not Verb.PROPAGATES] + list(fate.path[-1:])
     return [{"node": hop.node, "op": hop.op, "verb": hop.verb, "how": hop.how} for hop in ends]
 
 

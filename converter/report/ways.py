@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from converter.records import Fate, Hop
+from converter.records import Fate, Hop, Verb
 from converter.report import words
 from converter.report.hops import does
 
@@ -92,7 +92,7 @@ class Way:
         glyphs = ASCII if options.ascii_only else UNICODE
         part = next((p for hop in self.path if (p := getattr(hop, "part", ""))), "")
         adds = f"its bias: {part or words.count(self.fate.elements, 'element')}"
-        root = Hop(self.fate.node, self.fate.op, "root", adds)
+        root = Hop(self.fate.node, self.fate.op, Verb.STARTS, adds)
         tree = lines(root, self.path, glyphs)
         width = options.max_width
         column = max(len(line.lead) + len(_name(line.hop)) + 4 for line in tree)
@@ -107,7 +107,7 @@ def _name(hop: Hop) -> str:
 def _drawn(line: Line, glyphs: Glyphs, width: int, column: int) -> Iterator[Text]:
     """One node: in one line if there is room, else what it does below its name."""
     hop = line.hop
-    said = hop.how if hop.verb == "root" else does(hop)
+    said = hop.how if hop.verb is Verb.STARTS else does(hop)
     style = _STYLE.get(hop.verb, "")
     head = Text.assemble((line.lead, "dim"), (glyphs.ends.get(hop.verb, "?"), style), f" {_name(hop)}")
     if column:

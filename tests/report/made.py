@@ -8,6 +8,7 @@ from pathlib import Path
 from converter.records import (
     Counts,
     Delta,
+    EffectKind,
     Fate,
     FateKind,
     Finding,
@@ -19,6 +20,7 @@ from converter.records import (
     Safety,
     Stage,
     Status,
+    Verb,
     Verdict,
 )
 from converter.rewrite.analysis.recurrent import Gate
@@ -107,12 +109,12 @@ def folded(**changes: object) -> Result:
     return Result(**(values | changes))  # type: ignore[arg-type]
 
 
-def carries(node: str, given_by: str, op: str = "Add", how: str = "") -> Reader:
-    return Reader(node, op, "carries", how, (given_by,))
+def carries(node: str, given_by: str, op: str = "Add", kind: EffectKind = EffectKind.PLAIN) -> Reader:
+    return Reader(node, op, Verb.PROPAGATES, "", kind, (given_by,))
 
 
-def ends(node: str, given_by: str, verb: str, op: str, how: str = "") -> Reader:
-    return Reader(node, op, verb, how, (given_by,))
+def ends(node: str, given_by: str, verb: str, op: str, how: str = "", kind: EffectKind = EffectKind.PLAIN) -> Reader:
+    return Reader(node, op, Verb(verb), how, kind, (given_by,))
 
 
 def kept(node: str, op: str = "Relu", by: str = "relu", how: str = "it is not linear", elements: int = 8) -> Fate:
@@ -124,7 +126,7 @@ def kept(node: str, op: str = "Relu", by: str = "relu", how: str = "it is not li
 
 def absorbed(node: str, where: str, elements: int = 8) -> Fate:
     """A bias of a Conv that the next one takes over."""
-    path = (ends(where, node, "absorbs", "Conv", "its bias 'b' takes it over"),)
+    path = (ends(where, node, "absorbs", "Conv", "its bias 'b' takes it over", EffectKind.BIAS),)
     return Fate(node, "Conv", FateKind.ABSORBED, elements, elements, where, path=path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from converter.records import Fate, FateKind
+from converter.records import EffectKind, Fate, FateKind, Verb
 from converter.report import explain, hops, text, to_json
 from converter.rewrite.bias_flow.reasons import Reader
 from tests.report.made import absorbed, at_output, carries, ends, kept
@@ -20,15 +20,15 @@ def shown(fate: Fate, stream: io.StringIO | None = None, width: int = 80) -> str
 def residual() -> Fate:
     """A bias on a trunk: two layers take it over, one after an Add each, and a norm at last does not feel it."""
     path = (
-        ends("conv2", "conv1", "absorbs", "Conv", "its bias 'b2' takes it over"),
+        ends("conv2", "conv1", "absorbs", "Conv", "its bias 'b2' takes it over", EffectKind.BIAS),
         carries("add1", "conv1"),
         carries("pool", "add1", "MaxPool"),
-        ends("conv3", "pool", "absorbs", "Conv", "its bias 'b3' takes it over"),
+        ends("conv3", "pool", "absorbs", "Conv", "its bias 'b3' takes it over", EffectKind.BIAS),
         carries("add2", "add1"),
         ends("norm", "add2", "annihilates", "InstanceNormalization", "it subtracts the mean"),
-        ends("conv4", "add2", "absorbs", "Conv", "its new bias takes it over"),
+        ends("conv4", "add2", "absorbs", "Conv", "its new bias takes it over", EffectKind.NEW_BIAS),
         carries("add3", "add2"),
-        ends("conv5", "add3", "absorbs", "Conv", "its constant 'c' takes it over"),
+        ends("conv5", "add3", "absorbs", "Conv", "its constant 'c' takes it over", EffectKind.CONSTANT),
     )
     return Fate("conv1", "Conv", FateKind.ABSORBED, 64, 64, "conv2, conv3, norm, conv4, conv5", path=path)
 
@@ -126,8 +126,8 @@ def test_a_way_that_was_not_gone_is_called_that() -> None:
 
 def test_each_part_has_a_tree_of_its_own() -> None:
     path = (
-        Reader("sm", "Softmax", "annihilates", "alike", ("qkv",), "key part, elements 6 to 11"),
-        Reader("sm", "Softmax", "stops", "differently", ("qkv",), "query part"),
+        Reader("sm", "Softmax", Verb.CANCELS, "alike", given_by=("qkv",), part="key part, elements 6 to 11"),
+        Reader("sm", "Softmax", Verb.BLOCKS, "differently", given_by=("qkv",), part="query part"),
     )
     fused = Fate("qkv", "Gemm", FateKind.KEPT, 18, 6, code="softmax", why="w", path=path)
     assert shown(fused).splitlines()[2:] == [
@@ -142,7 +142,7 @@ def test_each_part_has_a_tree_of_its_own() -> None:
 def test_where_shifts_meet() -> None:
     path = (
         carries("pool", "conv", "AveragePool"),
-        Reader("add", "Add", "carries", "", ("conv", "pool")),
+        Reader("add", "Add", Verb.PROPAGATES, given_by=("conv", "pool")),
         ends("y", "add", "stops", "output"),
     )
     assert shown(replace(kept("conv"), path=path)).splitlines()[2:] == [
@@ -154,21 +154,21 @@ def test_where_shifts_meet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "how", "said"),
+    ("op", "kind", "said"),
     [
-        ("Conv", "through its weights", "turns it, through its weights, into a shift of its own channels"),
-        ("Gelu", "", "carries it unchanged"),
-        ("Neg", "", "turns its sign"),
-        ("MatMul", "rows of weights that sum to one hand it on", "hands it on unchanged: its weights sum to one"),
+        ("Conv", EffectKind.WEIGHTS, "turns it, through its weights, into a shift of its own channels"),
+        ("Gelu", EffectKind.PLAIN, "carries it unchanged"),
+        ("Neg", EffectKind.PLAIN, "turns its sign"),
+        ("MatMul", EffectKind.SOFTMAX_ROWS, "hands it on unchanged: its weights sum to one"),
         (
             "Where",
-            "masked entries stay minus infinity",
+            EffectKind.MASKED,
             "carries it, but for masked entries, which stay minus infinity",
         ),
     ],
 )
-def test_what_a_node_does_is_told_in_plain_words(op: str, how: str, said: str) -> None:
-    assert hops.does(carries("n", "c", op, how)) == said
+def test_what_a_node_does_is_told_in_plain_words(op: str, kind: EffectKind, said: str) -> None:
+    assert hops.does(carries("n", "c", op, kind)) == said
 
 
 def test_an_explanation_as_json() -> None:

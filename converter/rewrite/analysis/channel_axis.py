@@ -142,6 +142,16 @@ def _axes(facts: Facts, node: Node) -> list[int] | None:
 
 
 def _squeeze(facts: Facts, node: Node, axis: int) -> int | str:
+    axes = squeezed_axes(facts, node)
+    if isinstance(axes, str):
+        return axes
+    if axis in axes:
+        return f"{node.label} drops the channel axis"
+    return axis - sum(a < axis for a in axes)
+
+
+def squeezed_axes(facts: Facts, node: Node) -> list[int] | str:
+    """The axes that a Squeeze drops, or a clause that says why they are not known."""
     axes, shape = _axes(facts, node), facts.shape(node.inputs[0])
     if axes is None:
         if node.tensor_in(1) is not None or shape is None or any(not isinstance(d, int) for d in shape):
@@ -152,9 +162,7 @@ def _squeeze(facts: Facts, node: Node, axis: int) -> int | str:
         if rank is None:
             return f"{node.label} counts axes from the end of an unknown number"
         axes = [a % rank for a in axes]
-    if axis in axes:
-        return f"{node.label} drops the channel axis"
-    return axis - sum(a < axis for a in axes)
+    return axes
 
 
 def _unsqueeze(facts: Facts, node: Node, axis: int) -> int | str:

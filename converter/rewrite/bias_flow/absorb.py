@@ -9,6 +9,7 @@ import numpy as np
 
 from converter import numerics
 from converter.model.graph import Node
+from converter.records import EffectKind
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine, affine_at, scale_and_shift, stats_problem, training_problem
 from converter.rewrite.analysis.facts import Facts
@@ -44,13 +45,13 @@ def _into_linear(facts: Facts, permit: Permit, node: Node, s: Shift) -> Absorb |
     channels = lin.out_channels(facts, linear)
     if linear.bias is None:
         room = node.op != "MatMul" and permit.new_bias
-        return Absorb(node, "new-bias", linear, make, channels, "its new bias takes it over") if room else None
+        return Absorb(node, EffectKind.NEW_BIAS, linear, make, channels, "its new bias takes it over") if room else None
     if facts.constants.problem(linear.bias) is not None:
         return None
     shape = facts.weight(linear.bias).shape
     if np.broadcast_shapes(shape, (channels,)) != shape and math.prod(shape) != 1:
         return None
-    return Absorb(node, "bias", linear, make, channels, f"its bias {linear.bias.name!r} takes it over")
+    return Absorb(node, EffectKind.BIAS, linear, make, channels, f"its bias {linear.bias.name!r} takes it over")
 
 
 def _added(facts: Facts, linear: Linear, s: Shift) -> Callable[[], Array] | None:
@@ -78,7 +79,7 @@ def _into_mean(facts: Facts, node: Node, s: Shift) -> Absorb | None:
     assert s.value is not None
     channels = facts.weight(bn.params[2]).shape
     added = np.broadcast_to(s.value.reshape(-1), channels)
-    return Absorb(node, "mean", bn, lambda: added, added.size, "its mean takes it over")
+    return Absorb(node, EffectKind.MEAN, bn, lambda: added, added.size, "its mean takes it over")
 
 
 def _into_constant(facts: Facts, node: Node, slot: int, s: Shift) -> Absorb | None:
@@ -96,7 +97,7 @@ def _into_constant(facts: Facts, node: Node, slot: int, s: Shift) -> Absorb | No
         return None
     sign = -1.0 if node.is_op("Sub") else 1.0
     how = f"its constant {affine.params[0].name!r} takes it over"
-    return Absorb(node, "constant", affine, lambda: sign * value, value.size, how)
+    return Absorb(node, EffectKind.CONSTANT, affine, lambda: sign * value, value.size, how)
 
 
 def sibling(facts: Facts, node: Node, shifts: dict[int, Shift]) -> Absorb | None:
@@ -114,7 +115,7 @@ def sibling(facts: Facts, node: Node, shifts: dict[int, Shift]) -> Absorb | None
         return None
     added = np.broadcast_to(s.value, source.shape).reshape(source.value.shape)
     how = f"the bias of {source.node.label} takes it over"
-    return Absorb(node, "sibling", source.linear, lambda: added, added.size, how)
+    return Absorb(node, EffectKind.SIBLING, source.linear, lambda: added, added.size, how)
 
 
 def sound(facts: Facts, bn: Affine) -> bool:

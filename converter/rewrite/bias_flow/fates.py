@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from converter.model.graph import Node, Tensor
-from converter.records import Delta, Fate, FateKind, Finding, Hop
+from converter.records import Delta, EffectKind, Fate, FateKind, Finding, Hop, Verb
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, MATMUL, Linear, linear_at, linear_into
 from converter.rewrite.analysis.recurrent import BIAS, RECURRENT
@@ -187,8 +187,10 @@ class Ledger:
         end = self._nodes.get(act.where)
         if act.path or end is None or act.kind is not FateKind.ABSORBED:
             return act
-        mean = " into its mean" if end.is_op("BatchNormalization") else ""
-        return replace(act, path=(Reader(act.where, str(end.op), "absorbs", f"takes it over{mean}", (act.node,)),))
+        norm = end.is_op("BatchNormalization")
+        how, kind = ("takes it over into its mean", EffectKind.MEAN) if norm else ("takes it over", EffectKind.PLAIN)
+        hop = Reader(act.where, str(end.op), Verb.ABSORBS, how, kind, (act.node,))
+        return replace(act, path=(hop,))
 
     def _lose(self, label: str, seat: _Seat, act: Act | None, delta: Delta) -> None:
         if seat.node.alive and bias_of(self._facts, seat.node) is not None:
@@ -197,7 +199,7 @@ class Ledger:
         if act is None or act.node != label:  # a fold moved it on; that is no pass of biases
             bearers = dict.fromkeys(self._adds.get(n, n) for n in delta.changed_nodes)
             others = [n for n in bearers if n != label]
-            ends = [Reader(n, str(self._nodes[n].op), "absorbs", "folded into it", (label,)) for n in others]
+            ends = [_folded(self._nodes[n], n, label) for n in others]
             seat.acts.append(Act(label, FateKind.ABSORBED, ", ".join(others), seat.elements, path=tuple(ends)))
 
     def close(self, declined: Iterable[Finding], unasked: Mapping[str, str]) -> tuple[BiasFate, ...]:
@@ -226,6 +228,10 @@ class Ledger:
         declined = findings.get(bias.last.label) or findings.get(bias.node.label)
         kept = why_kept(self._facts, bias.tensor, bias.last, bias.linear, declined, unasked.get(bias.node.label))
         return _kept(seat, bias, kept)
+
+
+def _folded(node: Node, label: str, source: str) -> Reader:
+    return Reader(label, str(node.op), Verb.ABSORBS, "folded into it", given_by=(source,))
 
 
 def _names(bias: Bias) -> set[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from converter.model.graph import Node, Tensor
+from converter.records import EffectKind, Verb
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine
 from converter.rewrite.analysis.facts import Facts
@@ -40,7 +41,7 @@ class Absorb:
     """
 
     node: Node
-    kind: str  # bias | new-bias | mean | constant | sibling
+    kind: EffectKind
     target: Linear | Affine
     make: Callable[[], Array]
     n_elements: int
@@ -52,8 +53,9 @@ class Step:
     """What one node does with the shift."""
 
     node: Node
-    verb: str  # carries | absorbs | annihilates | stops
+    verb: Verb
     how: str
+    kind: EffectKind = EffectKind.PLAIN
     code: str = ""
 
 

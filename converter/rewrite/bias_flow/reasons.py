@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.model.graph import Node, Tensor
-from converter.records import Finding, Hop
+from converter.records import EffectKind, Finding, Hop, Verb
 from converter.rewrite.analysis.affine import affine_at, scale_and_shift, training_problem
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import Linear
 from converter.rewrite.bias_flow.flow import Flow, Permit, Source, Step, source_at
-from converter.rewrite.bias_flow.shift import LINEARITY
 from converter.rewrite.bias_flow.trace import trace
 
 
@@ -33,14 +32,16 @@ def hops(flow: Flow, part: str = "") -> tuple[Reader, ...]:
     last, root = flow.source.linear.last, flow.source.node.label
     # A MatMul's bias lies in the Add after it; both are one node here.
     labels = {id(t): root if t is flow.source.output else str(t.inputs[0].label) for t in flow.carried}
-    carriers = {id(last), *(id(s.node) for s in flow.steps if s.verb == "carries")}
+    carriers = {id(last), *(id(s.node) for s in flow.steps if s.verb is Verb.PROPAGATES)}
     found = []
     for step in flow.steps:
-        if step.verb == "stops" and id(step.node) in carriers:
+        if step.verb is Verb.BLOCKS and id(step.node) in carriers:
             found.append(_use(step, root if step.node is last else step.node.label, part))
         else:
             given_by = dict.fromkeys(labels[id(t)] for t in step.node.inputs if id(t) in labels)
-            found.append(Reader(step.node.label, str(step.node.op), step.verb, step.how, tuple(given_by), part))
+            found.append(
+                Reader(step.node.label, str(step.node.op), step.verb, step.how, step.kind, tuple(given_by), part)
+            )
     return tuple(found)
 
 
@@ -48,8 +49,8 @@ def _use(step: Step, maker: str, part: str) -> Reader:
     """No node stops it, but what the tensor is used for besides."""
     tensor = next((t for t in step.node.outputs if t.external_uses or t.is_input), step.node.outputs[0])
     if "output" in tensor.external_uses:
-        return Reader(str(tensor.name), "output", step.verb, "it is an output of the model", (maker,), part)
-    return Reader(str(tensor.name), "use", step.verb, step.how.removeprefix(f"{tensor.name!r}: "), (maker,), part)
+        return Reader(str(tensor.name), "output", step.verb, "it is an output of the model", step.kind, (maker,), part)
+    return Reader(str(tensor.name), "use", step.verb, step.how, step.kind, (maker,), part)
 
 
 def part_of(flow: Flow, mask: NDArray[np.bool_] | None) -> str:
@@ -61,7 +62,7 @@ def part_of(flow: Flow, mask: NDArray[np.bool_] | None) -> str:
         return ""
     if flow.softmax_rows:
         name = "value part"
-    elif not flow.absorbs and {g.kind for g in flow.gone if g.kind != "shape"} == {"softmax"}:
+    elif not flow.absorbs and {g.kind for g in flow.gone} - {EffectKind.SHAPE} == {EffectKind.SOFTMAX}:
         name = "key part"
     else:
         name = "part"
@@ -132,7 +133,7 @@ def _recurrent(node: Node, declined: Finding | None) -> Kept:
     if declined is not None:
         return Kept(declined.code, declined.why)
     why = "its gates are not linear"
-    return Kept("gates", why, f"{node.op} ({node.label})", hops=(Reader(node.label, str(node.op), "stops", why),))
+    return Kept("gates", why, f"{node.op} ({node.label})", hops=(Reader(node.label, str(node.op), Verb.BLOCKS, why),))
 
 
 def _untraced(facts: Facts, linear: Linear) -> Kept:
@@ -151,7 +152,7 @@ def _stopped(flow: Flow) -> Kept:
     if end.op in ("output", "use"):
         name = f"output {end.node!r}" if end.op == "output" else f"{end.node!r} ({end.how})"
         return Kept(flow.stop.code, f"it reaches {name}", flow=flow)
-    why = "" if end.how == LINEARITY else end.how
+    why = "" if end.kind is EffectKind.NONLINEAR else end.how
     return Kept(flow.stop.code, why, f"{end.op} ({end.node})", flow)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.model.graph import Node, Tensor
+from converter.records import EffectKind
 from converter.rewrite.analysis.facts import Facts
 
 Array = NDArray[np.float64]
@@ -119,7 +120,22 @@ class Carry:
     """The outputs have shifts of their own."""
 
     shifts: Mapping[int, Shift]  # output slot -> shift
-    how: str = ""
+    kind: EffectKind = EffectKind.PLAIN
+    detail: str = ""
+
+    @property
+    def how(self) -> str:
+        """A clause; empty where the operator says it all."""
+        return self.detail or _CARRIED.get(self.kind, "")
+
+
+_CARRIED = {
+    EffectKind.WEIGHTS: "through its weights",
+    EffectKind.SOFTMAX_ROWS: "rows of weights that sum to one hand it on",
+    EffectKind.DATA: "multiplied by data",
+    EffectKind.FACTOR: "by a factor that depends on the data",
+    EffectKind.MASKED: "masked entries stay minus infinity",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +143,7 @@ class Gone:
     """The outputs do not depend on the shift."""
 
     how: str
-    kind: str  # norm | softmax | cancelled | shape
+    kind: EffectKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +152,14 @@ class Stop:
 
     code: str
     why: str
+    kind: EffectKind = EffectKind.PLAIN
 
 
 Outcome = Carry | Gone | Stop
 Shifts = Mapping[int, Shift]
 Rule = Callable[[Facts, Node, Shifts], Outcome]
 
-LINEARITY = "it is not linear, so it feels the shift"
+LINEARITY = "it is not linear, so it feels the shift"  # said wherever the kind is NONLINEAR
 
 NOT_LINEAR = frozenset(
     "Relu LeakyRelu PRelu Elu Selu Celu Gelu ThresholdedRelu Clip Sigmoid HardSigmoid HardSwish Mish Swish Tanh "

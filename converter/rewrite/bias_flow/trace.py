@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.model.graph import Node, Tensor
+from converter.records import EffectKind, Verb
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.bias_flow.absorb import absorber, sibling
 from converter.rewrite.bias_flow.flow import Flow, Permit, Source, Step
@@ -19,15 +20,15 @@ from converter.rewrite.bias_flow.rules import through
 from converter.rewrite.bias_flow.shift import LINEARITY, NOT_LINEAR, Array, Carry, Gone, Outcome, Shift, Stop, known
 
 
-def felt_at(facts: Facts, tensor: Tensor) -> tuple[Node, str, str] | None:
-    """Where any shift of the tensor is felt, through nodes that only hand it on: node, code, clause; None if unknown.
+def felt_at(facts: Facts, tensor: Tensor) -> tuple[Node, Stop] | None:
+    """Where any shift of the tensor is felt, through nodes that only hand it on, and why; None if unknown.
 
     Remembered for every tensor on the way: a long trunk is walked once, not once for each of its biases.
     """
-    known_ends: dict[Tensor, tuple[Node, str, str] | None] = facts.of_wiring(("felt",), dict)
+    known_ends: dict[Tensor, tuple[Node, Stop] | None] = facts.of_wiring(("felt",), dict)
     trail: list[Tensor] = []
     at: Tensor | None = tensor
-    end: tuple[Node, str, str] | None = None
+    end: tuple[Node, Stop] | None = None
     while at is not None:
         if at in known_ends:
             end = known_ends[at]
@@ -36,11 +37,12 @@ def felt_at(facts: Facts, tensor: Tensor) -> tuple[Node, str, str] | None:
         readers = facts.graph.readers(at)
         maker = facts.graph.producer(at)
         if "output" in at.external_uses and maker is not None:
-            end = maker, "output-is-graph-output", f"{at.name!r}: it is an output of its graph, many nodes further down"
+            why = f"{at.name!r}: it is an output of its graph, many nodes further down"
+            end = maker, Stop("output-is-graph-output", why)
             break
         feels = next((r for r in readers if r.is_op(*NOT_LINEAR)), None)
         if feels is not None:
-            end = feels, "stops", f"{LINEARITY}, many nodes further down"
+            end = feels, Stop("stops", f"{LINEARITY}, many nodes further down")
             break
         further = next((r for r in readers if r.scope is tensor.scope and _hands_on(facts, r, at)), None)
         at = None if further is None else further.tensor_out(0)
@@ -88,7 +90,7 @@ class _Trace:
             try:
                 self.visit(node)
             except (ValueError, IndexError) as exc:  # only a model whose shapes contradict each other
-                self.stop(node, "shapes", f"its shapes do not fit together ({exc})")
+                self.stop(node, Stop("shapes", f"its shapes do not fit together ({exc})"))
         return self.flow
 
     def push(self, maker: Node, tensor: Tensor, shift: Shift) -> None:
@@ -102,7 +104,7 @@ class _Trace:
                 else f"it is used by {', '.join(tensor.external_uses)}"
             )
             code = "output-is-graph-output" if "output" in tensor.external_uses else "captured-by-subgraph"
-            self.stop(maker, code, f"{tensor.name!r}: {what}")
+            self.stop(maker, Stop(code, what))
             return
         far = None if self.permit.siblings or len(self.flow.steps) < _LONG else felt_at(self.facts, tensor)
         if far is not None:
@@ -112,13 +114,13 @@ class _Trace:
         self.flow.carried.append(tensor)
         for reader in self.facts.graph.readers(tensor):
             if reader.scope is not tensor.scope:
-                self.stop(reader, "captured-by-subgraph", "a control-flow body reads it")
+                self.stop(reader, Stop("captured-by-subgraph", "a control-flow body reads it"))
             elif id(reader) not in self.seen:
                 self.seen.add(id(reader))
                 heapq.heappush(self.queue, (reader.position, id(reader), reader))
 
-    def stop(self, node: Node, code: str, why: str) -> None:
-        step = Step(node, "stops", why, code)
+    def stop(self, node: Node, stop: Stop) -> None:
+        step = Step(node, Verb.BLOCKS, stop.why, stop.kind, stop.code)
         self.flow.steps.append(step)
         self.flow.stop = step
 
@@ -127,24 +129,24 @@ class _Trace:
         absorb = absorber(self.facts, self.permit, node, shifts)
         if absorb is not None:
             self.flow.absorbs.append(absorb)
-            self.flow.steps.append(Step(node, "absorbs", absorb.how))
+            self.flow.steps.append(Step(node, Verb.ABSORBS, absorb.how, absorb.kind))
             return
         outcome: Outcome = through(self.facts, node, shifts)
         if isinstance(outcome, Carry) and self.permit.siblings and node.is_op("Add") and len(shifts) == 1:
             beside = sibling(self.facts, node, shifts)
             if beside is not None:
                 self.flow.absorbs.append(beside)
-                self.flow.steps.append(Step(node, "absorbs", beside.how))
+                self.flow.steps.append(Step(node, Verb.ABSORBS, beside.how, beside.kind))
                 return
         match outcome:
-            case Stop(code, why):
-                self.stop(node, code, why)
-            case Gone(how):
+            case Stop():
+                self.stop(node, outcome)
+            case Gone(how, kind):
                 self.flow.gone.append(outcome)
-                self.flow.steps.append(Step(node, "annihilates", how))
-            case Carry(out, how):
-                self.flow.steps.append(Step(node, "carries", how))
-                self.flow.softmax_rows |= "sum to one" in how
+                self.flow.steps.append(Step(node, Verb.CANCELS, how, kind))
+            case Carry(out, kind):
+                self.flow.steps.append(Step(node, Verb.PROPAGATES, outcome.how, kind))
+                self.flow.softmax_rows |= kind is EffectKind.SOFTMAX_ROWS
                 self.flow.adds |= node.is_op("Add") and len(shifts) == 1
                 self.flow.bias_free |= node.is_op("Conv", "ConvTranspose", "Gemm")
                 for slot, shift in out.items():

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from converter import numerics
 from converter.model.graph import Bypass, Edit, Node, Rename, SetConst, Tensor
-from converter.records import FateKind, Safety
+from converter.records import EffectKind, FateKind, Safety, Verb
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine
 from converter.rewrite.analysis.facts import Facts
@@ -47,11 +47,12 @@ class FlowMatch:
 
 
 Ending = Callable[[Flow], bool]
+_NORM_ENDS = (EffectKind.NORM, EffectKind.SUM, EffectKind.SHAPE)
 
 
 def ends_in_norm(flow: Flow) -> bool:
     """Every path ends where a mean is subtracted, or where the shifts cancel."""
-    return bool(flow.gone) and not flow.absorbs and all(g.kind in ("norm", "cancelled", "shape") for g in flow.gone)
+    return bool(flow.gone) and not flow.absorbs and all(g.kind in _NORM_ENDS for g in flow.gone)
 
 
 def ends_in_softmax(flow: Flow) -> bool:
@@ -102,7 +103,7 @@ def _part(facts: Facts, source: Source, ending: Ending) -> FlowMatch | None:
 
 
 def _grows(_: Facts, m: FlowMatch) -> str | None:
-    new = [a for a in m.flow.absorbs if a.kind == "new-bias"]
+    new = [a for a in m.flow.absorbs if a.kind is EffectKind.NEW_BIAS]
     if not new or (len(new) == 1 and m.whole and new[0].n_elements < m.source.value.size):
         return None
     given = "a bias vector to a layer" if len(new) == 1 else f"{len(new)} bias vectors to layers"
@@ -137,7 +138,7 @@ def _targets(m: FlowMatch) -> list[Tensor]:
             case Linear() as linear:
                 found += [linear.bias] if linear.bias is not None else []
             case Affine() as affine:
-                found.append(affine.params[2] if a.kind == "mean" else affine.params[0])
+                found.append(affine.params[2] if a.kind is EffectKind.MEAN else affine.params[0])
     return found
 
 
@@ -181,7 +182,7 @@ def _one(facts: Facts, group: list[Absorb]) -> tuple[Array, Tensor, list[Edit]]:
             value = added if bias is None else np.asarray(bias + added)
             like = linear.bias if linear.bias is not None else linear.weight
             return value, like, lin.set_bias(facts, linear, value)
-        case Affine() as affine if first.kind == "mean":
+        case Affine() as affine if first.kind is EffectKind.MEAN:
             value = np.asarray(facts.float64(affine.params[2]) - added)
             return value, affine.params[2], [set_parameter(facts, affine.node, MEAN, value, "mean")]
         case affine:
@@ -211,26 +212,27 @@ def _between(m: FlowMatch) -> list[Tensor]:
     for a in m.flow.absorbs:
         if isinstance(a.target, Linear):
             inner = [a.target.node.outputs[0]] if a.target.last is not a.target.node else []
-            outer = [a.target.result] if a.kind == "sibling" else []
+            outer = [a.target.result] if a.kind is EffectKind.SIBLING else []
             found |= {id(t): t for t in (*inner, *outer)}
     return [t for t in found.values() if not any(t is c for c in m.flow.carried)]
 
 
 def _ends(m: FlowMatch) -> list[Node]:
     """Where the shift ends; readers of the shape alone, which are everywhere in exports, only if there is no other."""
-    ends = [s.node for s in m.flow.steps if s.verb in ("absorbs", "annihilates")]
+    ends = [s.node for s in m.flow.steps if s.verb in (Verb.ABSORBS, Verb.CANCELS)]
     return [n for n in ends if not n.is_op("Shape", "Size", "CastLike")] or ends
 
 
 def where(m: FlowMatch) -> str:
     """Names of the nodes where the shift ends."""
-    siblings = [a.target.node.label for a in m.flow.absorbs if a.kind == "sibling"]
+    siblings = [a.target.node.label for a in m.flow.absorbs if a.kind is EffectKind.SIBLING]
     return ", ".join(dict.fromkeys(siblings or [n.label for n in _ends(m)]))
 
 
 def last_output(m: FlowMatch) -> str:
     """The output of the last node that the shift reaches: its value is the same before and after."""
-    absorbed = [a.target.last for a in m.flow.absorbs if isinstance(a.target, Linear) and a.kind != "sibling"]
+    absorbs = [a for a in m.flow.absorbs if a.kind is not EffectKind.SIBLING]
+    absorbed = [a.target.last for a in absorbs if isinstance(a.target, Linear)]
     tensor = (absorbed or _ends(m))[-1].tensor_out(0)
     return "" if tensor is None else str(tensor.name)
 

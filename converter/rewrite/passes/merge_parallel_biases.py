@@ -7,13 +7,13 @@ Source: associativity of sums in real arithmetic.
 
 from __future__ import annotations
 
-from converter.records import FateKind
+from converter.records import EffectKind, FateKind
 from converter.rewrite.bias_flow.flow import Flow, Permit
 from converter.rewrite.passes._flow import finder, flow_pass
 
 
 def _meets_sibling(flow: Flow) -> bool:
-    return any(a.kind == "sibling" for a in flow.absorbs)
+    return any(a.kind is EffectKind.SIBLING for a in flow.absorbs)
 
 
 PASS = flow_pass(

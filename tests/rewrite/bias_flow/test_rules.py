@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from converter.records import EffectKind
 from converter.rewrite.bias_flow.rules import RULES, through
 from converter.rewrite.bias_flow.shift import Carry, Gone, Stop, known
 from tests.rewrite.bias_flow.cases_plain import PLAIN
@@ -75,7 +76,7 @@ def test_the_judge_sees_a_wrong_claim(case: Case) -> None:
         return
     assert holds(Carry({0: known(shift.value * 1.001)}), seen)
     assert holds(Carry({0: shift.of_rank(shift.rank + 1)}), seen)
-    assert holds(Gone("", "norm"), seen)
+    assert holds(Gone("", EffectKind.NORM), seen)
 
 
 # ---- shifts of one form -------------------------------------------------------------------------

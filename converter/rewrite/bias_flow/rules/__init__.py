@@ -7,6 +7,7 @@ measured tables of which operators commute with a constant (pools, resizes, pads
 from __future__ import annotations
 
 from converter.model.graph import Node
+from converter.records import EffectKind
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.bias_flow.rules.elementwise import PLAIN_RULES
 from converter.rewrite.bias_flow.rules.layout import RESHAPE_RULES, SHAPE_RULES, SPACE_RULES
@@ -41,7 +42,7 @@ def through(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     """
     rule = RULES.get(node.op) if node.is_standard else None
     if rule is None and node.is_standard and node.op in NOT_LINEAR:
-        return Stop("stops", LINEARITY)
+        return Stop("stops", LINEARITY, EffectKind.NONLINEAR)
     if rule is None:
         return Stop("unknown-operator", "it is not known to hand a shift on")
     if node.function_attrs:

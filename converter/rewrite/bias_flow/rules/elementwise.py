@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from converter.model.graph import Node
+from converter.records import EffectKind
 from converter.rewrite.analysis.channel_axis import is_view
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.bias_flow.shift import (
@@ -26,12 +27,12 @@ from converter.rewrite.bias_flow.shift import (
 
 
 def _only_shape(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    return Gone("it reads the shape alone", "shape")
+    return Gone("it reads the shape alone", EffectKind.SHAPE)
 
 
 def _cast_like(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if 0 not in shifts:
-        return Gone("it reads the type alone", "shape")
+        return Gone("it reads the type alone", EffectKind.SHAPE)
     before, after = (facts.graph.elem_type(tensor_at(node, i)) for i in (0, 1))
     if _widens(before, after):
         return Carry({0: shifts[0]})
@@ -91,7 +92,7 @@ def _sum(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
         return Stop("rank", "the number of axes of its other operand is not known")
     parts = [s if s.value is None or signs[i] > 0 else known(-s.value, s.masked) for i, s in shifts.items()]
     whole = total([p.of_rank(rank) for p in parts])
-    return Gone("the shifts of its operands cancel", "cancelled") if whole.is_zero else Carry({0: whole})
+    return Gone("the shifts of its operands cancel", EffectKind.SUM) if whole.is_zero else Carry({0: whole})
 
 
 def _mean(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
@@ -130,7 +131,7 @@ def _product(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     shape = facts.shape(other)
     lead = whole.rank - rank
     still = {i for i in whole.invariant if i < lead or (shape is not None and shape[i - lead] == 1)}
-    return Carry({0: unknown(whole.rank, still)}, "by a factor that depends on the data")
+    return Carry({0: unknown(whole.rank, still)}, EffectKind.FACTOR)
 
 
 def _where(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
@@ -152,7 +153,8 @@ def _where(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
         return Stop("rank", "the number of axes of an operand is not known")
     whole = s.of_rank(max(r for r in ranks if r is not None))
     return Carry(
-        {0: Shift(whole.rank, whole.invariant, whole.value, masked=True)}, "masked entries stay minus infinity"
+        {0: Shift(whole.rank, whole.invariant, whole.value, masked=True)},
+        EffectKind.MASKED,
     )
 
 

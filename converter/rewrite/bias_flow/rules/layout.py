@@ -9,7 +9,7 @@ import numpy as np
 
 from converter.model.file import Size, size
 from converter.model.graph import Node
-from converter.rewrite.analysis.channel_axis import follow_axis, reshape_dims
+from converter.rewrite.analysis.channel_axis import follow_axis, reshape_dims, squeezed_axes
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.bias_flow.shift import (
     MOST_ELEMENTS,
@@ -125,7 +125,10 @@ def _squeeze(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
         return s
     moved = {i: follow_axis(facts, node, i) for i in range(s.rank)}
     kept = {i: j for i, j in moved.items() if isinstance(j, int)}
-    unclear = [j for j in moved.values() if isinstance(j, str) and "drops the channel axis" not in j]
+    dropped = squeezed_axes(facts, node) if node.op == "Squeeze" else []
+    if isinstance(dropped, str):
+        return Stop("reshape", dropped)
+    unclear = [j for i, j in moved.items() if isinstance(j, str) and i not in dropped]
     if unclear:
         return Stop("reshape", unclear[0])
     if node.op == "Squeeze" and any(i in s.varying for i in moved if i not in kept):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from converter.model.graph import Node
+from converter.records import EffectKind
 from converter.rewrite.analysis.affine import affine_at, training_problem
 from converter.rewrite.analysis.channel_axis import average_counts_padding, is_average, is_pool
 from converter.rewrite.analysis.facts import Facts, further_outputs
@@ -79,7 +80,7 @@ def _centred(axes_of: Callable[[Facts, Node, int], list[int] | None], what: str)
         if axes is None:
             return Stop("stops", "its axes are not known")
         if s.constant_on(axes):
-            return Gone(f"{what} subtracts the mean, the shift with it", "norm")
+            return Gone(f"{what} subtracts the mean, the shift with it", EffectKind.NORM)
         return Stop("norm-mixes-channels", "it takes the mean over channels that are shifted differently")
 
     return rule
@@ -103,11 +104,11 @@ def _group_norm(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if not s.constant_on(range(2, s.rank)):
         return Stop("varies", "the shift varies over positions")
     if s.constant_on([1]) or (groups and channels == groups):
-        return Gone("group normalisation subtracts the mean, the shift with it", "norm")
+        return Gone("group normalisation subtracts the mean, the shift with it", EffectKind.NORM)
     if s.value is not None and groups and s.value.shape[1] % groups == 0:
         grouped = s.value.reshape(s.value.shape[0], groups, -1)
         if (grouped == grouped[:, :, :1]).all():
-            return Gone("every channel of a group is shifted alike", "norm")
+            return Gone("every channel of a group is shifted alike", EffectKind.NORM)
     return Stop("norm-mixes-channels", "it takes the mean over channels that are shifted differently")
 
 
@@ -123,7 +124,7 @@ def _batch_norm(_: Facts, node: Node, shifts: Shifts) -> Outcome:
     if further_outputs(node):
         return Stop("batch-norm", "the statistics that it gives would change")
     if s.constant_on([0, *range(2, s.rank)]):
-        return Gone("batch normalisation in training subtracts the batch's mean", "norm")
+        return Gone("batch normalisation in training subtracts the batch's mean", EffectKind.NORM)
     return Stop("varies", "the shift varies over positions")
 
 
@@ -139,7 +140,7 @@ def _softmax(_: Facts, node: Node, shifts: Shifts) -> Outcome:
     if isinstance(s, Stop):
         return s
     if s.constant_on(softmax_axes(node, s.rank)):
-        return Gone("softmax does not feel what all its entries share", "softmax")
+        return Gone("softmax does not feel what all its entries share", EffectKind.SOFTMAX)
     return Stop("softmax", "its entries are shifted differently")
 
 
@@ -148,7 +149,7 @@ def _arg(_: Facts, node: Node, shifts: Shifts) -> Outcome:
     if isinstance(s, Stop):
         return s
     if s.constant_on([node.attr("axis", 0) % s.rank]):
-        return Gone("the place of the extreme stays where it is", "softmax")
+        return Gone("the place of the extreme stays where it is", EffectKind.SOFTMAX)
     return Stop("stops", "its entries are shifted differently")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from converter.model.graph import Node, Tensor
+from converter.records import EffectKind
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.channel_axis import is_view, reads_padding
 from converter.rewrite.analysis.facts import Facts, further_outputs
@@ -57,13 +58,14 @@ def _maker(facts: Facts, weights: Tensor, axis: int) -> tuple[Node | None, int]:
         tensor = node.inputs[0]
 
 
-def by_data(facts: Facts, weights: Tensor) -> str:
+def by_data(facts: Facts, weights: Tensor) -> tuple[EffectKind, str]:
     """What to say of a product with data; of attention's, what keeps its weights from summing to one."""
     maker, _ = _maker(facts, weights, 0)
     sources = [] if maker is None else [facts.graph.producer(t) for t in maker.inputs if t.name]
     if maker is None or not any(n is not None and n.is_op("Softmax") for n in sources):
-        return "multiplied by data"
-    return f"multiplied by data: after {maker.op} ({maker.label}) its weights need not sum to one"
+        return EffectKind.DATA, ""
+    why = f"multiplied by data: after {maker.op} ({maker.label}) its weights need not sum to one"
+    return EffectKind.UNNORMALIZED, why
 
 
 def _keeps_weights(facts: Facts, node: Node) -> bool:
@@ -88,7 +90,7 @@ def _attention(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if slot == _K:
         if node.attr("softcap", 0.0):
             return Stop("softcap", "it squashes the scores before its softmax")
-        return Gone("softmax does not feel what all keys share", "softmax")
+        return Gone("softmax does not feel what all keys share", EffectKind.SOFTMAX)
     if node.tensor_in(_MASK) is not None or node.tensor_in(_LENGTHS) is not None:
         return Stop("masked-rows", "a row that its mask closes gives zero, not the shift")
     heads = (node.attr("q_num_heads"), node.attr("kv_num_heads"))
@@ -97,7 +99,7 @@ def _attention(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
         heads = tuple(None if d is None else d[1] for d in shapes)  # type: ignore[assignment]
     if not all(isinstance(h, int) for h in heads) or heads[1] == 0 or heads[0] % heads[1]:
         return Stop("grouped-heads", "how many query heads share a value head is not known")
-    return Carry({0: _to_query_heads(s, *heads)}, "rows of weights that sum to one hand it on")
+    return Carry({0: _to_query_heads(s, *heads)}, EffectKind.SOFTMAX_ROWS)
 
 
 def _to_query_heads(s: Shift, n_query: int, n_value: int) -> Shift:
@@ -153,7 +155,7 @@ def _conv(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     if s.value is None:
         return Carry({0: unknown(s.rank, [0, *range(2, s.rank)])})
     added = added_by_conv(facts, Linear(node, node, 2), s)
-    return Carry({0: known(added.reshape(1, -1, *[1] * (s.rank - 2)))}, "through its weights")
+    return Carry({0: known(added.reshape(1, -1, *[1] * (s.rank - 2)))}, EffectKind.WEIGHTS)
 
 
 def _gemm(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
@@ -166,7 +168,7 @@ def _gemm(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
         return Carry({0: unknown(2, s.invariant & {0})})
     linear = Linear(node, node, 2)
     row = np.broadcast_to(s.value, (s.value.shape[0], lin.in_channels(facts, linear)))
-    return Carry({0: known(np.stack([lin.input_sum(facts, linear, r) for r in row]))}, "through its weights")
+    return Carry({0: known(np.stack([lin.input_sum(facts, linear, r) for r in row]))}, EffectKind.WEIGHTS)
 
 
 def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
@@ -185,9 +187,9 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     mine, theirs = (s.rank - 2, rank - 1) if slot == 1 else (s.rank - 1, rank - 2)
     if sums_to_one(facts, other, theirs):
         if s.constant_on([mine]):
-            return Carry({0: s.of_rank(max(rank, s.rank))}, "rows of weights that sum to one hand it on")
+            return Carry({0: s.of_rank(max(rank, s.rank))}, EffectKind.SOFTMAX_ROWS)
         return Stop("varies", "the shift varies along the axis that the weights sum over")
-    return Carry({0: _bilinear(facts, s, other, rank, slot)}, by_data(facts, other))
+    return Carry({0: _bilinear(facts, s, other, rank, slot)}, *by_data(facts, other))
 
 
 def _constant_product(value: Array, matrix: Array, slot: int) -> Outcome:
@@ -199,7 +201,7 @@ def _constant_product(value: Array, matrix: Array, slot: int) -> Outcome:
     product = wide @ matrix if slot == 0 else matrix @ wide
     if product.size > MOST_ELEMENTS:
         return Stop("too-large", "the shift would vary in too many places")
-    return Carry({0: known(product)}, "through its weights")
+    return Carry({0: known(product)}, EffectKind.WEIGHTS)
 
 
 def _bilinear(facts: Facts, s: Shift, other: Tensor, rank: int, slot: int) -> Shift:
@@ -234,7 +236,7 @@ def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     weight = facts.readable(other)
     if weight is not None and s.value is not None:
         return _constant_einsum(s, weight.float64(), (mine, theirs, out))
-    return Carry({0: unknown(len(out), invariant)}, by_data(facts, other))
+    return Carry({0: unknown(len(out), invariant)}, *by_data(facts, other))
 
 
 def _alone(mine: str, theirs: str, out: str) -> bool:
@@ -251,7 +253,7 @@ def _place(s: Shift, mine: str, out: str) -> Outcome:
     squeezed = s.value.reshape([s.value.shape[mine.index(c)] for c in kept])
     moved = squeezed.transpose([kept.index(c) for c in order])
     shape = [moved.shape[order.index(c)] if c in order else 1 for c in out]
-    return Carry({0: known(moved.reshape(shape))}, "rows of weights that sum to one hand it on")
+    return Carry({0: known(moved.reshape(shape))}, EffectKind.SOFTMAX_ROWS)
 
 
 def _constant_einsum(s: Shift, weight: Array, terms: tuple[str, str, str]) -> Outcome:
@@ -264,7 +266,10 @@ def _constant_einsum(s: Shift, weight: Array, terms: tuple[str, str, str]) -> Ou
     if int(np.prod([extents.get(c, 1) for c in set(mine + theirs)])) > MOST_ELEMENTS * 64:
         return Stop("too-large", "the shift would vary in too many places")
     equation = f"{mine},{theirs}->{out}"
-    return Carry({0: known(np.einsum(equation, np.broadcast_to(s.value, shape), weight))}, "through its weights")
+    return Carry(
+        {0: known(np.einsum(equation, np.broadcast_to(s.value, shape), weight))},
+        EffectKind.WEIGHTS,
+    )
 
 
 def _parse(equation: str) -> tuple[str, str, str] | None:
