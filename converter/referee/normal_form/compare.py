@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from converter.errors import BiasoptError
 from converter.referee.normal_form.form import Form, Known, Leaf, Linear, NotExpressed, Other, Total, View
-from converter.referee.normal_form.interval import Ball, half_ulp
+from converter.referee.normal_form.interval import Ball, half_ulp, is_float
 from converter.referee.normal_form.reader import Reader
 from converter.referee.normal_form.rules import RULES
 from converter.referee.proto.diff import Segment, same_constant
@@ -201,10 +201,13 @@ class Matcher:
                 if a.shape is not None and b.shape is not None:
                     yield from self.match(a.shape, b.shape, inner=True)
             case Other(), Other() if (a.op, a.key, a.index, len(a.args)) == (b.op, b.key, b.index, len(b.args)):
-                for x, y in zip(a.args, b.args, strict=True):
+                for k, (x, y) in enumerate(zip(a.args, b.args, strict=True)):
                     if (x is None) != (y is None):
                         raise NotExpressed(f"{a.op} ({a.label}) has other inputs")
-                    if x is not None and y is not None:
+                    if (a.op, k) in _READS_NO_NUMBERS:
+                        if not have_same_shape(x, y):
+                            raise NotExpressed(f"{a.op} ({a.label}) reads the shape of something else")
+                    elif x is not None and y is not None:
                         yield from self.match(x, y, inner=a.op not in ("LSTM", "GRU", "RNN"))
             case _:
                 raise NotExpressed(f"{_named(one)[1]} ({_named(one)[0]}) became {_named(other)[1]}")
@@ -215,6 +218,42 @@ class Matcher:
             self.seen(a.label)
             self.done[key] = compared(a, b)
         return self.done[key]
+
+
+# Inputs of which an operator reads the shape or the type alone: a fold of the numbers behind them does not show.
+_READS_NO_NUMBERS = {("Shape", 0), ("Size", 0), ("CastLike", 1)}
+_SIZED_BY_FLOATS = {"Resize", "Upsample", "Range"}  # operators whose result's shape hangs on floats that they are given
+
+
+def have_same_shape(a: Form | Known | None, b: Form | Known | None) -> bool:
+    """Whether two values have the same shape whatever their numbers are: the same operators on the same sizes.
+
+    False says only that it does not show. Integers count in full, since they may be sizes.
+    """
+    if isinstance(a, Known) and isinstance(b, Known):
+        return a.shape == b.shape and (is_float(a.array().dtype) or np.array_equal(a.array(), b.array()))
+    if not isinstance(a, Form) or not isinstance(b, Form):
+        return a is None and b is None
+    match a.atom, b.atom:
+        case Leaf(name), Leaf(other):
+            return name == other
+        case Linear() as x, Linear() as y:
+            alike = (x.kind, x.key, x.groups, x.sizes, x.rank) == (y.kind, y.key, y.groups, y.sizes, y.rank)
+            return alike and have_same_shape(x.operand, y.operand)
+        case Total(terms), Total(others):
+            return len(terms) == len(others) and all(map(have_same_shape, terms, others))
+        case View() as x, View() as y:
+            return x.key == y.key and have_same_shape(x.operand, y.operand) and have_same_shape(x.shape, y.shape)
+        case Other() as x, Other() as y:
+            if (x.op, x.key, x.index, len(x.args)) != (y.op, y.key, y.index, len(y.args)):
+                return False
+            sized = x.op not in _SIZED_BY_FLOATS or all(map(_equal_floats, x.args, y.args))
+            return sized and all(map(have_same_shape, x.args, y.args))
+    return False
+
+
+def _equal_floats(a: Form | Known | None, b: Form | Known | None) -> bool:
+    return not isinstance(a, Known) or (isinstance(b, Known) and np.array_equal(a.array(), b.array()))
 
 
 def _has_zero(atom: Linear) -> bool:
