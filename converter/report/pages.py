@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 
 from converter.report import words
 from converter.report.groups import reasons
@@ -15,14 +12,8 @@ from converter.report.result import PassLike
 
 def page(row: PassLike, passes: Sequence[PassLike]) -> str:
     """One pass's page as text: its docstring, its conditions, its promise and its place in the order."""
-    parts = [f"{row.name}\n{'=' * len(row.name)}", docstring(row), guard_text(row)]
+    parts = [f"{row.name}\n{'=' * len(row.name)}", row.page, guard_text(row)]
     return "\n\n".join([*parts, "\n".join(_promise(row, passes))]) + "\n"
-
-
-def docstring(row: PassLike) -> str:
-    """The docstring of the file that holds the pass; its summary where Python runs without docstrings."""
-    module = sys.modules.get(row.module) or import_module(row.module)
-    return inspect.cleandoc(module.__doc__ or row.summary)
 
 
 def guard_text(row: PassLike) -> str:
@@ -54,7 +45,7 @@ def _section(row: PassLike, passes: Sequence[PassLike]) -> str:
     guards = [(f"`{code}`", prose(why)) for code, why in reasons([row]).items()]
     declines = table(("declines", "because"), guards) if guards else "Declines never."
     promise = "\n".join(f"- {line}" for line in _promise(row, passes))
-    return f"## {row.name}\n\n```text\n{docstring(row)}\n```\n\n{declines}\n\n{promise}\n"
+    return f"## {row.name}\n\n```text\n{row.page}\n```\n\n{declines}\n\n{promise}\n"
 
 
 def _promise(row: PassLike, passes: Sequence[PassLike]) -> list[str]:

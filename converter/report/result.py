@@ -115,5 +115,5 @@ class PassLike(Protocol):
     def after(self) -> tuple[str, ...]: ...
 
     @property
-    def module(self) -> str:
-        """Dotted name of the file that holds the pass; its docstring is the page."""
+    def page(self) -> str:
+        """A sentence; then what is given, the result, and the source."""

@@ -16,7 +16,6 @@ from typing import Any
 
 from converter.records import Counts, Fate, Finding, Hop, Latency, Rewrite, Verb
 from converter.report.document import environment, facts, inputs, latency_json, parity_json, repro, tool
-from converter.report.pages import docstring
 from converter.report.result import Folded, Inspected, PassLike
 
 FOLD_SCHEMA = "biasopt.fold/1"
@@ -109,7 +108,7 @@ def passes_json(chosen: Iterable[PassLike], passes: Sequence[PassLike], version:
             "order": order[row.name],
             "after": list(row.after),
             "guards": [{"code": guard.code, "why": guard.why} for guard in row.guards],
-            "docstring": docstring(row),
+            "docstring": row.page,
         }
         for row in chosen
     ]

@@ -12,7 +12,7 @@ from converter.records import Counts, Finding, Rewrite, Safety, Status
 from converter.rewrite.analysis.affine import affine_at, stats_problem, training_problem
 from converter.rewrite.analysis.counts import count
 from converter.rewrite.analysis.facts import Facts, PassOptions
-from converter.rewrite.bias_flow.fates import BiasFate, Ledger, act_of
+from converter.rewrite.bias_flow.fates import BiasFate, Ledger
 from converter.rewrite.passes import PASSES, Pass
 
 OLDEST_OPSET = 6
@@ -52,7 +52,7 @@ class Options:
             if (self.only is None or p.name in self.only)
             and p.name not in self.skip
             and (p.safety is not Safety.ASSUMES or p.name in self.allow)
-            and not (self.pass_options.keep_bn and p.touches_bn)
+            and not (self.pass_options.keep_bn and p.changes_batch_norm)
         )
 
 
@@ -134,27 +134,26 @@ class _Run:
             return
         label = node.label  # before the edits take the node away
         id_ = f"{p.name}@{label}"
-        for guard in p.guards:
-            clause = guard.broken(self.facts, match)
-            if clause is not None:
-                self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, guard.code, clause)
-                return
+        problem = p.decline(self.facts, match)
+        if problem is not None:
+            self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, *problem)
+            return
         edits = p.plan(self.facts, match)
         if self.options.pass_options.no_growth and (n_bytes := self.graph.growth(edits)) > 0:
             why = f"the model would grow by {n_bytes} bytes"
-            self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, "grows", why)
+            self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, "model-grows", why)
             return
         output = p.output(match)
-        act = None if p.fate is None else act_of(p.fate(match), match)
+        change = None if p.bias_change is None else p.bias_change(match)
         done = None if self.watch is None else self.watch(p, edits)
         delta = self.graph.apply(edits)
-        self.ledger.note(delta, act)
-        self.rewrites.append(Rewrite(id_, p.name, label, p.safety, output, delta))
+        self.ledger.note(delta, change)
+        self.rewrites.append(Rewrite(id_, p.name, label, p.safety, str(output.name) if output else "", delta))
         if done is not None:
             done(self.rewrites[-1])
 
     def _fates(self, left: Iterable[Finding]) -> tuple[BiasFate, ...]:
-        takers = {p.name for p in self.passes if p.fate is not None}
+        takers = {p.name for p in self.passes if p.bias_change is not None}
         norms = {n.label for n in self.graph.nodes() if n.is_op("BatchNormalization")}
         unasked = {n.label: why for n in self.graph.nodes() if (why := opset_problem(n)) is not None}
         return self.ledger.close([f for f in left if f.pass_name in takers or f.node in norms], unasked)

@@ -69,7 +69,7 @@ class Pass:
     safety: Safety = Safety.ROUNDING
     guards: tuple[Guard, ...] = ()
     after: tuple[str, ...] = ()
-    module: str = "converter.errors"
+    page: str = "One becomes the other."
 
 
 def act(pass_name: str, node: str) -> Finding:

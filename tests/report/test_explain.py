@@ -114,13 +114,13 @@ def test_the_verdict_comes_first(fate: Fate, first: str) -> None:
 def test_without_a_way_the_node_is_named() -> None:
     assert shown(Fate("k", "Conv", FateKind.ZERO, 4, 4)).splitlines()[1:] == ["", "Conv k: 4 elements"]
     cell = ends("lstm", "lstm", "stops", "LSTM", "its gates are not linear")
-    assert shown(Fate("lstm", "LSTM", FateKind.KEPT, 8, code="gates", why="w", path=(cell,))).endswith(
+    assert shown(Fate("lstm", "LSTM", FateKind.KEPT, 8, code="recurrent-gates", why="w", path=(cell,))).endswith(
         "\nLSTM lstm: 8 elements\n"
     )
 
 
 def test_a_way_that_was_not_gone_is_called_that() -> None:
-    declined = replace(absorbed("a", "b"), kind=FateKind.KEPT, removed=0, code="grows", why="it would grow")
+    declined = replace(absorbed("a", "b"), kind=FateKind.KEPT, removed=0, code="model-grows", why="it would grow")
     assert "Kept: it would grow.\n\nThe way that it could have gone:\n\n◆ Conv a" in shown(declined)
 
 

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from unittest.mock import patch
-
 from converter.records import Safety
 from converter.report import pages
 from tests.report.made import Guard, Pass
@@ -12,7 +8,7 @@ FOLD = Pass(
     "fold-this-into-that",
     guards=(Guard("this-shared", "another node reads this"), Guard("odd", "that is |odd|")),
     after=("tidy-up",),
-    module="made_up.fold_this",
+    page="This becomes that.\n\nGiven  x\nResult y",
 )
 ROWS = [Pass("tidy-up", safety=Safety.EXACT), FOLD]
 
@@ -34,19 +30,8 @@ Order: 2 of 2, after tidy-up
 """
 
 
-def with_docstring(docstring: str | None) -> object:
-    module = ModuleType("made_up.fold_this", docstring)
-    return patch.dict(sys.modules, {"made_up.fold_this": module})
-
-
-def test_a_page_is_the_docstring_the_guards_the_promise_and_the_place() -> None:
-    with with_docstring("This becomes that.\n\n    Given  x\n    Result y\n    "):  # type: ignore[attr-defined]
-        assert pages.page(FOLD, ROWS) == PAGE
-
-
-def test_without_docstrings_a_page_has_the_summary() -> None:
-    with with_docstring(None):  # type: ignore[attr-defined]
-        assert "one becomes the other" in pages.page(FOLD, ROWS)
+def test_a_page_is_the_text_the_guards_the_promise_and_the_place() -> None:
+    assert pages.page(FOLD, ROWS) == PAGE
 
 
 def test_a_pass_without_guards_says_so() -> None:
@@ -60,9 +45,8 @@ def test_the_table_links_to_the_pages() -> None:
 
 
 def test_all_pages_in_one_document() -> None:
-    with with_docstring("This becomes that."):  # type: ignore[attr-defined]
-        document = pages.pages_markdown(ROWS)
+    document = pages.pages_markdown(ROWS)
     assert "\n## tidy-up\n" in document
-    assert "\n## fold-this-into-that\n\n```text\nThis becomes that.\n```\n" in document
+    assert "\n## fold-this-into-that\n\n```text\nThis becomes that.\n\nGiven  x\nResult y\n```\n" in document
     assert "| `odd` | that is \\|odd\\| |" in document
     assert "- Order: 2 of 2, after tidy-up\n" in document

@@ -183,7 +183,7 @@ def test_passes_hold_their_guards_and_their_place() -> None:
     document = to_json.passes_json(rows[1:], rows, "9.9")
     assert document["schema"] == "biasopt.passes/1"
     (row,) = document["passes"]
-    assert row["docstring"].startswith("The error tree.")
+    assert row["docstring"] == "One becomes the other."
     del row["docstring"]
     assert row == {
         "name": "b",

@@ -6,6 +6,7 @@ Source: ONNX operator schemas of BatchNormalization (1, 6, 7, 9, 14, 15) and of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,12 @@ def affine_at(node: Node, data: int) -> Affine | None:
         other = node.tensor_in(1 - data)
         return None if other is None else Affine(node, data, (other,))
     return None
+
+
+def affines_at(node: Node) -> Iterator[Affine]:
+    """The node as an affine of its first input, then of its second."""
+    found = (affine_at(node, data) for data in (0, 1))
+    return (affine for affine in found if affine is not None)
 
 
 def training_problem(affine: Affine) -> str | None:

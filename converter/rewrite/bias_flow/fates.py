@@ -10,14 +10,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import Any
 
 from converter.model.graph import Node, Tensor
 from converter.records import Delta, EffectKind, Fate, FateKind, Finding, Hop, Verb
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, MATMUL, Linear, linear_at, linear_into
 from converter.rewrite.analysis.recurrent import BIAS, RECURRENT
-from converter.rewrite.bias_flow.reasons import Kept, Reader, hops, part_of, why_batch_norm, why_kept
+from converter.rewrite.bias_flow.reasons import Kept, Reader, why_batch_norm, why_kept
 
 
 class NoSuchBias(LookupError):
@@ -94,37 +93,30 @@ def bias_of(facts: Facts, node: Node) -> Bias | None:
     return Bias(owner, last, tensor, math.prod(weight.shape), linear)
 
 
-Told = tuple[str, FateKind, str, int]  # what Pass.fate says: node, fate, where it went, elements removed
-
-
 @dataclass(frozen=True, slots=True)
-class Act:
-    """One rewrite that took a bias, or a part of it, away."""
+class BiasChange:
+    """What one rewrite does to a bias: it takes all of it away, or a part.
+
+    Attributes
+    ----------
+    node : str
+        The node that bears the bias.
+    where : str
+        Nodes where it goes, or is lost.
+    removed : int
+        Elements that go.
+    part : str
+        What the part is called; empty where all of the bias goes.
+    path : tuple of Hop
+        The way there, as the graph is before the edits.
+    """
 
     node: str
     kind: FateKind
     where: str
     removed: int
-    part: str = ""  # what the part is called; empty where all of the bias went
+    part: str = ""
     path: tuple[Hop, ...] = ()
-
-
-def act_of(told: Told, match: Any) -> Act:
-    """What one match is about to do; to be asked before the edits, while the graph is as it was judged.
-
-    Parameters
-    ----------
-    told : what the pass says
-    match : of any pass; one on bias flow has `flow` and `part`
-    """
-    node, kind, where, removed = told
-    flow = getattr(match, "flow", None)
-    if flow is None:
-        return Act(node, kind, where, removed)
-    part = part_of(flow, getattr(match, "part", None))
-    if part:
-        kind = FateKind.ABSORBED if flow.absorbs else FateKind.DEAD
-    return Act(node, kind, where, removed, part, hops(flow, part))
 
 
 @dataclass(slots=True)
@@ -133,7 +125,7 @@ class _Seat:
     elements: int = 0
     taken: bool = True  # whether there is a bias now
     names: set[str] = field(default_factory=set)
-    acts: list[Act] = field(default_factory=list)
+    acts: list[BiasChange] = field(default_factory=list)
 
 
 class Ledger:
@@ -168,7 +160,7 @@ class Ledger:
         self._adds[bias.last.label] = bias.node.label
         return bias.node.label
 
-    def note(self, delta: Delta, act: Act | None) -> None:
+    def note(self, delta: Delta, act: BiasChange | None) -> None:
         """Enter what one rewrite did, after the edits."""
         if act is not None and act.node in self._seats:
             self._seats[act.node].acts.append(self._with_path(act))
@@ -183,7 +175,7 @@ class Ledger:
             gone = [self._nodes[label] for label in delta.removed_nodes if label in self._nodes]
             self._seats[present.pop()].names |= {name for n in gone for name in (n.label, n.name) if name}
 
-    def _with_path(self, act: Act) -> Act:
+    def _with_path(self, act: BiasChange) -> BiasChange:
         end = self._nodes.get(act.where)
         if act.path or end is None or act.kind is not FateKind.ABSORBED:
             return act
@@ -192,7 +184,7 @@ class Ledger:
         hop = Reader(act.where, str(end.op), Verb.ABSORBS, how, kind, (act.node,))
         return replace(act, path=(hop,))
 
-    def _lose(self, label: str, seat: _Seat, act: Act | None, delta: Delta) -> None:
+    def _lose(self, label: str, seat: _Seat, act: BiasChange | None, delta: Delta) -> None:
         if seat.node.alive and bias_of(self._facts, seat.node) is not None:
             return
         seat.taken = False
@@ -200,7 +192,7 @@ class Ledger:
             bearers = dict.fromkeys(self._adds.get(n, n) for n in delta.changed_nodes)
             others = [n for n in bearers if n != label]
             ends = [_folded(self._nodes[n], n, label) for n in others]
-            seat.acts.append(Act(label, FateKind.ABSORBED, ", ".join(others), seat.elements, path=tuple(ends)))
+            seat.acts.append(BiasChange(label, FateKind.ABSORBED, ", ".join(others), seat.elements, path=tuple(ends)))
 
     def close(self, declined: Iterable[Finding], unasked: Mapping[str, str]) -> tuple[BiasFate, ...]:
         """Every fate, in the model's order.
@@ -268,7 +260,7 @@ def _kept(seat: _Seat, bias: Bias, kept: Kept) -> BiasFate:
     )
 
 
-def _rest(parts: list[Act]) -> str:
+def _rest(parts: list[BiasChange]) -> str:
     """What a fused bias still holds."""
     if not parts:
         return ""
@@ -278,7 +270,7 @@ def _rest(parts: list[Act]) -> str:
     return "query part" if {"key part", "value part"} <= gone else "rest"
 
 
-def _told(act: Act) -> str:
+def _told(act: BiasChange) -> str:
     name = act.part.split(",")[0] or "recurrence part"
     if act.kind is FateKind.DEAD:
         return f"its {name} is dead"

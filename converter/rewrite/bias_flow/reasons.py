@@ -133,7 +133,8 @@ def _recurrent(node: Node, declined: Finding | None) -> Kept:
     if declined is not None:
         return Kept(declined.code, declined.why)
     why = "its gates are not linear"
-    return Kept("gates", why, f"{node.op} ({node.label})", hops=(Reader(node.label, str(node.op), Verb.BLOCKS, why),))
+    hop = Reader(node.label, str(node.op), Verb.BLOCKS, why)
+    return Kept("recurrent-gates", why, f"{node.op} ({node.label})", hops=(hop,))
 
 
 def _untraced(facts: Facts, linear: Linear) -> Kept:

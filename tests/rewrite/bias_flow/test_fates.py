@@ -162,7 +162,7 @@ def test_what_a_pass_declines_is_told_in_its_words() -> None:
     body = "c = Conv(x, w, b) d = Conv(c, w2) e = Conv(c, w3) s = Relu(d) t = Relu(e) y = Add(s, t)"
     proto = net(body, conv(""), conv("2", bias=False), conv("3", bias=False))
     fate = fates(proto)["conv_c"]
-    assert (fate.kind, fate.code) == (FateKind.KEPT, "grows")
+    assert (fate.kind, fate.code) == (FateKind.KEPT, "model-grows")
     assert "2 bias vectors" in fate.why
     assert [hop.verb for hop in fate.path] == ["absorbs", "absorbs"]
     one = net("c = Conv(x, w, b) d = Conv(c, w2) y = Relu(d)", conv(""), conv("2", bias=False))
@@ -232,7 +232,7 @@ def test_a_fused_bias_goes_in_parts() -> None:
 
 def test_half_of_a_recurrent_bias_is_added_to_the_other() -> None:
     found = converter.inspect(zoo.HERE / "digits_lstm.onnx").fates[0]
-    assert (found.op, found.kind, found.code) == ("LSTM", FateKind.KEPT, "gates")
+    assert (found.op, found.kind, found.code) == ("LSTM", FateKind.KEPT, "recurrent-gates")
     assert found.removed == found.elements // 2
 
 

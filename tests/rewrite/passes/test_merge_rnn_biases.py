@@ -16,7 +16,7 @@ from converter.model.graph import DropInput, Node, SetConst, load
 from converter.records import FateKind
 from converter.referee.reference.evaluator import Reference
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.passes.merge_rnn_biases import PASS
+from converter.rewrite.passes.recurrent import PASS
 from tests.harness import assert_close, assert_folds, feeds_of, run_fold, run_ort
 from tests.rewrite.passes import recurrence
 from tests.rewrite.passes.recurrence import GATES
@@ -263,8 +263,8 @@ def match_of(proto: onnx.ModelProto) -> tuple[Facts, Any]:
 )
 def test_tells_the_fate(proto: onnx.ModelProto, kind: FateKind, gone: int, edit: type) -> None:
     facts, match = match_of(proto)
-    assert PASS.fate is not None
-    node, fate, _, elements = PASS.fate(match)
-    assert (node, fate, elements) == ("cell", kind, gone)
+    assert PASS.bias_change is not None
+    change = PASS.bias_change(match)
+    assert (change.node, change.kind, change.removed) == ("cell", kind, gone)
     assert [type(e) for e in PASS.plan(facts, match)] == [edit]
-    assert not [g.code for g in PASS.guards if g.broken(facts, match)]
+    assert PASS.decline(facts, match) is None

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from converter.rewrite.passes.merge_rnn_biases import PASS
+from converter.rewrite.passes.recurrent import PASS
 from tests.harness import assert_close, assert_declines, assert_folds, feeds_of, run_fold, run_ort
 from tests.rewrite.passes.recurrence import GATES
 from tests.rewrite.passes.rnn_nets import NAME, H, cell, halves, merge, rnn_net, shared

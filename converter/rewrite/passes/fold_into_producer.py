@@ -1,0 +1,199 @@
+"""An affine node after a linear operator becomes part of it: eight passes, by what is folded and into what.
+
+y = s * (W x + b) + t = (s W) x + (s b + t), with s and t per output channel. Between the two may
+stand nodes that only move axes; the channel axis is followed through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter import numerics
+from converter.model.graph import Bypass, DropInput, Edit, Node, Rename, SetConst, SetOp, Tensor
+from converter.records import Safety, Weight
+from converter.rewrite.analysis import linear as lin
+from converter.rewrite.analysis.affine import Affine, affines_at, per_channel
+from converter.rewrite.analysis.channel_axis import follow_axis, is_view
+from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.linear import LINEAR, Linear, linear_at
+from converter.rewrite.passes.base import Pass
+from converter.rewrite.passes.folding import BN, FORM, KINDS, OPERANDS, RESULT, Fold, Kind, holds_bias, kebab
+
+Array = NDArray[np.float64]
+
+_VIEWS = "Between them may stand Identity, Dropout, Transpose, Squeeze, Unsqueeze and Reshape that keep the channels."
+_GROUPS = "The output channel is axis 1 of W within a group; a square W does not tell, so the layout is never guessed."
+_SPREAD = "C of any shape is broadcast with s and t: [M, 1] grows to [M, N]."
+_ADD = "Without an Add, a matrix product becomes a Gemm; one of more axes keeps its shift as one Add."
+# operator -> the new weight and bias, and what there is to say of it
+_RESULTS = {
+    lin.CONV: ("W'[o] = s[o] W[o], b' = s b + t", _VIEWS),
+    lin.CONV_TRANSPOSE: ("W'[:, o] = s[o] W[:, o] within each group, b' = s b + t", _GROUPS),
+    lin.GEMM: ("B'[:, n] = alpha s[n] B[:, n], C' = beta s C + t, alpha = beta = 1", _SPREAD),
+    lin.MATMUL: ("W'[:, o] = s[o] W[:, o], b' = s b + t", _ADD),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IntoProducer(Fold):
+    """A linear operator, views, and an affine node, in the order of the data."""
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """All of them."""
+        return [self.linear.node, *self.between, self.affine.node]
+
+    @property
+    def path(self) -> Sequence[tuple[Tensor, Node]]:
+        """Each tensor from the operator to the affine node."""
+        outputs = [self.linear.result, *(v.outputs[0] for v in self.between)]
+        return list(zip(outputs, [*self.between, self.affine.node], strict=True))
+
+    def axis(self, facts: Facts) -> int | str:
+        """Where the operator's channels lie at the affine node, or why that is not known."""
+        axis = lin.out_axis(facts, self.linear)
+        for view in self.between:
+            if isinstance(axis, str):
+                return axis
+            axis = follow_axis(facts, view, axis)
+        return axis
+
+    def channel_problem(self, facts: Facts) -> str | None:
+        """The channels must lie where the affine node works on them."""
+        axis = self.axis(facts)
+        if isinstance(axis, str):
+            return axis
+        if self.affine.is_bn and axis != 1:
+            return f"the channels lie on axis {axis}, the batch norm works on axis 1"
+        return None
+
+    def spread(self, facts: Facts) -> tuple[Array, Array] | str:
+        """Scale and shift of each output channel."""
+        axis = self.axis(facts)
+        assert isinstance(axis, int)
+        rank = lin.result_rank(facts, self.linear) if not self.between else facts.rank(self.affine.source)
+        return per_channel(facts, self.affine, axis, rank, lin.out_channels(facts, self.linear))
+
+    def scale_weight(self, weight: Weight, scale: Array) -> Weight:
+        """Output channels are scaled."""
+        return lin.scale_outputs(self.linear, weight, scale)
+
+    def fold_bias(self, facts: Facts) -> Array | None:
+        """s b + t."""
+        return lin.scale_bias(facts, self.linear, *self.numbers(facts))
+
+    def shift_stays(self, facts: Facts) -> bool:
+        """Scale goes into the matrix, shift stays as one Add in the affine node's place."""
+        scale, shift = self.numbers(facts)
+        return (
+            not holds_bias(facts, self.linear)
+            and bool(shift.any())
+            and bool((scale != 1).any())
+            and facts.rank(self.affine.source) is not None
+            and self.affine.node.scope.opset >= 7  # before, Add broadcasts only by attributes
+        )
+
+    def shared_problem(self, facts: Facts) -> str | None:
+        """Nothing is copied, and no bias grows."""
+        found = Fold.shared_problem(self, facts)  # slots: no super() without arguments
+        if found is None and facts.options.no_growth and self.linear.bias is not None:
+            bias, channels = self.bias(facts), lin.out_channels(facts, self.linear)
+            if bias is not None and bias.size > max(facts.float64(self.linear.bias).size, channels):
+                return f"the bias {self.linear.bias.name!r} would grow to {list(bias.shape)}"
+        return found
+
+
+def _finder(op: str) -> Callable[[Facts, Node], IntoProducer | None]:
+    """A find for affine nodes after linear operators of type `op`."""
+
+    def find(facts: Facts, node: Node) -> IntoProducer | None:
+        for affine in affines_at(node):
+            if not _is_near_miss(facts, affine):
+                continue
+            views: list[Node] = []
+            producer = facts.graph.producer(affine.source)
+            while producer is not None and is_view(producer):
+                views.insert(0, producer)
+                producer = facts.graph.producer(producer.inputs[0])
+            linear = linear_at(facts, producer, op)
+            if linear is not None and not _is_its_bias(facts, linear, affine):
+                return IntoProducer(affine, tuple(views), linear)
+        return None
+
+    return find
+
+
+def _is_near_miss(facts: Facts, affine: Affine) -> bool:
+    """Sums of computed values (residuals) and gates are none; a product with another layer or an input is."""
+    if affine.is_bn or not affine.params or facts.constants.weight(affine.params[0]) is not None:
+        return True
+    producer = facts.graph.producer(affine.params[0])
+    return affine.node.is_op("Mul", "Div") and (producer is None or producer.is_op(*LINEAR))
+
+
+def _is_its_bias(facts: Facts, linear: Linear, affine: Affine) -> bool:
+    """An Add right after a MatMul is its bias, not something to fold."""
+    return (
+        linear.op == lin.MATMUL
+        and linear.bias_node is None
+        and affine.node.is_op("Add")
+        and lin.is_bias_add(facts, linear.node, affine.node, 1 - affine.data)
+    )
+
+
+def _plan(facts: Facts, m: IntoProducer) -> list[Edit]:
+    """New weight and bias, the affine node out, fresh names for what changed its meaning."""
+    scale, _ = m.numbers(facts)
+    edits: list[Edit] = []
+    if (scale != 1).any():
+        edits += lin.set_weight(m.linear, m.weight(facts))
+    changed = [t for t, _ in m.path]
+    if m.linear.last is not m.linear.node:
+        changed.insert(0, m.linear.node.outputs[0])
+    if m.shift_stays(facts):
+        edits += _as_add(facts, m)
+    else:
+        edits += lin.set_bias(facts, m.linear, m.bias(facts))
+        edits.append(Bypass(m.affine.node, m.affine.data))
+        changed.pop()  # it takes the name of the affine node's output
+    return edits + [Rename(t) for t in changed]
+
+
+def _as_add(facts: Facts, m: IntoProducer) -> list[Edit]:
+    """The affine node turned into an Add of the shift."""
+    node, axis = m.affine.node, m.axis(facts)
+    rank = facts.rank(m.affine.source)
+    assert isinstance(axis, int) and rank is not None
+    shift = m.numbers(facts)[1].reshape(-1, *[1] * (rank - 1 - axis))
+    weight = numerics.NewTensor(shift, facts.weight(m.linear.weight).dtype)
+    drops = [DropInput(node, i) for i in range(len(node.inputs) - 1, 1, -1)]
+    return [*drops, SetOp(node, "Add"), SetConst(node, 1 - m.affine.data, weight, "bias")]
+
+
+def _fold(kind: Kind, op: str) -> Pass:
+    """One row of the family."""
+    result, note = _RESULTS[op]
+    page = f"""{op} then {kind.title} becomes one {op}.
+
+Given:  {OPERANDS[op]}; then {kind.given}.
+Result: {result}; the second node is gone.
+        {note}
+Source: {kind.source}."""
+    return Pass(
+        page,
+        Safety.ROUNDING,
+        ops=kind.ops,
+        find=_finder(op),
+        checks=(*FORM, *RESULT),
+        plan=_plan,
+        output=lambda m: m.affine.result,
+        name=f"fold-{kind.name}-into-{kebab(op)}",
+        after=() if kind is BN else (f"fold-bn-into-{kebab(op)}",),
+    )
+
+
+PASSES = tuple(_fold(kind, op) for kind in KINDS for op in LINEAR)

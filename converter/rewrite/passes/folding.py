@@ -1,0 +1,205 @@
+"""What both families of folds share: scale and shift as vectors, the new weight and bias, the checks, the rows.
+
+A fold takes a batch norm, or arithmetic with a constant, into a linear operator: backward into the one that gives
+its input (`fold_into_producer`), forward into the one that reads its output (`fold_into_consumer`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter import numerics
+from converter.model.graph import Node, Tensor
+from converter.records import Weight
+from converter.rewrite.analysis import linear as lin
+from converter.rewrite.analysis.affine import ARITHMETIC, BATCH_NORM, Affine
+from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.linear import Linear
+from converter.rewrite.passes import checks
+from converter.rewrite.passes.base import Check, Match
+
+Array = NDArray[np.float64]
+
+_WRONG = {
+    "overflow": "would exceed its type",
+    "rounding": "would lose its small values",
+    "not-finite": "is not finite",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is folded: a part of the names, and what the pages say of it."""
+
+    name: str
+    ops: tuple[str, ...]
+    title: str
+    given: str
+    source: str
+
+
+BN = Kind(
+    "bn",
+    BATCH_NORM,
+    "BatchNormalization",
+    "BatchNormalization in inference form\n        (s = gamma / sqrt(var + eps), t = beta - mean s)",
+    "Ioffe and Szegedy 2015, section 3.1; ONNX BatchNormalization 6 to 15",
+)
+AFFINE = Kind(
+    "affine",
+    ARITHMETIC,
+    "arithmetic with a constant",
+    "Mul, Div, Add, Sub or Neg by a constant,\n"
+    "        one number or one per channel (s and t as the operator has them)",
+    "distribution of sums; ONNX broadcasting rules",
+)
+KINDS = (BN, AFFINE)
+# What the operators are given, for the pages.
+OPERANDS = {
+    lin.CONV: "x [N, I, *d], W [O, I/g, *k], b [O]",
+    lin.CONV_TRANSPOSE: "x [N, I, *d], W [I, O/g, *k], b [O]",
+    lin.GEMM: "A [M, K], B [K, N], C to [M, N]",
+    lin.MATMUL: "x [..., K], W [K, O], perhaps an Add of b [O]",
+}
+
+
+def kebab(op: str) -> str:
+    """An operator as a part of a pass's name: ``conv-transpose``."""
+    return "conv-transpose" if op == lin.CONV_TRANSPOSE else op.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Fold(Match, ABC):
+    """An affine node and a linear operator, with nodes between them in the order of the data."""
+
+    affine: Affine
+    between: tuple[Node, ...]
+    linear: Linear
+    memo: dict[str, Any] = field(default_factory=dict, compare=False)  # what one check found out, for the next
+
+    @property
+    def affines(self) -> Sequence[Affine]:
+        """The affine node."""
+        return (self.affine,)
+
+    @property
+    def replaced(self) -> Sequence[Tensor]:
+        """The weight, and the bias if there is one."""
+        return [t for t in (self.linear.weight, self.linear.bias) if t is not None]
+
+    @abstractmethod
+    def channel_problem(self, facts: Facts) -> str | None:
+        """Why the channels do not lie where both nodes work on them."""
+
+    @abstractmethod
+    def spread(self, facts: Facts) -> tuple[Array, Array] | str:
+        """Scale and shift, one number for each channel of the operator, or why there are none."""
+
+    @abstractmethod
+    def scale_weight(self, weight: Weight, scale: Array) -> Weight:
+        """The weight times the scale."""
+
+    @abstractmethod
+    def fold_bias(self, facts: Facts) -> Array | None:
+        """The new bias; None where there is none."""
+
+    def shift_stays(self, facts: Facts) -> bool:
+        """Whether the shift may stay as an Add where the operator has no bias."""
+        return False
+
+    def shared_problem(self, facts: Facts) -> str | None:
+        """What would be copied, or grow, that may not."""
+        return checks.shared_problem(facts, self.replaced)
+
+    def vectors(self, facts: Facts) -> tuple[Array, Array] | str:
+        """Scale and shift, each of shape [channels], or why there are none."""
+        if "vectors" not in self.memo:
+            self.memo["vectors"] = self.spread(facts)
+        found: tuple[Array, Array] | str = self.memo["vectors"]
+        return found
+
+    def numbers(self, facts: Facts) -> tuple[Array, Array]:
+        """Scale and shift, once checks found that there are some."""
+        found = self.vectors(facts)
+        assert not isinstance(found, str)
+        return found
+
+    def weight(self, facts: Facts) -> Weight:
+        """The new weight."""
+        return self.scale_weight(facts.weight(self.linear.weight), self.numbers(facts)[0])
+
+    def bias(self, facts: Facts) -> Array | None:
+        """The new bias; None where there is none."""
+        if "bias" not in self.memo:
+            self.memo["bias"] = self.fold_bias(facts)
+        found: Array | None = self.memo["bias"]
+        return found
+
+    def rounding_problem(self, facts: Facts, code: str) -> str | None:
+        """What rounding the new weight to its type would do to it, if it is what `code` says."""
+        if "rounding" not in self.memo:
+            scales = (self.numbers(facts)[0] != 1).any()
+            self.memo["rounding"] = numerics.rounding_problem(self.weight(facts)) if scales else None
+        found = self.memo["rounding"]
+        if found is None or found[0] != code:
+            return None
+        return f"the weight {self.linear.weight.name!r} {_WRONG[code]} in channel {found[1]}"
+
+
+def holds_bias(facts: Facts, linear: Linear) -> bool:
+    """Whether the operator can take a bias; a MatMul without Add only where it can become a Gemm."""
+    return linear.bias_node is not None or (facts.rank(linear.node.inputs[0]) == 2 and linear.node.scope.opset >= 7)
+
+
+# -- checks ----------------------------------------------------------------------------------
+
+
+def _not_per_channel(facts: Facts, m: Fold) -> str | None:
+    found = m.vectors(facts)
+    return found if isinstance(found, str) else None
+
+
+def _not_finite(facts: Facts, m: Fold) -> str | None:
+    return checks.finite_problem(facts, m.affine, m.replaced[1:]) or m.rounding_problem(facts, "not-finite")
+
+
+def _no_bias_slot(facts: Facts, m: Fold) -> str | None:
+    if holds_bias(facts, m.linear) or not m.numbers(facts)[1].any() or m.shift_stays(facts):
+        return None
+    return "the product has no bias and more than two axes, so the shift has nowhere to go"
+
+
+def _overflow(facts: Facts, m: Fold) -> str | None:
+    weight = facts.weight(m.linear.weight)
+    return m.rounding_problem(facts, "overflow") or checks.overflow_problem(m.bias(facts), weight, "the bias")
+
+
+# On what the match is made of.
+FORM = (
+    checks.ATTRIBUTES_KNOWN,
+    checks.INFERENCE_FORM,
+    checks.ONE_READER,
+    checks.NOT_DIVIDED,
+    checks.CONSTANT,
+    checks.NOT_FOR_ROUNDING,
+    checks.VECTOR_STATISTICS,
+    Check("weight-rank", lambda f, m: lin.weight_rank_problem(f, m.linear)),
+    checks.FLOAT,
+    Check("channel-axis", lambda f, m: m.channel_problem(f)),
+    Check("not-per-channel", _not_per_channel),
+    checks.POSITIVE_VARIANCE,
+    Check("not-finite", _not_finite),
+)
+# On what the fold would make.
+RESULT = (
+    Check("no-bias-slot", _no_bias_slot),
+    Check("overflow", _overflow),
+    Check("rounding", lambda f, m: m.rounding_problem(f, "rounding")),
+    Check("weight-shared", lambda f, m: m.shared_problem(f)),
+)
