@@ -16,7 +16,7 @@ from converter.errors import ExportError, ModelError
 from converter.model.file import ModelFile, problems
 from converter.records import Counts, Parity
 from converter.torch_models.export import Dynamic, Exported, Request, export, parse_dynamic
-from converter.torch_models.spec import InputSpec, Loaded, Provenance, load, parse_input, wrap
+from converter.torch_models.spec import InputSpec, Loaded, Provenance, load, parse_input, wrap_module
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,11 @@ def export_model(
     Parameters
     ----------
     spec : str or torch.nn.Module
-        See `converter.torch_models.spec.load`.
+        See `converter.torch_models.spec.loader`.
     out : path
         Where to write; weights above 2 GB go to ``OUT.data``.
     weights : path, optional
-        A state dict; see `converter.torch_models.spec.load`.
+        A state dict; see `converter.torch_models.spec.loader`.
     inputs : sequence of str
         ``x=1,3,224,224:float32`` for each input.
     example : str, or tensors, optional
@@ -166,7 +166,7 @@ def _loaded(spec: Any, weights: Any, inputs: Sequence[Any], example: Any, strict
     shapes = tuple(given if isinstance(given, InputSpec) else parse_input(given) for given in inputs)
     file = None if weights is None else Path(weights)
     if not isinstance(spec, str | os.PathLike):
-        return wrap(spec, inputs=shapes, example=example, weights=file, strict=strict, seed=seed)
+        return wrap_module(spec, inputs=shapes, example=example, weights=file, strict=strict, seed=seed)
     return load(os.fspath(spec), weights=file, inputs=shapes, example=example, strict=strict, seed=seed)
 
 

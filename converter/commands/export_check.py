@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from converter.errors import DataError, ExportError, ModelError
 from converter.records import OutputCheck, Parity, Stage, Verdict
 from converter.records.evidence import Warning, WarningCode, worst_verdict
-from converter.torch_models.export import Exported, answer, answer_float64
-from converter.torch_models.export.calls import array
-from converter.torch_models.export.dynamic import widened
+from converter.torch_models.export import Exported, run_in_float64, run_module
+from converter.torch_models.export.calls import to_array
+from converter.torch_models.export.dynamic import widen
 from converter.torch_models.spec.libraries import need
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _inputs(made: Exported, *, quick: bool) -> Iterator[tuple[str, Sequence[Any]
     if first:
         size = max(int(t.shape[0]) for n, t in zip(made.names, made.tensors, strict=True) if n in first)
         least = _OTHER_BATCH if size < _OTHER_BATCH else size + 1
-        yield "at another batch size", widened(first, made.names, made.tensors, least=least)
+        yield "at another batch size", widen(first, made.names, made.tensors, least=least)
 
 
 def _other_sizes(loaded: Loaded, made: Exported, *, quick: bool) -> Iterator[tuple[str, Sequence[Any]]]:
@@ -121,9 +121,9 @@ def _other_sizes(loaded: Loaded, made: Exported, *, quick: bool) -> Iterator[tup
     sizes = {name: t.shape for name, t in zip(made.names, made.tensors, strict=True)}
     for label, axes in by_label.items():
         least = 2 * max(int(sizes[name][axis]) for name, labels in axes.items() for axis in labels)
-        tensors = widened(axes, made.names, made.tensors, least=least)
+        tensors = widen(axes, made.names, made.tensors, least=least)
         try:
-            answer(loaded, tensors, made.rebuild)
+            run_module(loaded, tensors, made.rebuild)
         except ExportError:
             continue  # twice as much is no size for it
         yield f"at another size of {label}", tensors
@@ -145,14 +145,14 @@ def _case(
     from converter.referee.reference.kernels import Unsupported
     from converter.referee.verify.models import default_memory
 
-    mine = made.answer if tensors is made.tensors else answer(loaded, tensors, made.rebuild)
-    feeds = {name: array(t) for name, t in zip(made.names, tensors, strict=True)}
+    mine = made.answer if tensors is made.tensors else run_module(loaded, tensors, made.rebuild)
+    feeds = {name: to_array(t) for name, t in zip(made.names, tensors, strict=True)}
     try:
         theirs = run(feeds)
     except (DataError, ModelError, Unsupported) as exc:
         return f"the exported model does not run {where} ({_said(exc, made)})"
     # Twice the parameters' bytes again: a system that grants memory which it lacks ends the process, not the call.
-    found = answer_float64(loaded, tensors, made.rebuild) if 2 * _held(loaded) <= default_memory() else None
+    found = run_in_float64(loaded, tensors, made.rebuild) if 2 * _held(loaded) <= default_memory() else None
     exact = None if found is None else found.arrays()
     if only_exact:
         return _Case(where, exact, theirs, None, True) if exact else f"neither runs in float64 {where}"
@@ -200,7 +200,7 @@ def _judged(name: str, cases: Sequence[_Case]) -> OutputCheck:
 def _is_random(loaded: Loaded, made: Exported) -> bool:
     import numpy as np
 
-    first, again = made.answer.arrays(), answer(loaded, made.tensors, made.rebuild).arrays()
+    first, again = made.answer.arrays(), run_module(loaded, made.tensors, made.rebuild).arrays()
     return any(not np.array_equal(first[n], v) for n, v in again.items() if v.dtype.kind in "fiub")
 
 

@@ -40,7 +40,7 @@ def lint_model(
 ) -> LintResult:
     """Find the biases of a torch model that cannot matter in training.
 
-    Parameters as of `converter.torch_models.spec.load`.
+    Parameters as of `converter.torch_models.spec.loader`.
 
     Returns
     -------
@@ -87,13 +87,13 @@ def fix_checkpoint(result: LintResult, source: Path, target: Path, *, force: boo
         The checkpoint does not fit the model.
     """
     from converter.torch_models.lint import strip
-    from converter.torch_models.lint.checkpoint import fix
+    from converter.torch_models.lint.checkpoint import migrate_checkpoint
     from converter.torch_models.lint.strip_biases import checkpoints
 
     if target.exists() and not force:
         raise ModelError(f"{target}: exists already; give another name, or --force to replace it")
     stripped = strip(result.module, linted=result.linted)
-    done = fix(stripped, source)
+    done = migrate_checkpoint(stripped, source)
     _write(target, done.content, force=force)
     plan = checkpoints(stripped).plan
     parts = [f"{done.n_removed:,} parameters removed"]
@@ -110,9 +110,9 @@ def fix_checkpoint(result: LintResult, source: Path, target: Path, *, force: boo
 
 def fix_source(result: LintResult, root: Path) -> SourceFix:
     """What `bias=False` can be written into, as a diff, and what not and why; nothing is written."""
-    from converter.torch_models.lint.fix.codemod import plan
+    from converter.torch_models.lint.fix.codemod import plan_source_fix
 
-    return plan(result.linted, result.module, root)
+    return plan_source_fix(result.linted, result.module, root)
 
 
 def _write(target: Path, content: bytes, *, force: bool) -> None:

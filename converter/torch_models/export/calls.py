@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converter.errors import DataError, ExportError
-from converter.torch_models.export.errors import qualified, said
+from converter.torch_models.export.errors import describe_error, find_running_module
 from converter.torch_models.spec import Loaded
 from converter.torch_models.spec.libraries import need
 
@@ -28,10 +28,10 @@ class Answer:
 
     def arrays(self) -> dict[str, Any]:
         """The tensors as numpy arrays, by name."""
-        return {name: array(tensor) for name, tensor in zip(self.names, self.tensors, strict=True)}
+        return {name: to_array(tensor) for name, tensor in zip(self.names, self.tensors, strict=True)}
 
 
-def array(tensor: Any) -> Any:
+def to_array(tensor: Any) -> Any:
     """A tensor as a numpy array; bfloat16 as ml_dtypes has it."""
     torch = need("torch")
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
@@ -42,13 +42,13 @@ def array(tensor: Any) -> Any:
     return tensor.numpy()
 
 
-def example_leaves(loaded: Loaded) -> tuple[list[Any], Rebuild]:
+def split_example(loaded: Loaded) -> tuple[list[Any], Rebuild]:
     """The tensors of the example, in the order of `loaded.input_names`, and how to put others in their place."""
     tensors: list[Any] = []
-    shape = _strip((loaded.example_inputs, loaded.example_kwargs), tensors)
+    shape = _take_tensors((loaded.example_inputs, loaded.example_kwargs), tensors)
 
     def rebuild(values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args, kwargs = _fill(shape, iter(values))
+        args, kwargs = _put_tensors(shape, iter(values))
         return args, kwargs
 
     return tensors, rebuild
@@ -58,18 +58,18 @@ class _Slot:
     """Where a tensor stood."""
 
 
-def _strip(value: Any, into: list[Any]) -> Any:
+def _take_tensors(value: Any, into: list[Any]) -> Any:
     if isinstance(value, need("torch").Tensor):
         into.append(value)
         return _Slot()
-    return _mapped(value, lambda part: _strip(part, into))
+    return _map_parts(value, lambda part: _take_tensors(part, into))
 
 
-def _fill(value: Any, values: Iterator[Any]) -> Any:
-    return next(values) if isinstance(value, _Slot) else _mapped(value, lambda part: _fill(part, values))
+def _put_tensors(value: Any, values: Iterator[Any]) -> Any:
+    return next(values) if isinstance(value, _Slot) else _map_parts(value, lambda part: _put_tensors(part, values))
 
 
-def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+def _map_parts(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         return {key: change(part) for key, part in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -79,7 +79,7 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     return value
 
 
-def answer(loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> Answer:
+def run_module(loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> Answer:
     """Run the module, without gradients, on copies of `tensors`.
 
     Raises
@@ -87,10 +87,10 @@ def answer(loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> Answer:
     ExportError
         The module itself fails on the example, or returns what no ONNX model can.
     """
-    return _named(_run(loaded.module, loaded, tensors, rebuild), loaded)
+    return _name_outputs(_call(loaded.module, loaded, tensors, rebuild), loaded)
 
 
-def _run(module: Any, loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> Any:
+def _call(module: Any, loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> Any:
     torch = need("torch")
     args, kwargs = rebuild([t.detach().clone() for t in tensors])
     try:
@@ -98,14 +98,15 @@ def _run(module: Any, loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) 
             warnings.simplefilter("ignore")
             return module(*args, **kwargs)
     except Exception as exc:
-        where = qualified(exc, module)
+        where = find_running_module(exc, module)
         shapes = ", ".join(f"{n} {list(t.shape)}" for n, t in zip(loaded.input_names, tensors, strict=True))
+        place = f"({shapes}){where and f' in {where}'}"
         raise ExportError(
-            f"{loaded.label}: the module itself fails on its example ({shapes}){where and f' in {where}'}: {said(exc)}"
+            f"{loaded.label}: the module itself fails on its example {place}: {describe_error(exc)}"
         ) from exc
 
 
-def answer_float64(loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> Answer | None:
+def run_in_float64(loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> Answer | None:
     """The module's answer with every parameter, buffer and input in float64; None where it insists on another type."""
     torch = need("torch")
     wide = [t.double() if t.is_floating_point() else t for t in tensors]
@@ -113,7 +114,7 @@ def answer_float64(loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild) -> 
         with _default_float64(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = copy.deepcopy(loaded.module).double()
-            found = _named(_run(module, loaded, wide, rebuild), loaded)
+            found = _name_outputs(_call(module, loaded, wide, rebuild), loaded)
     except Exception:  # whatever it is: the module cannot be run so
         return None
     floats = [t for t in found.tensors if t.is_floating_point()]
@@ -132,7 +133,7 @@ def _default_float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _named(found: Any, loaded: Loaded) -> Answer:
+def _name_outputs(found: Any, loaded: Loaded) -> Answer:
     torch = need("torch")
     leaves = list(_leaves("", found))
     kept = [(name, value) for name, value in leaves if isinstance(value, torch.Tensor)]
@@ -146,8 +147,8 @@ def _named(found: Any, loaded: Loaded) -> Answer:
         )
     alone = isinstance(found, torch.Tensor)
     flat = isinstance(found, tuple | list) and all(isinstance(v, torch.Tensor) for v in found)
-    names = _distinct(["output"] if alone else [_name(n) for n, _ in kept], set(loaded.input_names))
-    rest = tuple(_name(name) for name, value in leaves if not isinstance(value, torch.Tensor))
+    names = _distinct_names(["output"] if alone else [_output_name(n) for n, _ in kept], set(loaded.input_names))
+    rest = tuple(_output_name(name) for name, value in leaves if not isinstance(value, torch.Tensor))
     return Answer(names, tuple(value for _, value in kept), alone or flat, rest)
 
 
@@ -167,17 +168,17 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _leaves(f"{path}_{key}" if path else str(key), part)
 
 
-def tensors_of(found: Any) -> tuple[Any, ...]:
+def collect_tensors(found: Any) -> tuple[Any, ...]:
     """The tensors of what a module returned, in the order of `Answer.names`."""
     return tuple(value for _, value in _leaves("", found) if isinstance(value, need("torch").Tensor))
 
 
-def _name(path: str) -> str:
+def _output_name(path: str) -> str:
     """A path such as ``logits`` or ``0_1``; numbers alone get a word before them."""
     return path if not path or not path[0].isdigit() else f"output_{path}"
 
 
-def _distinct(names: Sequence[str], taken: set[str]) -> tuple[str, ...]:
+def _distinct_names(names: Sequence[str], taken: set[str]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
         fresh = f"{name}_out" if name in taken else name

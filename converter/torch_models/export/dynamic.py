@@ -1,4 +1,8 @@
-"""Sizes that the ONNX model leaves open: ``batch`` for the first of every input, or ``x=0:batch,2:height``."""
+"""Sizes that the ONNX model leaves open: ``batch`` for the first of every input, or ``x=0:batch,2:height``.
+
+The sizes that the model declares for its outputs are set to those that the module has: exporters guess, and runtimes
+warn.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from converter.errors import DataError
+from converter.errors import DataError, ExportError
+from converter.torch_models.export.calls import Rebuild, run_module
+from converter.torch_models.spec import Loaded
 
 Axes = dict[str, dict[int, str]]  # input -> axis -> the size's name
 _AXIS = re.compile(r"(-?\d+):([A-Za-z_]\w*)")
@@ -45,7 +51,7 @@ def parse_dynamic(values: Sequence[str]) -> Dynamic:
     return Dynamic(first, axes)
 
 
-def axes_of(asked: Dynamic, names: Sequence[str], tensors: Sequence[Any]) -> Axes:
+def resolve_axes(asked: Dynamic, names: Sequence[str], tensors: Sequence[Any]) -> Axes:
     """The open axes of every input that has some.
 
     Raises
@@ -65,11 +71,11 @@ def axes_of(asked: Dynamic, names: Sequence[str], tensors: Sequence[Any]) -> Axe
             axes[axis % tensor.ndim] = label
         if axes:
             found[name] = axes
-    _one_size_each(found, dict(zip(names, tensors, strict=True)))
+    _check_one_size_each(found, dict(zip(names, tensors, strict=True)))
     return found
 
 
-def _one_size_each(axes: Axes, tensors: Mapping[str, Any]) -> None:
+def _check_one_size_each(axes: Axes, tensors: Mapping[str, Any]) -> None:
     sizes: dict[str, tuple[int, str]] = {}
     for name, labels in axes.items():
         for axis, label in labels.items():
@@ -81,15 +87,15 @@ def _one_size_each(axes: Axes, tensors: Mapping[str, Any]) -> None:
                 )
 
 
-def widened(axes: Axes, names: Sequence[str], tensors: Sequence[Any], *, least: int) -> list[Any]:
+def widen(axes: Axes, names: Sequence[str], tensors: Sequence[Any], *, least: int) -> list[Any]:
     """The tensors with every open size at least `least`, what there is repeated.
 
     torch takes sizes 0 and 1 of an example for constants, even where they are said to be open.
     """
-    return [_wide(t, axes.get(name, {}), least) for name, t in zip(names, tensors, strict=True)]
+    return [_widen_one(t, axes.get(name, {}), least) for name, t in zip(names, tensors, strict=True)]
 
 
-def _wide(tensor: Any, axes: Mapping[int, str], least: int) -> Any:
+def _widen_one(tensor: Any, axes: Mapping[int, str], least: int) -> Any:
     for axis in axes:
         size = tensor.shape[axis]
         if 0 < size < least:
@@ -97,3 +103,49 @@ def _wide(tensor: Any, axes: Mapping[int, str], least: int) -> Any:
             repeats[axis] = -(-least // size)
             tensor = tensor.repeat(repeats).narrow(axis, 0, least)
     return tensor
+
+
+def correct_output_shapes(model: Any, loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild, axes: Axes) -> None:
+    """Set every output's sizes to what they are when the open sizes are doubled one by one.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Changed in place; left as it is where the module does not take such sizes.
+    tensors : sequence of Tensor
+        The example that the module was exported with.
+    """
+    base = [tuple(t.shape) for t in run_module(loaded, tensors, rebuild).tensors]
+    labels = {
+        label: int(t.shape[axis])
+        for name, t in zip(loaded.input_names, tensors, strict=True)
+        for axis, label in axes.get(name, {}).items()
+    }
+    grown: dict[str, list[tuple[int, ...]]] = {}
+    for label, size in labels.items():
+        own = {name: {a: text for a, text in named.items() if text == label} for name, named in axes.items()}
+        try:
+            found = run_module(loaded, widen(own, loaded.input_names, tensors, least=2 * size), rebuild)
+        except ExportError:
+            return
+        grown[label] = [tuple(t.shape) for t in found.tensors]
+        if [len(shape) for shape in grown[label]] != [len(shape) for shape in base]:
+            return
+    for index, value in enumerate(model.graph.outputs):
+        if value.shape is not None and len(value.shape) == len(base[index]):
+            _correct_shape(value, base[index], {label: shapes[index] for label, shapes in grown.items()}, labels)
+
+
+def _correct_shape(
+    value: Any, base: tuple[int, ...], grown: dict[str, tuple[int, ...]], labels: dict[str, int]
+) -> None:
+    dims: list[Any] = list(value.shape)
+    for axis, size in enumerate(base):
+        moves = [label for label, shape in grown.items() if shape[axis] != size]
+        if not moves:
+            dims[axis] = size
+        elif len(moves) == 1 and size == labels[moves[0]] and grown[moves[0]][axis] == 2 * size:
+            dims[axis] = moves[0]
+        elif isinstance(dims[axis], int) or str(dims[axis]) in labels:
+            dims[axis] = None
+    value.shape = type(value.shape)(dims)

@@ -48,7 +48,7 @@ _NOISE = (
 )
 
 
-def chain(exc: BaseException) -> list[BaseException]:
+def causes(exc: BaseException) -> list[BaseException]:
     """An exception and those that it was raised from, the first cause last."""
     found = [exc]
     while (cause := found[-1].__cause__ or found[-1].__context__) is not None and cause not in found:
@@ -56,16 +56,16 @@ def chain(exc: BaseException) -> list[BaseException]:
     return found
 
 
-def said(exc: BaseException) -> str:
+def describe_error(exc: BaseException) -> str:
     """What an exception says, in one line, without torch's advice and stack dumps."""
-    for each in reversed(chain(exc)):
-        if line := _telling(str(each)):
+    for each in reversed(causes(exc)):
+        if line := _telling_line(str(each)):
             kind = type(each).__name__
             return line if kind in line or kind.endswith(("ExportError", "ConversionError")) else f"{kind}: {line}"
     return type(exc).__name__
 
 
-def _telling(text: str) -> str:
+def _telling_line(text: str) -> str:
     text = _OVERLOAD.sub(r"\1", text)
     lines = [" ".join(_COLOUR.sub("", line).split()) for line in text.splitlines()]
     found = [line for line in lines if len(line) > 2 and not line.lower().startswith(_NOISE)]
@@ -79,9 +79,9 @@ def _telling(text: str) -> str:
 _LONG = 300
 
 
-def operator(exc: BaseException) -> str:
+def find_operator(exc: BaseException) -> str:
     """The operator that failed, such as ``aten.fft_fft2.default``; empty where nothing says so."""
-    texts = [str(each) for each in chain(exc)]
+    texts = [str(each) for each in causes(exc)]
     for pattern in _OPERATORS:
         for text in texts:
             if found := pattern.search(text):
@@ -89,12 +89,12 @@ def operator(exc: BaseException) -> str:
     return ""
 
 
-def qualified(exc: BaseException, module: Any) -> str:
+def find_running_module(exc: BaseException, module: Any) -> str:
     """The innermost module whose ``forward`` was running, as ``layer1.0.attn (Attention)``; empty for the outermost."""
     names = {id(m): n for n, m in module.named_modules()}
     found = ""
-    for each in reversed(chain(exc)):
-        for owner in _locals(each, "self"):
+    for each in reversed(causes(exc)):
+        for owner in _frame_locals(each, "self"):
             if names.get(id(owner)):
                 found = f"{names[id(owner)]} ({type(owner).__name__})"
         if found:
@@ -102,7 +102,7 @@ def qualified(exc: BaseException, module: Any) -> str:
     return found
 
 
-def _locals(exc: BaseException, name: str) -> Iterator[Any]:
+def _frame_locals(exc: BaseException, name: str) -> Iterator[Any]:
     """The variable `name` of every frame of the traceback that has one, outermost first."""
     trace = exc.__traceback__
     while trace is not None:
@@ -112,18 +112,18 @@ def _locals(exc: BaseException, name: str) -> Iterator[Any]:
         trace = trace.tb_next
 
 
-def holder(exc: BaseException, loaded: Loaded, name: str, args: Any) -> str:
+def find_operator_module(exc: BaseException, loaded: Loaded, name: str, args: Any) -> str:
     """The module whose operator could not be translated: by the exporter's own nodes, or by tracing once more."""
-    found = [node for each in chain(exc) for node in _locals(each, "node") if hasattr(node, "meta")]
+    found = [node for each in causes(exc) for node in _frame_locals(each, "node") if hasattr(node, "meta")]
     if found:
-        return _scope(list((found[-1].meta.get("nn_module_stack") or {}).values()))
+        return _describe_scope(list((found[-1].meta.get("nn_module_stack") or {}).values()))
     try:
-        return _by_trace(loaded, name, args) if name else ""
+        return _find_by_tracing(loaded, name, args) if name else ""
     except Exception:  # this only adds a name to an error that is told in any case
         return ""
 
 
-def _scope(stack: list[tuple[str, Any]]) -> str:
+def _describe_scope(stack: list[tuple[str, Any]]) -> str:
     if not stack or not stack[-1][0]:
         return ""
     path, kind = stack[-1]
@@ -131,7 +131,7 @@ def _scope(stack: list[tuple[str, Any]]) -> str:
     return f"{path} ({str(getattr(kind, '__name__', kind)).rpartition('.')[2]})"
 
 
-def _by_trace(loaded: Loaded, name: str, args: Any) -> str:
+def _find_by_tracing(loaded: Loaded, name: str, args: Any) -> str:
     torch = need("torch")
     module = loaded.module
     traced = module if loaded.kind is Kind.TORCHSCRIPT else torch.jit.trace(module, args, check_trace=False)

@@ -14,11 +14,10 @@ from typing import Any
 from converter._version import __version__
 from converter.errors import BiasoptError, ExportError
 from converter.model.file.reader import NEWEST_OPSET
-from converter.torch_models.export import calls, checks, dynamo, shapes, torchscript
-from converter.torch_models.export import cleanup as tidy
-from converter.torch_models.export import errors as blame
+from converter.torch_models.export import calls, checks, errors
 from converter.torch_models.export.calls import Answer, Rebuild
-from converter.torch_models.export.dynamic import Axes, Dynamic, axes_of, widened
+from converter.torch_models.export.dynamic import Axes, Dynamic, correct_output_shapes, resolve_axes, widen
+from converter.torch_models.export.exporters import capture_by_export, capture_by_tracing, clean_up, strip_traces
 from converter.torch_models.spec import Kind, Loaded
 from converter.torch_models.spec.libraries import need
 
@@ -65,23 +64,23 @@ def export(
     DataError
         The example or the open sizes do not fit.
     """
-    exporter = _exporter(loaded, request)
-    notes = [*checks.prepare(loaded, strict=request.strict)]
-    tensors, rebuild = calls.example_leaves(loaded)
+    exporter = _choose_exporter(loaded, request)
+    notes = [*checks.prepare_module(loaded, strict=request.strict)]
+    tensors, rebuild = calls.split_example(loaded)
     calls.check_inputs(loaded, tensors)
-    axes = axes_of(request.dynamic, loaded.input_names, tensors)
-    wide = widened(axes, loaded.input_names, tensors, least=2)
+    axes = resolve_axes(request.dynamic, loaded.input_names, tensors)
+    wide = widen(axes, loaded.input_names, tensors, least=2)
     progress("torch: the module on its example")
-    found = calls.answer(loaded, tensors, rebuild)
+    found = calls.run_module(loaded, tensors, rebuild)
     if found.left_out:
         notes.append(f"outputs that are no tensors are left out: {', '.join(found.left_out)}")
     progress(f"torch: exporting ({exporter})")
-    model, remarks = _captured(loaded, wide, rebuild, axes, found, request, exporter, path.parent)
+    model, remarks = _capture(loaded, wide, rebuild, axes, found, request, exporter, path.parent)
     progress("tidying")
     notes += remarks
-    opset = _finish(model, loaded, request, exporter)
+    opset = _finish_model(model, loaded, request, exporter)
     if axes:
-        shapes.correct(model, loaded, wide, rebuild, axes)
+        correct_output_shapes(model, loaded, wide, rebuild, axes)
     _write(model, path)
     return Exported(
         path,
@@ -97,7 +96,7 @@ def export(
     )
 
 
-def _exporter(loaded: Loaded, request: Request) -> str:
+def _choose_exporter(loaded: Loaded, request: Request) -> str:
     fits = {Kind.TORCHSCRIPT: "torchscript", Kind.PROGRAM: "dynamo"}.get(loaded.kind, request.exporter or "dynamo")
     if request.exporter and request.exporter != fits:
         raise ExportError(
@@ -108,7 +107,7 @@ def _exporter(loaded: Loaded, request: Request) -> str:
     return fits
 
 
-def _captured(
+def _capture(
     loaded: Loaded,
     tensors: Sequence[Any],
     rebuild: Rebuild,
@@ -121,34 +120,35 @@ def _captured(
     how: dict[str, Any] = {"opset": request.opset, "fuse_bn": request.fuse_bn}
     remarks: list[str] = []
     try:
-        with _hushed(remarks):
+        with _silence(remarks):
             if exporter == "dynamo":
-                return dynamo.capture(loaded, tensors, rebuild, axes, found.names, **how), remarks
-            seen = calls.answer(loaded, tensors, rebuild) if axes else found
-            return torchscript.capture(loaded, tensors, rebuild, axes, seen, folder=folder, **how), remarks
+                return capture_by_export(loaded, tensors, rebuild, axes, found.names, **how), remarks
+            seen = calls.run_module(loaded, tensors, rebuild) if axes else found
+            return capture_by_tracing(loaded, tensors, rebuild, axes, seen, folder=folder, **how), remarks
     except BiasoptError:
         raise
     except Exception as exc:
-        raise _failure(exc, loaded, tensors, rebuild, exporter) from exc
+        raise _describe_failure(exc, loaded, tensors, rebuild, exporter) from exc
 
 
-def _failure(exc: Exception, loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild, exporter: str) -> ExportError:
+def _describe_failure(
+    exc: Exception, loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild, exporter: str
+) -> ExportError:
     """The exporter's exception in one line: where, which operator, what it says, what to try."""
-    operator = blame.operator(exc)
-    where = blame.qualified(exc, loaded.module)
-    with _hushed([]):
-        where = where or blame.holder(exc, loaded, operator, rebuild(tensors)[0])
+    operator = errors.find_operator(exc)
+    where = errors.find_running_module(exc, loaded.module)
+    with _silence([]):
+        where = where or errors.find_operator_module(exc, loaded, operator, rebuild(tensors)[0])
     parts = [f"in {where}" if where else "", f"at operator {operator}" if operator else ""]
     place = " ".join(part for part in parts if part)
     other = "torchscript" if exporter == "dynamo" else "dynamo"
     hint = f"; try --exporter {other}" if loaded.kind is Kind.MODULE else ""
-    return ExportError(
-        f"{loaded.label}: the {exporter} exporter failed{place and f' {place}'}: {blame.said(exc).rstrip('.;')}{hint}"
-    )
+    text = errors.describe_error(exc).rstrip(".;")
+    return ExportError(f"{loaded.label}: the {exporter} exporter failed{place and f' {place}'}: {text}{hint}")
 
 
 @contextlib.contextmanager
-def _hushed(remarks: list[str]) -> Iterator[None]:
+def _silence(remarks: list[str]) -> Iterator[None]:
     """Keep torch's logs, graphs and warnings off the terminal, but for what tracing took for a constant."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -172,13 +172,13 @@ def _hushed(remarks: list[str]) -> Iterator[None]:
         )
 
 
-def _finish(model: Any, loaded: Loaded, request: Request, exporter: str) -> int:
+def _finish_model(model: Any, loaded: Loaded, request: Request, exporter: str) -> int:
     """Tidy, strip, note the provenance; returns the opset."""
     names = frozenset(n for n, _ in (*loaded.module.named_parameters(), *loaded.module.named_buffers()))
     if not request.fuse_bn:
-        with _hushed([]):
-            tidy.tidy(model, names)
-    tidy.strip(model)
+        with _silence([]):
+            clean_up(model, names)
+    strip_traces(model)
     opset = int(model.opset_imports.get("", 0))
     if request.opset is not None and opset != request.opset:
         raise ExportError(

@@ -19,7 +19,7 @@ _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, of torch.compile
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class MigratedCheckpoint:
     """A migrated checkpoint."""
 
     content: bytes
@@ -27,7 +27,7 @@ class Fixed:
     dropped: tuple[str, ...]  # entries beside the state that no longer fit, such as the optimizer's
 
 
-def fix(stripped: Any, source: Path) -> Fixed:
+def migrate_checkpoint(stripped: Any, source: Path) -> MigratedCheckpoint:
     """Migrate a checkpoint file for a module that `strip` returned.
 
     Raises
@@ -38,12 +38,12 @@ def fix(stripped: Any, source: Path) -> Fixed:
         Its values do not fit the module.
     """
     whole = _read(source)
-    trail, state = _state(whole, source)
+    trail, state = _find_state(whole, source)
     prefix = next((p for p in _PREFIXES if state and all(k.startswith(p) for k in state)), "")
     own = {key.removeprefix(prefix): value for key, value in state.items()}
     hook = checkpoints(stripped)
-    _check(stripped, hook, own, source)
-    migrated = OrderedDict((prefix + key, value) for key, value in hook.migrated(stripped, own).items())
+    _check_state(stripped, hook, own, source)
+    migrated = OrderedDict((prefix + key, value) for key, value in hook.migrate(stripped, own).items())
     if hasattr(state, "_metadata"):  # the versions of the modules that saved it
         migrated._metadata = state._metadata  # type: ignore[attr-defined]
     gone = {prefix + item.parameter for item in hook.plan.removed}
@@ -59,7 +59,7 @@ def fix(stripped: Any, source: Path) -> Fixed:
         for key in dropped:
             del whole[key]
         result = whole
-    return Fixed(_written(result, source), n_removed, dropped)
+    return MigratedCheckpoint(_serialize(result, source), n_removed, dropped)
 
 
 def _read(file: Path) -> Any:
@@ -79,7 +79,7 @@ def _read(file: Path) -> Any:
         raise ModelError(f"{file}: cannot be read as weights alone ({said[:160]}); save model.state_dict()") from exc
 
 
-def _state(whole: Any, file: Path) -> tuple[list[str], Mapping[str, Any]]:
+def _find_state(whole: Any, file: Path) -> tuple[list[str], Mapping[str, Any]]:
     """The keys that lead to the state dict, and it."""
     torch = need("torch")
     trail: list[str] = []
@@ -95,7 +95,7 @@ def _state(whole: Any, file: Path) -> tuple[list[str], Mapping[str, Any]]:
     raise ModelError(f"{file}: holds no state dict; save model.state_dict()")
 
 
-def _check(stripped: Any, hook: Any, state: Mapping[str, Any], file: Path) -> None:
+def _check_state(stripped: Any, hook: Any, state: Mapping[str, Any], file: Path) -> None:
     removed = {item.parameter: item.shape for item in hook.plan.removed}
     shapes = {key: tuple(value.shape) for key, value in stripped.state_dict().items()} | removed
     counters = {key for key in shapes if key.endswith("num_batches_tracked")}
@@ -111,7 +111,7 @@ def _check(stripped: Any, hook: Any, state: Mapping[str, Any], file: Path) -> No
         raise DataError(f"{file}: {', '.join(sorted(problems)[:3])}{more}; make the model that was trained")
 
 
-def _written(result: Any, source: Path) -> bytes:
+def _serialize(result: Any, source: Path) -> bytes:
     if source.suffix.lower() == ".safetensors":
         tensors = {key: value.contiguous() for key, value in result.items()}
         return bytes(need("safetensors.torch").save(tensors))

@@ -1,7 +1,8 @@
 """The second opinion: the module itself, in float64, with the bias changed.
 
 A bias that is dead leaves every output where it was, to 1e-12 of the output's size, and has no gradient beside
-that of the weights. Dropout and other chance is the same in both runs.
+that of the weights. Dropout and other chance is the same in both runs. The example is tried at other sizes, too:
+what is padded only where a size is odd shows there.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from converter.torch_models.lint.example import Example
-from converter.torch_models.lint.module_copies import copied
-from converter.torch_models.lint.side_effects import floats, observed
+from converter.torch_models.lint.module_copies import Example, copy_module
+from converter.torch_models.lint.side_effects import float_tensors, observe_call
 
 TOLERANCE = 1e-12  # of the largest output: rounding in float64 through some hundred layers
 GRADIENT = 1e-9  # of the largest gradient of any weight: sums of some million terms that cancel
@@ -55,22 +55,22 @@ class Twin:
             return torch.nn.Parameter(value, requires_grad=False)
 
         with torch.no_grad():  # a scripted part's parameters would not be leaves
-            self.module = copied(module, wide).double()
+            self.module = copy_module(module, wide).double()
         fill_zeros(self.module)
         self._statistics = statistics  # buffers that norms update
-        self.example = example.double()
+        self.example = example.to_float64()
         if self.example.is_constant:
-            self.example = self.example.varied(_SEED)
+            self.example = self.example.vary(_SEED)
         self.parameters = dict(self.module.named_parameters(remove_duplicate=False))
         self._buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         self.outputs = self.outputs_now()
         self.gradients = self._gradients()
-        self._size = largest(self.outputs)
+        self._size = largest_value(self.outputs)
 
     def outputs_now(self, example: Example | None = None) -> list[Any]:
         """The outputs, and what the module keeps, as the parameters are now; buffers are put back."""
         try:
-            return observed(self.module, self.example if example is None else example, _SEED, self._statistics)
+            return observe_call(self.module, self.example if example is None else example, _SEED, self._statistics)
         finally:
             self.restore_buffers()
 
@@ -88,7 +88,7 @@ class Twin:
         import torch
 
         for name, parameter in self.parameters.items():
-            beside = self.parameters.get(_beside(name))
+            beside = self.parameters.get(_weight_of(name))
             parameter.requires_grad_(
                 parameter.is_floating_point() and (is_vector(parameter) or parameter.numel() < _FEW)
             )
@@ -98,7 +98,7 @@ class Twin:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(_SEED)
-            outputs = floats(self.module(*self.example.args, **self.example.kwargs))
+            outputs = float_tensors(self.module(*self.example.args, **self.example.kwargs))
             loss = sum(
                 (o * torch.randn(o.shape, generator=draw, dtype=o.dtype)).sum() for o in outputs if o.requires_grad
             )
@@ -111,7 +111,7 @@ class Twin:
         self.module.requires_grad_(False)
         return found
 
-    def _shifted(self, change: Change, seed: int) -> list[tuple[str, Any]]:
+    def _draw_steps(self, change: Change, seed: int) -> list[tuple[str, Any]]:
         import torch
 
         vector = self.parameters[change.parameter]
@@ -124,14 +124,14 @@ class Twin:
         return [(change.parameter, step), *([(change.opposite, -step)] if change.opposite else [])]
 
     @contextmanager
-    def changed(self, changes: Iterable[Change]) -> Iterator[None]:
+    def apply_changes(self, changes: Iterable[Change]) -> Iterator[None]:
         """The parameters of `changes` moved, for a while."""
         import torch
 
         before: dict[str, Any] = {}
         with torch.no_grad():
             for seed, change in enumerate(changes, 1):
-                for name, step in self._shifted(change, seed):
+                for name, step in self._draw_steps(change, seed):
                     before.setdefault(name, self.parameters[name].clone())
                     self.parameters[name].add_(step)
             try:
@@ -149,7 +149,7 @@ class Twin:
             gradient = gradient - self.gradients.get(change.opposite, 0)
         start, stop = change.part or (None, None)
         part = gradient[start:stop] if gradient.ndim else gradient
-        beside = self.gradients.get(_beside(change.parameter))
+        beside = self.gradients.get(_weight_of(change.parameter))
         scale = float(beside.abs().max()) if beside is not None and beside.numel() else 0.0
         if not scale:  # a weight that this example leaves alone, as the hidden one of a single step
             weights = [g for g in self.gradients.values() if g.ndim > 1 and g.numel()]
@@ -158,7 +158,7 @@ class Twin:
 
     def output_change(self, changes: Iterable[Change]) -> float:
         """How far the outputs move, relative to their size, when all of `changes` are made at once."""
-        with self.changed(changes):
+        with self.apply_changes(changes):
             return difference(self.outputs, self.outputs_now(), self._size)
 
     def output_change_from_zero(self, change: Change) -> float:
@@ -168,7 +168,7 @@ class Twin:
         vector.zero_()
         try:
             before = self.outputs_now()
-            with self.changed([change]):
+            with self.apply_changes([change]):
                 return difference(before, self.outputs_now())
         finally:
             vector.copy_(kept)
@@ -191,13 +191,13 @@ def is_vector(tensor: Any) -> bool:
     return sum(int(size) != 1 for size in tensor.shape) <= 1
 
 
-def _beside(name: str) -> str:
+def _weight_of(name: str) -> str:
     """The weight of a bias, by torch's names: ``weight`` of ``bias``, ``weight_hh_l0`` of ``bias_hh_l0``."""
     owner, dot, own = name.rpartition(".")
     return owner + dot + own.replace("bias", "weight") if "bias" in own else ""
 
 
-def largest(tensors: Iterable[Any]) -> float:
+def largest_value(tensors: Iterable[Any]) -> float:
     """The largest finite value; an infinity, as of a mask, is nobody's scale."""
     found = (o.abs()[o.isfinite()] for o in tensors)
     return max((float(o.max()) for o in found if o.numel()), default=0.0)
@@ -211,7 +211,7 @@ def difference(before: list[Any], after: list[Any], size: float | None = None) -
         return float("inf")
     before, after = [b.detach() for b in before], [a.detach() for a in after]
     if size is None:
-        size = largest(before)
+        size = largest_value(before)
     worst = 0.0
     for a, b in zip(before, after, strict=True):
         if not a.numel():
@@ -232,11 +232,11 @@ def confirm(twin: Twin, changes: Mapping[str, Change]) -> dict[str, Measured]:
         moved = together if together <= TOLERANCE else twin.output_change([change])
         if TOLERANCE < moved <= ROUNDING and not change.opposite:
             moved = twin.output_change_from_zero(change)
-        found[name] = _judged(moved, twin.gradient_ratio(change))
+        found[name] = _judge(moved, twin.gradient_ratio(change))
     return found
 
 
-def _judged(moved: float, gradient: float) -> Measured:
+def _judge(moved: float, gradient: float) -> Measured:
     why = ""
     if not moved <= TOLERANCE:
         why = f"changing it moves the output by {moved:.1e} of its size"
@@ -246,3 +246,52 @@ def _judged(moved: float, gradient: float) -> Measured:
 
 
 Confirm = Callable[[Twin, Mapping[str, Change]], dict[str, Measured]]
+
+
+_LARGE = 32  # from here on a smaller size is as telling, and faster
+
+
+def measure_at_other_sizes(twin: Twin, changes: Mapping[str, Change]) -> dict[str, float]:
+    """Of changes that the example does not feel, those that it feels at another size, and how much.
+
+    Empty, too, where the module takes no other size.
+    """
+    for example in _resize(twin.example) if changes else ():
+        try:
+            before = twin.outputs_now(example)
+        except Exception:  # noqa: S112  (whatever it is: that size is none of the module's)
+            continue
+        with twin.apply_changes(changes.values()):
+            if difference(before, twin.outputs_now(example)) <= ROUNDING:
+                return {}
+        found = {}
+        for name, change in changes.items():
+            with twin.apply_changes([change]):
+                moved = difference(before, twin.outputs_now(example))
+            if moved > ROUNDING:
+                found[name] = moved
+        return found
+    return {}
+
+
+def _resize(example: Example) -> Iterator[Example]:
+    """Sizes to try: odd ones first; the axes of places, as images and sequences have them."""
+    rank = max((t.ndim for t in example.tensors() if t.is_floating_point()), default=0)
+    places: dict[int, list[tuple[int, ...]]] = {3: [(1,), (2,)], 4: [(2, 3)], 5: [(2, 3, 4)]}
+    for axes in places.get(rank, []):
+        yield _grow(example, rank, axes, lambda size: (size * 5 // 8) | 1 if size >= _LARGE else size + 3)
+        yield _grow(example, rank, axes, lambda size: 2 * size)
+
+
+def _grow(example: Example, rank: int, axes: tuple[int, ...], size_of: Callable[[int], int]) -> Example:
+    def change(tensor: Any) -> Any:
+        if tensor.ndim != rank:
+            return tensor
+        for axis in axes:
+            size, wanted = tensor.shape[axis], size_of(tensor.shape[axis])
+            repeats = [1] * rank
+            repeats[axis] = -(-wanted // max(size, 1))
+            tensor = tensor.repeat(repeats).narrow(axis, 0, wanted)
+        return tensor
+
+    return example.map_tensors(change).vary(1)

@@ -1,20 +1,110 @@
-"""Findings made of verdicts: the place, the words, the fix."""
+"""Findings made of verdicts: the place, the words, the fix; and what a bias costs in digits in front of a norm."""
 
 from __future__ import annotations
 
+import copy
 import inspect
+import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from converter.records.lint import CODES, Kind, LintFinding, Location, Unconfirmed
-from converter.torch_models.lint import precision_loss as hazard
-from converter.torch_models.lint.candidates import Candidate, norm_modules
 from converter.torch_models.lint.confirm import Change, Measured, Twin
-from converter.torch_models.lint.fix import source
-from converter.torch_models.lint.fix.construction_sites import Place, Places, is_installed, own
-from converter.torch_models.lint.rules import recurrent as rnn
-from converter.torch_models.lint.trace import Traced
+from converter.torch_models.lint.fix.construction_sites import (
+    Place,
+    Places,
+    find_own_call,
+    find_switched_rules,
+    is_installed,
+    read_location,
+)
+from converter.torch_models.lint.flow import Candidate, find_norm_modules
+from converter.torch_models.lint.module_copies import Example
+from converter.torch_models.lint.rules import recurrent
+from converter.torch_models.lint.trace import TracedModule
+
+# In units of the input's standard deviation. Rounding y = b + N(0, 1) to bfloat16 and normalising it in float32
+# leaves an error of 0.03 at b = 16; with float16's eight times finer steps the same is left at b = 64 and more.
+LIMITS = {"bfloat16": 16.0, "float16": 64.0}
+_WORSE = 4.0  # times the error without the bias: less is not worth a line
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionLoss:
+    """One norm whose input has a channel far from 0, because of a bias."""
+
+    norm: str
+    dtype: str
+    ratio: float  # |bias| in standard deviations, of the worst channel
+    error: float  # rms error of the normalised output of that channel, inputs rounded to dtype
+    error_without: float  # the same with the bias removed
+
+
+def measure_precision_loss(twin: Twin, parameter: str, norms: Iterable[str]) -> list[PrecisionLoss]:
+    """The hazards of one dead bias at the norms that take it away."""
+    names = sorted(set(norms))
+    before = _norm_inputs(twin.module, twin.example, names)
+    value = twin.parameters[parameter]
+    kept = value.detach().clone()
+    value.data.zero_()
+    try:
+        after = _norm_inputs(twin.module, twin.example, names)
+    finally:
+        value.data.copy_(kept)
+    found = []
+    for name in names:
+        if name in before and before[name].shape == after.get(name, before[name]).shape and name in after:
+            found += _judge(name, before[name], after[name])
+    return found
+
+
+def _norm_inputs(module: Any, example: Example, names: list[str]) -> dict[str, Any]:
+    """What each norm is given at its first call, channels first."""
+    import torch
+
+    found: dict[str, Any] = {}
+    module = copy.deepcopy(module, {id(p): p for p in module.parameters()})
+    for name in names:
+        part = module.get_submodule(name)
+
+        def note(_: Any, args: tuple[Any, ...], name: str = name) -> None:
+            if args and name not in found:
+                found[name] = args[0].detach().transpose(0, 1).flatten(1)
+
+        part.register_forward_pre_hook(note)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        module(*example.args, **example.kwargs)
+    return found
+
+
+def _judge(name: str, before: Any, after: Any) -> list[PrecisionLoss]:
+    import torch
+
+    sd = after.std(1).clamp_min(1e-30)
+    ratios = (before - after).mean(1).abs() / sd
+    channel = int(ratios.argmax())
+    found = []
+    for dtype, limit in LIMITS.items():
+        if float(ratios[channel]) < limit:
+            continue
+        errors = [_rounding_error(rows[channel], getattr(torch, dtype)) for rows in (before, after)]
+        if errors[0] >= _WORSE * errors[1]:
+            found.append(PrecisionLoss(name, dtype, float(ratios[channel]), errors[0], errors[1]))
+    return found
+
+
+def _rounding_error(row: Any, dtype: Any) -> float:
+    exact, rounded = (_normalize(values) for values in (row, row.to(dtype).double()))
+    return float((exact - rounded).pow(2).mean().sqrt())
+
+
+def _normalize(row: Any) -> Any:
+    return (row - row.mean()) / row.std(correction=0).clamp_min(1e-30)
+
 
 _CODES = {code.name: code for code in CODES}
 _COST = {
@@ -27,23 +117,23 @@ _COST = {
 class Finder:
     """Makes findings of verdicts."""
 
-    def __init__(self, module: Any, traced: Traced, places: Places | None, root: Path) -> None:
+    def __init__(self, module: Any, traced: TracedModule, places: Places | None, root: Path) -> None:
         self._module, self._traced, self._places, self._root = module, traced, places, root
         self._modules = dict(module.named_modules())
 
-    def dead(self, candidate: Candidate, measured: Measured) -> LintFinding:
-        norms = norm_modules(self._traced, candidate.outcome, self._modules)
+    def report_dead(self, candidate: Candidate, measured: Measured) -> LintFinding:
+        norms = find_norm_modules(self._traced, candidate.trace, self._modules)
         evidence = {
-            "ends_at": norms or sorted({kill.kind for kill in candidate.outcome.kills}),
-            "via": list(candidate.outcome.via),
+            "ends_at": norms or sorted({cancel.kind for cancel in candidate.trace.cancels}),
+            "via": list(candidate.trace.via),
             "output_change": measured.output_change,
             "gradient_ratio": measured.gradient_ratio,
         }
-        text = _message(candidate, norms, self._modules)
-        return self._finding(candidate.code, candidate.change, candidate.n_parameters, text, evidence)
+        text = _describe(candidate, norms, self._modules)
+        return self._make_finding(candidate.code, candidate.change, candidate.n_parameters, text, evidence)
 
-    def recurrent(
-        self, cells: Iterable[rnn.Cell], measured: Mapping[str, Measured], unconfirmed: list[Unconfirmed]
+    def report_recurrent(
+        self, cells: Iterable[recurrent.Cell], measured: Mapping[str, Measured], unconfirmed: list[Unconfirmed]
     ) -> list[LintFinding]:
         parameters = dict(self._module.named_parameters(remove_duplicate=False))
         found = []
@@ -58,21 +148,21 @@ class Finder:
             rest = "; the candidate's third does something of its own and stays" if cell.op == "gru" else ""
             text = f"only ever added to {own_part}{rest}"
             evidence: dict[str, Any] = {"output_change": seen.output_change, "gradient_ratio": seen.gradient_ratio}
-            found.append(self._finding("doubled-rnn-bias", change, cell.mergeable, text, evidence))
-            gate = rnn.forget(cell, parameters)
+            found.append(self._make_finding("doubled-rnn-bias", change, cell.mergeable, text, evidence))
+            gate = recurrent.measure_forget_gate(cell, parameters)
             if gate is not None:
-                found.append(self._forget(cell, gate))
+                found.append(self._report_forget_gate(cell, gate))
         return found
 
-    def _forget(self, cell: rnn.Cell, gate: rnn.Forget) -> LintFinding:
+    def _report_forget_gate(self, cell: recurrent.Cell, gate: recurrent.Forget) -> LintFinding:
         told = f"mean forget bias {gate.bias:+.2f}: a memory of {gate.memory:.1f} steps"
         if gate.advised is not None:
             told += f", and the example has {cell.steps}; ln(T - 1) = {gate.advised:.1f} covers them"
         evidence = {"bias": gate.bias, "memory_steps": gate.memory, "steps": cell.steps, "advised": gate.advised}
         part = (cell.hidden, 2 * cell.hidden)
-        return self._finding("forget-gate-bias", Change(cell.input_bias, part), cell.hidden, told, evidence)
+        return self._make_finding("forget-gate-bias", Change(cell.input_bias, part), cell.hidden, told, evidence)
 
-    def large(self, kept: Iterable[Candidate], twin: Twin | None) -> list[LintFinding]:
+    def report_large(self, kept: Iterable[Candidate], twin: Twin | None) -> list[LintFinding]:
         found = []
         for candidate in kept:
             name = candidate.change.parameter
@@ -85,8 +175,8 @@ class Finder:
                 continue
             if float(twin.parameters[name].abs().max()) == 0.0:
                 continue
-            norms = norm_modules(self._traced, candidate.outcome, self._modules)
-            for item in hazard.measure(twin, name, norms):
+            norms = find_norm_modules(self._traced, candidate.trace, self._modules)
+            for item in measure_precision_loss(twin, name, norms):
                 told = (
                     f"{item.ratio:.0f} sd at {item.norm or 'the norm'}: in {item.dtype} the norm's output is "
                     f"{item.error:.1e} off, {item.error_without:.1e} without it"
@@ -99,11 +189,13 @@ class Finder:
                     "error_without": item.error_without,
                 }
                 found.append(
-                    self._finding("large-bias-before-norm", candidate.change, candidate.n_parameters, told, evidence)
+                    self._make_finding(
+                        "large-bias-before-norm", candidate.change, candidate.n_parameters, told, evidence
+                    )
                 )
         return found
 
-    def rules(self, findings: Iterable[LintFinding]) -> list[LintFinding]:
+    def report_switches(self, findings: Iterable[LintFinding]) -> list[LintFinding]:
         """``use_bias = InstanceNorm`` in the files that construct biases which instance norms take away."""
         files: dict[str, list[LintFinding]] = {}
         for finding in findings:
@@ -112,7 +204,7 @@ class Finder:
         found = []
         for path, dead in files.items():
             n = sum(finding.n_parameters for finding in dead)
-            for location, name in source.switched_rules(path):
+            for location, name in find_switched_rules(path):
                 text = f"{name or 'a flag'} switches on {n:,} parameters in {len(dead)} biases that are dead"
                 code = _CODES["use-bias-if-instance-norm"]
                 found.append(
@@ -120,23 +212,23 @@ class Finder:
                 )
         return found
 
-    def _where(self, name: str) -> tuple[Location | None, Location | None]:
+    def _locate(self, name: str) -> tuple[Location | None, Location | None]:
         """The constructing call and the user's own; of a module that was copied, those of what it lies in."""
         if self._places is None:
-            return source.location(self._module, name), None
+            return read_location(self._module, name), None
         parts = name.split(".") if name else []
         for depth in range(len(parts), -1, -1):
-            place = self._places.of(self._modules.get(".".join(parts[:depth])))
-            location = _outside(place) if place is not None else None
+            place = self._places.find(self._modules.get(".".join(parts[:depth])))
+            location = _user_call(place) if place is not None else None
             if place is not None and location is not None:
-                return location, own(location, place, self._root)
-        return source.location(self._module, name), None
+                return location, find_own_call(location, place, self._root)
+        return read_location(self._module, name), None
 
-    def _finding(
+    def _make_finding(
         self, code: str, change: Change, n_parameters: int, text: str, evidence: dict[str, Any]
     ) -> LintFinding:
         name = change.parameter.rpartition(".")[0]
-        location, called = self._where(name)
+        location, called = self._locate(name)
         row = _CODES[code]
         whole = change.part is None
         return LintFinding(
@@ -146,8 +238,8 @@ class Finder:
             parameter=change.parameter,
             n_parameters=n_parameters,
             message=text,
-            fix=_fix(code, self._modules.get(name), change, whole),
-            cost=_cost(row.kind, self._modules.get(name)),
+            fix=_advise_fix(code, self._modules.get(name), change, whole),
+            cost=_describe_cost(row.kind, self._modules.get(name)),
             location=location,
             called_from=called,
             part=change.part,
@@ -159,12 +251,12 @@ def _is_torch(location: Location) -> bool:
     return is_installed(location.path) and "/torch/nn/" in location.path.replace("\\", "/")
 
 
-def _outside(place: Place) -> Location | None:
+def _user_call(place: Place) -> Location | None:
     """The innermost call that torch's own modules did not make."""
     return next((where for where in (place.location, *place.callers) if not _is_torch(where)), None)
 
 
-def _message(candidate: Candidate, norms: list[str], modules: Mapping[str, Any]) -> str:
+def _describe(candidate: Candidate, norms: list[str], modules: Mapping[str, Any]) -> str:
     if candidate.code == "attention-key-bias" or (candidate.code == "dead-norm-offset" and not norms):
         where = "the part for the keys" if candidate.change.part else "the keys' bias"
         return f"{where} adds the same to every score that the softmax compares"
@@ -172,14 +264,14 @@ def _message(candidate: Candidate, norms: list[str], modules: Mapping[str, Any])
     end = f"{norms[0] or 'the module itself'} ({kind})" if norms else "what follows"
     more = f" and {len(norms) - 1} more" if len(norms) > 1 else ""
     plain = {"conv1d", "conv2d", "conv3d", "linear", "batch_norm", "instance_norm", "group_norm", "layer_norm"}
-    via = [op for op in candidate.outcome.via if op not in plain]
+    via = [op for op in candidate.trace.via if op not in plain]
     way = f", through {', '.join(via[:4])}" if via else ""
     if candidate.code == "frozen-norm-bias":
         return f"{end}{more} has fixed statistics, and its offset does the same{way}"
     return f"{end}{more} subtracts it{way}"
 
 
-def _fix(code: str, module: Any, change: Change, whole: bool) -> str:
+def _advise_fix(code: str, module: Any, change: Change, whole: bool) -> str:
     row = _CODES[code]
     if row.kind is not Kind.DEAD:
         return row.fix
@@ -196,7 +288,7 @@ def _takes_bias(module: Any) -> bool:
         return False
 
 
-def _cost(kind: Kind, module: Any) -> str:
+def _describe_cost(kind: Kind, module: Any) -> str:
     if kind in (Kind.ADVICE, Kind.SOURCE):
         return _COST["kept"]
     return _COST["conv" if "Conv" in type(module).__name__ else "other"]

@@ -1,4 +1,4 @@
-"""Follow the change of one bias through a traced graph, and say where it ends.
+"""Follow the change of one bias through a traced graph: where it ends, and which biases are candidates by that.
 
 Operators that write into their operand are followed too: what shares memory with the operand has then changed
 in a way that nobody follows, unless it is the operand itself.
@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import heapq
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from converter.torch_models.lint.call import Call, bound, op_name
-from converter.torch_models.lint.rules import elementwise as rules_point
-from converter.torch_models.lint.rules import layout as rules_view
-from converter.torch_models.lint.rules import linear as rules_linear
-from converter.torch_models.lint.rules import normalization as rules_norm
-from converter.torch_models.lint.shift import Change, Live, Shift, Support, shift
-from converter.torch_models.lint.trace import Traced
+from converter.torch_models.lint.confirm import GRADIENT, Change, Twin, is_vector
+from converter.torch_models.lint.rules import elementwise, layout, linear, normalization
+from converter.torch_models.lint.shift import Block, Call, Effect, Support, bind_arguments, new_shift, op_name
+from converter.torch_models.lint.trace import TracedModule
 
-RULES = {**rules_view.RULES, **rules_point.RULES, **rules_linear.RULES, **rules_norm.RULES}
+RULES = {**layout.RULES, **elementwise.RULES, **linear.RULES, **normalization.RULES}
 _MAY_ALIAS = ("dropout", "feature_dropout", "alpha_dropout")  # in eval mode they return what they were given
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class Cancel:
     """A place where a change ends."""
 
     kind: str  # batch-norm | instance-norm | group-norm | layer-norm | frozen-norm | attention | softmax | centring
@@ -33,12 +30,12 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Trace:
     """What became of the change of one bias."""
 
     dead: bool  # no output feels it, and something took it away
-    kills: tuple[Kill, ...] = ()
-    live: Live | None = None  # why not
+    cancels: tuple[Cancel, ...] = ()
+    block: Block | None = None  # why not
     via: tuple[str, ...] = ()  # the operators on the way, each once
     products: bool = False  # whether it went through a product of two tensors: attention's scores
 
@@ -46,40 +43,40 @@ class Outcome:
 @dataclass(slots=True)
 class _Run:
     changes: dict[Any, Any] = field(default_factory=dict)
-    kills: list[Kill] = field(default_factory=list)
+    cancels: list[Cancel] = field(default_factory=list)
     via: dict[str, None] = field(default_factory=dict)
-    live: Live | None = None
+    block: Block | None = None
 
 
-class Flow:
+class BiasFlow:
     """Follows changes through one traced graph."""
 
-    def __init__(self, traced: Traced) -> None:
+    def __init__(self, traced: TracedModule) -> None:
         self.traced = traced
         self._order = {node: index for index, node in enumerate(traced.graph.nodes)}
         self._data = traced.data
         self._views = self._alias_groups()
         self._places = {node: name for node, name in traced.names.items() if name}
 
-    def decide(self, parameter: str, part: tuple[int, int] | None = None, *, absorb_frozen: bool = False) -> Outcome:
+    def trace(self, parameter: str, part: tuple[int, int] | None = None, *, absorb_frozen: bool = False) -> Trace:
         """Follow an arbitrary change of a parameter, or of a part of it (a vector's elements start:stop)."""
         run = _Run()
         waiting: list[tuple[int, Any]] = []
         for node, name in self._places.items():
             if name == parameter:
-                self._set(run, node, _start(node, part), waiting)
-        while waiting and run.live is None:
+                self._set(run, node, _start_shift(node, part), waiting)
+        while waiting and run.block is None:
             _, node = heapq.heappop(waiting)
-            if all(_change(run, source) is None for source in node.all_input_nodes):
+            if all(_effect_at(run, source) is None for source in node.all_input_nodes):
                 continue  # it was taken away meanwhile
             if node.op == "output":
-                run.live = Live("output", "it reaches the output")
+                run.block = Block("output", "it reaches the output")
                 break
             found = self._step(run, node, absorb_frozen)
             self._write(run, node, found, waiting)
         products = any(name in run.via for name in ("matmul", "bmm", "baddbmm", "einsum"))
-        dead = run.live is None and bool(run.kills)
-        return Outcome(dead, tuple(dict.fromkeys(run.kills)), run.live, tuple(run.via), products)
+        dead = run.block is None and bool(run.cancels)
+        return Trace(dead, tuple(dict.fromkeys(run.cancels)), run.block, tuple(run.via), products)
 
     def _step(self, run: _Run, node: Any, absorb_frozen: bool) -> Any:
         if node.target is operator.getitem:
@@ -90,27 +87,27 @@ class Flow:
         call = Call(
             node,
             op,
-            bound(node),
-            lambda value: _change(run, value),
+            bind_arguments(node),
+            lambda value: _effect_at(run, value),
             lambda value: value in self._data,
-            lambda kind, nodes: run.kills.extend(Kill(kind, n) for n in nodes),
+            lambda kind, nodes: run.cancels.extend(Cancel(kind, n) for n in nodes),
             absorb_frozen,
         )
-        found = rule(call) if rule is not None else call.live("it is not known to pass a shift on")
+        found = rule(call) if rule is not None else call.block("it is not known to pass a shift on")
         if found is not None:
             run.via[op.removesuffix("_")] = None
         return found
 
     def _write(self, run: _Run, node: Any, found: Any, waiting: list[tuple[int, Any]]) -> None:
-        if isinstance(found, Live):
-            run.live = found
+        if isinstance(found, Block):
+            run.block = found
             return
         schema = getattr(node.target, "_schema", None)
-        written = _written(node, schema) if schema is not None and schema.is_mutable else None
+        written = _written_operand(node, schema) if schema is not None and schema.is_mutable else None
         if written is not None:
             before = run.changes.get(written)
             if (found or before) and len(self._views.get(written, ())) > 1 and self._read_later(written, node):
-                run.live = Live(op_name(node), "writes into memory that is read under another name")
+                run.block = Block(op_name(node), "writes into memory that is read under another name")
                 return
             self._set(run, written, found, waiting, after=node)
         self._set(run, node, found, waiting)
@@ -137,23 +134,23 @@ class Flow:
         """Nodes that may share memory."""
         groups: dict[Any, set[Any]] = {}
         for node in self._order:
-            for source in _aliased(node):
+            for source in _aliased_operands(node):
                 merged = groups.get(source, {source}) | groups.get(node, {node})
                 for member in merged:
                     groups[member] = merged
         return groups
 
 
-def _start(node: Any, part: tuple[int, int] | None) -> Change:
+def _start_shift(node: Any, part: tuple[int, int] | None) -> Effect:
     shape = node.meta["val"].shape
     varies = [axis for axis, size in enumerate(shape) if size != 1] or list(range(len(shape)))
     support = Support(0, *part) if part is not None and varies == [0] else None
-    return shift(varies, support)
+    return new_shift(varies, support)
 
 
-def _change(run: _Run, value: Any) -> Any:
+def _effect_at(run: _Run, value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        found = tuple(_change(run, item) for item in value)
+        found = tuple(_effect_at(run, item) for item in value)
         return found if any(item is not None for item in found) else None
     try:
         return run.changes.get(value)
@@ -161,14 +158,14 @@ def _change(run: _Run, value: Any) -> Any:
         return None
 
 
-def _written(node: Any, schema: Any) -> Any:
+def _written_operand(node: Any, schema: Any) -> Any:
     for argument, value in zip(schema.arguments, node.args, strict=False):
         if argument.alias_info is not None and argument.alias_info.is_write:
             return value
     return None
 
 
-def _aliased(node: Any) -> list[Any]:
+def _aliased_operands(node: Any) -> list[Any]:
     """The operands whose memory a node's result may share."""
     if node.target is operator.getitem:
         return [node.args[0]]
@@ -183,4 +180,101 @@ def _aliased(node: Any) -> list[Any]:
     return [v for a, v in pairs if a.alias_info is not None and hasattr(v, "users")]
 
 
-__all__ = ["Flow", "Kill", "Outcome", "Shift"]
+_OFFSETS = ("batch_norm", "instance_norm", "group_norm", "layer_norm")
+_NORMS = ("batch-norm", "instance-norm", "group-norm", "layer-norm")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One bias, or part of one, whose change the trace saw end."""
+
+    code: str
+    change: Change
+    trace: Trace
+    n_parameters: int
+
+    @property
+    def key(self) -> str:
+        """Its name, unique among candidates."""
+        part = self.change.part
+        return self.change.parameter + (f"[{part[0]}:{part[1]}]" if part else "")
+
+
+def list_biases(module: Any) -> dict[str, Any]:
+    """The trained vectors that could be biases: one axis at most is longer than 1."""
+    named = module.named_parameters()
+    return {name: p for name, p in named if p.is_floating_point() and p.numel() and is_vector(p)}
+
+
+def find_candidates(traced: TracedModule, twin: Twin | None) -> Iterator[Candidate]:
+    """Biases that end at norms and softmaxes; parts of a bias where float64 suggests one."""
+    flow = BiasFlow(traced)
+    for name, parameter in list_biases(traced.module).items():
+        trace = flow.trace(name)
+        if trace.dead:
+            yield Candidate(_choose_code(trace), Change(name), trace, parameter.numel())
+            continue
+        trace = flow.trace(name, absorb_frozen=True)
+        if trace.dead and _is_frozen_norm_trained(traced, trace):
+            yield Candidate("frozen-norm-bias", Change(name), trace, parameter.numel())
+            continue
+        for part in _find_quiet_parts(twin, name) if parameter.ndim == 1 else ():
+            trace = flow.trace(name, part)
+            if trace.dead:
+                yield Candidate(_choose_code(trace), Change(name, part), trace, part[1] - part[0])
+
+
+def _choose_code(trace: Trace) -> str:
+    kinds = [cancel.kind for cancel in trace.cancels]
+    if next(iter(trace.via), "") in _OFFSETS:
+        return "dead-norm-offset"
+    norms = [kind for kind in _NORMS if kind in kinds]
+    if norms:
+        return f"bias-before-{norms[0]}"
+    if "attention" in kinds or ("softmax" in kinds and trace.products):
+        return "attention-key-bias"
+    return "bias-before-softmax" if "softmax" in kinds else "bias-before-centring"
+
+
+def _is_frozen_norm_trained(traced: TracedModule, trace: Trace) -> bool:
+    """Whether each fixed norm on the way has an offset of its own that is trained: else the bias is the only one."""
+    parameters = dict(traced.module.named_parameters(remove_duplicate=False))
+    frozen = [cancel.node for cancel in trace.cancels if cancel.kind == "frozen-norm"]
+    betas = [parameters.get(traced.names.get(bind_arguments(node)["bias"], "")) for node in frozen]
+    return bool(frozen) and all(beta is not None and beta.requires_grad for beta in betas)
+
+
+def _find_quiet_parts(twin: Twin | None, name: str) -> list[tuple[int, int]]:
+    """Runs of elements without a gradient, in a vector that has one: what packs several biases shows itself so."""
+    gradient = None if twin is None else twin.gradients.get(name)
+    if gradient is None or gradient.numel() < 2:
+        return []
+    largest = float(gradient.abs().max())
+    if not largest:
+        return []
+    quiet = (gradient.abs() <= GRADIENT * largest).tolist()
+    found, start = [], None
+    for index, is_quiet in enumerate([*quiet, False]):
+        if is_quiet and start is None:
+            start = index
+        elif not is_quiet and start is not None:
+            found.append((start, index))
+            start = None
+    return found
+
+
+def find_norm_modules(traced: TracedModule, trace: Trace, modules: Mapping[str, Any]) -> list[str]:
+    """The qualified names of the modules in which a change ended."""
+    found = []
+    for cancel in trace.cancels:
+        stack = cancel.node.meta.get("nn_module_stack") or {}
+        name = str(next(reversed(stack.values()))[0]) if stack else _find_owner(traced, cancel.node)
+        if name in modules:
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def _find_owner(traced: TracedModule, node: Any) -> str:
+    """The module that holds a norm's parameters or statistics: for traces that keep no stack of modules."""
+    names = [traced.names[source] for source in node.all_input_nodes if traced.names.get(source)]
+    return names[0].rpartition(".")[0] if names else ""

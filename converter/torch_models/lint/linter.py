@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from converter.records.lint import LintReport, Unconfirmed
-from converter.torch_models.lint.call import bound
-from converter.torch_models.lint.candidates import Candidate, biases, candidates, norm_modules
-from converter.torch_models.lint.confirm import Change, Measured, Twin, confirm
-from converter.torch_models.lint.example import example_of
+from converter.torch_models.lint.confirm import Change, Measured, Twin, confirm, measure_at_other_sizes
 from converter.torch_models.lint.findings import Finder
 from converter.torch_models.lint.fix.construction_sites import Places
-from converter.torch_models.lint.rules import recurrent as rnn
-from converter.torch_models.lint.running_stats import frozen_change
-from converter.torch_models.lint.sizes import felt_elsewhere
-from converter.torch_models.lint.trace import Traced, trace
+from converter.torch_models.lint.flow import Candidate, find_candidates, find_norm_modules, list_biases
+from converter.torch_models.lint.module_copies import parse_example
+from converter.torch_models.lint.rules import recurrent
+from converter.torch_models.lint.running_stats import measure_frozen
+from converter.torch_models.lint.shift import bind_arguments
+from converter.torch_models.lint.trace import TracedModule, trace_module
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +24,9 @@ class Linted:
     """A report, with what it was made from: `strip` and the codemod go on from there."""
 
     report: LintReport
-    traced: Traced
+    traced: TracedModule
     confirmed: tuple[Candidate, ...]
-    cells: tuple[rnn.Cell, ...]
+    cells: tuple[recurrent.Cell, ...]
     places: Places | None
 
 
@@ -83,16 +82,16 @@ def examine(
     root: Path | None = None,
 ) -> Linted:
     """Like `lint`, with what the report was made from."""
-    traced = trace(module, example_of(example, kwargs))
+    traced = trace_module(module, parse_example(example, kwargs))
     notes = [] if traced.tracer == "torch.export" else ["torch.export declined; what holds is what this example ran"]
-    twin, why = _twin(traced)
+    twin, why = _make_twin(traced)
     if why:
         notes.append(why)
-    found = list(candidates(traced, twin))
-    cells = tuple(rnn.cells(traced))
-    changes = {c.key: c.change for c in found if c.code != "frozen-norm-bias"} | _cell_changes(cells)
+    found = list(find_candidates(traced, twin))
+    cells = tuple(recurrent.find_cells(traced))
+    changes = {c.key: c.change for c in found if c.code != "frozen-norm-bias"} | _list_cell_changes(cells)
     measured = confirm(twin, changes) if twin is not None else {}
-    measured = _at_other_sizes(twin, changes, measured) | _frozen(twin, traced, found)
+    measured = _check_other_sizes(twin, changes, measured) | _confirm_frozen(twin, traced, found)
     unconfirmed = [
         Unconfirmed(c.code, c.key, measured[c.key].why if c.key in measured else why)
         for c in found
@@ -100,11 +99,11 @@ def examine(
     ]
     finder = Finder(module, traced, places, (root or Path.cwd()).resolve())
     kept = [c for c in found if c.key in measured and measured[c.key].ok]
-    findings = [finder.dead(c, measured[c.key]) for c in kept]
-    findings += finder.recurrent(cells, measured, unconfirmed)
-    findings += finder.large(kept, twin)
-    findings += finder.rules(findings)
-    vectors = biases(traced.module)
+    findings = [finder.report_dead(c, measured[c.key]) for c in kept]
+    findings += finder.report_recurrent(cells, measured, unconfirmed)
+    findings += finder.report_large(kept, twin)
+    findings += finder.report_switches(findings)
+    vectors = list_biases(traced.module)
     report = LintReport(
         label or type(module).__name__,
         tuple(findings),
@@ -118,42 +117,44 @@ def examine(
     return Linted(report, traced, tuple(kept), cells, places)
 
 
-def _twin(traced: Traced) -> tuple[Twin | None, str]:
+def _make_twin(traced: TracedModule) -> tuple[Twin | None, str]:
     try:
-        return Twin(traced.module, traced.example, _statistics(traced)), ""
+        return Twin(traced.module, traced.example, _find_statistics(traced)), ""
     except Exception as exc:  # the user's module, in a precision that it was not written for
         said = " ".join(str(exc).split()) or type(exc).__name__
         return None, f"nothing could be confirmed: it does not run in float64 ({said[:160]})"
 
 
-def _at_other_sizes(
+def _check_other_sizes(
     twin: Twin | None, changes: Mapping[str, Change], measured: Mapping[str, Measured]
 ) -> dict[str, Measured]:
     """What was measured, less what does not hold at another size of the input."""
     quiet = {name: change for name, change in changes.items() if name in measured and measured[name].ok}
-    felt = {} if twin is None else felt_elsewhere(twin, quiet)
+    felt = {} if twin is None else measure_at_other_sizes(twin, quiet)
     why = "at another size of the input, changing it moves the output by {:.1e} of its size"
     return dict(measured) | {n: replace(measured[n], ok=False, why=why.format(moved)) for n, moved in felt.items()}
 
 
-def _statistics(traced: Traced) -> frozenset[str]:
+def _find_statistics(traced: TracedModule) -> frozenset[str]:
     """The buffers that norms are called with as running statistics, whatever they are named."""
     names = ("running_mean", "running_var")
-    given = [bound(node).get(name) for node in traced.graph.nodes if node.op == "call_function" for name in names]
+    given = [
+        bind_arguments(node).get(name) for node in traced.graph.nodes if node.op == "call_function" for name in names
+    ]
     return frozenset(traced.names[node] for node in given if node is not None and traced.names.get(node))
 
 
-def _cell_changes(cells: Iterable[rnn.Cell]) -> dict[str, Change]:
+def _list_cell_changes(cells: Iterable[recurrent.Cell]) -> dict[str, Change]:
     return {c.hidden_bias: Change(c.hidden_bias, (0, c.mergeable), opposite=c.input_bias) for c in cells}
 
 
-def _frozen(twin: Twin | None, traced: Traced, found: Iterable[Candidate]) -> dict[str, Measured]:
+def _confirm_frozen(twin: Twin | None, traced: TracedModule, found: Iterable[Candidate]) -> dict[str, Measured]:
     """A redundant bias is confirmed by moving a change of it into the norms' means: the outputs stay."""
     if twin is None:
         return {}
     modules = dict(traced.module.named_modules())
     return {
-        c.key: frozen_change(twin, c.change, norm_modules(traced, c.outcome, modules))
+        c.key: measure_frozen(twin, c.change, find_norm_modules(traced, c.trace, modules))
         for c in found
         if c.code == "frozen-norm-bias"
     }

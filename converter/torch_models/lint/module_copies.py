@@ -1,17 +1,101 @@
-"""Copies of a module that leave the module alone, and seeded runs of them."""
+"""Copies of a module that leave it alone, and seeded runs of them on example inputs.
+
+An example has at least two of a batch, in float64 where it is measured, and is never all alike.
+"""
 
 from __future__ import annotations
 
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from converter.errors import ModelError
-from converter.torch_models.lint.example import Example
 
 
-def copied(module: Any, parameter: Callable[[Any], Any] = lambda p: p) -> Any:
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Arguments of one call of a module."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def map_tensors(self, change: Callable[[Any], Any]) -> Example:
+        """The same structure with each tensor changed."""
+        import torch
+
+        args, kwargs = torch.utils._pytree.tree_map_only(torch.Tensor, change, (self.args, self.kwargs))
+        return Example(tuple(args), kwargs)
+
+    def tensors(self) -> list[Any]:
+        """The tensors in it, in order."""
+        import torch
+
+        leaves = torch.utils._pytree.tree_leaves((self.args, self.kwargs))
+        return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+    def double_batch(self) -> Example:
+        """Two of a batch where there was one: with one, what differs between examples would look constant."""
+        import torch
+
+        tensors = self.tensors()
+        if not tensors or any(t.ndim == 0 or t.shape[0] != 1 for t in tensors):
+            return self
+        draw = torch.Generator().manual_seed(0)
+
+        def twice(tensor: Any) -> Any:
+            if not tensor.is_floating_point():
+                return torch.cat([tensor, tensor])
+            sd = tensor.float().std() if tensor.numel() > 1 else torch.tensor(0.0)
+            noise = torch.randn(tensor.shape, generator=draw) * (sd if float(sd) > 0 else 1.0)
+            return torch.cat([tensor, (tensor + noise.to(tensor)).to(tensor.dtype)])
+
+        return self.map_tensors(twice)
+
+    def vary(self, seed: int) -> Example:
+        """Other values of the same sort: floating point tensors are shuffled and get noise; others stay."""
+        import torch
+
+        draw = torch.Generator().manual_seed(seed)
+
+        def other(tensor: Any) -> Any:
+            if not tensor.is_floating_point() or not tensor.numel():
+                return tensor
+            sd = float(tensor.double().std()) if tensor.numel() > 1 else 0.0
+            noise = torch.randn(tensor.shape, generator=draw, dtype=torch.float64)
+            return (tensor.double() + noise * (sd or 1.0)).to(tensor.dtype)
+
+        return self.map_tensors(other)
+
+    def to_float64(self) -> Example:
+        """The same in float64, on the CPU."""
+        return self.map_tensors(lambda t: t.detach().cpu().double() if t.is_floating_point() else t.detach().cpu())
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether no floating point input varies within itself: then norms see nothing."""
+        floats = [t for t in self.tensors() if t.is_floating_point() and t.numel() > 1]
+        return bool(floats) and all(bool((t == t.flatten()[0]).all()) for t in floats)
+
+
+def parse_example(example: Any, kwargs: dict[str, Any] | None = None) -> Example:
+    """Read what a caller gives: a tensor, a tuple of arguments, or a dict by name."""
+    import torch
+
+    extra = dict(kwargs or {})
+    if isinstance(example, Example):
+        return example
+    if isinstance(example, dict):
+        made = Example((), {**example, **extra})
+    elif isinstance(example, tuple | list) and not isinstance(example, torch.Size):
+        made = Example(tuple(example), extra)
+    else:
+        made = Example((example,), extra)
+    return made.map_tensors(lambda tensor: tensor.detach().cpu())
+
+
+def copy_module(module: Any, parameter: Callable[[Any], Any] = lambda p: p) -> Any:
     """A copy of all but the parameters, which become what `parameter` makes of them; by default they are shared.
 
     Raises
@@ -38,10 +122,10 @@ def copied(module: Any, parameter: Callable[[Any], Any] = lambda p: p) -> Any:
             return copy.deepcopy(module, memo).cpu()
     except Exception as exc:
         name = type(module).__name__
-        raise ModelError(f"{name}: cannot be copied ({line(exc)}); lint it as it was just made") from exc
+        raise ModelError(f"{name}: cannot be copied ({one_line(exc)}); lint it as it was just made") from exc
 
 
-def training_copy(module: Any) -> Any:
+def copy_for_training(module: Any) -> Any:
     """A copy, with shared parameters, that is as the module is while it trains.
 
     A module that came in eval mode as a whole is switched; one that came in training mode keeps the modes that its
@@ -53,11 +137,11 @@ def training_copy(module: Any) -> Any:
             return parameter
         return type(parameter)(parameter.detach().cpu(), requires_grad=parameter.requires_grad)
 
-    twin = copied(module, here)
+    twin = copy_module(module, here)
     return twin if module.training else twin.train()
 
 
-def run(module: Any, example: Example, seed: int = 0) -> Any:
+def run_seeded(module: Any, example: Example, seed: int = 0) -> Any:
     """One seeded call without gradients; an exception knows the innermost module that it came from."""
     import torch
 
@@ -81,6 +165,6 @@ def run(module: Any, example: Example, seed: int = 0) -> Any:
             handle.remove()
 
 
-def line(exc: BaseException) -> str:
+def one_line(exc: BaseException) -> str:
     text = " ".join(str(exc).split()) or type(exc).__name__
     return text if len(text) < 200 else text[:197] + "..."

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from converter.torch_models.lint.confirm import TOLERANCE, Change, Measured, Twin, difference
-from converter.torch_models.lint.module_copies import run
-from converter.torch_models.lint.side_effects import floats
+from converter.torch_models.lint.module_copies import run_seeded
+from converter.torch_models.lint.side_effects import float_tensors
 
 _EVEN = 1e-9  # how much a shift may differ within a channel, of the input's size: rounding of sums, not structure
 
@@ -26,9 +26,7 @@ class Shifts:
     uneven: set[str] = field(default_factory=set)
 
 
-def measured_shifts(
-    module: Any, example: Any, norms: Iterable[str], remove: Callable[[], Callable[[], None]]
-) -> Shifts:
+def measure_shifts(module: Any, example: Any, norms: Iterable[str], remove: Callable[[], Callable[[], None]]) -> Shifts:
     """What the inputs of `norms` lose when `remove` takes something out; it returns what puts that back."""
     names = list(norms)
     first: dict[str, list[Any]] = {name: [] for name in names}
@@ -48,19 +46,19 @@ def measured_shifts(
 
         return hook
 
-    _hooked(module, example, {name: note(name) for name in names})
+    _run_hooked(module, example, {name: note(name) for name in names})
     put_back = remove()
     try:
-        _hooked(module, example, {name: compensate(name) for name in names})
+        _run_hooked(module, example, {name: compensate(name) for name in names})
     finally:
         put_back()
     return found
 
 
-def _hooked(module: Any, example: Any, hooks: dict[str, Callable[..., Any]]) -> list[Any]:
+def _run_hooked(module: Any, example: Any, hooks: dict[str, Callable[..., Any]]) -> list[Any]:
     handles = [module.get_submodule(name).register_forward_pre_hook(hook) for name, hook in hooks.items()]
     try:
-        return floats(run(module, example))
+        return float_tensors(run_seeded(module, example))
     finally:
         for handle in handles:
             handle.remove()
@@ -78,19 +76,19 @@ def _compare(found: Shifts, name: str, before: Any, after: Any) -> None:
     found.by_norm[name] = shift
 
 
-def frozen_change(twin: Twin, change: Change, norms: Iterable[str]) -> Measured:
+def measure_frozen(twin: Twin, change: Change, norms: Iterable[str]) -> Measured:
     """Whether a change of a bias can be undone in the running means of fixed norms, as the outputs show."""
     stack = ExitStack()
 
     def remove() -> Callable[[], None]:
-        stack.enter_context(twin.changed([change]))
+        stack.enter_context(twin.apply_changes([change]))
         return stack.close
 
-    shifts = measured_shifts(twin.module, twin.example, norms, remove)
+    shifts = measure_shifts(twin.module, twin.example, norms, remove)
     twin.restore_buffers()
     if shifts.uneven or not shifts.by_norm:
         return Measured(float("inf"), None, False, "it is no plain shift at the norm")
-    with twin.changed([change]):
+    with twin.apply_changes([change]):
         for name, shift in shifts.by_norm.items():
             twin.module.get_submodule(name).running_mean.sub_(shift)
         moved = difference(twin.outputs, twin.outputs_now())

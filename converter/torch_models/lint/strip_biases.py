@@ -8,13 +8,18 @@ from typing import Any
 
 from converter.errors import DataError, InvariantViolation
 from converter.torch_models.lint.confirm import TOLERANCE, difference, fill_zeros
-from converter.torch_models.lint.example import Example
-from converter.torch_models.lint.fix import plan as plans
-from converter.torch_models.lint.fix.plan import Plan
+from converter.torch_models.lint.fix.plan import (
+    Plan,
+    drop_parameters,
+    lower_means,
+    make_plan,
+    restore_parameters,
+    zero_biases,
+)
 from converter.torch_models.lint.linter import Linted, examine
-from converter.torch_models.lint.module_copies import copied, run
-from converter.torch_models.lint.running_stats import Shifts, measured_shifts
-from converter.torch_models.lint.side_effects import floats
+from converter.torch_models.lint.module_copies import Example, copy_module, run_seeded
+from converter.torch_models.lint.running_stats import Shifts, measure_shifts
+from converter.torch_models.lint.side_effects import float_tensors
 
 _ATTRIBUTE = "_biasopt_checkpoints"
 
@@ -35,7 +40,7 @@ class Checkpoints:
         """Turn a state dict of the old module, if it is one, into one of this module; in place."""
         own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
         if self.is_old(own):
-            migrated = self.migrated(module, own)
+            migrated = self.migrate(module, own)
             for key in own:
                 if key in migrated:
                     state[prefix + key] = migrated[key]
@@ -50,18 +55,18 @@ class Checkpoints:
         parts += [state[pair.hidden][: pair.n] for pair in self.plan.merged if pair.hidden in state]
         return any(bool((part != 0).any()) for part in parts)
 
-    def migrated(self, module: Any, state: dict[str, Any]) -> dict[str, Any]:
+    def migrate(self, module: Any, state: dict[str, Any]) -> dict[str, Any]:
         """A state dict of this module that says in eval mode what an old one said."""
-        old = _fresh(module)
-        plans.restore(old, self.plan)
+        old = _fresh_copy(module)
+        restore_parameters(old, self.plan)
         for key, value in old.state_dict().items():  # by hand: a module's own version checks have had their turn
             if key in state and value.shape == state[key].shape:
                 value.copy_(state[key])
-        shifts = shifts_of(old, self.example, self.plan)
+        shifts = measure_plan_shifts(old, self.example, self.plan)
         if shifts.uneven:
             raise DataError(f"the checkpoint's biases do not fit the norms {', '.join(sorted(shifts.uneven))}")
-        plans.quiet(old, self.plan)
-        plans.lower_means(old, shifts.by_norm)
+        zero_biases(old, self.plan)
+        lower_means(old, shifts.by_norm)
         gone = {item.parameter for item in self.plan.removed}
         fresh = old.state_dict()
         return {k: fresh.get(k, v) for k, v in state.items() if k not in gone}
@@ -110,27 +115,27 @@ def strip(
         if example is None:
             raise DataError("strip needs an example of the module's inputs, to trace it with")
         linted = examine(module, example, kwargs)
-    plan, left = _planned(module, linted)
-    shifts = shifts_of(_fresh(module, double=True), linted.traced.example, plan)
+    plan, left = _plan(module, linted)
+    shifts = measure_plan_shifts(_fresh_copy(module, double=True), linted.traced.example, plan)
     target = module if in_place else copy.deepcopy(module)
-    plans.quiet(target, plan)
-    plans.lower_means(target, shifts.by_norm)
-    plans.drop(target, plan)
+    zero_biases(target, plan)
+    lower_means(target, shifts.by_norm)
+    drop_parameters(target, plan)
     hook = Checkpoints(plan, linted.traced.example, left)
     target.register_load_state_dict_pre_hook(hook)
     setattr(target, _ATTRIBUTE, hook)
     return target
 
 
-def removable(module: Any, linted: Linted) -> frozenset[str]:
+def find_removable(module: Any, linted: Linted) -> frozenset[str]:
     """The biases that `strip` takes away as parameters: those that eval mode does not read elsewhere, either."""
-    return frozenset(item.parameter for item in _planned(module, linted)[0].removed)
+    return frozenset(item.parameter for item in _plan(module, linted)[0].removed)
 
 
-def _planned(module: Any, linted: Linted) -> tuple[Plan, tuple[str, ...]]:
-    twin = _fresh(module, double=True)
-    wanted = plans.make(twin, linted.traced, linted.confirmed, _merged(linted))
-    return _that_holds(fill_zeros(twin), linted, wanted)
+def _plan(module: Any, linted: Linted) -> tuple[Plan, tuple[str, ...]]:
+    twin = _fresh_copy(module, double=True)
+    wanted = make_plan(twin, linted.traced, linted.confirmed, _find_merged(linted))
+    return _keep_what_holds(fill_zeros(twin), linted, wanted)
 
 
 def checkpoints(module: Any) -> Checkpoints:
@@ -159,18 +164,18 @@ def original_state_dict(module: Any) -> dict[str, Any]:
     return state
 
 
-def shifts_of(module: Any, example: Example, plan: Plan) -> Shifts:
+def measure_plan_shifts(module: Any, example: Example, plan: Plan) -> Shifts:
     """What the inputs of the plan's norms lose in eval mode, in float64."""
-    twin = _fresh(module, double=True).eval()
+    twin = _fresh_copy(module, double=True).eval()
 
     def remove() -> Any:
-        plans.quiet(twin, plan)
+        zero_biases(twin, plan)
         return lambda: None
 
-    return measured_shifts(twin, example.double(), plan.norms, remove)
+    return measure_shifts(twin, example.to_float64(), plan.norms, remove)
 
 
-def _that_holds(twin: Any, linted: Linted, plan: Plan) -> tuple[Plan, tuple[str, ...]]:
+def _keep_what_holds(twin: Any, linted: Linted, plan: Plan) -> tuple[Plan, tuple[str, ...]]:
     """The plan without what would change an output in eval mode, and the reasons."""
     example = linted.traced.example
     if _holds(twin, example, plan):
@@ -195,22 +200,22 @@ def _that_holds(twin: Any, linted: Linted, plan: Plan) -> tuple[Plan, tuple[str,
 
 
 def _holds(twin: Any, example: Example, plan: Plan) -> bool:
-    wide = example.double()
-    before = floats(run(_fresh(twin, double=True).eval(), wide))
-    shifts = shifts_of(twin, example, plan)
-    after = _fresh(twin, double=True).eval()
-    plans.quiet(after, plan)
-    plans.lower_means(after, shifts.by_norm)
-    plans.drop(after, plan)
-    return not shifts.uneven and difference(before, floats(run(after, wide))) <= TOLERANCE
+    wide = example.to_float64()
+    before = float_tensors(run_seeded(_fresh_copy(twin, double=True).eval(), wide))
+    shifts = measure_plan_shifts(twin, example, plan)
+    after = _fresh_copy(twin, double=True).eval()
+    zero_biases(after, plan)
+    lower_means(after, shifts.by_norm)
+    drop_parameters(after, plan)
+    return not shifts.uneven and difference(before, float_tensors(run_seeded(after, wide))) <= TOLERANCE
 
 
-def _merged(linted: Linted) -> list[Any]:
+def _find_merged(linted: Linted) -> list[Any]:
     known = {f.parameter for f in linted.report.findings if f.code == "doubled-rnn-bias"}
     return [cell for cell in linted.cells if cell.hidden_bias in known]
 
 
-def _fresh(module: Any, *, double: bool = False) -> Any:
+def _fresh_copy(module: Any, *, double: bool = False) -> Any:
     """A copy on the CPU with parameters of its own and without this file's hook."""
     import torch
 
@@ -219,7 +224,7 @@ def _fresh(module: Any, *, double: bool = False) -> Any:
         value = value.double() if double and value.is_floating_point() else value
         return torch.nn.Parameter(value.clone(), requires_grad=False)
 
-    twin = copied(module, own)
+    twin = copy_module(module, own)
     hooks = twin._load_state_dict_pre_hooks
     for key in [key for key, hook in hooks.items() if isinstance(getattr(hook, "hook", hook), Checkpoints)]:
         del hooks[key]

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from converter.errors import DataError, ModelError
-from converter.torch_models.lint.example import Example
-from converter.torch_models.lint.module_copies import copied, line, run, training_copy
+from converter.torch_models.lint.module_copies import Example, copy_for_training, copy_module, one_line, run_seeded
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
+class TracedModule:
     """A traced module.
 
     ``names`` gives the parameter or buffer of each placeholder that is one; ``home`` the module that each node's
@@ -50,7 +49,7 @@ def _is_random(node: Any) -> bool:
     return any("nondeterministic" in str(tag) for tag in tags)
 
 
-def trace(module: Any, example: Example) -> Traced:
+def trace_module(module: Any, example: Example) -> TracedModule:
     """Trace a module in training mode.
 
     Raises
@@ -62,20 +61,20 @@ def trace(module: Any, example: Example) -> Traced:
     """
     import torch
 
-    twin = training_copy(module)
-    example = _runs(twin, example)
+    twin = copy_for_training(module)
+    example = _find_running_example(twin, example)
     reasons = []
-    for name, follow in (("torch.export", _exported), ("torch.fx", _followed)):
+    for name, follow in (("torch.export", _export_graph), ("torch.fx", _record_graph)):
         try:
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 warnings.simplefilter("ignore")
-                graph, names = follow(copied(twin), example)
+                graph, names = follow(copy_module(twin), example)
             first = _first_names(twin)
-            return Traced(twin, example, graph, {node: first.get(n, n) for node, n in names.items()}, name)
+            return TracedModule(twin, example, graph, {node: first.get(n, n) for node, n in names.items()}, name)
         except Exception as exc:
             reasons.append((name, exc))
-    where, op = _blame(copied(twin), example)
-    said = "; ".join(f"{name}: {line(exc)}" for name, exc in reasons)
+    where, op = _locate_failure(copy_module(twin), example)
+    said = "; ".join(f"{name}: {one_line(exc)}" for name, exc in reasons)
     raise ModelError(
         f"could not be traced: module {where}, operator {op} ({said}); "
         "lint the part of it that can be, as a module of its own"
@@ -88,10 +87,10 @@ def _first_names(module: Any) -> dict[str, str]:
     return {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
 
 
-def _exported(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
+def _export_graph(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
     import torch
 
-    with _quiet():
+    with _quiet_torch():
         program = torch.export.export(module, example.args, example.kwargs, strict=False)
     signature = program.graph_signature
     known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -103,7 +102,7 @@ def _exported(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
     return program.graph, names
 
 
-def _followed(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
+def _record_graph(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
     import torch
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -117,7 +116,7 @@ def _followed(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
         args, kwargs = torch.utils._pytree.tree_unflatten(leaves, tree)
         return torch.func.functional_call(module, values, args, kwargs)
 
-    with _values():
+    with _values_readable():
         graph = make_fx(run, tracing_mode="real", pre_dispatch=True)(state, tensors).graph
     places = [node for node in graph.nodes if node.op == "placeholder"]
     names = dict(zip(places, state, strict=False))  # the state comes first, in its order
@@ -126,7 +125,7 @@ def _followed(module: Any, example: Example) -> tuple[Any, dict[Any, str]]:
 
 
 @contextmanager
-def _values() -> Iterator[None]:
+def _values_readable() -> Iterator[None]:
     """Let code look at a tensor's value while it is recorded: what is followed is then what this example does."""
     import torch
     from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
@@ -146,7 +145,7 @@ def _values() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_torch() -> Iterator[None]:
     """torch.export prints the graph that it could not finish, though it says in its error what was wrong."""
     import logging
 
@@ -160,13 +159,13 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _runs(module: Any, example: Example) -> Example:
+def _find_running_example(module: Any, example: Example) -> Example:
     """The example, twice as many where there was one, if the module runs on it."""
-    tries = [example.doubled(), example]
+    tries = [example.double_batch(), example]
     errors = []
     for tried in tries:
         try:
-            run(copied(module), tried)
+            run_seeded(copy_module(module), tried)
         except Exception as exc:
             errors.append(exc)
         else:
@@ -174,11 +173,11 @@ def _runs(module: Any, example: Example) -> Example:
     where = getattr(errors[-1], "_biasopt_module", "")
     raise DataError(
         f"{type(module).__name__} does not run in training mode on this example{where and f' (in {where})'}: "
-        f"{line(errors[-1])}; give an example that it takes"
+        f"{one_line(errors[-1])}; give an example that it takes"
     ) from errors[-1]
 
 
-def _blame(module: Any, example: Example) -> tuple[str, str]:
+def _locate_failure(module: Any, example: Example) -> tuple[str, str]:
     """The module and the operator at which a plain recording of operators stops, as far as that can be known."""
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -196,7 +195,7 @@ def _blame(module: Any, example: Example) -> tuple[str, str]:
 
             def call(*flat: Any) -> Any:
                 with Last():  # type: ignore[no-untyped-call,unused-ignore]
-                    return run(module, example)
+                    return run_seeded(module, example)
 
             make_fx(call, tracing_mode="real")()
     except Exception as exc:

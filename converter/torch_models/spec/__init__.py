@@ -5,8 +5,8 @@ Importing this loads no torch; calling `load` does.
 
 from __future__ import annotations
 
+from converter.torch_models.spec.factory import Kind, Loaded, Provenance
 from converter.torch_models.spec.inputs import InputSpec, parse_input
-from converter.torch_models.spec.load import load, wrap
-from converter.torch_models.spec.loaded import Kind, Loaded, Provenance
+from converter.torch_models.spec.loader import load, wrap_module
 
-__all__ = ["InputSpec", "Kind", "Loaded", "Provenance", "load", "parse_input", "wrap"]
+__all__ = ["InputSpec", "Kind", "Loaded", "Provenance", "load", "parse_input", "wrap_module"]

@@ -1,4 +1,7 @@
-"""Modules that code makes: ``package.module:factory``, ``file.py:factory``, ``torchvision:NAME``, ``timm:NAME``."""
+"""Modules and examples that code makes: ``package.module:factory``, ``file.py:factory``, ``timm:NAME`` and the like.
+
+The records of what is loaded stand here too: `Loaded`, `Provenance`, `Kind`.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,51 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from converter.errors import BiasoptError, ModelError
+from converter.errors import BiasoptError, DataError, ModelError
 from converter.torch_models.spec.libraries import need
-from converter.torch_models.spec.loaded import Kind
+
+
+class Kind(StrEnum):
+    """What was loaded; only a module has its source and its classes."""
+
+    MODULE = "module"
+    TORCHSCRIPT = "torchscript"
+    PROGRAM = "program"  # of torch.export
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a module came from. Names of folders on this machine are no part of it."""
+
+    spec: str
+    torch: str  # its version
+    weights_sha256: str = ""  # empty: no file of weights was given
+    random_weights: bool = False  # nothing gave the parameters but a random generator
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A torch model, ready to be called.
+
+    ``module(*example_inputs, **example_kwargs)`` runs. The module is in the mode (training or not) in which it came.
+    """
+
+    module: Any  # torch.nn.Module; of a TorchScript file a ScriptModule
+    example_inputs: tuple[Any, ...]
+    label: str  # the spec, for messages
+    provenance: Provenance
+    kind: Kind = Kind.MODULE
+    example_kwargs: dict[str, Any] = field(default_factory=dict)
+    input_names: tuple[str, ...] = ()  # one for each tensor in the example, in order
+    notes: tuple[str, ...] = ()  # what the user should know: one clause each
+    program: Any = None  # torch.export.ExportedProgram, of a .pt2 file
+
 
 _IMAGE = (1, 3, 224, 224)  # what torchvision's and timm's nets were trained on, for the most part
 
@@ -37,9 +77,9 @@ class Made:
     program: Any = None
 
 
-def load(spec: str) -> Made:
+def load_factory(spec: str) -> Made:
     """The module that a spec of code names."""
-    path, arguments = _arguments(spec)
+    path, arguments = _split_arguments(spec)
     place, colon, name = path.rpartition(":")
     if not colon or not place or not name:
         raise ModelError(
@@ -51,11 +91,11 @@ def load(spec: str) -> Made:
     if place == "timm":
         module = _timm(name, arguments, spec)
         return Made(module, spec, spec, random_weights=True, shape=_timm_shape(module))
-    module = _module(attribute(place, name, spec), arguments, spec)
+    module = _make_module(load_attribute(place, name, spec), arguments, spec)
     return Made(module, spec, f"{Path(place).name}:{spec[len(place) + 1 :]}" if is_path(place) else spec)
 
 
-def _arguments(spec: str) -> tuple[str, dict[str, Any]]:
+def _split_arguments(spec: str) -> tuple[str, dict[str, Any]]:
     """Split ``name(key=1, other="x")``: keyword arguments that are literals."""
     if not spec.endswith(")") or "(" not in spec:
         return spec, {}
@@ -74,7 +114,7 @@ def is_path(place: str) -> bool:
     return place.endswith(".py") or "/" in place or "\\" in place
 
 
-def attribute(place: str, name: str, spec: str) -> Any:
+def load_attribute(place: str, name: str, spec: str) -> Any:
     """The object `name` (dots allowed) of a module or a ``.py`` file.
 
     Raises
@@ -82,25 +122,25 @@ def attribute(place: str, name: str, spec: str) -> Any:
     ModelError
         There is none, or importing failed.
     """
-    home = _from_file(Path(place), spec) if is_path(place) else _from_name(place, spec)
+    home = _import_file(Path(place), spec) if is_path(place) else _import_name(place, spec)
     found: Any = home
     for part in name.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
             there = getattr(home, "__file__", None) or place
-            raise ModelError(f"{spec}: {Path(there).name} has no {name!r}{_close(home, name)}") from None
+            raise ModelError(f"{spec}: {Path(there).name} has no {name!r}{_close_names(home, name)}") from None
     return found
 
 
-def _close(home: ModuleType, name: str) -> str:
+def _close_names(home: ModuleType, name: str) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, [n for n in vars(home) if not n.startswith("_")], 1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _from_file(path: Path, spec: str) -> ModuleType:
+def _import_file(path: Path, spec: str) -> ModuleType:
     if not path.is_file():
         raise ModelError(f"{spec}: there is no file {path}")
     name = f"_biasopt_spec_{path.stem}"
@@ -109,12 +149,12 @@ def _from_file(path: Path, spec: str) -> ModuleType:
         raise ModelError(f"{spec}: {path} is no file of Python; give file.py:factory")
     home = importlib.util.module_from_spec(found)
     sys.modules[name] = home  # dataclasses and pickles look their module up
-    with _findable(path.resolve().parent), told(spec, "importing it failed"):
+    with _findable(path.resolve().parent), explain_failures(spec, "importing it failed"):
         found.loader.exec_module(home)
     return home
 
 
-def _from_name(name: str, spec: str) -> ModuleType:
+def _import_name(name: str, spec: str) -> ModuleType:
     with _findable(Path.cwd()):
         try:
             if importlib.util.find_spec(name.partition(".")[0]) is None:
@@ -124,7 +164,7 @@ def _from_name(name: str, spec: str) -> ModuleType:
                 )
         except ValueError as exc:
             raise ModelError(f"{spec}: {name!r} is no name of a module") from exc
-        with told(spec, "importing it failed"):
+        with explain_failures(spec, "importing it failed"):
             return importlib.import_module(name)
 
 
@@ -139,7 +179,7 @@ def _findable(folder: Path) -> Iterator[None]:
             sys.path.remove(str(folder))
 
 
-def _module(found: Any, arguments: dict[str, Any], spec: str) -> Any:
+def _make_module(found: Any, arguments: dict[str, Any], spec: str) -> Any:
     torch = need("torch")
     if isinstance(found, torch.nn.Module):
         if arguments:
@@ -147,7 +187,7 @@ def _module(found: Any, arguments: dict[str, Any], spec: str) -> Any:
         return found
     if not callable(found):
         raise ModelError(f"{spec}: is no function or class that makes a torch.nn.Module, but {type(found).__name__}")
-    with told(spec, "the factory failed"):
+    with explain_failures(spec, "the factory failed"):
         made = found(**arguments)
     if not isinstance(made, torch.nn.Module):
         raise ModelError(f"{spec}: returned no torch.nn.Module but {type(made).__name__}")
@@ -156,30 +196,30 @@ def _module(found: Any, arguments: dict[str, Any], spec: str) -> Any:
 
 def _torchvision(name: str, arguments: dict[str, Any], spec: str) -> Any:
     models = need("torchvision.models", spec)
-    with told(spec, "torchvision could not make it"), warnings.catch_warnings():
+    with explain_failures(spec, "torchvision could not make it"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name not in models.list_models():
-            raise _unknown(spec, "torchvision", name, models.list_models())
+            raise _describe_unknown(spec, "torchvision", name, models.list_models())
         builder = models.get_model_builder(name)
         # A backbone's weights would be downloaded: nothing is, and the user's file brings its own.
-        none: dict[str, Any] = dict.fromkeys({"weights", "weights_backbone"} & _takes(builder))
+        none: dict[str, Any] = dict.fromkeys({"weights", "weights_backbone"} & _describe_parameters(builder))
         return builder(**{**none, **arguments}).eval()
 
 
 def _timm(name: str, arguments: dict[str, Any], spec: str) -> Any:
     timm = need("timm", spec)
-    with told(spec, "timm could not make it"), warnings.catch_warnings():
+    with explain_failures(spec, "timm could not make it"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not timm.is_model(name.partition(".")[0]):
-            raise _unknown(spec, "timm", name, timm.list_models())
+            raise _describe_unknown(spec, "timm", name, timm.list_models())
         return timm.create_model(name, **{"pretrained": False, **arguments}).eval()
 
 
-def _takes(builder: Callable[..., Any]) -> set[str]:
+def _describe_parameters(builder: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(inspect.unwrap(builder)).parameters)
 
 
-def _unknown(spec: str, library: str, name: str, known: list[str]) -> ModelError:
+def _describe_unknown(spec: str, library: str, name: str, known: list[str]) -> ModelError:
     import difflib
 
     near = difflib.get_close_matches(name, known, 3, 0.5)
@@ -193,7 +233,7 @@ def _timm_shape(module: Any) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def seeded(torch: Any, seed: int) -> Iterator[None]:
+def seed_random(torch: Any, seed: int) -> Iterator[None]:
     """Make what is random here the same on every run, and leave the caller's generator alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -201,7 +241,7 @@ def seeded(torch: Any, seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told(spec: str, what: str) -> Iterator[None]:
+def explain_failures(spec: str, what: str) -> Iterator[None]:
     """An exception of the user's code becomes one line that says where it was raised."""
     try:
         yield
@@ -214,3 +254,31 @@ def told(spec: str, what: str) -> Iterator[None]:
         where = f" at {Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else ""
         said = " ".join(str(exc).split())
         raise ModelError(f"{spec}: {what}{where}: {type(exc).__name__}{said and ': '}{said}") from exc
+
+
+def call_example(spec: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What ``file.py:function`` returns, as arguments: a tuple in order, a dict by name, else one argument.
+
+    Raises
+    ------
+    DataError
+        The function returns nothing that a module takes.
+    ModelError
+        There is no such function, or it failed.
+    """
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise ModelError(f"{spec}: names no function; give file.py:function or package.module:function")
+    function = load_attribute(place, name, spec)
+    with explain_failures(spec, "the function failed"):
+        found = function() if callable(function) else function
+    return split_arguments(found, spec)
+
+
+def split_arguments(found: Any, label: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """An example as positional arguments and those by name."""
+    if found is None:
+        raise DataError(f"{label}: returned nothing; return a tensor, a tuple of arguments, or a dict by name")
+    if isinstance(found, dict):
+        return (), {str(k): v for k, v in found.items()}
+    return (tuple(found), {}) if isinstance(found, tuple | list) else ((found,), {})

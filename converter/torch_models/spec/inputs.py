@@ -46,7 +46,9 @@ def parse_input(value: str) -> InputSpec:
     return InputSpec(tuple(int(dim) for dim in dims.split(",") if dim), (found["name"] or "").strip(), dtype)
 
 
-def bind(module: Any, specs: Sequence[InputSpec], seed: int = 0) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
+def bind_inputs(
+    module: Any, specs: Sequence[InputSpec], seed: int = 0
+) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
     """Example tensors for `module`, positional ones and by keyword, and the inputs' names in that order.
 
     Names that are parameters of ``forward`` bind to those; if none is one, they go in order and
@@ -57,7 +59,7 @@ def bind(module: Any, specs: Sequence[InputSpec], seed: int = 0) -> tuple[tuple[
     DataError
         Some names are parameters of ``forward`` and some are not, or one is given twice.
     """
-    positional, keywords = _parameters(module)
+    positional, keywords = _forward_parameters(module)
     named = [spec.name for spec in specs if spec.name]
     if len(set(named)) < len(named):
         raise DataError(f"input {next(n for n in named if named.count(n) > 1)!r} is given twice; give each once")
@@ -67,13 +69,13 @@ def bind(module: Any, specs: Sequence[InputSpec], seed: int = 0) -> tuple[tuple[
         takes = ", ".join((*positional, *keywords))
         raise DataError(f"{strange[0]!r} is no parameter of the module's forward; it takes {takes}")
     if known:
-        return _by_name(module, specs, positional, seed)
+        return _bind_by_name(module, specs, positional, seed)
     names = [s.name or (positional[i] if i < len(positional) else f"input_{i}") for i, s in enumerate(specs)]
-    tensors = tuple(tensor(module, spec, name, seed) for spec, name in zip(specs, names, strict=True))
+    tensors = tuple(make_tensor(module, spec, name, seed) for spec, name in zip(specs, names, strict=True))
     return tensors, {}, names
 
 
-def _by_name(
+def _bind_by_name(
     module: Any, specs: Sequence[InputSpec], positional: Sequence[str], seed: int
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
     given = {spec.name: spec for spec in specs if spec.name}
@@ -84,15 +86,15 @@ def _by_name(
         spec = given.pop(name, None) or next(free, None)
         if spec is None:
             break  # what follows goes by keyword
-        args.append(tensor(module, spec, name, seed))
+        args.append(make_tensor(module, spec, name, seed))
         names.append(name)
     if next(free, None) is not None:
         raise DataError(f"more inputs than forward takes; it takes {', '.join(positional)}")
-    kwargs = {name: tensor(module, spec, name, seed) for name, spec in given.items()}
+    kwargs = {name: make_tensor(module, spec, name, seed) for name, spec in given.items()}
     return tuple(args), kwargs, [*names, *kwargs]
 
 
-def _parameters(module: Any) -> tuple[list[str], list[str]]:
+def _forward_parameters(module: Any) -> tuple[list[str], list[str]]:
     """The names that ``forward`` takes by position, and those by keyword only; none where it tells nothing."""
     schema = getattr(getattr(module, "forward", None), "schema", None)
     if schema is not None:  # TorchScript
@@ -106,42 +108,42 @@ def _parameters(module: Any) -> tuple[list[str], list[str]]:
     return positional, [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
-def leaf_names(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+def name_leaves(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
     """A name for every tensor in an example, after the parameter that it goes to."""
-    positional, _ = _parameters(module)
+    positional, _ = _forward_parameters(module)
     rest = (f"input_{i}" for i in range(len(positional), len(args)))
     given = [*zip([*positional[: len(args)], *rest], args, strict=True), *kwargs.items()]
-    return [leaf for name, value in given for leaf in _leaves(name, value)]
+    return [leaf for name, value in given for leaf in _leaf_names(name, value)]
 
 
-def _leaves(name: str, value: Any) -> list[str]:
+def _leaf_names(name: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):
-        return [leaf for key, part in value.items() for leaf in _leaves(f"{name}_{key}", part)]
+        return [leaf for key, part in value.items() for leaf in _leaf_names(f"{name}_{key}", part)]
     if isinstance(value, list | tuple):
-        return [leaf for i, part in enumerate(value) for leaf in _leaves(f"{name}_{i}", part)]
+        return [leaf for i, part in enumerate(value) for leaf in _leaf_names(f"{name}_{i}", part)]
     return [name] if isinstance(value, need("torch").Tensor) else []
 
 
-def tensor(module: Any, spec: InputSpec, name: str, seed: int = 0) -> Any:
+def make_tensor(module: Any, spec: InputSpec, name: str, seed: int = 0) -> Any:
     """A seeded random tensor: normal floats, integers below the smallest embedding table, fair truth values."""
     torch = need("torch")
-    dtype = getattr(torch, spec.dtype) if spec.dtype else own_dtype(module)
+    dtype = getattr(torch, spec.dtype) if spec.dtype else module_dtype(module)
     random = torch.Generator().manual_seed((seed << 32) + zlib.crc32(name.encode()))
     if dtype.is_floating_point:
         return torch.randn(spec.shape, generator=random).to(dtype)
     if dtype is torch.bool:
         return torch.rand(spec.shape, generator=random) < 0.5
-    return torch.randint(0, _bound(module), spec.shape, generator=random).to(dtype)
+    return torch.randint(0, _integer_bound(module), spec.shape, generator=random).to(dtype)
 
 
-def own_dtype(module: Any) -> Any:
+def module_dtype(module: Any) -> Any:
     """The type of the module's first parameter that is a float; float32 without one."""
     torch = need("torch")
     found = (p.dtype for p in module.parameters() if p.dtype.is_floating_point)
     return next(found, torch.float32)
 
 
-def _bound(module: Any) -> int:
+def _integer_bound(module: Any) -> int:
     """Exclusive bound of integers: what the smallest embedding takes, since they may index any of them."""
     sizes = [int(m.num_embeddings) for m in module.modules() if isinstance(getattr(m, "num_embeddings", None), int)]
     return max(1, min(sizes, default=8))

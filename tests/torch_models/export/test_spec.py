@@ -10,7 +10,7 @@ import pytest
 
 from converter.errors import DataError, ModelError, RuntimeUnavailable
 from converter.torch_models import spec as torchspec
-from converter.torch_models.spec import InputSpec, parse_input, torchvision_ops
+from converter.torch_models.spec import InputSpec, libraries, parse_input
 from converter.torch_models.spec.libraries import need
 
 X = (InputSpec((1, 3, 7, 9)),)
@@ -129,7 +129,7 @@ def test_torchvision_beside_another_torch_does_without_its_operators(
         monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
         monkeypatch.setitem(sys.modules, "torchvision.models", nets)
 
-    monkeypatch.setattr(torchvision_ops, "load_without_operators", declared)
+    monkeypatch.setattr(libraries, "load_without_operators", declared)
     assert need("torchvision.models") is nets
 
 
@@ -199,8 +199,8 @@ def test_a_module_that_is_there_already() -> None:
     import torch
 
     net = torch.nn.Linear(2, 3)
-    loaded = torchspec.wrap(net, example=torch.ones(1, 2))
+    loaded = torchspec.wrap_module(net, example=torch.ones(1, 2))
     assert loaded.module is net
     assert loaded.input_names == ("input",)
     with pytest.raises(ModelError, match=r"is no torch.nn.Module"):
-        torchspec.wrap(3, example=torch.ones(1, 2))
+        torchspec.wrap_module(3, example=torch.ones(1, 2))

@@ -16,7 +16,7 @@ from converter.torch_models.lint import examine, lint, recording
 
 pytest.importorskip("libcst", reason="libcst is not installed")
 
-from converter.torch_models.lint.fix.codemod import SourceFix, plan
+from converter.torch_models.lint.fix.codemod import SourceFix, plan_source_fix
 
 HEAD = "import torch\nfrom torch import nn\n\n\n"
 
@@ -37,7 +37,7 @@ def fixed(tmp_path: Path, source: str, call: str = "make") -> SourceFix:
     path.write_bytes((HEAD + source).encode())
     with recording() as places:
         net = getattr(loaded(path), call)()
-    return plan(examine(net, torch.randn(2, 3, 9, 9), places=places), net, tmp_path)
+    return plan_source_fix(examine(net, torch.randn(2, 3, 9, 9), places=places), net, tmp_path)
 
 
 SEQUENTIAL = "def make():\n    return nn.Sequential({0}, nn.BatchNorm2d(5))\n"
@@ -86,7 +86,7 @@ def test_rest_of_the_file_stays_byte_for_byte(tmp_path: Path) -> None:
     path.write_bytes((odd + head + body).encode("latin-1"))
     with recording() as places:
         net = loaded(path).make()
-    (edited,) = plan(examine(net, torch.randn(2, 3, 9, 9), places=places), net, tmp_path).edited
+    (edited,) = plan_source_fix(examine(net, torch.randn(2, 3, 9, 9), places=places), net, tmp_path).edited
     assert edited.after == edited.before.replace(b"5, 3)", b"5, 3, bias=False)")
 
 
@@ -227,10 +227,10 @@ def test_files_outside_the_folder_are_refused(tmp_path: Path) -> None:
     with recording() as places:
         net = loaded(path).make()
     linted = examine(net, torch.randn(2, 3, 9, 9), places=places)
-    assert [r.why for r in plan(linted, net, tmp_path / "a").refused] == ["it lies outside this folder"]
+    assert [r.why for r in plan_source_fix(linted, net, tmp_path / "a").refused] == ["it lies outside this folder"]
 
 
 def test_unwatched_modules_are_refused() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.BatchNorm2d(5))
-    found = plan(examine(net, torch.randn(2, 3, 9, 9)), net, Path.cwd())
+    found = plan_source_fix(examine(net, torch.randn(2, 3, 9, 9)), net, Path.cwd())
     assert [refused.why for refused in found.refused] == ["where it was made was not noted"]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from converter.torch_models.lint.confirm import TOLERANCE, Change, Twin
-from converter.torch_models.lint.example import Example
-from converter.torch_models.lint.flow import Flow, Outcome
-from converter.torch_models.lint.rules.reshapes import groups
-from converter.torch_models.lint.trace import Traced, trace
+from converter.torch_models.lint.flow import BiasFlow, Trace
+from converter.torch_models.lint.module_copies import Example
+from converter.torch_models.lint.rules.layout import match_axes
+from converter.torch_models.lint.trace import TracedModule, trace_module
 from tests.torch_models.lint.nets import Attention, HandWritten, causal, rotated, sigmoid, sink, softmax
 
 STEPS = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(3))
@@ -30,14 +30,14 @@ class Step(nn.Module):
         return self.step(self.c(x), x)
 
 
-def traced(net: nn.Module, x: Tensor = IMAGE) -> Traced:
-    return trace(net, Example((x,), {}))
+def traced(net: nn.Module, x: Tensor = IMAGE) -> TracedModule:
+    return trace_module(net, Example((x,), {}))
 
 
-def decide(net: nn.Module, parameter: str, x: Tensor = IMAGE, part: tuple[int, int] | None = None) -> Outcome:
+def decide(net: nn.Module, parameter: str, x: Tensor = IMAGE, part: tuple[int, int] | None = None) -> Trace:
     """The trace's verdict, which float64 must not contradict."""
     found = traced(net, x)
-    outcome = Flow(found).decide(parameter, part)
+    outcome = BiasFlow(found).trace(parameter, part)
     moved = Twin(found.module, found.example).output_change([Change(parameter, part)])
     assert (moved <= TOLERANCE) is outcome.dead, moved
     return outcome
@@ -99,7 +99,7 @@ def test_keys_of_multihead_attention() -> None:
 def test_hand_written_norm() -> None:
     outcome = decide(HandWritten(), "c.bias")
     assert outcome.dead
-    assert {kill.kind for kill in outcome.kills} == {"centring"}
+    assert {cancel.kind for cancel in outcome.cancels} == {"centring"}
 
 
 DEAD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -170,14 +170,14 @@ def test_live(name: str) -> None:
 def test_a_single_image_does_not_hide_what_differs_between_images() -> None:
     """With a batch of one, a gate per image would look like a scale per channel."""
     net = Step(lambda y, x: bn(y * x.mean((1, 2, 3), keepdim=True)))
-    found = trace(net, Example((IMAGE[:1],), {}))
-    assert not Flow(found).decide("c.bias").dead
+    found = trace_module(net, Example((IMAGE[:1],), {}))
+    assert not BiasFlow(found).trace("c.bias").dead
     assert len(found.example.args[0]) == 2
 
 
 def test_reshape_groups() -> None:
-    assert groups((2, 6, 5), (2, 2, 3, 5)) == [([0], [0]), ([1], [1, 2]), ([2], [3])]
-    assert groups((4, 3), (2, 6)) == [([0, 1], [0, 1])]
+    assert match_axes((2, 6, 5), (2, 2, 3, 5)) == [([0], [0]), ([1], [1, 2]), ([2], [3])]
+    assert match_axes((4, 3), (2, 6)) == [([0, 1], [0, 1])]
 
 
 def test_falls_back_to_torch_fx() -> None:
@@ -188,17 +188,17 @@ def test_falls_back_to_torch_fx() -> None:
 
     found = traced(Step(step))
     assert found.tracer == "torch.fx"
-    assert Flow(found).decide("c.bias").dead
+    assert BiasFlow(found).trace("c.bias").dead
 
 
 @pytest.mark.parametrize("step", [lambda y, _: bn(y), lambda y, _: y.relu(), lambda y, x: bn(y * x[:, :1])])
 def test_both_tracers_agree(step: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Flow(traced(Step(step))).decide("c.bias").dead
+    first = BiasFlow(traced(Step(step))).trace("c.bias").dead
 
     def declines(*_: object) -> None:
         raise RuntimeError("declined")
 
-    monkeypatch.setattr("converter.torch_models.lint.trace._exported", declines)
+    monkeypatch.setattr("converter.torch_models.lint.trace._export_graph", declines)
     found = traced(Step(step))
     assert found.tracer == "torch.fx"
-    assert Flow(found).decide("c.bias").dead is first
+    assert BiasFlow(found).trace("c.bias").dead is first

@@ -16,7 +16,7 @@ from converter.errors import DataError, ModelError
 from converter.records.lint import CODES, Kind, LintReport
 from converter.torch_models.lint import lint, linter, recording
 from converter.torch_models.lint.confirm import Change, Measured
-from converter.torch_models.lint.example import Example, example_of
+from converter.torch_models.lint.module_copies import Example, parse_example
 from tests.torch_models.lint import nets
 from tests.torch_models.lint.nets import Attention, Generator, HandWritten, Recurrent, UNet
 
@@ -249,7 +249,7 @@ def test_untraceable_module_is_named() -> None:
 
 @pytest.mark.parametrize("given", [(IMAGE,), {"x": IMAGE}, IMAGE])
 def test_examples_of_all_sorts(given: object) -> None:
-    assert len(example_of(given).tensors()) == 1
+    assert len(parse_example(given).tensors()) == 1
     assert lint(UNet(), given).n_dead == 34
 
 

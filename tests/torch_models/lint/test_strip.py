@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from converter.errors import DataError
 from converter.torch_models.lint import Linted, checkpoints, examine, lint, original_state_dict, strip
-from converter.torch_models.lint.confirm import difference, floats
+from converter.torch_models.lint.confirm import difference
+from converter.torch_models.lint.side_effects import float_tensors
 from tests.torch_models.lint.nets import Attention, Generator, Recurrent, UNet, scrambled
 
 IMAGE = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -74,7 +75,7 @@ def examined(name: str) -> Linted:
 
 def answers(net: nn.Module, x: Tensor, mode: bool = False) -> list[Tensor]:
     """In float64, with the net left as it is."""
-    return floats(copy.deepcopy(net).double().train(mode)(x.double()))
+    return float_tensors(copy.deepcopy(net).double().train(mode)(x.double()))
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from converter.torch_models.lint.confirm import Change, Twin
-from converter.torch_models.lint.example import Example
-from converter.torch_models.lint.flow import Flow
+from converter.torch_models.lint.flow import BiasFlow
 from converter.torch_models.lint.linter import lint
-from converter.torch_models.lint.trace import Traced, trace
+from converter.torch_models.lint.module_copies import Example
+from converter.torch_models.lint.trace import TracedModule, trace_module
 from tests.torch_models.lint.table import DEAD, LIVE, ROWS, Row
 
 
 @pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.name)
-def case(request: pytest.FixtureRequest) -> tuple[Row, Traced]:
+def case(request: pytest.FixtureRequest) -> tuple[Row, TracedModule]:
     torch.manual_seed(0)
-    return request.param, trace(request.param.make(), Example((torch.randn(2, 3, 8, 8),), {}))
+    return request.param, trace_module(request.param.make(), Example((torch.randn(2, 3, 8, 8),), {}))
 
 
 def test_there_are_fourteen_of_each() -> None:
@@ -24,15 +24,15 @@ def test_there_are_fourteen_of_each() -> None:
     assert len({row.name for row in ROWS}) == 28
 
 
-def test_the_trace_decides(case: tuple[Row, Traced]) -> None:
+def test_the_trace_decides(case: tuple[Row, TracedModule]) -> None:
     row, traced = case
-    outcome = Flow(traced).decide("c.bias")
+    outcome = BiasFlow(traced).trace("c.bias")
     assert outcome.dead is row.dead, outcome
-    assert bool(outcome.kills) >= row.dead
-    assert (outcome.live is None) is row.dead
+    assert bool(outcome.cancels) >= row.dead
+    assert (outcome.block is None) is row.dead
 
 
-def test_float64_agrees(case: tuple[Row, Traced]) -> None:
+def test_float64_agrees(case: tuple[Row, TracedModule]) -> None:
     row, traced = case
     twin, change = Twin(traced.module, traced.example), Change("c.bias")
     moved, gradient = twin.output_change([change]), twin.gradient_ratio(change)

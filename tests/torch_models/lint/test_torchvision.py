@@ -8,10 +8,10 @@ from torch import nn
 
 from converter.errors import RuntimeUnavailable
 from converter.torch_models.lint import lint, recording, strip
-from converter.torch_models.lint.candidates import candidates
 from converter.torch_models.lint.confirm import difference
-from converter.torch_models.lint.example import Example
-from converter.torch_models.lint.trace import trace
+from converter.torch_models.lint.flow import find_candidates
+from converter.torch_models.lint.module_copies import Example
+from converter.torch_models.lint.trace import trace_module
 from converter.torch_models.spec.libraries import need
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ def built(name: str) -> nn.Module:
 )
 def test_vgg_with_batch_norms(name: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Linear, "reset_parameters", lambda self: None)
-    found = list(candidates(trace(built(name), Example((IMAGES,), {})), None))
+    found = list(find_candidates(trace_module(built(name), Example((IMAGES,), {})), None))
     assert sum(candidate.n_parameters for candidate in found) == n
     assert {candidate.code for candidate in found} == {"bias-before-batch-norm"}
 
@@ -45,7 +45,7 @@ def test_vgg_with_batch_norms(name: str, n: int, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", ["vgg11", "resnet50", "squeezenet1_0"])
 def test_others_have_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Linear, "reset_parameters", lambda self: None)
-    assert not list(candidates(trace(built(name), Example((IMAGES,), {})), None))
+    assert not list(find_candidates(trace_module(built(name), Example((IMAGES,), {})), None))
 
 
 def test_vgg11_confirmed_located_and_stripped() -> None:
@@ -71,7 +71,7 @@ def test_key_biases_of_swin_attention() -> None:
 
 def test_offsets_of_mobilenets_linear_bottlenecks() -> None:
     """No activation follows them, only 1x1 convolutions with batch norms: 17 betas that training cannot feel."""
-    found = list(candidates(trace(models.mobilenet_v2(weights=None), Example((IMAGES,), {})), None))
+    found = list(find_candidates(trace_module(models.mobilenet_v2(weights=None), Example((IMAGES,), {})), None))
     assert {candidate.code for candidate in found} == {"dead-norm-offset"}
     assert len(found) == 17
     assert sum(c.n_parameters for c in found) == 16 + 2 * 24 + 3 * 32 + 4 * 64 + 3 * 96 + 3 * 160 + 320

@@ -18,7 +18,7 @@ from converter.errors import ModelError
 from converter.records.lint import Kind, LintFinding, Location
 from converter.torch_models.lint.fix.construction_sites import Places, is_installed
 from converter.torch_models.lint.linter import Linted
-from converter.torch_models.lint.strip_biases import removable
+from converter.torch_models.lint.strip_biases import find_removable
 
 if TYPE_CHECKING:
     from converter.torch_models.lint.fix.syntax import File
@@ -90,7 +90,7 @@ def _diff(item: Edited, root: Path) -> str:
     return "".join(difflib.unified_diff(before, after, f"a/{name}", f"b/{name}"))
 
 
-def plan(linted: Linted, module: Any, root: Path) -> SourceFix:
+def plan_source_fix(linted: Linted, module: Any, root: Path) -> SourceFix:
     """Decide which calls to edit.
 
     Raises
@@ -100,7 +100,7 @@ def plan(linted: Linted, module: Any, root: Path) -> SourceFix:
     """
     from converter.torch_models.lint.fix import syntax
 
-    syntax.need_libcst()
+    syntax.import_libcst()
     places = linted.places
     dead = [f for f in linted.report.findings if f.kind is Kind.DEAD and f.code.startswith("bias-before-")]
     if places is None:
@@ -110,10 +110,10 @@ def plan(linted: Linted, module: Any, root: Path) -> SourceFix:
     modules = dict(module.named_modules())
     groups: dict[Location, list[LintFinding]] = {}
     refused: list[Refused] = []
-    goes = removable(module, linted) if dead else frozenset()
+    goes = find_removable(module, linted) if dead else frozenset()
     for finding in dead:
-        place = places.of(modules.get(finding.module))
-        why = _unfit(finding, modules) or ("" if place else "where it was made was not noted")
+        place = places.find(modules.get(finding.module))
+        why = _why_unfit(finding, modules) or ("" if place else "where it was made was not noted")
         if not why and finding.parameter not in goes:
             why = "eval mode reads it elsewhere, or it is shared"
         if why or place is None:
@@ -123,16 +123,16 @@ def plan(linted: Linted, module: Any, root: Path) -> SourceFix:
     files: dict[str, File] = {}
     edits: dict[str, list[Location]] = {}
     for location, group in groups.items():
-        why = _refusal(location, group, modules, places, files, root)
+        why = _why_refused(location, group, modules, places, files, root)
         if why:
             refused += [Refused(f.parameter, location, why) for f in group]
         else:
             edits.setdefault(location.path, []).append(location)
-    edited = [_edited(files[path], locations) for path, locations in edits.items()]
+    edited = [_edit(files[path], locations) for path, locations in edits.items()]
     return SourceFix(tuple(edited), tuple(refused), root)
 
 
-def _unfit(finding: LintFinding, modules: Mapping[str, Any]) -> str:
+def _why_unfit(finding: LintFinding, modules: Mapping[str, Any]) -> str:
     kind = type(modules.get(finding.module)).__name__
     if finding.part is not None or not finding.parameter.endswith("bias"):
         return "it is a part of a parameter"
@@ -144,7 +144,7 @@ def _unfit(finding: LintFinding, modules: Mapping[str, Any]) -> str:
     return ""
 
 
-def _refusal(
+def _why_refused(
     location: Location,
     group: list[LintFinding],
     modules: Mapping[str, Any],
@@ -158,56 +158,60 @@ def _refusal(
     path = Path(location.path)
     if is_installed(location.path) or not path.is_relative_to(root):
         return "it lies outside this folder"
-    living = _living(location, group, modules, places)
+    living = _find_living_bias(location, group, modules, places)
     if living:
         return f"the same call makes {living}, whose bias lives"
     if location.path not in files:
-        files[location.path] = syntax.read(path)
+        files[location.path] = syntax.parse_file(path)
     file = files[location.path]
     layer = type(modules[group[0].module])
     call = file.call_at(location)
     if call is None:
         return "it is no plain call there"
-    why = syntax.bias_refusal(call, layer.__name__, _position(layer))
+    why = syntax.explain_bias_refusal(call, layer.__name__, _bias_position(layer))
     if why:
         return why
     for finding in group:
         norms = [name for name in finding.evidence["ends_at"] if name in modules]
-        why = _norms_refusal(file, location, norms, modules, places)
+        why = _why_norms_refused(file, location, norms, modules, places)
         if why:
             return why
     return ""
 
 
-def _living(location: Location, group: Iterable[LintFinding], modules: Mapping[str, Any], places: Places) -> str:
+def _find_living_bias(
+    location: Location, group: Iterable[LintFinding], modules: Mapping[str, Any], places: Places
+) -> str:
     dead = {finding.module for finding in group}
     for name, part in modules.items():
-        place = places.of(part)
+        place = places.find(part)
         same = place is not None and place.location == location
         if same and name not in dead and getattr(part, "bias", None) is not None:
             return name
     return ""
 
 
-def _position(layer: type) -> int:
+def _bias_position(layer: type) -> int:
     """Where among the positional arguments the bias stands."""
     return list(inspect.signature(layer).parameters).index("bias")
 
 
-def _norms_refusal(file: File, location: Location, norms: list[str], modules: Mapping[str, Any], places: Places) -> str:
+def _why_norms_refused(
+    file: File, location: Location, norms: list[str], modules: Mapping[str, Any], places: Places
+) -> str:
     if not norms:
         return "no norm of torch's own stands behind it"
     for name in norms:
-        place = places.of(modules[name])
+        place = places.find(modules[name])
         if place is None:
             return f"where {name} was made was not noted"
         if place.location.path != location.path:
             return f"{name} is made in another file"
-        why = file.apart(location, place.location, type(modules[name]).__name__)
+        why = file.explain_separation(location, place.location, type(modules[name]).__name__)
         if why:
             return f"{name} {why}"
     return ""
 
 
-def _edited(file: File, locations: list[Location]) -> Edited:
+def _edit(file: File, locations: list[Location]) -> Edited:
     return Edited(file.path, file.content, file.without_bias(locations), len(locations), file.bias_readers())

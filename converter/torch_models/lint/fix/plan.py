@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from converter.torch_models.lint.candidates import Candidate, norm_modules
+from converter.torch_models.lint.flow import Candidate, find_norm_modules
 from converter.torch_models.lint.rules.recurrent import Cell
-from converter.torch_models.lint.trace import Traced
+from converter.torch_models.lint.trace import TracedModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +60,21 @@ class Plan:
         return total
 
 
-def make(module: Any, traced: Traced, confirmed: Iterable[Candidate], cells: Iterable[Cell]) -> Plan:
+def make_plan(module: Any, traced: TracedModule, confirmed: Iterable[Candidate], cells: Iterable[Cell]) -> Plan:
     """Plan what becomes of each confirmed finding."""
     removed, zeroed, norms = [], [], []
     modules = dict(module.named_modules())
-    holders = _holders(module)
+    holders = _count_holders(module)
     for candidate in confirmed:
         name, part = candidate.change.parameter, candidate.change.part
         parameter = module.get_parameter(name)
-        why = _stays(modules.get(name.rpartition(".")[0]), name, part, holders[id(parameter)])
+        why = _why_kept(modules.get(name.rpartition(".")[0]), name, part, holders[id(parameter)])
         if why:
             start, stop = part or (0, parameter.numel())
             zeroed.append(Zeroed(name, start, stop, why))
         else:
             removed.append(Removed(name, tuple(parameter.shape)))
-        norms += [n for n in norm_modules(traced, candidate.outcome, modules) if _has_mean(modules[n])]
+        norms += [n for n in find_norm_modules(traced, candidate.trace, modules) if _has_mean(modules[n])]
     parameters = dict(module.named_parameters(remove_duplicate=False))
     merged = [
         Merged(c.hidden_bias, c.input_bias, c.mergeable, c.mergeable == parameters[c.hidden_bias].numel())
@@ -83,14 +83,14 @@ def make(module: Any, traced: Traced, confirmed: Iterable[Candidate], cells: Ite
     return Plan(tuple(removed), tuple(zeroed), tuple(merged), tuple(dict.fromkeys(norms)))
 
 
-def _holders(module: Any) -> dict[int, int]:
+def _count_holders(module: Any) -> dict[int, int]:
     count: dict[int, int] = {}
     for _, parameter in module.named_parameters(remove_duplicate=False):
         count[id(parameter)] = count.get(id(parameter), 0) + 1
     return count
 
 
-def _stays(owner: Any, name: str, part: tuple[int, int] | None, holders: int) -> str:
+def _why_kept(owner: Any, name: str, part: tuple[int, int] | None, holders: int) -> str:
     """Why a bias cannot go away as a parameter; empty if it can."""
     from torch import nn
 
@@ -107,7 +107,7 @@ def _has_mean(module: Any) -> bool:
     return getattr(module, "running_mean", None) is not None
 
 
-def quiet(module: Any, plan: Plan) -> None:
+def zero_biases(module: Any, plan: Plan) -> None:
     """Set what the plan takes out to zero, and move what it merges: the module keeps its parameters."""
     import torch
 
@@ -132,7 +132,7 @@ def lower_means(module: Any, shifts: Mapping[str, Any]) -> None:
             mean.copy_((mean.double() - shift.to(mean.device)).to(mean.dtype))
 
 
-def drop(module: Any, plan: Plan) -> None:
+def drop_parameters(module: Any, plan: Plan) -> None:
     """Take the removed biases away as parameters, and train merged ones no longer."""
     for item in plan.removed:
         owner, _, own = item.parameter.rpartition(".")
@@ -145,7 +145,7 @@ def drop(module: Any, plan: Plan) -> None:
             module.get_parameter(pair.hidden).requires_grad_(False)
 
 
-def restore(module: Any, plan: Plan) -> None:
+def restore_parameters(module: Any, plan: Plan) -> None:
     """Give a stripped module its old parameters again, as zeros."""
     import torch
 

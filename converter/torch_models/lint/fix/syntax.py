@@ -9,10 +9,10 @@ from typing import Any
 
 from converter.errors import ModelError, RuntimeUnavailable
 from converter.records.lint import Location
-from converter.torch_models.lint import call_order as calling
+from converter.torch_models.lint.fix import call_order
 
 
-def need_libcst() -> Any:
+def import_libcst() -> Any:
     """LibCST, or the line that says how to get it."""
     try:
         import libcst
@@ -39,19 +39,19 @@ class File:
         key = (location.line, location.column - 1, location.end_line, location.end_column - 1)
         return self.calls.get(key)
 
-    def above(self, node: Any) -> list[Any]:
+    def ancestors(self, node: Any) -> list[Any]:
         found = []
         while (node := self.parents.get(node)) is not None:
             found.append(node)
         return found
 
-    def apart(self, layer: Location, norm: Location, kind: str) -> str:
+    def explain_separation(self, layer: Location, norm: Location, kind: str) -> str:
         """Why a norm's call does not surely go with a layer's; empty if it does."""
         a, b = self.call_at(layer), self.call_at(norm)
         if b is None or last_name(b.func) != kind:
             return f"is not made by a plain call of {kind}"
-        above_a, above_b = self.above(a), self.above(b)
-        loose = calling.loose(above_a, above_b)
+        above_a, above_b = self.ancestors(a), self.ancestors(b)
+        loose = call_order.extra_conditions(above_a, above_b)
         if loose:
             line = self.positions[loose[0]].start.line
             return f"is made under a condition (line {line}) that the layer is not under"
@@ -59,18 +59,18 @@ class File:
         if any(type(n).__name__ == "Call" and last_name(n.func) == "Sequential" for n in shared):
             return ""
         home = next((n for n in shared if type(n).__name__ == "ClassDef"), None)
-        if home is None or not calling.same_branch(above_a, above_b):
+        if home is None or not call_order.is_same_branch(above_a, above_b):
             return "is not in the same Sequential or class"
-        return calling.apart(self, home, above_a, above_b)
+        return call_order.explain_separation(self, home, above_a, above_b)
 
     def without_bias(self, locations: Iterable[Location]) -> bytes:
         """The file with ``bias=False`` in the calls at these places."""
-        cst = need_libcst()
+        cst = import_libcst()
         wanted = {id(self.call_at(location)) for location in locations}
 
         class Writer(cst.CSTTransformer):  # type: ignore[misc,name-defined,unused-ignore]
             def leave_Call(self, original_node: Any, updated_node: Any) -> Any:  # noqa: N802  (LibCST's name)
-                return with_false(updated_node) if id(original_node) in wanted else updated_node
+                return set_bias_false(updated_node) if id(original_node) in wanted else updated_node
 
         return bytes(self.wrapper.module.visit(Writer()).bytes)
 
@@ -80,7 +80,7 @@ class File:
         return tuple(sorted({self.positions[n].start.line for n in nodes}))
 
 
-def read(path: Path) -> File:
+def parse_file(path: Path) -> File:
     """Parse a source file.
 
     Raises
@@ -88,7 +88,7 @@ def read(path: Path) -> File:
     ModelError
         It cannot be read or parsed.
     """
-    cst = need_libcst()
+    cst = import_libcst()
     from libcst import metadata
 
     try:
@@ -113,7 +113,7 @@ def last_name(func: Any) -> str:
     return str(getattr(found, "value", "")) if type(found).__name__ == "Name" else ""
 
 
-def bias_refusal(call: Any, layer: str, position: int) -> str:
+def explain_bias_refusal(call: Any, layer: str, position: int) -> str:
     """Why a call does not say plainly that it makes a bias; empty if it does."""
     if last_name(call.func) != layer:
         return f"it is no plain call of {layer}"
@@ -134,9 +134,9 @@ def _bias_argument(call: Any, position: int) -> Any:
 _POSITIONS = {"Linear": 2, "Conv1d": 7, "Conv2d": 7, "Conv3d": 7} | {f"ConvTranspose{n}d": 7 for n in (1, 2, 3)}
 
 
-def with_false(call: Any) -> Any:
+def set_bias_false(call: Any) -> Any:
     """The call with ``bias=False``: in place of ``True``, or as a last argument in the style of the others."""
-    cst = need_libcst()
+    cst = import_libcst()
     given = _bias_argument(call, _POSITIONS[last_name(call.func)])
     if given is not None:
         args = [arg.with_changes(value=cst.Name("False")) if arg is given else arg for arg in call.args]
@@ -146,7 +146,7 @@ def with_false(call: Any) -> Any:
     trailing = last.comma if isinstance(last.comma, cst.Comma) else None
     if isinstance(last.comma, cst.Comma) and not before:
         space = call.whitespace_before_args  # one argument to a line
-    after, behind = _comments_stay(cst, trailing.whitespace_after if trailing else last.whitespace_after_arg, space)
+    after, behind = _keep_comments(cst, trailing.whitespace_after if trailing else last.whitespace_after_arg, space)
     if trailing:
         trailing = trailing.with_changes(whitespace_after=behind)
     new = cst.Arg(
@@ -160,7 +160,7 @@ def with_false(call: Any) -> Any:
     return call.with_changes(args=[*before, last, new])
 
 
-def _comments_stay(cst: Any, end: Any, space: Any) -> tuple[Any, Any]:
+def _keep_comments(cst: Any, end: Any, space: Any) -> tuple[Any, Any]:
     """What stands between the last two arguments, and what after the new one: a comment stays with its own line."""
     if not isinstance(end, cst.ParenthesizedWhitespace) or not isinstance(space, cst.ParenthesizedWhitespace):
         return space, end

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from converter.torch_models.lint.call import Call, axes_of, shape_of
-from converter.torch_models.lint.shift import Change, Live, Shift, joined
+from converter.torch_models.lint.shift import Block, Call, Effect, Shift, add_effects, normalize_axes, shape_of
 
 Rule = Callable[[Call], Any]
 
@@ -15,141 +14,141 @@ Rule = Callable[[Call], Any]
 _MASKED = -1e4
 
 
-def _add(call: Call) -> Change:
+def _add(call: Call) -> Effect:
     left, right = call.args["self"], call.args["other"]
-    a, b = (call.aligned(call.change_of(x), shape_of(x)) for x in (left, right))
-    if isinstance(a, Live) or isinstance(b, Live):
-        return a if isinstance(a, Live) else b
+    a, b = (call.align(call.change_of(x), shape_of(x)) for x in (left, right))
+    if isinstance(a, Block) or isinstance(b, Block):
+        return a if isinstance(a, Block) else b
     minus = call.op.startswith(("sub", "rsub")) and call.args.get("alpha", 1) == 1
     if a is not None and b is not None and minus and a.equals(b):
-        call.kill("centring", (call.node,))
+        call.cancel("centring", (call.node,))
         return None
     if b is not None and (call.op.startswith("sub") or call.args.get("alpha", 1) != 1):
-        b = b.changed(b.varies)
+        b = b.with_new_values(b.varies)
     if a is not None and call.op.startswith("rsub"):
-        a = a.changed(a.varies)
-    return joined(a, b)
+        a = a.with_new_values(a.varies)
+    return add_effects(a, b)
 
 
-def _mul(call: Call) -> Change:
+def _mul(call: Call) -> Effect:
     left, right = call.args["self"], call.args["other"]
     a, b = call.change_of(left), call.change_of(right)
     if a is not None and b is not None:
-        return call.live("both factors change")
+        return call.block("both factors change")
     if call.op.startswith("div") and (b is not None or call.args.get("rounding_mode")):
-        return call.live("divides by it" if b is not None else "rounds")
+        return call.block("divides by it" if b is not None else "rounds")
     change, factor, operand = (a, right, left) if a is not None else (b, left, right)
-    moved = call.aligned(change, shape_of(operand))
+    moved = call.align(change, shape_of(operand))
     if not isinstance(moved, Shift):
-        return moved or call.live()
+        return moved or call.block()
     if moved.masked:
-        return call.live("scaled behind a mask") if shape_of(factor) or not _positive(factor) else moved
-    return moved.changed(moved.varies | (call.varying(factor) if hasattr(factor, "meta") else frozenset()))
+        return call.block("scaled behind a mask") if shape_of(factor) or not _is_positive(factor) else moved
+    return moved.with_new_values(moved.varies | (call.varying_axes(factor) if hasattr(factor, "meta") else frozenset()))
 
 
-def _positive(factor: Any) -> bool:
+def _is_positive(factor: Any) -> bool:
     return isinstance(factor, int | float) and factor > 0
 
 
-def _neg(call: Call) -> Change:
+def _neg(call: Call) -> Effect:
     change = call.change("self")
-    return change.changed(change.varies) if isinstance(change, Shift) and not change.masked else call.live()
+    return change.with_new_values(change.varies) if isinstance(change, Shift) and not change.masked else call.block()
 
 
-def _dropout(call: Call) -> Change:
+def _dropout(call: Call) -> Effect:
     """A mask of zeros that differs from element to element, or (feature dropout) from channel to channel."""
     change = call.change("input", "self")
     if not call.args.get("train", True) or call.args.get("p") == 0:
         return change  # type: ignore[no-any-return]
     if not isinstance(change, Shift) or change.masked:
-        return call.live("random zeros")
+        return call.block("random zeros")
     mask = {0, 1} if call.op.startswith("feature_dropout") else set(range(call.rank))
-    return change.changed(change.varies | mask)
+    return change.with_new_values(change.varies | mask)
 
 
-def _reduced(call: Call) -> tuple[Shift | None, tuple[int, ...], bool]:
+def _read_reduction(call: Call) -> tuple[Shift | None, tuple[int, ...], bool]:
     change, rank = call.change("self"), len(call.shape("self"))
-    axes = axes_of(call.args.get("dim"), rank)
+    axes = normalize_axes(call.args.get("dim"), rank)
     return (change if isinstance(change, Shift) and not change.masked else None), axes, bool(call.args.get("keepdim"))
 
 
-def _without(change: Shift, axes: tuple[int, ...], keep: bool) -> Shift:
+def _drop_axes(change: Shift, axes: tuple[int, ...], keep: bool) -> Shift:
     kept = change if keep else None
     if kept is not None:
-        return kept.moved(lambda axis: None if axis in axes else axis)
-    return change.moved(lambda axis: None if axis in axes else axis - sum(a < axis for a in axes))
+        return kept.move_axes(lambda axis: None if axis in axes else axis)
+    return change.move_axes(lambda axis: None if axis in axes else axis - sum(a < axis for a in axes))
 
 
-def _mean(call: Call) -> Change:
-    change, axes, keep = _reduced(call)
+def _mean(call: Call) -> Effect:
+    change, axes, keep = _read_reduction(call)
     if change is None:
-        return call.live()
-    kept = _without(change, axes, keep)
-    return kept.changed(kept.varies) if change.touches(axes) else kept
+        return call.block()
+    kept = _drop_axes(change, axes, keep)
+    return kept.with_new_values(kept.varies) if change.touches(axes) else kept
 
 
-def _sum(call: Call) -> Change:
-    change, axes, keep = _reduced(call)
+def _sum(call: Call) -> Effect:
+    change, axes, keep = _read_reduction(call)
     if change is None:
-        return call.live()
-    kept = _without(change, axes, keep)
-    return kept.changed(kept.varies)
+        return call.block()
+    kept = _drop_axes(change, axes, keep)
+    return kept.with_new_values(kept.varies)
 
 
-def _most(call: Call) -> Any:
+def _extremum(call: Call) -> Any:
     """The largest or smallest element: shifted by what all of them are shifted by."""
-    change, axes, keep = _reduced(call)
+    change, axes, keep = _read_reduction(call)
     if "other" in call.args or change is None or change.touches(axes):
-        return call.live("picks by size")
-    kept = _without(change, axes, keep)
+        return call.block("picks by size")
+    kept = _drop_axes(change, axes, keep)
     several = isinstance(call.node.meta.get("val"), list | tuple)
     return (kept, None) if several else kept
 
 
-def _spread(call: Call) -> Change:
+def _deviation(call: Call) -> Effect:
     """Variance and deviation do not see what is added to all elements alike."""
-    change, axes, _ = _reduced(call)
+    change, axes, _ = _read_reduction(call)
     if change is None or change.touches(axes):
-        return call.live("the variance feels it")
-    call.kill("centring", (call.node,))
+        return call.block("the variance feels it")
+    call.cancel("centring", (call.node,))
     return None
 
 
-def _spread_and_mean(call: Call) -> Any:
-    return _spread(call), _mean(call)
+def _deviation_and_mean(call: Call) -> Any:
+    return _deviation(call), _mean(call)
 
 
-def _softmax(call: Call) -> Change:
+def _softmax(call: Call) -> Effect:
     change = call.change("self")
-    (axis,) = axes_of(call.args["dim"], len(call.shape("self")))
+    (axis,) = normalize_axes(call.args["dim"], len(call.shape("self")))
     if not isinstance(change, Shift) or change.touches([axis]):
-        return call.live("the softmax weighs along an axis on which it varies")
-    call.kill("softmax", (call.node,))
+        return call.block("the softmax weighs along an axis on which it varies")
+    call.cancel("softmax", (call.node,))
     return None
 
 
-def _fill(call: Call) -> Change:
+def _masked_fill(call: Call) -> Effect:
     change, value = call.change("self"), call.args["value"]
     if not isinstance(change, Shift) or call.others_changed("self"):
-        return call.live()
+        return call.block()
     if _is_low(value):
         return Shift(change.axes, change.origin, None, masked=True)
     if change.masked:
-        return call.live("filled behind a mask")
-    return change.changed(change.varies | call.varying(call.args["mask"]))
+        return call.block("filled behind a mask")
+    return change.with_new_values(change.varies | call.varying_axes(call.args["mask"]))
 
 
-def _where(call: Call) -> Change:
-    a, b = (call.aligned(call.change_of(call.args[n]), call.shape(n)) for n in ("self", "other"))
-    if call.others_changed("self", "other") or isinstance(a, Live) or isinstance(b, Live):
-        return call.live()
+def _where(call: Call) -> Effect:
+    a, b = (call.align(call.change_of(call.args[n]), call.shape(n)) for n in ("self", "other"))
+    if call.others_changed("self", "other") or isinstance(a, Block) or isinstance(b, Block):
+        return call.block()
     if a is not None and b is not None:
-        return a if a.equals(b) else call.live("chosen element by element")
+        return a if a.equals(b) else call.block("chosen element by element")
     change, other = (a, "other") if a is not None else (b, "self")
     assert change is not None
     if _is_low(call.args[other]):
         return Shift(change.axes, change.origin, None, masked=True)
-    return change.changed(change.varies | call.varying(call.args["condition"]))
+    return change.with_new_values(change.varies | call.varying_axes(call.args["condition"]))
 
 
 def _is_low(value: Any) -> bool:
@@ -166,7 +165,7 @@ def _is_low(value: Any) -> bool:
     return filled is not None and len(value.args) > filled and _is_low(value.args[filled])
 
 
-def _unread(call: Call) -> Change:
+def _shape_only(call: Call) -> Effect:
     """Like ``zeros_like``: only the shape is read."""
     return None
 
@@ -178,15 +177,15 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
     "mean": _mean,
     "sum": _sum,
-    **dict.fromkeys(("amax", "amin", "max", "min"), _most),
-    **dict.fromkeys(("var", "std"), _spread),
-    "var_mean": _spread_and_mean,
+    **dict.fromkeys(("amax", "amin", "max", "min"), _extremum),
+    **dict.fromkeys(("var", "std"), _deviation),
+    "var_mean": _deviation_and_mean,
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "special_softmax"), _softmax),
-    "masked_fill": _fill,
+    "masked_fill": _masked_fill,
     "where": _where,
     **dict.fromkeys(
         "zeros_like ones_like empty_like rand_like randn_like full_like new_zeros new_ones new_full new_empty"
         " sym_size sym_numel size".split(),
-        _unread,
+        _shape_only,
     ),
 }

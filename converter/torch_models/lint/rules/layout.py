@@ -2,99 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from converter.torch_models.lint.call import Call, axes_of, axis_of
-from converter.torch_models.lint.rules.reshapes import reshape
-from converter.torch_models.lint.shift import Change, Shift, Support, shift
+from converter.torch_models.lint.shift import Call, Effect, Shift, Support, new_shift, normalize_axes, normalize_axis
+
+
+def match_axes(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Match the axes of a reshape: the smallest runs of both sides that hold equally many elements.
+
+    >>> groups((2, 6, 5), (2, 2, 3, 5))
+    [([0], [0]), ([1], [1, 2]), ([2], [3])]
+    """
+    found: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        left, right = [], []
+        n, m = 1, 1
+        while True:
+            if n <= m and i < len(before):
+                left.append(i)
+                n, i = n * before[i], i + 1
+            elif j < len(after):
+                right.append(j)
+                m, j = m * after[j], j + 1
+            else:
+                break
+            if n == m and left and right:
+                break
+        found.append((left, right))
+    return found
+
+
+def reshape(call: Call) -> Effect:
+    """Reshapes of all spellings, through the shapes that they had."""
+    change = call.change("self", "input")
+    if not isinstance(change, Shift):
+        return call.block()
+    before, after = call.shape("self" if "self" in call.args else "input"), call.out_shape
+    if math.prod(before) != math.prod(after):
+        return call.block("changes the number of elements")
+    moves: dict[int, int] = {}
+    spread: set[int] = set()
+    support = None
+    for left, right in match_axes(before, after):
+        wide = [axis for axis in right if after[axis] != 1]
+        varying = [axis for axis in left if axis in change.varies]
+        if not varying:
+            continue
+        narrow = [axis for axis in left if before[axis] != 1]
+        if len(narrow) == 1 and len(wide) == 1 and varying == narrow:
+            moves[varying[0]] = wide[0]
+        elif not narrow:  # axes of size one, which vary with other inputs perhaps
+            spread.update(right)
+        else:
+            spread.update(wide)
+            if len(narrow) == 1 and change.support is not None and change.support.axis == narrow[0]:
+                support = _split_support(change.support, after, wide)
+    if not spread:
+        return change.move_axes(moves.get)
+    made = new_shift(spread | set(moves.values()), support)
+    return Shift(made.axes, made.origin, made.support, change.masked)
+
+
+def _split_support(support: Support, after: Sequence[int], wide: list[int]) -> Support | None:
+    inner = math.prod(after[axis] for axis in wide[1:])
+    if support.start % inner or support.stop % inner:
+        return None
+    return Support(wide[0], support.start // inner, support.stop // inner)
+
 
 Rule = Callable[[Call], Any]
 
 
-def same(call: Call) -> Change:
+def pass_on(call: Call) -> Effect:
     """The same values in the same places, whatever their precision."""
     meta = call.node.meta.get("val")
     if not (meta is None or meta.dtype.is_floating_point or meta.dtype.is_complex):
-        return call.live("cast to whole numbers")
+        return call.block("cast to whole numbers")
     return call.change("self", "input", "tensor")  # type: ignore[no-any-return]
 
 
-def _moved(where: Callable[[Call, int], dict[int, int]]) -> Rule:
-    def rule(call: Call) -> Change:
+def _move_axes(where: Callable[[Call, int], dict[int, int]]) -> Rule:
+    def rule(call: Call) -> Effect:
         change = call.change("self", "input")
         if not isinstance(change, Shift):
-            return call.live()
-        return change.moved(where(call, len(call.shape("self"))).get)
+            return call.block()
+        return change.move_axes(where(call, len(call.shape("self"))).get)
 
     return rule
 
 
-def _permuted(call: Call, rank: int) -> dict[int, int]:
-    return {axis: place for place, axis in enumerate(axes_of(call.args["dims"], rank))}
+def _permute(call: Call, rank: int) -> dict[int, int]:
+    return {axis: place for place, axis in enumerate(normalize_axes(call.args["dims"], rank))}
 
 
-def _swapped(call: Call, rank: int) -> dict[int, int]:
+def _transpose(call: Call, rank: int) -> dict[int, int]:
     names = ("dim0", "dim1") if "dim0" in call.args else ("axis0", "axis1")
-    a, b = (axis_of(call.args[name], rank) for name in names)
+    a, b = (normalize_axis(call.args[name], rank) for name in names)
     return {axis: b if axis == a else a if axis == b else axis for axis in range(rank)}
 
 
-def _turned(call: Call, rank: int) -> dict[int, int]:
+def _reverse(call: Call, rank: int) -> dict[int, int]:
     return {axis: rank - 1 - axis for axis in range(rank)} if rank > 1 else {0: 0}
 
 
-def _moveddim(call: Call, rank: int) -> dict[int, int]:
-    source, target = axes_of(call.args["source"], rank), axes_of(call.args["destination"], rank)
+def _movedim(call: Call, rank: int) -> dict[int, int]:
+    source, target = normalize_axes(call.args["source"], rank), normalize_axes(call.args["destination"], rank)
     rest = [axis for axis in range(rank) if axis not in source]
     order = dict(zip(target, source, strict=True))
     places = [order[place] if place in order else rest.pop(0) for place in range(rank)]
     return {axis: place for place, axis in enumerate(places)}
 
 
-def _unsqueezed(call: Call, rank: int) -> dict[int, int]:
-    new = axis_of(call.args["dim"], rank + 1)
+def _unsqueeze(call: Call, rank: int) -> dict[int, int]:
+    new = normalize_axis(call.args["dim"], rank + 1)
     return {axis: axis + (axis >= new) for axis in range(rank)}
 
 
-def _squeezed(call: Call, rank: int) -> dict[int, int]:
+def _squeeze(call: Call, rank: int) -> dict[int, int]:
     shape = call.shape("self")
-    gone = {axis for axis in axes_of(call.args.get("dim"), rank) if shape[axis] == 1}
+    gone = {axis for axis in normalize_axes(call.args.get("dim"), rank) if shape[axis] == 1}
     kept = [axis for axis in range(rank) if axis not in gone]
     return {axis: place for place, axis in enumerate(kept)}
 
 
-def _expanded(call: Call) -> Change:
-    return call.aligned(call.change("self"), call.shape("self"))
+def _expand(call: Call) -> Effect:
+    return call.align(call.change("self"), call.shape("self"))
 
 
-def _select(call: Call) -> Change:
+def _select(call: Call) -> Effect:
     change, rank = call.change("self"), len(call.shape("self"))
     if not isinstance(change, Shift) or not isinstance(call.args["index"], int):
-        return call.live()
-    axis, size = axis_of(call.args["dim"], rank), call.shape("self")[axis_of(call.args["dim"], rank)]
-    return _at(change, axis, axis_of(call.args["index"], size))
+        return call.block()
+    axis, size = normalize_axis(call.args["dim"], rank), call.shape("self")[normalize_axis(call.args["dim"], rank)]
+    return _at(change, axis, normalize_axis(call.args["index"], size))
 
 
-def _at(change: Shift, axis: int, index: int) -> Change:
+def _at(change: Shift, axis: int, index: int) -> Effect:
     support = change.support
     if support is not None and support.axis == axis and not support.start <= index < support.stop:
         return None
     moves = {a: a - (a > axis) for a in range(64) if a != axis}
     if axis in change.varies:
-        return change.changed(moves[a] for a in change.varies if a != axis)
-    return change.moved(moves.get)
+        return change.with_new_values(moves[a] for a in change.varies if a != axis)
+    return change.move_axes(moves.get)
 
 
 def _unbind(call: Call) -> Any:
     change, shape = call.change("self"), call.shape("self")
     if not isinstance(change, Shift):
-        return call.live()
-    axis = axis_of(call.args["dim"], len(shape))
+        return call.block()
+    axis = normalize_axis(call.args["dim"], len(shape))
     return tuple(_at(change, axis, index) for index in range(shape[axis]))
 
 
-def _cut(change: Shift, axis: int, start: int, stop: int) -> Change:
+def _cut(change: Shift, axis: int, start: int, stop: int) -> Effect:
     """What is left of a change between two indices of an axis."""
     support = change.support
     if support is not None and support.axis == axis:
@@ -102,30 +166,30 @@ def _cut(change: Shift, axis: int, start: int, stop: int) -> Change:
         if low >= high:
             return None
         rest = None if (low, high) == (start, stop) else Support(axis, low - start, high - start)
-        return shift(change.varies, rest)
+        return new_shift(change.varies, rest)
     if axis in change.varies:
-        return change.changed(change.varies)
+        return change.with_new_values(change.varies)
     return change
 
 
-def _slice(call: Call) -> Change:
+def _slice(call: Call) -> Effect:
     change, shape = call.change("self"), call.shape("self")
     if not isinstance(change, Shift) or call.args.get("step", 1) != 1:
-        return change.changed(change.varies) if isinstance(change, Shift) else call.live()
-    axis = axis_of(call.args["dim"], len(shape))
+        return change.with_new_values(change.varies) if isinstance(change, Shift) else call.block()
+    axis = normalize_axis(call.args["dim"], len(shape))
     size = shape[axis]
     start, stop = call.args.get("start"), call.args.get("end")
     low, high = (0 if start is None else start), (size if stop is None else stop)
-    low, high = (min(max(axis_of(bound, size), 0), size) for bound in (low, high))
+    low, high = (min(max(normalize_axis(bound, size), 0), size) for bound in (low, high))
     return _cut(change, axis, low, high)
 
 
-def _narrow(call: Call) -> Change:
+def _narrow(call: Call) -> Effect:
     change, shape = call.change("self"), call.shape("self")
     if not isinstance(change, Shift) or not isinstance(call.args["start"], int):
-        return call.live()
-    axis = axis_of(call.args["dim"], len(shape))
-    start = axis_of(call.args["start"], shape[axis])
+        return call.block()
+    axis = normalize_axis(call.args["dim"], len(shape))
+    start = normalize_axis(call.args["start"], shape[axis])
     return _cut(change, axis, start, start + call.args["length"])
 
 
@@ -133,8 +197,8 @@ def _pieces(call: Call) -> Any:
     """``split`` and ``chunk`` of all spellings: the sizes are read from the results."""
     change, shape = call.change("self"), call.shape("self")
     if not isinstance(change, Shift):
-        return call.live()
-    axis = axis_of(call.args["dim"], len(shape))
+        return call.block()
+    axis = normalize_axis(call.args["dim"], len(shape))
     found, start = [], 0
     for part in call.node.meta["val"]:
         stop = start + int(part.shape[axis])
@@ -146,62 +210,62 @@ def _pieces(call: Call) -> Any:
 def _stirred(*names: str) -> Rule:
     """Other elements along the axes that are named, so equal ones where the change does not vary."""
 
-    def rule(call: Call) -> Change:
+    def rule(call: Call) -> Effect:
         change, rank = call.change("self"), len(call.shape("self"))
         if not isinstance(change, Shift):
-            return call.live()
-        axes = axes_of(next((call.args[name] for name in names if name in call.args), None), rank)
-        return change.changed(change.varies) if change.touches(axes) else change
+            return call.block()
+        axes = normalize_axes(next((call.args[name] for name in names if name in call.args), None), rank)
+        return change.with_new_values(change.varies) if change.touches(axes) else change
 
     return rule
 
 
-def _repeat(call: Call) -> Change:
+def _repeat(call: Call) -> Effect:
     change = call.change("self")
     if not isinstance(change, Shift):
-        return call.live()
+        return call.block()
     offset = call.rank - len(call.shape("self"))
-    return change.changed(axis + offset for axis in change.varies)
+    return change.with_new_values(axis + offset for axis in change.varies)
 
 
-def _cat(call: Call) -> Change:
+def _cat(call: Call) -> Effect:
     tensors, changes = call.args["tensors"], call.change("tensors")
-    axis = axis_of(call.args.get("dim", 0), call.rank)
+    axis = normalize_axis(call.args.get("dim", 0), call.rank)
     varies: set[int] = {axis}
     masked = False
     for tensor, change in zip(tensors, changes, strict=True):
         if change is None:
             continue
         if not isinstance(change, Shift) or not call.change_of(tensor):
-            return call.live()
+            return call.block()
         varies |= change.varies
         masked |= change.masked
     if masked:
-        return call.live("joined behind a mask")
-    return shift(varies)
+        return call.block("joined behind a mask")
+    return new_shift(varies)
 
 
-def _stack(call: Call) -> Change:
+def _stack(call: Call) -> Effect:
     changes, rank = call.change("tensors"), call.rank
-    axis = axis_of(call.args.get("dim", 0), rank)
+    axis = normalize_axis(call.args.get("dim", 0), rank)
     if not all(change is None or (isinstance(change, Shift) and not change.masked) for change in changes):
-        return call.live()
+        return call.block()
     varies = {a + (a >= axis) for change in changes if change for a in change.varies}
-    return shift(varies | {axis})
+    return new_shift(varies | {axis})
 
 
-def _shuffle(call: Call) -> Change:
+def _shuffle(call: Call) -> Effect:
     """Pixel shuffle and its inverse: channels become places, so what varies on channels varies on all three."""
     change, rank = call.change("self"), call.rank
     if not isinstance(change, Shift):
-        return call.live()
+        return call.block()
     last = {rank - 3, rank - 2, rank - 1}
-    return change.changed(change.varies | last) if change.touches(last) else change
+    return change.with_new_values(change.varies | last) if change.touches(last) else change
 
 
-def _channels(call: Call) -> Change:
+def _channels(call: Call) -> Effect:
     change = call.change("self", "input")
-    return change.changed(change.varies) if isinstance(change, Shift) else call.live()
+    return change.with_new_values(change.varies) if isinstance(change, Shift) else call.block()
 
 
 RULES: dict[str, Rule] = {
@@ -209,15 +273,15 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         "contiguous clone alias detach lift_fresh lift_fresh_copy to _to_copy type_as float double half"
         " positive requires_grad_ expand_copy".split(),
-        same,
+        pass_on,
     ),
-    "permute": _moved(_permuted),
-    **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _moved(_swapped)),
-    **dict.fromkeys(("t", "numpy_T", "mT"), _moved(_turned)),
-    **dict.fromkeys(("movedim", "moveaxis"), _moved(_moveddim)),
-    "unsqueeze": _moved(_unsqueezed),
-    "squeeze": _moved(_squeezed),
-    **dict.fromkeys(("expand", "expand_as", "broadcast_to"), _expanded),
+    "permute": _move_axes(_permute),
+    **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _move_axes(_transpose)),
+    **dict.fromkeys(("t", "numpy_T", "mT"), _move_axes(_reverse)),
+    **dict.fromkeys(("movedim", "moveaxis"), _move_axes(_movedim)),
+    "unsqueeze": _move_axes(_unsqueeze),
+    "squeeze": _move_axes(_squeeze),
+    **dict.fromkeys(("expand", "expand_as", "broadcast_to"), _expand),
     "select": _select,
     "unbind": _unbind,
     "slice": _slice,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from converter.torch_models.lint.call import bound, op_name, shape_of
-from converter.torch_models.lint.trace import Traced
+from converter.torch_models.lint.shift import bind_arguments, op_name, shape_of
+from converter.torch_models.lint.trace import TracedModule
 
 # What of b_hh may be added to b_ih. A GRU's candidate multiplies W_hn h + b_hn by the reset gate before
 # it adds the input's part, so its third of b_hh stays (Cho et al. 2014, as cuDNN and torch compute it).
@@ -43,7 +43,7 @@ class Forget:
     advised: float | None  # ln(T - 1)
 
 
-def cells(traced: Traced) -> Iterator[Cell]:
+def find_cells(traced: TracedModule) -> Iterator[Cell]:
     """The recurrent cells that a traced module runs, each once."""
     seen: set[str] = set()
     for node in traced.graph.nodes:
@@ -51,21 +51,21 @@ def cells(traced: Traced) -> Iterator[Cell]:
         kind = op.removesuffix("_cell")
         if kind not in _GATES:
             continue
-        for cell in _single(traced, node, kind) if op.endswith("_cell") else _layers(traced, node, kind):
+        for cell in _read_cell(traced, node, kind) if op.endswith("_cell") else _read_layers(traced, node, kind):
             if cell.hidden_bias not in seen:
                 seen.add(cell.hidden_bias)
                 yield cell
 
 
-def _layers(traced: Traced, node: Any, kind: str) -> Iterator[Cell]:
-    args = bound(node)
+def _read_layers(traced: TracedModule, node: Any, kind: str) -> Iterator[Cell]:
+    args = bind_arguments(node)
     if not args.get("has_biases") or "input" not in args or "batch_first" not in args:
         return  # packed sequences have no lengths here
     names = [traced.names.get(value, "") for value in args["params"]]
     each = 4 if len(shape_of(args["params"][1])) == 2 and _is_bias(args["params"][2:4]) else 0
-    if not each or len(names) % _stride(args):
+    if not each or len(names) % _parameter_stride(args):
         return
-    stride, shape = _stride(args), shape_of(args["input"])
+    stride, shape = _parameter_stride(args), shape_of(args["input"])
     steps = shape[1 if args["batch_first"] and len(shape) == 3 else 0]
     for start in range(0, len(names), stride):
         _, _, b_ih, b_hh = names[start : start + 4]
@@ -73,7 +73,7 @@ def _layers(traced: Traced, node: Any, kind: str) -> Iterator[Cell]:
             yield Cell(kind, b_ih, b_hh, shape_of(args["params"][start + 3])[0] // _GATES[kind][1], steps)
 
 
-def _stride(args: dict[str, Any]) -> int:
+def _parameter_stride(args: dict[str, Any]) -> int:
     """Parameters of one direction: five with a projection, else four."""
     rest = args["params"]
     return 5 if len(rest) > 4 and len(rest) % 5 == 0 and len(shape_of(rest[4])) == 2 and _is_projection(rest) else 4
@@ -87,8 +87,8 @@ def _is_bias(pair: list[Any]) -> bool:
     return all(len(shape_of(value)) == 1 for value in pair)
 
 
-def _single(traced: Traced, node: Any, kind: str) -> Iterator[Cell]:
-    args = bound(node)
+def _read_cell(traced: TracedModule, node: Any, kind: str) -> Iterator[Cell]:
+    args = bind_arguments(node)
     if args.get("b_ih") is None or args.get("b_hh") is None:
         return
     b_ih, b_hh = (traced.names.get(args[name], "") for name in ("b_ih", "b_hh"))
@@ -96,7 +96,7 @@ def _single(traced: Traced, node: Any, kind: str) -> Iterator[Cell]:
         yield Cell(kind, b_ih, b_hh, shape_of(args["b_hh"])[0] // _GATES[kind][1], None)
 
 
-def forget(cell: Cell, parameters: dict[str, Any]) -> Forget | None:
+def measure_forget_gate(cell: Cell, parameters: dict[str, Any]) -> Forget | None:
     """The forget gate of an LSTM, if it starts near one half and the sequence is longer than that remembers."""
     if cell.op != "lstm" or (cell.steps is not None and cell.steps < _SHORT):
         return None

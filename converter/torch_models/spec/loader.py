@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import DataError, ModelError
-from converter.torch_models.spec import factory, saved
-from converter.torch_models.spec.example import arguments, call
-from converter.torch_models.spec.inputs import InputSpec, bind, leaf_names
+from converter.torch_models.spec import factory, files
+from converter.torch_models.spec.factory import Kind, Loaded, Provenance, call_example, split_arguments
+from converter.torch_models.spec.files import load_weights
+from converter.torch_models.spec.inputs import InputSpec, bind_inputs, name_leaves
 from converter.torch_models.spec.libraries import need
-from converter.torch_models.spec.loaded import Kind, Loaded, Provenance
-from converter.torch_models.spec.weights import load_into
 
 _SAVED = (".pt", ".pth", ".ts", ".jit", ".torchscript", ".pt2")
 
@@ -63,10 +62,10 @@ def load(
     torch = need("torch")
     if inputs and example:
         raise DataError("give the inputs' shapes or a function that makes an example, not both")
-    with factory.seeded(torch, seed):
-        made = saved.load(Path(spec)) if _is_file(spec) else factory.load(spec)
-    known = _with_weights(made, weights, strict)
-    return _with_example(known, made, inputs, example, seed)
+    with factory.seed_random(torch, seed):
+        made = files.load_file(Path(spec)) if _is_file(spec) else factory.load_factory(spec)
+    known = _add_weights(made, weights, strict)
+    return _add_example(known, made, inputs, example, seed)
 
 
 def _is_file(spec: str) -> bool:
@@ -74,44 +73,44 @@ def _is_file(spec: str) -> bool:
     return path.suffix.lower() in _SAVED or (path.is_file() and ":" not in spec)
 
 
-def _with_weights(made: factory.Made, file: Path | None, strict: bool) -> Loaded:
+def _add_weights(made: factory.Made, file: Path | None, strict: bool) -> Loaded:
     notes: tuple[str, ...] = ()
     digest = ""
     if file is not None:
         if made.kind is Kind.PROGRAM:
             raise ModelError(f"{made.label}: a program of torch.export has its own weights; leave --weights out")
-        notes, digest = load_into(made.module, file, strict=strict, label=made.label)
+        notes, digest = load_weights(made.module, file, strict=strict, label=made.label)
     elif made.random_weights:
         notes = ("the weights are random: no file of weights was given",)
     provenance = Provenance(made.name, need("torch").__version__, digest, made.random_weights and file is None)
     return Loaded(made.module, (), made.label, provenance, made.kind, notes=notes, program=made.program)
 
 
-def _with_example(
+def _add_example(
     known: Loaded, made: factory.Made, inputs: Sequence[InputSpec], function: str | None, seed: int
 ) -> Loaded:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     if function:
-        args, kwargs = call(function)
+        args, kwargs = call_example(function)
     elif inputs:
-        args, kwargs, names = bind(made.module, inputs, seed)
+        args, kwargs, names = bind_inputs(made.module, inputs, seed)
         return replace(known, example_inputs=args, example_kwargs=kwargs, input_names=tuple(names))
     elif made.example is not None:
         args, kwargs = made.example
     elif made.shape:
-        args, kwargs, names = bind(made.module, [InputSpec(made.shape)], seed)
+        args, kwargs, names = bind_inputs(made.module, [InputSpec(made.shape)], seed)
         return replace(known, example_inputs=args, example_kwargs=kwargs, input_names=tuple(names))
     else:
         raise DataError(
             f"{made.label}: nothing says what its inputs are; "
             "give --input x=1,3,224,224 for each of them, or --example file.py:function"
         )
-    names = leaf_names(made.module, args, kwargs)
+    names = name_leaves(made.module, args, kwargs)
     return replace(known, example_inputs=args, example_kwargs=kwargs, input_names=tuple(names))
 
 
-def wrap(
+def wrap_module(
     module: Any,
     *,
     inputs: Sequence[InputSpec] = (),
@@ -140,7 +139,7 @@ def wrap(
     if not isinstance(module, torch.nn.Module):
         raise ModelError(f"{name}: is no torch.nn.Module, and no text that names one")
     kind = Kind.TORCHSCRIPT if isinstance(module, torch.jit.ScriptModule) else Kind.MODULE
-    given = None if example is None or isinstance(example, str) else arguments(example, name)
+    given = None if example is None or isinstance(example, str) else split_arguments(example, name)
     made = factory.Made(module, type(module).__name__, name, kind, example=given)
-    known = _with_weights(made, weights, strict)
-    return _with_example(known, made, inputs, example if isinstance(example, str) else None, seed)
+    known = _add_weights(made, weights, strict)
+    return _add_example(known, made, inputs, example if isinstance(example, str) else None, seed)

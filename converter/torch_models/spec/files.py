@@ -1,0 +1,211 @@
+"""Models and weights that are files, read without running code in them.
+
+TorchScript, programs of torch.export (``.pt2``), and state dicts, which are loaded with every key accounted for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from converter.errors import ModelError
+from converter.torch_models.spec.factory import Kind, Made
+from converter.torch_models.spec.libraries import need
+
+_FACTORY = "give the code that makes the model as SPEC and this file as --weights"
+
+
+def load_file(path: Path) -> Made:
+    """Read a TorchScript file or a program of torch.export; neither runs code of the file's."""
+    if not path.exists():
+        raise ModelError(f"{path}: there is no such file")
+    names = _list_entries(path)
+    if any("models/model.json" in name or "serialized_exported_program" in name for name in names):
+        return _load_program(path, names)
+    if any("/constants.pkl" in name for name in names):
+        return _load_script(path)
+    if any("/data.pkl" in name for name in names):
+        raise ModelError(f"{path}: holds weights or a pickled module, no program; {_FACTORY}")
+    raise ModelError(f"{path}: is neither TorchScript nor a program of torch.export (.pt2); {_FACTORY}")
+
+
+def _list_entries(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (OSError, zipfile.BadZipFile) as exc:
+        raise ModelError(f"{path}: is neither TorchScript nor a program of torch.export (.pt2); {_FACTORY}") from exc
+
+
+def _load_script(path: Path) -> Made:
+    torch = need("torch")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that TorchScript is deprecated; the user's file is what it is
+            module = torch.jit.load(str(path), map_location="cpu")
+    except Exception as exc:
+        raise ModelError(f"{path}: this torch cannot read it ({_first_line(exc)}); save it again") from exc
+    return Made(module, str(path), path.name, Kind.TORCHSCRIPT)
+
+
+def _load_program(path: Path, names: list[str]) -> Made:
+    torch = need("torch")
+    importlib_load = need("torch.export").load
+    if any("opaque_obj_" in name for name in names):
+        raise ModelError(f"{path}: holds pickled Python objects, which are not read; export it without them")
+    try:
+        with warnings.catch_warnings(), _tensors_only(), _silence("torch.export"):
+            warnings.simplefilter("ignore")
+            program = importlib_load(path)
+            module = program.module()
+    except Exception as exc:
+        raise ModelError(
+            f"{path}: torch {torch.__version__} cannot read it ({_first_line(exc)}); save it again"
+        ) from exc
+    return Made(module, str(path), path.name, Kind.PROGRAM, example=program.example_inputs, program=program)
+
+
+@contextlib.contextmanager
+def _tensors_only() -> Iterator[None]:
+    """torch.export.load asks for whole pickles in places; torch lets the environment forbid that."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextlib.contextmanager
+def _silence(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")  # of training scripts' checkpoints
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, of torch.compile
+_SHOWN = 3  # keys that a message names
+
+
+def load_weights(module: Any, file: Path, *, strict: bool, label: str) -> tuple[tuple[str, ...], str]:
+    """Load a file of weights into `module`; returns what the user should know, and the file's sha256.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read without running code in it, or its keys or shapes do not fit.
+    """
+    state = _strip_prefix(_unwrap(_read(file), file), module)
+    notes = _check_keys(module, state, file, label, strict)
+    on_meta = any(p.is_meta for p in (*module.parameters(), *module.buffers()))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module.load_state_dict(state, strict=False, assign=on_meta)
+    except RuntimeError as exc:
+        raise ModelError(f"{file}: does not fit {label} ({' '.join(str(exc).split())})") from exc
+    with file.open("rb") as content:
+        return notes, hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _read(file: Path) -> Any:
+    torch = need("torch")
+    if not file.is_file():
+        raise ModelError(f"{file}: there is no such file of weights")
+    if file.suffix.lower() == ".safetensors":
+        read = need("safetensors.torch", "a .safetensors file").load_file
+    else:
+
+        def read(path: str) -> Any:
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return read(str(file))
+    except Exception as exc:
+        raise ModelError(f"{file}: {_explain_unreadable(exc)}") from exc
+
+
+def _explain_unreadable(exc: Exception) -> str:
+    said = " ".join(str(exc).split())
+    if "weights_only" in said or "Unsupported" in said:
+        _, _, name = said.partition("GLOBAL ")
+        what = f" ({name.split()[0]})" if name else ""
+        return f"holds Python objects beside tensors{what}, which are not read; save model.state_dict() alone"
+    said = said.partition(". ")[0]
+    told = f" ({said})" if " " in said else ""
+    return f"no file of weights{told}; save model.state_dict() with torch.save or safetensors"
+
+
+def _unwrap(found: Any, file: Path) -> Mapping[str, Any]:
+    torch = need("torch")
+    for _ in range(3):
+        if isinstance(found, Mapping) and found and all(isinstance(v, torch.Tensor) for v in found.values()):
+            return found
+        inner = [found[k] for k in _WRAPPERS if isinstance(found, Mapping) and isinstance(found.get(k), Mapping)]
+        if not inner:
+            break
+        found = inner[0]
+    if isinstance(found, Mapping) and found and any(isinstance(v, torch.Tensor) for v in found.values()):
+        return found  # with extra state beside the tensors
+    what = f"a {type(found).__name__}" + (
+        f" of {', '.join(map(str, list(found)[:4]))}" if isinstance(found, Mapping) else ""
+    )
+    raise ModelError(f"{file}: holds {what}, no state dict; save model.state_dict()")
+
+
+def _strip_prefix(state: Mapping[str, Any], module: Any) -> dict[str, Any]:
+    """The keys without the prefix that a wrapper gave to all of them."""
+    own = module.state_dict().keys()
+    for prefix in _PREFIXES * 2:
+        if all(k.startswith(prefix) for k in state) and not all(k.startswith(prefix) for k in own):
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
+    return dict(state)
+
+
+def _check_keys(module: Any, state: Mapping[str, Any], file: Path, label: str, strict: bool) -> tuple[str, ...]:
+    own = module.state_dict()
+    wrong = [
+        f"{k} is {list(state[k].shape)}, not {list(v.shape)}"
+        for k, v in own.items()
+        if k in state and hasattr(v, "shape") and tuple(state[k].shape) != tuple(v.shape)
+    ]
+    if wrong:
+        raise ModelError(f"{file}: does not fit {label}: {_shorten(wrong)}; make the model that was trained")
+    # A counter that old checkpoints lack, and that nothing reads in eval mode.
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in own]
+    if own and len(missing) == len([k for k in own if not k.endswith("num_batches_tracked")]):
+        raise ModelError(
+            f"{file}: shares no key with {label} (it has {_shorten(unexpected)}, the model {_shorten(list(own))})"
+        )
+    parts = [f"{word} {_shorten(keys)}" for word, keys in (("lacks", missing), ("has unexpected", unexpected)) if keys]
+    if not parts:
+        return ()
+    if strict:
+        raise ModelError(f"{file}: {' and '.join(parts)}; make the model that was trained, or give --no-strict")
+    return (f"{file.name} {' and '.join(parts)}: taken as it is",)
+
+
+def _shorten(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
