@@ -346,7 +346,7 @@ class Editor:
         change.touch(maker)
         self._rewire(before, after, change)
         maker.outputs[maker.outputs.index(before)] = after
-        after.maker = maker
+        before.maker, after.maker = None, maker  # so that what made it is not swept with the old name
         self._forget(before)
 
     def _rewire(self, old: Wire, new: Wire, change: Change) -> None:

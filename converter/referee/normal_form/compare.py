@@ -334,7 +334,9 @@ class Place:
         """
         bad = [c for c in self.compared if not within(c)]
         weights = [c for c in bad if c.what == "weight"]
-        moved = [c for c in bad if c.inner and c.what in ("bias", "scale")]
+        # A factor that stays outside on one side, say of a Reshape whose sizes are not known, and is in a weight on the
+        # other one: both are off, and neither says anything.
+        moved = [c for c in bad if (c.inner and c.what in ("bias", "scale")) or (weights and c.what == "scale")]
         lost = weights or any(c.what == "constant" for c in bad)
         if len(weights) < 2 and not any(c.what == "scale" for c in moved) and (lost or not moved):
             return ""

@@ -15,11 +15,13 @@ from converter.commands.certificate import Recorder
 from converter.errors import DataError, InvariantViolation, ModelError
 from converter.referee.certificate import check
 from converter.referee.proto.source import Source
+from tests import tiny
 from tests.cases.case import Case, Want
 from tests.cases.table_a import ROWS
 from tests.files import externalise, small_model
 from tests.referee.certificate.certified import certified, certify
 from tests.referee.verify.nets import ARCHITECTURES, plain
+from tests.referee.verify.test_shape_readers import READERS, net
 
 SMALL = Path(__file__).parents[3] / "models"
 CASES = [c for c in ROWS if c.want is Want.FOLD and not c.options]
@@ -192,3 +194,29 @@ def test_the_folded_model_is_told_from_a_stranger(tmp_path: Path) -> None:
     assert "this is the folded model" in converter.replay_certificate(folded, said).why
     onnx.save(plain(seed=1), original)
     assert "another file" in converter.replay_certificate(original, said).why
+
+
+DEAD_ENDS = {
+    "the norm": "y = Relu(x) c = Conv(x, w) d = BatchNormalization(c, g, be, m, v)",
+    "the norm behind others": "c = Conv(x, w) y = Relu(c) e = Conv(y, w5) d = BatchNormalization(e, g, be, m, v)",
+    "two norms": "y = Relu(x) c = Conv(x, w) d = BatchNormalization(c, g, be, m, v) "
+    "e = BatchNormalization(d, g, be, m, v)",
+}
+
+
+@pytest.mark.parametrize("name", DEAD_ENDS)
+def test_branches_that_nothing_reads(name: str) -> None:
+    draw = tiny.Draw()
+    constants = draw.conv(5, 3, 3, 3) | draw.bn(5) | {"w5": draw.conv(5, 5, 3, 3)["w"]}
+    model = tiny.model(f"{tiny.X} => (float[N,C,H,W] y) {{ {DEAD_ENDS[name]} }}", constants)
+    said = certify(model)
+    assert said["steps"]
+    assert said["output"]["digest"]
+
+
+@pytest.mark.parametrize("factor", [(5, 1), (5, 1, 1)])
+def test_a_factor_behind_a_computed_reshape(factor: tuple[int, ...]) -> None:
+    """The normal form cannot take the factor back through sizes it does not know; that is no contradiction."""
+    model = net(READERS["reshape to a computed shape" if len(factor) == 2 else "reshape, four axes"])
+    said = certify(model)
+    assert len(said["steps"]) == 1
