@@ -190,7 +190,7 @@ def fold(ending: Ending, verbose: bool, **asked: Any) -> int:
     What folds exactly is folded, into MODEL.folded.onnx beside MODEL; MODEL itself is left as it is.
     Nothing is written if the outputs differ, or if that could not be decided.
     """
-    from converter.report import groups, text, words
+    from converter.report import groups, text, wording
     from converter.rewrite.passes import PASSES
 
     def document() -> dict[str, Any]:
@@ -207,7 +207,7 @@ def fold(ending: Ending, verbose: bool, **asked: Any) -> int:
         int(result.exit_code),
         document,
         lambda: text.fold_blocks(result, said, verbose=verbose, removal=(result.removal or {}).get("said", ())),
-        lambda: words.failure(result.parity, result.latency),
+        lambda: wording.failure(result.parity, result.latency),
     )
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from converter import report
 from converter.ablate import tables
 from converter.ablate.scoring import COMPENSABLE_ERROR, SMALL_ERROR
-from converter.report import svg, words
+from converter.report import svg, wording
 
 _HERE = Path(__file__).parent / "templates"
 _SHOWN = 40  # biases in the chart
@@ -34,7 +34,7 @@ def html(document: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> Any:
-    return words.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return wording.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _page(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,14 +83,14 @@ def effects(biases: list[Mapping[str, Any]]) -> Markup | None:
 
 
 def _row(top: float, bias: Mapping[str, Any], error: float | None, scale: svg.Scale) -> list[Markup]:
-    label = f"{words.plain(bias['node'])}, {bias['class'].lower()}"
+    label = f"{wording.plain(bias['node'])}, {bias['class'].lower()}"
     row = [svg.text(0, top + 12, label)]
     if error is not None:
-        said = f"{words.plain(bias['node'])}: error {tables.share(error)} without it"
+        said = f"{wording.plain(bias['node'])}: error {tables.share(error)} without it"
         row.append(svg.rect(0, top + 16, max(scale(error), 0.002), 6, "fill-a", said))
     left = tables.imitated(bias)
     if left is not None:
-        said = f"{words.plain(bias['node'])}: error {tables.share(left)} when weights imitate it"
+        said = f"{wording.plain(bias['node'])}: error {tables.share(left)} when weights imitate it"
         row.append(svg.rect(0, top + 23, max(scale(left), 0.002), 6, "fill-b", said))
     return row
 

@@ -11,7 +11,7 @@ from converter.ablate.document import fit_json
 from converter.ablate.removal import Proposal
 from converter.records import Stage, Verdict
 from converter.report import document as parts
-from converter.report import words
+from converter.report import wording
 
 ASSUMPTION = (
     "assumes that the model will meet data like this: equal in its decisions within the budget, not in its outputs"
@@ -44,24 +44,26 @@ def removal_lines(document: Mapping[str, Any]) -> list[str]:
     """The same in words, a line each; ``document`` is what `removal_json` gave."""
     rows, removed = document["rows"], document["removed"]
     gone = document["verdict"] == Verdict.PASS.value
-    lines = [f"{document['verdict']}: {words.plain(document['why'])}"]
+    lines = [f"{document['verdict']}: {wording.plain(document['why'])}"]
     if removed:
         did = "removed" if gone else "would have been removed"
-        lines.append(f"{words.count(len(removed), 'bias', 'biases')} {did} within {words.percent(document['budget'])}:")
+        lines.append(
+            f"{wording.count(len(removed), 'bias', 'biases')} {did} within {wording.percent(document['budget'])}:"
+        )
         lines += [f"  {_fit(fit)}" for fit in removed]
         parts_of = (rows["calibrate"], rows["select"], rows["confirm"])
         lines.append("fitted on {:,} rows, selected on {:,}, judged on {:,} others".format(*parts_of))
         lines.append(ASSUMPTION)
     lines += [
-        f"{len(nodes)} kept ({code}): {words.listing(tuple(nodes))}" for code, nodes in _by_code(document["kept"])
+        f"{len(nodes)} kept ({code}): {wording.listing(tuple(nodes))}" for code, nodes in _by_code(document["kept"])
     ]
-    return lines + [f"warning: {words.plain(w)}" for w in document["warnings"]]
+    return lines + [f"warning: {wording.plain(w)}" for w in document["warnings"]]
 
 
 def _fit(fit: Mapping[str, Any]) -> str:
     steps = f", {fit['steps']} steps" if fit["steps"] else ""
     left = tables.share(fit["left"])
-    return f"{words.plain(fit['node'])}: {left} of the squared error left ({fit['method']}{steps})"
+    return f"{wording.plain(fit['node'])}: {left} of the squared error left ({fit['method']}{steps})"
 
 
 def _by_code(kept: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

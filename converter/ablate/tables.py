@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from converter.report import words
+from converter.report import wording
 
 MINUS = "\u2212"
 SHOWN = 6  # findings in a report for people
@@ -53,20 +53,20 @@ def headline(document: Mapping[str, Any]) -> str:
     needless = sum(counts.get(n, 0) for n in ("DEAD", "REDUNDANT", "SMALL", "COMPENSABLE"))
     said = ", ".join(f"{n} {name.lower()}" for name, n in counts.items())
     if needless == total:
-        return f"None of {words.count(total, 'bias', 'biases')} is essential on this data: {said}."
-    return f"{needless} of {words.count(total, 'bias', 'biases')} can be done without on this data: {said}."
+        return f"None of {wording.count(total, 'bias', 'biases')} is essential on this data: {said}."
+    return f"{needless} of {wording.count(total, 'bias', 'biases')} can be done without on this data: {said}."
 
 
 def about(document: Mapping[str, Any]) -> str:
     """What was looked at."""
     rows, model = document["rows"], document["model"]
     folded = document["folded_batch_norms"]
-    first = f"opset {model['opset']}, {words.count(len(document['biases']), 'bias', 'biases')}"
+    first = f"opset {model['opset']}, {wording.count(len(document['biases']), 'bias', 'biases')}"
     if folded:
-        first += f"; {words.count(folded, 'batch norm')} folded first, in memory"
+        first += f"; {wording.count(folded, 'batch norm')} folded first, in memory"
     labelled = "with labels" if document["labelled"] else "no labels"
-    output = words.plain(document["output"]["name"])
-    return f"{first}; {words.count(rows['all'], 'row')} of data, {labelled}; output {output}"
+    output = wording.plain(document["output"]["name"])
+    return f"{first}; {wording.count(rows['all'], 'row')} of data, {labelled}; output {output}"
 
 
 def biases(document: Mapping[str, Any], top: int | None = None) -> Table:
@@ -86,7 +86,7 @@ def _bias(bias: Mapping[str, Any], *, decides: bool, tested: bool) -> tuple[str,
     effect = bias["effect"] or {}
     bound = "\u2264" if bias["r_is_bound"] else ""
     held = bias["r_held_out"] if bias["r_held_out"] is not None else bias["r"]
-    row = [bias["class"], words.plain(bias["node"]) + role, number(bias["ratio"]), bound + number(held)]
+    row = [bias["class"], wording.plain(bias["node"]) + role, number(bias["ratio"]), bound + number(held)]
     if decides and tested:
         star = "*" if bias["p_holm"] is not None and bias["p_holm"] < 0.05 else ""
         row.append(points(effect.get("difference")) + star)
@@ -161,7 +161,7 @@ def findings(document: Mapping[str, Any], most: int = SHOWN) -> list[str]:
     """Findings in words, absorptions first, then the largest shifts; and how many more there are."""
     order = sorted(document["findings"], key=lambda f: (f["code"] != "high-bias", -f.get("largest_in_deviations", 0.0)))
     rest = len(order) - most
-    more = [f"... and {words.count(rest, 'more finding')}, in the JSON report"] if rest > 0 else []
+    more = [f"... and {wording.count(rest, 'more finding')}, in the JSON report"] if rest > 0 else []
     return [finding(f) for f in order[:most]] + more
 
 
@@ -169,12 +169,12 @@ def finding(found: Mapping[str, Any]) -> str:
     """A finding in words."""
     if found["code"] == "high-bias":
         return (
-            f"{words.plain(found['node'])}: {found['channels']} of {found['of']} channels before the ReLU never fall "
+            f"{wording.plain(found['node'])}: {found['channels']} of {found['of']} channels before the ReLU never fall "
             f"to 0; absorbing that into the next layer would shrink the range from {number(found['range_before'])} "
             f"to {number(found['range_after'])}"
         )
     return (
-        f"{words.plain(found['node'])}: 8-bit weights would shift the mean of {found['channels']} of {found['of']} "
+        f"{wording.plain(found['node'])}: 8-bit weights would shift the mean of {found['channels']} of {found['of']} "
         f"channels by up to {number(found['largest_in_deviations'])} of their deviation"
     )
 
@@ -186,7 +186,7 @@ def number(value: float | None) -> str:
     if abs(value) < _NOTHING:
         return "0"
     if abs(value) >= 99.5:
-        return words.number(value)
+        return wording.number(value)
     if abs(value) < 0.00095:
         return f"{value:.0e}".replace("e-0", "e-")
     return f"{value:.2g}" if abs(value) >= 0.1 else f"{value:.3f}"

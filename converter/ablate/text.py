@@ -10,7 +10,7 @@ from rich.table import Table as Drawn
 from rich.text import Text
 
 from converter.ablate import tables
-from converter.report import text, words
+from converter.report import text, wording
 
 WIDTH = 80
 _COLOUR = {
@@ -32,7 +32,7 @@ def blocks(document: Mapping[str, Any], top: int | None = None) -> list[text.Blo
     """Its parts."""
     name = (document["model"]["path"] or "model in memory").replace("\\", "/").rpartition("/")[2]
     return [
-        [Text(words.plain(name), style="bold"), Text(tables.about(document))],
+        [Text(wording.plain(name), style="bold"), Text(tables.about(document))],
         [Text(tables.headline(document), style="bold")],
         _ranking(document, top),
         _legend(document),
@@ -40,7 +40,7 @@ def blocks(document: Mapping[str, Any], top: int | None = None) -> list[text.Blo
         _probes(document),
         _findings(document),
         _uncovered(document),
-        [Text(f"warning: {words.plain(w)}", style="yellow") for w in document["warnings"]],
+        [Text(f"warning: {wording.plain(w)}", style="yellow") for w in document["warnings"]],
         _next(document),
     ]
 
@@ -105,7 +105,7 @@ def _uncovered(document: Mapping[str, Any]) -> text.Block:
         return []
     grid = Drawn.grid(padding=(0, 2, 0, 0))
     for each in document["uncovered"]:
-        grid.add_row(f"{each['op']}", Text(words.plain(each["node"])), Text(words.plain(each["why"]), style="dim"))
+        grid.add_row(f"{each['op']}", Text(wording.plain(each["node"])), Text(wording.plain(each["why"]), style="dim"))
     return [Text("Not covered", style="bold"), Padding(grid, (0, 0, 0, 2))]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from converter.errors import DataError
-from converter.report import files, words
+from converter.report import files, wording
 from converter.report.reading import read
 
 
@@ -47,7 +47,7 @@ def _margin(path: Path, document: Mapping[str, Any]) -> str:
     """Which margin ``--margin`` means: that of what the document holds."""
     latency = document.get("bench") is not None
     stages = (document.get("parity") or document).get("stages") or ()
-    decision = any(stage["id"] in words.DECIDES for stage in stages)
+    decision = any(stage["id"] in wording.DECIDES for stage in stages)
     if latency == decision:
         what = "both" if latency else "neither"
         raise DataError(f"{path}: holds {what} of decisions and latency; give --accuracy-margin or --latency-margin")

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from converter.records import Fate, FateKind, Hop, Verb
-from converter.report import words
+from converter.report import wording
 from converter.report.hops import does
 from converter.report.to_json import fate_json, path_json
 from converter.report.ways import Way
@@ -24,7 +24,7 @@ def explain_blocks(fate: Fate) -> list[list[RenderableType]]:
     blocks: list[list[RenderableType]] = [[Text.assemble((head, _COLOUR.get(fate.kind, "bold green")), ": ", why)]]
     ways = _by_part(fate)
     if not ways:
-        return [*blocks, [Text(f"{fate.op} {words.plain(fate.node)}: {words.count(fate.elements, 'element')}")]]
+        return [*blocks, [Text(f"{fate.op} {wording.plain(fate.node)}: {wording.count(fate.elements, 'element')}")]]
     if fate.kind is FateKind.KEPT and all(hop.verb is not Verb.BLOCKS for hop in fate.path):
         blocks.append([Text("The way that it could have gone:", style="dim")])
     return blocks + [[Way(fate, way)] for way in ways]
@@ -32,7 +32,7 @@ def explain_blocks(fate: Fate) -> list[list[RenderableType]]:
 
 def verdict(fate: Fate) -> tuple[str, str]:
     """One word, and one sentence."""
-    where = words.plain(fate.where)
+    where = wording.plain(fate.where)
     match fate.kind:
         case FateKind.DEAD:
             return "Dead", "nothing can feel this bias, so it goes."
@@ -44,9 +44,9 @@ def verdict(fate: Fate) -> tuple[str, str]:
             return "Absorbed", f"this bias goes, and {by} it over."
         case FateKind.MERGED:
             return "Merged", f"this bias becomes one with that of {where}."
-    why = words.plain(fate.why)
+    why = wording.plain(fate.why)
     if fate.removed:
-        return "Kept in part", f"{fate.removed:,} of {words.count(fate.elements, 'element')} go. {why}."
+        return "Kept in part", f"{fate.removed:,} of {wording.count(fate.elements, 'element')} go. {why}."
     hint = " `--freeze-overridable` would take it as a constant." if fate.code == "overridable" else ""
     return "Kept", f"{why}.{hint}"
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rich.text import Text
 
 from converter.records import Counts, OutputCheck, Parity, Verdict
-from converter.report import groups, text, words
+from converter.report import groups, text, wording
 from converter.report.document import parity_json, repro, tool
 from converter.report.result import Folded
 from converter.report.to_json import fold_json
@@ -137,17 +137,17 @@ def export_blocks(made: ExportedModel, said: groups.Reasons, *, verbose: bool = 
 
 def _header(made: ExportedModel) -> text.Block:
     counts = made.counts
-    facts = [words.size(made.size_bytes), f"opset {made.opset}", words.count(counts.nodes, "node")]
-    name = Text.assemble((words.plain(made.spec), "bold"), "  ", ", ".join(facts))
+    facts = [wording.size(made.size_bytes), f"opset {made.opset}", wording.count(counts.nodes, "node")]
+    name = Text.assemble((wording.plain(made.spec), "bold"), "  ", ", ".join(facts))
     table = grid("left", "left", "left")
     for title, ports in (("Inputs", made.inputs), ("Outputs", made.outputs)):
         for index, port in enumerate(ports):
             shape = ", ".join(map(str, port.shape))
-            table.add_row("" if index else title, words.plain(port.name), words.plain(f"{port.dtype} [{shape}]"))
-    norms = words.count(counts.batch_norms, "BatchNormalization", "BatchNormalizations")
-    biases = words.count(counts.biases, "bias vector")
+            table.add_row("" if index else title, wording.plain(port.name), wording.plain(f"{port.dtype} [{shape}]"))
+    norms = wording.count(counts.batch_norms, "BatchNormalization", "BatchNormalizations")
+    biases = wording.count(counts.biases, "bias vector")
     holds = grid("left", "left")
-    holds.add_row("Holds  ", f"{norms}, {biases}, {words.size(counts.parameter_bytes)} of parameters")
+    holds.add_row("Holds  ", f"{norms}, {biases}, {wording.size(counts.parameter_bytes)} of parameters")
     return [name, table, holds]
 
 
@@ -158,7 +158,7 @@ def _outcome(made: ExportedModel) -> text.Block:
         table.add_row("" if index else "Parity", line)
     if made.fold is None:
         nothing = Text("nothing", style="bold red")
-        output = nothing if made.output is None else Text(words.plain(str(made.output)), style="bold")
+        output = nothing if made.output is None else Text(wording.plain(str(made.output)), style="bold")
         table.add_row("Written", output)
     return [table]
 
@@ -166,24 +166,24 @@ def _outcome(made: ExportedModel) -> text.Block:
 def _parity(parity: Parity | None) -> list[Text]:
     if parity is None:
         return [Text("not checked (--no-verify)", style="yellow")]
-    lines = [Text.assemble((parity.verdict.value, COLOUR[parity.verdict]), f": {words.plain(parity.why)}")]
+    lines = [Text.assemble((parity.verdict.value, COLOUR[parity.verdict]), f": {wording.plain(parity.why)}")]
     bad = [c for stage in parity.stages for c in stage.outputs if c.status is not Verdict.PASS]
     lines += [Text(_check(check), style="dim") for check in bad[: _MOST * (len(bad) > 1)]]
-    return lines + [Text(f"warning: {words.plain(warning)}", style="yellow") for warning in parity.warnings]
+    return lines + [Text(f"warning: {wording.plain(warning)}", style="yellow") for warning in parity.warnings]
 
 
 def _check(check: OutputCheck) -> str:
     apart = "" if check.max_abs is None else f", at most {check.max_abs:.3g} apart"
-    return words.plain(f"{check.name}: {check.status.value}{apart}, {check.why}")
+    return wording.plain(f"{check.name}: {check.status.value}{apart}, {check.why}")
 
 
 def _notes(made: ExportedModel) -> text.Block:
-    return [Text(f"note: {words.plain(note)}", style="yellow") for note in made.notes]
+    return [Text(f"note: {wording.plain(note)}", style="yellow") for note in made.notes]
 
 
 def failure(made: ExportedModel) -> str:
     """Why nothing was written, in one line."""
     if made.fold is not None:
-        return words.failure(made.fold.parity)
+        return wording.failure(made.fold.parity)
     parity = made.parity
     return "nothing was written" if parity is None else f"nothing was written: {parity.verdict.value}: {parity.why}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from converter.records import Fate, FateKind, Gate, Hop, Verb
-from converter.report import words
+from converter.report import wording
 from converter.report.hops import felt
 
 ORDER = (FateKind.DEAD, FateKind.ZERO, FateKind.ABSORBED, FateKind.MERGED, FateKind.KEPT)
@@ -112,7 +112,7 @@ def line(fates: Sequence[Fate]) -> str:
     )
     reasons = [f"felt by {_counted(felt_by)}"] * bool(felt_by) + [_counted(others)] * bool(others)
     partly = sum(fate.removed for fate in kept)
-    more = f"; {words.count(partly, 'element')} of these go" if partly else ""
+    more = f"; {wording.count(partly, 'element')} of these go" if partly else ""
     return ", ".join(parts) + (f": {', '.join(reasons)}" if reasons else "") + more
 
 
@@ -134,9 +134,11 @@ def share(part: int, whole: int) -> str:
 def heading(fates: Sequence[Fate]) -> str:
     """How many there are and what share of them goes."""
     t = totals(fates)
-    vectors = f"{t.vectors_removed:,} of {words.count(t.vectors, 'vector')} go ({share(t.vectors_removed, t.vectors)})"
+    vectors = (
+        f"{t.vectors_removed:,} of {wording.count(t.vectors, 'vector')} go ({share(t.vectors_removed, t.vectors)})"
+    )
     elements = (
-        f"{t.elements_removed:,} of {words.count(t.elements, 'element')} ({share(t.elements_removed, t.elements)})"
+        f"{t.elements_removed:,} of {wording.count(t.elements, 'element')} ({share(t.elements_removed, t.elements)})"
     )
     return f"{vectors}, {elements}"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import DataError
-from converter.report import words
+from converter.report import wording
 
 REMOVE = "remove-biases"
 
@@ -128,7 +128,7 @@ def passes(values: Sequence[str]) -> list[str]:
         known = [row.name for row in PASSES]
         for name in names:
             if name not in known:
-                raise ValueError(words.no_such_pass(name, known))
+                raise ValueError(wording.no_such_pass(name, known))
     return names
 
 

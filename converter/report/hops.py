@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converter.records import EffectKind, Hop, Verb
-from converter.report import words
+from converter.report import wording
 from converter.rewrite.bias_flow.reasons import Reader
 
 _MAX = "the largest value moves with all the others"
@@ -65,9 +65,9 @@ def does(hop: Hop) -> str:
             said = _HOW.get(hop.kind) or _CARRIES.get(hop.op, "carries it unchanged")
             if hop.kind is EffectKind.UNNORMALIZED:  # what keeps the weights of an attention from it
                 said = f"it is {hop.how}"
-    return words.plain(said)
+    return wording.plain(said)
 
 
 def felt(hop: Hop) -> str:
     """Why the node feels the shift."""
-    return "it is not linear" if hop.kind is EffectKind.NONLINEAR else words.plain(hop.how)
+    return "it is not linear" if hop.kind is EffectKind.NONLINEAR else wording.plain(hop.how)

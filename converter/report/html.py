@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from converter.records import Latency, Parity
-from converter.report import html_evidence, html_said, html_view, verify_text, words
+from converter.report import html_evidence, html_said, html_view, verify_text, wording
 from converter.report.rebuilt import FoldedAgain, fold_of, latency_of, parity_of
 from converter.report.svg_parity import TONE
 
@@ -45,7 +45,7 @@ def _shown(value: Any) -> Any:
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return _UNIT.sub("\u00a0", words.plain(value))
+    return _UNIT.sub("\u00a0", wording.plain(value))
 
 
 def _page(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,4 +139,4 @@ def _ground(parity: Parity | None, latency: Latency | None) -> dict[str, Any]:
 
 
 def _said(key: str, value: Any) -> str:
-    return words.size(value) if key.endswith("bytes") and isinstance(value, int) else f"{value}"
+    return wording.size(value) if key.endswith("bytes") and isinstance(value, int) else f"{value}"

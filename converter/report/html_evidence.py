@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from converter.records import OutputCheck, Parity, Stage, Verdict
 from converter.records.evidence import SEVERITY
-from converter.report import html_said, rebuilt, svg_parity, words
+from converter.report import html_said, rebuilt, svg_parity, wording
 from converter.report.svg_parity import TONE
 
 SHOWN = 4  # outputs of a stage shown beside their limits; the rest is in the list that unfolds
@@ -83,7 +83,7 @@ def _stage(stage: Stage) -> StageView:
         word=html_said.WORD[stage.status],
         found=html_said.sentence(stage.why),
         unit=html_said.UNITS.get(stage.id, "of the limit"),
-        seconds="" if stage.seconds is None else words.duration(1000 * stage.seconds),
+        seconds="" if stage.seconds is None else wording.duration(1000 * stage.seconds),
         rows=[_beside(stage.id, check) for check in beside if check.score is not None and check.limit],
         every=[row(check) for check in ranked[:LISTED]] if len(ranked) > len(beside) else [],
         total=len(ranked),
@@ -98,8 +98,8 @@ def row(check: OutputCheck, *, chart: bool = False) -> Row:
     """One comparison, with its bullet chart where that is asked for."""
     drawn = None
     if chart and check.score is not None and check.limit:
-        drawn = svg_parity.bullet(check.score, check.limit, check.status, words.plain(check.name))
-    score, limit, max_abs = ("" if x is None else words.number(x) for x in (check.score, check.limit, check.max_abs))
+        drawn = svg_parity.bullet(check.score, check.limit, check.status, wording.plain(check.name))
+    score, limit, max_abs = ("" if x is None else wording.number(x) for x in (check.score, check.limit, check.max_abs))
     name, word = check.name or "(whole model)", html_said.WORD[check.status]
     return Row(name, TONE[check.status], word, score, limit, max_abs, check.why, drawn)
 
@@ -108,11 +108,11 @@ def _beside(stage: str, check: OutputCheck) -> Row:
     """A comparison beside its limit; of decisions, what is possible beside the margin, as shares."""
     margin, disagree = check.detail.get("margin"), "disagreement" in str(check.detail.get("metric"))
     bound = check.detail.get("upper" if disagree else "lower")
-    if stage not in words.DECIDES or not isinstance(margin, float) or not isinstance(bound, float):
+    if stage not in wording.DECIDES or not isinstance(margin, float) or not isinstance(bound, float):
         return row(check, chart=True)
     possible = bound if disagree else max(0.0, -bound)
     drawn = row(replace(check, score=possible, limit=margin), chart=True)
-    return replace(drawn, score=words.percent(possible), limit=words.percent(margin))
+    return replace(drawn, score=wording.percent(possible), limit=wording.percent(margin))
 
 
 def _badness(check: OutputCheck) -> tuple[int, float]:
@@ -128,12 +128,12 @@ _SCORES = {"accuracy_a": "accuracy of A", "accuracy_b": "accuracy of B"}
 def _counts(stage: Stage) -> Iterator[tuple[str, str]]:
     """What decisions were counted, beyond what the chart shows."""
     found = dict(stage.detail) | (stage.outputs[0].detail if stage.outputs else {})
-    for key, name in _DECIDES.items() if stage.id in words.DECIDES else ():
+    for key, name in _DECIDES.items() if stage.id in wording.DECIDES else ():
         if isinstance(found.get(key), int | float):
             yield name, f"{found[key]:,.6g}"
     for key, name in _SCORES.items():
         if isinstance(found.get(key), int | float):
-            yield name, words.percent(found[key])
+            yield name, wording.percent(found[key])
 
 
 def _usual(stage: Stage) -> Iterator[tuple[str, str]]:
@@ -143,14 +143,14 @@ def _usual(stage: Stage) -> Iterator[tuple[str, str]]:
         value = rebuilt.number(found.get(key))
         if isinstance(value, int | float):
             said = {"snr_db": f"{value:.1f} dB", "cosine": f"{value:.9f}"}
-            yield name, said.get(key) or words.number(value)
+            yield name, said.get(key) or wording.number(value)
 
 
 def _histograms(checks: Sequence[OutputCheck]) -> Iterator[tuple[str, Markup]]:
     for check in checks[:SHOWN]:
         found = check.detail.get("hist_log10_abs")
         if isinstance(found, Mapping):
-            chart = svg_parity.histogram(found, f"sizes of the differences of {words.plain(check.name)}")
+            chart = svg_parity.histogram(found, f"sizes of the differences of {wording.plain(check.name)}")
             if chart is not None:
                 yield check.name, chart
 

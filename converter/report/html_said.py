@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from converter.records import Latency, Parity, Verdict
 from converter.records.evidence import worst_verdict
-from converter.report import words
+from converter.report import wording
 from converter.report.result import Folded
 
 _ALONE = "Each rewritten place was run alone, before and after, so that no error can hide behind another."
@@ -117,7 +117,7 @@ def verify(parity: Parity, latency: Latency | None) -> Headline:
     head = _answers(parity) + (f" {_speed(latency)}" if latency is not None else "")
     if parity.verdict is Verdict.PASS:
         same = "has the inputs and outputs of" if parity.scope == "none" else "gives the same outputs as"
-        more = f"Model B {same} model A, {words.rests_on(parity) or level(parity)}."
+        more = f"Model B {same} model A, {wording.rests_on(parity) or level(parity)}."
     else:
         more = sentence(parity.why)
     return Headline(overall(parity, latency), head, more)
@@ -125,14 +125,14 @@ def verify(parity: Parity, latency: Latency | None) -> Headline:
 
 def bench(latency: Latency) -> Headline:
     """The headline of a benchmark."""
-    band = f"between {words.ratio(latency.low)} and {words.ratio(latency.high)}"
-    more = f"Model B takes {words.ratio(latency.ratio)} times as long as model A, with confidence {band}."
-    return Headline(latency.verdict, _speed(latency), f"{more} {sentence(words.reason(latency))}".strip())
+    band = f"between {wording.ratio(latency.low)} and {wording.ratio(latency.high)}"
+    more = f"Model B takes {wording.ratio(latency.ratio)} times as long as model A, with confidence {band}."
+    return Headline(latency.verdict, _speed(latency), f"{more} {sentence(wording.reason(latency))}".strip())
 
 
 def level(parity: Parity) -> str:
     """What the verdict rests on."""
-    return words.LEVEL.get(parity.level, "level unknown")
+    return wording.LEVEL.get(parity.level, "level unknown")
 
 
 def _answers(parity: Parity) -> str:
@@ -168,7 +168,7 @@ def outputs(parity: Parity) -> str:
 
 def decisions(parity: Parity) -> str:
     """What there is to say of the decisions; empty where they were not looked at."""
-    found = [stage.status for stage in parity.stages if stage.id in words.DECIDES]
+    found = [stage.status for stage in parity.stages if stage.id in wording.DECIDES]
     said = {Verdict.PASS: "the same, within the margin", Verdict.FAIL: "differ", Verdict.INCONCLUSIVE: "not bounded"}
     return said.get(found[0], "") if found else ""
 
@@ -176,7 +176,7 @@ def decisions(parity: Parity) -> str:
 def _speed(latency: Latency) -> str:
     if latency.outcome == "INCONCLUSIVE":
         return "Speed could not be decided."
-    said = words.OUTCOME.get(latency.outcome, latency.outcome)
+    said = wording.OUTCOME.get(latency.outcome, latency.outcome)
     return f"{said[:1].upper()}{said[1:]}."
 
 
@@ -184,10 +184,10 @@ def _folded(result: Folded) -> str:
     """What was done, what that means for the outputs, and what was written."""
     parity, gone = result.parity, result.before.batch_norms - result.after.batch_norms
     removed = sum(fate.kind.value != "kept" for fate in result.fates)
-    norms = f"{gone:,} of {words.count(result.before.batch_norms, 'batch norm')}" if gone else ""
-    biases = f"{removed:,} of {words.count(len(result.fates), 'bias', 'biases')}" if removed else ""
+    norms = f"{gone:,} of {wording.count(result.before.batch_norms, 'batch norm')}" if gone else ""
+    biases = f"{removed:,} of {wording.count(len(result.fates), 'bias', 'biases')}" if removed else ""
     parts = [part for part in (norms, biases) if part]
-    went = words.count(len(result.rewrites), "rewrite") + (f" took out {' and '.join(parts)}" if parts else "")
+    went = wording.count(len(result.rewrites), "rewrite") + (f" took out {' and '.join(parts)}" if parts else "")
     if not result.rewrites:
         went = "No rewrite applies to this model"
     if parity is None:
@@ -203,6 +203,6 @@ def _folded(result: Folded) -> str:
 
 def sentence(clause: str) -> str:
     """A clause as a sentence; a name at its beginning keeps its case."""
-    clause = words.plain(clause).strip()
+    clause = wording.plain(clause).strip()
     head = clause if clause.startswith("onnx") else clause[:1].upper() + clause[1:]
     return head + ("" if clause.endswith((".", "!", "?")) else ".") if clause else ""

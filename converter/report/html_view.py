@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from converter.records import FateKind, Latency, ModelFacts
-from converter.report import fates, groups, html_said, measured, svg_latency, svg_parity, verify_text, words
+from converter.report import fates, groups, html_said, measured, svg_latency, svg_parity, verify_text, wording
 from converter.report.result import Folded
 from converter.report.svg_parity import TONE
 
@@ -29,8 +29,8 @@ def tiles(result: Folded) -> list[Tile]:
     counts = (("nodes", "nodes"), ("batch norms", "batch_norms"), ("bias vectors", "biases"))
     shown = [_tile(name, getattr(before, key), getattr(after, key)) for name, key in counts]
     change = after.parameter_bytes - before.parameter_bytes
-    size_before, size_after = words.size(before.parameter_bytes), words.size(after.parameter_bytes)
-    return [*shown, Tile("parameters", size_before, size_after, _signed(change, words.size(abs(change))))]
+    size_before, size_after = wording.size(before.parameter_bytes), wording.size(after.parameter_bytes)
+    return [*shown, Tile("parameters", size_before, size_after, _signed(change, wording.size(abs(change))))]
 
 
 def _tile(name: str, before: int, after: int) -> Tile:
@@ -44,7 +44,7 @@ def _signed(change: int, said: str) -> str:
 def passes(result: Folded) -> list[tuple[str, str, str]]:
     """Which pass acted how often, and what it promises."""
     return [
-        (item.pass_name, f"{len(item.nodes):,}", words.SAFETY[item.safety]) for item in groups.done(result.rewrites)
+        (item.pass_name, f"{len(item.nodes):,}", wording.SAFETY[item.safety]) for item in groups.done(result.rewrites)
     ]
 
 
@@ -83,7 +83,7 @@ def biases(result: Folded) -> Biases | None:
 
 
 def _nodes(group: fates.Group) -> str:
-    return words.listing(tuple(fate.node + _where(fate) for fate in group.fates), 90)
+    return wording.listing(tuple(fate.node + _where(fate) for fate in group.fates), 90)
 
 
 def _where(fate: Any) -> str:
@@ -93,7 +93,7 @@ def _where(fate: Any) -> str:
 def left(result: Folded, said: groups.Reasons) -> list[tuple[str, str, str, str]]:
     """What no pass could touch, and why."""
     items = groups.left(result.findings, said)
-    return [(item.code, f"{len(item.nodes):,}", item.why, words.listing(item.nodes, 90)) for item in items]
+    return [(item.code, f"{len(item.nodes):,}", item.why, wording.listing(item.nodes, 90)) for item in items]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +124,15 @@ def speed(latency: Latency, who: str) -> Speed:
     """What the benchmark found."""
     axis, ratios = svg_latency.ratios(latency) or (None, None)
     figures = [
-        (name, a[0], b[0], words.ratio(b[1] / a[1]) if a[1] else "")
+        (name, a[0], b[0], wording.ratio(b[1] / a[1]) if a[1] else "")
         for name, a, b in verify_text.figures(latency.a, latency.b)
     ]
     return Speed(
-        words.speed(latency, who),
+        wording.speed(latency, who),
         TONE[latency.verdict],
         html_said.WORD[latency.verdict],
-        html_said.sentence(words.reason(latency)),
-        "" if latency.unoptimised is None else words.speed(latency.unoptimised, who),
+        html_said.sentence(wording.reason(latency)),
+        "" if latency.unoptimised is None else wording.speed(latency.unoptimised, who),
         figures,
         axis,
         ratios,
@@ -148,8 +148,8 @@ def speed(latency: Latency, who: str) -> Speed:
 
 def time(latency: Latency) -> str:
     """The time of the new model, with its interval."""
-    low, high = words.ratio(latency.low), words.ratio(latency.high)
-    return f"{words.ratio(latency.ratio)} \u00d7 the original ({low} to {high})"
+    low, high = wording.ratio(latency.low), wording.ratio(latency.high)
+    return f"{wording.ratio(latency.ratio)} \u00d7 the original ({low} to {high})"
 
 
 def _plain(value: Any) -> bool:
@@ -160,7 +160,7 @@ def model(facts: ModelFacts | None) -> dict[str, str]:
     """One model in words."""
     if facts is None:
         return {}
-    counted = {"size": words.size(facts.size_bytes) if facts.size_bytes else ""}
+    counted = {"size": wording.size(facts.size_bytes) if facts.size_bytes else ""}
     counted |= {"opset": f"{facts.opset or ''}", "nodes": f"{sum(facts.ops.values()):,}" if facts.ops else ""}
     name = facts.path.replace("\\", "/").rpartition("/")[2] or "model in memory"
     return counted | {"name": name, "path": facts.path, "sha256": facts.sha256}

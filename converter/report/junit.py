@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from converter.records import Latency, OutputCheck, Parity, Stage, Verdict
-from converter.report import words
+from converter.report import wording
 from converter.report.rebuilt import latency_of, parity_of
 
 # What XML 1.0 cannot hold even as a reference: control characters but tab and line breaks, lone surrogates.
@@ -62,7 +62,7 @@ def _parity(parity: Parity) -> Iterator[Case]:
         yield from _stage(stage)
     if not parity.stages or _disagrees(parity):  # the verdict must show even where no stage carries it
         body = "\n".join((f"level {parity.level}", *parity.warnings))
-        yield Case("verdict", "parity", parity.verdict, parity.why or words.VERDICT[parity.verdict], body)
+        yield Case("verdict", "parity", parity.verdict, parity.why or wording.VERDICT[parity.verdict], body)
 
 
 def _disagrees(parity: Parity) -> bool:
@@ -93,8 +93,8 @@ def _evidence(check: OutputCheck) -> str:
 
 
 def _latency(latency: Latency) -> Case:
-    body = "\n".join((words.speed(latency), *latency.warnings))
-    return Case("latency", f"gate {latency.gate}", latency.verdict, latency.why or words.speed(latency), body)
+    body = "\n".join((wording.speed(latency), *latency.warnings))
+    return Case("latency", f"gate {latency.gate}", latency.verdict, latency.why or wording.speed(latency), body)
 
 
 def _suite(root: ElementTree.Element, name: str, cases: list[Case], document: Mapping[str, Any]) -> None:

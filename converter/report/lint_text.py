@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from converter.records.lint import CODES, Kind, LintFinding, LintReport, Location
-from converter.report import words
+from converter.report import wording
 from converter.report.text import Block
 
 WIDTH = 80
@@ -35,7 +35,7 @@ def lint_blocks(report: LintReport, root: Path, *, verbose: bool = False) -> lis
 
 def _header(report: LintReport) -> Block:
     facts = f"{report.n_parameters:,} parameters, {report.n_bias_parameters:,} of them in {report.n_biases:,} vectors"
-    return [Text.assemble((words.plain(report.label), "bold"), "  ", facts)]
+    return [Text.assemble((wording.plain(report.label), "bold"), "  ", facts)]
 
 
 def _section(kind: Kind, found: Sequence[LintFinding], root: Path, *, verbose: bool) -> Block:
@@ -67,10 +67,10 @@ def _told(group: Sequence[LintFinding], root: Path, *, verbose: bool) -> Text:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     said = Text.assemble((first.code, "yellow"))
     if any(names):
-        said.append("  " + ", ".join(map(words.plain, names[:_SHOWN])) + more)
+        said.append("  " + ", ".join(map(wording.plain, names[:_SHOWN])) + more)
     messages = dict.fromkeys(finding.message for finding in group)
-    said.append("\n" + words.plain(next(iter(messages))) + (" (and so on)" if len(messages) > 1 else ""), style="dim")
-    where = [words.plain(_place(p, root)) for p in (first.location, first.called_from) if p is not None]
+    said.append("\n" + wording.plain(next(iter(messages))) + (" (and so on)" if len(messages) > 1 else ""), style="dim")
+    where = [wording.plain(_place(p, root)) for p in (first.location, first.called_from) if p is not None]
     if where:
         said.append("\n" + ", called from ".join(where), style="cyan")
     said.append(f"\nfix: {first.fix}")
@@ -104,17 +104,19 @@ def _place(place: Location, root: Path) -> str:
 def _unconfirmed(report: LintReport) -> Block:
     if not report.unconfirmed:
         return []
-    said = [f"  {words.plain(item.parameter)} ({item.code}): {words.plain(item.why)}" for item in report.unconfirmed]
+    said = [
+        f"  {wording.plain(item.parameter)} ({item.code}): {wording.plain(item.why)}" for item in report.unconfirmed
+    ]
     return [Text("Not confirmed: left alone", style="bold"), *(Text(line, style="yellow") for line in said)]
 
 
 def _end(report: LintReport) -> Block:
     if not report.findings:
         done = "No bias was found that training cannot feel."
-        return [Text(done), *[Text(words.plain(note), style="dim") for note in report.notes]]
+        return [Text(done), *[Text(wording.plain(note), style="dim") for note in report.notes]]
     share = 100 * (report.n_dead + report.n_redundant) / max(report.n_parameters, 1)
     lines = [Text(f"Together {report.n_dead + report.n_redundant:,} parameters, {share:.3g} % of the model.")]
     if any(finding.code.startswith("bias-before-") for finding in report.findings):
         saved = "Training gives the same without dead biases; a step is 0-6 % faster, often not at all."
         lines.append(Text(saved, style="dim"))
-    return [*lines, *[Text(words.plain(note), style="dim") for note in report.notes]]
+    return [*lines, *[Text(wording.plain(note), style="dim") for note in report.notes]]

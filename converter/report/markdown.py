@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converter.report import fates, groups, markdown_evidence, words
+from converter.report import fates, groups, markdown_evidence, wording
 from converter.report.markdown_words import details, literal, prose, table
 from converter.report.rebuilt import fold_of, latency_of, parity_of
 from converter.report.result import Folded
@@ -65,14 +65,14 @@ def _written(result: Folded) -> str:
     written = f"Written: {literal(result.output.name)}" if result.output else "No model was written."
     if result.frozen:
         names = ", ".join(literal(name) for name in result.frozen)
-        title = f"No longer inputs of the model: {words.count(len(result.frozen), 'initializer')}"
+        title = f"No longer inputs of the model: {wording.count(len(result.frozen), 'initializer')}"
         written += f"\n\n{details(title, names)}"
     return written
 
 
 def _count_rows(result: Folded) -> list[tuple[str, ...]]:
     before, after = result.before, result.after
-    size_before, size_after = words.size(before.parameter_bytes), words.size(after.parameter_bytes)
+    size_before, size_after = wording.size(before.parameter_bytes), wording.size(after.parameter_bytes)
     return [
         ("BatchNormalization", f"{before.batch_norms:,}", f"{after.batch_norms:,}"),
         ("bias vectors", f"{before.biases:,}", f"{after.biases:,}"),
@@ -83,7 +83,7 @@ def _count_rows(result: Folded) -> list[tuple[str, ...]]:
 
 def _done(result: Folded) -> str:
     rows = [
-        (literal(item.pass_name), f"{len(item.nodes):,}", words.SAFETY[item.safety])
+        (literal(item.pass_name), f"{len(item.nodes):,}", wording.SAFETY[item.safety])
         for item in groups.done(result.rewrites)
     ]
     return "### Done\n\n" + table(("pass", "nodes", "outputs"), rows, right=(1,)) if rows else "Nothing was rewritten."
@@ -116,7 +116,7 @@ def _left(result: Folded, said: groups.Reasons) -> str:
     if not rows:
         return ""
     body = table(("reason", "nodes", "what it means", "for example"), rows, right=(1,))
-    return details(f"Left as it was: {words.count(len(rows), 'reason')}", body)
+    return details(f"Left as it was: {wording.count(len(rows), 'reason')}", body)
 
 
 def _nodes(nodes: tuple[str, ...], shown: int = 3) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from converter.records import Latency, ModelFacts, OutputCheck, Parity, Stage, Verdict
-from converter.report import measured, verify_text, words
+from converter.report import measured, verify_text, wording
 from converter.report.markdown_words import MARK, block, details, literal, prose, table
 
 MOST = 20  # rows of a stage's table; a comment has room for 65,536 characters
@@ -16,13 +16,13 @@ def verdict(parity: Parity | None) -> str:
     """The verdict, why, and the number that came closest to its limit."""
     if parity is None:
         return "⚠️ **Parity was not checked.**"
-    lines = [f"{MARK[parity.verdict]} **Parity {parity.verdict.value}**: {words.verdict(parity)}."]
+    lines = [f"{MARK[parity.verdict]} **Parity {parity.verdict.value}**: {wording.verdict(parity)}."]
     if parity.verdict is not Verdict.PASS and parity.why:
         lines.append(prose(parity.why))
     if parity.blame:
         lines.append(f"It begins at {literal(parity.blame)}.")
-    if found := words.worst(parity):
-        lines.append(prose(words.score(found)))
+    if found := wording.worst(parity):
+        lines.append(prose(wording.score(found)))
     return "\n\n".join(lines + [f"⚠️ {prose(warning)}" for warning in parity.warnings])
 
 
@@ -30,9 +30,9 @@ def latency(found: Latency | None, who: str) -> str:
     """The latency verdict on one line, and what it rests on."""
     if found is None:
         return ""
-    lines = [f"{MARK[found.verdict]} **Latency {found.verdict.value}**: {prose(words.speed(found, who))}."]
+    lines = [f"{MARK[found.verdict]} **Latency {found.verdict.value}**: {prose(wording.speed(found, who))}."]
     if found.verdict is not Verdict.PASS and found.why:
-        lines.append(prose(words.reason(found)))
+        lines.append(prose(wording.reason(found)))
     return "\n\n".join(lines + [f"⚠️ {prose(warning)}" for warning in found.warnings])
 
 
@@ -41,7 +41,7 @@ def times(found: Latency | None) -> str:
     if found is None:
         return ""
     rows = [
-        (name, left[0], right[0], words.ratio(right[1] / left[1]) if left[1] else "")
+        (name, left[0], right[0], wording.ratio(right[1] / left[1]) if left[1] else "")
         for name, left, right in verify_text.figures(found.a, found.b)
     ]
     told = [f"* {name}: {prose(said)}" for name, said in measured.told(found)]
@@ -58,14 +58,14 @@ def pair(parity: Parity | None, found: Latency | None) -> str:
 def _model(letter: str, model: ModelFacts) -> tuple[str, ...]:
     name = literal(model.path.replace("\\", "/").rpartition("/")[2] or "model in memory")
     nodes = f"{sum(model.ops.values()):,}"
-    return (letter, name, words.size(model.size_bytes), f"{model.opset}", nodes, f"`{model.sha256[:12]}`")
+    return (letter, name, wording.size(model.size_bytes), f"{model.opset}", nodes, f"`{model.sha256[:12]}`")
 
 
 def stages(parity: Parity | None, *, each: bool = True) -> str:
     """One table of the stages, and with ``each`` one under it for each stage that compared something."""
     if parity is None or not parity.stages:
         return ""
-    rows = [(words.STAGE.get(stage.id, stage.id), stage.status.value, prose(stage.why)) for stage in parity.stages]
+    rows = [(wording.STAGE.get(stage.id, stage.id), stage.status.value, prose(stage.why)) for stage in parity.stages]
     head = "### How it was checked\n\n" + table(("what", "result", "found"), rows)
     tables = [_stage(stage) for stage in parity.stages] if each else []
     return "\n\n".join(text for text in (head, *tables) if text)
@@ -77,7 +77,7 @@ def _stage(stage: Stage) -> str:
     found = sorted(stage.outputs, key=_badness)
     rows = [_check(check) for check in found[:MOST]]
     more = f"\n\n… and {len(found) - MOST:,} more." if len(found) > MOST else ""
-    title = f"{words.STAGE.get(stage.id, prose(stage.id))}: {words.count(len(found), 'comparison')}"
+    title = f"{wording.STAGE.get(stage.id, prose(stage.id))}: {wording.count(len(found), 'comparison')}"
     header = ("where", "result", "score", "limit", "largest difference", "why")
     return details(title, table(header, rows, right=(2, 3, 4)) + more)
 
@@ -89,7 +89,7 @@ def _badness(check: OutputCheck) -> tuple[bool, float]:
 
 
 def _check(check: OutputCheck) -> tuple[str, ...]:
-    scores = ("" if x is None else words.number(x) for x in (check.score, check.limit, check.max_abs))
+    scores = ("" if x is None else wording.number(x) for x in (check.score, check.limit, check.max_abs))
     return (literal(check.name), check.status.value, *scores, prose(check.why))
 
 
@@ -108,5 +108,5 @@ def again(document: Mapping[str, Any], parity: Parity | None, found: Latency | N
     if document.get("certificate"):
         lines.append(f"Certificate: {literal(document['certificate'])}")
     if repro.get("cmd"):
-        lines.append(block(words.plain(repro["cmd"])))
+        lines.append(block(wording.plain(repro["cmd"])))
     return details("How to see it again", "\n\n".join(lines))

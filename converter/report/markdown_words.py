@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from converter.records import Verdict
-from converter.report import words
+from converter.report import wording
 
 MARK = {
     Verdict.PASS: "✅",
@@ -24,7 +24,7 @@ def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple
 
 def literal(text: str) -> str:
     """Text from a model, as code: nothing in it is Markdown, HTML or a table's border."""
-    shown = words.plain(text).replace("|", "\\|")
+    shown = wording.plain(text).replace("|", "\\|")
     longest = max((len(run) for run in re.findall("`+", shown)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if shown.startswith("`") or shown.endswith("`") or not shown else ""
@@ -33,7 +33,7 @@ def literal(text: str) -> str:
 
 def prose(text: str) -> str:
     """A sentence that may quote names from a model: no Markdown, HTML, mention or table border in it."""
-    return re.sub(r"([\\`*_{}\[\]<>|#@~])", r"\\\1", words.plain(text))
+    return re.sub(r"([\\`*_{}\[\]<>|#@~])", r"\\\1", wording.plain(text))
 
 
 def details(title: str, body: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from converter.report import words
+from converter.report import wording
 from converter.report.groups import reasons
 from converter.report.markdown import prose, table
 from converter.report.result import PassLike
@@ -51,4 +51,4 @@ def _section(row: PassLike, passes: Sequence[PassLike]) -> str:
 def _promise(row: PassLike, passes: Sequence[PassLike]) -> list[str]:
     place = [other.name for other in passes].index(row.name) + 1
     order = f"Order: {place} of {len(passes)}" + (f", after {', '.join(row.after)}" if row.after else "")
-    return [f"Outputs: {words.SAFETY[row.safety]}", order]
+    return [f"Outputs: {wording.SAFETY[row.safety]}", order]

@@ -14,7 +14,7 @@ from typing import Any
 from converter.records import Latency, OutputCheck, Parity, Stage, Verdict
 from converter.records.evidence import worst_verdict
 from converter.report import document as documents
-from converter.report import words
+from converter.report import wording
 from converter.report.rebuilt import latency_of, parity_of
 
 FAIL_RATIO, ALGEBRA_FAIL = 10.0, 10.0  # above it a runtime score fails; that many times the limit an algebra score
@@ -105,7 +105,7 @@ def _stage(stage: Stage, limits: Limits) -> Stage:
 
 
 def _check(stage: str, check: OutputCheck, limits: Limits) -> OutputCheck:
-    if stage in words.DECIDES:
+    if stage in wording.DECIDES:
         from converter.report import rejudge_decisions
 
         return rejudge_decisions.check(check, limits.accuracy_margin, limits.alpha)

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from converter.records import Latency, Timing
-from converter.report import svg, words
+from converter.report import svg, wording
 
 HEIGHT = 200
 
@@ -41,7 +41,7 @@ def ratios(latency: Latency) -> tuple[Markup, Markup] | None:
         said = f"block {k + 1}, session {block.session + 1}: {signed(share)}{', left out' * out}"
         kind = "point out" if out else "point beyond" if abs(share) > reach else "point"
         marks.append(svg.dot((k + 0.5) / len(shares), y(share), kind, said))
-    said = f"{words.count(len(shares), 'block')} of interleaved runs: {words.speed(latency, 'B')}"
+    said = f"{wording.count(len(shares), 'block')} of interleaved runs: {wording.speed(latency, 'B')}"
     return svg.axis({signed(tick): y(tick) + 4 for tick in ticks}, HEIGHT), svg.chart(HEIGHT + 6, said, *marks)
 
 
@@ -114,9 +114,9 @@ def spread(latency: Latency) -> Markup | None:
         for left, right, count in zip(found, found[1:], counts, strict=False):
             if count:
                 tall, width = max(1.5, 40 * count / tallest), scale(right) - scale(left)
-                said = f"{name}: {count:,} between {words.duration(left)} and {words.duration(right)}"
+                said = f"{name}: {count:,} between {wording.duration(left)} and {wording.duration(right)}"
                 marks.append(svg.rect(scale(left), base - tall, width * 0.94, tall, f"fill-{name.lower()}", said))
-        middle = svg.down(scale(medians[k]), base - 46, base, "median", f"median {words.duration(medians[k])}")
+        middle = svg.down(scale(medians[k]), base - 46, base, "median", f"median {wording.duration(medians[k])}")
         marks += [svg.across(base, "axis"), middle, svg.text(0.995, base - 32, name, "tick strong", "end")]
     return svg.chart(row * 2 + 18, "how the times of both models are spread", *marks, *_ticks(scale, row * 2 + 12))
 
@@ -124,7 +124,7 @@ def spread(latency: Latency) -> Markup | None:
 def _ticks(scale: svg.Scale, y: float) -> list[Markup]:
     return [
         svg.text(
-            place, y, words.duration(tick), "tick", "start" if place < 0.06 else "end" if place > 0.9 else "middle"
+            place, y, wording.duration(tick), "tick", "start" if place < 0.06 else "end" if place > 0.9 else "middle"
         )
         for tick in svg.nice(scale.low, scale.high, 4)
         for place in [scale(tick)]

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from converter.records import FateKind, OutputCheck, Verdict
 from converter.records.evidence import worst_verdict
-from converter.report import svg, words
+from converter.report import svg, wording
 
 TONE = {Verdict.PASS: "pass", Verdict.FAIL: "fail", Verdict.INCONCLUSIVE: "open", Verdict.SKIPPED: "skip"}
 COLUMNS = 240  # columns in a chart of layers; more layers share one, which shows the worst of them
@@ -21,13 +21,13 @@ def bullet(score: float, limit: float, status: Verdict, name: str = "") -> Marku
     far = not score <= 1.25 * limit  # also where it is no number
     top = score if math.isfinite(score) else 1e6 * limit
     scale = svg.Scale(limit / 100, 3 * top, log=True) if far else svg.Scale(0, 1.3 * limit)
-    said = f"{name}: {words.number(score)}, limit {words.number(limit)}" + (" (logarithmic)" if far else "")
+    said = f"{name}: {wording.number(score)}, limit {wording.number(limit)}" + (" (logarithmic)" if far else "")
     return svg.chart(
         16,
         said,
         svg.rect(0, 2, scale(limit), 12, "room"),
         svg.rect(0, 5, max(scale(score), 0.004), 6, f"fill-{TONE[status]}", said),
-        svg.down(scale(limit), 0, 16, "limit", f"limit {words.number(limit)}"),
+        svg.down(scale(limit), 0, 16, "limit", f"limit {wording.number(limit)}"),
         class_="bullet",
     )
 
@@ -44,7 +44,7 @@ def histogram(found: Mapping[str, Any], label: str) -> Markup | None:
     for left, right, count in zip(edges, edges[1:], counts, strict=False):
         if count:
             tall = max(1.5, (height - 6) * count / tallest)
-            said = f"{words.percent(count / total)} of the elements differ by 1e{left:g} to 1e{right:g}"
+            said = f"{wording.percent(count / total)} of the elements differ by 1e{left:g} to 1e{right:g}"
             width = (scale(right) - scale(left)) * 0.94
             marks.append(svg.rect(scale(left) + 0.03 * width, height - tall, width, tall, "fill-b", said))
     for k in _thin(range(math.floor(edges[0]), math.ceil(edges[-1]) + 1)):
@@ -66,7 +66,7 @@ def heat(found: Mapping[str, Any], label: str, row: float = 13) -> tuple[Markup,
     for column, place, count in cells:
         x, y = sizes["low"] + column * step, found["low"] + place * step
         shade = 1 + min(4, int(5 * math.log1p(count) / math.log1p(most) - 1e-9))
-        said = f"{words.count(count, 'element')} of size 1e{x:g} to 1e{x + step:g}: 1e{y:g} to 1e{y + step:g} apart"
+        said = f"{wording.count(count, 'element')} of size 1e{x:g} to 1e{x + step:g}: 1e{y:g} to 1e{y + step:g} apart"
         top = height - (y - low) / step * row - row
         marks.append(svg.rect((x - left) / step / columns, top, 0.97 / columns, row - 1, f"heat heat-{shade}", said))
     marks.append(svg.across(height, "axis"))
@@ -131,7 +131,7 @@ def layers(checks: Sequence[OutputCheck], limit: float, height: float = 160) -> 
         said = _column(found, value / limit, scores[places[0]] if len(places) == 1 else None)
         marks.append(svg.rect((k + 0.5) * pitch - wide / 2, height - tall, wide, tall, f"fill-{tone}", said))
     marks += [svg.across(edge, "limit"), svg.across(height, "axis")]
-    label = f"{len(scores)} places; the largest error is {words.number(max(scores) / limit)} of the limit"
+    label = f"{len(scores)} places; the largest error is {wording.number(max(scores) / limit)} of the limit"
     names = {tick: height * (1 - scale(tick * limit)) + 4 for tick in ticks}
     return svg.axis({_of_limit(tick): y for tick, y in names.items()}, height), svg.chart(height + 6, label, *marks)
 
@@ -143,7 +143,7 @@ def _of_limit(tick: float) -> str:
 def _column(checks: Sequence[OutputCheck], part: float, alone: float | None) -> str:
     worst = max(checks, key=lambda check: _finite(check.score, check.limit or 1.0))
     more = "" if alone is not None else f" (the worst of {len(checks)})"
-    return f"{words.plain(worst.name)}: {words.number(part)} of the limit{more}"
+    return f"{wording.plain(worst.name)}: {wording.number(part)} of the limit{more}"
 
 
 def _finite(score: float | None, limit: float) -> float:
@@ -159,7 +159,7 @@ def shares(parts: Sequence[tuple[FateKind, int]]) -> Markup | None:
     marks, x = [], 0.0
     for kind, count in parts:
         width = count / total
-        said = f"{kind.value}: {words.count(count, 'bias', 'biases')} ({words.percent(width)})"
+        said = f"{kind.value}: {wording.count(count, 'bias', 'biases')} ({wording.percent(width)})"
         marks.append(svg.rect(x, 0, width, 28, f"fate-{kind.value}", said))
         if width > 0.07:
             marks.append(svg.text(x + width / 2, 19, f"{count:,}", f"on-fate on-{kind.value}", "middle"))

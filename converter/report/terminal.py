@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from converter.report import words
+from converter.report import wording
 
 
 def prepare_streams() -> None:
@@ -45,7 +45,7 @@ def bug(version: str) -> None:
 
 def one_line(text: str) -> str:
     """The text without line breaks and control characters."""
-    return words.plain(" ".join(text.split()))
+    return wording.plain(" ".join(text.split()))
 
 
 def mute() -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from converter.records import Fate, FateKind, Gate, Rewrite, Verdict
-from converter.report import fates, groups, words
+from converter.report import fates, groups, wording
 from converter.report.result import Folded, Inspected, PassLike
 
 if TYPE_CHECKING:
@@ -106,16 +106,16 @@ def passes_blocks(passes: Sequence[PassLike]) -> list[Block]:
         table.add_row(f"{place}", Text(row.name, style="cyan"), row.safety.value, row.summary)
     legend = _grid("left", "left")
     for safety in sorted({row.safety for row in passes}):
-        legend.add_row(safety.value, f"outputs are {words.SAFETY[safety]}")
+        legend.add_row(safety.value, f"outputs are {wording.SAFETY[safety]}")
     return [[table], [legend], [Text("`biasopt passes NAME` explains one of them.", style="dim")]]
 
 
 def _header(result: Inspected) -> Block:
-    facts = [words.size(result.size_bytes), f"opset {result.opset}", words.count(result.before.nodes, "node")]
+    facts = [wording.size(result.size_bytes), f"opset {result.opset}", wording.count(result.before.nodes, "node")]
     name = result.path.name if result.path else "model in memory"
-    header: Block = [Text.assemble((words.plain(name), "bold"), "  ", ", ".join(facts))]
+    header: Block = [Text.assemble((wording.plain(name), "bold"), "  ", ", ".join(facts))]
     if result.problem:
-        header.append(Text(f"onnx's checker objects to it as it came: {words.plain(result.problem)}", style="yellow"))
+        header.append(Text(f"onnx's checker objects to it as it came: {wording.plain(result.problem)}", style="yellow"))
     return header
 
 
@@ -124,16 +124,16 @@ def _done(title: str, rewrites: Sequence[Rewrite], *, verbose: bool) -> Block:
         return [Text("Nothing to do: no pass applies here.")]
     table = _grid("right", "left", "left")
     for item in groups.done(rewrites):
-        safety = Text(words.SAFETY[item.safety])
+        safety = Text(wording.SAFETY[item.safety])
         if verbose:
-            safety.append("".join(f"\n{words.plain(node)}" for node in item.nodes), style="dim")
+            safety.append("".join(f"\n{wording.plain(node)}" for node in item.nodes), style="dim")
         table.add_row(f"{len(item.nodes):,}", Text(item.pass_name, style="cyan"), safety)
     return [Text(title, style="bold"), _indent(table)]
 
 
 def _removed(lines: Sequence[str]) -> Block:
     title: Block = [Text("Removed by data", style="bold")] if lines else []
-    return title + [_indent(Text(words.plain(line))) for line in lines]
+    return title + [_indent(Text(wording.plain(line))) for line in lines]
 
 
 def _left(items: list[groups.Left], *, most: int | None, verbose: bool) -> Block:
@@ -141,20 +141,20 @@ def _left(items: list[groups.Left], *, most: int | None, verbose: bool) -> Block
         return []
     table = _grid("right", "left", "left")
     for item in items[:most]:
-        why = Text(words.plain(item.why)).append("\n" + _nodes(item, verbose=verbose), style="dim")
+        why = Text(wording.plain(item.why)).append("\n" + _nodes(item, verbose=verbose), style="dim")
         table.add_row(f"{len(item.nodes):,}", Text(item.code, style="yellow"), why)
     block: Block = [Text("Left as it was", style="bold"), _indent(table)]
     if most is not None and len(items) > most:
-        more = words.count(len(items) - most, "more reason")
+        more = wording.count(len(items) - most, "more reason")
         block.append(_indent(Text(f"... {more}; `biasopt inspect` shows them all", style="dim")))
     return block
 
 
 def _nodes(item: groups.Left, *, verbose: bool) -> str:
     if not verbose:
-        return words.listing(item.nodes)
+        return wording.listing(item.nodes)
     told = [node if why == item.why else f"{node}: {why}" for node, why in zip(item.nodes, item.whys, strict=True)]
-    return "\n".join(map(words.plain, told))
+    return "\n".join(map(wording.plain, told))
 
 
 def _fates(found: Sequence[Fate], *, each: bool) -> Block:
@@ -162,8 +162,8 @@ def _fates(found: Sequence[Fate], *, each: bool) -> Block:
         return []
     table = _grid("right", "left", "left")
     for group in fates.gathered(found):
-        said = Text(group.what + (f": {words.plain(group.why)}" if group.why else ""))
-        names = _each(group) if each else words.listing(tuple(fate.node for fate in group.fates))
+        said = Text(group.what + (f": {wording.plain(group.why)}" if group.why else ""))
+        names = _each(group) if each else wording.listing(tuple(fate.node for fate in group.fates))
         colour = "yellow" if group.kind is FateKind.KEPT else "green"
         row = said.append(f"\n{names}", style="dim")
         table.add_row(f"{len(group.fates):,}", Text(group.kind.value, style=colour), row)
@@ -171,7 +171,7 @@ def _fates(found: Sequence[Fate], *, each: bool) -> Block:
 
 
 def _each(group: fates.Group) -> str:
-    return "\n".join(words.plain(f"{fate.node}{fates.tail(fate)}") for fate in group.fates)
+    return "\n".join(wording.plain(f"{fate.node}{fates.tail(fate)}") for fate in group.fates)
 
 
 def _gates(found: Sequence[Gate]) -> Block:
@@ -181,8 +181,8 @@ def _gates(found: Sequence[Gate]) -> Block:
     for gate in found:
         said = Text(fates.gate(gate))
         if gate.note:
-            said.append(f"\n{words.plain(gate.note)}", style="dim")
-        table.add_row(f"{gate.op} {words.plain(gate.node)}", fates.gate_name(gate), said)
+            said.append(f"\n{wording.plain(gate.note)}", style="dim")
+        table.add_row(f"{gate.op} {wording.plain(gate.node)}", fates.gate_name(gate), said)
     return [Text("Memory", style="bold"), _indent(table)]
 
 
@@ -197,9 +197,9 @@ def _counts(result: Inspected, before_is: str, after_is: str) -> Block:
     table.add_row("bias vectors", f"{before.biases:,}", f"{after.biases:,}", Text(shifts, style="dim"))
     table.add_row("nodes", f"{before.nodes:,}", f"{after.nodes:,}", "")
     grown = after.parameter_bytes > before.parameter_bytes and groups.bytes_copied(result.rewrites)
-    note = f"copies of shared weights add {words.size(grown)}; --no-growth makes none" if grown else ""
+    note = f"copies of shared weights add {wording.size(grown)}; --no-growth makes none" if grown else ""
     table.add_row(
-        "parameters", words.size(before.parameter_bytes), words.size(after.parameter_bytes), Text(note, style="dim")
+        "parameters", wording.size(before.parameter_bytes), wording.size(after.parameter_bytes), Text(note, style="dim")
     )
     return [_indent(table)]
 
@@ -207,19 +207,19 @@ def _counts(result: Inspected, before_is: str, after_is: str) -> Block:
 def _outcome(result: Folded) -> Block:
     table = _grid("left", "left")
     if result.fates:
-        table.add_row("Biases", words.plain(fates.line(result.fates)))
+        table.add_row("Biases", wording.plain(fates.line(result.fates)))
     for index, line in enumerate(_parity_lines(result.parity)):
         table.add_row("" if index else "Parity", line)
     for index, line in enumerate(_latency_lines(result.latency)):
         table.add_row("" if index else "Latency", line)
     if result.frozen:
-        table.add_row("Inputs", f"no longer inputs of the model: {words.listing(result.frozen)}")
+        table.add_row("Inputs", f"no longer inputs of the model: {wording.listing(result.frozen)}")
     if result.output is not None:
-        table.add_row("Written", Text(words.plain(str(result.output)), style="bold"))
+        table.add_row("Written", Text(wording.plain(str(result.output)), style="bold"))
     elif result.exit_code:
         table.add_row("Written", Text.assemble(("nothing", "bold red"), _OPEN if result.exit_code == 4 else ""))
     if result.certificate is not None:
-        table.add_row("Certified", Text(words.plain(str(result.certificate))))
+        table.add_row("Certified", Text(wording.plain(str(result.certificate))))
     return [table]
 
 
@@ -227,29 +227,29 @@ def _parity_lines(parity: Parity | None) -> list[Text]:
     if parity is None:
         return [Text("not checked (--no-verify)", style="yellow")]
     verdict = Text(parity.verdict.value, style=_COLOUR[parity.verdict])
-    lines = [Text.assemble(verdict, f": {words.verdict(parity)}")]
+    lines = [Text.assemble(verdict, f": {wording.verdict(parity)}")]
     if parity.verdict is not Verdict.PASS and parity.why:
-        lines.append(Text(words.plain(parity.why)))
-    if found := words.worst(parity):
-        lines.append(Text(words.score(found)))
-    return lines + [Text(f"warning: {words.plain(warning)}", style="yellow") for warning in parity.warnings]
+        lines.append(Text(wording.plain(parity.why)))
+    if found := wording.worst(parity):
+        lines.append(Text(wording.score(found)))
+    return lines + [Text(f"warning: {wording.plain(warning)}", style="yellow") for warning in parity.warnings]
 
 
 def _latency_lines(latency: Latency | None) -> list[Text]:
     if latency is None:
         return []
     verdict = Text(latency.verdict.value, style=_COLOUR[latency.verdict])
-    lines = [Text.assemble(verdict, f": {words.speed(latency, 'the folded model')}")]
+    lines = [Text.assemble(verdict, f": {wording.speed(latency, 'the folded model')}")]
     if latency.verdict is not Verdict.PASS and latency.why:
-        lines.append(Text(words.plain(words.reason(latency))))
-    return lines + [Text(f"warning: {words.plain(warning)}", style="yellow") for warning in latency.warnings]
+        lines.append(Text(wording.plain(wording.reason(latency))))
+    return lines + [Text(f"warning: {wording.plain(warning)}", style="yellow") for warning in latency.warnings]
 
 
 def _overridable(result: Inspected) -> Block:
     if not result.overridable_blocked:
         return []
-    waiting = words.count(result.overridable_blocked, "fold waits", "folds wait")
-    also = words.count(
+    waiting = wording.count(result.overridable_blocked, "fold waits", "folds wait")
+    also = wording.count(
         result.overridable_names, "initializer that is also a graph input", "initializers that are also graph inputs"
     )
     them = "it" if result.overridable_blocked == 1 else "them"

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from converter.records import Environment, InputSet, Latency, ModelFacts, OutputCheck, Parity, Stage, Timing, Verdict
-from converter.report import measured, words
+from converter.report import measured, wording
 
 WIDTH = 80  # of these reports, where they go to no terminal
 MOST = 5  # outputs or places shown per stage, the worst first; verbose shows them all
@@ -61,20 +61,20 @@ def bench_blocks(latency: Latency, *, alone: bool = True) -> list[Block]:
 
 
 def _verdict(parity: Parity) -> Block:
-    head = Text.assemble((parity.verdict.value, COLOUR[parity.verdict]), f": {words.verdict(parity)}")
+    head = Text.assemble((parity.verdict.value, COLOUR[parity.verdict]), f": {wording.verdict(parity)}")
     lines: Block = [head]
     if parity.verdict is not Verdict.PASS and parity.why:
-        lines.append(Text(words.plain(parity.why)))
+        lines.append(Text(wording.plain(parity.why)))
     if parity.blame:
-        lines.append(Text.assemble("It begins at ", (words.plain(parity.blame), "bold")))
+        lines.append(Text.assemble("It begins at ", (wording.plain(parity.blame), "bold")))
     return lines
 
 
 def _latency_verdict(latency: Latency) -> Block:
     verdict = Text(latency.verdict.value, style=COLOUR[latency.verdict])
-    lines: Block = [Text.assemble(verdict, f": {words.speed(latency, 'B')}")]
+    lines: Block = [Text.assemble(verdict, f": {wording.speed(latency, 'B')}")]
     if latency.verdict is not Verdict.PASS and latency.why:
-        lines.append(Text(words.plain(words.reason(latency))))
+        lines.append(Text(wording.plain(wording.reason(latency))))
     return lines
 
 
@@ -82,9 +82,9 @@ def _pair(a: ModelFacts | None, b: ModelFacts | None) -> Block:
     table = grid("left", "left", "left")
     for letter, model in (("A", a), ("B", b)):
         if model is not None:
-            nodes = words.count(sum(model.ops.values()), "node")
-            said = f"{words.size(model.size_bytes)}, opset {model.opset}, {nodes}"
-            table.add_row(letter, Text(words.plain(model.path or "model in memory"), style="bold"), said)
+            nodes = wording.count(sum(model.ops.values()), "node")
+            said = f"{wording.size(model.size_bytes)}, opset {model.opset}, {nodes}"
+            table.add_row(letter, Text(wording.plain(model.path or "model in memory"), style="bold"), said)
     return [table] if table.row_count else []
 
 
@@ -93,8 +93,8 @@ def _stages(stages: tuple[Stage, ...]) -> Block:
         return []
     table = grid("left", "left", "left", "right")
     for stage in stages:
-        took = "" if stage.seconds is None else words.duration(1000 * stage.seconds)
-        said = Text(words.plain(stage.why) or words.STAGE.get(stage.id, ""))
+        took = "" if stage.seconds is None else wording.duration(1000 * stage.seconds)
+        said = Text(wording.plain(stage.why) or wording.STAGE.get(stage.id, ""))
         table.add_row(Text(_MARK[stage.status], style=COLOUR[stage.status]), stage.id, said, Text(took, style="dim"))
     return [table]
 
@@ -111,9 +111,9 @@ def _checks(stage: Stage, *, verbose: bool) -> RenderableType:
     table = grid("left", "left", "right", "right", "left")
     table.add_row(Text(stage.id, style="bold"), "", "score", "limit", "")
     for check in found if verbose else found[:MOST]:
-        score, limit = ("" if x is None else words.number(x) for x in (check.score, check.limit))
+        score, limit = ("" if x is None else wording.number(x) for x in (check.score, check.limit))
         mark = Text(_MARK[check.status], style=COLOUR[check.status])
-        table.add_row(mark, words.plain(check.name), score, limit, words.plain(check.why))
+        table.add_row(mark, wording.plain(check.name), score, limit, wording.plain(check.why))
     if not verbose and len(found) > MOST:
         table.add_row("", Text(f"and {len(found) - MOST:,} more", style="dim"), "", "", "")
     return table
@@ -123,7 +123,7 @@ def _times(a: Timing, b: Timing) -> RenderableType:
     table = grid("left", "right", "right", "right")
     table.add_row("", Text("A", style="bold"), Text("B", style="bold"), "B / A")
     for name, left, right in figures(a, b):
-        table.add_row(name, left[0], right[0], words.ratio(right[1] / left[1]) if left[1] else "")
+        table.add_row(name, left[0], right[0], wording.ratio(right[1] / left[1]) if left[1] else "")
     return table
 
 
@@ -135,7 +135,7 @@ def figures(a: Timing, b: Timing) -> Iterator[tuple[str, Value, Value]]:
     for name, key in FIGURES.items():
         left, right = (getattr(timing, key, None) or timing.detail.get(key) for timing in (a, b))
         if left is not None and right is not None:
-            said = words.size if key.endswith("bytes") else words.duration
+            said = wording.size if key.endswith("bytes") else wording.duration
             yield name, (said(left), left), (said(right), right)
 
 
@@ -153,13 +153,15 @@ FIGURES = {
 def _design(latency: Latency) -> Block:
     """How it was measured, and what the same model beside itself gave."""
     table = grid("left", "left")
-    pairs = f"{words.count(latency.a.n, 'run')} of each, interleaved in {words.count(len(latency.blocks), 'block')}"
+    pairs = f"{wording.count(latency.a.n, 'run')} of each, interleaved in {wording.count(len(latency.blocks), 'block')}"
     table.add_row("Measured", pairs)
     for name, said in measured.told(latency):
         table.add_row(name, said)
     shown = {key: value for key, value in latency.design.items() if key in DESIGN and value not in (None, "")}
     if shown:
-        table.add_row("Settings", ", ".join(f"{DESIGN[key]} {words.plain(str(value))}" for key, value in shown.items()))
+        table.add_row(
+            "Settings", ", ".join(f"{DESIGN[key]} {wording.plain(str(value))}" for key, value in shown.items())
+        )
     return [table]
 
 
@@ -167,7 +169,7 @@ DESIGN = {"threads": "threads", "opt_level": "optimisations", "sessions": "sessi
 
 
 def _warnings(warnings: tuple[str, ...]) -> Block:
-    return [Text(f"warning: {words.plain(warning)}", style="yellow") for warning in warnings]
+    return [Text(f"warning: {wording.plain(warning)}", style="yellow") for warning in warnings]
 
 
 def _ground(inputs: InputSet | None, environment: Environment | None, failing: str) -> Block:
@@ -177,15 +179,15 @@ def _ground(inputs: InputSet | None, environment: Environment | None, failing: s
     if environment is not None:
         table.add_row("Ran on", Text(where(environment)))
     if failing:
-        table.add_row("Failing", Text(words.plain(failing), style="bold"))
+        table.add_row("Failing", Text(wording.plain(failing), style="bold"))
     return [table] if table.row_count else []
 
 
 def given(inputs: InputSet) -> str:
     """What the models were run on, on one line."""
     seed = f" (seed {inputs.seed})" if inputs.seed is not None and not inputs.real else ""
-    source = f" from {words.plain(inputs.source)}" if inputs.source else ""
-    shapes = [f"{words.plain(name)} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims in inputs.shapes.items()]
+    source = f" from {wording.plain(inputs.source)}" if inputs.source else ""
+    shapes = [f"{wording.plain(name)} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims in inputs.shapes.items()]
     more = f", and {len(shapes) - 3} more" if len(shapes) > 3 else ""
     return f"{inputs.count:,} {inputs.kind}{source}{seed}" + (f": {', '.join(shapes[:3])}{more}" if shapes else "")
 
@@ -196,7 +198,7 @@ def where(environment: Environment) -> str:
     gpu = environment.gpu.get("name", "")
     cpu = environment.machine.get("cpu", "")
     parts = [environment.provider, f"onnxruntime {version}" if version else "", str(gpu or cpu)]
-    return ", ".join(words.plain(part) for part in parts if part)
+    return ", ".join(wording.plain(part) for part in parts if part)
 
 
 def grid(*justify: str) -> Table:

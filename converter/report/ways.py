@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from converter.records import Fate, Hop, Verb
-from converter.report import words
+from converter.report import wording
 from converter.report.hops import does
 
 
@@ -91,7 +91,7 @@ class Way:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         glyphs = ASCII if options.ascii_only else UNICODE
         part = next((p for hop in self.path if (p := getattr(hop, "part", ""))), "")
-        adds = f"its bias: {part or words.count(self.fate.elements, 'element')}"
+        adds = f"its bias: {part or wording.count(self.fate.elements, 'element')}"
         root = Hop(self.fate.node, self.fate.op, Verb.STARTS, adds)
         tree = lines(root, self.path, glyphs)
         width = options.max_width
@@ -101,7 +101,7 @@ class Way:
 
 
 def _name(hop: Hop) -> str:
-    return f"{hop.op} {words.plain(hop.node)}"
+    return f"{hop.op} {wording.plain(hop.node)}"
 
 
 def _drawn(line: Line, glyphs: Glyphs, width: int, column: int) -> Iterator[Text]:

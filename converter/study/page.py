@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from converter import report
-from converter.report import words
+from converter.report import wording
 from converter.study import claims
 from converter.study.sections import sections, spent, where
 
@@ -56,4 +56,4 @@ def _tone(document: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> Any:
-    return words.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return wording.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 
 from converter.records import OutputCheck, Parity, Safety, Stage, Verdict
-from converter.report import text, words
+from converter.report import text, wording
 from converter.rewrite.analysis.recurrent import Gate
 from tests.report.made import AFTER, BEFORE, FATES, SAID, Pass, Result, act, declined, folded, parity
 
@@ -210,7 +210,7 @@ def test_a_failed_check_says_why_and_that_nothing_was_written() -> None:
     assert "output 'y' differs\n" in said
     assert "y: 120 x what rounding" in said
     assert said.endswith("Written  nothing\n")
-    assert words.failure(failed) == "parity FAIL: output 'y' differs; nothing was written"
+    assert wording.failure(failed) == "parity FAIL: output 'y' differs; nothing was written"
 
 
 def test_no_check_is_never_called_a_pass() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from converter.records import OutputCheck, Parity, Safety, Stage, Verdict
-from converter.report import words
+from converter.report import wording
 
 
 @pytest.mark.parametrize(
@@ -23,29 +23,29 @@ from converter.report import words
     ],
 )
 def test_sizes_have_three_digits_in_decimal_units(n_bytes: int, said: str) -> None:
-    assert words.size(n_bytes) == said
+    assert wording.size(n_bytes) == said
 
 
 def test_names_cannot_drive_the_terminal() -> None:
-    assert words.plain("a\x1b[31mred\x07\nb\u202e") == "a\\x1b[31mred\\x07\\nb\\u202e"
-    assert words.plain("größe/卷积 1") == "größe/卷积 1"
+    assert wording.plain("a\x1b[31mred\x07\nb\u202e") == "a\\x1b[31mred\\x07\\nb\\u202e"
+    assert wording.plain("größe/卷积 1") == "größe/卷积 1"
 
 
 def test_one_of_a_thing_is_singular() -> None:
-    assert [words.count(n, "node") for n in (0, 1, 2000)] == ["0 nodes", "1 node", "2,000 nodes"]
-    assert words.count(2, "fold waits", "folds wait") == "2 folds wait"
+    assert [wording.count(n, "node") for n in (0, 1, 2000)] == ["0 nodes", "1 node", "2,000 nodes"]
+    assert wording.count(2, "fold waits", "folds wait") == "2 folds wait"
 
 
 def test_listing_shows_what_fits_and_counts_the_rest() -> None:
-    assert words.listing(()) == ""
-    assert words.listing(("a", "b")) == "a, b"
-    assert words.listing(("a" * 30, "b" * 30, "c"), room=60) == "a" * 30 + ", and 2 more"
-    assert words.listing(("a" * 500,), room=60) == "a" * 500
+    assert wording.listing(()) == ""
+    assert wording.listing(("a", "b")) == "a, b"
+    assert wording.listing(("a" * 30, "b" * 30, "c"), room=60) == "a" * 30 + ", and 2 more"
+    assert wording.listing(("a" * 500,), room=60) == "a" * 500
 
 
 def test_every_safety_class_and_verdict_has_words() -> None:
-    assert set(words.SAFETY) == set(Safety)
-    assert set(words.VERDICT) == set(Verdict)
+    assert set(wording.SAFETY) == set(Safety)
+    assert set(wording.VERDICT) == set(Verdict)
 
 
 def scored(*scores: tuple[str, float | None, float | None]) -> Parity:
@@ -54,11 +54,11 @@ def scored(*scores: tuple[str, float | None, float | None]) -> Parity:
 
 
 def test_worst_is_the_output_nearest_to_its_own_limit() -> None:
-    found = words.worst(scored(("a", 3.0, 40.0), ("b", 2.0, 4.0), ("c", None, 4.0), ("d", 9.0, None)))
+    found = wording.worst(scored(("a", 3.0, 40.0), ("b", 2.0, 4.0), ("c", None, 4.0), ("d", 9.0, None)))
     assert found is not None
     assert found.name == "b"
-    assert words.worst(scored(("a", None, None))) is None
-    assert words.worst(Parity(Verdict.PASS, "D")) is None
+    assert wording.worst(scored(("a", None, None))) is None
+    assert wording.worst(Parity(Verdict.PASS, "D")) is None
 
 
 def test_worst_is_rather_an_output_that_differs() -> None:
@@ -66,7 +66,7 @@ def test_worst_is_rather_an_output_that_differs() -> None:
 
     def worst_of(*names: str) -> str:
         checks = tuple(OutputCheck(n, Verdict.PASS, sizes[n][0], 3.0, sizes[n][1]) for n in names)
-        found = words.worst(Parity(Verdict.PASS, "B", (Stage("runtime", Verdict.PASS, "", checks),)))
+        found = wording.worst(Parity(Verdict.PASS, "B", (Stage("runtime", Verdict.PASS, "", checks),)))
         assert found is not None
         return found.name
 
@@ -77,24 +77,24 @@ def test_worst_is_rather_an_output_that_differs() -> None:
 
 
 def test_a_score_that_is_no_number_is_the_worst() -> None:
-    found = words.worst(scored(("a", 1e9, 4.0), ("b", math.nan, 4.0), ("c", math.inf, 4.0)))
+    found = wording.worst(scored(("a", 1e9, 4.0), ("b", math.nan, 4.0), ("c", math.inf, 4.0)))
     assert found is not None
     assert found.name == "b"
 
 
 def test_score_says_what_it_is_a_multiple_of() -> None:
     ratio = OutputCheck("y", Verdict.PASS, 0.954, 3.0, 1.26e-6, {"error_before": 1e-7, "error_after": 1e-7})
-    assert words.score(ratio) == "y: differs by 1.3e-06 at most, its error is 0.95 x the original model's (limit 3)"
+    assert wording.score(ratio) == "y: differs by 1.3e-06 at most, its error is 0.95 x the original model's (limit 3)"
     moved = OutputCheck("y\x07", Verdict.PASS, 0.11, 4.0, detail={"e": 1e-9})
-    assert words.score(moved) == "y\\x07: 0.11 x what rounding the weights can change (limit 4)"
-    assert words.score(OutputCheck("y", Verdict.PASS)) == ""
+    assert wording.score(moved) == "y\\x07: 0.11 x what rounding the weights can change (limit 4)"
+    assert wording.score(OutputCheck("y", Verdict.PASS)) == ""
 
 
 def test_a_pass_says_what_it_rests_on_scope_before_level() -> None:
-    assert words.verdict(Parity(Verdict.PASS, "B")) == "same outputs, against a float64 reference (level B)"
+    assert wording.verdict(Parity(Verdict.PASS, "B")) == "same outputs, against a float64 reference (level B)"
     per_rewrite = Parity(Verdict.PASS, "C", scope="per-rewrite")
-    assert words.verdict(per_rewrite).startswith("same outputs, checked per rewrite: ")
+    assert wording.verdict(per_rewrite).startswith("same outputs, checked per rewrite: ")
 
 
 def test_what_did_not_pass_rests_on_nothing() -> None:
-    assert words.verdict(Parity(Verdict.INCONCLUSIVE, "C", scope="per-rewrite")) == "could not be decided (level C)"
+    assert wording.verdict(Parity(Verdict.INCONCLUSIVE, "C", scope="per-rewrite")) == "could not be decided (level C)"
