@@ -313,7 +313,9 @@ def verify(
     there is no tolerance to choose. Exit code 0: they agree, 1: they do not, 4: that could not be decided.
     """
     from converter.commands.verify import verify as judge
-    from converter.report import document, verify_text
+    from converter.report import document
+    from converter.report.content import Run
+    from converter.report.content.verify import verify_report
 
     if no_decision and (asked["decision"] or asked["labels"] or asked["metric"] != "top1"):
         raise click.UsageError("--no-decision excludes --decision, --labels and --metric.")
@@ -329,8 +331,9 @@ def verify(
     return ending.end(
         exit_code,
         lambda: document.verify_document(parity, argv=_argv(), version=__version__, exit_code=exit_code),
-        lambda: verify_text.verify_blocks(parity, verbose=verbose),
+        lambda: verify_report(parity, Run()),
         lambda: parity.why,
+        verbose=verbose,
     )
 
 
@@ -366,7 +369,9 @@ def bench(
     shows a difference there, only a larger one counts, and without one the answer is INCONCLUSIVE.
     """
     from converter.commands.bench import measure_latency
-    from converter.report import document, verify_text
+    from converter.report import document
+    from converter.report.content import Run
+    from converter.report.content.bench import bench_report
 
     if inputs and len(inputs) > 1:
         raise click.UsageError("bench runs on one set of inputs: give --inputs once.")
@@ -378,7 +383,7 @@ def bench(
     return ending.end(
         exit_code,
         lambda: document.bench_document(latency, argv=_argv(), version=__version__, exit_code=exit_code),
-        lambda: verify_text.bench_blocks(latency),
+        lambda: bench_report(latency, Run()),
         lambda: latency.why,
     )
 

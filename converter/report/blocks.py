@@ -30,6 +30,7 @@ class Medium(Flag):
     VERBOSE = auto()  # the same with everything that --verbose asks for
     COMMENT = auto()  # Markdown on a pull request: no charts, bounded length
     PAGE = auto()  # HTML: charts and explanations
+    NONE = 0
     SCREEN = TERMINAL | VERBOSE
     FILES = COMMENT | PAGE
     ALL = SCREEN | FILES
@@ -133,7 +134,7 @@ class Column:
     title: str = ""
     right: bool = False  # numbers, flush right
     media: Medium = Medium.ALL
-    under: Medium = Medium(0)
+    under: Medium = Medium.NONE
     wide: bool = False  # left out where the page is narrow
 
 
@@ -157,7 +158,7 @@ class Table:
     title: str = ""
     most: Mapping[Medium, int] = field(default_factory=dict)
     rest: str = "{rest} more"  # formatted with ``shown``, ``rest`` and ``total``
-    headless: Medium = Medium(0)
+    headless: Medium = Medium.NONE
 
     def visible(self, medium: Medium) -> tuple[list[tuple[Cell, ...]], str]:
         """The rows that a medium shows, and what is said of those that are left out."""

@@ -25,6 +25,11 @@ def blocks(document: Mapping[str, Any], *, verbose: bool = False) -> list[shown.
 
 def text(document: Mapping[str, Any], stream: TextIO | None = None, *, verbose: bool = False) -> str:
     """The report of a document, for a stream or, without one, for a file."""
+    if "counts" not in document:
+        from converter.report.content.document import report_of
+        from converter.report.render.text import render_text
+
+        return render_text(report_of(document), stream, verbose=verbose)
     width = shown.WIDTH if "counts" in document else verify_text.WIDTH
     return shown.render(_only(blocks(document, verbose=verbose)), stream, width=width)
 

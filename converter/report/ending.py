@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from converter.report import files, terminal
 
 if TYPE_CHECKING:
+    from converter.report.blocks import Report
     from converter.report.text import Block
 
 Document = Callable[[], Mapping[str, Any]]
-Blocks = Callable[[], "list[Block]"]
+Blocks = Callable[[], "Report | list[Block]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,9 @@ class Ending:
         """Make sure of the folder before the work that the reports tell of."""
         files.prepare(self.folder)
 
-    def end(self, exit_code: int, document: Document, blocks: Blocks, why: Callable[[], str]) -> int:
+    def end(
+        self, exit_code: int, document: Document, blocks: Blocks, why: Callable[[], str], *, verbose: bool = False
+    ) -> int:
         """Write the reports and print; where that does not show why the command fails, say it on stderr.
 
         Parameters
@@ -46,13 +49,13 @@ class Ending:
         if self.folder is not None:
             files.save(document(), self.folder, self.formats)
         if not self.quiet or self.as_json:
-            show(document, blocks, as_json=self.as_json)
+            show(document, blocks, as_json=self.as_json, verbose=verbose)
         if (self.as_json or self.quiet) and exit_code:
             terminal.note(why())
         return exit_code
 
 
-def show(document: Document, blocks: Blocks, *, as_json: bool, width: int | None = None) -> None:
+def show(document: Document, blocks: Blocks, *, as_json: bool, width: int | None = None, verbose: bool = False) -> None:
     """Print the document, or for people what the blocks hold; ``width`` where that goes to no terminal."""
     if as_json:
         from converter.report import to_json
@@ -60,5 +63,11 @@ def show(document: Document, blocks: Blocks, *, as_json: bool, width: int | None
         terminal.say(to_json.dumps(document()))
     else:
         from converter.report import text  # rich loads only where it is shown
+        from converter.report.blocks import Report
+        from converter.report.render.text import render_text
 
-        terminal.say(text.render(blocks(), sys.stdout, text.WIDTH if width is None else width))
+        found = blocks()
+        if isinstance(found, Report):
+            terminal.say(render_text(found, sys.stdout, verbose=verbose))
+        else:
+            terminal.say(text.render(found, sys.stdout, text.WIDTH if width is None else width))

@@ -68,13 +68,23 @@ def made(document: Mapping[str, Any], form: str) -> str:
 
             return dumps(document)
         case "md":
-            from converter.report import markdown
+            if "counts" in document:
+                from converter.report import markdown
 
-            return markdown.markdown(document)
+                return markdown.markdown(document)
+            from converter.report.content.document import report_of
+            from converter.report.render.markdown import render_markdown
+
+            return render_markdown(report_of(document))
         case "html":
-            from converter.report import html
+            if "counts" in document:
+                from converter.report import html
 
-            return html.html(document)
+                return html.html(document)
+            from converter.report.content.document import report_of
+            from converter.report.render.html import render_html
+
+            return render_html(report_of(document))
         case "junit":
             from converter.report import junit
 

@@ -32,7 +32,7 @@ def html(document: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return templates.get_template("report.html").render(**_page(document)) + "\n"
+    return templates.get_template("fold.html").render(**_page(document)) + "\n"
 
 
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|us|ms|s|dB|x|\u00d7)(?![\w/]))")

@@ -132,7 +132,7 @@ def bench(latency: Latency) -> Headline:
 
 def level(parity: Parity) -> str:
     """What the verdict rests on."""
-    return wording.LEVEL.get(parity.level, "level unknown")
+    return wording.level(parity)
 
 
 def _answers(parity: Parity) -> str:

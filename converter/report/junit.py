@@ -62,7 +62,7 @@ def _parity(parity: Parity) -> Iterator[Case]:
         yield from _stage(stage)
     if not parity.stages or _disagrees(parity):  # the verdict must show even where no stage carries it
         body = "\n".join((f"level {parity.level}", *parity.warnings))
-        yield Case("verdict", "parity", parity.verdict, parity.why or wording.VERDICT[parity.verdict], body)
+        yield Case("verdict", "parity", parity.verdict, parity.why or wording.VERDICT[parity.verdict].clause, body)
 
 
 def _disagrees(parity: Parity) -> bool:

@@ -65,7 +65,7 @@ def stages(parity: Parity | None, *, each: bool = True) -> str:
     """One table of the stages, and with ``each`` one under it for each stage that compared something."""
     if parity is None or not parity.stages:
         return ""
-    rows = [(wording.STAGE.get(stage.id, stage.id), stage.status.value, prose(stage.why)) for stage in parity.stages]
+    rows = [(wording.stage(stage.id).line, stage.status.value, prose(stage.why)) for stage in parity.stages]
     head = "### How it was checked\n\n" + table(("what", "result", "found"), rows)
     tables = [_stage(stage) for stage in parity.stages] if each else []
     return "\n\n".join(text for text in (head, *tables) if text)
@@ -77,7 +77,7 @@ def _stage(stage: Stage) -> str:
     found = sorted(stage.outputs, key=_badness)
     rows = [_check(check) for check in found[:MOST]]
     more = f"\n\n… and {len(found) - MOST:,} more." if len(found) > MOST else ""
-    title = f"{wording.STAGE.get(stage.id, prose(stage.id))}: {wording.count(len(found), 'comparison')}"
+    title = f"{wording.stage(stage.id).line}: {wording.count(len(found), 'comparison')}"
     header = ("where", "result", "score", "limit", "largest difference", "why")
     return details(title, table(header, rows, right=(2, 3, 4)) + more)
 

@@ -94,7 +94,7 @@ def _stages(stages: tuple[Stage, ...]) -> Block:
     table = grid("left", "left", "left", "right")
     for stage in stages:
         took = "" if stage.seconds is None else wording.duration(1000 * stage.seconds)
-        said = Text(wording.plain(stage.why) or wording.STAGE.get(stage.id, ""))
+        said = Text(wording.plain(stage.why) or wording.stage(stage.id).line)
         table.add_row(Text(_MARK[stage.status], style=COLOUR[stage.status]), stage.id, said, Text(took, style="dim"))
     return [table]
 

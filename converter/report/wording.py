@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from converter.records import Safety, Verdict
+from converter.records import FateKind, Safety, Verdict
+from converter.report.blocks import Style
 
 if TYPE_CHECKING:
-    from converter.records import Latency, OutputCheck, Parity
+    from converter.records import Environment, InputSet, Latency, OutputCheck, Parity
 
 SAFETY = {
     Safety.EXACT: "exactly equal",
@@ -17,11 +19,46 @@ SAFETY = {
     Safety.ASSUMES: "equal under an assumption",
 }
 
+
+@dataclass(frozen=True, slots=True)
+class VerdictWords:
+    """How a verdict is shown."""
+
+    mark: str  # in a column of a terminal
+    word: str  # on a page
+    sign: str  # in Markdown
+    clause: str
+    style: Style
+
+
+VERDICT = {
+    Verdict.PASS: VerdictWords("ok", "Pass", "\u2705", "same outputs", Style.PASS),
+    Verdict.FAIL: VerdictWords("FAIL", "Fail", "\u274c", "the outputs differ", Style.FAIL),
+    Verdict.INCONCLUSIVE: VerdictWords(
+        "inconclusive", "Inconclusive", "\u26a0\ufe0f", "could not be decided", Style.OPEN
+    ),
+    Verdict.SKIPPED: VerdictWords("skipped", "Not checked", "\u26a0\ufe0f", "not checked", Style.SKIP),
+}
+
+# Worst first: what fails, then what is open, then what was not looked at.
+WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.SKIPPED, Verdict.PASS)
+
+
+@dataclass(frozen=True, slots=True)
+class LevelWords:
+    """What a claim level rests on: as a clause of a verdict, and as a step of the ladder."""
+
+    clause: str
+    step: str
+
+
 LEVEL = {
-    "A": "on enough of your inputs, against a float64 reference",
-    "B": "against a float64 reference",
-    "C": "without a float64 reference to trust",
-    "D": "nothing was run",
+    "A": LevelWords(
+        "on enough of your inputs, against a float64 reference", "enough of your own inputs for a bound on decisions"
+    ),
+    "B": LevelWords("against a float64 reference", "inputs measured against an exact reference"),
+    "C": LevelWords("without a float64 reference to trust", "no exact reference to measure against"),
+    "D": LevelWords("nothing was run", "only the structure was looked at"),
 }
 
 SCOPE = {
@@ -31,28 +68,79 @@ SCOPE = {
     "none": "what they compute was not compared",
 }
 
-VERDICT = {
-    Verdict.PASS: "same outputs",
-    Verdict.FAIL: "the outputs differ",
-    Verdict.INCONCLUSIVE: "could not be decided",
-    Verdict.SKIPPED: "not checked",
-}
+
+@dataclass(frozen=True, slots=True)
+class StageWords:
+    """A stage of the referee: in a line, as a title, what it proves, and what its scores are multiples of."""
+
+    line: str
+    title: str
+    proves: str
+    unit: str = "of the limit"
 
 
+_ALONE = "Each rewritten place was run alone, before and after, so that no error can hide behind another."
 STAGE = {
-    "environment": "what was asked for is what ran",
-    "structure": "inputs, outputs and well-formedness",
-    "algebra": "float64: the change against the rounding of weights",
-    "parameters": "every folded weight, computed again",
-    "local": "each rewrite on its own",
-    "segments": "each rewrite on its own",
-    "runtime": "onnxruntime: the error against the original's",
-    "runtime-deployed": "onnxruntime as deployed: the same",
-    "decision": "decisions: how often the two models disagree",
-    "removal": "biases that went by data: how often decisions changed",
+    "environment": StageWords(
+        "what was asked for is what ran",
+        "The right machine",
+        "The models ran where they were asked to run, and nowhere else.",
+    ),
+    "structure": StageWords(
+        "inputs, outputs and well-formedness",
+        "Same interface",
+        "Inputs and outputs keep their names, types and shapes; the file is well formed.",
+    ),
+    "algebra": StageWords(
+        "float64: the change against the rounding of weights",
+        "Same mathematics",
+        "Both models were computed in 64-bit arithmetic, where rounding all but vanishes. What difference is left may "
+        "be no more than rounding the new weights to their stored type explains.",
+        "times what rounding explains",
+    ),
+    "parameters": StageWords(
+        "every folded weight, computed again",
+        "Right weights",
+        "Every rewritten weight was computed again, by a formula that shares no code with the rewrite, and compared.",
+        "times what is allowed",
+    ),
+    "local": StageWords("each rewrite on its own", "Right in every place", _ALONE, "times what is allowed"),
+    "segments": StageWords("each rewrite on its own", "Right in every place", _ALONE, "times what rounding explains"),
+    "runtime": StageWords(
+        "onnxruntime: the error against the original's",
+        "Same outputs when run",
+        "Both models were run for real. The new one may be no further from the exact answer than the original is, "
+        "but for a small factor: no float model is exact, the original neither.",
+        "times the original's own error",
+    ),
+    "runtime-deployed": StageWords(
+        "onnxruntime as deployed: the same",
+        "Same outputs as deployed",
+        "The same once more with onnxruntime's own optimisations, and the precision in which the model will run.",
+        "times the original's own error",
+    ),
+    "decision": StageWords(
+        "decisions: how often the two models disagree",
+        "Same decisions",
+        "How often the two models choose differently, and how often they might, on inputs like these.",
+        "at most",
+    ),
+    "removal": StageWords(
+        "biases that went by data: how often decisions changed",
+        "Same decisions without those biases",
+        "Biases that matter were taken out, and weights changed to make up for them. On inputs that had no part in "
+        "that, it was counted how often the new model decides otherwise.",
+        "at most",
+    ),
 }
 
 DECIDES = ("decision", "removal")  # stages that count decisions
+
+
+def stage(id_: str) -> StageWords:
+    """The words for a stage; its name, where a later version wrote the document."""
+    return STAGE.get(id_, StageWords(id_, id_, ""))
+
 
 OUTCOME = {
     "FASTER": "faster",
@@ -60,6 +148,36 @@ OUTCOME = {
     "EQUIVALENT": "as fast",
     "SLOWER": "slower",
     "INCONCLUSIVE": "could not be decided",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FateWords:
+    """What became of a bias: in a count, and in a sentence."""
+
+    brief: str
+    means: str
+    style: Style
+
+
+FATE = {  # in the order in which they are told
+    FateKind.DEAD: FateWords("dead", "nothing downstream depends on it", Style.DEAD),
+    FateKind.ZERO: FateWords("zero", "it was zero in every element", Style.ZERO),
+    FateKind.ABSORBED: FateWords(
+        "absorbed downstream", "something further down that exists anyway takes it over", Style.ABSORBED
+    ),
+    FateKind.MERGED: FateWords("merged", "it became one with the bias of a layer beside it", Style.MERGED),
+    FateKind.KEPT: FateWords("kept", "something downstream blocks it, so it stays", Style.KEPT),
+}
+
+DIFFERENCE = {  # the usual measures of a difference
+    "max_abs": "largest difference",
+    "mean_abs": "on average",
+    "p99_abs": "99 % are below",
+    "max_rel": "largest, relative",
+    "max_ulp": "largest, in units in the last place",
+    "cosine": "cosine similarity",
+    "snr_db": "signal to noise",
 }
 
 
@@ -166,14 +284,19 @@ def rests_on(parity: Parity) -> str:
     return SCOPE.get(parity.scope, "")
 
 
+def level(parity: Parity) -> str:
+    """What the verdict rests on."""
+    return LEVEL[parity.level].clause if parity.level in LEVEL else "level unknown"
+
+
 def verdict(parity: Parity) -> str:
     """What the verdict says and, where it passes, what it rests on."""
     by_data = parity.scope == "removal" and parity.verdict is Verdict.PASS
-    said = ["the same decisions within the budget" if by_data else VERDICT[parity.verdict]]
+    said = ["the same decisions within the budget" if by_data else VERDICT[parity.verdict].clause]
     if parity.verdict is Verdict.PASS and parity.scope == "none":
         said = ["same inputs and outputs"]
     if parity.verdict is Verdict.PASS:
-        said.append(rests_on(parity) or LEVEL.get(parity.level, "level unknown"))
+        said.append(rests_on(parity) or level(parity))
     return f"{', '.join(said)} (level {parity.level})"
 
 
@@ -196,10 +319,39 @@ def reason(latency: Latency) -> str:
     return tail if found and head.startswith(f"{latency.ratio:.3f}") else latency.why
 
 
+def sentence(clause: str) -> str:
+    """A clause as a sentence; a name at its beginning keeps its case."""
+    clause = plain(clause).strip()
+    head = clause if clause.startswith("onnx") else clause[:1].upper() + clause[1:]
+    return head + ("" if clause.endswith((".", "!", "?")) else ".") if clause else ""
+
+
+def inputs(given: InputSet) -> str:
+    """What the models were run on, on one line."""
+    seed = f" (seed {given.seed})" if given.seed is not None and not given.real else ""
+    source = f" from {plain(given.source)}" if given.source else ""
+    shapes = [f"{plain(name)} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims in given.shapes.items()]
+    more = f", and {len(shapes) - 3} more" if len(shapes) > 3 else ""
+    return f"{given.count:,} {given.kind}{source}{seed}" + (f": {', '.join(shapes[:3])}{more}" if shapes else "")
+
+
+def environment(where: Environment) -> str:
+    """Where it ran, on one line."""
+    version = where.versions.get("onnxruntime", "")
+    machine = where.gpu.get("name", "") or where.machine.get("cpu", "")
+    parts = [where.provider, f"onnxruntime {version}" if version else "", str(machine)]
+    return ", ".join(plain(part) for part in parts if part)
+
+
+def file_name(path: str) -> str:
+    """The last part of a path of any system."""
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
 def failure(parity: Parity | None, latency: Latency | None = None) -> str:
     """Why ``fold`` wrote nothing, on one line."""
     if latency is not None and latency.verdict is not Verdict.PASS:
         return f"latency {latency.verdict.value}: {plain(latency.why)}; nothing was written"
     if parity is None:
         return "nothing was written"
-    return f"parity {parity.verdict.value}: {parity.why or VERDICT[parity.verdict]}; nothing was written"
+    return f"parity {parity.verdict.value}: {parity.why or VERDICT[parity.verdict].clause}; nothing was written"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from converter.records import (
     Counts,
@@ -23,6 +25,7 @@ from converter.records import (
     Verb,
     Verdict,
 )
+from converter.report import files
 from converter.rewrite.analysis.recurrent import Gate
 from converter.rewrite.bias_flow.reasons import Reader
 
@@ -145,3 +148,13 @@ FATES = (
     absorbed("conv5", "conv6"),
     at_output("gemm"),
 )
+
+
+def html(document: Mapping[str, Any]) -> str:
+    """A document as a page."""
+    return files.made(document, "html")
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """A document as Markdown."""
+    return files.made(document, "md")

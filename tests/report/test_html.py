@@ -9,10 +9,9 @@ import pytest
 
 from converter.records import FateKind, Latency, OutputCheck, Parity, Stage, Verdict
 from converter.report import svg_parity
-from converter.report.html import html
 from converter.report.to_json import fold_json
 from tests.report import made_evidence as made
-from tests.report.made import FATES, SAID, declined, folded
+from tests.report.made import FATES, SAID, declined, folded, html
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>&amp;{{7*7}}\x1b[2J\u202e\ud800"""
 
@@ -116,7 +115,7 @@ def test_names_from_a_model_are_only_ever_text() -> None:
     [
         ("verify", "pass", "Same answers. Not slower.", "Pass"),
         ("failing", "fail", "Different answers.", "Fail"),
-        ("open", "open", "Same outputs. Decisions could not be bounded.", "Not decided"),
+        ("open", "open", "Same outputs. Decisions could not be bounded.", "Inconclusive"),
         ("bench", "pass", "Not slower.", "Pass"),
         ("slower", "fail", "Slower.", "Fail"),
         ("fold", "pass", "Same answers.", "Pass"),
@@ -174,7 +173,7 @@ def test_the_worst_place_is_named_first() -> None:
     section = page.partition('id="layers"')[2]
     assert section.index("/layer2/Conv") < section.index("/layer51/Conv")
     assert "fill-fail" in section
-    assert "It begins at" in text_of(page)
+    assert "First difference at" in text_of(page)
 
 
 def test_latency_shows_blocks_interval_limit_and_control() -> None:
@@ -213,7 +212,7 @@ def test_what_is_needed_to_see_it_again_is_there() -> None:
     said = text_of(PAGES["failing"]())
     assert "biasopt verify models/resnet50.onnx out/resnet50.folded.onnx" in said
     assert "sha256 " + "a" * 64 in said
-    assert "failing inputs out/failing.npz" in said
+    assert "Failing inputs out/failing.npz" in said
     assert "2 random (seed 0): input 1x3x224x224" in said
     assert "onnxruntime 1.32.0" in said
     assert "3 inputs gave numbers that are not finite in both models" in said
@@ -230,7 +229,7 @@ def test_two_thousand_layers_are_drawn_and_listed_within_bounds() -> None:
     checks = made.places(2000, worst=0.9)
     page = html(made.verify_json(made.parity(stages=(Stage("local", Verdict.PASS, "", checks),))))
     assert "2,000 places" in text_of(page)
-    assert "The worst 100 of 2,000; all of them are in the JSON report." in text_of(page)
+    assert "The worst 100 of 2,000; --verbose and the JSON report have all of them." in text_of(page)
     assert "/layer2/Conv: 0.9 of the limit (the worst of 9)" in page
     assert page.count("<rect") <= svg_parity.COLUMNS + 60
     assert len(page) < 250_000

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from converter.records import Stage, Verdict
-from converter.report.html import html
 from tests.report import made_evidence as made
 from tests.report.browser import Browser, browser  # noqa: F401  (a fixture)
+from tests.report.made import html
 from tests.report.test_html import PAGES, fold_page
 
 pytestmark = pytest.mark.slow

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from converter.records import Verdict
 from converter.report import svg_parity
-from converter.report.html import html
 from converter.report.to_json import dumps
 from tests.report import made_evidence as made
+from tests.report.made import html
 from tests.report.test_html import PAGES, text_of
 
 
@@ -34,10 +34,10 @@ def test_how_it_was_measured_says_load_end_and_extremes() -> None:
         "robustness": {"outliers": 1, "trimmed_ratio": 0.999, "median_ratio": 0.997},
     }
     said = text_of(html(json.loads(dumps(made.bench_json(made.latency(design=design))))))
-    assert "rests on 20 blocks in 5 sessions, which differ more than their blocks do" in said
-    assert "loading B takes 0.620 x the time of A (0.580 to inf)" in said
-    assert "extremes 1 block far from the rest; without the extremes 0.999 x the time, the middle block 0.997 x" in said
-    assert "ended when the time was over, after 118 s" in said
+    assert "Rests on 20 blocks in 5 sessions, which differ more than their blocks do" in said
+    assert "Loading B takes 0.620 x the time of A (0.580 to inf)" in said
+    assert "Extremes 1 block far from the rest; without the extremes 0.999 x the time, the middle block 0.997 x" in said
+    assert "Ended when the time was over, after 118 s" in said
 
 
 def test_outputs_that_agree_are_not_called_undecided_for_want_of_inputs() -> None:

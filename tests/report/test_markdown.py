@@ -5,14 +5,14 @@ import re
 import pytest
 
 from converter.records import OutputCheck, Stage, Verdict
-from converter.report import markdown
+from converter.report.render.markdown import prose
 from converter.report.to_json import fold_json
 from tests.report import made_evidence
-from tests.report.made import FATES, SAID, Result, declined, folded, parity
+from tests.report.made import FATES, SAID, Result, declined, folded, markdown, parity
 
 
 def told(result: Result) -> str:
-    return markdown.markdown(fold_json(result, "9.9", said=SAID))
+    return markdown(fold_json(result, "9.9", said=SAID))
 
 
 def test_the_verdict_comes_first() -> None:
@@ -58,7 +58,7 @@ def test_a_name_cannot_break_out_of_its_cell(name: str) -> None:
 
 
 def test_prose_holds_no_markup() -> None:
-    assert markdown.prose("a_b *c* <d> @e") == "a\\_b \\*c\\* \\<d\\> \\@e"
+    assert prose("a_b *c* <d> @e") == "a\\_b \\*c\\* \\<d\\> \\@e"
 
 
 def test_frozen_inputs_are_named() -> None:
@@ -67,24 +67,24 @@ def test_frozen_inputs_are_named() -> None:
 
 
 def test_a_pair_has_its_verdict_a_table_per_stage_and_how_to_see_it_again() -> None:
-    said = markdown.markdown(made_evidence.verify_json(made_evidence.failing(), made_evidence.latency()))
+    said = markdown(made_evidence.verify_json(made_evidence.failing(), made_evidence.latency()))
     lines = said.splitlines()
-    assert lines[0] == "## biasopt verify"
+    assert lines[0] == "## biasopt verify: `resnet50.onnx`"
     assert lines[2] == "❌ **Parity FAIL**: the outputs differ (level B)."
-    assert "It begins at `/layer2/Conv`." in lines
+    assert "First difference at `/layer2/Conv`" in lines
     assert "✅ **Latency PASS**: B is not slower: 0.998 x the time (0.993 to 1.003, allowed 1.020)." in lines
     assert "| A | `resnet50.onnx` | 102 MB | 17 | 171 | `aaaaaaaaaaaa` |" in lines
     assert "| load | 240 ms | 199 ms | 0.829 |" in lines
     assert "<details><summary>each rewrite on its own: 53 comparisons</summary>" in lines
     local = said.partition("each rewrite on its own: 53")[2]
     assert local.index("/layer2/Conv") < local.index("/layer51/Conv")
-    assert "… and 33 more." in local
+    assert "The worst 20 of 53; --verbose and" in local
     assert "biasopt verify models/resnet50.onnx out/resnet50.folded.onnx" in lines
-    assert "Failing inputs: `out/failing.npz`" in lines
+    assert "* Failing inputs: `out/failing.npz`" in lines
 
 
 def test_a_benchmark_has_its_figures() -> None:
-    said = markdown.markdown(made_evidence.bench_json(made_evidence.latency(1.08)))
+    said = markdown(made_evidence.bench_json(made_evidence.latency(1.08)))
     assert "❌ **Latency FAIL**: B is slower: 1.080 x the time (1.075 to 1.085, allowed 1.020)." in said
     assert "| median | 41.0 ms | 44.3 ms | 1.080 |" in said
     assert "Parity" not in said
@@ -93,6 +93,6 @@ def test_a_benchmark_has_its_figures() -> None:
 def test_a_comment_holds_it() -> None:
     checks = tuple(OutputCheck("x" * 2000 + str(k), Verdict.PASS, 0.1, 4.0) for k in range(30))
     stages = tuple(Stage(name, Verdict.PASS, "", checks) for name in ("local", "parameters"))
-    said = markdown.markdown(made_evidence.verify_json(made_evidence.parity(stages=stages)))
+    said = markdown(made_evidence.verify_json(made_evidence.parity(stages=stages)))
     assert len(said) < 65_536
     assert "| each rewrite on its own | PASS |  |" in said

@@ -1,0 +1,28 @@
+"""A stored document of any kind as a report: its records are read back, and told as those of a run are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from converter.report.blocks import Report
+from converter.report.content import Run
+from converter.report.content.bench import bench_report
+from converter.report.content.verify import verify_report
+from converter.report.rebuilt import latency_of, parity_of
+
+
+def report_of(document: Mapping[str, Any]) -> Report:
+    """The report of a ``biasopt.fold``, ``biasopt.verify`` or ``biasopt.bench`` document."""
+    parity, latency, run = parity_of(document), latency_of(document), run_of(document)
+    if parity is not None:
+        return verify_report(parity, run, latency)
+    assert latency is not None  # a document that was read has one of the three
+    return bench_report(latency, run)
+
+
+def run_of(document: Mapping[str, Any]) -> Run:
+    """What a document says of the run."""
+    tool, repro = document.get("tool") or {}, document.get("repro") or {}
+    version = tool.get("version") or document.get("version", "")
+    return Run(version, document["schema"], repro.get("cmd") or "", document["exit_code"])

@@ -1,0 +1,1 @@
+"""One file a form: a `converter.report.blocks.Report` in, text out."""
