@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from converter.records import FateKind, Latency, OutputCheck, Timing, Verdict
+from converter.records.evidence import worst_verdict
 from converter.report import wording
 
 
@@ -244,7 +245,7 @@ def draw_layers(checks: Sequence[OutputCheck], limit: float, height: float = 160
         found = [checks[place] for place in places]
         value = max(scores[place] for place in places)
         tall = max(2.0, height * scale(value))
-        tone = _tone(min((check.status for check in found), key=wording.WORST_FIRST.index))
+        tone = _tone(worst_verdict(check.status for check in found))
         said = _column(found, value / limit, scores[places[0]] if len(places) == 1 else None)
         marks.append(rect((k + 0.5) * pitch - wide / 2, height - tall, wide, tall, f"fill-{tone}", said))
     marks += [across(edge, "limit"), across(height, "axis")]

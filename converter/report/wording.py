@@ -40,9 +40,6 @@ VERDICT = {
     Verdict.SKIPPED: VerdictWords("skipped", "Not checked", "\u26a0\ufe0f", "not checked", Style.SKIP),
 }
 
-# Worst first: what fails, then what is open, then what was not looked at.
-WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.SKIPPED, Verdict.PASS)
-
 
 @dataclass(frozen=True, slots=True)
 class LevelWords:

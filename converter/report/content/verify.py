@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from converter.records import Latency, OutputCheck, Parity, Stage, Verdict
+from converter.records.evidence import SEVERITY, worst_verdict
 from converter.report import charts, wording
 from converter.report.blocks import (
     Block,
@@ -68,9 +69,8 @@ def verify_report(parity: Parity, run: Run, latency: Latency | None = None) -> R
 
 
 def worst(parity: Parity | None, latency: Latency | None) -> Verdict:
-    """One verdict of two."""
-    found = {part.verdict for part in (parity, latency) if part is not None} or {Verdict.SKIPPED}
-    return min(found, key=wording.WORST_FIRST.index)
+    """One verdict of two; a speed that nothing was asked of has no say."""
+    return worst_verdict((part.verdict for part in (parity, latency) if part is not None), nothing=Verdict.SKIPPED)
 
 
 # ---- the verdict -------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def comparison(check: OutputCheck, *, brief: bool = True) -> Row:
 def _badness(check: OutputCheck) -> tuple[int, float]:
     """What fails first, then what is open, then what came closest to its limit."""
     part = check.score / check.limit if check.score is not None and check.limit else 0.0
-    return wording.WORST_FIRST.index(check.status), -part if part == part else float("-inf")
+    return -SEVERITY.index(check.status), -part if part == part else float("-inf")
 
 
 def _measure(check: OutputCheck, unit: str, said: tuple[str, str] | None = None) -> Measure:
