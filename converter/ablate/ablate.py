@@ -32,7 +32,7 @@ from converter.ablate.statistics import Survey, survey
 from converter.ablate.weight_session import Net, State
 from converter.model.graph import Graph, emit, load
 from converter.records import FateKind
-from converter.referee.proto.source import Source
+from converter.referee.proto.source import LoadedModel
 from converter.rewrite import pipeline
 from converter.rewrite.passes import PASSES
 
@@ -44,7 +44,7 @@ class Opened:
     """The model that is looked at. ``folded`` batch norms became part of the layers around them, exactly."""
 
     graph: Graph
-    source: Source
+    source: LoadedModel
     found: Found
     folded: int
 
@@ -73,7 +73,7 @@ def opened(model: Any, data: str | Path | None = None, *, folds: bool = True) ->
         fates = pipeline.run(asked, pipeline.Options()).fates
     finally:
         asked.close()
-    return Opened(graph, Source.open(content, folder, label), find_sites(graph, fates), folded)
+    return Opened(graph, LoadedModel.open(content, folder, label), find_sites(graph, fates), folded)
 
 
 def _batch_norms(graph: Graph) -> int:

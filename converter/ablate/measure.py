@@ -16,7 +16,7 @@ from converter.ablate.samples import Batch, Labels, Part
 from converter.ablate.sites import Site
 from converter.ablate.weight_session import Net, State
 from converter.errors import DataError
-from converter.referee.verify.decisions import Votes, class_axis, classifies
+from converter.referee.verify.decisions import AgreementCounts, classifies, find_class_axis
 from converter.stats import clopper_pearson, mcnemar, newcombe
 
 _TINY = 1e-30
@@ -31,7 +31,7 @@ def deciding(outputs: dict[str, NDArray[Any]], asked: str | None) -> tuple[str, 
         if asked not in outputs:
             raise DataError(f"{asked!r} is not an output of the model; its outputs are {', '.join(outputs)}")
         value = outputs[asked]
-        return asked, value.ndim >= 2 and (value.dtype.kind in "iu" or value.shape[class_axis(value) or 0] >= 2)
+        return asked, value.ndim >= 2 and (value.dtype.kind in "iu" or value.shape[find_class_axis(value) or 0] >= 2)
     for name, value in outputs.items():
         if classifies(value) and value.dtype.kind in "fV":
             return name, True
@@ -46,7 +46,7 @@ class Effect:
     """Sums over rows. ``votes`` count decisions, where there are any."""
 
     decides: bool
-    votes: Votes = field(default_factory=Votes)
+    votes: AgreementCounts = field(default_factory=AgreementCounts)
     rows: int = 0
     error: float = 0.0  # sum of squares of z' - z
     size: float = 0.0  # of z
@@ -65,7 +65,7 @@ class Effect:
         if not self.decides:
             return
         self.votes.add(before, after, labels)
-        axis = class_axis(before)
+        axis = find_class_axis(before)
         if axis is not None:
             self.divergence += float(_divergence(wide, other, axis).sum())
 

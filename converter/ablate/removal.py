@@ -22,9 +22,9 @@ from converter.ablate.weight_session import Net, Where
 from converter.errors import DataError
 from converter.records import Stage, Verdict
 from converter.referee.inputs.stream import Sample, Stream
-from converter.referee.proto.source import Source
-from converter.referee.verify.decisions import decision
-from converter.referee.verify.models import Side
+from converter.referee.proto.source import LoadedModel
+from converter.referee.verify.decisions import run_decisions
+from converter.referee.verify.models import ModelUnderTest
 from converter.referee.verify.options import Deciding, Options
 from converter.stats import needed_with_labels, needed_without_labels
 
@@ -226,7 +226,7 @@ def _skipped(why: str) -> Stage:
     return Stage("decision", Verdict.SKIPPED, f"{why}; nothing was changed")
 
 
-def confirmed(before: Source, after: Source, proposal: Proposal, budget: Budget, where: Where) -> Stage:
+def confirmed(before: LoadedModel, after: LoadedModel, proposal: Proposal, budget: Budget, where: Where) -> Stage:
     """The verdict: the referee's decision stage on the one look at the rows that nothing has seen.
 
     Parameters
@@ -244,8 +244,8 @@ def confirmed(before: Source, after: Source, proposal: Proposal, budget: Budget,
         seed=budget.seed,
         deciding=Deciding(outputs=(proposal.output,), margin=budget.share, alpha=budget.alpha),
     )
-    original, changed = (Side(source, options, deployed=True) for source in (before, after))
-    return decision(original, changed, options).stage
+    original, changed = (ModelUnderTest(source, options, deployed=True) for source in (before, after))
+    return run_decisions(original, changed, options).stage
 
 
 def _too_few(rows: tuple[int, int, int], data: Data, budget: Budget) -> tuple[Stage, int] | None:

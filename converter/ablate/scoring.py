@@ -15,7 +15,7 @@ from converter.ablate.measure import Effect
 from converter.ablate.moments import Moments
 from converter.ablate.sites import Role, Site, is_proven
 from converter.records import FateKind
-from converter.referee.proto.source import Source
+from converter.referee.proto.source import LoadedModel
 from converter.stats import holm, mcnemar
 
 _LEVELS = 127  # of a symmetric 8-bit weight, on either side of 0
@@ -24,7 +24,7 @@ _WORTH = 0.05  # deviations of a channel: a smaller shift of its mean drowns in 
 NOTE = "Bias correction of quantised models is the subject of US patent 11,604,987; biasopt does not apply it."
 
 
-def findings(source: Source, site: Site, moments: Moments) -> Iterator[dict[str, Any]]:
+def findings(source: LoadedModel, site: Site, moments: Moments) -> Iterator[dict[str, Any]]:
     """What there is to say about one layer, as JSON values."""
     if not moments.channels.count:
         return
@@ -34,7 +34,7 @@ def findings(source: Source, site: Site, moments: Moments) -> Iterator[dict[str,
         yield from _shift(site, moments)
 
 
-def _reads(source: Source, name: str) -> set[str]:
+def _reads(source: LoadedModel, name: str) -> set[str]:
     return {node.op_type for node in source.proto.graph.node if name in node.input}
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from converter.ablate.im2col import Array, Form
 from converter.model.graph import Graph, Node, Tensor
 from converter.records import Fate, FateKind
-from converter.referee.proto.copies import Opening, elem_of
+from converter.referee.proto.copies import InputSlot, get_elem_type
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, LINEAR, MATMUL, Linear, linear_into
 from converter.rewrite.analysis.recurrent import RECURRENT
@@ -52,8 +52,8 @@ class Site:
     bias: Array
     weight: Array
     dtype: np.dtype[Any]
-    bias_opening: Opening
-    weight_opening: Opening
+    bias_opening: InputSlot
+    weight_opening: InputSlot
     fate: Fate | None = None
 
 
@@ -145,9 +145,9 @@ def _site(facts: Facts, linear: Linear, index: int, fate: Fate | None) -> Site:
     )
 
 
-def _opening(facts: Facts, node: Node, slot: int, tensor: Tensor, name: str) -> Opening:
+def _opening(facts: Facts, node: Node, slot: int, tensor: Tensor, name: str) -> InputSlot:
     weight = facts.weight(tensor)
-    return Opening(str(node.outputs[0].name), slot, name, elem_of(weight.dtype), tuple(weight.shape))
+    return InputSlot(str(node.outputs[0].name), slot, name, get_elem_type(weight.dtype), tuple(weight.shape))
 
 
 def _form(facts: Facts, linear: Linear) -> Form:

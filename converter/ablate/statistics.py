@@ -18,7 +18,7 @@ from converter.ablate.scoring import Score, findings
 from converter.ablate.sites import Site, per_channel
 from converter.ablate.weight_session import Net
 from converter.errors import DataError
-from converter.referee.proto.inference import inferred
+from converter.referee.proto.inference import infer_types
 
 _UNKNOWN_BYTES = 64 << 20  # of a tensor whose size cannot be inferred
 _SHARE = 4  # of the memory, one part in so many is for activations and moments at once
@@ -61,7 +61,7 @@ def survey(
 def _groups(net: Net, sites: Sequence[Site], part: Part, limits: Survey) -> Iterator[list[Site]]:
     first = next(part.batches())
     dims = {n: tuple(np.shape(v)) for n, v in first.feeds.items() if isinstance(v, np.ndarray)}
-    known = inferred(net.source.proto, dims)
+    known = infer_types(net.source.proto, dims)
     group: list[Site] = []
     size = 0
     for site in sites:

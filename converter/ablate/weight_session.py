@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from converter.ablate.im2col import Array
 from converter.ablate.sites import Site
 from converter.numerics import round_to
-from converter.referee.proto.copies import loadable, tapped
-from converter.referee.proto.source import Source
+from converter.referee.proto.copies import extract_outputs, make_loadable
+from converter.referee.proto.source import LoadedModel
 from converter.runtime import Session
 
 State = dict[str, NDArray[Any]]  # opening -> value, in the type that it is stored in
@@ -33,10 +33,10 @@ class Tap:
     """A session of a copy of the model that gives some tensors and is fed some constants."""
 
     def __init__(
-        self, source: Source, wanted: Sequence[str], open_sites: Iterable[Site], where: Where, *, optimize: str
+        self, source: LoadedModel, wanted: Sequence[str], open_sites: Iterable[Site], where: Where, *, optimize: str
     ) -> None:
         openings = [o for s in open_sites for o in (s.bias_opening, s.weight_opening)]
-        model, self._inputs = tapped(source, wanted, openings)
+        model, self._inputs = extract_outputs(source, wanted, openings)
         self._session = Session(
             model,
             where.provider,
@@ -56,12 +56,12 @@ class Tap:
 class Net:
     """A model with its biases, and what runs it."""
 
-    source: Source
+    source: LoadedModel
     sites: tuple[Site, ...]
     where: Where = field(default_factory=Where)
 
     def __post_init__(self) -> None:
-        self.source = loadable(self.source)
+        self.source = make_loadable(self.source)
         self.outputs = [o.name for o in self.source.proto.graph.output]
         self.original: State = {}
         for site in self.sites:

@@ -21,9 +21,9 @@ from converter.bench.judge import context, judge
 from converter.bench.worker import pack
 from converter.errors import BiasoptError, DataError
 from converter.records import InputSet, Latency
-from converter.referee.proto.copies import loadable
-from converter.referee.proto.random_inputs import check_given, check_shapes, feed, guesses, has_open_batch
-from converter.referee.proto.source import Source, model_facts
+from converter.referee.proto.copies import make_loadable
+from converter.referee.proto.random_inputs import check_given, check_shapes, guess_shapes, has_open_batch, make_feeds
+from converter.referee.proto.source import LoadedModel, describe_model
 from converter.runtime.machine import HINT, clock_reader, environment
 from converter.runtime.placement import Placement, placement, prove
 from converter.runtime.session import available_cores
@@ -34,7 +34,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def choose(
-    source: Source, accepts: Callable[[Feeds], None], shapes: Shapes | None, batch: int | None, seed: int
+    source: LoadedModel, accepts: Callable[[Feeds], None], shapes: Shapes | None, batch: int | None, seed: int
 ) -> Feeds:
     """Random inputs that the model runs on.
 
@@ -52,8 +52,8 @@ def choose(
     if batch is not None and not has_open_batch(source.proto, shapes):
         raise DataError(f"{source.label}: its batch size is fixed; leave out --batch, or export it with an open one")
     refused: DataError | None = None
-    for guess in guesses(source.proto, shapes, batch or 1):
-        feeds = feed(source.proto, guess, seed)
+    for guess in guess_shapes(source.proto, shapes, batch or 1):
+        feeds = make_feeds(source.proto, guess, seed)
         try:
             accepts(feeds)
         except DataError as exc:
@@ -63,7 +63,7 @@ def choose(
     raise DataError(f"{refused or f'{source.label}: no inputs fit'}; give --shape or --inputs") from refused
 
 
-def check(source: Source, feeds: Mapping[str, Any]) -> None:
+def check(source: LoadedModel, feeds: Mapping[str, Any]) -> None:
     """Raise DataError unless inputs from the user, or of the other model, are this model's."""
     check_given(source.proto, feeds)
 
@@ -127,11 +127,11 @@ class Request:
 class Bench:
     """One pair, made ready."""
 
-    def __init__(self, a: Source, b: Source, request: Request, folder: Path) -> None:
+    def __init__(self, a: LoadedModel, b: LoadedModel, request: Request, folder: Path) -> None:
         self.request, self.folder = request, folder
-        self.sources = loadable(a), loadable(b)
+        self.sources = make_loadable(a), make_loadable(b)
         self.models = [source.for_runtime() for source in self.sources]
-        self.facts = model_facts(a), model_facts(b)
+        self.facts = describe_model(a), describe_model(b)
         self.warnings: list[str] = []
         self.feeds = self._feeds()
         self.peaks = self._peaks()
@@ -289,7 +289,7 @@ def _scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def compare(a: Source, b: Source, request: Request) -> Latency:
+def compare(a: LoadedModel, b: LoadedModel, request: Request) -> Latency:
     """Measure ``b`` beside ``a``.
 
     Raises

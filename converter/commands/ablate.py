@@ -16,8 +16,8 @@ from converter.ablate.sites import Uncovered, chosen
 from converter.ablate.weight_session import Net, Where
 from converter.commands.inspect import Model, blame, quiet
 from converter.records import InputSet, ModelFacts
-from converter.referee.proto.source import Source, free_inputs, model_facts
-from converter.referee.verify.models import default_memory
+from converter.referee.proto.source import LoadedModel, describe_model, list_free_inputs
+from converter.referee.verify.models import find_default_memory
 
 _HELD = 4  # of the memory, one part in so many holds the data
 
@@ -134,7 +134,7 @@ def ablate(
         try:
             with blame(made.graph):
                 sites = chosen(made.found.sites, only) if only else list(made.found.sites)
-                size = max_memory or default_memory()
+                size = max_memory or find_default_memory()
                 given = Given(inputs, images, preprocess, shapes, labels, samples)
                 rows = read(given, made.source, size, tell)
                 where = Where(provider, None if custom_ops is None else Path(custom_ops))
@@ -143,14 +143,14 @@ def ablate(
                 result = run(net, sites, rows, settings)
         finally:
             made.graph.close()
-    facts = model_facts(Source.open(model, None if data is None else Path(data)))
+    facts = describe_model(LoadedModel.open(model, None if data is None else Path(data)))
     return AblateResult(facts, result, uncovered(made), made.folded, rows.record, seed)
 
 
-def read(given: Given, source: Source, size: int, tell: Callable[[str], None]) -> Data:
+def read(given: Given, source: LoadedModel, size: int, tell: Callable[[str], None]) -> Data:
     """The data, held where it takes at most a part of ``size`` bytes."""
     tell("reading the data")
-    return Data(given, source.proto, free_inputs(source.proto), size // _HELD)
+    return Data(given, source.proto, list_free_inputs(source.proto), size // _HELD)
 
 
 def uncovered(made: Opened) -> tuple[Uncovered, ...]:

@@ -83,7 +83,7 @@ def measure_latency(
     """
     from converter.bench.compare import Request, compare
     from converter.bench.design import Design, parse
-    from converter.referee.proto.source import Source
+    from converter.referee.proto.source import LoadedModel
     from converter.runtime.timing import Deployment
 
     given = {"sessions": sessions, "blocks": blocks, "pairs": pairs, "max_time": max_time}
@@ -109,4 +109,4 @@ def measure_latency(
         samples=samples,
         say=progress or (lambda stage: None),
     )
-    return compare(Source.open(a, data[0], label="A"), Source.open(b, data[1], label="B"), request)
+    return compare(LoadedModel.open(a, data[0], label="A"), LoadedModel.open(b, data[1], label="B"), request)

@@ -14,10 +14,10 @@ from onnx import TensorProto
 
 from converter.commands.fold import fold
 from converter.records import Parity, Rewrite, Verdict
-from converter.referee.proto.diff import Scope, reads, same_constant, scopes, signature
-from converter.referee.proto.source import Source
+from converter.referee.proto.diff import Scope, build_scopes, compute_signature, is_same_constant, list_reads
+from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.tensors import read_tensor
-from converter.referee.verify.first_difference import first_apart
+from converter.referee.verify.first_difference import find_first_difference
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -93,15 +93,17 @@ def bisect(
         A model cannot be read or run.
     """
     tell = progress or (lambda text: None)
-    original = Source.open(a, data, "original")
-    rewritten = Source.open(b, got_data or (original.folder if not isinstance(b, str | Path) else None), "rewritten")
+    original = LoadedModel.open(a, data, "original")
+    rewritten = LoadedModel.open(
+        b, got_data or (original.folder if not isinstance(b, str | Path) else None), "rewritten"
+    )
     ids = _ids(rewritten)[len(_ids(original)) :]
     if ids:
         search = _Search(a, data, ids, {"shapes": shapes, "seed": seed, "custom_ops": custom_ops}, max_time, tell)
         found = search.run(rewritten)
         if found is not None:
             return found
-    return Blame(**first_apart(original, rewritten, shapes, seed, tell)._asdict())
+    return Blame(**find_first_difference(original, rewritten, shapes, seed, tell)._asdict())
 
 
 def blamed(parity: Parity, a: Any, b: Any, **asked: Any) -> Parity:
@@ -116,7 +118,7 @@ def blamed(parity: Parity, a: Any, b: Any, **asked: Any) -> Parity:
     return replace(parity, blame=found.text)
 
 
-def _ids(source: Source) -> list[str]:
+def _ids(source: LoadedModel) -> list[str]:
     """What the model says was rewritten in it."""
     for entry in source.proto.metadata_props:
         if entry.key == _REWRITES:
@@ -136,7 +138,7 @@ class _Search:
         self._judged, self._max_time, self._tell = judged, max_time, tell
         self._steps = 0
 
-    def run(self, rewritten: Source) -> Blame | None:
+    def run(self, rewritten: LoadedModel) -> Blame | None:
         """The answer; None if the fold cannot be made again."""
         made = self._again()
         if made is None:
@@ -144,7 +146,7 @@ class _Search:
         way, rewrites = made
         whole = self._folded(len(rewrites), way)
         if not self._is_bad(len(rewrites), whole):
-            return self._after_the_fold(Source.open(whole, self._folder()), rewritten, rewrites)
+            return self._after_the_fold(LoadedModel.open(whole, self._folder()), rewritten, rewrites)
         good, bad = 0, len(rewrites)
         while bad - good > 1:
             middle = (good + bad) // 2
@@ -169,7 +171,7 @@ class _Search:
         return fold(self._a, verify=False, data=self._data, stop_after=count, **way).model
 
     def _folder(self) -> Path | None:
-        return Source.open(self._a, self._data).folder
+        return LoadedModel.open(self._a, self._data).folder
 
     def _is_bad(self, count: int, model: ModelProto) -> bool:
         from converter.referee.verify import compare
@@ -189,7 +191,7 @@ class _Search:
         )
         return parity.verdict is Verdict.FAIL
 
-    def _after_the_fold(self, whole: Source, rewritten: Source, rewrites: tuple[Rewrite, ...]) -> Blame:
+    def _after_the_fold(self, whole: LoadedModel, rewritten: LoadedModel, rewrites: tuple[Rewrite, ...]) -> Blame:
         """The model under test against the fold made again: they should be the same."""
         found = next(_unlike(whole, rewritten), None)
         if found is None:
@@ -200,19 +202,19 @@ class _Search:
         return Blame("", tensor, f"{node}: {tensor}" if tensor else node, said, self._steps)
 
 
-def _unlike(whole: Source, rewritten: Source) -> Iterator[tuple[str, str, str]]:
+def _unlike(whole: LoadedModel, rewritten: LoadedModel) -> Iterator[tuple[str, str, str]]:
     """Tensor, node and difference, in the order of the data, where two models that should be the same are not."""
-    ours, theirs = scopes(whole, {}), scopes(rewritten, {})
+    ours, theirs = build_scopes(whole, {}), build_scopes(rewritten, {})
     for key, scope in theirs.items():
         if key not in ours:
             continue
-        known = {signature(node) for node in ours[key].nodes}
+        known = {compute_signature(node) for node in ours[key].nodes}
         for node in scope.nodes:
             label = node.name or f"{node.op_type}:{node.output[0]}"
-            for name in reads(node):
+            for name in list_reads(node):
                 if name in scope.consts and (why := _changed(name, ours[key], scope)):
                     yield name, label, why
-            if signature(node) not in known:
+            if compute_signature(node) not in known:
                 yield "", label, "changed"
 
 
@@ -220,7 +222,7 @@ def _changed(name: str, ours: Scope, theirs: Scope) -> str:
     old, new = ours.consts.get(name), theirs.consts[name]
     if old is None:
         return "put in"
-    if same_constant(old, ours.source, new, theirs.source):
+    if is_same_constant(old, ours.source, new, theirs.source):
         return ""
     if not isinstance(old, TensorProto) or list(old.dims) != list(new.dims):
         return "of another shape"

@@ -17,8 +17,8 @@ from converter.model.graph import Bypass, DropInput, Edit, Graph, Node, Rename, 
 from converter.model.graph.nodes import Const, Scope, StoredTensor
 from converter.records import Rewrite, Weight
 from converter.referee.certificate import SCHEMA, Engine, Refusal, built, encoded, facts, sealed
-from converter.referee.proto.source import Source
-from converter.referee.proto.structural_hash import array_digest, chained, file_digest, model_digest
+from converter.referee.proto.source import LoadedModel
+from converter.referee.proto.structural_hash import chain_hashes, hash_array, hash_file, hash_model
 from converter.rewrite.passes import Pass
 
 _LITERAL = 1 << 20  # elements of a constant that may stand in a certificate in full
@@ -123,7 +123,7 @@ class Recorder:
             if record is None and tensor is not None:
                 record = {"kind": "computed", "scope": self._areas[id(tensor.scope)], "tensor": tensor.name}
                 record["step"] = len(self.steps) + 1
-            self._bases[id(base)] = {**(record or {}), "sha256": array_digest(base.load())}
+            self._bases[id(base)] = {**(record or {}), "sha256": hash_array(base.load())}
             self._kept.append(base)
         return dict(self._bases[id(base)])
 
@@ -135,8 +135,8 @@ class Recorder:
 
 def certificate(
     recorder: Recorder,
-    original: Source,
-    folded: Source,
+    original: LoadedModel,
+    folded: LoadedModel,
     *,
     argv: list[str] | None = None,
     progress: Callable[[str], None] | None = None,
@@ -160,7 +160,7 @@ def certificate(
     InvariantViolation
         The replay gives another model than the fold: one of the two is wrong.
     """
-    digest = model_digest(original)
+    digest = hash_model(original)
     engine, steps, state = Engine(original, frozenset(recorder.frozen)), [], digest
     for k, asked in enumerate(recorder.steps):
         if progress is not None:
@@ -169,12 +169,12 @@ def certificate(
             record = engine.step(asked)
         except Refusal as refusal:
             raise InvariantViolation(f"the replay does not follow the fold: {refusal}") from refusal
-        state = record["state"] = chained(state, record)
+        state = record["state"] = chain_hashes(state, record)
         steps.append(record)
     entries = ("biasopt.version", "biasopt.rewrites") if steps else ()
     metadata = {p.key: p.value for p in folded.proto.metadata_props if p.key in entries}
-    got = model_digest(folded)
-    if model_digest(Source(built(engine.sheet, original, metadata), "replayed", None, original.folder)) != got:
+    got = hash_model(folded)
+    if hash_model(LoadedModel(built(engine.sheet, original, metadata), "replayed", None, original.folder)) != got:
         raise InvariantViolation("the replay of the fold's steps gives another model than the fold")
     document = {
         "schema": SCHEMA,
@@ -188,11 +188,11 @@ def certificate(
     return {**document, "seal": sealed(document)}
 
 
-def _facts(source: Source) -> dict[str, Any]:
+def _facts(source: LoadedModel) -> dict[str, Any]:
     said = facts(source.proto)
     if source.path is None:
         return {**said, "sha256": None, "size_bytes": None}
-    return {**said, "sha256": file_digest(source.path), "size_bytes": source.path.stat().st_size}
+    return {**said, "sha256": hash_file(source.path), "size_bytes": source.path.stat().st_size}
 
 
 def write(document: dict[str, Any], path: Path) -> None:

@@ -200,11 +200,11 @@ def _check_proto(loaded: Loaded, made: Exported) -> None:
 
 
 def _ports(values: Any) -> tuple[TensorPort, ...]:
-    from converter.referee.proto.source import dtype_of
+    from converter.referee.proto.source import get_dtype
 
     found = []
     for value in values:
         tensor = value.type.tensor_type
         dims = (d.dim_param or ("?" if not d.HasField("dim_value") else int(d.dim_value)) for d in tensor.shape.dim)
-        found.append(TensorPort(value.name, str(dtype_of(tensor.elem_type)), tuple(dims)))
+        found.append(TensorPort(value.name, str(get_dtype(tensor.elem_type)), tuple(dims)))
     return tuple(found)

@@ -82,13 +82,13 @@ def _session(made: Exported) -> Run:
 
 
 def _in_float64(made: Exported) -> Run:
-    from converter.referee.proto.source import Source
+    from converter.referee.proto.source import LoadedModel
     from converter.referee.reference.evaluator import Reference
-    from converter.referee.verify.models import default_memory
+    from converter.referee.verify.models import find_default_memory
 
-    source = Source.open(made.path, None, "exported model")
+    source = LoadedModel.open(made.path, None, "exported model")
     wanted = {value.name for value in source.proto.graph.input}
-    model = Reference(source.proto, external_dir=source.folder, max_bytes=default_memory())
+    model = Reference(source.proto, external_dir=source.folder, max_bytes=find_default_memory())
     return lambda feeds: model.run({n: v for n, v in feeds.items() if n in wanted})
 
 
@@ -143,7 +143,7 @@ def _case(
 ) -> _Case | str:
     """One input run everywhere; a sentence where the exported model does not run."""
     from converter.referee.reference.kernels import Unsupported
-    from converter.referee.verify.models import default_memory
+    from converter.referee.verify.models import find_default_memory
 
     mine = made.answer if tensors is made.tensors else run_module(loaded, tensors, made.rebuild)
     feeds = {name: to_array(t) for name, t in zip(made.names, tensors, strict=True)}
@@ -152,7 +152,7 @@ def _case(
     except (DataError, ModelError, Unsupported) as exc:
         return f"the exported model does not run {where} ({_said(exc, made)})"
     # Twice the parameters' bytes again: a system that grants memory which it lacks ends the process, not the call.
-    found = run_in_float64(loaded, tensors, made.rebuild) if 2 * _held(loaded) <= default_memory() else None
+    found = run_in_float64(loaded, tensors, made.rebuild) if 2 * _held(loaded) <= find_default_memory() else None
     exact = None if found is None else found.arrays()
     if only_exact:
         return _Case(where, exact, theirs, None, True) if exact else f"neither runs in float64 {where}"

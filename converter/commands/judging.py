@@ -117,11 +117,11 @@ class Pair:
     ) -> None:
         """Write the certificate of the fold that the recorder saw."""
         from converter.commands.certificate import certificate, write
-        from converter.referee.proto.source import Source
+        from converter.referee.proto.source import LoadedModel
 
-        original = Source.open(self._original, data, "original")
+        original = LoadedModel.open(self._original, data, "original")
         beside = original.folder if self.folded is None else None  # a file's own data lies beside it
-        folded = Source.open(self.folded or self.to_bytes(), beside, "folded model")
+        folded = LoadedModel.open(self.folded or self.to_bytes(), beside, "folded model")
         write(certificate(recorder, original, folded, progress=progress), path)
 
     def _named(self, facts: ModelFacts | None) -> ModelFacts | None:

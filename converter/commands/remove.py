@@ -22,8 +22,8 @@ from converter.errors import InvariantViolation
 from converter.model.graph import Bypass, Edit, Graph, SetConst, emit, load
 from converter.numerics import NewTensor
 from converter.records import InputSet, Rewrite, Safety, Stage, Verdict
-from converter.referee.proto.source import Source, free_inputs
-from converter.referee.verify.models import default_memory
+from converter.referee.proto.source import LoadedModel, list_free_inputs
+from converter.referee.verify.models import find_default_memory
 from converter.report import document
 from converter.rewrite import pipeline
 from converter.rewrite.analysis.facts import Facts
@@ -136,26 +136,26 @@ def remove_biases(
     if not 0 < budget < 1 or not 0 < alpha < 0.5:
         raise ValueError("the budget is a share between 0 and 1, and alpha one between 0 and 0.5")
     tell = progress or (lambda text: None)
-    size = max_memory or default_memory()
+    size = max_memory or find_default_memory()
     folded = _source(graph)
     found = find_sites(graph, ())
     may, kept = _candidates(found, keep, also)
     tell("reading the data")
     given = Given(inputs, images, preprocess, shapes, labels, samples)
-    rows = Data(given, folded.proto, free_inputs(folded.proto), size // 4)
+    rows = Data(given, folded.proto, list_free_inputs(folded.proto), size // 4)
     where = Where(provider, None if custom_ops is None else Path(custom_ops))
     limits = Budget(budget, alpha, output, seed=seed, max_time=max_time, max_bytes=size, progress=tell)
     proposal = propose(Net(folded, found.sites, where), may, kept, rows, limits)
     rewrites = tuple(_applied(graph, fit) for fit in proposal.fits)
     stage = proposal.stage
     if stage is None:
-        before = Source.open(original, None if data is None else Path(data))
+        before = LoadedModel.open(original, None if data is None else Path(data))
         stage = confirmed(before, _source(graph), proposal, limits, where)
     return Removed(stage, proposal, rewrites, rows.record, budget, seed)
 
 
-def _source(graph: Graph) -> Source:
-    return Source.open(emit(graph, {}, None).to_bytes(), graph.file.base, graph.file.label)
+def _source(graph: Graph) -> LoadedModel:
+    return LoadedModel.open(emit(graph, {}, None).to_bytes(), graph.file.base, graph.file.label)
 
 
 def _candidates(found: Found, keep: Sequence[str], also: Sequence[str]) -> tuple[list[Site], list[Kept]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from converter.errors import ModelError
 from converter.referee import certificate as engine
-from converter.referee.proto.source import Source
-from converter.referee.proto.structural_hash import file_digest
+from converter.referee.proto.source import LoadedModel
+from converter.referee.proto.structural_hash import hash_file
 
 SCHEMA = "biasopt.replay/1"
 
@@ -93,13 +93,13 @@ def replay_certificate(
     """
     source_path, said_path = Path(original), Path(certificate)
     document = engine.read(said_path)
-    source = Source.open(source_path, None if data is None else Path(data))
+    source = LoadedModel.open(source_path, None if data is None else Path(data))
     target = None if out is None else _checked(Path(out), source_path, said_path, force=force)
     found = engine.check(source, document, progress)
     same = None
     if found.holds and target is not None and found.write is not None:
         found.write(target)
-        same = file_digest(target) == document["output"].get("sha256")
+        same = hash_file(target) == document["output"].get("sha256")
     return ReplayResult(
         str(source_path),
         str(said_path),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from converter.records import OutputCheck
-from converter.referee.verify.decisions import Votes, by_interval, judged
+from converter.referee.verify.decisions import AgreementCounts, decide, decide_by_interval
 from converter.referee.verify.options import Deciding
 
 
@@ -19,12 +19,12 @@ def check(found: OutputCheck, margin: float | None, alpha: float | None) -> Outp
         margin=detail["margin"] if margin is None else margin, alpha=detail["alpha"] if alpha is None else alpha
     )
     if "k" in detail:
-        again = judged(found.name, _votes(detail), ask)
+        again = decide(found.name, _votes(detail), ask)
         return replace(again, detail=detail | again.detail)
     if alpha is not None or "lower" not in detail or "upper" not in detail or found.score is None:
         return found  # a bootstrap at another level needs the samples
     bounds = (float(detail["lower"]), float(detail["upper"]))
-    return by_interval(
+    return decide_by_interval(
         found.name, found.score, bounds, ask, detail | _asked(ask), f"changes by {found.score:+.3g}", "give more inputs"
     )
 
@@ -33,9 +33,9 @@ def _asked(ask: Deciding) -> dict[str, Any]:
     return {"margin": ask.margin, "alpha": ask.alpha}
 
 
-def _votes(detail: dict[str, Any]) -> Votes:
+def _votes(detail: dict[str, Any]) -> AgreementCounts:
     n, labelled = int(detail["n"]), "gained" in detail
-    return Votes(
+    return AgreementCounts(
         rows=n,
         differ=float(detail["k"]),
         maps=detail.get("metric") == "pixel_disagreement",

@@ -11,7 +11,7 @@ from converter.ablate.ablate import Opened, opened
 from converter.ablate.samples import Data, Given
 from converter.ablate.sites import Site
 from converter.ablate.weight_session import Net
-from converter.referee.proto.source import Source, free_inputs
+from converter.referee.proto.source import LoadedModel, list_free_inputs
 from tests.tiny import model
 
 Array = np.ndarray[Any, Any]
@@ -64,8 +64,8 @@ def net_of(proto: onnx.ModelProto | bytes, **asked: Any) -> tuple[Net, Opened]:
     return Net(found.source, found.found.sites), found
 
 
-def data_of(source: Source, inputs: dict[str, Array], labels: Any = None, max_bytes: int = 1 << 28) -> Data:
-    return Data(Given(inputs=inputs, labels=labels), source.proto, free_inputs(source.proto), max_bytes)
+def data_of(source: LoadedModel, inputs: dict[str, Array], labels: Any = None, max_bytes: int = 1 << 28) -> Data:
+    return Data(Given(inputs=inputs, labels=labels), source.proto, list_free_inputs(source.proto), max_bytes)
 
 
 def named(net: Net, label: str) -> Site:

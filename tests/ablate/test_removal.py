@@ -157,8 +157,8 @@ def _only(batches: Any, allowed: set[int], net: Any) -> Any:
 
 def test_confirm_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    honest = removal.decision
-    monkeypatch.setattr(removal, "decision", lambda *given: calls.append(1) or honest(*given))
+    honest = removal.run_decisions
+    monkeypatch.setattr(removal, "run_decisions", lambda *given: calls.append(1) or honest(*given))
     found = fold_and_remove(chain(), inputs={"x": images(700)}, budget=0.2)
     assert calls == [1]
     assert found.removed.stage.id == "decision"

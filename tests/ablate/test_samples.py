@@ -9,7 +9,7 @@ import pytest
 
 from converter.ablate.samples import Data, Given, split
 from converter.errors import DataError
-from converter.referee.proto.source import free_inputs
+from converter.referee.proto.source import list_free_inputs
 from tests.ablate.made import chain, data_of, images, net_of
 
 
@@ -72,7 +72,7 @@ def test_data_that_fits_no_input_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'x' has no value"):
         data_of(source, {"y": images(10)})
     with pytest.raises(DataError, match="there are no such inputs"):
-        Data(Given(inputs=[tmp_path / "none.npz"]), source.proto, free_inputs(source.proto), 1000)
+        Data(Given(inputs=[tmp_path / "none.npz"]), source.proto, list_free_inputs(source.proto), 1000)
 
 
 def test_data_that_changes_between_readings_is_an_error(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_data_that_changes_between_readings_is_an_error(tmp_path: Path) -> None:
         "        yield {'x': np.random.default_rng().random((1, 1, 8, 8), np.float32)}\n"
     )
     source = net_of(chain())[0].source
-    data = Data(Given(inputs=f"{script}:inputs"), source.proto, free_inputs(source.proto), 1000)
+    data = Data(Given(inputs=f"{script}:inputs"), source.proto, list_free_inputs(source.proto), 1000)
     assert not data.held
     with pytest.raises(DataError, match="changes from one reading to the next"):
         list(data.batches())

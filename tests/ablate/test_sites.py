@@ -9,8 +9,8 @@ import pytest
 
 from converter.ablate.ablate import opened
 from converter.ablate.sites import Role, chosen
-from converter.referee.proto.copies import Opening, tapped
-from converter.referee.proto.source import Source
+from converter.referee.proto.copies import InputSlot, extract_outputs
+from converter.referee.proto.source import LoadedModel
 from converter.runtime import Session
 from tests.ablate.made import chain, draw, images, layer, net_of
 from tests.tiny import model
@@ -120,9 +120,9 @@ def test_feeding_a_bias_is_the_same_as_storing_it() -> None:
 
 def test_a_copy_runs_only_what_is_needed() -> None:
     net, found = net_of(chain())
-    content, inputs = tapped(found.source, ["r"], [net.sites[0].bias_opening, net.sites[2].bias_opening])
+    content, inputs = extract_outputs(found.source, ["r"], [net.sites[0].bias_opening, net.sites[2].bias_opening])
     assert inputs == {"x", "biasopt/bias/0"}
-    copy = Source.open(content).proto
+    copy = LoadedModel.open(content).proto
     assert [n.op_type for n in copy.graph.node] == ["Conv", "Relu"]
     assert {t.name for t in copy.graph.initializer} == {"w1"}
     assert len(found.source.proto.graph.node) == 9
@@ -131,7 +131,7 @@ def test_a_copy_runs_only_what_is_needed() -> None:
 def test_an_opened_slot_leaves_the_other_readers_alone() -> None:
     text = "(float[N,3] x) => (float[N,3] z) { y = Gemm(x, w, b)  z = Gemm(y, w, b) }"
     found = opened(model(text, {"w": draw(3, 3), "b": draw(3, seed=1)}))
-    content, inputs = tapped(found.source, ["z"], [Opening("z", 2, "new", 1, (3,))])
+    content, inputs = extract_outputs(found.source, ["z"], [InputSlot("z", 2, "new", 1, (3,))])
     assert inputs == {"x", "new"}
     x, w, b = draw(2, 3, seed=4), draw(3, 3), draw(3, seed=1)
     got = Session(content).run({"x": x, "new": np.zeros(3, np.float32)})["z"]

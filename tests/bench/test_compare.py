@@ -20,7 +20,7 @@ from converter.bench.design import Design
 from converter.bench.interleaved import Duet, Measured
 from converter.errors import DataError, ModelError, RuntimeUnavailable
 from converter.records import Latency, Verdict
-from converter.referee.proto.source import Source
+from converter.referee.proto.source import LoadedModel
 from converter.report import terminal
 from converter.runtime.placement import Placement
 from converter.runtime.timing import Deployment
@@ -169,7 +169,7 @@ def test_a_model_that_runs_elsewhere_has_no_time(monkeypatch: pytest.MonkeyPatch
     """Asked for CUDA, and the convolutions ran on the CPU: an error, never a number."""
     bench = object.__new__(Bench)
     bench.request, bench.feeds, bench.models = Request(), {}, [(pair[0], None)]
-    bench.sources = (Source.open(pair[0]), Source.open(pair[1]))
+    bench.sources = (LoadedModel.open(pair[0]), LoadedModel.open(pair[1]))
     found = Placement({"CPUExecutionProvider": 1}, (("CPUExecutionProvider", "Conv", "conv"),))
     monkeypatch.setattr("converter.bench.compare.placement", lambda *_, **__: found)
     assert bench._placement(0, Deployment()) is found

@@ -102,10 +102,10 @@ def measured(content: bytes, data: tuple[Any, Any, Any, Any]) -> dict[str, Any]:
     from converter.ablate.samples import Data, Given
     from converter.ablate.statistics import Survey, survey
     from converter.ablate.weight_session import Net
-    from converter.referee.proto.source import free_inputs
+    from converter.referee.proto.source import list_free_inputs
 
     found = opened(content)
-    net, ports = Net(found.source, found.found.sites), free_inputs(found.source.proto)
+    net, ports = Net(found.source, found.found.sites), list_free_inputs(found.source.proto)
     sites = [s for s in net.sites if s.op == "Conv"]
     fit = Data(Given(inputs={"image": data[0]}), found.source.proto, ports, 1 << 30).all()
     test = Data(Given(inputs={"image": data[2]}, labels=data[3]), found.source.proto, ports, 1 << 30).all()

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper
 
-from converter.referee.proto.structural_hash import array_digest, tensor_digest
+from converter.referee.proto.structural_hash import hash_array, hash_tensor
 from converter.referee.proto.tensors import read_tensor
 
 
@@ -60,7 +60,7 @@ class Constant:
 
     def digest(self) -> str:
         """SHA-256 of the stored elements."""
-        return array_digest(self.load())
+        return hash_array(self.load())
 
 
 class Held(Constant):
@@ -80,7 +80,7 @@ class Held(Constant):
         return read_tensor(self.tensor, self.folder)
 
     def digest(self) -> str:
-        self._digest = self._digest or tensor_digest(self.tensor, self.folder)
+        self._digest = self._digest or hash_tensor(self.tensor, self.folder)
         return self._digest
 
 
@@ -122,7 +122,7 @@ class Made(Constant):
         return rounded(self.master(), self.dtype)
 
     def digest(self) -> str:
-        self._digest = self._digest or array_digest(self.load())
+        self._digest = self._digest or hash_array(self.load())
         return self._digest
 
 

@@ -22,8 +22,8 @@ from converter.errors import ModelError
 from converter.model.file import Computed, DataFile, Pieces, Span, data_name, span_of, stage
 from converter.model.file.wire import Buffer, Field, fields
 from converter.referee.certificate.graph import Area, Item, Sheet, Wire
-from converter.referee.proto.source import Source, serialized
-from converter.referee.proto.tensors import external_location, is_external
+from converter.referee.proto.source import LoadedModel, serialize
+from converter.referee.proto.tensors import is_external, locate_external
 
 _EXTERNAL_FROM = 1024  # bytes; smaller tensors stay in the model
 # Field numbers of onnx.proto.
@@ -46,7 +46,7 @@ class Layout:
         Where external tensors go, and large new ones; without it external ones stay where they are.
     """
 
-    def __init__(self, sheet: Sheet, source: Source, metadata: Mapping[str, str], data: DataFile | None) -> None:
+    def __init__(self, sheet: Sheet, source: LoadedModel, metadata: Mapping[str, str], data: DataFile | None) -> None:
         self.sheet, self.source, self.metadata, self.data = sheet, source, metadata, data
         self.buffer, self.path = _bytes_of(source)
         self._changed: dict[str, bool] = {}
@@ -203,7 +203,7 @@ class Layout:
         if self.data is None or not is_external(tensor):
             out.add(self._copy(f))
             return
-        path, offset, length = external_location(tensor, self.source.folder)
+        path, offset, length = locate_external(tensor, self.source.folder)
         n_bytes = path.stat().st_size - offset if length is None else length
         header = TensorProto()
         header.CopyFrom(tensor)
@@ -240,9 +240,9 @@ def _whole(data: bytes) -> Pieces:
     return out
 
 
-def _bytes_of(source: Source) -> tuple[Buffer, Path | None]:
+def _bytes_of(source: LoadedModel) -> tuple[Buffer, Path | None]:
     if source.path is None:
-        return serialized(source.proto), None
+        return serialize(source.proto), None
     with source.path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), source.path
 
@@ -250,13 +250,13 @@ def _bytes_of(source: Source) -> tuple[Buffer, Path | None]:
 _PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 
 
-def built(sheet: Sheet, source: Source, metadata: Mapping[str, str]) -> ModelProto:
+def built(sheet: Sheet, source: LoadedModel, metadata: Mapping[str, str]) -> ModelProto:
     """The model as the edits left it; external tensors stay where they lie."""
     model: ModelProto = ModelProto.FromString(Layout(sheet, source, metadata, None).model().to_bytes())
     return model
 
 
-def write(sheet: Sheet, source: Source, metadata: Mapping[str, str], target: Path) -> None:
+def write(sheet: Sheet, source: LoadedModel, metadata: Mapping[str, str], target: Path) -> None:
     """Write the model, whole or not at all; what lay in data files goes into one beside it.
 
     Raises

@@ -17,11 +17,11 @@ from converter.referee.certificate.constants import Computed, Constant, Held, Ma
 from converter.referee.certificate.graph import Area, Change, Editor, Item, Sheet, Wire, attribute_tensor
 from converter.referee.certificate.output import built, write
 from converter.referee.normal_form.compare import Compared, Place, recompute
-from converter.referee.proto.diff import Segment
-from converter.referee.proto.inference import inferred
-from converter.referee.proto.source import Port, Source, opsets, ports, value_info
-from converter.referee.proto.structural_hash import chained, file_digest, model_digest, node_record
-from converter.referee.reference.kernels import Unsupported, kernel, plain_attributes
+from converter.referee.proto.diff import Region
+from converter.referee.proto.inference import infer_types
+from converter.referee.proto.source import LoadedModel, Port, make_value_info, read_opsets, read_ports
+from converter.referee.proto.structural_hash import chain_hashes, describe_node, hash_file, hash_model
+from converter.referee.reference.kernels import Unsupported, make_kernel, read_attributes
 
 _FUEL = 64  # nodes in a chain
 _LARGEST = 1 << 26  # elements
@@ -63,7 +63,7 @@ def _array(wire: Wire) -> np.ndarray[Any, Any] | None:
     assert item is not None
     if item.op == "Constant":
         return _held(item)
-    op = kernel(item.as_node(), "", item.scope.sheet.opset(item.scope))
+    op = make_kernel(item.as_node(), "", item.scope.sheet.opset(item.scope))
     if op is None:
         raise Unsupported(item.op)
     inputs = tuple(_array(w) for w in item.inputs)
@@ -77,7 +77,7 @@ def _held(item: Item) -> np.ndarray[Any, Any]:
     tensor = attribute_tensor(item)
     if tensor is not None:
         return Held(tensor, item.scope.sheet.folder).load()
-    (value,) = plain_attributes(item.as_node()).values()
+    (value,) = read_attributes(item.as_node()).values()
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
@@ -99,10 +99,10 @@ class Types:
         if area.path not in self._known:
             proto = area.proto
             if area.path == "":
-                self._known[""] = inferred(self._sheet.model)
+                self._known[""] = infer_types(self._sheet.model)
             else:
                 values = [*proto.value_info, *proto.input, *proto.output] if isinstance(proto, GraphProto) else []
-                self._known[area.path] = ports(values)
+                self._known[area.path] = read_ports(values)
         return self._known[area.path].get(wire.origin)
 
 
@@ -119,13 +119,13 @@ def places(sheet: Sheet, change: Change, types: Types) -> Iterator[Place]:
     after = _Side(area, [(i, i.as_node(), i.inputs) for i in order if i.alive], types)
     made = {name for node in before.nodes for name in node.output}
     done: dict[Any, Any] = {}
-    source = Source(sheet.model, "step", None, None)
+    source = LoadedModel(sheet.model, "step", None, None)
     for wire in _seen(order):
         if wire.name not in made:
             yield Place(wire.name, (), "is made anew")
             continue
-        segment = Segment(area.path, wire.name, before.model(wire.name), after.model(wire.name))
-        yield recompute(segment, source, source, done)
+        region = Region(area.path, wire.name, before.model(wire.name), after.model(wire.name))
+        yield recompute(region, source, source, done)
 
 
 def _seen(touched: list[Item]) -> Iterator[Wire]:
@@ -179,8 +179,8 @@ class _Side:
         sheet = self._area.sheet
         graph = GraphProto(name="place", node=self.nodes, initializer=self._constants.values())
         for name, port in self._inputs.items():
-            graph.input.append(value_info(name, port, TensorProto.FLOAT))
-        graph.output.append(value_info(output, None))
+            graph.input.append(make_value_info(name, port, TensorProto.FLOAT))
+        graph.output.append(make_value_info(output, None))
         imports = sheet.model.opset_import if not self._area.is_function else self._area.proto.opset_import
         return ModelProto(ir_version=max(sheet.ir_version, 4), opset_import=imports, graph=graph)
 
@@ -205,7 +205,7 @@ class Engine:
         Inputs with a default value that became constants.
     """
 
-    def __init__(self, source: Source, frozen: frozenset[str] = frozenset()) -> None:
+    def __init__(self, source: LoadedModel, frozen: frozenset[str] = frozenset()) -> None:
         self.sheet = Sheet(source.proto, source.folder, frozen)
         self.editor = Editor(self.sheet)
         self.editor.base_of = self._base
@@ -303,7 +303,7 @@ def _outline(node: Any) -> list[Any]:
     bare.CopyFrom(node)
     del bare.attribute[:]
     bare.attribute.extend(a for a in node.attribute if not (a.HasField("t") or a.HasField("g") or a.graphs))
-    return node_record(bare, None)
+    return describe_node(bare, None)
 
 
 def _rounding(wire: Wire, where: str) -> dict[str, Any]:
@@ -375,10 +375,10 @@ def sealed(document: dict[str, Any]) -> str:
     """The seal over everything in a certificate but the seal and the steps, which their chain covers."""
     rest = {k: v for k, v in document.items() if k not in ("seal", "steps")}
     steps = document.get("steps") or [{}]
-    return chained(str(steps[-1].get("state", "")), rest)
+    return chain_hashes(str(steps[-1].get("state", "")), rest)
 
 
-def check(source: Source, document: dict[str, Any], progress: Callable[[str], None] | None = None) -> Replayed:
+def check(source: LoadedModel, document: dict[str, Any], progress: Callable[[str], None] | None = None) -> Replayed:
     """Replay a certificate on an original."""
     steps = document.get("steps")
     steps = steps if isinstance(steps, list) else []
@@ -404,7 +404,7 @@ def check(source: Source, document: dict[str, Any], progress: Callable[[str], No
     return Replayed(len(steps), done, recomputed, "", "", tuple(open_steps), digest, written)
 
 
-def _start(source: Source, document: dict[str, Any]) -> Engine:
+def _start(source: LoadedModel, document: dict[str, Any]) -> Engine:
     """The original must be the one that the certificate is about, and the certificate whole."""
     steps = document.get("steps")
     if not isinstance(steps, list) or not isinstance(document.get("input"), dict):
@@ -414,12 +414,12 @@ def _start(source: Source, document: dict[str, Any]) -> Engine:
             raise Refusal(f"step {k + 1}", "is not a record of a step")
     if not isinstance(document.get("output"), dict) or not isinstance(document.get("frozen", []), list):
         raise Refusal("certificate", "has no output")
-    found = None if source.path is None else file_digest(source.path)
+    found = None if source.path is None else hash_file(source.path)
     if found is not None and found != document["input"].get("sha256"):
         if found == document["output"].get("sha256"):
             raise Refusal("input.sha256", "this is the folded model; give the original that it was made from")
         raise Refusal("input.sha256", "the original is another file than the one that was certified")
-    if model_digest(source) != document["input"].get("digest"):
+    if hash_model(source) != document["input"].get("digest"):
         raise Refusal("input.digest", "the original's nodes or tensors are not those that were certified")
     if sealed(document) != document.get("seal"):
         raise Refusal("seal", "the certificate was changed after it was made")
@@ -440,7 +440,7 @@ def _compare(engine: Engine, claimed: Any, state: str, where: str) -> str:
             raise Refusal(f"{where}, check", f"cannot be recomputed here ({found['check']['why']})")
         if found["check"] != claimed["check"]:
             raise Refusal(f"{where}, check", _difference(found["check"], claimed["check"]))
-    following = chained(state, {k: v for k, v in claimed.items() if k != "state"})
+    following = chain_hashes(state, {k: v for k, v in claimed.items() if k != "state"})
     if following != claimed.get("state"):
         raise Refusal(f"{where}, state", "the record was changed after it was made")
     return following
@@ -464,7 +464,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _finish(engine: Engine, document: dict[str, Any], source: Source) -> tuple[dict[str, str], str]:
+def _finish(engine: Engine, document: dict[str, Any], source: LoadedModel) -> tuple[dict[str, str], str]:
     said = document["output"].get("metadata", {})
     if not isinstance(said, dict) or not said.keys() <= _ALLOWED:
         raise Refusal("output.metadata", "holds other entries than those of the tool")
@@ -472,7 +472,7 @@ def _finish(engine: Engine, document: dict[str, Any], source: Source) -> tuple[d
         raise Refusal("output.metadata", "holds something else than text")
     metadata = dict(said)
     model = built(engine.sheet, source, metadata)
-    digest = model_digest(Source(model, "replayed", None, source.folder))
+    digest = hash_model(LoadedModel(model, "replayed", None, source.folder))
     if digest != document["output"].get("digest"):
         raise Refusal("output.digest", "the replayed model is not the one that was certified")
     for side, proto in (("input", source.proto), ("output", model)):
@@ -488,7 +488,7 @@ def _finish(engine: Engine, document: dict[str, Any], source: Source) -> tuple[d
 def facts(model: ModelProto) -> dict[str, int]:
     """What a certificate says of a model beside its hashes."""
     graph = model.graph
-    return {"opset": opsets(model).get("", 0), "ir_version": int(model.ir_version), "nodes": len(graph.node)}
+    return {"opset": read_opsets(model).get("", 0), "ir_version": int(model.ir_version), "nodes": len(graph.node)}
 
 
 def _agree(where: str, found: dict[str, int], claimed: Any) -> None:

@@ -14,8 +14,8 @@ from converter.referee.normal_form.form import Form, Known, Leaf, Linear, NotExp
 from converter.referee.normal_form.interval import Ball, half_ulp, is_float
 from converter.referee.normal_form.reader import Reader
 from converter.referee.normal_form.rules import RULES
-from converter.referee.proto.diff import Segment, same_constant
-from converter.referee.proto.source import Source
+from converter.referee.proto.diff import Region, is_same_constant
+from converter.referee.proto.source import LoadedModel
 from converter.referee.reference.kernels import Unsupported
 
 Array = np.ndarray[Any, Any]
@@ -344,13 +344,13 @@ class Place:
         return f"{found.what} of {found.op} {found.layer!r} went where the normal form does not follow"
 
 
-def recompute(segment: Segment, a: Source, b: Source, done: dict[Any, Compared] | None = None) -> Place:
+def recompute(region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, Compared] | None = None) -> Place:
     """Recompute every number of a place; ``done`` remembers weights that several places share."""
-    name = f"{segment.scope}/{segment.output}" if segment.scope else segment.output
-    same = _unchanged(segment, a, b)
+    name = f"{region.scope}/{region.output}" if region.scope else region.output
+    same = _unchanged(region, a, b)
     try:
-        before = Reader(segment.before, a.folder, {*_names(segment.before)}, RULES).read()
-        after = Reader(segment.after, b.folder, same, RULES).read()
+        before = Reader(region.before, a.folder, {*_names(region.before)}, RULES).read()
+        after = Reader(region.after, b.folder, same, RULES).read()
         return Place(name, tuple(Matcher(done).match(before, after)))
     except (NotExpressed, Unsupported, BiasoptError) as exc:
         return Place(name, (), str(exc))
@@ -364,13 +364,13 @@ def _names(model: ModelProto) -> list[str]:
     return [*(t.name for t in model.graph.initializer), *made]
 
 
-def _unchanged(segment: Segment, a: Source, b: Source) -> set[str]:
+def _unchanged(region: Region, a: LoadedModel, b: LoadedModel) -> set[str]:
     """Constants of the rewritten side that are the original's, to the bit."""
-    old = {t.name: t for t in segment.before.graph.initializer}
-    new = {t.name: t for t in segment.after.graph.initializer}
-    kept = {n for n in old.keys() & new.keys() if same_constant(old[n], a, new[n], b)}
-    nodes = {n.output[0]: n for n in segment.before.graph.node if n.op_type == "Constant"}
-    for node in segment.after.graph.node:
+    old = {t.name: t for t in region.before.graph.initializer}
+    new = {t.name: t for t in region.after.graph.initializer}
+    kept = {n for n in old.keys() & new.keys() if is_same_constant(old[n], a, new[n], b)}
+    nodes = {n.output[0]: n for n in region.before.graph.node if n.op_type == "Constant"}
+    for node in region.after.graph.node:
         if node.op_type == "Constant" and node.output[0] in nodes:
             other = nodes[node.output[0]]
             if [x.SerializeToString() for x in node.attribute] == [x.SerializeToString() for x in other.attribute]:

@@ -14,10 +14,10 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 from converter.referee.normal_form.form import Dims, Form, Known, Leaf, NotExpressed, Other
 from converter.referee.normal_form.form import Linear as LinearAtom
 from converter.referee.normal_form.interval import Ball, is_float
-from converter.referee.proto.inference import inferred
+from converter.referee.proto.inference import infer_types
 from converter.referee.proto.source import Port
-from converter.referee.reference.evaluator import opset_versions, plain_domain
-from converter.referee.reference.kernels import Unsupported, kernel, plain_attributes
+from converter.referee.reference.evaluator import normalize_domain, read_opset_versions
+from converter.referee.reference.kernels import Unsupported, make_kernel, read_attributes
 
 Value = Form | Known | None
 Rule = Callable[["Reader", NodeProto, list[Value]], "list[Value] | None"]
@@ -41,7 +41,7 @@ class Reader:
         self.folder = folder
         self.rules = rules
         self.same = same
-        self.opset = opset_versions(model.opset_import).get("", 0)
+        self.opset = read_opset_versions(model.opset_import).get("", 0)
         self.made = {name: node for node in model.graph.node for name in node.output}
         self.values: dict[str, Value] = {"": None}
         for tensor in model.graph.initializer:
@@ -64,7 +64,7 @@ class Reader:
     @cached_property
     def types(self) -> dict[str, Port]:
         """Types of the tensors, as inference finds them."""
-        return inferred(self.model)
+        return infer_types(self.model)
 
     def dims(self, name: str) -> Dims | None:
         """Sizes of a tensor as inference finds them."""
@@ -93,7 +93,7 @@ class Reader:
         if node is None:
             return None
         if node.op_type == "Shape":
-            given = plain_attributes(node)
+            given = read_attributes(node)
             return (self.dims(node.input[0]) or ())[given.get("start", 0) : given.get("end")]
         parts = [self.sizes(n) for n in node.input]
         if node.op_type == "Concat" and None not in parts:
@@ -104,7 +104,7 @@ class Reader:
 
     def _node(self, node: NodeProto) -> list[Value]:
         args = [self.values.get(name) for name in node.input]
-        standard = plain_domain(node.domain) == ""
+        standard = normalize_domain(node.domain) == ""
         if standard and node.op_type == "Constant":
             return [_constant(node, rounded=node.output[0] not in self.same)]
         if standard and all(a is None or isinstance(a, Known) for a in args) and not _has_graph(node):
@@ -118,7 +118,7 @@ class Reader:
     def opaque(self, node: NodeProto, args: list[Value], key: Any = None) -> list[Value]:
         """An operator that the form knows nothing of."""
         if key is None:
-            key = (plain_domain(node.domain), attributes(node))
+            key = (normalize_domain(node.domain), attributes(node))
         while args and args[-1] is None:
             args = args[:-1]
         label = node.name or f"{node.op_type}:{node.output[0]}"
@@ -130,7 +130,7 @@ class Reader:
         if rounded and (node.op_type not in _MOVES or any(a is not None and a.rounded for a in args[1:])):
             return None
         try:
-            op = kernel(node, "", self.opset)
+            op = make_kernel(node, "", self.opset)
             if op is None:
                 return None
             results = op(tuple(None if a is None else _plain(a) for a in args))
@@ -152,7 +152,7 @@ def _constant(node: NodeProto, *, rounded: bool) -> Value:
         return Known(node.output[0], attribute.t, rounded=rounded)
     if attribute.type == AttributeProto.SPARSE_TENSOR:
         return Form(Leaf(f"sparse {_digest(attribute)}"))
-    (value,) = plain_attributes(node).values()
+    (value,) = read_attributes(node).values()
     array = np.asarray(value)
     return Known(node.output[0], array.astype(np.float32) if array.dtype == np.float64 else array, rounded=rounded)
 

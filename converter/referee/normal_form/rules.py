@@ -17,7 +17,7 @@ from converter.referee.normal_form import form as views
 from converter.referee.normal_form.form import Form, Known, Linear, NotExpressed, Other, Total, View, added, linear, one
 from converter.referee.normal_form.interval import Ball, exact
 from converter.referee.normal_form.reader import Reader, Rule, Value, attributes, ball_of
-from converter.referee.reference.kernels import plain_attributes
+from converter.referee.reference.kernels import read_attributes
 
 _FLAT = "constant along the last axis"
 
@@ -73,7 +73,7 @@ def _is_softmax(form: Form) -> bool:
 def softmax(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     """Softmax without what is the same all along its axis."""
     form, rank = args[0], r.rank(node.input[0])
-    axis = int(plain_attributes(node).get("axis", -1 if r.opset >= 13 else 1)) % rank
+    axis = int(read_attributes(node).get("axis", -1 if r.opset >= 13 else 1)) % rank
     if not isinstance(form, Form):
         return None
     if isinstance(form.atom, Total) and form.scale is None and axis == rank - 1:
@@ -100,7 +100,7 @@ def split(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     if not isinstance(form, Form) or form.shift is None or any(isinstance(a, Form) for a in args[1:]):
         return None
     rank = r.rank(node.input[0])
-    axis = int(plain_attributes(node).get("axis", 0)) % rank
+    axis = int(read_attributes(node).get("axis", 0)) % rank
     bare = r.opaque(node, [form.settled, *args[1:]])
     sizes = [(r.dims(name) or (None,) * rank)[axis] for name in node.output]
     if not views.varies(form.shift, [axis], rank):
@@ -122,7 +122,7 @@ def gather(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     if not isinstance(form, Form) or form.shift is None or not isinstance(index, Known) or index.shape != ():
         return None
     rank = r.rank(node.input[0])
-    axis = int(plain_attributes(node).get("axis", 0)) % rank
+    axis = int(read_attributes(node).get("axis", 0)) % rank
     at = int(index.array())
     (bare,) = r.opaque(node, [form.settled, index])
     assert isinstance(bare, Form)
@@ -138,7 +138,7 @@ def slices(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     if not isinstance(form, Form) or form.shift is None or any(not isinstance(a, Known | None) for a in args[1:]):
         return None
     rank, dims = r.rank(node.input[0]), r.dims(node.input[0])
-    given = plain_attributes(node)
+    given = read_attributes(node)
     fields = [a.array().reshape(-1).tolist() if isinstance(a, Known) else None for a in args[1:]]
     starts, ends, axes, steps = (
         [given.get("starts"), given.get("ends"), given.get("axes"), None] if r.opset < 10 else [*fields, None, None][:4]
@@ -159,7 +159,7 @@ def slices(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
 
 def axes_of(node: NodeProto, args: list[Value]) -> list[int] | None:
     """Axes by attribute or by a constant input."""
-    given = plain_attributes(node).get("axes")
+    given = read_attributes(node).get("axes")
     if given is None and len(args) > 1 and isinstance(args[1], Known):
         given = args[1].array().reshape(-1).tolist()
     return None if given is None else [int(a) for a in given]
@@ -179,7 +179,7 @@ def _transpose(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | N
     (form,) = args
     assert isinstance(form, Form)
     rank = r.rank(node.input[0])
-    perm = [int(p) for p in plain_attributes(node).get("perm", range(rank)[::-1])]
+    perm = [int(p) for p in read_attributes(node).get("perm", range(rank)[::-1])]
     back = views.inverse(perm)
     key = ("Transpose", tuple(perm))
     return _moved(form, key, lambda b: views.transposed(b, perm, rank), lambda b: views.transposed(b, back, rank))
@@ -226,7 +226,7 @@ def _concat(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     if len(forms) < len(args) or all(f.shift is None or f.shift.is_zero for f in forms):
         return None
     rank = r.rank(node.output[0])
-    axis = int(plain_attributes(node).get("axis", 1)) % rank
+    axis = int(read_attributes(node).get("axis", 1)) % rank
     sizes = [(r.dims(name) or (None,) * rank)[axis] for name in node.input]
     parts = [views.spread(f.shift, axis, s, rank) for f, s in zip(forms, sizes, strict=True) if isinstance(s, int)]
     whole = [p for p in parts if p is not None]
@@ -274,7 +274,7 @@ def _through(r: Reader, node: NodeProto, args: list[Value], *, any_sign: bool) -
 
 
 def _pool(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    given = plain_attributes(node)
+    given = read_attributes(node)
     padded = any(given.get("pads", [])) or given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     counted = node.op_type == "AveragePool" and padded and (given.get("count_include_pad", 0) or r.opset < 7)
     if counted and isinstance(args[0], Form) and args[0].shift is not None:
@@ -286,12 +286,12 @@ def _mean(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     axes, rank = axes_of(node, args), r.rank(node.input[0])
     if axes is None:
         return None
-    keep = plain_attributes(node).get("keepdims", 1)
+    keep = read_attributes(node).get("keepdims", 1)
     return _past(r, node, args, axes, lambda s: s if keep else views.without(s, axes, rank))
 
 
 def _resize(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    given = plain_attributes(node)
+    given = read_attributes(node)
     if given.get("mode", "nearest") not in ("nearest", "linear") or any(isinstance(a, Form) for a in args[1:]):
         return None
     if given.get("coordinate_transformation_mode") == "tf_crop_and_resize" or "axes" in given:
@@ -304,7 +304,7 @@ def _instance_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value]
 
 
 def _group_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    form, groups = args[0], int(plain_attributes(node).get("num_groups", 0))
+    form, groups = args[0], int(read_attributes(node).get("num_groups", 0))
     if not isinstance(form, Form) or form.shift is None or not groups:
         return None
     rank = r.rank(node.input[0])
@@ -321,7 +321,7 @@ def _group_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | 
 
 def _layer_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     rank = r.rank(node.input[0])
-    axis = int(plain_attributes(node).get("axis", -1)) % rank
+    axis = int(read_attributes(node).get("axis", -1)) % rank
     return _past(r, node, args, range(axis, rank), lambda s: None)
 
 
@@ -348,7 +348,7 @@ def _recurrent(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | N
         ball = exact(np.zeros((weights.shape[0], 2 * n)))
     input_, state = ball.map(lambda x: x[:, :n]), ball.map(lambda x: x[:, n:])
     total = input_ + state
-    if node.op_type == "GRU" and plain_attributes(node).get("linear_before_reset", 0):
+    if node.op_type == "GRU" and read_attributes(node).get("linear_before_reset", 0):
         gates = 2 * n // 3  # the third gate multiplies the state's bias by the reset gate
         parts = [
             total.map(lambda x: x[:, :gates]),
@@ -383,7 +383,7 @@ def _small(value: Value) -> Ball | None:
 
 def _aligned(r: Reader, node: NodeProto, ball: Ball, other: str) -> Ball:
     """A constant as numpy broadcasts it: before opset 7 an attribute says at which axis it starts."""
-    given = plain_attributes(node)
+    given = read_attributes(node)
     if r.opset >= 7 or "axis" not in given or not ball.value.ndim:
         return ball
     rank = r.rank(other)
@@ -423,7 +423,7 @@ def _sum(_: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
 
 
 def _batch_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    given = plain_attributes(node)
+    given = read_attributes(node)
     training = given.get("training_mode", 0) or (r.opset < 7 and not given.get("is_test", 0))
     if training or not given.get("spatial", 1) or any(node.output[1:]) or not isinstance(args[0], Form):
         return None
@@ -444,7 +444,7 @@ def _conv(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     operand, weight = args[0], args[1]
     if not isinstance(operand, Form) or not isinstance(weight, Known) or len(weight.shape) < 3:
         return None
-    given = plain_attributes(node)
+    given = read_attributes(node)
     turned = node.op_type == "ConvTranspose"
     ones = all(k == 1 for k in weight.shape[2:]) and all(s == 1 for s in given.get("strides", [1]))
     bare = not any(given.get("pads", [])) and given.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
@@ -459,7 +459,7 @@ def _conv(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
 
 def _gemm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     operand, weight = args[0], args[1]
-    given = plain_attributes(node)
+    given = read_attributes(node)
     if not isinstance(operand, Form) or not isinstance(weight, Known) or given.get("transA", 0):
         return None
     form = linear(_product(node, operand, weight, rows=bool(given.get("transB", 0))), whole=True)

@@ -15,19 +15,19 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from converter.errors import DataError
-from converter.referee.proto.source import Source, all_nodes, body_graphs, serialized
+from converter.referee.proto.source import LoadedModel, list_bodies, serialize, walk_nodes
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, Weights, read_tensor
 from converter.referee.reference.evaluator import NOT_WEIGHTS
-from converter.referee.reference.kernels import captures
+from converter.referee.reference.kernels import list_captures
 
 
-def loadable(source: Source) -> Source:
+def make_loadable(source: LoadedModel) -> LoadedModel:
     """The source itself, or a throw-away copy without the outputs named "" that onnxruntime dies of."""
-    if not any(map(_crashes, all_nodes(source.proto))):
+    if not any(map(_crashes, walk_nodes(source.proto))):
         return source
     copy = ModelProto()
     copy.CopyFrom(source.proto)
-    for k, node in enumerate(all_nodes(copy)):
+    for k, node in enumerate(walk_nodes(copy)):
         if _crashes(node):
             _rewrite(node, f"/biasopt/unused/{k}")
     return replace(source, proto=copy, path=None)
@@ -50,17 +50,17 @@ def _rewrite(node: NodeProto, prefix: str) -> None:
         node.output[k] = name or f"{prefix}/{k}"
 
 
-def perturbed(model: ModelProto, seed: int, folder: Path | None = None) -> ModelProto:
+def perturb_weights(model: ModelProto, seed: int, folder: Path | None = None) -> ModelProto:
     """``model`` with its float weights times ``1 + u * xi``, rounded back to their type."""
     copy = ModelProto()
     copy.CopyFrom(model)
     weights = Weights(folder, seed)
     # The same exemptions as in the float64 reference: what is read as sizes or exponents stays.
-    fixed = {n.input[i] for n in all_nodes(copy) for i in NOT_WEIGHTS.get(n.op_type, ()) if i < len(n.input)}
+    fixed = {n.input[i] for n in walk_nodes(copy) for i in NOT_WEIGHTS.get(n.op_type, ()) if i < len(n.input)}
     for tensor in copy.graph.initializer:
         if tensor.name not in fixed:
             _replace(tensor, weights, tensor.name, folder)
-    for node in all_nodes(copy):
+    for node in walk_nodes(copy):
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.HasField("t") and node.output[0] not in fixed:
                 _replace(attribute.t, weights, node.output[0], folder)
@@ -75,7 +75,7 @@ def _replace(tensor: TensorProto, weights: Weights, name: str, folder: Path | No
     tensor.CopyFrom(moved)
 
 
-def renamed(source: Source, names: Mapping[str, str]) -> Source:
+def rename_ports(source: LoadedModel, names: Mapping[str, str]) -> LoadedModel:
     """A throw-away copy in which the input or output ``names[k]`` is called ``k``.
 
     Raises
@@ -110,12 +110,12 @@ def _rename_node(node: NodeProto, mapping: Mapping[str, str]) -> None:
         for k, name in enumerate(field):
             if name in mapping:
                 field[k] = mapping[name]
-    for _, body in body_graphs(node):
+    for _, body in list_bodies(node):
         _rename(body, mapping)
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class InputSlot:
     """An input slot of a node of the main graph that becomes an input of the model.
 
     ``node`` is the name of the node's first output; ``elem`` is ONNX's number of the element type.
@@ -128,7 +128,9 @@ class Opening:
     shape: tuple[int, ...]
 
 
-def tapped(source: Source, wanted: Iterable[str], openings: Iterable[Opening] = ()) -> tuple[bytes, frozenset[str]]:
+def extract_outputs(
+    source: LoadedModel, wanted: Iterable[str], openings: Iterable[InputSlot] = ()
+) -> tuple[bytes, frozenset[str]]:
     """The model that computes ``wanted``, serialised, and which inputs it still has.
 
     Parameters
@@ -142,32 +144,32 @@ def tapped(source: Source, wanted: Iterable[str], openings: Iterable[Opening] = 
         The copy is over the 2 GB that protobuf takes in one message.
     """
     whole = source.proto
-    by_node: dict[str, list[Opening]] = {}
+    by_node: dict[str, list[InputSlot]] = {}
     for opening in openings:
         by_node.setdefault(opening.node, []).append(opening)
     names = list(dict.fromkeys(wanted))
-    needed, nodes = _needed(whole.graph, names, by_node)
+    needed, nodes = _find_needed(whole.graph, names, by_node)
     graph = GraphProto(name=whole.graph.name or "tapped")
     for node in nodes:
-        graph.node.append(_opened(node, by_node))
+        graph.node.append(_open_slots(node, by_node))
     graph.initializer.extend(t for t in whole.graph.initializer if t.name in needed)
     graph.sparse_initializer.extend(t for t in whole.graph.sparse_initializer if t.values.name in needed)
     graph.input.extend(i for i in whole.graph.input if i.name in needed)
     made = {node.output[0] for node in nodes}
     for opening in (o for held in by_node.values() for o in held if o.node in made):
         graph.input.append(helper.make_tensor_value_info(opening.name, opening.elem, opening.shape))
-    graph.output.extend(_outputs(whole.graph, names))
+    graph.output.extend(_list_outputs(whole.graph, names))
     copy = ModelProto(ir_version=max(whole.ir_version, 4), opset_import=whole.opset_import, graph=graph)
     copy.functions.extend(whole.functions)
-    return serialized(copy, source.label), frozenset(i.name for i in graph.input)
+    return serialize(copy, source.label), frozenset(i.name for i in graph.input)
 
 
-def _outputs(graph: GraphProto, names: Iterable[str]) -> list[ValueInfoProto]:
+def _list_outputs(graph: GraphProto, names: Iterable[str]) -> list[ValueInfoProto]:
     known = {o.name: o for o in graph.output}
     return [known.get(name) or ValueInfoProto(name=name) for name in names]  # onnxruntime infers the type
 
 
-def _opened(node: NodeProto, by_node: dict[str, list[Opening]]) -> NodeProto:
+def _open_slots(node: NodeProto, by_node: dict[str, list[InputSlot]]) -> NodeProto:
     held = by_node.get(node.output[0], ()) if node.output else ()
     if not held:
         return node
@@ -178,8 +180,8 @@ def _opened(node: NodeProto, by_node: dict[str, list[Opening]]) -> NodeProto:
     return copy
 
 
-def _needed(
-    graph: GraphProto, wanted: Collection[str], by_node: dict[str, list[Opening]]
+def _find_needed(
+    graph: GraphProto, wanted: Collection[str], by_node: dict[str, list[InputSlot]]
 ) -> tuple[set[str], list[NodeProto]]:
     """Tensors and nodes behind ``wanted``, the nodes in the model's order."""
     maker = {name: node for node in graph.node for name in node.output if name}
@@ -197,10 +199,10 @@ def _needed(
         kept[id(node)] = node
         open_slots = {o.slot for o in by_node.get(node.output[0], ())}
         pending.extend(n for slot, n in enumerate(node.input) if n and slot not in open_slots)
-        pending.extend(captures(node))
+        pending.extend(list_captures(node))
     return needed, [node for node in graph.node if id(node) in kept]
 
 
-def elem_of(dtype: np.dtype[Any]) -> int:
+def get_elem_type(dtype: np.dtype[Any]) -> int:
     """ONNX's number of an element type."""
     return int(helper.np_dtype_to_tensor_dtype(dtype))

@@ -1,7 +1,7 @@
 """Cut two models, where they differ, into small pairs of models with the same inputs and output.
 
 A tensor whose name both models know is taken to hold the same value in both, and every such tensor that a
-changed node makes is the output of one segment: checking them all proves the claim, in topological order.
+changed node makes is the output of one region: checking them all proves the claim, in topological order.
 """
 
 from __future__ import annotations
@@ -15,10 +15,19 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from converter.referee.proto.inference import inferred
-from converter.referee.proto.source import Port, Source, all_nodes, body_graphs, body_key, dtype_of, ports, value_info
-from converter.referee.proto.tensors import external_location, is_external, read_tensor
-from converter.referee.reference.kernels import bind, captures
+from converter.referee.proto.inference import infer_types
+from converter.referee.proto.source import (
+    LoadedModel,
+    Port,
+    get_dtype,
+    list_bodies,
+    make_body_key,
+    make_value_info,
+    read_ports,
+    walk_nodes,
+)
+from converter.referee.proto.tensors import is_external, locate_external, read_tensor
+from converter.referee.reference.kernels import bind_function, list_captures
 
 _UNREPEATABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
@@ -28,7 +37,7 @@ class Scope:
     """A graph, subgraph body or function body: what it makes, what it holds, what lies around it."""
 
     key: str
-    source: Source
+    source: LoadedModel
     nodes: list[NodeProto]
     inputs: list[str]
     outputs: list[str]
@@ -54,7 +63,7 @@ class Scope:
         for node in self.nodes:
             if node.op_type in _UNREPEATABLE:
                 continue
-            if all(n in found or n in self.consts or self._is_const_outside(n) for n in reads(node)):
+            if all(n in found or n in self.consts or self._is_const_outside(n) for n in list_reads(node)):
                 found.update(name for name in node.output if name)
         return found
 
@@ -78,54 +87,58 @@ class Scope:
         return 0 if self.outer is None else 1 + self.outer.depth()
 
 
-def reads(node: NodeProto) -> list[str]:
+def list_reads(node: NodeProto) -> list[str]:
     """What a node and its subgraphs read."""
-    return [*(n for n in node.input if n), *sorted(captures(node))]
+    return [*(n for n in node.input if n), *sorted(list_captures(node))]
 
 
-def scopes(source: Source, known: dict[str, Port]) -> dict[str, Scope]:
+def build_scopes(source: LoadedModel, known: dict[str, Port]) -> dict[str, Scope]:
     """All scopes of a model by a key that does not depend on node names; ``known`` types the main graph."""
     model = source.proto
-    main = _graph_scope("", source, model.graph, None, model.opset_import)
+    main = _build_graph_scope("", source, model.graph, None, model.opset_import)
     main.known.update(known)
-    found = {s.key: s for s in _with_bodies(main)}
+    found = {s.key: s for s in _walk_bodies(main)}
     for function in model.functions:
-        for scope in _with_bodies(_function_scope(source, function, list(found.values()))):
+        for scope in _walk_bodies(_build_function_scope(source, function, list(found.values()))):
             found[scope.key] = scope
     return found
 
 
-def _graph_scope(key: str, source: Source, graph: GraphProto, outer: Scope | None, opset_import: Any) -> Scope:
+def _build_graph_scope(
+    key: str, source: LoadedModel, graph: GraphProto, outer: Scope | None, opset_import: Any
+) -> Scope:
     consts: dict[str, Any] = {t.name: t for t in graph.initializer}
     consts |= {t.values.name: t for t in graph.sparse_initializer}
     free = [i.name for i in graph.input if i.name not in consts]
     scope = Scope(key, source, list(graph.node), free, [o.name for o in graph.output], consts)
     scope.outer, scope.opset_import = outer, opset_import
-    scope.known.update(ports([*graph.value_info, *graph.input, *graph.output]))
+    scope.known.update(read_ports([*graph.value_info, *graph.input, *graph.output]))
     return scope
 
 
-def _with_bodies(scope: Scope) -> Iterator[Scope]:
+def _walk_bodies(scope: Scope) -> Iterator[Scope]:
     yield scope
     for node in scope.nodes:
-        for name, graph in body_graphs(node):
-            key = body_key(scope.key, node, name)
-            yield from _with_bodies(_graph_scope(key, scope.source, graph, scope, scope.opset_import))
+        for name, graph in list_bodies(node):
+            key = make_body_key(scope.key, node, name)
+            yield from _walk_bodies(_build_graph_scope(key, scope.source, graph, scope, scope.opset_import))
 
 
-def function_key(function: FunctionProto) -> str:
+def format_function_key(function: FunctionProto) -> str:
     """What a function is called."""
     return f"function {function.domain}.{function.name}.{getattr(function, 'overload', '')}"
 
 
-def _function_scope(source: Source, function: FunctionProto, callers: list[Scope]) -> Scope:
+def _build_function_scope(source: LoadedModel, function: FunctionProto, callers: list[Scope]) -> Scope:
     """A function as its first call sees it: attributes bound, constant arguments as constants."""
-    scope = Scope(function_key(function), source, list(function.node), list(function.input), list(function.output))
+    scope = Scope(
+        format_function_key(function), source, list(function.node), list(function.input), list(function.output)
+    )
     scope.opset_import = function.opset_import
     for caller in callers:
         for node in caller.nodes:
             if (node.domain, node.op_type) == (function.domain, function.name):
-                scope.nodes = list(bind(function, node).node)
+                scope.nodes = list(bind_function(function, node).node)
                 _take_arguments(scope, caller, dict(zip(function.input, node.input, strict=False)))
                 return scope
     return scope
@@ -146,12 +159,12 @@ def _take_arguments(scope: Scope, caller: Scope, arguments: dict[str, str]) -> N
             scope.known[formal] = Port(formal, port.kind, port.elem, port.dims)
 
 
-def infer_inner(found: dict[str, Scope]) -> None:
+def infer_inner_types(found: dict[str, Scope]) -> None:
     """Give the tensors of subgraphs and functions the types that inference finds from what surrounds them."""
     for scope in sorted(found.values(), key=Scope.depth):
         if scope.key == "":
             continue
-        outside = {n for node in scope.nodes for n in reads(node)} - scope.made.keys() - scope.consts.keys()
+        outside = {n for node in scope.nodes for n in list_reads(node)} - scope.made.keys() - scope.consts.keys()
         graph = GraphProto(name="body", node=scope.nodes)
         for name in sorted(outside | set(scope.inputs)):
             home = scope.home(name)
@@ -160,15 +173,15 @@ def infer_inner(found: dict[str, Scope]) -> None:
             if isinstance(const, TensorProto):
                 graph.initializer.append(const)
             elif port is not None and port.kind == "tensor":
-                graph.input.append(value_info(name, port))
+                graph.input.append(make_value_info(name, port))
         graph.initializer.extend(t for t in scope.consts.values() if isinstance(t, TensorProto))
         body = ModelProto(ir_version=8, opset_import=scope.opset_import, graph=graph)
         body.functions.extend(scope.source.proto.functions)
-        for name, port in inferred(body).items():
+        for name, port in infer_types(body).items():
             scope.known.setdefault(name, port)
 
 
-def signature(node: NodeProto) -> tuple[Any, ...]:
+def compute_signature(node: NodeProto) -> tuple[Any, ...]:
     """What makes two nodes the same, their subgraphs' nodes left out (those are compared in their own scope)."""
     attributes: list[tuple[str, Any]] = []
     for a in node.attribute:
@@ -182,7 +195,7 @@ def signature(node: NodeProto) -> tuple[Any, ...]:
     return (*head, tuple(sorted(attributes, key=lambda x: x[0])))
 
 
-def same_constant(a: Any, source_a: Source, b: Any, source_b: Source) -> bool:
+def is_same_constant(a: Any, source_a: LoadedModel, b: Any, source_b: LoadedModel) -> bool:
     """Whether two constants have the same type, shape and bits; one tensor of each is read at a time."""
     if type(a) is not type(b):
         return False
@@ -191,7 +204,7 @@ def same_constant(a: Any, source_a: Source, b: Any, source_b: Source) -> bool:
     if (a.data_type, list(a.dims)) != (b.data_type, list(b.dims)):
         return False
     if is_external(a) and is_external(b):
-        if external_location(a, source_a.folder) == external_location(b, source_b.folder):
+        if locate_external(a, source_a.folder) == locate_external(b, source_b.folder):
             return True
     elif a.HasField("raw_data") and b.HasField("raw_data"):
         return bool(a.raw_data == b.raw_data)
@@ -209,7 +222,7 @@ _INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class Region:
     """One rewritten place: ``before`` and ``after`` compute ``output`` from the same inputs."""
 
     scope: str
@@ -224,16 +237,16 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """Where two models differ: segments that can be run, and names of what cannot be compared."""
+class ChangedRegions:
+    """Where two models differ: regions that can be run, and names of what cannot be compared."""
 
-    segments: tuple[Segment, ...]
+    regions: tuple[Region, ...]
     unmatched: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether both models compute the same thing by the same nodes."""
-        return not self.segments and not self.unmatched
+        return not self.regions and not self.unmatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,43 +256,45 @@ class _Part:
     inputs: frozenset[str]
 
 
-def differences(a: Source, b: Source, dims: dict[str, tuple[int, ...]] | None = None) -> Difference:
-    """All segments of a pair; ``dims`` are the input shapes that types are inferred with."""
-    before, after = scopes(a, {}), scopes(b, {})
-    changed = {key: _changed_constants(before[key], after[key]) for key in after if key in before}
-    targets = [(key, name) for key, new in changed.items() for name in _targets(before[key], after[key], new)]
+def find_changed_regions(
+    a: LoadedModel, b: LoadedModel, dims: dict[str, tuple[int, ...]] | None = None
+) -> ChangedRegions:
+    """All regions of a pair; ``dims`` are the input shapes that types are inferred with."""
+    before, after = build_scopes(a, {}), build_scopes(b, {})
+    changed = {key: _find_changed_constants(before[key], after[key]) for key in after if key in before}
+    targets = [(key, name) for key, new in changed.items() for name in _find_targets(before[key], after[key], new)]
     if not targets:
-        return Difference(())
-    before, after = scopes(a, inferred(a.proto, dims)), scopes(b, inferred(b.proto, dims))
-    infer_inner(before)
-    infer_inner(after)
+        return ChangedRegions(())
+    before, after = build_scopes(a, infer_types(a.proto, dims)), build_scopes(b, infer_types(b.proto, dims))
+    infer_inner_types(before)
+    infer_inner_types(after)
     found, unmatched = [], []
     for key, name in targets:
-        segment = _segment(before[key], after[key], name, changed[key])
-        if segment is None:
+        region = _cut_region(before[key], after[key], name, changed[key])
+        if region is None:
             unmatched.append(f"{key}/{name}" if key else name)
         else:
-            found.append(segment)
-    return Difference(tuple(found), tuple(unmatched))
+            found.append(region)
+    return ChangedRegions(tuple(found), tuple(unmatched))
 
 
-def _targets(a: Scope, b: Scope, changed: set[str]) -> Iterator[str]:
+def _find_targets(a: Scope, b: Scope, changed: set[str]) -> Iterator[str]:
     """Tensors that both scopes know and that the rewrite makes anew, in the order in which B makes them."""
-    old = {signature(node) for node in a.nodes if not changed.intersection(reads(node))}
+    old = {compute_signature(node) for node in a.nodes if not changed.intersection(list_reads(node))}
     for node in b.nodes:
-        if signature(node) not in old or changed.intersection(reads(node)):
+        if compute_signature(node) not in old or changed.intersection(list_reads(node)):
             yield from (name for name in node.output if name and (name in a.made or name in a.consts))
     for name in b.outputs:
         if name in b.consts and (name in changed or name not in a.consts):
             yield name
 
 
-def _changed_constants(a: Scope, b: Scope) -> set[str]:
+def _find_changed_constants(a: Scope, b: Scope) -> set[str]:
     """Constants of the same name with other values, here and in the scopes around."""
     changed: set[str] = set()
     while True:
         for name in a.consts.keys() & b.consts.keys():
-            if not same_constant(a.consts[name], a.source, b.consts[name], b.source):
+            if not is_same_constant(a.consts[name], a.source, b.consts[name], b.source):
                 changed.add(name)
         # a name that is a constant on one side only no longer means the same
         changed |= {n for n in a.consts.keys() ^ b.consts.keys() if n in a.made or n in b.made}
@@ -288,7 +303,7 @@ def _changed_constants(a: Scope, b: Scope) -> set[str]:
         a, b = a.outer, b.outer
 
 
-def _segment(a: Scope, b: Scope, output: str, changed: set[str]) -> Segment | None:
+def _cut_region(a: Scope, b: Scope, output: str, changed: set[str]) -> Region | None:
     """The pair of models for one output, or None if they grow too large or read different things."""
     open_a: set[str] = set()
     open_b: set[str] = set()
@@ -306,14 +321,14 @@ def _segment(a: Scope, b: Scope, output: str, changed: set[str]) -> Segment | No
             break
         open_a |= more_a
         open_b |= more_b
-    if part_b.inputs - part_a.inputs - _reachable(a):
+    if part_b.inputs - part_a.inputs - _list_reachable(a):
         return None
-    return Segment(b.key, output, _model(a, part_a, output, a), _model(b, part_b, output, a))
+    return Region(b.key, output, _build_model(a, part_a, output, a), _build_model(b, part_b, output, a))
 
 
-def _reachable(scope: Scope) -> set[str]:
+def _list_reachable(scope: Scope) -> set[str]:
     names = {*scope.inputs, *scope.made, *scope.consts}
-    return names | _reachable(scope.outer) if scope.outer is not None else names
+    return names | _list_reachable(scope.outer) if scope.outer is not None else names
 
 
 def _walk(scope: Scope, other: Scope, output: str, opened: set[str], changed: set[str]) -> _Part:
@@ -329,20 +344,20 @@ def _walk(scope: Scope, other: Scope, output: str, opened: set[str], changed: se
             inputs.add(name)
         elif name in home.consts:
             consts[name] = home.consts[name]
-        elif name in home.inputs or (name != output and not _opens(name, home, scope, other, opened, changed)):
+        elif name in home.inputs or (name != output and not _is_open(name, home, scope, other, opened, changed)):
             inputs.add(name)
         else:
             node = home.made[name]
             nodes[id(node)] = (home, node)
-            fresh = [n for n in reads(node) if n not in seen]
+            fresh = [n for n in list_reads(node) if n not in seen]
             seen.update(fresh)
             pending.extend(fresh)
     ordered = sorted(nodes.values(), key=lambda pair: (pair[0].depth(), pair[0].order[id(pair[1])]))
     return _Part(tuple(ordered), consts, frozenset(inputs))
 
 
-def _opens(name: str, home: Scope, scope: Scope, other: Scope, opened: set[str], changed: set[str]) -> bool:
-    """Whether a tensor that a node makes is computed inside the segment rather than fed."""
+def _is_open(name: str, home: Scope, scope: Scope, other: Scope, opened: set[str], changed: set[str]) -> bool:
+    """Whether a tensor that a node makes is computed inside the region rather than fed."""
     if name in home.derived or _is_integer(home, name) or home.made[name].op_type in _NORMALISED:
         return True  # a random value in its place would have no meaning
     if home is not scope:
@@ -353,32 +368,32 @@ def _opens(name: str, home: Scope, scope: Scope, other: Scope, opened: set[str],
 def _is_integer(scope: Scope, name: str) -> bool:
     port = scope.known.get(name)
     if port is not None and port.elem:
-        dtype = dtype_of(port.elem)
+        dtype = get_dtype(port.elem)
         return dtype is not None and dtype.kind in "iu"
     return scope.made[name].op_type in _INTEGER_OPS
 
 
-def _model(scope: Scope, part: _Part, output: str, types: Scope) -> ModelProto:
+def _build_model(scope: Scope, part: _Part, output: str, types: Scope) -> ModelProto:
     """A model of one part; its inputs get the types that ``types`` knows."""
     whole = scope.source.proto
-    graph = GraphProto(name="segment")
+    graph = GraphProto(name="region")
     graph.node.extend(node for _, node in part.nodes)
     for tensor in part.consts.values():
         (graph.initializer if isinstance(tensor, TensorProto) else graph.sparse_initializer).append(tensor)
-    fallback = _float_type(part)
+    fallback = _find_float_type(part)
     for name in sorted(part.inputs):
-        graph.input.append(value_info(name, _known(types, name), fallback))
-    graph.output.append(value_info(output, _known(types, output) or _known(scope, output)))
+        graph.input.append(make_value_info(name, _find_port(types, name), fallback))
+    graph.output.append(make_value_info(output, _find_port(types, output) or _find_port(scope, output)))
     ir_version = max(whole.ir_version, 4)  # before IR 4 an initializer would have to be an input too
     return ModelProto(ir_version=ir_version, opset_import=scope.opset_import, graph=graph, functions=whole.functions)
 
 
-def _known(scope: Scope, name: str) -> Port | None:
+def _find_port(scope: Scope, name: str) -> Port | None:
     home = scope.home(name)
     return home.known.get(name) if home is not None else None
 
 
-def _float_type(part: _Part) -> int:
+def _find_float_type(part: _Part) -> int:
     """The type of an input of which nothing is known: that of the float constants beside it."""
     for tensor in part.consts.values():
         if isinstance(tensor, TensorProto) and tensor.data_type in (
@@ -391,8 +406,8 @@ def _float_type(part: _Part) -> int:
     return int(TensorProto.FLOAT)
 
 
-def shrunk(model: ModelProto, limit: int) -> ModelProto:
-    """A copy to run a segment quickly or in little memory: no spatial size of an input is 0 or above ``limit``."""
+def shrink(model: ModelProto, limit: int) -> ModelProto:
+    """A copy to run a region quickly or in little memory: no spatial size of an input is 0 or above ``limit``."""
     copy = ModelProto()
     copy.CopyFrom(model)
     for value in copy.graph.input:
@@ -405,9 +420,9 @@ def shrunk(model: ModelProto, limit: int) -> ModelProto:
     return copy
 
 
-def is_ours(a: Source, b: Source) -> bool:
+def is_ours(a: LoadedModel, b: LoadedModel) -> bool:
     """Whether ``b`` holds tensors named by this tool, which keeps a tensor's name only where its value stays."""
     old = {t.name for t in a.proto.graph.initializer}
     names = (t.name for t in b.proto.graph.initializer if t.name not in old)
-    made = (name for n in all_nodes(b.proto) for name in (*n.input, *n.output))
+    made = (name for n in walk_nodes(b.proto) for name in (*n.input, *n.output))
     return any(_MARK in name for name in (*names, *made))

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from onnx import GraphProto, ModelProto
 
 from converter.model.file.checker import infer_shapes
-from converter.referee.proto.source import Port, ports, skeleton
-from converter.referee.reference.kernels import captures
+from converter.referee.proto.source import Port, read_ports, strip_weights
+from converter.referee.reference.kernels import list_captures
 
 _WIDE = 8  # bytes of a float64 element
 
 
-def inferred(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None) -> dict[str, Port]:
+def infer_types(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None) -> dict[str, Port]:
     """Every tensor of the main graph whose type could be inferred, initializers included."""
-    full = infer_shapes(skeleton(model, dims)).graph
-    known = ports([*full.value_info, *full.input, *full.output])
+    full = infer_shapes(strip_weights(model, dims)).graph
+    known = read_ports([*full.value_info, *full.input, *full.output])
     for tensor in full.initializer:
         known[tensor.name] = Port(tensor.name, "tensor", tensor.data_type, tuple(tensor.dims))
     return known
@@ -29,28 +29,28 @@ def estimate_bytes(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = 
     The weights once as float64 (onnxruntime holds them too, as stored) plus the largest sum of live tensors.
     """
     weights: int = sum(math.prod(t.dims) for t in model.graph.initializer)
-    return _WIDE * (weights + peak_elements(model.graph, inferred(model, dims)))
+    return _WIDE * (weights + count_peak_elements(model.graph, infer_types(model, dims)))
 
 
-def peak_elements(graph: GraphProto, known: Mapping[str, Port]) -> int:
+def count_peak_elements(graph: GraphProto, known: Mapping[str, Port]) -> int:
     """The largest number of elements alive at once when each tensor dies after its last reader."""
     held = {t.name for t in graph.initializer}
     last: dict[str, int] = {}
     for k, node in enumerate(graph.node):
-        for name in (*node.input, *captures(node)):
+        for name in (*node.input, *list_captures(node)):
             last[name] = k
     last |= {o.name: len(graph.node) for o in graph.output}
-    live = sum(_elements(known.get(i.name)) for i in graph.input if i.name not in held)
+    live = sum(_count_elements(known.get(i.name)) for i in graph.input if i.name not in held)
     peak = live
     for k, node in enumerate(graph.node):
-        live += sum(_elements(known.get(name)) for name in node.output if name)
+        live += sum(_count_elements(known.get(name)) for name in node.output if name)
         peak = max(peak, live)
         dying = {n for n in (*node.input, *node.output) if n and n not in held and last.get(n, k) <= k}
-        live -= sum(_elements(known.get(name)) for name in dying)
+        live -= sum(_count_elements(known.get(name)) for name in dying)
     return peak
 
 
-def _elements(port: Port | None) -> int:
+def _count_elements(port: Port | None) -> int:
     if port is None or port.dims is None:
         return 0
     return math.prod(d if isinstance(d, int) else 1 for d in port.dims)

@@ -2,7 +2,7 @@
 
 Floats are normal, clipped to +-4; integers stay below what their first reader indexes; masks hold zeros and at
 least one one. Sizes that a model leaves open are read off the weights of the first reader where those decide
-(channels of a Conv, rows of a MatMul), otherwise guessed and tried: see :func:`guesses`.
+(channels of a Conv, rows of a MatMul), otherwise guessed and tried: see :func:`guess_shapes`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import DataError
-from converter.referee.proto.source import Port, constant_dims, free_inputs
+from converter.referee.proto.source import Port, list_free_inputs, read_constant_dims
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -50,9 +50,9 @@ class Guess:
     loose_bound: int
 
 
-def hints(graph: GraphProto, names: set[str]) -> Hints:
+def find_hints(graph: GraphProto, names: set[str]) -> Hints:
     """Read sizes and bounds off the weights of the nodes that read ``names``."""
-    dims = constant_dims(graph)
+    dims = read_constant_dims(graph)
     found = Hints()
     alias = {name: name for name in names}  # tensor -> the input whose elements it still holds
     for node in graph.node:
@@ -106,18 +106,18 @@ def _note_bound(found: Hints, name: str, node: NodeProto, slot: int, dims: Mappi
     found.bounds[name] = min(bound, found.bounds.get(name, bound))
 
 
-def guesses(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None, batch: int) -> Iterator[Guess]:
+def guess_shapes(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None, batch: int) -> Iterator[Guess]:
     """Concrete shapes for every input, likeliest first.
 
     An open first dim is the batch. Every other open dim gets the same size at a time (64, then 224, then others);
     dims with one symbol stay equal because they all do.
     """
-    inputs = free_inputs(model)
-    known = hints(model.graph, set(inputs))
+    inputs = list_free_inputs(model)
+    known = find_hints(model.graph, set(inputs))
     seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
     for count, size in enumerate(_OPEN_SIZES):
         for rank in (4, 2, 3, 1):
-            shapes = {n: _shape(p, known, batch, size, rank, (given or {}).get(n)) for n, p in inputs.items()}
+            shapes = {n: _guess_shape(p, known, batch, size, rank, (given or {}).get(n)) for n, p in inputs.items()}
             key = tuple(sorted(shapes.items()))
             if key in seen or len(seen) >= _MAX_GUESSES:
                 continue
@@ -126,11 +126,11 @@ def guesses(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None, batc
                 continue
             yield Guess(shapes, 8 if count == 0 else 2)
     if any(p.dtype is not None and p.dtype.kind in "iu" for p in inputs.values()):
-        first = {n: _shape(p, known, batch, _OPEN_SIZES[0], 2, (given or {}).get(n)) for n, p in inputs.items()}
+        first = {n: _guess_shape(p, known, batch, _OPEN_SIZES[0], 2, (given or {}).get(n)) for n, p in inputs.items()}
         yield from (Guess(first, bound) for bound in (2, 1))
 
 
-def _shape(
+def _guess_shape(
     port: Port, known: Hints, batch: int, size: int, rank: int, given: tuple[int, ...] | None
 ) -> tuple[int, ...]:
     if given is not None:
@@ -152,7 +152,7 @@ def _shape(
 
 def has_open_batch(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None) -> bool:
     """Whether some input's first dim is open, so that a second batch size is worth trying."""
-    ports = free_inputs(model).values()
+    ports = list_free_inputs(model).values()
     return any(p.name not in (given or {}) and (p.dims is None or (p.dims and not is_fixed(p.dims[0]))) for p in ports)
 
 
@@ -160,7 +160,7 @@ def is_fixed(dim: int | str | None) -> bool:
     return isinstance(dim, int) and dim >= 0
 
 
-def feed(model: ModelProto, guess: Guess, seed: int, known: Hints | None = None) -> dict[str, Array]:
+def make_feeds(model: ModelProto, guess: Guess, seed: int, known: Hints | None = None) -> dict[str, Array]:
     """One random value per input; the same seed gives the same values.
 
     Raises
@@ -168,39 +168,39 @@ def feed(model: ModelProto, guess: Guess, seed: int, known: Hints | None = None)
     DataError
         An input is text, a sequence, a map or optional: there is no random value for it.
     """
-    inputs = free_inputs(model)
-    known = known or hints(model.graph, set(inputs))
-    return {name: _value(port, guess, seed, known) for name, port in inputs.items()}
+    inputs = list_free_inputs(model)
+    known = known or find_hints(model.graph, set(inputs))
+    return {name: _make_value(port, guess, seed, known) for name, port in inputs.items()}
 
 
-def _value(port: Port, guess: Guess, seed: int, known: Hints) -> Array:
+def _make_value(port: Port, guess: Guess, seed: int, known: Hints) -> Array:
     if port.kind != "tensor" or port.dtype is None:
         raise DataError(f"input {port.name!r} is no tensor of numbers; give its values with --inputs")
     rng = np.random.default_rng([seed, zlib.crc32(port.name.encode())])
-    return random_tensor(rng, port.name, port.dtype, guess.shapes[port.name], known.bounds.get(port.name), guess)
+    return make_random_tensor(rng, port.name, port.dtype, guess.shapes[port.name], known.bounds.get(port.name), guess)
 
 
-def random_tensor(
+def make_random_tensor(
     rng: np.random.Generator, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], bound: int | None, guess: Guess
 ) -> Array:
     """Random values of one type; ``bound`` is exclusive and holds for integers."""
     if dtype.kind == "b":
-        return _mask(rng, shape).astype(dtype)
+        return _make_mask(rng, shape).astype(dtype)
     if dtype.kind not in "iu":
         return np.asarray(np.clip(rng.standard_normal(shape), -4, 4), dtype)
     if bound is not None:
         return np.asarray(rng.integers(0, max(1, bound), shape), dtype)
     if "mask" in name.lower():
-        return _mask(rng, shape).astype(dtype)
+        return _make_mask(rng, shape).astype(dtype)
     if "len" in name.lower():
-        return _lengths(rng, shape, guess).astype(dtype)
+        return _make_lengths(rng, shape, guess).astype(dtype)
     if dtype.itemsize == 1:  # quantised values use their whole range
         info = np.iinfo(dtype)
         return np.asarray(rng.integers(info.min, info.max + 1, shape), dtype)
     return np.asarray(rng.integers(0, guess.loose_bound, shape), dtype)
 
 
-def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def _make_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Zeros and ones, at least one one in every row of the last axis."""
     mask = np.asarray(rng.integers(0, 2, shape))
     if mask.size and mask.ndim:
@@ -208,14 +208,14 @@ def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return mask
 
 
-def _lengths(rng: np.random.Generator, shape: tuple[int, ...], guess: Guess) -> Array:
+def _make_lengths(rng: np.random.Generator, shape: tuple[int, ...], guess: Guess) -> Array:
     longest = max((max(s[1:], default=1) for s in guess.shapes.values() if len(s) > 1), default=1)
     return np.asarray(rng.integers(max(1, longest // 2), longest + 1, shape))
 
 
 def check_shapes(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None) -> None:
     """Raise DataError unless shapes from the user are of inputs, and of the rank and fixed sizes that those have."""
-    expected = free_inputs(model)
+    expected = list_free_inputs(model)
     for name, shape in (given or {}).items():
         if name not in expected:
             inputs = ", ".join(sorted(expected)) or "none"
@@ -235,7 +235,7 @@ def check_given(model: ModelProto, feeds: Mapping[str, Any]) -> None:
     DataError
         One is missing, or is not an input of the model.
     """
-    expected = free_inputs(model)
+    expected = list_free_inputs(model)
     allowed = set(expected) | {i.name for i in model.graph.input}
     missing, unknown = [n for n in expected if n not in feeds], [n for n in feeds if n not in allowed]
     if missing:
@@ -244,13 +244,13 @@ def check_given(model: ModelProto, feeds: Mapping[str, Any]) -> None:
         raise DataError(f"{unknown[0]!r} is not an input of the model; its inputs are {', '.join(sorted(expected))}")
 
 
-def larger(
+def grow_shapes(
     model: ModelProto, given: Mapping[str, tuple[int, ...]] | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[Shapes]:
     """Shapes with every open size beyond the batch made larger, likeliest first; none where there is no such size."""
-    known = hints(model.graph, set(free_inputs(model)))
+    known = find_hints(model.graph, set(list_free_inputs(model)))
     for step in (lambda n: n + 32, lambda n: 2 * n, lambda n: n + 1):
-        found = {n: _stretched(p, known, shapes[n], step) for n, p in free_inputs(model).items() if n in shapes}
+        found = {n: _stretch(p, known, shapes[n], step) for n, p in list_free_inputs(model).items() if n in shapes}
         found |= {n: tuple(s) for n, s in (given or {}).items()}
         if found == {n: tuple(s) for n, s in shapes.items()}:
             return
@@ -258,7 +258,7 @@ def larger(
             yield found
 
 
-def _stretched(port: Port, known: Hints, shape: tuple[int, ...], step: Callable[[int], int]) -> tuple[int, ...]:
+def _stretch(port: Port, known: Hints, shape: tuple[int, ...], step: Callable[[int], int]) -> tuple[int, ...]:
     if port.dims is None or len(port.dims) != len(shape):
         return tuple(shape)
     fixed = {axis % len(shape) for axis in known.sizes.get(port.name, {}) if -len(shape) <= axis < len(shape)}

@@ -34,10 +34,10 @@ class Port:
     @property
     def dtype(self) -> np.dtype[Any] | None:
         """The numpy type of an element, None where there is none."""
-        return dtype_of(self.elem)
+        return get_dtype(self.elem)
 
 
-def dtype_of(elem: int) -> np.dtype[Any] | None:
+def get_dtype(elem: int) -> np.dtype[Any] | None:
     """The numpy (or ml_dtypes) type of an ONNX element type; None for text and the unknown."""
     if elem in (TensorProto.UNDEFINED, TensorProto.STRING):
         return None
@@ -48,7 +48,7 @@ def dtype_of(elem: int) -> np.dtype[Any] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LoadedModel:
     """A model to be compared: its proto (external data not loaded), and where it came from."""
 
     proto: ModelProto
@@ -57,7 +57,9 @@ class Source:
     folder: Path | None
 
     @classmethod
-    def open(cls, model: Path | str | bytes | ModelProto, data: Path | None = None, label: str = "model") -> Source:
+    def open(
+        cls, model: Path | str | bytes | ModelProto, data: Path | None = None, label: str = "model"
+    ) -> LoadedModel:
         """Read ``model``; ``data`` is the directory of its external data, by default the file's own."""
         if isinstance(model, ModelProto):
             return cls(model, label, None, data)
@@ -69,16 +71,16 @@ class Source:
         except OSError as exc:
             raise ModelError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
         proto = _parse(content, str(path))
-        return cls(proto, str(path), path, data or _folder(path, proto))
+        return cls(proto, str(path), path, data or _find_folder(path, proto))
 
     def for_runtime(self) -> tuple[bytes | Path, Path | None]:
         """What onnxruntime loads: the file where there is one, and the directory of external data."""
         if self.path is not None and self.folder is not None and self.folder.resolve() == self.path.parent.resolve():
             return self.path, None
-        return serialized(self.proto, self.label), self.folder
+        return serialize(self.proto, self.label), self.folder
 
 
-def _folder(path: Path, model: ModelProto) -> Path:
+def _find_folder(path: Path, model: ModelProto) -> Path:
     """Where external data is looked for: beside the name, or beside what it links to if it is there."""
     if path.is_symlink():
         held = (t for t in model.graph.initializer if is_external(t))
@@ -100,7 +102,7 @@ def _parse(content: bytes, label: str) -> ModelProto:
     return model
 
 
-def serialized(model: ModelProto, label: str = "model") -> bytes:
+def serialize(model: ModelProto, label: str = "model") -> bytes:
     """The model as bytes."""
     try:
         return bytes(model.SerializeToString())
@@ -108,7 +110,7 @@ def serialized(model: ModelProto, label: str = "model") -> bytes:
         raise ModelError(f"{label}: cannot be serialised ({exc}); save it with external data") from exc
 
 
-def body_graphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
+def list_bodies(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
     """The subgraphs of a node, by attribute name."""
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
@@ -117,55 +119,55 @@ def body_graphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
             yield f"{attribute.name}[{k}]", graph
 
 
-def body_key(outer: str, node: NodeProto, attribute: str) -> str:
+def make_body_key(outer: str, node: NodeProto, attribute: str) -> str:
     """What a subgraph is called: by the first tensor that its node makes, which is there and is no one else's."""
     return f"{outer}/{next((name for name in node.output if name), node.name)}.{attribute}"
 
 
-def all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+def walk_nodes(model: ModelProto) -> Iterator[NodeProto]:
     """Every node of the main graph, of subgraphs and of functions."""
     pending = [*model.graph.node, *(n for f in model.functions for n in f.node)]
     while pending:
         node = pending.pop()
         yield node
-        for _, graph in body_graphs(node):
+        for _, graph in list_bodies(node):
             pending.extend(graph.node)
 
 
-def ports(values: Any) -> dict[str, Port]:
+def read_ports(values: Any) -> dict[str, Port]:
     """The graph's inputs or outputs, in order."""
-    return {v.name: _port(v) for v in values}
+    return {v.name: _read_port(v) for v in values}
 
 
-def free_inputs(model: ModelProto) -> dict[str, Port]:
+def list_free_inputs(model: ModelProto) -> dict[str, Port]:
     """The inputs that a caller must feed: those without an initializer."""
     held = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
-    return {name: port for name, port in ports(model.graph.input).items() if name not in held}
+    return {name: port for name, port in read_ports(model.graph.input).items() if name not in held}
 
 
-def overridable(model: ModelProto) -> set[str]:
+def find_overridable(model: ModelProto) -> set[str]:
     """Initializers that a caller may replace, because they are also graph inputs (from IR version 4)."""
-    return set() if model.ir_version < 4 else {i.name for i in model.graph.input} - set(free_inputs(model))
+    return set() if model.ir_version < 4 else {i.name for i in model.graph.input} - set(list_free_inputs(model))
 
 
-def _port(value: Any) -> Port:
+def _read_port(value: Any) -> Port:
     kind = value.type.WhichOneof("value") or "none"
     if kind != "tensor_type":
         return Port(value.name, kind.removesuffix("_type").removesuffix("_tensor"))
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return Port(value.name, "tensor", tensor.elem_type)
-    return Port(value.name, "tensor", tensor.elem_type, tuple(_dim(d) for d in tensor.shape.dim))
+    return Port(value.name, "tensor", tensor.elem_type, tuple(_read_dim(d) for d in tensor.shape.dim))
 
 
-def _dim(dim: Any) -> int | str | None:
+def _read_dim(dim: Any) -> int | str | None:
     kind = dim.WhichOneof("value")
     if kind == "dim_value":
         return int(dim.dim_value)
     return str(dim.dim_param) or None if kind == "dim_param" else None
 
 
-def value_info(name: str, port: Port | None, fallback: int = TensorProto.UNDEFINED) -> ValueInfoProto:
+def make_value_info(name: str, port: Port | None, fallback: int = TensorProto.UNDEFINED) -> ValueInfoProto:
     """A typed name: ``port``'s type and shape as far as they are known, else the element type ``fallback``."""
     elem = port.elem if port is not None and port.elem else fallback
     if not elem:
@@ -181,20 +183,20 @@ def value_info(name: str, port: Port | None, fallback: int = TensorProto.UNDEFIN
     return ValueInfoProto(name=name, type=kind)
 
 
-def opsets(model: ModelProto) -> dict[str, int]:
+def read_opsets(model: ModelProto) -> dict[str, int]:
     """The operator set versions that the model imports."""
     return {("" if i.domain == "ai.onnx" else i.domain): int(i.version) for i in model.opset_import}
 
 
-def float_types(model: ModelProto) -> set[int]:
+def find_float_types(model: ModelProto) -> set[int]:
     """Float element types of the model's weights."""
     floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
     return {t.data_type for t in model.graph.initializer if t.data_type in floats} | {
-        a.t.data_type for n in all_nodes(model) for a in n.attribute if a.HasField("t") and a.t.data_type in floats
+        a.t.data_type for n in walk_nodes(model) for a in n.attribute if a.HasField("t") and a.t.data_type in floats
     }
 
 
-def constant_dims(graph: GraphProto) -> dict[str, tuple[int, ...]]:
+def read_constant_dims(graph: GraphProto) -> dict[str, tuple[int, ...]]:
     """The shapes of initializers and of what Constant nodes hold."""
     dims = {t.name: tuple(t.dims) for t in graph.initializer}
     for node in graph.node:
@@ -203,16 +205,16 @@ def constant_dims(graph: GraphProto) -> dict[str, tuple[int, ...]]:
     return dims
 
 
-def skeleton(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None) -> ModelProto:
+def strip_weights(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None) -> ModelProto:
     """A copy without the values of large tensors, inputs set to ``dims`` where given."""
     bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     graph = bare.graph
     graph.name = model.graph.name
     for field in ("input", "output", "value_info"):
         getattr(graph, field).extend(getattr(model.graph, field))
-    graph.initializer.extend(_header(t) for t in model.graph.initializer)
+    graph.initializer.extend(_copy_header(t) for t in model.graph.initializer)
     for node in model.graph.node:
-        graph.node.append(_bare(node))
+        graph.node.append(_copy_bare(node))
     for value in graph.input:
         if dims and value.name in dims and value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
@@ -221,30 +223,30 @@ def skeleton(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None) 
     return bare
 
 
-def _header(tensor: TensorProto) -> TensorProto:
+def _copy_header(tensor: TensorProto) -> TensorProto:
     if int(np.prod(tensor.dims, dtype=np.int64)) <= _SMALL and not is_external(tensor):
         return tensor
     return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
 
-def _bare(node: NodeProto) -> NodeProto:
-    large = [a for a in node.attribute if a.HasField("t") and _header(a.t) is not a.t]
+def _copy_bare(node: NodeProto) -> NodeProto:
+    large = [a for a in node.attribute if a.HasField("t") and _copy_header(a.t) is not a.t]
     if not large:
         return node
     copy = NodeProto(op_type=node.op_type, domain=node.domain, name=node.name, input=node.input, output=node.output)
     for attribute in node.attribute:
         if attribute.HasField("t"):
-            copy.attribute.append(AttributeProto(name=attribute.name, type=attribute.type, t=_header(attribute.t)))
+            copy.attribute.append(AttributeProto(name=attribute.name, type=attribute.type, t=_copy_header(attribute.t)))
         else:
             copy.attribute.append(attribute)
     return copy
 
 
-def seeded(model: ModelProto, unseeded: Callable[[NodeProto], bool], seed_of: Callable[[str], int]) -> ModelProto:
+def seed_nodes(model: ModelProto, unseeded: Callable[[NodeProto], bool], seed_of: Callable[[str], int]) -> ModelProto:
     """A copy in which every random node without a seed has one that follows from its output's name."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    for node in all_nodes(copy):
+    for node in walk_nodes(copy):
         if unseeded(node):
             value = seed_of(node.output[0])
             seed: float | int = value if node.op_type == "Dropout" else float(value)
@@ -255,7 +257,7 @@ def seeded(model: ModelProto, unseeded: Callable[[NodeProto], bool], seed_of: Ca
 _CHUNK = 1 << 22
 
 
-def model_facts(source: Source) -> ModelFacts:
+def describe_model(source: LoadedModel) -> ModelFacts:
     """The facts of one model.
 
     ``sha256`` is that of the file; where the model has data files, that of the file followed by them, in the order
@@ -271,26 +273,26 @@ def model_facts(source: Source) -> ModelFacts:
     if source.path is not None:
         size += _update(digest, source.path)
     else:
-        content = serialized(source.proto, source.label)
+        content = serialize(source.proto, source.label)
         digest.update(content)
         size += len(content)
-    for path in data_files(source):
+    for path in list_data_files(source):
         size += _update(digest, path)
-    counts = Counter(n.op_type for n in all_nodes(source.proto))
+    counts = Counter(n.op_type for n in walk_nodes(source.proto))
     return ModelFacts(
         path=str(source.path or ""),
         sha256=digest.hexdigest(),
         size_bytes=size,
         ir_version=int(source.proto.ir_version),
-        opset=opsets(source.proto).get("", 0),
+        opset=read_opsets(source.proto).get("", 0),
         ops=dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))),
     )
 
 
-def data_files(source: Source) -> list[Path]:
+def list_data_files(source: LoadedModel) -> list[Path]:
     """The files that hold the model's external data, in the order of their names."""
     held = [t for t in source.proto.graph.initializer if is_external(t)]
-    held += [a.t for n in all_nodes(source.proto) for a in n.attribute if a.HasField("t") and is_external(a.t)]
+    held += [a.t for n in walk_nodes(source.proto) for a in n.attribute if a.HasField("t") and is_external(a.t)]
     names = {e.value for t in held for e in t.external_data if e.key == "location"}
     return [(source.folder or Path()) / name for name in sorted(names)]
 

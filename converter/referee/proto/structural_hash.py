@@ -17,15 +17,15 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
-from converter.referee.proto.diff import function_key
-from converter.referee.proto.source import Source, body_key
+from converter.referee.proto.diff import format_function_key
+from converter.referee.proto.source import LoadedModel, make_body_key
 from converter.referee.proto.tensors import read_tensor
-from converter.referee.reference.evaluator import opset_versions, overload, plain_domain
+from converter.referee.reference.evaluator import get_overload, normalize_domain, read_opset_versions
 
 _CHUNK = 1 << 24
 
 
-def array_digest(array: np.ndarray[Any, Any]) -> str:
+def hash_array(array: np.ndarray[Any, Any]) -> str:
     """SHA-256 of an array's elements: little endian, row by row, in the array's own type."""
     flat = np.ascontiguousarray(array).reshape(-1)
     if flat.dtype.kind in "OSU":
@@ -35,89 +35,89 @@ def array_digest(array: np.ndarray[Any, Any]) -> str:
     return hashlib.sha256(flat.view(np.uint8).data).hexdigest()
 
 
-def tensor_digest(tensor: TensorProto, folder: Path | None) -> str:
+def hash_tensor(tensor: TensorProto, folder: Path | None) -> str:
     """The same of a stored tensor."""
     if tensor.HasField("raw_data") and not tensor.external_data:
         return hashlib.sha256(tensor.raw_data).hexdigest()
-    return array_digest(read_tensor(tensor, folder))
+    return hash_array(read_tensor(tensor, folder))
 
 
-def file_digest(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def chained(before: str, record: Any) -> str:
+def chain_hashes(before: str, record: Any) -> str:
     """The state that follows ``before`` by something said in JSON."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()
 
 
-def model_digest(source: Source) -> str:
+def hash_model(source: LoadedModel) -> str:
     """The digest of a whole model."""
     model = source.proto
-    return chained(
+    return chain_hashes(
         "model",
         {
             "ir_version": model.ir_version,
             "opsets": sorted((o.domain, o.version) for o in model.opset_import),
-            "graph": _graph(model.graph, source.folder),
-            "functions": [_function(f, source.folder) for f in model.functions],
-            "training": [_plain(t) for t in model.training_info],
+            "graph": _describe_graph(model.graph, source.folder),
+            "functions": [_describe_function(f, source.folder) for f in model.functions],
+            "training": [_describe_plain(t) for t in model.training_info],
         },
     )
 
 
-def _plain(proto: Any) -> str:
+def _describe_plain(proto: Any) -> str:
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _graph(graph: GraphProto, folder: Path | None) -> dict[str, Any]:
-    held = {t.name: [t.data_type, list(t.dims), tensor_digest(t, folder)] for t in graph.initializer}
+def _describe_graph(graph: GraphProto, folder: Path | None) -> dict[str, Any]:
+    held = {t.name: [t.data_type, list(t.dims), hash_tensor(t, folder)] for t in graph.initializer}
     return {
-        "inputs": [_value(v) for v in graph.input],
-        "outputs": [_value(v) for v in graph.output],
+        "inputs": [_describe_value(v) for v in graph.input],
+        "outputs": [_describe_value(v) for v in graph.output],
         "tensors": held,
-        "sparse": {t.values.name: _plain(t) for t in graph.sparse_initializer},
-        "quantization": [_plain(q) for q in graph.quantization_annotation],
-        "nodes": [node_record(n, folder) for n in graph.node],
+        "sparse": {t.values.name: _describe_plain(t) for t in graph.sparse_initializer},
+        "quantization": [_describe_plain(q) for q in graph.quantization_annotation],
+        "nodes": [describe_node(n, folder) for n in graph.node],
     }
 
 
-def _value(value: Any) -> list[str]:
-    return [value.name, _plain(value.type)]
+def _describe_value(value: Any) -> list[str]:
+    return [value.name, _describe_plain(value.type)]
 
 
-def _function(function: FunctionProto, folder: Path | None) -> dict[str, Any]:
+def _describe_function(function: FunctionProto, folder: Path | None) -> dict[str, Any]:
     return {
         "name": [function.domain, function.name, str(getattr(function, "overload", ""))],
         "inputs": list(function.input),
         "outputs": list(function.output),
-        "attributes": [*function.attribute, *(_attribute(a, folder) for a in function.attribute_proto)],
+        "attributes": [*function.attribute, *(_describe_attribute(a, folder) for a in function.attribute_proto)],
         "opsets": sorted((o.domain, o.version) for o in function.opset_import),
         # A Constant node that holds a parameter may stand anywhere before its reader.
-        "nodes": [node_record(n, folder) for n in function.node if n.op_type != "Constant"],
-        "constants": sorted(json.dumps(node_record(n, folder)) for n in function.node if n.op_type == "Constant"),
+        "nodes": [describe_node(n, folder) for n in function.node if n.op_type != "Constant"],
+        "constants": sorted(json.dumps(describe_node(n, folder)) for n in function.node if n.op_type == "Constant"),
     }
 
 
-def node_record(node: NodeProto, folder: Path | None) -> list[Any]:
+def describe_node(node: NodeProto, folder: Path | None) -> list[Any]:
     """A node as JSON values: operator, edges, attributes by name."""
-    attributes = sorted((_attribute(a, folder) for a in node.attribute), key=lambda a: str(a[0]))
+    attributes = sorted((_describe_attribute(a, folder) for a in node.attribute), key=lambda a: str(a[0]))
     return [node.domain, node.op_type, list(node.input), list(node.output), attributes]
 
 
-def _attribute(attribute: AttributeProto, folder: Path | None) -> list[Any]:
+def _describe_attribute(attribute: AttributeProto, folder: Path | None) -> list[Any]:
     head: list[Any] = [attribute.name, attribute.type, attribute.ref_attr_name]
     if attribute.type == AttributeProto.TENSOR and attribute.HasField("t"):
         t = attribute.t
-        return [*head, t.data_type, list(t.dims), tensor_digest(t, folder)]
+        return [*head, t.data_type, list(t.dims), hash_tensor(t, folder)]
     if attribute.type == AttributeProto.GRAPH and attribute.HasField("g"):
-        return [*head, _graph(attribute.g, folder)]
+        return [*head, _describe_graph(attribute.g, folder)]
     if attribute.type == AttributeProto.GRAPHS:
-        return [*head, [_graph(g, folder) for g in attribute.graphs]]
-    return [*head, _plain(attribute)]
+        return [*head, [_describe_graph(g, folder) for g in attribute.graphs]]
+    return [*head, _describe_plain(attribute)]
 
 
 # Operators whose value hangs on more than what they read: two of them are two values, told apart by name.
@@ -130,34 +130,34 @@ _PURE = {"", "ai.onnx.ml", "com.microsoft"}
 Names = dict[str, str]  # tensor -> hash of how it is made
 
 
-def same_computation(a: Source, b: Source, given: Collection[str] = ()) -> bool:
+def is_same_computation(a: LoadedModel, b: LoadedModel, given: Collection[str] = ()) -> bool:
     """Whether both models' outputs are made alike; False also where that cannot be said.
 
     ``given`` are tensors that are taken to be the same in both: those of rewritten places that are compared one by
-    one, by the names that `Segment` has (its scope, a slash, its output). Then the answer is whether those places
+    one, by the names that `Region` has (its scope, a slash, its output). Then the answer is whether those places
     are all that was rewritten.
     """
     try:
-        return _outputs(a, given) == _outputs(b, given)
+        return _hash_outputs(a, given) == _hash_outputs(b, given)
     except KeyError:  # a tensor that nothing makes, or a node that stands before its input
         return False
 
 
-def _outputs(source: Source, given: Collection[str]) -> list[str]:
+def _hash_outputs(source: LoadedModel, given: Collection[str]) -> list[str]:
     model = source.proto
-    maker = _Maker(source, given)
+    maker = _Hasher(source, given)
     names = {i.name: _hash("input", i.name) for i in model.graph.input}
-    return maker.graph(model.graph, names, opset_versions(model.opset_import), "")
+    return maker.graph(model.graph, names, read_opset_versions(model.opset_import), "")
 
 
-class _Maker:
+class _Hasher:
     """Hashes of one model."""
 
-    def __init__(self, source: Source, given: Collection[str]) -> None:
+    def __init__(self, source: LoadedModel, given: Collection[str]) -> None:
         self._source = source
         self._given = given
         self._depth = 0
-        self._functions = {(plain_domain(f.domain), f.name, overload(f)): f for f in source.proto.functions}
+        self._functions = {(normalize_domain(f.domain), f.name, get_overload(f)): f for f in source.proto.functions}
 
     def graph(self, graph: GraphProto, names: Names, opsets: Mapping[str, int], key: str) -> list[str]:
         """The outputs of a graph; ``names`` are the tensors in reach, and are its own to add to."""
@@ -175,7 +175,7 @@ class _Maker:
         return _hash("given", full) if full in self._given else made
 
     def tensor(self, tensor: TensorProto) -> str:
-        content = tensor_digest(tensor, self._source.folder)
+        content = hash_tensor(tensor, self._source.folder)
         return _hash("tensor", tensor.data_type, list(tensor.dims), content)
 
     def _nodes(self, nodes: Sequence[NodeProto], names: Names, opsets: Mapping[str, int], key: str) -> None:
@@ -184,25 +184,25 @@ class _Maker:
             names.update({n: self._agreed(n, _hash(made, k), key) for k, n in enumerate(node.output) if n})
 
     def _node(self, node: NodeProto, names: Names, opsets: Mapping[str, int], key: str) -> str:
-        domain = plain_domain(node.domain)
-        function = self._functions.get((domain, node.op_type, overload(node)))
+        domain = normalize_domain(node.domain)
+        function = self._functions.get((domain, node.op_type, get_overload(node)))
         read = [names[n] if n else "" for n in node.input]
         asked = [bool(name) for name in node.output]  # operators do other things for other outputs
         apart = node.op_type in _DRAWING or (domain not in _PURE and function is None)
         attributes = []
         for a in node.attribute:
-            inner = body_key(key, node, a.name)
+            inner = make_body_key(key, node, a.name)
             attributes.append(self._attribute(a, names, opsets, inner))
         return _hash(
-            *(domain, node.op_type, overload(node), read, asked, list(node.output) if apart else []),
+            *(domain, node.op_type, get_overload(node), read, asked, list(node.output) if apart else []),
             _version(node.op_type, domain, opsets) if function is None else self._function(function),
             sorted(attributes),
         )
 
     def _function(self, function: FunctionProto) -> str:
-        key = function_key(function)
+        key = format_function_key(function)
         names = {name: _hash("argument", key, k) for k, name in enumerate(function.input)}
-        opsets = opset_versions(function.opset_import)
+        opsets = read_opset_versions(function.opset_import)
         self._nodes(function.node, names, opsets, key)
         defaults = sorted(self._attribute(a, names, opsets, key) for a in function.attribute_proto)
         return _hash("function", [names[o] for o in function.output], sorted(function.attribute), defaults)

@@ -33,7 +33,7 @@ def widen(value: Any) -> Any:
     return value
 
 
-def external_location(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int | None]:
+def locate_external(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int | None]:
     """File, offset and length (None: to the end) of a tensor's external data."""
     info = {entry.key: entry.value for entry in tensor.external_data}
     location = info.get("location", "")
@@ -55,7 +55,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
     """The tensor in its stored type; the proto is not changed."""
     if not is_external(tensor):
         return np.asarray(numpy_helper.to_array(tensor))
-    path, offset, length = external_location(tensor, folder)
+    path, offset, length = locate_external(tensor, folder)
     inline = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     try:
         with path.open("rb") as file:

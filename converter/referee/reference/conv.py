@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from converter.referee.reference.kernels import Call, Op
+    from converter.referee.reference.kernels import KernelCall, Op
 
 
 Array = np.ndarray[Any, Any]
@@ -67,7 +67,7 @@ def _out_size(size: int, span: int, stride: int, pads: tuple[int, int], ceil: bo
     return out
 
 
-def window(
+def make_window(
     sizes: Sequence[int],
     kernel: Sequence[int],
     *,
@@ -122,7 +122,7 @@ def conv(
     """Convolution of ``x`` [N, C, *d] with ``weight`` [M, C/g, *k] and ``bias`` [M]: [N, M, *o]."""
     if x.shape[1] != weight.shape[1] * group or weight.shape[0] % group:
         raise ValueError(f"input {x.shape} does not fit weight {weight.shape} with {group} groups")
-    win = window(x.shape[2:], weight.shape[2:], auto_pad=auto_pad, strides=strides, dilations=dilations, pads=pads)
+    win = make_window(x.shape[2:], weight.shape[2:], auto_pad=auto_pad, strides=strides, dilations=dilations, pads=pads)
     padded = pad(x, win)
     out = np.empty((x.shape[0], weight.shape[0], *win.out), dtype=np.result_type(x, weight))
     if weight.shape[1] == 1 and weight.shape[0] == group:
@@ -314,12 +314,12 @@ def _reduce_taps(padded: Array, win: Window, combine: Callable[[Array, Array], A
     return result
 
 
-def _window(call: Call, x: Array) -> Window:
+def _window(call: KernelCall, x: Array) -> Window:
     given: dict[str, Any] = {k: call.get(k) for k in ("auto_pad", "strides", "dilations", "pads", "ceil_mode")}
-    return window(x.shape[2:], call.get("kernel_shape"), **given)
+    return make_window(x.shape[2:], call.get("kernel_shape"), **given)
 
 
-def _max_pool(call: Call) -> tuple[Any, ...]:
+def _max_pool(call: KernelCall) -> tuple[Any, ...]:
     x = call.input(0)
     win = _window(call, x)
     if call.n_outputs == 1:
@@ -327,7 +327,7 @@ def _max_pool(call: Call) -> tuple[Any, ...]:
     return max_pool(x, win), max_pool_indices(x, win, call.get("storage_order", 0))
 
 
-def _average_pool(call: Call) -> tuple[Any, ...]:
+def _average_pool(call: KernelCall) -> tuple[Any, ...]:
     x = call.input(0)
     pads, n = call.get("pads"), x.ndim - 2
     explicit = call.get("auto_pad") in (None, "", "NOTSET")
@@ -335,25 +335,25 @@ def _average_pool(call: Call) -> tuple[Any, ...]:
     return (average_pool(x, _window(call, x), call.get("count_include_pad", 0), ends),)
 
 
-def _lp_pool(call: Call) -> tuple[Any, ...]:
+def _lp_pool(call: KernelCall) -> tuple[Any, ...]:
     x = call.input(0)
     return (lp_pool(x, _window(call, x), int(call.get("p", 2))),)
 
 
 def _global(reduce: Any) -> Op:
-    def op(call: Call) -> tuple[Any, ...]:
+    def op(call: KernelCall) -> tuple[Any, ...]:
         x = call.input(0)
         return (reduce(x, tuple(range(2, x.ndim)), call),)
 
     return op
 
 
-def _global_lp(x: Array, axes: tuple[int, ...], call: Call) -> Array:
+def _global_lp(x: Array, axes: tuple[int, ...], call: KernelCall) -> Array:
     p = int(call.get("p", 2))
     return np.asarray(np.sum(np.abs(x) ** p, axis=axes, keepdims=True) ** (1 / p))
 
 
-def _mean(x: Array, axes: tuple[int, ...], _: Call) -> Array:
+def _mean(x: Array, axes: tuple[int, ...], _: KernelCall) -> Array:
     return np.asarray(x.sum(axis=axes, keepdims=True) / math.prod(x.shape[a] for a in axes))
 
 

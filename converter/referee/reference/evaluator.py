@@ -12,16 +12,16 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from converter.errors import BiasoptError
-from converter.referee.proto.source import body_key
+from converter.referee.proto.source import make_body_key
 from converter.referee.proto.tensors import Weights, widen
 from converter.referee.reference.kernels import (
     Unsupported,
-    bind,
-    captures,
-    function_body,
-    kernel,
-    plain_attributes,
-    schema_defaults,
+    bind_function,
+    find_function_body,
+    list_captures,
+    make_kernel,
+    read_attributes,
+    read_schema_defaults,
 )
 
 Body = Callable[[Sequence[Any]], list[Any]]  # inputs of the body -> its outputs, outer values in reach
@@ -81,19 +81,19 @@ _LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "Fus
 _KEPT_BYTES = 1 << 18  # a constant below this is converted once; a larger one at each use
 
 
-def plain_domain(domain: str) -> str:
+def normalize_domain(domain: str) -> str:
     """The domain, the standard one by its empty name."""
     return "" if domain == "ai.onnx" else domain
 
 
-def overload(proto: Any) -> str:
+def get_overload(proto: Any) -> str:
     """Which of several functions of one name is meant."""
     return str(getattr(proto, "overload", ""))
 
 
-def opset_versions(imports: Iterable[Any]) -> dict[str, int]:
+def read_opset_versions(imports: Iterable[Any]) -> dict[str, int]:
     """Operator set versions by domain."""
-    return {plain_domain(i.domain): int(i.version) for i in imports}
+    return {normalize_domain(i.domain): int(i.version) for i in imports}
 
 
 class Context:
@@ -122,7 +122,7 @@ class Context:
 class _Scope:
     """The values of one running graph; a name that is not here is looked up outside."""
 
-    def __init__(self, program: Program, values: dict[str, Any], parent: _Scope | None) -> None:
+    def __init__(self, program: GraphEvaluator, values: dict[str, Any], parent: _Scope | None) -> None:
         self.program = program
         self.values = values
         self.parent = parent
@@ -145,7 +145,7 @@ class _Scope:
 _Run = Callable[[_Scope, tuple[Any, ...]], Sequence[Any]]
 
 
-class Program:
+class GraphEvaluator:
     """A graph or function body, ready to run again and again."""
 
     def __init__(self, graph: GraphProto | FunctionProto, context: Context) -> None:
@@ -211,29 +211,29 @@ class Program:
         kept = set(self.outputs)
         release: list[list[str]] = []
         for node, _ in reversed(self.steps):
-            names = {*node.input, *node.output, *captures(node)} - kept
+            names = {*node.input, *node.output, *list_captures(node)} - kept
             release.append(sorted(names))
             kept |= names
         return release[::-1]
 
     def _compile(self, node: NodeProto) -> _Run:
-        domain, opsets = plain_domain(node.domain), self.context.opsets
-        function = self.context.functions.get((domain, node.op_type, overload(node)))
+        domain, opsets = normalize_domain(node.domain), self.context.opsets
+        function = self.context.functions.get((domain, node.op_type, get_overload(node)))
         if function is not None:
-            return self._call(bind(function, node), opset_versions(function.opset_import))
+            return self._call(bind_function(function, node), read_opset_versions(function.opset_import))
         if domain == "" and node.op_type in ("If", "Loop", "Scan"):
             return self._control(node)
         if domain == "" and node.op_type == "Constant":
             return self._constant_node(node)
         if domain not in opsets:
             raise Unsupported(f"operator {domain}.{node.op_type}: its domain is not imported")
-        op = kernel(node, domain, opsets[domain])
+        op = make_kernel(node, domain, opsets[domain])
         if op is not None:
             return lambda scope, inputs: op(inputs)
         return self._expanded(node, domain, opsets[domain])
 
     def _call(self, function: FunctionProto, opsets: dict[str, int]) -> _Run:
-        program = Program(function, self.context.inside(opsets))
+        program = GraphEvaluator(function, self.context.inside(opsets))
 
         def run(scope: _Scope, inputs: tuple[Any, ...]) -> list[Any]:
             padded = (*inputs, *(None,) * (len(program.inputs) - len(inputs)))
@@ -243,13 +243,13 @@ class Program:
 
     def _expanded(self, node: NodeProto, domain: str, version: int) -> _Run:
         """An operator that the standard defines by a function of others, made when its input types are known."""
-        function_body(node, domain, version, None)  # raises Unsupported now rather than after ten seconds
+        find_function_body(node, domain, version, None)  # raises Unsupported now rather than after ten seconds
 
         def run(scope: _Scope, inputs: tuple[Any, ...]) -> Sequence[Any]:
-            function = function_body(node, domain, version, inputs)
+            function = find_function_body(node, domain, version, inputs)
             assert function is not None
-            bound = bind(function, node, schema_defaults(node, domain, version))
-            return self._call(bound, opset_versions(function.opset_import))(scope, inputs)
+            bound = bind_function(function, node, read_schema_defaults(node, domain, version))
+            return self._call(bound, read_opset_versions(function.opset_import))(scope, inputs)
 
         return run
 
@@ -265,13 +265,13 @@ class Program:
 
     def _control(self, node: NodeProto) -> _Run:
         graphs = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}
-        programs = {name: Program(graph, self.context) for name, graph in graphs.items()}
-        attributes = plain_attributes(node)
+        programs = {name: GraphEvaluator(graph, self.context) for name, graph in graphs.items()}
+        attributes = read_attributes(node)
 
         def run(scope: _Scope, inputs: tuple[Any, ...]) -> list[Any]:
-            def body(name: str, program: Program) -> Callable[[Sequence[Any]], list[Any]]:
+            def body(name: str, program: GraphEvaluator) -> Callable[[Sequence[Any]], list[Any]]:
                 def enter(values: Sequence[Any]) -> list[Any]:
-                    self.context.entered.add(body_key("", node, name))
+                    self.context.entered.add(make_body_key("", node, name))
                     return program.run(dict(zip(program.inputs, values, strict=True)), scope)
 
                 return enter
@@ -318,9 +318,11 @@ class Reference:
         max_bytes: int | None = None,
     ) -> None:
         folder = None if external_dir is None else Path(external_dir)
-        functions = {(plain_domain(f.domain), f.name, overload(f)): f for f in model.functions}
-        context = Context(opset_versions(model.opset_import), functions, Weights(folder, weight_perturb), max_bytes)
-        self._program = Program(model.graph, context)
+        functions = {(normalize_domain(f.domain), f.name, get_overload(f)): f for f in model.functions}
+        context = Context(
+            read_opset_versions(model.opset_import), functions, Weights(folder, weight_perturb), max_bytes
+        )
+        self._program = GraphEvaluator(model.graph, context)
         constant = set(self._program.constants)
         self.input_names = tuple(i.name for i in model.graph.input if i.name not in constant)
         self.output_names = tuple(o.name for o in model.graph.output)

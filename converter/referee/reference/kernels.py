@@ -1,6 +1,6 @@
 """Operators that onnx.reference lacks, gets wrong, computes in float32 or computes too slowly.
 
-Each takes a :class:`Call` and returns the outputs. Found by running models against onnxruntime:
+Each takes a :class:`KernelCall` and returns the outputs. Found by running models against onnxruntime:
 BatchNormalization before opset 14 runs as training or raises; DequantizeLinear is missing at opset 10-18; Erf is
 rounded to float32; LRN loops over the batch axis; Softmax before opset 13 ignores that it flattens; binary
 operators before opset 7 ignore ``axis`` and ``broadcast``; Upsample knows integer factors only.
@@ -28,7 +28,7 @@ class Unsupported(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class KernelCall:
     """One evaluation of a node: its inputs (None where left out), attributes and the opset in force."""
 
     inputs: tuple[Any, ...]
@@ -47,7 +47,7 @@ class Call:
 
 
 Outputs = tuple[Any, ...]
-Op = Callable[[Call], Outputs]
+Op = Callable[[KernelCall], Outputs]
 
 
 def erf(x: Array) -> Array:
@@ -63,12 +63,12 @@ def gelu(x: Array, approximate: bool = False) -> Array:
     return np.asarray(0.5 * x * (1 + erf(x / math.sqrt(2))))
 
 
-def _image_scaler(call: Call) -> Outputs:
+def _image_scaler(call: KernelCall) -> Outputs:
     bias = np.asarray(call.get("bias", ()), dtype=np.float64).reshape(1, -1, 1, 1)
     return (call.input(0) * call.get("scale", 1.0) + bias,)
 
 
-def _crop(call: Call) -> Outputs:
+def _crop(call: KernelCall) -> Outputs:
     x, (left, top, right, bottom) = call.input(0), call.get("border")
     size = call.get("scale")
     high, wide = size or (x.shape[2] - top - bottom, x.shape[3] - left - right)
@@ -94,7 +94,7 @@ def _activate(x: Array, kind: str, params: list[float]) -> Array:
     raise Unsupported(f"activation {kind} of a fused operator")
 
 
-def _fused_conv(call: Call) -> Outputs:
+def _fused_conv(call: KernelCall) -> Outputs:
     sliding: dict[str, Any] = {k: call.get(k) for k in ("auto_pad", "strides", "dilations", "pads")}
     y = conv(*(call.input(i) for i in range(3)), group=call.get("group", 1), **sliding)
     if call.input(3) is not None:
@@ -117,16 +117,16 @@ EXTRAS: dict[tuple[str, str], Op] = {
 }
 
 
-def _sliding(call: Call) -> dict[str, Any]:
+def _sliding(call: KernelCall) -> dict[str, Any]:
     return {k: call.get(k) for k in ("auto_pad", "strides", "dilations", "pads")}
 
 
-def _conv(call: Call) -> Outputs:
+def _conv(call: KernelCall) -> Outputs:
     x, weight, bias = call.input(0), call.input(1), call.input(2)
     return (conv(x, weight, bias, group=call.get("group", 1), **_sliding(call)),)
 
 
-def _conv_transpose(call: Call) -> Outputs:
+def _conv_transpose(call: KernelCall) -> Outputs:
     extra = {k: call.get(k) for k in ("output_padding", "output_shape")}
     x, weight, bias = call.input(0), call.input(1), call.input(2)
     return (conv_transpose(x, weight, bias, group=call.get("group", 1), **_sliding(call), **extra),)
@@ -141,7 +141,7 @@ def is_training(op_type: str, opset: int, attributes: dict[str, Any], n_outputs:
     return not attributes.get("is_test", 0) if opset < 7 else n_outputs > 1
 
 
-def _batch_norm(call: Call) -> Outputs:
+def _batch_norm(call: KernelCall) -> Outputs:
     x, scale, bias, mean, var = call.inputs[:5]
     eps, momentum = call.get("epsilon", float(np.float32(1e-5))), call.get("momentum", float(np.float32(0.9)))
     shape = (1, -1) + (1,) * (x.ndim - 2) if scale.ndim == 1 else (1, *scale.shape)
@@ -162,7 +162,7 @@ def _normalise(x: Array, parameters: list[Array], eps: float) -> Array:
     return y
 
 
-def _lrn(call: Call) -> Outputs:
+def _lrn(call: KernelCall) -> Outputs:
     x, size = call.input(0), call.get("size")
     low, high = (size - 1) // 2, -(-(size - 1) // 2)
     squares = np.pad(x * x, [(0, 0), (low, high), *[(0, 0)] * (x.ndim - 2)])
@@ -172,7 +172,7 @@ def _lrn(call: Call) -> Outputs:
 
 
 def _softmax_like(finish: Callable[[Array, int], Array]) -> Op:
-    def op(call: Call) -> Outputs:
+    def op(call: KernelCall) -> Outputs:
         x = call.input(0)
         if x.size == 0:
             return (x,)
@@ -202,7 +202,7 @@ def _hardmax(x: Array, axis: int) -> Array:
     return result
 
 
-def _dequantize(call: Call) -> Outputs:
+def _dequantize(call: KernelCall) -> Outputs:
     x, scale, zero = call.input(0), call.input(1), call.input(2)
     fit = _per_axis(x, call.get("axis", 1), call.get("block_size", 0))
     values = x.astype(np.float64)
@@ -224,7 +224,7 @@ def _per_axis(x: Array, axis: int, block: int) -> Callable[[Array], Array]:
     return fit
 
 
-def _resize(call: Call) -> Outputs:
+def _resize(call: KernelCall) -> Outputs:
     x = call.input(0)
     if call.opset < 11:
         scales, sizes, roi = call.input(1), None, None
@@ -238,7 +238,7 @@ def _resize(call: Call) -> Outputs:
     return (resize(x, full_scales, full_sizes, rule, _full_roi(lists[2], axes, x.ndim)),)
 
 
-def _resize_rule(call: Call) -> Rule:
+def _resize_rule(call: KernelCall) -> Rule:
     return Rule(
         mode=call.get("mode", "nearest"),
         coordinates=call.get("coordinate_transformation_mode", "half_pixel"),
@@ -259,7 +259,7 @@ def _full_roi(roi: list[float] | None, axes: list[int] | None, rank: int) -> lis
     return full
 
 
-def _upsample(call: Call) -> Outputs:
+def _upsample(call: KernelCall) -> Outputs:
     x = call.input(0)
     scales = call.get("scales") or call.input(1).tolist()
     mode = {"bilinear": "linear"}.get(call.get("mode", "nearest"), call.get("mode", "nearest"))
@@ -280,19 +280,19 @@ def _put(data: Array, where: tuple[Array, ...], updates: Array, reduction: str) 
     return (result,)
 
 
-def _scatter_nd(call: Call) -> Outputs:
+def _scatter_nd(call: KernelCall) -> Outputs:
     data, indices, updates = call.inputs[:3]
     return _put(data, tuple(np.moveaxis(indices, -1, 0)), updates, call.get("reduction", ""))
 
 
-def _scatter(call: Call) -> Outputs:
+def _scatter(call: KernelCall) -> Outputs:
     data, indices, updates = call.inputs[:3]
     where = list(np.indices(indices.shape))
     where[call.get("axis", 0)] = indices
     return _put(data, tuple(where), updates, call.get("reduction", ""))
 
 
-def _dropout(call: Call) -> Outputs:
+def _dropout(call: KernelCall) -> Outputs:
     x, ratio, training = call.input(0), call.input(1), call.input(2)
     mask = np.ones(x.shape, dtype=bool)
     if call.opset >= 12 and training is not None and bool(training):
@@ -305,7 +305,7 @@ def _dropout(call: Call) -> Outputs:
 def _legacy_binary(function: Callable[[Array, Array], Array]) -> Op:
     """Arithmetic with the one-sided broadcasting of opset 6 and before."""
 
-    def op(call: Call) -> Outputs:
+    def op(call: KernelCall) -> Outputs:
         a, b = call.input(0), call.input(1)
         if call.get("broadcast", 0) and call.get("axis") is not None and b.ndim:
             b = b.reshape(b.shape + (1,) * (a.ndim - call.get("axis") % a.ndim - b.ndim))
@@ -314,7 +314,7 @@ def _legacy_binary(function: Callable[[Array, Array], Array]) -> Op:
     return op
 
 
-def _sigmoid(call: Call) -> Outputs:
+def _sigmoid(call: KernelCall) -> Outputs:
     with np.errstate(over="ignore"):
         return (1 / (1 + np.exp(-call.input(0))),)
 
@@ -344,7 +344,7 @@ OPS.update(EXTRAS)
 _LEGACY = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power}
 
 
-def find(domain: str, op_type: str, opset: int) -> Op | None:
+def find_kernel(domain: str, op_type: str, opset: int) -> Op | None:
     """Our own implementation of an operator, if there is one."""
     if domain == "" and opset < 7 and op_type in _LEGACY:
         return _legacy_binary(_LEGACY[op_type])
@@ -357,7 +357,7 @@ _RECURRENT = {"LSTM", "GRU", "RNN"}
 _USUAL_ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 
 
-def captures(node: NodeProto) -> set[str]:
+def list_captures(node: NodeProto) -> set[str]:
     """Names that the node's subgraphs read from outside."""
     found: set[str] = set()
     for attribute in node.attribute:
@@ -371,11 +371,11 @@ def _free_names(graph: GraphProto) -> set[str]:
     made |= {t.values.name for t in graph.sparse_initializer} | {o for n in graph.node for o in n.output}
     read = {i for n in graph.node for i in n.input if i} | {o.name for o in graph.output}
     for node in graph.node:
-        read |= captures(node)
+        read |= list_captures(node)
     return read - made
 
 
-def plain_attributes(node: NodeProto) -> dict[str, Any]:
+def read_attributes(node: NodeProto) -> dict[str, Any]:
     """Attributes as Python values, text decoded, subgraphs left out."""
     values: dict[str, Any] = {}
     for attribute in node.attribute:
@@ -392,7 +392,9 @@ def plain_attributes(node: NodeProto) -> dict[str, Any]:
     return values
 
 
-def bind(function: FunctionProto, node: NodeProto, defaults: Mapping[str, AttributeProto] = {}) -> FunctionProto:
+def bind_function(
+    function: FunctionProto, node: NodeProto, defaults: Mapping[str, AttributeProto] = {}
+) -> FunctionProto:
     """The function with its attribute references replaced by what ``node`` says (or by the defaults)."""
     given = {**defaults, **{a.name: a for a in function.attribute_proto}, **{a.name: a for a in node.attribute}}
     bound = FunctionProto()
@@ -415,25 +417,25 @@ def _bind_node(node: NodeProto, given: dict[str, AttributeProto]) -> None:
             value.CopyFrom(given[attribute.ref_attr_name])
             value.name = attribute.name
             attributes.append(value)
-    kept = [_copied(a) for a in attributes]
+    kept = [_copy_value(a) for a in attributes]
     del node.attribute[:]
     node.attribute.extend(kept)
 
 
-def _copied(attribute: AttributeProto) -> AttributeProto:
+def _copy_value(attribute: AttributeProto) -> AttributeProto:
     copy = AttributeProto()
     copy.CopyFrom(attribute)
     return copy
 
 
-def kernel(node: NodeProto, domain: str, version: int) -> Kernel | None:
+def make_kernel(node: NodeProto, domain: str, version: int) -> Kernel | None:
     """What computes ``node``, or None when only a function body may."""
-    attributes = plain_attributes(node)
+    attributes = read_attributes(node)
     n_outputs = max((k for k, name in enumerate(node.output, 1) if name), default=1)  # names that are empty ask nothing
-    own = find(domain, node.op_type, version)
+    own = find_kernel(domain, node.op_type, version)
     if own is not None:
         name = node.output[0]
-        return lambda inputs: own(Call(inputs, attributes, version, n_outputs, name))
+        return lambda inputs: own(KernelCall(inputs, attributes, version, n_outputs, name))
     if domain == "" and node.op_type in ("Cast", "CastLike"):
         return _cast(node, version, attributes)
     if domain == "" and node.op_type == "ConstantOfShape":
@@ -534,13 +536,15 @@ def _recurrent(library: Kernel | None, op_type: str) -> Kernel:
     return run
 
 
-def schema_defaults(node: NodeProto, domain: str, version: int) -> dict[str, AttributeProto]:
+def read_schema_defaults(node: NodeProto, domain: str, version: int) -> dict[str, AttributeProto]:
     """The attributes that the standard fills in for a node that leaves them out."""
     schema = onnx.defs.get_schema(node.op_type, version, domain)
     return {n: a.default_value for n, a in schema.attributes.items() if a.default_value.type}
 
 
-def function_body(node: NodeProto, domain: str, version: int, inputs: tuple[Any, ...] | None) -> FunctionProto | None:
+def find_function_body(
+    node: NodeProto, domain: str, version: int, inputs: tuple[Any, ...] | None
+) -> FunctionProto | None:
     """The function that defines an operator; without ``inputs`` only checks that there is one."""
     try:
         schema: Any = onnx.defs.get_schema(node.op_type, version, domain)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from converter.errors import ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
-from converter.referee.proto.source import float_types
+from converter.referee.proto.source import find_float_types
 from converter.referee.proto.tensors import UNIT_ROUNDOFF
 from converter.referee.reference.kernels import Unsupported
-from converter.referee.verify.metrics import Gap, gap, total
-from converter.referee.verify.models import Case, Side
+from converter.referee.verify.metrics import Difference, measure_difference, sum_differences
+from converter.referee.verify.models import ModelInput, ModelUnderTest
 from converter.referee.verify.options import Options
 from converter.referee.verify.structure import rounding_decides
 
@@ -37,25 +37,29 @@ _TIES = 3
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    change: Gap  # rewritten against original
-    noise: tuple[Gap, ...]  # perturbed originals against original
+    change: Difference  # rewritten against original
+    noise: tuple[Difference, ...]  # perturbed originals against original
 
 
-def algebra(a: Side, b: Side, cases: Sequence[Case], options: Options, draws: int = 1) -> Stage:
+def judge_algebra(
+    a: ModelUnderTest, b: ModelUnderTest, cases: Sequence[ModelInput], options: Options, draws: int = 1
+) -> Stage:
     """The stage over ``cases``; each has ``draws`` perturbations of its own."""
     try:
         measured = [_measure(a, b, case, k, draws, options) for k, case in enumerate(cases)]
     except (Unsupported, ModelError) as exc:
         return Stage("algebra", Verdict.SKIPPED, f"float64 reference: {exc}")
     names = [o.name for o in a.source.proto.graph.output]
-    floor = _floor(a)
+    floor = _find_floor(a)
     checks = tuple(
         _judge(name, [m[name] for m in measured], floor, ties=rounding_decides(a.source, name)) for name in names
     )
-    return Stage("algebra", worst_verdict(c.status for c in checks), _summary(checks), checks)
+    return Stage("algebra", worst_verdict(c.status for c in checks), _summarize(checks), checks)
 
 
-def _measure(a: Side, b: Side, case: Case, number: int, draws: int, options: Options) -> dict[str, _Measured]:
+def _measure(
+    a: ModelUnderTest, b: ModelUnderTest, case: ModelInput, number: int, draws: int, options: Options
+) -> dict[str, _Measured]:
     options.progress(f"float64: original, input {number + 1}")
     exact = case.exact = a.reference(case.feeds) if case.exact is None else case.exact
     options.progress(f"float64: rewritten, input {number + 1}")
@@ -64,25 +68,27 @@ def _measure(a: Side, b: Side, case: Case, number: int, draws: int, options: Opt
     seeds = range(options.seed + number * draws, options.seed + (number + 1) * draws)
     moved = [a.reference(case.feeds, perturb=seed) for seed in seeds]
     return {
-        name: _Measured(gap(value, after.get(name)), tuple(gap(value, m[name]) for m in moved))
+        name: _Measured(
+            measure_difference(value, after.get(name)), tuple(measure_difference(value, m[name]) for m in moved)
+        )
         for name, value in exact.items()
     }
 
 
-def _floor(a: Side) -> float:
+def _find_floor(a: ModelUnderTest) -> float:
     """The least noise that counts as noise: one rounding in the model's finest weight type."""
-    units = [UNIT_ROUNDOFF[t] for t in float_types(a.source.proto)]
+    units = [UNIT_ROUNDOFF[t] for t in find_float_types(a.source.proto)]
     return max(min(units, default=2.0**-24), _REFERENCE_NOISE)
 
 
 def _judge(name: str, measured: Sequence[_Measured], floor: float, *, ties: bool) -> OutputCheck:
-    change, noise = total(m.change for m in measured), [n for m in measured for n in m.noise]
+    change, noise = sum_differences(m.change for m in measured), [n for m in measured for n in m.noise]
     if change.problem:
         verdict = Verdict.INCONCLUSIVE if any(n.problem for n in noise) else Verdict.FAIL
         return OutputCheck(name, verdict, math.inf, PASS_BELOW, why=change.problem)
     if not change.compared:
         return OutputCheck(name, Verdict.INCONCLUSIVE, why="nothing to compare: no finite element")
-    verdict = _discrete(change, max(n.mismatches for n in noise), ties=ties)
+    verdict = _judge_integers(change, max(n.mismatches for n in noise), ties=ties)
     e = max(m.change.relative for m in measured)
     e_pert = max((n.relative for n in noise if math.isfinite(n.relative)), default=0.0)
     score = e / max(e_pert, floor)
@@ -90,17 +96,17 @@ def _judge(name: str, measured: Sequence[_Measured], floor: float, *, ties: bool
         verdict = Verdict.FAIL
     elif score > PASS_BELOW and verdict is Verdict.PASS:
         verdict = Verdict.INCONCLUSIVE
-    peak = _peak(change, noise, floor)
+    peak = _compute_peak(change, noise, floor)
     if peak > PEAK_FAILS:
         verdict = Verdict.FAIL
     elif peak > PEAK_PASSES and verdict is Verdict.PASS:
         verdict = Verdict.INCONCLUSIVE
     detail = {"e": e, "e_pert": e_pert, "peak": peak, "elements": change.compared, "mismatches": change.mismatches}
-    why = "" if verdict is Verdict.PASS else _reason(score, change, peak)
+    why = "" if verdict is Verdict.PASS else _explain(score, change, peak)
     return OutputCheck(name, verdict, score, PASS_BELOW, change.max_abs, detail, why)
 
 
-def _peak(change: Gap, noise: Sequence[Gap], floor: float) -> float:
+def _compute_peak(change: Difference, noise: Sequence[Difference], floor: float) -> float:
     """The largest difference in units of the largest that rounding makes: one wrong number among a million.
 
     The norms that ``e`` is made of hide it; elements that are sensitive are so to both.
@@ -109,7 +115,7 @@ def _peak(change: Gap, noise: Sequence[Gap], floor: float) -> float:
     return change.max_abs / max(largest, floor * change.size, 5e-324) if change.max_abs else 0.0
 
 
-def _discrete(change: Gap, steps: int, *, ties: bool) -> Verdict:
+def _judge_integers(change: Difference, steps: int, *, ties: bool) -> Verdict:
     """Integers that flip where the perturbed original flips too are ties, not errors."""
     if change.mismatches == 0:
         return Verdict.PASS
@@ -119,7 +125,7 @@ def _discrete(change: Gap, steps: int, *, ties: bool) -> Verdict:
     return Verdict.INCONCLUSIVE if change.mismatches <= FAIL_ABOVE * steps + 10 * few else Verdict.FAIL
 
 
-def _reason(score: float, change: Gap, peak: float) -> str:
+def _explain(score: float, change: Difference, peak: float) -> str:
     if change.mismatches:
         return f"{change.mismatches} of {change.discrete} integers differ"
     if score <= PASS_BELOW:
@@ -127,7 +133,7 @@ def _reason(score: float, change: Gap, peak: float) -> str:
     return f"moved {score:.3g} times as far as rounding the weights would (limit {PASS_BELOW:g})"
 
 
-def _summary(checks: Sequence[OutputCheck]) -> str:
+def _summarize(checks: Sequence[OutputCheck]) -> str:
     bad = [c for c in checks if c.status is not Verdict.PASS]
     if bad:
         return f"output {bad[0].name!r}: {bad[0].why}"

@@ -14,29 +14,29 @@ import numpy as np
 from converter.errors import DataError
 from converter.records import Parity, Stage, Verdict
 from converter.records.evidence import Warning, WarningCode
-from converter.referee.proto.copies import renamed
-from converter.referee.proto.diff import Difference, differences, is_ours
-from converter.referee.proto.random_inputs import BATCHES, guesses
-from converter.referee.proto.source import Source, all_nodes, seeded
-from converter.referee.proto.structural_hash import same_computation
+from converter.referee.proto.copies import rename_ports
+from converter.referee.proto.diff import ChangedRegions, find_changed_regions, is_ours
+from converter.referee.proto.random_inputs import BATCHES, guess_shapes
+from converter.referee.proto.source import LoadedModel, seed_nodes, walk_nodes
+from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported
-from converter.referee.verify.algebra import DOUBT_DRAWS, algebra
+from converter.referee.verify.algebra import DOUBT_DRAWS, judge_algebra
 from converter.referee.verify.coverage import (
     describe_outputs,
     describe_unexecuted,
     find_constant_outputs,
     find_unexecuted,
 )
-from converter.referee.verify.decisions import decision
-from converter.referee.verify.local import local
-from converter.referee.verify.metrics import Tolerance, apart
-from converter.referee.verify.models import Case, Cases, Side
+from converter.referee.verify.decisions import run_decisions
+from converter.referee.verify.local import run_regions
+from converter.referee.verify.metrics import Tolerance, measure_distance
+from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest
 from converter.referee.verify.options import Options
-from converter.referee.verify.outputs import Ground, outputs
-from converter.referee.verify.parameters import parameters
-from converter.referee.verify.region_replay import Replay
+from converter.referee.verify.outputs import NoiseFloor, judge_outputs
+from converter.referee.verify.parameters import check_parameters
+from converter.referee.verify.region_replay import RegionReplay
 from converter.referee.verify.request import check_level, options_for
-from converter.referee.verify.structure import is_unseeded, structure
+from converter.referee.verify.structure import check_structure, is_unseeded
 from converter.referee.verify.verdict import (
     complete,
     conclude,
@@ -64,24 +64,24 @@ class Referee:
 
     def __init__(
         self,
-        a: Source,
-        b: Source,
+        a: LoadedModel,
+        b: LoadedModel,
         options: Options,
-        difference: Difference,
+        difference: ChangedRegions,
         stages: list[Stage],
         warnings: list[Warning],
     ) -> None:
-        self.a, self.b = Side(a, options), Side(b, options)
+        self.a, self.b = ModelUnderTest(a, options), ModelUnderTest(b, options)
         # Once for both stages, since proving where they run may take an engine's making.
-        self.deployed = Side(a, options, deployed=True), Side(b, options, deployed=True)
+        self.deployed = ModelUnderTest(a, options, deployed=True), ModelUnderTest(b, options, deployed=True)
         self.options = options
         self.difference = difference
         self.stages = stages
         self.warnings = warnings
-        self.cases = Cases(self.a, options)
+        self.cases = ModelInputs(self.a, options)
         self.no_reference = ""  # why there is none
         listens = self._asks("local") and not options.quick
-        self.replay = Replay(difference, a, b, options, ours=is_ours(a, b)) if listens else None
+        self.replay = RegionReplay(difference, a, b, options, ours=is_ours(a, b)) if listens else None
         self.constant: list[str] = []  # outputs that do not depend on the inputs
         self.failing: list[dict[str, Any]] = []
 
@@ -93,9 +93,9 @@ class Referee:
         except Unsupported as exc:
             whole, self.cases.why_not = False, f"{self.cases.no_runtime}; {exc}"
         if not whole:
-            return self._by_segments(self.cases.why_not)
+            return self._by_regions(self.cases.why_not)
         if self.cases.random and any(np.size(x) == 0 for x in self.cases.items[0].feeds.values()):
-            return self._by_segments("an input holds no element, so that there is nothing to compare")
+            return self._by_regions("an input holds no element, so that there is nothing to compare")
         exact = self._timed(self._algebra)
         if self._asks("algebra"):
             self.stages.append(exact)
@@ -136,15 +136,15 @@ class Referee:
             return Stage("algebra", Verdict.SKIPPED, "not asked for")
         slow = _RUNS * taken > min(self.options.time_left(), _ALGEBRA_SECONDS)
         used = self.cases.items[:1] if slow else self.cases.items
-        stage = algebra(self.a, self.b, used, self.options)
+        stage = judge_algebra(self.a, self.b, used, self.options)
         if stage.status is Verdict.INCONCLUSIVE and self.cases.fill(2 * len(used)):
             draws = 1 if slow else DOUBT_DRAWS
-            stage = algebra(self.a, self.b, self.cases.items, self.options, draws)
+            stage = judge_algebra(self.a, self.b, self.cases.items, self.options, draws)
         return stage  # also where the rewritten model has no reference: the original's judges both at run time
 
     def _parameters(self) -> None:
         if self._asks("parameters"):
-            stage = self._timed(lambda: parameters(self.a.source, self.b.source, self.difference, self.options))
+            stage = self._timed(lambda: check_parameters(self.a.source, self.b.source, self.difference, self.options))
             self.stages.append(stage)
 
     def _runtimes(self) -> None:
@@ -171,7 +171,7 @@ class Referee:
             self._fill_exact()
             extra = self.cases.other_sizes()
             self.a.close()
-            stage = outputs(self.a, self.b, self.cases.items, self.options, Ground(noise, extra=extra))
+            stage = judge_outputs(self.a, self.b, self.cases.items, self.options, NoiseFloor(noise, extra=extra))
             count = len(self.cases.items)
             enough = count >= _MOST_INPUTS or self.options.time_left() < 0
             if stage.status is not Verdict.INCONCLUSIVE or enough:
@@ -188,7 +188,10 @@ class Referee:
         first = self.cases.items[0]
         rerun, resession = self.a.run(first.feeds), self.a.again(first.feeds)
         names = first.runtime or {}
-        found = {n: {"rerun": apart(v, rerun[n]), "resession": apart(v, resession[n])} for n, v in names.items()}
+        found = {
+            n: {"rerun": measure_distance(v, rerun[n]), "resession": measure_distance(v, resession[n])}
+            for n, v in names.items()
+        }
         if any(max(each.values()) for each in found.values()):
             self.warn(
                 WarningCode.NOT_REPEATABLE,
@@ -200,14 +203,14 @@ class Referee:
         a, b = self.deployed
         self.options.progress("onnxruntime as deployed: original")
         try:
-            cases = [Case(c.feeds, a.run(c.feeds), c.exact) for c in self.cases.items]
+            cases = [ModelInput(c.feeds, a.run(c.feeds), c.exact) for c in self.cases.items]
         except DataError as exc:
             return Stage("runtime-deployed", Verdict.SKIPPED, f"the original does not run as deployed: {exc}")
         finally:
             a.close()
         trusted = frozenset(c.name for c in strict.outputs if "error_before" in c.detail)
-        ground = Ground(trusted=trusted, strict=[c.runtime or {} for c in self.cases.items])
-        stage = outputs(a, b, cases, self.options, ground, "runtime-deployed")
+        ground = NoiseFloor(trusted=trusted, strict=[c.runtime or {} for c in self.cases.items])
+        stage = judge_outputs(a, b, cases, self.options, ground, "runtime-deployed")
         return replace(stage, detail=stage.detail | {"opt_level": self.options.opt_level})
 
     def _decision(self) -> Stage:
@@ -218,7 +221,7 @@ class Referee:
         if self.options.quick:
             return Stage("decision", Verdict.SKIPPED, "left out by --quick")
         begun = time.monotonic()
-        decided = decision(*self.deployed, self.options)
+        decided = run_decisions(*self.deployed, self.options)
         self.failing = decided.failing
         return replace(decided.stage, seconds=round(time.monotonic() - begun, 3))
 
@@ -242,8 +245,8 @@ class Referee:
         if self._asks("local"):
             replayed = None if self.replay is None else self.replay.stage()
             partial = outputs_suffice(facts) or algebra_status is Verdict.FAIL
-            segments = None if partial and replayed is not None else self._places(partial=partial)
-            places = merge_stages(segments, self._unexecuted())
+            regions = None if partial and replayed is not None else self._places(partial=partial)
+            places = merge_stages(regions, self._unexecuted())
             self.stages.extend(s for s in (replayed, places) if s is not None)
         return conclude(self.stages, self.warnings, facts, "whole-model")
 
@@ -254,25 +257,25 @@ class Referee:
         difference = find_unexecuted(self.difference, ran)
         if difference.is_empty:
             return None
-        return local(difference, self.a.source, self.b.source, self.options, light=not self.cases.no_runtime)
+        return run_regions(difference, self.a.source, self.b.source, self.options, light=not self.cases.no_runtime)
 
     def _places(self, partial: bool) -> Stage | None:
         """The rewritten places on their own: all of them where the outputs prove little, else what time allows."""
         a, b, options = self.a.source, self.b.source, self.options
         if not partial:
-            return local(self.difference, a, b, options, light=not self.cases.no_runtime)
+            return run_regions(self.difference, a, b, options, light=not self.cases.no_runtime)
         if options.quick or not is_ours(a, b):
             return None
         deadline = min(options.deadline, time.monotonic() + _PLACES_SECONDS)
-        stage = local(self.difference, a, b, replace(options, deadline=deadline), light=True, partial=True)
+        stage = run_regions(self.difference, a, b, replace(options, deadline=deadline), light=True, partial=True)
         return None if stage.status is Verdict.SKIPPED else stage
 
-    def _by_segments(self, reason: str) -> Parity:
+    def _by_regions(self, reason: str) -> Parity:
         if self.options.stream is not None and not self.cases.no_runtime:
             raise DataError(f"the inputs that were given cannot be run: {reason}")
         self.warn(WarningCode.NOT_RUN_WHOLE, f"the model was not run whole: {reason}")
         self._parameters()
-        places = local(self.difference, self.a.source, self.b.source, self.options)
+        places = run_regions(self.difference, self.a.source, self.b.source, self.options)
         if places.status in (Verdict.PASS, Verdict.SKIPPED) and not self._is_all():
             why = f"{places.why}; something else differs, which could not be cut out and run"
             places = replace(places, status=Verdict.INCONCLUSIVE, why=why)
@@ -289,7 +292,7 @@ class Referee:
 
     def _is_all(self) -> bool:
         """Whether the models are one computation if the places that were compared are the same."""
-        return same_computation(self.a.source, self.b.source, [s.name for s in self.difference.segments])
+        return is_same_computation(self.a.source, self.b.source, [s.name for s in self.difference.regions])
 
 
 def compare(
@@ -409,15 +412,15 @@ def compare(
     """
     given = dict(locals())
     required = check_level(require_level)
-    a = Source.open(ref, data, "original")
+    a = LoadedModel.open(ref, data, "original")
     if got_data is None and not isinstance(got, Path | str):
         got_data = a.folder
-    b = Source.open(got, got_data, "rewritten model")
+    b = LoadedModel.open(got, got_data, "rewritten model")
     options = options_for(a, given)
     sides = (a, b)
     if names:
-        b = renamed(b, names)
-    referee, parity = _judged(a, b, options)
+        b = rename_ports(b, names)
+    referee, parity = _judge_pair(a, b, options)
     if not timed:
         parity = replace(parity, stages=tuple(replace(stage, seconds=None) for stage in parity.stages))
     ran, used = (None, None) if referee is None else (referee.a, referee.cases.record())
@@ -427,49 +430,49 @@ def compare(
     return hold_to_level(parity, required)
 
 
-def _judged(a: Source, b: Source, options: Options) -> tuple[Referee | None, Parity]:
+def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Referee | None, Parity]:
     options.progress("structure")
-    shape_of_things, warnings = structure(a, b)
+    shape_of_things, warnings = check_structure(a, b)
     if shape_of_things.status is Verdict.FAIL:
         return None, Parity(Verdict.FAIL, "D", (shape_of_things,), tuple(warnings), "none", shape_of_things.why)
     alike = _may_be_one(a, b)
-    if alike and same_computation(a, b):
-        return None, _identical(shape_of_things, warnings)
+    if alike and is_same_computation(a, b):
+        return None, _conclude_identical(shape_of_things, warnings)
     if options.stages == {"structure"}:
         why = f"{shape_of_things.why}; nothing else was asked for"
         return None, Parity(Verdict.PASS, "D", (shape_of_things,), tuple(warnings), "none", why)
-    difference = differences(a, b, _first_dims(a, options))
+    difference = find_changed_regions(a, b, _guess_dims(a, options))
     # That no place was found to differ is no proof: a node's meaning also hangs on what lies around it.
-    if difference.is_empty and not alike and same_computation(a, b):
-        return None, _identical(shape_of_things, warnings)
-    a, b = _repeatable(a, warnings), _repeatable(b, [])
+    if difference.is_empty and not alike and is_same_computation(a, b):
+        return None, _conclude_identical(shape_of_things, warnings)
+    a, b = _make_repeatable(a, warnings), _make_repeatable(b, [])
     referee = Referee(a, b, options, difference, [shape_of_things], warnings)
     return referee, referee.judge()
 
 
-def _identical(shape_of_things: Stage, warnings: list[Warning]) -> Parity:
+def _conclude_identical(shape_of_things: Stage, warnings: list[Warning]) -> Parity:
     why = "no node and no constant of what is computed differs"
     return Parity(Verdict.PASS, "B", (shape_of_things,), tuple(warnings), "identical", why)
 
 
-def _may_be_one(a: Source, b: Source) -> bool:
+def _may_be_one(a: LoadedModel, b: LoadedModel) -> bool:
     """Whether hashing every constant of both may be worth it: the same outputs of the same kinds of operators."""
     shared = {n.op_type for n in a.proto.graph.node} == {n.op_type for n in b.proto.graph.node}
     return shared and [o.name for o in a.proto.graph.output] == [o.name for o in b.proto.graph.output]
 
 
-def _first_dims(a: Source, options: Options) -> dict[str, tuple[int, ...]] | None:
+def _guess_dims(a: LoadedModel, options: Options) -> dict[str, tuple[int, ...]] | None:
     """The likeliest input shapes, to infer the types of what lies between."""
-    return next((g.shapes for g in guesses(a.proto, options.shapes, BATCHES[0])), None)
+    return next((g.shapes for g in guess_shapes(a.proto, options.shapes, BATCHES[0])), None)
 
 
-def _repeatable(source: Source, warnings: list[Warning]) -> Source:
+def _make_repeatable(source: LoadedModel, warnings: list[Warning]) -> LoadedModel:
     """Random operators without a seed get one, the same in both models, in a throw-away copy."""
-    count = sum(map(is_unseeded, all_nodes(source.proto)))
+    count = sum(map(is_unseeded, walk_nodes(source.proto)))
     if not count:
         return source
     said = f"{count} random operators without a seed were given one for the comparison"
     warnings.append(Warning(WarningCode.RANDOM_SEEDED, said))
     return replace(
-        source, proto=seeded(source.proto, is_unseeded, lambda name: zlib.crc32(name.encode()) % 2**20), path=None
+        source, proto=seed_nodes(source.proto, is_unseeded, lambda name: zlib.crc32(name.encode()) % 2**20), path=None
     )

@@ -10,8 +10,8 @@ import numpy as np
 from converter.records import Stage
 from converter.records.evidence import Warning, WarningCode
 from converter.referee.inputs.stream import leaves
-from converter.referee.proto.diff import Difference
-from converter.referee.proto.source import Source, all_nodes, body_graphs, body_key
+from converter.referee.proto.diff import ChangedRegions
+from converter.referee.proto.source import LoadedModel, list_bodies, make_body_key, walk_nodes
 from converter.referee.verify.models import Outputs
 
 _BODIES = (".then_branch", ".else_branch", ".body")
@@ -61,16 +61,16 @@ def _count_nonfinite(value: Any) -> int:
     return sum(int(np.count_nonzero(~np.isfinite(x))) for x in leaves(value) if x.dtype.kind == "f")
 
 
-def find_unexecuted(difference: Difference, ran: frozenset[str]) -> Difference:
+def find_unexecuted(difference: ChangedRegions, ran: frozenset[str]) -> ChangedRegions:
     """The rewritten places in branches that are not among those that ``ran``."""
-    places = tuple(s for s in difference.segments if s.scope.endswith(_BODIES) and not s.scope.endswith(tuple(ran)))
+    places = tuple(s for s in difference.regions if s.scope.endswith(_BODIES) and not s.scope.endswith(tuple(ran)))
     inner = [n for n in difference.unmatched if any(f"{body}/" in n for body in _BODIES)]
-    return Difference(places, tuple(n for n in inner if not any(f"{body}/" in n for body in ran)))
+    return ChangedRegions(places, tuple(n for n in inner if not any(f"{body}/" in n for body in ran)))
 
 
-def describe_unexecuted(source: Source, ran: frozenset[str]) -> list[Warning]:
+def describe_unexecuted(source: LoadedModel, ran: frozenset[str]) -> list[Warning]:
     """A warning of the branches of the original that no input led into, where a float64 run has shown it."""
-    bodies = {body_key("", n, name) for n in all_nodes(source.proto) for name, _ in body_graphs(n)}
+    bodies = {make_body_key("", n, name) for n in walk_nodes(source.proto) for name, _ in list_bodies(n)}
     missed = sorted(bodies - ran)
     if not ran or not missed:
         return []

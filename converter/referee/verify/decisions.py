@@ -19,8 +19,8 @@ from converter.records.evidence import worst_verdict
 from converter.referee.inputs.files import call, load_function
 from converter.referee.inputs.stream import Sample, Stream, leaves
 from converter.referee.proto.random_inputs import check_given
-from converter.referee.verify.metrics import Array, gap
-from converter.referee.verify.models import Outputs, Side
+from converter.referee.verify.metrics import Array, measure_difference
+from converter.referee.verify.models import ModelUnderTest, Outputs
 from converter.referee.verify.options import Deciding, Options
 from converter.stats import (
     RESAMPLES,
@@ -46,7 +46,7 @@ def classifies(value: Any) -> bool:
     return value.dtype.kind in "iu" and value.ndim >= 3
 
 
-def class_axis(value: Array) -> int | None:
+def find_class_axis(value: Array) -> int | None:
     """The axis that holds scores: the second, of sequences [N, T, C] the last; integers are classes already."""
     if value.dtype.kind in "iub":
         return None
@@ -56,7 +56,7 @@ def class_axis(value: Array) -> int | None:
 
 
 @dataclass(slots=True)
-class Votes:
+class AgreementCounts:
     """Counts over all rows of one output; a row is one input of the batch."""
 
     rows: int = 0
@@ -72,15 +72,15 @@ class Votes:
 
     def add(self, a: Array, b: Array, labels: Array | None) -> bool:
         """Count one run; whether any row of it decides differently."""
-        axis = class_axis(a)
-        first, second = (_classes(v, axis) for v in (a, b))
+        axis = find_class_axis(a)
+        first, second = (_find_classes(v, axis) for v in (a, b))
         unlike = first != second
         self.rows += len(unlike)
         self.maps |= unlike.ndim > 1
         self.differ += float(unlike.reshape(len(unlike), -1).mean(axis=1).sum())
         if axis is not None:
             self.scored += len(unlike)
-            self.certified += int(_certified(a, b, axis).sum())
+            self.certified += int(_find_certified(a, b, axis).sum())
         if labels is not None:
             self._score(first, second, labels)
         return bool(unlike.any())
@@ -101,13 +101,13 @@ class Votes:
         self.lost += int((hits_a & ~hits_b).sum())
 
 
-def _classes(value: Array, axis: int | None) -> Array:
+def _find_classes(value: Array, axis: int | None) -> Array:
     if axis is not None:
         return np.asarray(np.argmax(value, axis=axis))
     return value.reshape(1) if value.ndim == 0 else value
 
 
-def _certified(a: Array, b: Array, axis: int) -> Array:
+def _find_certified(a: Array, b: Array, axis: int) -> Array:
     """Rows in which no decision can flip: |delta| <= d moves two scores by at most 2 d against each other."""
     wide_a, wide_b = (np.moveaxis(np.asarray(v, np.float64), axis, -1) for v in (a, b))
     top = np.partition(wide_a, -2, axis=-1)[..., -2:]
@@ -116,7 +116,7 @@ def _certified(a: Array, b: Array, axis: int) -> Array:
     return np.asarray(safe.reshape(len(safe), -1).all(axis=1))
 
 
-def judged(name: str, votes: Votes, ask: Deciding) -> OutputCheck:
+def decide(name: str, votes: AgreementCounts, ask: Deciding) -> OutputCheck:
     """One output: by labels where all rows have one (and decide one thing each), else by disagreement."""
     detail: dict[str, object] = {"n": votes.rows, "margin": ask.margin, "alpha": ask.alpha}
     if votes.scored:
@@ -124,33 +124,30 @@ def judged(name: str, votes: Votes, ask: Deciding) -> OutputCheck:
     if votes.labelled:
         detail |= {"accuracy_a": votes.right_a / votes.labelled, "accuracy_b": votes.right_b / votes.labelled}
     if votes.labelled == votes.rows and not votes.maps:
-        return _labelled(name, votes, ask, detail)
-    return _unlabelled(name, votes, ask, detail)
+        return _decide_labelled(name, votes, ask, detail)
+    return _decide_unlabelled(name, votes, ask, detail)
 
 
-def _unlabelled(name: str, votes: Votes, ask: Deciding, detail: dict[str, object]) -> OutputCheck:
+def _decide_unlabelled(name: str, votes: AgreementCounts, ask: Deciding, detail: dict[str, object]) -> OutputCheck:
     n, k = votes.rows, votes.differ
     rate = k / n
     low, high = bounded_mean(rate, n, ask.alpha) if votes.maps else clopper_pearson(k, n, ask.alpha)
     needed = needed_without_labels(k, n, ask.margin, ask.alpha)
     what = "pixel_disagreement" if votes.maps else "top1_disagreement"
     detail |= {"metric": what, "k": k, "rate": rate, "lower": low, "upper": high, "needed_n": needed}
-    seen = f"{percent(rate)} of the points" if votes.maps else f"{k:.0f} of {n:,} inputs"
-    text = f"{seen} decided differently: at most {percent(high)} ({_sure(ask)})"
+    sure, margin = _format_confidence(ask), format_percent(ask.margin)
+    seen = f"{format_percent(rate)} of the points" if votes.maps else f"{k:.0f} of {n:,} inputs"
+    text = f"{seen} decided differently: at most {format_percent(high)} ({sure})"
     if high <= ask.margin:
-        return OutputCheck(
-            name, Verdict.PASS, rate, ask.margin, detail=detail, why=f"{text}, margin {percent(ask.margin)}"
-        )
+        return OutputCheck(name, Verdict.PASS, rate, ask.margin, detail=detail, why=f"{text}, margin {margin}")
     if low > ask.margin:
-        why = f"{seen} decided differently, at least {percent(low)} ({_sure(ask)}), above {percent(ask.margin)}"
+        why = f"{seen} decided differently, at least {format_percent(low)} ({sure}), above {margin}"
         return OutputCheck(name, Verdict.FAIL, rate, ask.margin, detail=detail, why=why)
-    hint = (
-        _need(needed, ask) if needed else f"as many of more inputs would not meet the margin of {percent(ask.margin)}"
-    )
+    hint = _format_needed(needed, ask) if needed else f"as many of more inputs would not meet the margin of {margin}"
     return OutputCheck(name, Verdict.INCONCLUSIVE, rate, ask.margin, detail=detail, why=f"{text}; {hint}")
 
 
-def _labelled(name: str, votes: Votes, ask: Deciding, detail: dict[str, object]) -> OutputCheck:
+def _decide_labelled(name: str, votes: AgreementCounts, ask: Deciding, detail: dict[str, object]) -> OutputCheck:
     n, difference = votes.rows, (votes.gained - votes.lost) / votes.rows
     low, high = tango(votes.gained, votes.lost, n, ask.alpha)
     needed = needed_with_labels(votes.gained, votes.lost, n, ask.margin, ask.alpha)
@@ -166,13 +163,13 @@ def _labelled(name: str, votes: Votes, ask: Deciding, detail: dict[str, object])
         "needed_n": needed,
     }
     text = (
-        f"accuracy {percent(votes.right_a / n)} and {percent(votes.right_b / n)} of {n:,} inputs, "
-        f"difference at least {signed(low)} ({_sure(ask)})"
+        f"accuracy {format_percent(votes.right_a / n)} and {format_percent(votes.right_b / n)} of {n:,} inputs, "
+        f"difference at least {format_signed(low)} ({_format_confidence(ask)})"
     )
-    return by_interval(name, difference, (low, high), ask, detail, text, _need(needed, ask))
+    return decide_by_interval(name, difference, (low, high), ask, detail, text, _format_needed(needed, ask))
 
 
-def by_interval(
+def decide_by_interval(
     name: str,
     difference: float,
     bounds: tuple[float, float],
@@ -184,28 +181,31 @@ def by_interval(
     """Non-inferiority: the lower bound of B - A is above -margin; a failure is shown, not merely not excluded."""
     low, high = bounds
     if low > -ask.margin:
-        verdict, why = Verdict.PASS, f"{text}, margin {percent(ask.margin)}"
+        verdict, why = Verdict.PASS, f"{text}, margin {format_percent(ask.margin)}"
     elif high < -ask.margin:
-        verdict, why = Verdict.FAIL, f"{text}, at most {signed(high)}: worse than the margin of {percent(ask.margin)}"
+        verdict, why = (
+            Verdict.FAIL,
+            f"{text}, at most {format_signed(high)}: worse than the margin of {format_percent(ask.margin)}",
+        )
     else:
         verdict, why = Verdict.INCONCLUSIVE, f"{text}; {hint}"
     return OutputCheck(name, verdict, difference, -ask.margin, detail=detail, why=why)
 
 
-def _need(needed: int | None, ask: Deciding) -> str:
-    return f"need \u2265 {needed:,} inputs for {percent(ask.margin)}"
+def _format_needed(needed: int | None, ask: Deciding) -> str:
+    return f"need \u2265 {needed:,} inputs for {format_percent(ask.margin)}"
 
 
-def _sure(ask: Deciding) -> str:
+def _format_confidence(ask: Deciding) -> str:
     return f"{100 * (1 - ask.alpha):g} % sure"
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """``0.1 %``."""
     return f"{100 * share:.3g} %"
 
 
-def signed(share: float) -> str:
+def format_signed(share: float) -> str:
     """``-0.1 %``, in points."""
     return f"{100 * share:+.3g} %"
 
@@ -214,7 +214,7 @@ _SECONDS = 60.0  # that the resamples of a metric over the whole set may take
 _FEWEST = 200  # resamples below which a 5 % quantile says little
 
 
-class Collected:
+class MetricSamples:
     """The outputs of both models over all inputs, for ``function(outputs, labels)``.
 
     ``outputs`` is a list of dictionaries, one per input, ``labels`` a list of the same length (of None without
@@ -258,9 +258,9 @@ class Collected:
         told = f"{name} {float(before.mean()):.5g} and {float(after.mean()):.5g}"
         if found.degenerate:
             return self._degenerate(name, n, found.difference, ask, detail, told)
-        text = f"{told} over {n:,} inputs, difference at least {signed(found.low)} (bootstrap)"
+        text = f"{told} over {n:,} inputs, difference at least {format_signed(found.low)} (bootstrap)"
         bounds = (found.low, found.high)
-        return by_interval(name, found.difference, bounds, ask, detail, text, "give more inputs")
+        return decide_by_interval(name, found.difference, bounds, ask, detail, text, "give more inputs")
 
     def _degenerate(
         self, name: str, n: int, difference: float, ask: Deciding, detail: dict[str, object], told: str
@@ -269,12 +269,14 @@ class Collected:
         high = clopper_pearson(0, n, ask.alpha)[1]
         needed = needed_without_labels(0, n, ask.margin, ask.alpha)
         detail |= {"upper": high, "needed_n": needed, "degenerate": True}
-        text = f"{told} over {n:,} inputs, the same in every resample: at most {percent(high)} of inputs can differ"
+        text = (
+            f"{told} over {n:,} inputs, the same in every resample: at most {format_percent(high)} of inputs can differ"
+        )
         if difference < -ask.margin and n * ask.alpha >= 1:
             return OutputCheck(name, Verdict.FAIL, difference, -ask.margin, detail=detail, why=told)
         if high <= ask.margin:
             return OutputCheck(name, Verdict.PASS, difference, -ask.margin, detail=detail, why=text)
-        why = f"{text}; need \u2265 {needed:,} inputs for {percent(ask.margin)}"
+        why = f"{text}; need \u2265 {needed:,} inputs for {format_percent(ask.margin)}"
         return OutputCheck(name, Verdict.INCONCLUSIVE, difference, -ask.margin, detail=detail, why=why)
 
     def _scores(self, outputs: list[Outputs], labels: list[Any]) -> np.ndarray[Any, Any]:
@@ -302,14 +304,14 @@ _NONE = "no output is a classifier's (scores [N, C]); name one with --decision, 
 
 
 @dataclass(slots=True)
-class Decided:
+class DecisionResult:
     """The stage, and the inputs that show why it did not pass."""
 
     stage: Stage
     failing: list[dict[str, Any]] = field(default_factory=list)
 
 
-def decision(a: Side, b: Side, options: Options) -> Decided:
+def run_decisions(a: ModelUnderTest, b: ModelUnderTest, options: Options) -> DecisionResult:
     """Run both models over everything there is, one input after the other, keeping counts alone.
 
     Raises
@@ -318,7 +320,7 @@ def decision(a: Side, b: Side, options: Options) -> Decided:
         Labels do not fit, or an output that was named decides nothing.
     """
     assert options.stream is not None
-    made = _Count(a, b, options)
+    made = _DecisionRun(a, b, options)
     try:
         made.run(options.stream)
     finally:
@@ -327,17 +329,17 @@ def decision(a: Side, b: Side, options: Options) -> Decided:
     return made.conclude()
 
 
-class _Count:
+class _DecisionRun:
     """One pass over the inputs."""
 
-    def __init__(self, a: Side, b: Side, options: Options) -> None:
+    def __init__(self, a: ModelUnderTest, b: ModelUnderTest, options: Options) -> None:
         self._a, self._b = a, b
         self._options, self._ask = options, options.deciding
-        self._votes: dict[str, Votes] = {}
+        self._votes: dict[str, AgreementCounts] = {}
         self._problems: dict[str, str] = {}
         self._failing: list[dict[str, Any]] = []
         self._labels = _Labels(self._ask.labels)
-        self._collected = None if self._ask.metric == "top1" else Collected(self._ask.metric, options)
+        self._collected = None if self._ask.metric == "top1" else MetricSamples(self._ask.metric, options)
         self._runs = 0
         self._stopped = False
 
@@ -362,11 +364,11 @@ class _Count:
 
     def _note(self, sample: Sample, left: Outputs, right: Outputs) -> None:
         if not self._runs:
-            self._votes = {name: Votes() for name in self._watched(left)}
+            self._votes = {name: AgreementCounts() for name in self._watched(left)}
         self._runs += 1
         unlike = False
         for name, value in left.items():
-            if problem := gap(value, right.get(name)).problem:
+            if problem := measure_difference(value, right.get(name)).problem:
                 self._problems.setdefault(name, f"input {self._runs}: {problem}")
                 unlike = True
         if not unlike:
@@ -389,29 +391,29 @@ class _Count:
             raise DataError(f"labels are of one output, and {', '.join(found)} decide; name one with --decision")
         return found
 
-    def conclude(self) -> Decided:
+    def conclude(self) -> DecisionResult:
         checks = list(self._checks())
         detail = {"inputs": self._runs, "margin": self._ask.margin, "alpha": self._ask.alpha}
         if not checks:
-            return Decided(Stage("decision", Verdict.SKIPPED, _NONE, (), detail))
+            return DecisionResult(Stage("decision", Verdict.SKIPPED, _NONE, (), detail))
         bad = [c for c in checks if c.status is not Verdict.PASS]
         first = (bad or checks)[0]
         more = "; stopped by --max-time" if self._stopped and bad else ""
         stage = Stage(
             "decision",
             worst_verdict(c.status for c in checks),
-            f"{_named(first.name)}{first.why}{more}",
+            f"{_format_prefix(first.name)}{first.why}{more}",
             tuple(checks),
             detail,
         )
-        return Decided(stage, self._failing if stage.status is not Verdict.PASS else [])
+        return DecisionResult(stage, self._failing if stage.status is not Verdict.PASS else [])
 
     def _checks(self) -> Iterator[OutputCheck]:
         for name, why in self._problems.items():
             yield OutputCheck(name, Verdict.FAIL, why=why)
         for name, votes in self._votes.items():
             if name not in self._problems and votes.rows:
-                yield judged(name, votes, self._ask)
+                yield decide(name, votes, self._ask)
         if self._collected is not None and not self._problems:
             yield self._collected.judged(self._ask, self._options.seed)
 
@@ -440,5 +442,5 @@ class _Labels:
             raise DataError(f"there are {len(self._rows)} labels for {self._at} rows; give one per row of the inputs")
 
 
-def _named(name: str) -> str:
+def _format_prefix(name: str) -> str:
     return f"{name!r}: " if name else ""

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from converter.errors import DataError
-from converter.referee.proto.diff import scopes
-from converter.referee.proto.random_inputs import BATCHES, feed, guesses, hints
-from converter.referee.proto.source import Source, free_inputs
+from converter.referee.proto.diff import build_scopes
+from converter.referee.proto.random_inputs import BATCHES, find_hints, guess_shapes, make_feeds
+from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.reference.evaluator import Reference
 from converter.referee.reference.kernels import Unsupported
 
@@ -25,7 +25,7 @@ _LEAST = 2.0**-40  # of a tensor's size: float64 arithmetic in another order
 Array = np.ndarray[Any, Any]
 
 
-class Apart(NamedTuple):
+class FirstDifference(NamedTuple):
     """The first tensor that differs."""
 
     rewrite: str = ""
@@ -35,9 +35,9 @@ class Apart(NamedTuple):
     steps: int = 0
 
 
-def first_apart(
-    a: Source, b: Source, shapes: Mapping[str, tuple[int, ...]] | None, seed: int, tell: Callable[[str], None]
-) -> Apart:
+def find_first_difference(
+    a: LoadedModel, b: LoadedModel, shapes: Mapping[str, tuple[int, ...]] | None, seed: int, tell: Callable[[str], None]
+) -> FirstDifference:
     """The first tensor of the same name, in the order of ``b``, that differs and whose difference reaches an output.
 
     Raises
@@ -45,73 +45,77 @@ def first_apart(
     DataError
         The original cannot be run in float64.
     """
-    names = _common(a, b)
+    names = _find_common(a, b)
     feeds, before = _run_original(a, shapes, seed, names, tell)
     tell("float64: original with perturbed weights")
-    moved = _sketches(Reference(a.proto, weight_perturb=seed, external_dir=a.folder), feeds, names)
+    moved = _take_fingerprints(Reference(a.proto, weight_perturb=seed, external_dir=a.folder), feeds, names)
     tell("float64: rewritten")
     try:
-        after = _sketches(Reference(b.proto, external_dir=b.folder), feeds, names)
+        after = _take_fingerprints(Reference(b.proto, external_dir=b.folder), feeds, names)
     except Unsupported as exc:
         raise DataError(f"{b.label}: cannot be run in float64 ({exc})") from exc
-    ratios = {n: _ratio(before[n], after[n], moved.get(n)) for n in names if n in before and n in after}
-    found = _first(b, {n for n, ratio in ratios.items() if ratio > _BEYOND}, ratios.keys())
+    ratios = {n: _compute_ratio(before[n], after[n], moved.get(n)) for n in names if n in before and n in after}
+    found = _find_first(b, {n for n, ratio in ratios.items() if ratio > _BEYOND}, ratios.keys())
     if found is None:
-        return Apart(steps=3, why="no tensor that both models know differs by more than rounding")
+        return FirstDifference(steps=3, why="no tensor that both models know differs by more than rounding")
     node = next((n for n in b.proto.graph.node if found in n.output), None)
     label = "" if node is None else node.name or f"{node.op_type}:{found}"
-    channel = _channel(before[found], after[found])
+    channel = _find_channel(before[found], after[found])
     where = f"{found!r}, channel {channel}," if channel is not None else f"{found!r}"
-    return Apart("", found, label, f"{where} is {ratios[found]:.3g} times as far off as rounding explains", 3)
+    return FirstDifference("", found, label, f"{where} is {ratios[found]:.3g} times as far off as rounding explains", 3)
 
 
 def _run_original(
-    a: Source, shapes: Mapping[str, tuple[int, ...]] | None, seed: int, names: set[str], tell: Callable[[str], None]
-) -> tuple[dict[str, Any], dict[str, _Sketch]]:
-    known = hints(a.proto.graph, set(free_inputs(a.proto)))
+    a: LoadedModel,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    seed: int,
+    names: set[str],
+    tell: Callable[[str], None],
+) -> tuple[dict[str, Any], dict[str, _Fingerprint]]:
+    known = find_hints(a.proto.graph, set(list_free_inputs(a.proto)))
     why = "no input of any size that was tried is accepted"
     tell("float64: original")
-    for guess in guesses(a.proto, shapes, BATCHES[0]):
-        feeds = feed(a.proto, guess, seed, known)
+    for guess in guess_shapes(a.proto, shapes, BATCHES[0]):
+        feeds = make_feeds(a.proto, guess, seed, known)
         try:
-            return feeds, _sketches(Reference(a.proto, external_dir=a.folder), feeds, names)
+            return feeds, _take_fingerprints(Reference(a.proto, external_dir=a.folder), feeds, names)
         except Unsupported as exc:
             why = str(exc)
     raise DataError(f"{a.label}: cannot be run in float64 ({why})")
 
 
-def _common(a: Source, b: Source) -> set[str]:
+def _find_common(a: LoadedModel, b: LoadedModel) -> set[str]:
     """Tensors of the main graphs that both make."""
-    return scopes(a, {})[""].made.keys() & scopes(b, {})[""].made.keys()
+    return build_scopes(a, {})[""].made.keys() & build_scopes(b, {})[""].made.keys()
 
 
-class _Sketch(NamedTuple):
+class _Fingerprint(NamedTuple):
     shape: tuple[int, ...]
     channels: Array  # sums along all but the second axis
     sample: Array
 
 
-def _sketches(reference: Reference, feeds: dict[str, Any], names: set[str]) -> dict[str, _Sketch]:
-    found: dict[str, _Sketch] = {}
+def _take_fingerprints(reference: Reference, feeds: dict[str, Any], names: set[str]) -> dict[str, _Fingerprint]:
+    found: dict[str, _Fingerprint] = {}
 
     def watch(name: str, value: Any) -> None:
         if name in names and isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            found[name] = _sketch(value.astype(np.float64, copy=False))
+            found[name] = _take_fingerprint(value.astype(np.float64, copy=False))
 
     inputs = {k: v for k, v in feeds.items() if k in reference.input_names}
     reference.run(inputs, watch)
     return found
 
 
-def _sketch(x: Array) -> _Sketch:
+def _take_fingerprint(x: Array) -> _Fingerprint:
     flat = x.reshape(-1)
     step = max(1, flat.size // _SAMPLE)
     axis = 1 if x.ndim > 1 else 0
     sums = x.sum(axis=tuple(k for k in range(x.ndim) if k != axis)) if x.ndim else flat
-    return _Sketch(x.shape, np.asarray(sums).reshape(-1), flat[::step].copy())
+    return _Fingerprint(x.shape, np.asarray(sums).reshape(-1), flat[::step].copy())
 
 
-def _distance(x: _Sketch, y: _Sketch) -> float:
+def _measure_distance(x: _Fingerprint, y: _Fingerprint) -> float:
     """The larger of the two parts' relative distances."""
     if x.shape != y.shape:
         return float("inf")
@@ -123,23 +127,23 @@ def _distance(x: _Sketch, y: _Sketch) -> float:
     return max(parts)
 
 
-def _ratio(before: _Sketch, after: _Sketch, moved: _Sketch | None) -> float:
-    noise = _distance(before, moved) if moved is not None else 0.0
-    return _distance(before, after) / max(noise, _LEAST)
+def _compute_ratio(before: _Fingerprint, after: _Fingerprint, moved: _Fingerprint | None) -> float:
+    noise = _measure_distance(before, moved) if moved is not None else 0.0
+    return _measure_distance(before, after) / max(noise, _LEAST)
 
 
-def _channel(x: _Sketch, y: _Sketch) -> int | None:
+def _find_channel(x: _Fingerprint, y: _Fingerprint) -> int | None:
     if x.shape != y.shape or len(x.shape) < 2:
         return None
     return int(np.argmax(np.abs(y.channels - x.channels)))
 
 
-def _first(b: Source, bad: set[str], compared: Collection[str]) -> str | None:
+def _find_first(b: LoadedModel, bad: set[str], compared: Collection[str]) -> str | None:
     """The first of the tensors that differ from which only tensors that differ lead to an output.
 
     A tensor that kept its name and changed its meaning is put right by what reads it, and is not to blame.
     """
-    scope = scopes(b, {})[""]
+    scope = build_scopes(b, {})[""]
     outputs = set(scope.outputs)
     readers: dict[str, list[str]] = {}
     for node in scope.nodes:

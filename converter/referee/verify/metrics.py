@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class Difference:
     """Distance of ``got`` from ``ref``: sums over the elements that are finite in both."""
 
     square: float = 0.0  # sum of |got - ref|^2
@@ -29,8 +29,8 @@ class Gap:
     nonfinite: int = 0  # NaN or Inf at the same place in both
     problem: str = ""  # why the two cannot be equal at all
 
-    def __add__(self, other: Gap) -> Gap:
-        return Gap(
+    def __add__(self, other: Difference) -> Difference:
+        return Difference(
             self.square + other.square,
             self.scale + other.scale,
             max(self.max_abs, other.max_abs),
@@ -64,23 +64,23 @@ class Gap:
         return self.count + self.discrete
 
 
-def gap(ref: Any, got: Any) -> Gap:
+def measure_difference(ref: Any, got: Any) -> Difference:
     """Compare one output, which may be a tensor, a sequence, a map or nothing."""
     left, right = leaves(ref), leaves(got)
     if len(left) != len(right):
-        return Gap(problem=f"{len(left)} parts became {len(right)}")
-    return total(_tensor_gap(a, b) for a, b in zip(left, right, strict=True))
+        return Difference(problem=f"{len(left)} parts became {len(right)}")
+    return sum_differences(_measure_tensors(a, b) for a, b in zip(left, right, strict=True))
 
 
-def apart(ref: Any, got: Any) -> float:
+def measure_distance(ref: Any, got: Any) -> float:
     """The relative distance of two outputs, infinite where they cannot be equal at all."""
-    between = gap(ref, got)
+    between = measure_difference(ref, got)
     return math.inf if between.problem else between.relative
 
 
-def total(gaps: Iterable[Gap]) -> Gap:
+def sum_differences(gaps: Iterable[Difference]) -> Difference:
     """The sum of gaps."""
-    return sum(gaps, Gap())
+    return sum(gaps, Difference())
 
 
 def is_number(array: Array) -> bool:
@@ -88,32 +88,32 @@ def is_number(array: Array) -> bool:
     return array.dtype.kind in "fc" or array.dtype.kind == "V"  # ml_dtypes call themselves void
 
 
-def _tensor_gap(ref: Array, got: Array) -> Gap:
+def _measure_tensors(ref: Array, got: Array) -> Difference:
     if ref.shape != got.shape:
-        return Gap(problem=f"shape {list(ref.shape)} became {list(got.shape)}")
+        return Difference(problem=f"shape {list(ref.shape)} became {list(got.shape)}")
     if is_number(ref) != is_number(got):
-        return Gap(problem=f"{ref.dtype} became {got.dtype}")
+        return Difference(problem=f"{ref.dtype} became {got.dtype}")
     if not is_number(ref):
-        return Gap(discrete=ref.size, mismatches=int(np.count_nonzero(ref != got)))
+        return Difference(discrete=ref.size, mismatches=int(np.count_nonzero(ref != got)))
     with np.errstate(all="ignore"):
-        return _float_gap(_wide(ref), _wide(got))
+        return _measure_floats(_widen(ref), _widen(got))
 
 
-def _wide(x: Array) -> Array:
+def _widen(x: Array) -> Array:
     return x if x.dtype.kind == "c" else np.asarray(x, dtype=np.float64)
 
 
-def _float_gap(ref: Array, got: Array) -> Gap:
+def _measure_floats(ref: Array, got: Array) -> Difference:
     both = np.isfinite(ref) & np.isfinite(got)
     if both.all():
         inner_ref, inner_got, nonfinite = ref, got, 0
     else:
         same = both | (np.isnan(ref) & np.isnan(got)) | (ref == got)
         if not same.all():
-            return Gap(problem=f"{int(np.count_nonzero(~same))} elements are not finite in one model only")
+            return Difference(problem=f"{int(np.count_nonzero(~same))} elements are not finite in one model only")
         inner_ref, inner_got, nonfinite = ref[both], got[both], int(np.count_nonzero(~both))
     delta = np.abs(inner_got - inner_ref)
-    return Gap(
+    return Difference(
         square=float(np.sum(delta * delta)),
         scale=float(np.sum(np.abs(inner_ref) ** 2)),
         max_abs=float(delta.max(initial=0.0)),
@@ -158,27 +158,27 @@ def check_tolerances(tolerances: Sequence[Tolerance], names: Sequence[str]) -> N
             raise DataError(f"{each.output!r} is not an output of the model; its outputs are {', '.join(names)}")
 
 
-def classic(pairs: Sequence[tuple[Any, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
+def compute_metrics(pairs: Sequence[tuple[Any, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
     """Measures of (reference, got) over all runs of one output, and the histogram of log10 |difference|.
 
     Elements that are not finite in either are left out; both are empty where nothing finite is a number.
     """
-    parts = [_finite(x, y) for a, b in pairs for x, y in zip(leaves(a), leaves(b), strict=True) if is_number(x)]
+    parts = [_keep_finite(x, y) for a, b in pairs for x, y in zip(leaves(a), leaves(b), strict=True) if is_number(x)]
     parts = [(x, y) for x, y in parts if x.size]
     if not parts:
         return {}, {}
     with np.errstate(all="ignore"):
-        return _measures(parts)
+        return _compute_metrics(parts)
 
 
-def _finite(x: Array, y: Array) -> tuple[Array, Array]:
+def _keep_finite(x: Array, y: Array) -> tuple[Array, Array]:
     x, y = x.reshape(-1), y.reshape(-1)
     good = np.isfinite(x.astype(np.complex128 if x.dtype.kind == "c" else np.float64))
     good &= np.isfinite(y.astype(np.complex128 if y.dtype.kind == "c" else np.float64))
     return x[good], y[good]
 
 
-def _measures(parts: Sequence[tuple[Array, Array]]) -> tuple[dict[str, float], dict[str, Any]]:
+def _compute_metrics(parts: Sequence[tuple[Array, Array]]) -> tuple[dict[str, float], dict[str, Any]]:
     kind = np.complex128 if parts[0][0].dtype.kind == "c" else np.float64
     wide = [(x.astype(kind), y.astype(kind)) for x, y in parts]
     deltas = [np.abs(y - x) for x, y in wide]
@@ -200,26 +200,26 @@ def _measures(parts: Sequence[tuple[Array, Array]]) -> tuple[dict[str, float], d
         "max_rel": max(relative, default=0.0),
         "cosine": 1.0 if noise == 0 else dot / (norm_x * norm_y) if norm_x and norm_y else 0.0,
         "snr_db": math.inf if noise == 0 else 20 * math.log10(norm_x / math.sqrt(noise)) if norm_x else -math.inf,
-        "max_ulp": max(_ulps(x, y) for x, y in parts),
+        "max_ulp": max(_count_ulps(x, y) for x, y in parts),
     }
-    return measures, _histogram(deltas) | {"by_size": _by_size(wide, deltas, count)}
+    return measures, _count_by_distance(deltas) | {"by_size": _count_by_size(wide, deltas, count)}
 
 
-def _ulps(x: Array, y: Array) -> float:
+def _count_ulps(x: Array, y: Array) -> float:
     """The largest distance in steps between neighbouring values of the elements' own type."""
     if x.dtype != y.dtype or x.dtype.kind == "c" or x.dtype.itemsize not in (1, 2, 4, 8):
         return math.nan
-    return float(np.abs(_ordered(x) - _ordered(y)).max())
+    return float(np.abs(_order_bits(x) - _order_bits(y)).max())
 
 
-def _ordered(x: Array) -> Array:
+def _order_bits(x: Array) -> Array:
     """Bit patterns as numbers in the order of the values; exact up to 2**53."""
     bits = x.view(np.dtype(f"i{x.dtype.itemsize}")).astype(np.int64)
     sign = np.int64(-1) << np.int64(8 * x.dtype.itemsize - 1)
     return np.asarray(np.where(bits < 0, sign - bits, bits).astype(np.float64))
 
 
-def _histogram(deltas: Sequence[Array]) -> dict[str, Any]:
+def _count_by_distance(deltas: Sequence[Array]) -> dict[str, Any]:
     edges = np.arange(_LOW, _HIGH + _STEP / 2, _STEP)
     counts = np.zeros(len(edges) - 1, np.int64)
     zeros = 0
@@ -230,10 +230,10 @@ def _histogram(deltas: Sequence[Array]) -> dict[str, Any]:
     return {"low": _LOW, "step": _STEP, "counts": counts.tolist(), "zeros": zeros}
 
 
-def _by_size(wide: Sequence[tuple[Array, Array]], deltas: Sequence[Array], count: int) -> dict[str, Any]:
+def _count_by_size(wide: Sequence[tuple[Array, Array]], deltas: Sequence[Array], count: int) -> dict[str, Any]:
     """How many elements of which size differ by how much: ``[size, difference, elements]`` of each filled cell.
 
-    Both are places of a column, in steps as of `_histogram`: of log10 |reference| from ``low``, and of its own.
+    Both are places of a column, in steps as of `_count_by_distance`: of log10 |reference| from ``low``, and of its own.
     """
     stride = max(1, -(-count // _CELLS))
     columns, rows = round((_SIZE_HIGH - _SIZE_LOW) / _STEP), round((_HIGH - _LOW) / _STEP)
@@ -241,19 +241,19 @@ def _by_size(wide: Sequence[tuple[Array, Array]], deltas: Sequence[Array], count
     for (reference, _), delta in zip(wide, deltas, strict=True):
         size, apart = np.abs(reference[::stride]), delta[::stride]
         size, apart = size[apart > 0], apart[apart > 0]
-        column, row = _place(size, _SIZE_LOW, columns), _place(apart, _LOW, rows)
+        column, row = _find_column(size, _SIZE_LOW, columns), _find_column(apart, _LOW, rows)
         cells += np.bincount(column * rows + row, minlength=columns * rows)
     filled = np.flatnonzero(cells)
     return {"low": _SIZE_LOW, "cells": [[int(k) // rows, int(k) % rows, int(cells[k])] for k in filled]}
 
 
-def _place(values: Array, low: float, most: int) -> Array:
+def _find_column(values: Array, low: float, most: int) -> Array:
     """The column of each value; what lies beyond is in the last one on its side."""
     logs = np.log10(np.maximum(values, 10.0**low))
     return np.asarray(np.clip(((logs - low) / _STEP).astype(np.int64), 0, most - 1))
 
 
-def gated(check: OutputCheck, measures: Mapping[str, float], tolerances: Sequence[Tolerance]) -> OutputCheck:
+def apply_tolerances(check: OutputCheck, measures: Mapping[str, float], tolerances: Sequence[Tolerance]) -> OutputCheck:
     """The check, failed if a tolerance on its output does not hold."""
     for each in tolerances:
         if each.output not in ("", check.name) or check.status is Verdict.FAIL or not measures:

@@ -16,20 +16,20 @@ import numpy as np
 from converter.errors import DataError, ModelError
 from converter.records import InputSet
 from converter.referee.inputs.stream import combined_digest, digest
-from converter.referee.proto.copies import loadable
+from converter.referee.proto.copies import make_loadable
 from converter.referee.proto.inference import estimate_bytes
 from converter.referee.proto.random_inputs import (
     BATCHES,
     Guess,
     Hints,
     check_given,
-    feed,
-    guesses,
+    find_hints,
+    grow_shapes,
+    guess_shapes,
     has_open_batch,
-    hints,
-    larger,
+    make_feeds,
 )
-from converter.referee.proto.source import Source, free_inputs
+from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.reference.evaluator import Reference
 from converter.referee.reference.kernels import Unsupported
 from converter.referee.verify.options import Options
@@ -39,14 +39,14 @@ from converter.runtime.placement import Placement, placement_and_run, prove
 Outputs = dict[str, Any]
 
 
-class Side:
+class ModelUnderTest:
     """One model, with its onnxruntime session and float64 references made on demand.
 
     ``deployed``: with the optimisations and the provider options that the user deploys with, else without
     optimisations and with the options under which errors are seen.
     """
 
-    def __init__(self, source: Source, options: Options, *, deployed: bool = False) -> None:
+    def __init__(self, source: LoadedModel, options: Options, *, deployed: bool = False) -> None:
         self.source = source
         self._options = options
         self._deployed = deployed
@@ -70,20 +70,20 @@ class Side:
             self.providers = self._session.providers
             if self._options.provider != "cpu" and self._options.prove and self.placement is None:
                 self.again(feeds)
-        return self._session.run(_wanted(self.source, feeds))
+        return self._session.run(_select_feeds(self.source, feeds))
 
     def again(self, feeds: Mapping[str, Any]) -> Outputs:
         """Outputs of a second session, whose profile says which provider ran which node; made once per feeds."""
         if self._seen is None or self._seen[0] is not feeds:
             model, settings = self._settings()
             provider = self._options.provider
-            self.placement, values = placement_and_run(model, provider, _wanted(self.source, feeds), **settings)
+            self.placement, values = placement_and_run(model, provider, _select_feeds(self.source, feeds), **settings)
             prove(self.placement, provider, self.source.label)
             self._seen = feeds, values
         return self._seen[1]
 
     def _settings(self) -> tuple[bytes | Path, dict[str, Any]]:
-        model, folder = loadable(self.source).for_runtime()
+        model, folder = make_loadable(self.source).for_runtime()
         options = self._options
         return model, {
             "optimize": options.opt_level if self._deployed else "off",
@@ -115,7 +115,7 @@ class Side:
             )
         if perturb is None:
             self._reference = made
-        return made.run(_wanted(self.source, feeds), watch)
+        return made.run(_select_feeds(self.source, feeds), watch)
 
     @property
     def entered(self) -> frozenset[str]:
@@ -123,8 +123,8 @@ class Side:
         return self._reference.entered if self._reference is not None else frozenset()
 
 
-def _wanted(source: Source, feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model has an input for: the two models of a segment may read different things."""
+def _select_feeds(source: LoadedModel, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model has an input for: the two models of a region may read different things."""
     names = {i.name for i in source.proto.graph.input}
     return {name: value for name, value in feeds.items() if name in names}
 
@@ -134,7 +134,7 @@ _MANY = 10_000  # apart from the seeds of the numbered inputs
 
 
 @dataclass(slots=True)
-class Case:
+class ModelInput:
     """One input, and what the original made of it."""
 
     feeds: dict[str, Any]
@@ -142,17 +142,17 @@ class Case:
     exact: Outputs | None = None  # in float64; None if not asked for yet, or not possible
 
 
-class Cases:
+class ModelInputs:
     """Inputs that the original accepts, made as they are needed.
 
     ``why_not`` says why there are none; ``no_runtime`` why onnxruntime cannot run the original.
     """
 
-    def __init__(self, side: Side, options: Options, *, exact_only: bool = False) -> None:
+    def __init__(self, side: ModelUnderTest, options: Options, *, exact_only: bool = False) -> None:
         self._side = side
         self._options = options
         self._guess: dict[int, Guess] = {}
-        self.items: list[Case] = []
+        self.items: list[ModelInput] = []
         self.why_not = ""
         self.no_runtime = "float64 alone was asked for" if exact_only else ""
         self.same_batch = False
@@ -187,7 +187,7 @@ class Cases:
                 return
         self.why_not = self.why_not or "no input of any size that was tried is accepted"
 
-    def other_sizes(self) -> list[Case]:
+    def other_sizes(self) -> list[ModelInput]:
         """Beside the others one case of another batch, and one of other open sizes, where the model takes them.
 
         Sizes that a rewrite wrote into the model fail on these, and on no other.
@@ -201,24 +201,24 @@ class Cases:
             self._options.progress(f"onnxruntime: original, batch {BATCHES[1]}")
             found.append(self._attempt(BATCHES[1], seed))
         self._options.progress("onnxruntime: original, other sizes")
-        others = larger(model, self._options.shapes, shapes[0])
+        others = grow_shapes(model, self._options.shapes, shapes[0])
         found.append(next(filter(None, (self._tried(guess, seed) for guess in others)), None))
         return [case for case in found if case is not None]
 
-    def _tried(self, sizes: dict[str, tuple[int, ...]], seed: int) -> Case | None:
+    def _tried(self, sizes: dict[str, tuple[int, ...]], seed: int) -> ModelInput | None:
         model = self._side.source.proto
         if estimate_bytes(model, sizes) > self._options.max_memory:
             return None
         guess = Guess(sizes, next(iter(self._guess.values())).loose_bound)
         try:
-            return self._run(self._made(guess, seed, hints(model.graph, set(free_inputs(model)))))
+            return self._run(self._made(guess, seed, find_hints(model.graph, set(list_free_inputs(model)))))
         except (DataError, Unsupported):
             return None
 
-    def _attempt(self, batch: int, seed: int) -> Case | None:
+    def _attempt(self, batch: int, seed: int) -> ModelInput | None:
         model = self._side.source.proto
-        known = hints(model.graph, set(free_inputs(model)))
-        tried = [self._guess[batch]] if batch in self._guess else guesses(model, self._options.shapes, batch)
+        known = find_hints(model.graph, set(list_free_inputs(model)))
+        tried = [self._guess[batch]] if batch in self._guess else guess_shapes(model, self._options.shapes, batch)
         last: Exception | None = None
         begun = time.monotonic()
         for guess in tried:
@@ -235,15 +235,15 @@ class Cases:
             self._guess[batch] = guess
             return case
         if not self.items and last is not None:
-            hint = open_sizes(self._side.source, self._options.shapes)
-            self.why_not = f"no input of any size that was tried is accepted ({_short(last)}){hint}"
+            hint = describe_open_sizes(self._side.source, self._options.shapes)
+            self.why_not = f"no input of any size that was tried is accepted ({_shorten(last)}){hint}"
         return None
 
     def _made(self, guess: Guess, seed: int, known: Hints) -> dict[str, Any]:
         model, ranges = self._side.source.proto, self._options.ranges
-        feeds: dict[str, Any] = feed(model, guess, seed, known)
+        feeds: dict[str, Any] = make_feeds(model, guess, seed, known)
         for name in ranges.keys() & feeds.keys():
-            feeds[name] = ranged(name, feeds[name], ranges[name], seed)
+            feeds[name] = draw_within(name, feeds[name], ranges[name], seed)
         return feeds
 
     def record(self) -> InputSet | None:
@@ -256,17 +256,17 @@ class Cases:
         shapes = {name: tuple(np.shape(value)) for name, value in self.items[0].feeds.items()}
         return InputSet("random", len(digests), combined_digest(digests), shapes, self._options.seed)
 
-    def _run(self, feeds: dict[str, Any]) -> Case:
+    def _run(self, feeds: dict[str, Any]) -> ModelInput:
         if self.no_runtime:
-            return Case(feeds, None, self._side.reference(feeds))
+            return ModelInput(feeds, None, self._side.reference(feeds))
         try:
-            return Case(feeds, self._side.run(feeds))
+            return ModelInput(feeds, self._side.run(feeds))
         except ModelError as exc:
-            self.no_runtime = _short(exc)
+            self.no_runtime = _shorten(exc)
             return self._run(feeds)
 
 
-def ranged(name: str, like: Any, limits: tuple[float, float], seed: int) -> Any:
+def draw_within(name: str, like: Any, limits: tuple[float, float], seed: int) -> Any:
     """Uniform values between two limits, both included, in the shape and type of ``like``."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     if like.dtype.kind in "iu":
@@ -274,22 +274,22 @@ def ranged(name: str, like: Any, limits: tuple[float, float], seed: int) -> Any:
     return rng.uniform(limits[0], limits[1], like.shape).astype(like.dtype)
 
 
-def open_sizes(source: Source, given: Mapping[str, Any] | None) -> str:
+def describe_open_sizes(source: LoadedModel, given: Mapping[str, Any] | None) -> str:
     """A hint that names the inputs whose sizes the model leaves open, empty where it leaves none."""
-    ports = [p for p in free_inputs(source.proto).values() if p.name not in (given or {})]
+    ports = [p for p in list_free_inputs(source.proto).values() if p.name not in (given or {})]
     found = [p for p in ports if p.dims is None or any(not isinstance(d, int) for d in p.dims[1:])]
-    return "".join(f"; give --shape {p.name}={','.join(_dim(d) for d in p.dims or (None,))}" for p in found[:3])
+    return "".join(f"; give --shape {p.name}={','.join(_format_dim(d) for d in p.dims or (None,))}" for p in found[:3])
 
 
-def _dim(dim: int | str | None) -> str:
+def _format_dim(dim: int | str | None) -> str:
     return str(dim) if isinstance(dim, int) else (dim or "?")
 
 
-def _short(exc: BaseException) -> str:
+def _shorten(exc: BaseException) -> str:
     return " ".join(str(exc).split())[:200]
 
 
-def default_memory() -> int:
+def find_default_memory() -> int:
     """Half of the memory that is free now, in bytes; 4 GiB where the system does not say."""
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
@@ -300,8 +300,8 @@ def default_memory() -> int:
         return 1 << 32
 
 
-def mini(options: Options) -> Options:
-    """The options for a segment: made-up inputs of the segment's own."""
+def make_region_options(options: Options) -> Options:
+    """The options for a region: made-up inputs of the region's own."""
     return replace(
         options,
         shapes=None,

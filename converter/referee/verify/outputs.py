@@ -19,12 +19,19 @@ from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
 from converter.referee.inputs.stream import leaves
-from converter.referee.proto.copies import perturbed
-from converter.referee.proto.source import Source, dtype_of, free_inputs, ports
-from converter.referee.verify.metrics import Gap, classic, gap, gated, is_number, total
-from converter.referee.verify.models import Case, Outputs, Side
+from converter.referee.proto.copies import perturb_weights
+from converter.referee.proto.source import LoadedModel, get_dtype, list_free_inputs, read_ports
+from converter.referee.verify.metrics import (
+    Difference,
+    apply_tolerances,
+    compute_metrics,
+    is_number,
+    measure_difference,
+    sum_differences,
+)
+from converter.referee.verify.models import ModelInput, ModelUnderTest, Outputs
 from converter.referee.verify.options import Options
-from converter.referee.verify.structure import natural_scale, rounding_decides
+from converter.referee.verify.structure import find_natural_scale, rounding_decides
 
 # How far two correct computations of one answer may be apart before one of them is not of that type at all.
 _TRUST = {"float16": 3e-2, "bfloat16": 0.25}
@@ -33,64 +40,65 @@ _UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53}
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class NoiseFloor:
     """What else the judgement of a stage rests on."""
 
     noise: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of the original against itself
     trusted: frozenset[str] = frozenset()  # outputs whose reference has earned its trust at strict precision
     strict: Sequence[Outputs] = ()  # what the original gave there
-    extra: Sequence[Case] = ()  # of other sizes, without a float64 run: held to the errors of the others
+    extra: Sequence[ModelInput] = ()  # of other sizes, without a float64 run: held to the errors of the others
 
 
-def furthest(cases: Sequence[Case], after: Sequence[Outputs]) -> int:
+def find_furthest(cases: Sequence[ModelInput], after: Sequence[Outputs]) -> int:
     """Which input shows the difference best."""
     distances = []
     for case, got in zip(cases, after, strict=True):
-        gaps = [gap(value, got.get(name)) for name, value in (case.runtime or {}).items()]
+        gaps = [measure_difference(value, got.get(name)) for name, value in (case.runtime or {}).items()]
         distances.append(max((math.inf if g.problem or g.mismatches else g.relative for g in gaps), default=0.0))
     return max(range(len(cases)), key=distances.__getitem__, default=0)
 
 
-def _lost(exact: Any, ran: Any) -> int:
+def _count_lost(exact: Any, ran: Any) -> int:
     if not (is_number(exact) and is_number(ran)) or exact.shape != ran.shape:
         return 0
     with np.errstate(all="ignore"):
         return int(np.count_nonzero(np.isfinite(exact) & ~np.isfinite(ran.astype(exact.dtype))))
 
 
-def of(values: Outputs | None, name: str) -> Any:
+def get_output(values: Outputs | None, name: str) -> Any:
     return None if values is None else values.get(name)
 
 
-def _low_types(source: Source) -> set[str]:
+def _find_narrow_types(source: LoadedModel) -> set[str]:
     """Narrow float types in the model's interface and weights: they widen what counts as agreement."""
     model = source.proto
-    seen = {p.dtype for p in (*free_inputs(model).values(), *ports(model.graph.output).values())}
-    seen |= {dtype_of(t.data_type) for t in model.graph.initializer}
+    seen = {p.dtype for p in (*list_free_inputs(model).values(), *read_ports(model.graph.output).values())}
+    seen |= {get_dtype(t.data_type) for t in model.graph.initializer}
     return {str(t) for t in seen if t is not None} & set(_TRUST)
 
 
-def unit(values: Outputs | None, name: str) -> float:
-    return _unit_of(of(values, name))
+def get_unit(values: Outputs | None, name: str) -> float:
+    return _get_unit_of(get_output(values, name))
 
 
-def _unit_of(value: Any) -> float:
+def _get_unit_of(value: Any) -> float:
     """The unit roundoff of a value's type; float32's for what is no float."""
     return _UNITS.get(str(getattr(value, "dtype", "")), 2.0**-24)
 
 
-def trust(source: Source) -> float:
+def find_trust_limit(source: LoadedModel) -> float:
     """How far the reference may be from onnxruntime, as a part of the output, and still count."""
-    return max([_TRUST.get(t, _TRUST_ELSE) for t in _low_types(source)], default=_TRUST_ELSE)
+    return max([_TRUST.get(t, _TRUST_ELSE) for t in _find_narrow_types(source)], default=_TRUST_ELSE)
 
 
-def overflow(cases: Sequence[Case], name: str) -> str:
+def describe_overflow(cases: Sequence[ModelInput], name: str) -> str:
     """Where the original is not finite although it should be, in float64; empty where it is nowhere."""
     count = 0
     for case in cases:
         if case.exact is not None and name in case.exact:
             count += sum(
-                _lost(x, y) for x, y in zip(leaves(case.exact[name]), leaves(of(case.runtime, name)), strict=False)
+                _count_lost(x, y)
+                for x, y in zip(leaves(case.exact[name]), leaves(get_output(case.runtime, name)), strict=False)
             )
     return f"the original overflows: {count} elements are finite in float64 only" if count else ""
 
@@ -103,11 +111,16 @@ _DIRECT_PASS, _DIRECT_FAIL = 16.0, 100.0
 _TIES = 3
 
 
-def outputs(
-    a: Side, b: Side, cases: Sequence[Case], options: Options, ground: Ground | None = None, name: str = "runtime"
+def judge_outputs(
+    a: ModelUnderTest,
+    b: ModelUnderTest,
+    cases: Sequence[ModelInput],
+    options: Options,
+    ground: NoiseFloor | None = None,
+    name: str = "runtime",
 ) -> Stage:
     """The stage over ``cases``, whose runs of the original are there already."""
-    ground = ground or Ground()
+    ground = ground or NoiseFloor()
     try:
         options.progress("onnxruntime: rewritten model")
         after = [b.run(case.feeds) for case in cases]
@@ -117,15 +130,18 @@ def outputs(
     finally:
         b.close()
     judge = _Judge(a, cases, after, options, ground)
-    names = ports(a.source.proto.graph.output)
+    names = read_ports(a.source.proto.graph.output)
     checks = tuple(judge.check(name) for name in names)
     for case, got in zip(ground.extra, beyond, strict=True):
-        checks = tuple(_also(c, gap(of(case.runtime, n), of(got, n))) for n, c in zip(names, checks, strict=True))
-    detail = {"inputs": len(cases), "furthest_input": furthest(cases, after)}
+        checks = tuple(
+            _judge_other_size(c, measure_difference(get_output(case.runtime, n), get_output(got, n)))
+            for n, c in zip(names, checks, strict=True)
+        )
+    detail = {"inputs": len(cases), "furthest_input": find_furthest(cases, after)}
     return Stage(name, worst_verdict(c.status for c in checks), judge.summary(checks), checks, detail)
 
 
-def _also(check: OutputCheck, pair: Gap) -> OutputCheck:
+def _judge_other_size(check: OutputCheck, pair: Difference) -> OutputCheck:
     """Hold another size of the inputs to what this output's errors allow: |B - A| is at most their sum."""
     expected = sum(float(check.detail.get(k, 0.0)) for k in ("error_before", "error_after", "distance", "yardstick"))
     ratio = pair.relative / max(expected, 8 * 2.0**-24)
@@ -139,7 +155,12 @@ class _Judge:
     """The runs of one stage; the perturbed run is made only if an output needs it."""
 
     def __init__(
-        self, a: Side, cases: Sequence[Case], after: Sequence[Outputs], options: Options, ground: Ground
+        self,
+        a: ModelUnderTest,
+        cases: Sequence[ModelInput],
+        after: Sequence[Outputs],
+        options: Options,
+        ground: NoiseFloor,
     ) -> None:
         self._a = a
         self._ground = ground
@@ -147,31 +168,33 @@ class _Judge:
         self._after = after
         self._options = options
         self._noise: Outputs | None = None
-        self._trust = trust(a.source)
+        self._trust = find_trust_limit(a.source)
 
     def check(self, name: str) -> OutputCheck:
         """One output over all cases, with the usual measures beside the judgement."""
-        values = [(of(c.runtime, name), of(g, name)) for c, g in zip(self._cases, self._after, strict=True)]
-        pair = total(gap(x, y) for x, y in values)
+        values = [
+            (get_output(c.runtime, name), get_output(g, name)) for c, g in zip(self._cases, self._after, strict=True)
+        ]
+        pair = sum_differences(measure_difference(x, y) for x, y in values)
         if pair.problem:
             return self._one_sided(name, pair.problem)
         if not pair.compared:
             return OutputCheck(name, *self._nothing(name, pair))
-        measures, histogram = classic(values)
+        measures, histogram = compute_metrics(values)
         check = self._judged(name, pair)
         more: dict[str, Any] = {
             "classic": measures,
             "hist_log10_abs": histogram,
             "noise": dict(self._ground.noise.get(name, {})),
         }
-        if text := overflow(self._cases, name):
+        if text := describe_overflow(self._cases, name):
             more["overflow"] = text
         check = replace(check, detail=check.detail | {k: v for k, v in more.items() if v})
-        return gated(check, measures, self._options.tolerances)
+        return apply_tolerances(check, measures, self._options.tolerances)
 
     def _one_sided(self, name: str, problem: str) -> OutputCheck:
         """Not finite on one side. Where that is the original's fault alone, the rewritten model is the better one."""
-        lost = overflow(self._cases, name)
+        lost = describe_overflow(self._cases, name)
         reference = self._against_reference(name) if lost else None
         if reference is None or reference[1].problem or reference[1].relative > self._trust:
             return OutputCheck(name, Verdict.FAIL, math.inf, PASS_BELOW, why=lost or problem)
@@ -179,40 +202,45 @@ class _Judge:
         detail = {"overflow": f"{lost}; the rewritten model is right there", "error_after": error}
         return OutputCheck(name, Verdict.PASS, detail=detail)
 
-    def _nothing(self, name: str, pair: Gap) -> tuple[Verdict, None, None, None, dict[str, Any], str]:
+    def _nothing(self, name: str, pair: Difference) -> tuple[Verdict, None, None, None, dict[str, Any], str]:
         if pair.nonfinite:
             why = "nothing to compare: no finite element"
             detail: dict[str, Any] = {"nonfinite": pair.nonfinite}
-            if text := overflow(self._cases, name):
+            if text := describe_overflow(self._cases, name):
                 detail["overflow"] = text
             return Verdict.INCONCLUSIVE, None, None, None, detail, why
         return Verdict.FAIL, None, None, None, {}, "nothing was compared: the output holds no element"
 
-    def _judged(self, name: str, pair: Gap) -> OutputCheck:
+    def _judged(self, name: str, pair: Difference) -> OutputCheck:
         reference = self._against_reference(name)
         if reference is None:
             return self._direct(name, pair, "no float64 reference")
         mine, theirs = reference
         if mine.problem:
             return self._direct(name, pair, f"reference not trusted: {mine.problem}")
-        scale = max(mine.size, natural_scale(self._a.source, name))
+        scale = max(mine.size, find_natural_scale(self._a.source, name))
         known = self._ground.trusted if self._ground.strict else None
         if pair.count and (mine.rms > self._trust * scale if known is None else name not in known):
             why = "" if known is not None else f": {mine.rms / scale:.1e} from onnxruntime"
             return self._direct(name, pair, f"reference not trusted{why}")
         return self._ratio(name, pair, mine, theirs)
 
-    def _against_reference(self, name: str) -> tuple[Gap, Gap] | None:
+    def _against_reference(self, name: str) -> tuple[Difference, Difference] | None:
         if any(c.exact is None for c in self._cases):
             return None
-        mine = total(gap(of(c.exact, name), of(c.runtime, name)) for c in self._cases)
-        theirs = total(gap(of(c.exact, name), of(g, name)) for c, g in zip(self._cases, self._after, strict=True))
+        mine = sum_differences(
+            measure_difference(get_output(c.exact, name), get_output(c.runtime, name)) for c in self._cases
+        )
+        theirs = sum_differences(
+            measure_difference(get_output(c.exact, name), get_output(g, name))
+            for c, g in zip(self._cases, self._after, strict=True)
+        )
         return mine, theirs
 
-    def _ratio(self, name: str, pair: Gap, mine: Gap, theirs: Gap) -> OutputCheck:
+    def _ratio(self, name: str, pair: Difference, mine: Difference, theirs: Difference) -> OutputCheck:
         asked = self._options.max_ratio
         limit = asked if asked is not None else PASS_BELOW_SMALL if pair.count < _SMALL else PASS_BELOW
-        unit_ = unit(self._cases[0].runtime, name)
+        unit_ = get_unit(self._cases[0].runtime, name)
         # What a provider that gives other numbers every time adds by itself is no error of the rewrite.
         own = max(mine.rms, mine.size * max(self._ground.noise.get(name, {"": 0.0}).values()))
         score = 1.0 if theirs.square == mine.square else math.inf if not own else theirs.rms / own
@@ -222,15 +250,18 @@ class _Judge:
             verdict = Verdict.FAIL if score > self._options.fail_ratio else Verdict.INCONCLUSIVE
         verdict = self._with_integers(verdict, theirs.mismatches, mine.mismatches, pair, name)
         detail = {"error_before": mine.relative, "error_after": theirs.relative, "nonfinite": pair.nonfinite}
-        why = "" if verdict is Verdict.PASS else _why(pair, f"error is {score:.3g} times the original's")
-        return OutputCheck(name, verdict, score, limit, pair.max_abs, detail | _count(pair), why)
+        why = "" if verdict is Verdict.PASS else _explain(pair, f"error is {score:.3g} times the original's")
+        return OutputCheck(name, verdict, score, limit, pair.max_abs, detail | _describe_counts(pair), why)
 
-    def _direct(self, name: str, pair: Gap, note: str) -> OutputCheck:
+    def _direct(self, name: str, pair: Difference, note: str) -> OutputCheck:
         """Without a reference: the distance of B from A, by how far onnxruntime's A moves under perturbation."""
-        noise = gap(of(self._cases[0].runtime, name), of(self._perturbed(), name))
-        unit_ = unit(self._cases[0].runtime, name)
-        own = (gap(of(x, name), of(c.runtime, name)) for x, c in zip(self._ground.strict, self._cases, strict=False))
-        moved = [noise, total(own)]
+        noise = measure_difference(get_output(self._cases[0].runtime, name), get_output(self._perturbed(), name))
+        unit_ = get_unit(self._cases[0].runtime, name)
+        own = (
+            measure_difference(get_output(x, name), get_output(c.runtime, name))
+            for x, c in zip(self._ground.strict, self._cases, strict=False)
+        )
+        moved = [noise, sum_differences(own)]
         yardstick = max(unit_, *(g.relative for g in moved if math.isfinite(g.relative)))
         yardstick = max(yardstick, *self._ground.noise.get(name, {"": 0.0}).values())
         score = pair.relative / yardstick
@@ -242,10 +273,12 @@ class _Judge:
             verdict = Verdict.FAIL if score > _DIRECT_FAIL else Verdict.INCONCLUSIVE
         verdict = self._with_integers(verdict, pair.mismatches, noise.mismatches, pair, name)
         detail = {"note": note, "distance": pair.relative, "yardstick": yardstick, "nonfinite": pair.nonfinite}
-        why = "" if verdict is Verdict.PASS else noise.problem or _why(pair, f"moved {score:.3g} times the yardstick")
-        return OutputCheck(name, verdict, score, _DIRECT_PASS, pair.max_abs, detail | _count(pair), why)
+        why = (
+            "" if verdict is Verdict.PASS else noise.problem or _explain(pair, f"moved {score:.3g} times the yardstick")
+        )
+        return OutputCheck(name, verdict, score, _DIRECT_PASS, pair.max_abs, detail | _describe_counts(pair), why)
 
-    def _with_integers(self, verdict: Verdict, mismatches: int, ties: int, pair: Gap, name: str) -> Verdict:
+    def _with_integers(self, verdict: Verdict, mismatches: int, ties: int, pair: Difference, name: str) -> Verdict:
         """Integers may differ as often as ties make the original itself differ."""
         few = _TIES if pair.discrete >= _SMALL and rounding_decides(self._a.source, name) else 0
         if verdict is Verdict.FAIL or mismatches <= PASS_BELOW * ties + few:
@@ -256,10 +289,10 @@ class _Judge:
         if self._noise is None:
             self._options.progress("onnxruntime: original with perturbed weights")
             source = self._a.source
-            moved = Source(
-                perturbed(source.proto, self._options.seed, source.folder), source.label, None, source.folder
+            moved = LoadedModel(
+                perturb_weights(source.proto, self._options.seed, source.folder), source.label, None, source.folder
             )
-            self._noise = Side(moved, self._options).run(self._cases[0].feeds)
+            self._noise = ModelUnderTest(moved, self._options).run(self._cases[0].feeds)
         return self._noise
 
     def summary(self, checks: Sequence[OutputCheck]) -> str:
@@ -275,11 +308,11 @@ class _Judge:
         return f"error at most {top:.3g} times the original's{note}"
 
 
-def _count(pair: Gap) -> dict[str, int]:
+def _describe_counts(pair: Difference) -> dict[str, int]:
     return {"elements": pair.compared, "mismatches": pair.mismatches}
 
 
-def _why(pair: Gap, text: str) -> str:
+def _explain(pair: Difference, text: str) -> str:
     return f"{pair.mismatches} of {pair.discrete} integers differ" if pair.mismatches else text
 
 
@@ -303,23 +336,23 @@ def judge_values(
     exact : sequence of float64 arrays, optional
         The reference. Without one, `after` passes only where it agrees with `before` to 8 units of its type.
     """
-    pair = _total(before, after)
+    pair = _sum_over_inputs(before, after)
     if pair.problem:
         return OutputCheck(name, Verdict.FAIL, math.inf, PASS_BELOW, why=pair.problem)
     if not pair.compared:
         return OutputCheck(name, Verdict.INCONCLUSIVE, why="nothing to compare: no finite element")
-    unit = max(_unit_of(value) for value in before)
+    unit = max(_get_unit_of(value) for value in before)
     if exact is None:
-        return _alike(name, pair, unit)
-    mine, theirs = _total(exact, before), _total(exact, after)
+        return _judge_by_last_bits(name, pair, unit)
+    mine, theirs = _sum_over_inputs(exact, before), _sum_over_inputs(exact, after)
     if mine.problem or mine.relative > _TRUST.get(str(before[0].dtype), _TRUST_ELSE):
-        return _alike(name, pair, unit)
-    return _by_ratio(name, pair, mine, theirs, unit, fail_ratio)
+        return _judge_by_last_bits(name, pair, unit)
+    return _judge_by_ratio(name, pair, mine, theirs, unit, fail_ratio)
 
 
 def judge_exact(name: str, before: Sequence[Any], after: Sequence[Any]) -> OutputCheck:
     """One output of which both models were run in float64: they agree as far as float64 goes, or they differ."""
-    pair = _total(before, after)
+    pair = _sum_over_inputs(before, after)
     detail: dict[str, Any] = {"note": "float64 alone", "distance": pair.relative, "elements": pair.compared}
     if pair.problem or not pair.compared:
         why = pair.problem or "nothing to compare: no finite element"
@@ -331,11 +364,13 @@ def judge_exact(name: str, before: Sequence[Any], after: Sequence[Any]) -> Outpu
     return OutputCheck(name, Verdict.FAIL, score, _SAME, pair.max_abs, detail, why)
 
 
-def _total(left: Sequence[Any], right: Sequence[Any]) -> Gap:
-    return total(gap(x, y) for x, y in zip(left, right, strict=True))
+def _sum_over_inputs(left: Sequence[Any], right: Sequence[Any]) -> Difference:
+    return sum_differences(measure_difference(x, y) for x, y in zip(left, right, strict=True))
 
 
-def _by_ratio(name: str, pair: Gap, mine: Gap, theirs: Gap, unit: float, fail_ratio: float) -> OutputCheck:
+def _judge_by_ratio(
+    name: str, pair: Difference, mine: Difference, theirs: Difference, unit: float, fail_ratio: float
+) -> OutputCheck:
     limit = PASS_BELOW_SMALL if pair.count < _SMALL else PASS_BELOW
     score = 1.0 if theirs.square == mine.square else math.inf if not mine.rms else theirs.rms / mine.rms
     near = score <= limit or theirs.relative <= 8 * unit
@@ -351,7 +386,7 @@ def _by_ratio(name: str, pair: Gap, mine: Gap, theirs: Gap, unit: float, fail_ra
     return OutputCheck(name, verdict, score, limit, pair.max_abs, detail, f"error is {score:.3g} times the original's")
 
 
-def _alike(name: str, pair: Gap, unit: float) -> OutputCheck:
+def _judge_by_last_bits(name: str, pair: Difference, unit: float) -> OutputCheck:
     """Without a reference: the same up to the last bits, or undecided."""
     score = pair.relative / unit
     detail = {"note": "no float64 reference", "distance": pair.relative, "elements": pair.compared}

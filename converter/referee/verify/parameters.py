@@ -15,8 +15,8 @@ from typing import Any
 
 from converter.records import OutputCheck, Stage, Verdict
 from converter.referee.normal_form.compare import Compared, Place, recompute
-from converter.referee.proto.diff import Difference, is_ours, reads
-from converter.referee.proto.source import Source
+from converter.referee.proto.diff import ChangedRegions, is_ours, list_reads
+from converter.referee.proto.source import LoadedModel
 from converter.referee.verify.options import Options
 
 LIMIT = 1.0  # units in the last place of the stored type
@@ -28,64 +28,64 @@ _FAR = 1e-2  # of a number: no arithmetic in float32 is as far off
 _MARK = "biasopt.rewrites"
 
 
-def parameters(a: Source, b: Source, difference: Difference, options: Options) -> Stage:
+def check_parameters(a: LoadedModel, b: LoadedModel, difference: ChangedRegions, options: Options) -> Stage:
     """The stage over all places of a pair; ``detail`` counts ``places`` and those ``recomputed``."""
     begun = time.monotonic()
-    ours = made_here(a, b)
+    ours = is_made_here(a, b)
     checks, missed = [], dict.fromkeys(difference.unmatched, "cannot be cut out")
-    for place in _places(a, b, difference, options):
-        problem = place.problem or place.moved(lambda c: _within(c, ours))
+    for place in _recompute_places(a, b, difference, options):
+        problem = place.problem or place.moved(lambda c: _is_within(c, ours))
         if problem:
             missed[place.name] = problem
         else:
             checks.append(_check(place, ours))
-    total = len(difference.segments) + len(difference.unmatched)
+    total = len(difference.regions) + len(difference.unmatched)
     detail = {"places": total, "recomputed": len(checks), "not_recomputed": dict(list(missed.items())[:20])}
     detail["ulp_max"] = max((c.score for c in checks if c.score is not None), default=0.0)
-    status, why = _verdict(checks, total, ours)
-    if status is Verdict.SKIPPED and (lone := _unexplained(checks, missed, b)) is not None:
+    status, why = _conclude(checks, total, ours)
+    if status is Verdict.SKIPPED and (lone := _find_unexplained(checks, missed, b)) is not None:
         status, why = Verdict.INCONCLUSIVE, f"{lone.why}, and no other place makes up for it"
     return Stage("parameters", status, why, tuple(checks), detail, time.monotonic() - begun)
 
 
-def made_here(a: Source, b: Source) -> bool:
+def is_made_here(a: LoadedModel, b: LoadedModel) -> bool:
     """Whether the rewritten model says, by its names or its metadata, that this tool made it."""
     known = {p.key for p in a.proto.metadata_props}
     return is_ours(a, b) or any(p.key == _MARK and p.key not in known for p in b.proto.metadata_props)
 
 
-def _places(a: Source, b: Source, difference: Difference, options: Options) -> Iterator[Place]:
+def _recompute_places(a: LoadedModel, b: LoadedModel, difference: ChangedRegions, options: Options) -> Iterator[Place]:
     done: dict[Any, Compared] = {}
-    for k, segment in enumerate(difference.segments):
-        options.progress(f"parameters {k + 1} of {len(difference.segments)}: {segment.output}")
-        yield recompute(segment, a, b, done)
+    for k, region in enumerate(difference.regions):
+        options.progress(f"parameters {k + 1} of {len(difference.regions)}: {region.output}")
+        yield recompute(region, a, b, done)
 
 
 def _check(place: Place, ours: bool) -> OutputCheck:
     """A place passes if each of its numbers does."""
-    bad = [c for c in place.compared if not _within(c, ours)]
-    worst = max(bad, key=_gravity) if bad else place.worst
-    detail = {} if worst is None else _detail(worst)
+    bad = [c for c in place.compared if not _is_within(c, ours)]
+    worst = max(bad, key=_rank) if bad else place.worst
+    detail = {} if worst is None else _describe(worst)
     detail["arrays"] = len(place.compared)
     detail["elements"] = sum(c.count for c in place.compared)
     score = 0.0 if worst is None else worst.score
     if worst is None or not bad:
         return OutputCheck(place.name, Verdict.PASS, score, LIMIT, detail=detail)
     status = Verdict.FAIL if ours else Verdict.INCONCLUSIVE
-    return OutputCheck(place.name, status, score, LIMIT, abs(worst.found - worst.expected), detail, _said(worst))
+    return OutputCheck(place.name, status, score, LIMIT, abs(worst.found - worst.expected), detail, _explain(worst))
 
 
-def _within(c: Compared, ours: bool) -> bool:
+def _is_within(c: Compared, ours: bool) -> bool:
     if not ours:
         return c.score <= _FOREIGN_LIMIT
     return c.score <= LIMIT and c.beyond <= _TIES + _TIES_SHARE * c.count
 
 
-def _gravity(c: Compared) -> tuple[bool, float]:
+def _rank(c: Compared) -> tuple[bool, float]:
     return c.what in ("weight", "constant"), c.score
 
 
-def _detail(c: Compared) -> dict[str, Any]:
+def _describe(c: Compared) -> dict[str, Any]:
     return {
         "layer": c.layer,
         "op": c.op,
@@ -100,14 +100,14 @@ def _detail(c: Compared) -> dict[str, Any]:
     }
 
 
-def _said(c: Compared) -> str:
+def _explain(c: Compared) -> str:
     where = f"{c.what} of {c.op} {c.layer!r}, channel {c.channel}"
     if c.score <= LIMIT:
         return f"{where}: {c.beyond} of {c.count} numbers are not the recomputed ones rounded once"
     return f"{where}: {c.found:.9g} where {c.expected:.9g} was recomputed ({c.score:.3g} units in the last place)"
 
 
-def _unexplained(checks: list[OutputCheck], missed: Collection[str], b: Source) -> OutputCheck | None:
+def _find_unexplained(checks: list[OutputCheck], missed: Collection[str], b: LoadedModel) -> OutputCheck | None:
     """A place of another tool's model that differs although its name means what it meant.
 
     A name that means another tensor shows at its place and again where the new meaning is read, which is a
@@ -118,17 +118,17 @@ def _unexplained(checks: list[OutputCheck], missed: Collection[str], b: Source) 
     others = {c.name for c in bad} | set(missed)
     readers: dict[str, list[str]] = {}
     for node in b.proto.graph.node:
-        for name in (n for n in reads(node) if n):
+        for name in (n for n in list_reads(node) if n):
             readers.setdefault(name, []).extend(n for n in node.output if n)
     made = {n for node in b.proto.graph.node for n in node.output}  # what lies inside of subgraphs has other paths
-    for check in (c for c in bad if c.name in made and c.detail.get("what") != "bias" and _far(c)):
+    for check in (c for c in bad if c.name in made and c.detail.get("what") != "bias" and _is_far(c)):
         rest = others - {check.name}
         if not _reaches(check.name, rest, readers) and not any(_reaches(n, {check.name}, readers) for n in rest):
             return check
     return None
 
 
-def _far(check: OutputCheck) -> bool:
+def _is_far(check: OutputCheck) -> bool:
     found, expected = (float(check.detail[key]) for key in ("found", "expected"))
     return not abs(found - expected) <= _FAR * max(abs(found), abs(expected))
 
@@ -144,7 +144,7 @@ def _reaches(start: str, goals: Collection[str], readers: Mapping[str, list[str]
     return False
 
 
-def _verdict(checks: list[OutputCheck], total: int, ours: bool) -> tuple[Verdict, str]:
+def _conclude(checks: list[OutputCheck], total: int, ours: bool) -> tuple[Verdict, str]:
     count = f"{len(checks)} of {total} places recomputed"
     bad = [c for c in checks if c.status is not Verdict.PASS]
     failed = [c for c in bad if c.status is Verdict.FAIL]

@@ -20,14 +20,14 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
-from converter.referee.proto.diff import Difference, Segment
-from converter.referee.proto.inference import inferred
-from converter.referee.proto.source import Port, Source, float_types, ports
+from converter.referee.proto.diff import ChangedRegions, Region
+from converter.referee.proto.inference import infer_types
+from converter.referee.proto.source import LoadedModel, Port, find_float_types, read_ports
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, read_tensor
-from converter.referee.reference.kernels import Unsupported, plain_attributes
-from converter.referee.verify.algebra import PASS_BELOW, algebra
-from converter.referee.verify.metrics import gap
-from converter.referee.verify.models import Case, Side, mini
+from converter.referee.reference.kernels import Unsupported, read_attributes
+from converter.referee.verify.algebra import PASS_BELOW, judge_algebra
+from converter.referee.verify.metrics import measure_difference
+from converter.referee.verify.models import ModelInput, ModelUnderTest, make_region_options
 from converter.referee.verify.options import Options
 
 _LEAST = 16.0  # rounding errors of what is not a sum: the bias, the weights themselves, the inputs
@@ -42,7 +42,7 @@ _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
-class Bounded:
+class BoundedModel:
     """A model with a second output, ``bound``: |W| * |x| + |b|, to be multiplied by ``factor`` * u."""
 
     model: ModelProto
@@ -54,9 +54,9 @@ class Bounded:
     axis: int  # of the output channels
 
 
-def bounded(model: ModelProto) -> Bounded | None:
+def add_bound(model: ModelProto) -> BoundedModel | None:
     """The model with its bound; None where it holds an operator that is not linear."""
-    writer = _Writer(model)
+    writer = _BoundWriter(model)
     output = model.graph.output[0].name
     for node in model.graph.node:
         if not writer.add(node):
@@ -71,10 +71,10 @@ def bounded(model: ModelProto) -> Bounded | None:
     n, main = max(writer.linear, key=lambda pair: pair[0])
     label = main.name or f"{main.op_type}:{main.output[0]}"
     axis = -1 if main.op_type == "MatMul" else 1
-    return Bounded(copy, bound, writer.factor, n, main.op_type, label, axis)
+    return BoundedModel(copy, bound, writer.factor, n, main.op_type, label, axis)
 
 
-class _Writer:
+class _BoundWriter:
     """Writes the nodes on absolute values, in float32."""
 
     def __init__(self, model: ModelProto) -> None:
@@ -82,7 +82,7 @@ class _Writer:
         self.absolute: dict[str, str] = {}
         self.linear: list[tuple[int, NodeProto]] = []
         self.factor = 0.0
-        self._types: dict[str, Port] = inferred(model)
+        self._types: dict[str, Port] = infer_types(model)
         self._fixed = {t.name for t in model.graph.initializer}
         self._moving = {i.name for i in model.graph.input}
 
@@ -103,7 +103,7 @@ class _Writer:
         return True
 
     def _made(self, node: NodeProto) -> NodeProto | None:
-        op, given = node.op_type, plain_attributes(node)
+        op, given = node.op_type, read_attributes(node)
         if any(node.output[1:]) or node.domain not in ("", "ai.onnx"):
             return None
         inputs, attributes = list(node.input), list(node.attribute)
@@ -171,7 +171,7 @@ class _Writer:
         dims = [self._dims(name) for name in node.input[:2]]
         if op in _LINEAR and len(dims) > 1:
             w = [d if isinstance(d, int) else 1 for d in dims[1] or ()]
-            given = plain_attributes(node)
+            given = read_attributes(node)
             if op == "Conv":
                 return math.prod(w[1:])
             if op == "ConvTranspose":
@@ -179,9 +179,7 @@ class _Writer:
             axis = -1 if op == "Gemm" and given.get("transB", 0) else -2
             return int(w[axis]) if len(w) >= 2 else 1
         if op in ("GlobalAveragePool", "AveragePool", "ReduceMean"):
-            kernel = plain_attributes(node).get("kernel_shape") or [
-                d for d in (dims[0] or ())[2:] if isinstance(d, int)
-            ]
+            kernel = read_attributes(node).get("kernel_shape") or [d for d in (dims[0] or ())[2:] if isinstance(d, int)]
             return max(int(math.prod(kernel)), 1)
         return 1 if op in ("Add", "Sub", "Sum", "Mul", "Div", "BatchNormalization") else 0
 
@@ -206,10 +204,10 @@ class _Pending:
     bound: Array
 
 
-class Names:
+class RenamedTensors:
     """Which tensors of the original the names of the rewritten model stand for."""
 
-    def __init__(self, a: Source, b: Source, *, ours: bool) -> None:
+    def __init__(self, a: LoadedModel, b: LoadedModel, *, ours: bool) -> None:
         kept = {n for node in b.proto.graph.node for n in node.output}
         gone = {n for node in a.proto.graph.node for n in node.output} - kept
         self._gone = set() if ours else gone  # this tool keeps a name only where its value stays
@@ -253,17 +251,19 @@ _SECONDS = 8.0  # that all places together may take, and a third of what time is
 _TINY = float(np.finfo(np.float32).tiny)
 
 
-class Replay:
+class RegionReplay:
     """Listens to a float64 run of the original: give it to `Reference.run` as ``watch``."""
 
-    def __init__(self, difference: Difference, a: Source, b: Source, options: Options, *, ours: bool) -> None:
+    def __init__(
+        self, difference: ChangedRegions, a: LoadedModel, b: LoadedModel, options: Options, *, ours: bool
+    ) -> None:
         self._a, self._b, self._options, self._ours = a, b, options, ours
-        self.total = len(difference.segments) + len(difference.unmatched)
-        self._waiting = deque(s for s in difference.segments if not s.scope and _fed(s))
-        self._needs = {id(s): {*_inputs(s.before), *_inputs(s.after), s.output} for s in self._waiting}
+        self.total = len(difference.regions) + len(difference.unmatched)
+        self._waiting = deque(s for s in difference.regions if not s.scope and _is_fed(s))
+        self._needs = {id(s): {*_list_inputs(s.before), *_list_inputs(s.after), s.output} for s in self._waiting}
         self._readers = Counter(name for needs in self._needs.values() for name in needs)
         self._values: dict[str, Any] = {}
-        self._names = Names(a, b, ours=ours)
+        self._names = RenamedTensors(a, b, ours=ours)
         self.checks: list[OutputCheck] = []
         self.missed: dict[str, str] = {}
         self.seconds = 0.0  # spent here rather than in the run that is listened to
@@ -277,15 +277,15 @@ class Replay:
         self._values[name] = value
         begun = time.monotonic()
         ready = [s for s in self._waiting if self._needs[id(s)] <= self._values.keys()]
-        for segment in ready:
-            self._waiting.remove(segment)
+        for region in ready:
+            self._waiting.remove(region)
             if self.seconds + time.monotonic() - begun < self._limit:
-                self._judge(segment)
-            self._release(segment)
+                self._judge(region)
+            self._release(region)
         self.seconds += time.monotonic() - begun
 
-    def _release(self, segment: Segment) -> None:
-        for name in self._needs.pop(id(segment)):
+    def _release(self, region: Region) -> None:
+        for name in self._needs.pop(id(region)):
             self._readers[name] -= 1
             if not self._readers[name]:
                 del self._readers[name], self._values[name]
@@ -313,31 +313,33 @@ class Replay:
 
     # -- one place -------------------------------------------------------------------------------
 
-    def _judge(self, segment: Segment) -> None:
-        self._options.progress(f"place {len(self.checks) + 1} of {self.total}: {segment.output}")
-        expected = np.asarray(self._values[segment.output])
+    def _judge(self, region: Region) -> None:
+        self._options.progress(f"place {len(self.checks) + 1} of {self.total}: {region.output}")
+        expected = np.asarray(self._values[region.output])
         if expected.dtype.kind != "f" or not np.isfinite(expected).all():
-            self.missed[segment.output] = "its output is not finite, or no float"
+            self.missed[region.output] = "its output is not finite, or no float"
             return
         try:
-            measure = bounded(segment.after)
-            check = self._linear(segment, measure, expected) if measure is not None else self._other(segment)
+            measure = add_bound(region.after)
+            check = self._linear(region, measure, expected) if measure is not None else self._other(region)
         except (DataError, ModelError, Unsupported, ValueError) as exc:
-            self.missed[segment.output] = " ".join(str(exc).split())[:160]
+            self.missed[region.output] = " ".join(str(exc).split())[:160]
             return
         if not self._ours:
-            check = _doubted(check)
+            check = _doubt_foreign(check)
         self.checks.append(check)
 
-    def _linear(self, segment: Segment, measure: Bounded, expected: np.ndarray[Any, Any]) -> OutputCheck:
+    def _linear(self, region: Region, measure: BoundedModel, expected: np.ndarray[Any, Any]) -> OutputCheck:
         """Error against max(16, 4 sqrt(n)) * u * (|W| * |x| + |b|), the largest over all elements."""
-        side = Side(Source(measure.model, segment.output, None, self._b.folder), mini(self._options))
+        side = ModelUnderTest(
+            LoadedModel(measure.model, region.output, None, self._b.folder), make_region_options(self._options)
+        )
         try:
             got = side.run(self._feeds(measure.model))
         finally:
             side.close()
-        unit = max((UNIT_ROUNDOFF[t] for t in float_types(segment.after)), default=2.0**-24)
-        found = np.asarray(got[segment.output]).astype(np.float64)
+        unit = max((UNIT_ROUNDOFF[t] for t in find_float_types(region.after)), default=2.0**-24)
+        found = np.asarray(got[region.output]).astype(np.float64)
         if found.shape != expected.shape:
             raise ValueError(f"shape {list(expected.shape)} became {list(found.shape)}")
         bound = np.asarray(got[measure.bound]).astype(np.float64) * (measure.factor * unit) + _TINY
@@ -345,52 +347,52 @@ class Replay:
         at = np.unravel_index(int(np.argmax(ratio)), ratio.shape) if ratio.size else (0,)
         score = float(ratio[at]) if ratio.size else 0.0
         channel = int(at[measure.axis]) if len(at) > 1 else 0
-        norms = _norms(segment.before, self._a)
+        norms = _compute_norms(region.before, self._a)
         detail = {"layer": measure.layer, "op": measure.op, "n": measure.n, "channel": channel, "score": score, **norms}
         status = Verdict.PASS if score <= LIMIT else Verdict.FAIL if score > FAIL_ABOVE else Verdict.INCONCLUSIVE
-        why = "" if status is Verdict.PASS else _said(measure, channel, score)
+        why = "" if status is Verdict.PASS else _explain(measure, channel, score)
         if status is Verdict.FAIL:
             self._names.wait(len(self.checks), found, bound)
         apart = float(np.abs(found - expected).max(initial=0.0))
-        return OutputCheck(segment.output, status, score, LIMIT, apart, detail, why)
+        return OutputCheck(region.output, status, score, LIMIT, apart, detail, why)
 
-    def _other(self, segment: Segment) -> OutputCheck:
+    def _other(self, region: Region) -> OutputCheck:
         """A place that is not linear: in float64, against what rounding its weights does to it."""
-        small = replace(mini(self._options), quick=True)
-        if _inputs(segment.after) & self._names.meant.keys():
-            return self._renamed(segment, small)
-        left = Side(Source(segment.before, segment.output, None, self._a.folder), small)
-        right = Side(Source(segment.after, segment.output, None, self._b.folder), small)
-        found = algebra(left, right, [Case(self._feeds(segment.before) | self._feeds(segment.after))], small)
+        small = replace(make_region_options(self._options), quick=True)
+        if _list_inputs(region.after) & self._names.meant.keys():
+            return self._renamed(region, small)
+        left = ModelUnderTest(LoadedModel(region.before, region.output, None, self._a.folder), small)
+        right = ModelUnderTest(LoadedModel(region.after, region.output, None, self._b.folder), small)
+        found = judge_algebra(left, right, [ModelInput(self._feeds(region.before) | self._feeds(region.after))], small)
         if not found.outputs:
             raise ModelError(found.why)
-        check, node = found.outputs[0], segment.after.graph.node[-1]
+        check, node = found.outputs[0], region.after.graph.node[-1]
         detail = check.detail | {"layer": node.name or node.output[0], "op": node.op_type, "score": check.score}
-        return replace(check, name=segment.output, detail=detail)
+        return replace(check, name=region.output, detail=detail)
 
-    def _renamed(self, segment: Segment, options: Options) -> OutputCheck:
+    def _renamed(self, region: Region, options: Options) -> OutputCheck:
         """A place that reads a name with another meaning: on what it means, against the original's own tensor."""
-        side = Side(Source(segment.after, segment.output, None, self._b.folder), options)
-        feeds = self._feeds(segment.after)
-        got, moved = (side.reference(feeds, seed)[segment.output] for seed in (None, options.seed))
-        change, noise = gap(self._values[segment.output], got), gap(got, moved)
-        unit = max((UNIT_ROUNDOFF[t] for t in float_types(self._b.proto)), default=2.0**-24)
+        side = ModelUnderTest(LoadedModel(region.after, region.output, None, self._b.folder), options)
+        feeds = self._feeds(region.after)
+        got, moved = (side.reference(feeds, seed)[region.output] for seed in (None, options.seed))
+        change, noise = measure_difference(self._values[region.output], got), measure_difference(got, moved)
+        unit = max((UNIT_ROUNDOFF[t] for t in find_float_types(self._b.proto)), default=2.0**-24)
         score = math.inf if change.problem else change.relative / max(noise.relative, unit)
-        node = segment.after.graph.node[-1]
+        node = region.after.graph.node[-1]
         detail = {"layer": node.name or node.output[0], "op": node.op_type, "score": score, "e": change.relative}
         status = Verdict.PASS if score <= PASS_BELOW else Verdict.FAIL
         why = "" if status is Verdict.PASS else change.problem or f"moved {score:.3g} times as far as rounding would"
-        return OutputCheck(segment.output, status, score, PASS_BELOW, change.max_abs, detail, why)
+        return OutputCheck(region.output, status, score, PASS_BELOW, change.max_abs, detail, why)
 
     def _feeds(self, model: ModelProto) -> dict[str, Any]:
         """The inputs of a place, rounded to the types that it declares."""
         feeds = {}
-        for name, port in ports(model.graph.input).items():
-            feeds[name] = _rounded(self._names.meant.get(name, self._values[name]), port)
+        for name, port in read_ports(model.graph.input).items():
+            feeds[name] = _round(self._names.meant.get(name, self._values[name]), port)
         return feeds
 
 
-def _doubted(check: OutputCheck) -> OutputCheck:
+def _doubt_foreign(check: OutputCheck) -> OutputCheck:
     """Of another tool's model: float32 arithmetic makes more than one rounding, and names may change their meaning."""
     if check.status is Verdict.PASS:
         return check
@@ -400,7 +402,7 @@ def _doubted(check: OutputCheck) -> OutputCheck:
     return replace(check, status=Verdict.INCONCLUSIVE, why=doubt)
 
 
-def _rounded(value: Any, port: Port) -> Any:
+def _round(value: Any, port: Port) -> Any:
     array = np.asarray(value)
     if port.dtype is None or array.dtype == port.dtype:
         return array
@@ -408,22 +410,22 @@ def _rounded(value: Any, port: Port) -> Any:
         return array.astype(port.dtype)
 
 
-def _inputs(model: ModelProto) -> set[str]:
+def _list_inputs(model: ModelProto) -> set[str]:
     return {i.name for i in model.graph.input}
 
 
-def _fed(segment: Segment) -> bool:
+def _is_fed(region: Region) -> bool:
     """Whether the place has inputs that are tensors of known type."""
-    values = [*segment.before.graph.input, *segment.after.graph.input]
+    values = [*region.before.graph.input, *region.after.graph.input]
     return bool(values) and all(v.type.HasField("tensor_type") for v in values)
 
 
-def _said(measure: Bounded, channel: int, score: float) -> str:
+def _explain(measure: BoundedModel, channel: int, score: float) -> str:
     where = f"{measure.op} {measure.layer!r}, channel {channel}"
     return f"{where}: {score:.3g} times as far off as rounding explains (n = {measure.n})"
 
 
-def _norms(before: ModelProto, a: Source) -> dict[str, float]:
+def _compute_norms(before: ModelProto, a: LoadedModel) -> dict[str, float]:
     """Largest scale and smallest variance of the batch norms that went: where errors are large for a reason."""
     held = {t.name: t for t in before.graph.initializer}
     scales, variances = [], []

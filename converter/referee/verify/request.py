@@ -14,15 +14,15 @@ from converter.referee.inputs.files import open_inputs, read_labels
 from converter.referee.inputs.images import PREPROCESS, open_images
 from converter.referee.inputs.stream import Stream
 from converter.referee.proto.random_inputs import check_shapes
-from converter.referee.proto.source import Source, free_inputs
+from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.verify.metrics import Tolerance, check_tolerances
-from converter.referee.verify.models import default_memory
+from converter.referee.verify.models import find_default_memory
 from converter.referee.verify.options import CHOICES, GATES, LEVELS, OPT_LEVELS, Deciding, Options
 from converter.runtime.placement import probe
 from converter.runtime.providers import check_provider
 
 
-def options_for(a: Source, given: Mapping[str, Any]) -> Options:
+def options_for(a: LoadedModel, given: Mapping[str, Any]) -> Options:
     """The options of one comparison; ``given`` are the keywords of `compare`.
 
     Raises
@@ -36,8 +36,10 @@ def options_for(a: Source, given: Mapping[str, Any]) -> Options:
     """
     check_shapes(a.proto, given["shapes"])
     for name in given["ranges"] or {}:
-        if name not in free_inputs(a.proto):
-            raise DataError(f"{name!r} is not an input of the model; its inputs are {_names(free_inputs(a.proto))}")
+        if name not in list_free_inputs(a.proto):
+            raise DataError(
+                f"{name!r} is not an input of the model; its inputs are {_names(list_free_inputs(a.proto))}"
+            )
     check_provider(given["provider"], given["provider_options"])
     if given["provider"] != "cpu":  # at once, whatever is to be run
         probe(given["provider"], given["provider_options"])
@@ -58,7 +60,7 @@ def options_for(a: Source, given: Mapping[str, Any]) -> Options:
         quick=given["quick"],
         begun=begun,
         deadline=begun + (30.0 if limit is None else limit),
-        max_memory=default_memory() if given["max_memory"] is None else given["max_memory"],
+        max_memory=find_default_memory() if given["max_memory"] is None else given["max_memory"],
         max_ratio=given["max_ratio"],
         fail_ratio=given["fail_ratio"],
         tolerances=tolerances,
@@ -91,9 +93,9 @@ def _stages(given: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(_one_of("stage", name, CHOICES) for name in asked) | {"structure"}
 
 
-def _stream(a: Source, given: Mapping[str, Any]) -> Stream | None:
+def _stream(a: LoadedModel, given: Mapping[str, Any]) -> Stream | None:
     inputs, images = given["inputs"], given["images"]
-    ports = free_inputs(a.proto)
+    ports = list_free_inputs(a.proto)
     if images is not None:
         if inputs is not None:
             raise DataError("inputs and images exclude each other; give one of them")
@@ -105,7 +107,7 @@ def _stream(a: Source, given: Mapping[str, Any]) -> Stream | None:
     return open_inputs([inputs] if single else list(inputs), ports, given["samples"])
 
 
-def _deciding(a: Source, given: Mapping[str, Any]) -> Deciding:
+def _deciding(a: LoadedModel, given: Mapping[str, Any]) -> Deciding:
     outputs, labels = given["decision"], given["labels"]
     names = [o.name for o in a.proto.graph.output]
     for name in outputs:

@@ -10,17 +10,17 @@ from onnx import TensorProto
 from converter.model.file.checker import problems
 from converter.records import OutputCheck, Stage, Verdict, Warning, WarningCode
 from converter.referee.proto.source import (
+    LoadedModel,
     Port,
-    Source,
-    all_nodes,
-    float_types,
-    free_inputs,
-    opsets,
-    overridable,
-    ports,
-    skeleton,
+    find_float_types,
+    find_overridable,
+    list_free_inputs,
+    read_opsets,
+    read_ports,
+    strip_weights,
+    walk_nodes,
 )
-from converter.referee.reference.kernels import is_training, plain_attributes
+from converter.referee.reference.kernels import is_training, read_attributes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -39,29 +39,33 @@ _NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _NATURAL = 1e-3
 
 
-def structure(a: Source, b: Source) -> tuple[Stage, list[Warning]]:
+def check_structure(a: LoadedModel, b: LoadedModel) -> tuple[Stage, list[Warning]]:
     """The structure stage, and what is worth a warning."""
     warnings: list[Warning] = []
     faults = [
-        *_interface("input", free_inputs(a.proto), free_inputs(b.proto)),
-        *_interface("output", ports(a.proto.graph.output), ports(b.proto.graph.output)),
-        *_modes(a.proto, b.proto, warnings),
-        *_checker(a.proto, b.proto, warnings),
+        *_compare_interface("input", list_free_inputs(a.proto), list_free_inputs(b.proto)),
+        *_compare_interface("output", read_ports(a.proto.graph.output), read_ports(b.proto.graph.output)),
+        *_compare_modes(a.proto, b.proto, warnings),
+        *_run_checker(a.proto, b.proto, warnings),
     ]
     if not a.proto.graph.output:
         faults.append(("", "the model has no outputs: there is nothing to compare"))
     _note_versions(a.proto, b.proto, warnings)
     checks = tuple(OutputCheck(name, Verdict.FAIL, why=why) for name, why in faults)
-    n_in, n_out = len(free_inputs(a.proto)), len(a.proto.graph.output)
-    why = faults[0][1] if faults else f"{_count(n_in, 'input')} and {_count(n_out, 'output')} keep name, type and shape"
+    n_in, n_out = len(list_free_inputs(a.proto)), len(a.proto.graph.output)
+    why = (
+        faults[0][1]
+        if faults
+        else f"{_format_count(n_in, 'input')} and {_format_count(n_out, 'output')} keep name, type and shape"
+    )
     return Stage("structure", Verdict.FAIL if faults else Verdict.PASS, why, checks), warnings
 
 
-def _count(n: int, what: str) -> str:
+def _format_count(n: int, what: str) -> str:
     return f"{n} {what}" + ("" if n == 1 else "s")
 
 
-def _interface(kind: str, a: dict[str, Port], b: dict[str, Port]) -> Iterator[tuple[str, str]]:
+def _compare_interface(kind: str, a: dict[str, Port], b: dict[str, Port]) -> Iterator[tuple[str, str]]:
     for name in a:
         if name not in b:
             yield name, f"{kind} {name!r} is missing"
@@ -71,87 +75,87 @@ def _interface(kind: str, a: dict[str, Port], b: dict[str, Port]) -> Iterator[tu
     if set(a) == set(b) and list(a) != list(b):
         yield next(iter(a), ""), f"the order of the {kind}s changed"
     for name in [n for n in a if n in b]:
-        yield from _port(kind, a[name], b[name])
+        yield from _compare_port(kind, a[name], b[name])
 
 
-def _port(kind: str, a: Port, b: Port) -> Iterator[tuple[str, str]]:
+def _compare_port(kind: str, a: Port, b: Port) -> Iterator[tuple[str, str]]:
     if (a.kind, a.elem) != (b.kind, b.elem):
-        yield a.name, f"{kind} {a.name!r}: type {_type(a)} became {_type(b)}"
+        yield a.name, f"{kind} {a.name!r}: type {_format_type(a)} became {_format_type(b)}"
     elif a.dims is not None and a.dims != b.dims:
-        yield a.name, f"{kind} {a.name!r}: shape {_dims(a)} became {_dims(b)}"
+        yield a.name, f"{kind} {a.name!r}: shape {_format_dims(a)} became {_format_dims(b)}"
 
 
-def _type(port: Port) -> str:
+def _format_type(port: Port) -> str:
     return f"{port.kind}({port.dtype or port.elem})"
 
 
-def _dims(port: Port) -> str:
+def _format_dims(port: Port) -> str:
     return "unknown" if port.dims is None else "[" + ", ".join("?" if d is None else str(d) for d in port.dims) + "]"
 
 
-def _modes(a: ModelProto, b: ModelProto, warnings: list[Warning]) -> Iterator[tuple[str, str]]:
-    before, after = _training(a), _training(b)
+def _compare_modes(a: ModelProto, b: ModelProto, warnings: list[Warning]) -> Iterator[tuple[str, str]]:
+    before, after = _find_training(a), _find_training(b)
     if before:
         said = f"{len(before)} BatchNormalization nodes are in training mode, e.g. {sorted(before)[0]!r}"
         warnings.append(Warning(WarningCode.TRAINING_MODE, said))
     # A node that only left (folded away or dead) is judged by the outputs; one that appears is a changed mode.
-    kept = {o for n in all_nodes(b) for o in n.output}
+    kept = {o for n in walk_nodes(b) for o in n.output}
     changed = (after - before) | {name for name in before - after if name in kept}
     for name in sorted(changed):
         yield name, f"BatchNormalization {name!r} changed between training and inference mode"
 
 
-def _training(model: ModelProto) -> set[str]:
-    version = opsets(model).get("", 1)
-    return {n.output[0] for n in all_nodes(model) if n.op_type == "BatchNormalization" and _is_training(n, version)}
+def _find_training(model: ModelProto) -> set[str]:
+    version = read_opsets(model).get("", 1)
+    return {n.output[0] for n in walk_nodes(model) if n.op_type == "BatchNormalization" and _is_training(n, version)}
 
 
 def _is_training(node: NodeProto, version: int) -> bool:
     n_outputs = sum(1 for name in node.output if name)
-    return is_training(node.op_type, version, plain_attributes(node), n_outputs)
+    return is_training(node.op_type, version, read_attributes(node), n_outputs)
 
 
-def _checker(a: ModelProto, b: ModelProto, warnings: list[Warning]) -> Iterator[tuple[str, str]]:
-    after = problems(skeleton(b))
+def _run_checker(a: ModelProto, b: ModelProto, warnings: list[Warning]) -> Iterator[tuple[str, str]]:
+    after = problems(strip_weights(b))
     if not after:
         return
-    before = problems(skeleton(a))
+    before = problems(strip_weights(a))
     if before:
-        said = f"onnx's checker objects to both models: {_line(before)}"
+        said = f"onnx's checker objects to both models: {_shorten(before)}"
         warnings.append(Warning(WarningCode.CHECKER_OBJECTS, said))
     else:
-        yield "", f"onnx's checker objects: {_line(after)}"
+        yield "", f"onnx's checker objects: {_shorten(after)}"
 
 
-def _line(text: str) -> str:
+def _shorten(text: str) -> str:
     return " ".join(text.split())[:200]
 
 
 def _note_versions(a: ModelProto, b: ModelProto, warnings: list[Warning]) -> None:
-    before, after = opsets(a), opsets(b)
-    used = {"" if n.domain == "ai.onnx" else n.domain for m in (a, b) for n in all_nodes(m)}
+    before, after = read_opsets(a), read_opsets(b)
+    used = {"" if n.domain == "ai.onnx" else n.domain for m in (a, b) for n in walk_nodes(m)}
     for domain in sorted((before.keys() | after.keys()) & used):  # onnxruntime writes down all that it knows
         if before.get(domain) != after.get(domain):
             name = domain or "ai.onnx"
             said = f"operator set {name}: {before.get(domain, 'none')} became {after.get(domain, 'none')}"
             warnings.append(Warning(WarningCode.OPSET_CHANGED, said))
-    if new := sorted(_quantised(b) - _quantised(a)):
-        which = "quantised in other operators" if _quantised(a) else "quantised"
+    if new := sorted(_find_quantised(b) - _find_quantised(a)):
+        which = "quantised in other operators" if _find_quantised(a) else "quantised"
         said = f"only the rewritten model is {which} ({', '.join(new[:3])})"
         advice = "judge it by --stages decision, with --inputs"
         warnings.append(Warning(WarningCode.QUANTISED, f"{said}, which is no rounding: {advice}"))
-    if _NARROW & (float_types(b) - float_types(a)):
+    if _NARROW & (find_float_types(b) - find_float_types(a)):
         said = "only the rewritten model holds weights in half precision, which is no rounding of the original's own"
         warnings.append(Warning(WarningCode.HALF_PRECISION, f"{said}: judge it by --stages decision, with --inputs"))
-    lost = overridable(a) - overridable(b)
+    lost = find_overridable(a) - find_overridable(b)
     if lost:
         some = ", ".join(sorted(lost)[:3])
         said = f"{len(lost)} initializers can no longer be overridden by the caller ({some})"
         warnings.append(Warning(WarningCode.NOT_OVERRIDABLE, said))
 
 
-def _quantised(model: ModelProto) -> set[str]:
-    return {n.op_type for n in all_nodes(model) if "Quantize" in n.op_type or n.op_type.startswith("QLinear")}
+def _find_quantised(model: ModelProto) -> set[str]:
+    return {n.op_type for n in walk_nodes(model) if "Quantize" in n.op_type or n.op_type.startswith("QLinear")}
 
 
 def is_unseeded(node: NodeProto) -> bool:
@@ -161,7 +165,7 @@ def is_unseeded(node: NodeProto) -> bool:
     return (node.op_type in RANDOM or training_dropout) and "seed" not in names
 
 
-def rounding_decides(source: Source, output: str) -> bool:
+def rounding_decides(source: LoadedModel, output: str) -> bool:
     """Whether a float is compared, rounded or made an integer on the way to an output, so that ties can be."""
     made = {name: node for node in source.proto.graph.node for name in node.output}
     pending, seen = [output], {output}
@@ -177,7 +181,7 @@ def rounding_decides(source: Source, output: str) -> bool:
     return False
 
 
-def natural_scale(source: Source, output: str) -> float:
+def find_natural_scale(source: LoadedModel, output: str) -> float:
     """A size below which an output's errors say nothing: for what a sigmoid or softmax made, part of 1."""
     made = {name: node for node in source.proto.graph.node for name in node.output}
     for _ in range(20):

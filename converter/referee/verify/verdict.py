@@ -16,8 +16,8 @@ import numpy as np
 from converter.errors import DataError
 from converter.records import Environment, InputSet, OutputCheck, Parity, Stage, Verdict
 from converter.records.evidence import Warning, WarningCode, worst_verdict
-from converter.referee.proto.source import Source, model_facts
-from converter.referee.verify.models import Side
+from converter.referee.proto.source import LoadedModel, describe_model
+from converter.referee.verify.models import ModelUnderTest
 from converter.referee.verify.options import LEVELS, STAGES, Options
 from converter.runtime.machine import environment
 from converter.runtime.providers import PROVIDERS, provider_list
@@ -138,11 +138,15 @@ def _explain_level(parity: Parity) -> str:
 
 
 def complete(
-    parity: Parity, sides: tuple[Source, Source], options: Options, ran: Side | None, inputs: InputSet | None
+    parity: Parity,
+    sides: tuple[LoadedModel, LoadedModel],
+    options: Options,
+    ran: ModelUnderTest | None,
+    inputs: InputSet | None,
 ) -> Parity:
     """The parity with everything that its reader needs; ``ran`` is the original as it ran at strict precision."""
     where = _describe_environment(options, ran)
-    stage = Stage("environment", Verdict.PASS, _where(where))
+    stage = Stage("environment", Verdict.PASS, _format_environment(where))
     warnings = list(parity.warnings)
     if len(where.distributions) > 1:
         both = ", ".join(where.distributions)
@@ -158,14 +162,14 @@ def complete(
         parity,
         stages=(stage, *parity.stages),
         warnings=tuple(dict.fromkeys(warnings)),
-        a=model_facts(sides[0]),
-        b=model_facts(sides[1]),
+        a=describe_model(sides[0]),
+        b=describe_model(sides[1]),
         environment=where,
         inputs=inputs,
     )
 
 
-def _describe_environment(options: Options, ran: Side | None) -> Environment:
+def _describe_environment(options: Options, ran: ModelUnderTest | None) -> Environment:
     asked: Any = provider_list(options.provider, options.provider_options)[0]
     return environment(
         options.provider,
@@ -175,7 +179,7 @@ def _describe_environment(options: Options, ran: Side | None) -> Environment:
     )
 
 
-def _where(where: Environment) -> str:
+def _format_environment(where: Environment) -> str:
     ran = ", ".join(f"{count} nodes on {name}" for name, count in where.nodes.items())
     return f"onnxruntime {where.versions['onnxruntime']}, {ran or where.providers[0]}"
 
@@ -195,13 +199,13 @@ def save_failing(runs: Sequence[dict[str, Any]], folder: Path) -> str:
     path = folder / FAILING
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **{n: np.stack([_plain(r[n]) for r in alike]) for n in first})  # type: ignore[arg-type]
+        np.savez_compressed(path, **{n: np.stack([_widen(r[n]) for r in alike]) for n in first})  # type: ignore[arg-type]
     except OSError as exc:
         raise DataError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
     return str(path)
 
 
-def _plain(value: Any) -> Any:
+def _widen(value: Any) -> Any:
     """Types that numpy cannot save without pickling become float32, which holds them."""
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype.kind == "V" else array

@@ -15,8 +15,8 @@ import converter
 from converter.commands.certificate import Recorder, certificate, write
 from converter.model.graph import load
 from converter.referee.certificate import sealed
-from converter.referee.proto.source import Source
-from converter.referee.proto.structural_hash import chained
+from converter.referee.proto.source import LoadedModel
+from converter.referee.proto.structural_hash import chain_hashes
 from converter.rewrite import pipeline
 
 Document = dict[str, Any]
@@ -29,8 +29,8 @@ def certify(model: Path | onnx.ModelProto, folded: Path | None = None, **options
     recorder = Recorder(graph)
     pipeline.run(graph, pipeline.Options(), watch=recorder)
     result = converter.fold(model, out=folded, verify=False, **options)
-    after = Source.open(folded) if folded is not None else Source.open(result.model)
-    return json.loads(json.dumps(certificate(recorder, Source.open(model), after)))
+    after = LoadedModel.open(folded) if folded is not None else LoadedModel.open(result.model)
+    return json.loads(json.dumps(certificate(recorder, LoadedModel.open(model), after)))
 
 
 def certified(model: onnx.ModelProto, folder: Path) -> tuple[Path, Path, Path]:
@@ -47,7 +47,7 @@ def resealed(document: Document) -> Document:
     state = document["input"]["digest"]
     for step in document["steps"]:
         step.pop("state", None)
-        state = step["state"] = chained(state, step)
+        state = step["state"] = chain_hashes(state, step)
     document["seal"] = sealed(document)
     return document
 

@@ -14,7 +14,7 @@ from converter import numerics
 from converter.commands.certificate import Recorder
 from converter.errors import DataError, InvariantViolation, ModelError
 from converter.referee.certificate import check
-from converter.referee.proto.source import Source
+from converter.referee.proto.source import LoadedModel
 from tests import tiny
 from tests.cases.case import Case, Want
 from tests.cases.table_a import ROWS
@@ -41,7 +41,7 @@ def test_it_holds_and_rebuilds_the_file(name: str, tmp_path: Path) -> None:
 def test_trained_models(name: str, tmp_path: Path) -> None:
     folded = tmp_path / "folded.onnx"
     document = certify(SMALL / f"{name}.onnx", folded)
-    found = check(Source.open(SMALL / f"{name}.onnx"), document)
+    found = check(LoadedModel.open(SMALL / f"{name}.onnx"), document)
     assert (found.failure, found.open_steps) == ("", ())
     assert found.write is not None
     found.write(tmp_path / "again.onnx")
@@ -86,7 +86,7 @@ def test_frozen_inputs() -> None:
     assert not certify(model)["frozen"]
     document = certify(model, freeze_overridable=True)
     assert document["frozen"] == ["gamma"]
-    assert check(Source.open(model), document).holds
+    assert check(LoadedModel.open(model), document).holds
 
 
 def test_a_model_with_nothing_to_fold(tmp_path: Path) -> None:

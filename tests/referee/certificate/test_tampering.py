@@ -9,13 +9,13 @@ import pytest
 from onnx import numpy_helper
 
 from converter.referee.certificate import check
-from converter.referee.proto.source import Source
+from converter.referee.proto.source import LoadedModel
 from tests.referee.certificate.certified import at, certify, changed, leaves, moved, resealed
 from tests.referee.verify.nets import mobile, plain
 
 MODEL = plain()
 DOCUMENT = certify(MODEL)
-SOURCE = Source.open(MODEL)
+SOURCE = LoadedModel.open(MODEL)
 LEAVES = [path for path in leaves(DOCUMENT) if path[:2] in (("steps", 0),) or path[0] != "steps"]
 # What nothing but the author of a certificate can know: the seal alone protects it.
 SAID = {"id", "pass", "version", "safety", "node", "output", "guards"}
@@ -108,13 +108,13 @@ def test_another_original(name: str) -> None:
     value = numpy_helper.to_array(tensor).copy()
     value.reshape(-1)[-1] += 1e-6
     tensor.CopyFrom(numpy_helper.from_array(value, name))
-    found = check(Source.open(model), DOCUMENT)
+    found = check(LoadedModel.open(model), DOCUMENT)
     assert found.where == "input.digest"
     honest = copy.deepcopy(DOCUMENT)
-    from converter.referee.proto.structural_hash import model_digest
+    from converter.referee.proto.structural_hash import hash_model
 
-    honest["input"]["digest"] = model_digest(Source.open(model))
-    found = check(Source.open(model), resealed(honest))
+    honest["input"]["digest"] = hash_model(LoadedModel.open(model))
+    found = check(LoadedModel.open(model), resealed(honest))
     assert not found.holds  # the operands' digests, or for what no step touches that of the result
     assert found.where.startswith("step") or (name == "fc" and found.where == "output.digest")
 
@@ -122,8 +122,8 @@ def test_another_original(name: str) -> None:
 def test_another_graph_around_the_same_tensors() -> None:
     model = plain()
     next(n for n in model.graph.node if n.op_type == "Conv").attribute[1].ints[:] = [2, 2]
-    assert check(Source.open(model), DOCUMENT).where == "input.digest"
-    assert check(Source.open(mobile()), DOCUMENT).where == "input.digest"
+    assert check(LoadedModel.open(model), DOCUMENT).where == "input.digest"
+    assert check(LoadedModel.open(mobile()), DOCUMENT).where == "input.digest"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
-from converter.referee.proto.copies import loadable
-from converter.referee.proto.source import Source, all_nodes
+from converter.referee.proto.copies import make_loadable
+from converter.referee.proto.source import LoadedModel, walk_nodes
 from converter.referee.reference.evaluator import Reference
 from converter.runtime import Session
 from tests.referee.verify import nets
@@ -31,7 +31,7 @@ def norm(opset: int, outputs: list[str]) -> onnx.ModelProto:
 @pytest.mark.parametrize("opset", [9, 13, 17])
 def test_a_batch_norm_keeps_only_outputs_that_have_a_name(opset: int) -> None:
     model = norm(opset, ["y", "", "", "", ""][: 3 if opset > 13 else 5])
-    source = loadable(Source.open(model))
+    source = make_loadable(LoadedModel.open(model))
     assert list(source.proto.graph.node[0].output) == ["y"]
     assert len(model.graph.node[0].output) > 1  # the caller's own stays as it is
     wanted = Session(norm(opset, ["y"]).SerializeToString()).run({"x": X})["y"]
@@ -45,7 +45,7 @@ def test_a_split_keeps_how_many_outputs_it_has() -> None:
         g (float[1,3,2,4] x) => (float[1,3,2,2] y) { z, y = Split<axis = 3>(x) }
     """)
     model.graph.node[0].output[0] = ""
-    source = loadable(Source.open(model))
+    source = make_loadable(LoadedModel.open(model))
     assert np.array_equal(Session(source.for_runtime()[0]).run({"x": X})["y"], X[..., 2:])
 
 
@@ -58,10 +58,10 @@ def test_bodies_and_functions_count() -> None:
     model.graph.node.append(helper.make_node("If", ["c"], ["z"], then_branch=body, else_branch=body))
     function = helper.make_function("mine", "f", ["x"], ["y"], list(inner.graph.node), [helper.make_opsetid("", 13)])
     model.functions.append(function)
-    norms = [n for n in all_nodes(loadable(Source.open(model)).proto) if n.op_type == "BatchNormalization"]
+    norms = [n for n in walk_nodes(make_loadable(LoadedModel.open(model)).proto) if n.op_type == "BatchNormalization"]
     assert [list(n.output) for n in norms] == [["y"]] * 3
 
 
 def test_most_models_are_loaded_as_they_are() -> None:
-    source = Source.open(nets.plain())
-    assert loadable(source) is source
+    source = LoadedModel.open(nets.plain())
+    assert make_loadable(source) is source

@@ -8,19 +8,19 @@ import pytest
 from onnx import numpy_helper, parser
 
 from converter.records import Verdict
-from converter.referee.proto.diff import Difference, differences
-from converter.referee.proto.source import Source
-from converter.referee.verify.local import local
+from converter.referee.proto.diff import ChangedRegions, find_changed_regions
+from converter.referee.proto.source import LoadedModel
+from converter.referee.verify.local import run_regions
 from converter.referee.verify.models import Options
 from tests.referee.verify import nets
 
 
-def cut(a: onnx.ModelProto, b: onnx.ModelProto) -> Difference:
-    return differences(Source.open(a), Source.open(b), {"x": (1, 3, 8, 8)})
+def cut(a: onnx.ModelProto, b: onnx.ModelProto) -> ChangedRegions:
+    return find_changed_regions(LoadedModel.open(a), LoadedModel.open(b), {"x": (1, 3, 8, 8)})
 
 
 def judged(a: onnx.ModelProto, b: onnx.ModelProto, light: bool = False, partial: bool = False) -> dict[str, Verdict]:
-    stage = local(cut(a, b), Source.open(a), Source.open(b), Options(), light=light, partial=partial)
+    stage = run_regions(cut(a, b), LoadedModel.open(a), LoadedModel.open(b), Options(), light=light, partial=partial)
     return {c.name: c.status for c in stage.outputs}
 
 
@@ -45,23 +45,23 @@ def test_the_same_nodes_are_no_difference() -> None:
     assert not cut(model, nets.fold(model)).is_empty
 
 
-def test_every_fold_is_one_segment_of_its_own_nodes() -> None:
+def test_every_fold_is_one_region_of_its_own_nodes() -> None:
     model = nets.residual()
     found = cut(model, nets.fold(model))
     assert not found.unmatched
-    assert len(found.segments) == 9
-    for segment in found.segments:
-        assert [n.op_type for n in segment.before.graph.node] == ["Conv", "BatchNormalization"]
-        assert [n.op_type for n in segment.after.graph.node] == ["Conv"]
-        assert len(segment.before.graph.input) == 1
-        assert segment.before.graph.output[0].name == segment.after.graph.output[0].name == segment.output
+    assert len(found.regions) == 9
+    for region in found.regions:
+        assert [n.op_type for n in region.before.graph.node] == ["Conv", "BatchNormalization"]
+        assert [n.op_type for n in region.after.graph.node] == ["Conv"]
+        assert len(region.before.graph.input) == 1
+        assert region.before.graph.output[0].name == region.after.graph.output[0].name == region.output
 
 
 def test_a_constant_that_changed_under_its_name_is_a_difference() -> None:
     model, other = nets.plain(), nets.plain()
     other.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), "w0"))
     found = cut(model, other)
-    assert [s.output for s in found.segments] == ["conv0"]
+    assert [s.output for s in found.regions] == ["conv0"]
 
 
 def body(inner: str) -> str:
@@ -105,12 +105,12 @@ def test_functions_are_compared_as_their_first_caller_sees_them() -> None:
     scales = [g / np.sqrt(1.25) for g in (0.5, 2.0, 1.5)]
     text = "s = Constant<value = float[3,1,1] {%r, %r, %r}>() a = Conv(v, k) r = Mul(a, s)"
     after = hold(parser.parse_model(function(text % tuple(float(np.float32(s)) for s in scales))), w=W)
-    (segment,) = cut(before, after).segments
-    assert segment.scope.startswith("function f.block")
-    stage = local(cut(before, after), Source.open(before), Source.open(after), Options())
+    (region,) = cut(before, after).regions
+    assert region.scope.startswith("function f.block")
+    stage = run_regions(cut(before, after), LoadedModel.open(before), LoadedModel.open(after), Options())
     assert [c.status for c in stage.outputs] == [Verdict.PASS]
     wrong = hold(parser.parse_model(function(text % (0.5, 2.0, 1.5))), w=W)
-    stage = local(cut(before, wrong), Source.open(before), Source.open(wrong), Options())
+    stage = run_regions(cut(before, wrong), LoadedModel.open(before), LoadedModel.open(wrong), Options())
     assert stage.status is Verdict.INCONCLUSIVE  # not ours by name: nothing says that the names mean the same
 
 
@@ -135,8 +135,8 @@ def test_constants_that_are_computed_stay_what_they_are() -> None:
         ),
         **FOLDED,
     )
-    (segment,) = cut(before, after).segments
-    assert [i.name for i in segment.before.graph.input] == ["x"]
+    (region,) = cut(before, after).regions
+    assert [i.name for i in region.before.graph.input] == ["x"]
     assert judged(before, after) == {"y": Verdict.PASS}
 
 
@@ -152,8 +152,8 @@ def test_shapes_computed_from_the_input_are_not_random_numbers() -> None:
     """
     before = parser.parse_model(text.format("a = Neg(r) b = Neg(a) y = Reshape(b, shape)"))
     after = parser.parse_model(text.format("y = Reshape(r, shape)"))
-    (segment,) = cut(before, after).segments
-    assert sorted(i.name for i in segment.after.graph.input) in (["r", "x"], ["r"])
+    (region,) = cut(before, after).regions
+    assert sorted(i.name for i in region.after.graph.input) in (["r", "x"], ["r"])
     assert judged(before, after) == {"y": Verdict.PASS}
 
 
@@ -165,9 +165,9 @@ def test_what_only_one_side_reads_is_made_from_what_both_read() -> None:
     after = parser.parse_model(
         f"{HEAD} g (float[3] x) => (float[3] y, float[3] z) {{ a = Neg(x) z = Abs(a) y = Sub(x, x) }}"
     )
-    found = differences(Source.open(before), Source.open(after), None)
-    (segment,) = found.segments
-    assert [i.name for i in segment.before.graph.input] == ["x"]
+    found = find_changed_regions(LoadedModel.open(before), LoadedModel.open(after), None)
+    (region,) = found.regions
+    assert [i.name for i in region.before.graph.input] == ["x"]
 
 
 def test_open_sizes_are_read_off_the_weights() -> None:
@@ -181,7 +181,7 @@ def test_open_sizes_are_read_off_the_weights() -> None:
     assert judged(before, after) == {"y": Verdict.PASS}
 
 
-def test_a_segment_that_cannot_run_is_no_pass() -> None:
+def test_a_region_that_cannot_run_is_no_pass() -> None:
     text = '<ir_version: 8, opset_import: ["" : 17, "mine" : 1]> g (float[3] x) => (float[3] y) {{ {} }}'
     before, after = (parser.parse_model(text.format(t)) for t in ("y = mine.One(x)", "y = mine.Two(x)"))
     assert judged(before, after) == {"y": Verdict.INCONCLUSIVE}
@@ -193,16 +193,16 @@ def test_partial_checks_leave_out_what_they_cannot_run() -> None:
     assert judged(before, after, light=True, partial=True) == {}
 
 
-def test_external_weights_are_read_one_segment_at_a_time(tmp_path) -> None:
+def test_external_weights_are_read_one_region_at_a_time(tmp_path) -> None:
     model = nets.plain()
     folded = nets.fold(model)
     paths = []
     for name, proto in (("a", model), ("b", folded)):
         paths.append(tmp_path / f"{name}.onnx")
         onnx.save(proto, paths[-1], save_as_external_data=True, location=f"{name}.data", size_threshold=0)
-    a, b = (Source.open(p) for p in paths)
-    found = differences(a, b, {"x": (1, 3, 16, 16)})
-    assert len(found.segments) == 3
-    assert all(t.raw_data == b"" for s in found.segments for t in s.after.graph.initializer)
-    stage = local(found, a, b, Options())
+    a, b = (LoadedModel.open(p) for p in paths)
+    found = find_changed_regions(a, b, {"x": (1, 3, 16, 16)})
+    assert len(found.regions) == 3
+    assert all(t.raw_data == b"" for s in found.regions for t in s.after.graph.initializer)
+    stage = run_regions(found, a, b, Options())
     assert stage.status is Verdict.PASS

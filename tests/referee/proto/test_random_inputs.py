@@ -8,16 +8,16 @@ import pytest
 from onnx import numpy_helper, parser
 
 from converter.errors import DataError
-from converter.referee.proto.random_inputs import check_given, check_shapes, feed, guesses, has_open_batch
-from converter.referee.proto.source import Source, free_inputs
-from converter.referee.verify.models import Cases, Options, Side
+from converter.referee.proto.random_inputs import check_given, check_shapes, guess_shapes, has_open_batch, make_feeds
+from converter.referee.proto.source import LoadedModel, list_free_inputs
+from converter.referee.verify.models import ModelInputs, ModelUnderTest, Options
 from tests.referee.verify import nets
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
 
 
 def first(model: onnx.ModelProto, seed: int = 0, batch: int = 1, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    return feed(model, next(guesses(model, shapes, batch)), seed)
+    return make_feeds(model, next(guess_shapes(model, shapes, batch)), seed)
 
 
 def with_weights(text: str, **shapes: tuple[int, ...]) -> onnx.ModelProto:
@@ -47,7 +47,7 @@ def test_batch_is_open_and_channels_follow_the_weights() -> None:
     )
     assert has_open_batch(model, None)
     assert first(model, batch=3)["x"].shape == (3, 6, 64, 64)
-    assert [g.shapes["x"] for g in guesses(model, None, 1)][:2] == [(1, 6, 64, 64), (1, 6, 224, 224)]
+    assert [g.shapes["x"] for g in guess_shapes(model, None, 1)][:2] == [(1, 6, 64, 64), (1, 6, 224, 224)]
     assert not has_open_batch(model, {"x": (1, 6, 8, 8)})
     assert first(model, x=(5, 6, 8, 9))["x"].shape == (5, 6, 8, 9)
 
@@ -128,7 +128,7 @@ def test_shapes_that_do_not_fit_are_refused(shapes: dict[str, tuple[int, ...]], 
 
 def test_initializers_that_may_be_overridden_are_not_fed() -> None:
     model = with_weights(f"{HEAD} g (float[3] x, float[3] w) => (float[3] y) {{ y = Add(x, w) }}", w=(3,))
-    assert list(free_inputs(model)) == ["x"]
+    assert list(list_free_inputs(model)) == ["x"]
     assert list(first(model)) == ["x"]
     check_given(model, {"x": np.ones(3), "w": np.ones(3)})
 
@@ -140,9 +140,9 @@ def test_text_and_sequences_cannot_be_made_up() -> None:
             first(model)
 
 
-def cases_of(model: onnx.ModelProto, count: int = 2, **options: object) -> Cases:
+def cases_of(model: onnx.ModelProto, count: int = 2, **options: object) -> ModelInputs:
     asked = Options(**options)
-    cases = Cases(Side(Source.open(model), asked), asked)
+    cases = ModelInputs(ModelUnderTest(LoadedModel.open(model), asked), asked)
     cases.fill(count)
     return cases
 

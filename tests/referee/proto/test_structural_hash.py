@@ -114,8 +114,8 @@ def test_rewrite_by_rewrite_all_that_differs_is_accounted_for() -> None:
 
 def test_loops_whose_first_output_nobody_reads_are_told_apart() -> None:
     """Both bodies are scopes of their own."""
-    from converter.referee.proto.diff import scopes
-    from converter.referee.proto.source import Source
+    from converter.referee.proto.diff import build_scopes
+    from converter.referee.proto.source import LoadedModel
 
     body = (
         "<body = b (int64 i, bool c, float[4] a) => (bool co, float[4] ao, float[4] so) "
@@ -127,4 +127,4 @@ def test_loops_whose_first_output_nobody_reads_are_told_apart() -> None:
     model = parser.parse_model(HEAD + text)
     for node in model.graph.node:
         node.output[0] = ""
-    assert len(scopes(Source.open(model), {})) == 3
+    assert len(build_scopes(LoadedModel.open(model), {})) == 3

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from converter.errors import ModelError
 from converter.referee.proto.inference import estimate_bytes
-from converter.referee.proto.source import Source, free_inputs
+from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.reference.evaluator import Reference, Unsupported
 from converter.runtime import Session
 from tests.referee.verify import nets
@@ -74,12 +74,12 @@ def agree(model: onnx.ModelProto, feeds: dict[str, np.ndarray], tolerance: float
 @pytest.mark.parametrize("name", CORPUS)
 def test_agrees_with_onnxruntime_on_the_corpus(corpus: Path, name: str) -> None:
     path = corpus / f"{name}.onnx"
-    source, rng = Source.open(path), np.random.default_rng(0)
+    source, rng = LoadedModel.open(path), np.random.default_rng(0)
     feeds = {
         n: np.clip(rng.standard_normal([d if isinstance(d, int) else 1 for d in p.dims or ()]), -4, 4).astype(
             np.float32
         )
-        for n, p in free_inputs(source.proto).items()
+        for n, p in list_free_inputs(source.proto).items()
     }
     ours, theirs = Reference(source.proto).run(feeds), Session(path).run(feeds)
     assert theirs
@@ -458,7 +458,7 @@ def test_reads_external_data_where_it_lies(tmp_path: Path) -> None:
     wanted = Reference(model).run({"x": x})["y"]
     path = tmp_path / "m.onnx"
     onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
-    source = Source.open(path)
+    source = LoadedModel.open(path)
     assert np.array_equal(Reference(source.proto, external_dir=tmp_path).run({"x": x})["y"], wanted)
     assert source.proto.graph.initializer[0].raw_data == b""  # the proto holds no copy
     with pytest.raises(ModelError, match="directory"):

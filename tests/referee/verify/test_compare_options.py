@@ -14,7 +14,7 @@ import converter
 from converter.errors import DataError
 from converter.records import Parity, Verdict
 from converter.referee.verify import compare
-from converter.referee.verify.models import Side, ranged
+from converter.referee.verify.models import ModelUnderTest, draw_within
 from tests.referee.verify import nets
 from tests.referee.verify.test_comparison import channel, copied, with_tail
 
@@ -111,10 +111,10 @@ def test_tolerances_are_gates_on_top() -> None:
 def test_random_values_lie_in_their_range() -> None:
     assert compare(MODEL, FOLDED, ranges={"x": (0.0, 1.0)}, samples=4).inputs.count == 4  # type: ignore[union-attr]
     like = np.zeros(500, np.float32)
-    values = ranged("x", like, (-2.0, 3.0), 0)
+    values = draw_within("x", like, (-2.0, 3.0), 0)
     assert values.dtype == np.float32
     assert -2 <= values.min() < -1.9 < 2.9 < values.max() <= 3
-    whole = ranged("x", like.astype(np.int64), (2, 4), 0)
+    whole = draw_within("x", like.astype(np.int64), (2, 4), 0)
     assert set(whole) == {2, 3, 4}
     with pytest.raises(DataError, match="'z'"):
         compare(MODEL, FOLDED, ranges={"z": (0.0, 1.0)})
@@ -141,15 +141,15 @@ def test_a_name_that_is_taken_makes_way() -> None:
 
 def test_the_originals_own_noise_counts_as_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A provider that gives other numbers every time: what A shows beside itself is no error of B."""
-    real = Side.run
+    real = ModelUnderTest.run
     rng = np.random.default_rng(0)
 
-    def noisy(self: Side, feeds: Any) -> Any:
+    def noisy(self: ModelUnderTest, feeds: Any) -> Any:
         return {
             n: (v * (1 + 1e-4 * rng.standard_normal(v.shape))).astype(v.dtype) for n, v in real(self, feeds).items()
         }
 
-    monkeypatch.setattr(Side, "run", noisy)
+    monkeypatch.setattr(ModelUnderTest, "run", noisy)
     parity = compare(MODEL, FOLDED, stages=["runtime"], precision_gate="strict")
     assert parity.verdict is Verdict.PASS
     assert stage(parity, "runtime").outputs[0].detail["noise"]["rerun"] > 1e-5
@@ -157,7 +157,7 @@ def test_the_originals_own_noise_counts_as_its_own(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_noise_of_one_input_alone_does_not_excuse_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.referee.verify.comparison.apart", lambda first, second: 1e-5)
+    monkeypatch.setattr("converter.referee.verify.comparison.measure_distance", lambda first, second: 1e-5)
     bad = compare(MODEL, nets.fold(MODEL, bug=channel), stages=["runtime"], precision_gate="strict")
     assert bad.verdict is Verdict.FAIL
 
@@ -215,15 +215,15 @@ def test_precision_gates() -> None:
 
 
 def test_an_error_that_only_shows_as_deployed_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Side.run
+    real = ModelUnderTest.run
 
-    def worse(self: Side, feeds: Any) -> Any:
+    def worse(self: ModelUnderTest, feeds: Any) -> Any:
         found = real(self, feeds)
         if self._deployed and not any(n.op_type == "BatchNormalization" for n in self.source.proto.graph.node):
             found = {n: v * np.float32(1.001) for n, v in found.items()}
         return found
 
-    monkeypatch.setattr(Side, "run", worse)
+    monkeypatch.setattr(ModelUnderTest, "run", worse)
     parity = compare(MODEL, FOLDED, stages=["runtime"])
     assert (parity.verdict, stage(parity, "runtime").status) == (Verdict.FAIL, Verdict.PASS)
     assert stage(parity, "runtime-deployed").status is Verdict.FAIL

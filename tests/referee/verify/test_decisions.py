@@ -13,7 +13,7 @@ from onnx import numpy_helper, parser
 from converter.errors import DataError
 from converter.records import Stage, Verdict
 from converter.referee.verify import compare
-from converter.referee.verify.decisions import Votes, classifies
+from converter.referee.verify.decisions import AgreementCounts, classifies
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((3200, 4)).astype(np.float32)
@@ -187,7 +187,7 @@ def test_a_metric_that_gives_no_number_is_one_line(tmp_path: Path) -> None:
 
 
 def test_maps_count_points() -> None:
-    votes = Votes()
+    votes = AgreementCounts()
     a = np.zeros((2, 3, 4, 4), np.float32)
     a[:, 1] = 1
     b = a.copy()
@@ -195,7 +195,7 @@ def test_maps_count_points() -> None:
     votes.add(a, b, None)
     assert (votes.rows, votes.maps, votes.differ) == (2, True, 2 / 16)
     assert votes.certified == 1
-    whole = Votes()
+    whole = AgreementCounts()
     whole.add(a.argmax(1), b.argmax(1), np.ones((2, 4, 4), int))
     assert (whole.differ, whole.right_a, whole.right_b) == (2 / 16, 2, 2 - 2 / 16)
 
@@ -203,12 +203,12 @@ def test_maps_count_points() -> None:
 def test_the_margin_certificate_never_certifies_a_flip() -> None:
     a = RNG.standard_normal((500, 5))
     b = a + 0.3 * RNG.standard_normal((500, 5))
-    votes = Votes()
+    votes = AgreementCounts()
     votes.add(a, b, None)
     assert 0 < votes.certified <= 500 - votes.differ
     flips = a.argmax(1) != b.argmax(1)
     for k in np.flatnonzero(flips):
-        one = Votes()
+        one = AgreementCounts()
         one.add(a[k : k + 1], b[k : k + 1], None)
         assert one.certified == 0
 

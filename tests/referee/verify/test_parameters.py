@@ -12,18 +12,18 @@ from onnx import ModelProto, numpy_helper
 
 import converter
 from converter.records import Stage, Verdict
-from converter.referee.proto.diff import differences
-from converter.referee.proto.source import Source
+from converter.referee.proto.diff import find_changed_regions
+from converter.referee.proto.source import LoadedModel
 from converter.referee.verify.models import Options
-from converter.referee.verify.parameters import parameters
+from converter.referee.verify.parameters import check_parameters
 from tests.referee.verify.nets import ARCHITECTURES, Net, arrays, fold, plain, residual
 
 Change = Callable[[np.ndarray], None]
 
 
 def judge(a: ModelProto, b: ModelProto) -> Stage:
-    left, right = Source.open(a), Source.open(b)
-    return parameters(left, right, differences(left, right), Options())
+    left, right = LoadedModel.open(a), LoadedModel.open(b)
+    return check_parameters(left, right, find_changed_regions(left, right), Options())
 
 
 def changed(model: ModelProto, name: str, how: Change) -> ModelProto:

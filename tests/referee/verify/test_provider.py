@@ -16,7 +16,7 @@ import pytest
 from converter.errors import ModelError, RuntimeUnavailable
 from converter.records import Verdict
 from converter.referee.verify import compare
-from converter.referee.verify.models import Side
+from converter.referee.verify.models import ModelUnderTest
 from converter.runtime import machine, providers
 from converter.runtime import placement as profile
 from converter.runtime.placement import Placement, placement, prove, read_profile
@@ -274,13 +274,13 @@ def test_gpu_facts_by_library_by_tool_or_not_at_all(tmp_path: Path, monkeypatch:
 
 
 def test_placing_is_left_out_for_cut_out_places() -> None:
-    from converter.referee.proto.source import Source
-    from converter.referee.verify.models import mini
+    from converter.referee.proto.source import LoadedModel
+    from converter.referee.verify.models import make_region_options
     from converter.referee.verify.options import Options
 
     assert Options().prove is True
-    assert mini(Options()).prove is False
-    side = Side(Source.open(nets.plain()), Options())
+    assert make_region_options(Options()).prove is False
+    side = ModelUnderTest(LoadedModel.open(nets.plain()), Options())
     side.run(X)
     assert side.placement is None  # on the CPU there is nothing to prove; the second session places it
     side.again(X)
@@ -288,7 +288,7 @@ def test_placing_is_left_out_for_cut_out_places() -> None:
 
 
 def test_a_placing_run_is_made_once_per_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    from converter.referee.proto.source import Source
+    from converter.referee.proto.source import LoadedModel
     from converter.referee.verify import models as side
     from converter.referee.verify.options import Options
 
@@ -300,7 +300,7 @@ def test_a_placing_run_is_made_once_per_input(monkeypatch: pytest.MonkeyPatch) -
         return real(*args, **kwargs)
 
     monkeypatch.setattr(side, "placement_and_run", counted)
-    made = Side(Source.open(nets.plain()), Options())
+    made = ModelUnderTest(LoadedModel.open(nets.plain()), Options())
     first, second = made.again(X), made.again(X)
     assert first is second
     assert np.array_equal(first["y"], made.run(X)["y"])

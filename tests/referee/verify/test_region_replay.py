@@ -10,21 +10,21 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from converter.records import OutputCheck, Stage, Verdict
-from converter.referee.proto.diff import differences
-from converter.referee.proto.source import Source
+from converter.referee.proto.diff import find_changed_regions
+from converter.referee.proto.source import LoadedModel
 from converter.referee.reference.evaluator import Reference
 from converter.referee.verify import compare
 from converter.referee.verify.options import Options
-from converter.referee.verify.region_replay import Replay, bounded
+from converter.referee.verify.region_replay import RegionReplay, add_bound
 from tests.referee.verify.nets import ARCHITECTURES, fold, mobile, plain, residual
 from tests.referee.verify.test_parameters import changed
 
 X = np.random.default_rng(5).standard_normal((2, 3, 16, 16)).astype(np.float32)
 
 
-def replayed(a: ModelProto, b: ModelProto, *, ours: bool = True, x: np.ndarray = X, **options: Any) -> Replay:
-    left, right = Source.open(a), Source.open(b)
-    replay = Replay(differences(left, right, {"x": x.shape}), left, right, Options(**options), ours=ours)
+def replayed(a: ModelProto, b: ModelProto, *, ours: bool = True, x: np.ndarray = X, **options: Any) -> RegionReplay:
+    left, right = LoadedModel.open(a), LoadedModel.open(b)
+    replay = RegionReplay(find_changed_regions(left, right, {"x": x.shape}), left, right, Options(**options), ours=ours)
     Reference(left.proto).run({"x": x}, replay)
     return replay
 
@@ -89,8 +89,8 @@ def test_tensors_are_let_go() -> None:
     """Of a long net, only what a waiting place still needs is held."""
     model = residual(blocks=(4, 4))
     held = []
-    left, right = Source.open(model), Source.open(fold(model))
-    replay = Replay(differences(left, right, {"x": X.shape}), left, right, Options(), ours=True)
+    left, right = LoadedModel.open(model), LoadedModel.open(fold(model))
+    replay = RegionReplay(find_changed_regions(left, right, {"x": X.shape}), left, right, Options(), ours=True)
 
     def watch(name: str, value: Any) -> None:
         replay(name, value)
@@ -186,7 +186,7 @@ def test_the_bound_is_the_sum_of_absolute_values(
     for name in ("q",):
         if name in shapes:
             model = changed(model, name, lambda v: np.abs(v, out=v))
-    found = bounded(model)
+    found = add_bound(model)
     assert found is not None
     assert found.n == n
     assert factor is None or found.factor == pytest.approx(factor)
@@ -206,7 +206,7 @@ def test_the_bound_is_the_sum_of_absolute_values(
 
 @pytest.mark.parametrize("body", ["{ y = Sigmoid(x) }", "{ c = Conv(x, u) y = Softmax(c) }", "{ y = Mul(x, x) }"])
 def test_no_bound_for_what_is_not_linear(body: str) -> None:
-    assert bounded(parsed(body, u=(4, 6, 3, 3))) is None
+    assert add_bound(parsed(body, u=(4, 6, 3, 3))) is None
 
 
 def test_half_precision() -> None:
