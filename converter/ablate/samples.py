@@ -89,7 +89,7 @@ class Data:
             raise DataError(f"there are {len(self._labels)} labels for {rows} rows; give one per row of the data")
         self.rows = rows
         self.labelled = all(b.labels is not None for b in self._held) if self._held else self._labels is not None
-        self.record: InputSet = replace(stream.record(labelled=self.labelled), count=rows)
+        self.record: InputSet = replace(stream.record(labelled=self.labelled), n=rows)
         self.held = self._held is not None
 
     def _batches(self, stream: Stream) -> Iterator[Batch]:

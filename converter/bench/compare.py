@@ -76,7 +76,14 @@ def record(feeds: Mapping[str, Any], seed: int, *, real: bool) -> InputSet:
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
         digest.update(value.tobytes())
     shapes = {name: tuple(np.shape(value)) for name, value in feeds.items()}
-    return InputSet("npz" if real else "random", 1, digest.hexdigest(), shapes, None if real else seed, real)
+    return InputSet(
+        "npz" if real else "random",
+        n=1,
+        sha256=digest.hexdigest(),
+        shapes=shapes,
+        seed=None if real else seed,
+        real=real,
+    )
 
 
 def write(found: Measured, path: Path) -> None:

@@ -372,7 +372,7 @@ class Duet:
             samples, detail = watched(lambda count: self._take(runs, count), self.design.pairs, self.read)
             if detail.get("unsteady") and attempt < _RETRIES:
                 detail["discarded"] = True
-            block = Block(session, samples.log_ratio, median(samples.a), median(samples.b), detail)
+            block = Block(session, samples.log_ratio, median(samples.a), median(samples.b), detail=detail)
             self.found.blocks.append(block)
             if not detail.get("discarded"):
                 self.found.samples.append(samples)

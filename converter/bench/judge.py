@@ -246,7 +246,7 @@ def context(latency: Latency) -> str:
     a, b = latency.model_a, latency.model_b
     nodes = latency.design["nodes_run"]
     if a is not None and b is not None and latency.design["opt_level"] != "off":
-        gone = a.ops.get("BatchNormalization", 0) > b.ops.get("BatchNormalization", 0)
+        gone = a.nodes.get("BatchNormalization", 0) > b.nodes.get("BatchNormalization", 0)
         if gone and nodes["a"] == nodes["b"]:
             said.append("onnxruntime folds the batch norms of A itself at load, so a gain at run time is not expected")
     load = latency.design["load"]

@@ -182,7 +182,13 @@ def _check(name: str, cases: Sequence[_Case]) -> OutputCheck:
         alone = _judged(name, [case])
         if alone.status is check.status:
             return OutputCheck(
-                name, alone.status, alone.score, alone.limit, alone.max_abs, alone.detail, f"{case.where}: {alone.why}"
+                name,
+                alone.status,
+                alone.score,
+                alone.limit,
+                alone.max_abs,
+                detail=alone.detail,
+                why=f"{case.where}: {alone.why}",
             )
     return check
 
@@ -217,8 +223,8 @@ def _parity(checks: Sequence[OutputCheck], why: str = "", verdict: Verdict | Non
     return Parity(
         verdict,
         "B" if has_trusted_reference(checks) else "C",
-        (stage,),
-        (Warning(WarningCode.ONLY_EXACT, warning),) if warning else (),
+        stages=(stage,),
+        warnings=(Warning(WarningCode.ONLY_EXACT, warning),) if warning else (),
         why=why,
     )
 

@@ -41,7 +41,7 @@ def _with(parity: Parity | None, removed: Removed) -> Parity:
     stage = replace(removed.stage, id="removal")
     scope = "removal" if removed.rewrites else (parity.scope if parity is not None else "none")
     if parity is None:
-        return Parity(stage.status, "C", (stage,), scope=scope, why=stage.why)
+        return Parity(stage.status, "C", stages=(stage,), scope=scope, why=stage.why)
     changed = stage.status in (Verdict.FAIL, Verdict.INCONCLUSIVE)
     verdict, why = (stage.status, f"removal: {stage.why}") if changed else (parity.verdict, parity.why)
     return replace(parity, verdict=verdict, why=why, scope=scope, stages=(*parity.stages, stage))

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
+
+# What a document holds once, for all its parts (models, environment, inputs), is in the JSON of none of them.
+SHARED: Final = {"json": "shared"}
 
 
 class Verdict(StrEnum):
@@ -80,8 +83,8 @@ class OutputCheck:
     score: float | None = None  # the stage's own measure: e/e_pert (algebra), R (runtime), of the limit (local)
     limit: float | None = None
     max_abs: float | None = None
-    detail: dict[str, Any] = field(default_factory=dict)  # JSON values only
     why: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)  # JSON values only
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class ModelFacts:
     size_bytes: int  # with its data files
     ir_version: int
     opset: int
-    ops: dict[str, int] = field(default_factory=dict)  # operator -> nodes, most frequent first
+    nodes: dict[str, int] = field(default_factory=dict)  # operator -> nodes of it, most frequent first
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +116,12 @@ class Environment:
     """With what, and where, the models ran."""
 
     versions: dict[str, str]  # biasopt, python, onnx, onnxruntime, numpy
-    distributions: tuple[str, ...] = ()  # every installed distribution of onnxruntime
+    ort_dists: tuple[str, ...] = ()  # every installed distribution of onnxruntime
     machine: dict[str, Any] = field(default_factory=dict)  # os, cpu, cores, memory_bytes
-    provider: str = "cpu"  # that was asked for
-    providers: tuple[str, ...] = ()  # that the session has
+    provider_requested: str = "cpu"
+    providers_active: tuple[str, ...] = ()  # that the session has
     provider_options: dict[str, str] = field(default_factory=dict)
-    nodes: dict[str, int] = field(default_factory=dict)  # provider -> nodes that ran there, by the profile
+    nodes_by_ep: dict[str, int] = field(default_factory=dict)  # provider -> nodes that ran there, by the profile
     gpu: dict[str, Any] = field(default_factory=dict)  # name, uuid, driver, clocks; empty without one
 
 
@@ -127,10 +130,10 @@ class InputSet:
     """What the models were run on."""
 
     kind: str  # random | npz | npy | ort-test-data | polygraphy | script | images
-    count: int
-    sha256: str
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    n: int
     seed: int | None = None  # of random ones
+    sha256: str = ""
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     real: bool = False  # the user's own
     labelled: bool = False
     source: str = ""  # file, folder or script:function
@@ -146,16 +149,16 @@ class Parity:
 
     verdict: Verdict
     level: str
-    stages: tuple[Stage, ...] = ()
-    warnings: tuple[Warning, ...] = ()
     scope: str = "whole-model"  # whole-model | per-rewrite | identical | removal | none
     why: str = ""  # one sentence for people
-    a: ModelFacts | None = None
-    b: ModelFacts | None = None
-    environment: Environment | None = None
-    inputs: InputSet | None = None
-    failing_inputs: str = ""  # a file that holds them
+    warnings: tuple[Warning, ...] = ()
+    stages: tuple[Stage, ...] = ()
     blame: str = ""  # the first rewrite or tensor that breaks parity, where it was looked for
+    a: ModelFacts | None = field(default=None, metadata=SHARED)
+    b: ModelFacts | None = field(default=None, metadata=SHARED)
+    environment: Environment | None = field(default=None, metadata=SHARED)
+    inputs: InputSet | None = field(default=None, metadata=SHARED)
+    failing_inputs: str = field(default="", metadata=SHARED)  # a file that holds them
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +210,8 @@ class Latency:
     aa: dict[str, Any] = field(default_factory=dict)  # the A/A control: ratio, low, high, half_width
     design: dict[str, Any] = field(default_factory=dict)  # sessions, blocks, pairs, seed, threads, opt_level, alpha …
     warnings: tuple[str, ...] = ()
-    environment: Environment | None = None
-    model_a: ModelFacts | None = None
-    model_b: ModelFacts | None = None
-    inputs: InputSet | None = None
     unoptimised: Latency | None = None  # the same pair without onnxruntime's graph optimisations, where asked for
+    environment: Environment | None = field(default=None, metadata=SHARED)
+    model_a: ModelFacts | None = field(default=None, metadata=SHARED)
+    model_b: ModelFacts | None = field(default=None, metadata=SHARED)
+    inputs: InputSet | None = field(default=None, metadata=SHARED)

@@ -118,7 +118,7 @@ def facts(model: ModelFacts) -> dict[str, Any]:
         "size_bytes": model.size_bytes,
         "ir_version": model.ir_version,
         "opset": model.opset,
-        "nodes": dict(model.ops),
+        "nodes": dict(model.nodes),
     }
 
 
@@ -128,12 +128,12 @@ def environment(env: Environment | None) -> dict[str, Any] | None:
         return None
     return {
         "versions": dict(env.versions),
-        "ort_dists": list(env.distributions),
+        "ort_dists": list(env.ort_dists),
         "machine": dict(env.machine),
-        "provider_requested": env.provider,
-        "providers_active": list(env.providers),
+        "provider_requested": env.provider_requested,
+        "providers_active": list(env.providers_active),
         "provider_options": dict(env.provider_options),
-        "nodes_by_ep": dict(env.nodes),
+        "nodes_by_ep": dict(env.nodes_by_ep),
         "gpu": dict(env.gpu),
     }
 
@@ -144,7 +144,7 @@ def inputs(given: InputSet | None) -> dict[str, Any] | None:
         return None
     return {
         "kind": given.kind,
-        "n": given.count,
+        "n": given.n,
         "seed": given.seed,
         "sha256": given.sha256,
         "shapes": {name: list(shape) for name, shape in given.shapes.items()},

@@ -161,15 +161,15 @@ def model(facts: ModelFacts | None) -> dict[str, str]:
     if facts is None:
         return {}
     counted = {"size": wording.size(facts.size_bytes) if facts.size_bytes else ""}
-    counted |= {"opset": f"{facts.opset or ''}", "nodes": f"{sum(facts.ops.values()):,}" if facts.ops else ""}
+    counted |= {"opset": f"{facts.opset or ''}", "nodes": f"{sum(facts.nodes.values()):,}" if facts.nodes else ""}
     name = facts.path.replace("\\", "/").rpartition("/")[2] or "model in memory"
     return counted | {"name": name, "path": facts.path, "sha256": facts.sha256}
 
 
 def operators(a: ModelFacts | None, b: ModelFacts | None) -> list[tuple[str, str, str, str]]:
     """Operators whose count differs between two models."""
-    if a is None or b is None or not (a.ops and b.ops):
+    if a is None or b is None or not (a.nodes and b.nodes):
         return []
-    names = [name for name in dict.fromkeys([*a.ops, *b.ops]) if a.ops.get(name, 0) != b.ops.get(name, 0)]
-    pairs = [(name, a.ops.get(name, 0), b.ops.get(name, 0)) for name in names]
+    names = [name for name in dict.fromkeys([*a.nodes, *b.nodes]) if a.nodes.get(name, 0) != b.nodes.get(name, 0)]
+    pairs = [(name, a.nodes.get(name, 0), b.nodes.get(name, 0)) for name in names]
     return [(name, f"{x:,}", f"{y:,}", _signed(y - x, f"{abs(y - x):,}")) for name, x, y in pairs]

@@ -57,7 +57,7 @@ def pair(parity: Parity | None, found: Latency | None) -> str:
 
 def _model(letter: str, model: ModelFacts) -> tuple[str, ...]:
     name = literal(model.path.replace("\\", "/").rpartition("/")[2] or "model in memory")
-    nodes = f"{sum(model.ops.values()):,}"
+    nodes = f"{sum(model.nodes.values()):,}"
     return (letter, name, wording.size(model.size_bytes), f"{model.opset}", nodes, f"`{model.sha256[:12]}`")
 
 

@@ -100,16 +100,16 @@ def parity_of(document: Json) -> Parity | None:
     return Parity(
         Verdict(part["verdict"]),
         part.get("level") or part.get("claim_level") or "D",
-        tuple(map(stage_of, part["stages"])),
-        tuple(Warning(WarningCode.UNKNOWN, text) for text in part.get("warnings", ())),
-        part.get("scope", "whole-model"),
-        part.get("why", ""),
-        _facts(models.get("a")),
-        _facts(models.get("b")),
-        environment_of(document.get("env")),
-        inputs_of(document.get("inputs")),
-        (document.get("repro") or {}).get("failing_inputs") or "",
-        part.get("blame") or "",
+        stages=tuple(map(stage_of, part["stages"])),
+        warnings=tuple(Warning(WarningCode.UNKNOWN, text) for text in part.get("warnings", ())),
+        scope=part.get("scope", "whole-model"),
+        why=part.get("why", ""),
+        a=_facts(models.get("a")),
+        b=_facts(models.get("b")),
+        environment=environment_of(document.get("env")),
+        inputs=inputs_of(document.get("inputs")),
+        failing_inputs=(document.get("repro") or {}).get("failing_inputs") or "",
+        blame=part.get("blame") or "",
     )
 
 
@@ -171,13 +171,13 @@ def inputs_of(part: Json | None) -> InputSet | None:
         return None
     return InputSet(
         part.get("kind", ""),
-        part.get("n", 0),
-        part.get("sha256", ""),
-        {name: tuple(shape) for name, shape in part.get("shapes", {}).items()},
-        part.get("seed"),
-        bool(part.get("real")),
-        bool(part.get("labelled")),
-        part.get("source", ""),
+        n=part.get("n", 0),
+        sha256=part.get("sha256", ""),
+        shapes={name: tuple(shape) for name, shape in part.get("shapes", {}).items()},
+        seed=part.get("seed"),
+        real=bool(part.get("real")),
+        labelled=bool(part.get("labelled")),
+        source=part.get("source", ""),
     )
 
 
@@ -203,7 +203,7 @@ def _path(value: str | None) -> Path | None:
 def _facts(part: Json | None) -> ModelFacts | None:
     if part is None:
         return None
-    known = {"path": part.get("path") or "", "sha256": part.get("sha256", ""), "ops": dict(part.get("nodes") or {})}
+    known = {"path": part.get("path") or "", "sha256": part.get("sha256", ""), "nodes": dict(part.get("nodes") or {})}
     counted = {key: part.get(key, 0) for key in ("size_bytes", "ir_version", "opset")}
     return ModelFacts(**known, **counted)
 

@@ -82,7 +82,7 @@ def _pair(a: ModelFacts | None, b: ModelFacts | None) -> Block:
     table = grid("left", "left", "left")
     for letter, model in (("A", a), ("B", b)):
         if model is not None:
-            nodes = wording.count(sum(model.ops.values()), "node")
+            nodes = wording.count(sum(model.nodes.values()), "node")
             said = f"{wording.size(model.size_bytes)}, opset {model.opset}, {nodes}"
             table.add_row(letter, Text(wording.plain(model.path or "model in memory"), style="bold"), said)
     return [table] if table.row_count else []
@@ -189,7 +189,7 @@ def given(inputs: InputSet) -> str:
     source = f" from {wording.plain(inputs.source)}" if inputs.source else ""
     shapes = [f"{wording.plain(name)} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims in inputs.shapes.items()]
     more = f", and {len(shapes) - 3} more" if len(shapes) > 3 else ""
-    return f"{inputs.count:,} {inputs.kind}{source}{seed}" + (f": {', '.join(shapes[:3])}{more}" if shapes else "")
+    return f"{inputs.n:,} {inputs.kind}{source}{seed}" + (f": {', '.join(shapes[:3])}{more}" if shapes else "")
 
 
 def where(environment: Environment) -> str:
@@ -197,7 +197,7 @@ def where(environment: Environment) -> str:
     version = environment.versions.get("onnxruntime", "")
     gpu = environment.gpu.get("name", "")
     cpu = environment.machine.get("cpu", "")
-    parts = [environment.provider, f"onnxruntime {version}" if version else "", str(gpu or cpu)]
+    parts = [environment.provider_requested, f"onnxruntime {version}" if version else "", str(gpu or cpu)]
     return ", ".join(wording.plain(part) for part in parts if part)
 
 

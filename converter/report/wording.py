@@ -329,14 +329,14 @@ def inputs(given: InputSet) -> str:
     source = f" from {plain(given.source)}" if given.source else ""
     shapes = [f"{plain(name)} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims in given.shapes.items()]
     more = f", and {len(shapes) - 3} more" if len(shapes) > 3 else ""
-    return f"{given.count:,} {given.kind}{source}{seed}" + (f": {', '.join(shapes[:3])}{more}" if shapes else "")
+    return f"{given.n:,} {given.kind}{source}{seed}" + (f": {', '.join(shapes[:3])}{more}" if shapes else "")
 
 
 def environment(where: Environment) -> str:
     """Where it ran, on one line."""
     version = where.versions.get("onnxruntime", "")
     machine = where.gpu.get("name", "") or where.machine.get("cpu", "")
-    parts = [where.provider, f"onnxruntime {version}" if version else "", str(machine)]
+    parts = [where.provider_requested, f"onnxruntime {version}" if version else "", str(machine)]
     return ", ".join(plain(part) for part in parts if part)
 
 

@@ -121,12 +121,12 @@ def environment(
     """Versions, machine and provider; the GPU only where one was asked for."""
     return Environment(
         versions=_versions(),
-        distributions=distributions(),
+        ort_dists=distributions(),
         machine=_machine(),
-        provider=provider,
-        providers=providers,
+        provider_requested=provider,
+        providers_active=providers,
         provider_options=dict(options or {}),
-        nodes=dict(nodes or {}),
+        nodes_by_ep=dict(nodes or {}),
         gpu=gpu_facts() if provider != "cpu" else {},
     )
 

@@ -71,9 +71,9 @@ def test_for_real(pair: Pair, tmp_path: Path) -> None:
     )
     assert found.a.detail["histogram"]["edges_ms"] == found.b.detail["histogram"]["edges_ms"]
     assert found.model_a is not None
-    assert found.model_a.ops == {"Conv": 1, "BatchNormalization": 1}
+    assert found.model_a.nodes == {"Conv": 1, "BatchNormalization": 1}
     assert found.environment is not None
-    assert list(found.environment.nodes) == ["CPUExecutionProvider"]
+    assert list(found.environment.nodes_by_ep) == ["CPUExecutionProvider"]
     assert found.inputs is not None
     assert (found.inputs.kind, found.inputs.shapes) == ("random", {"x": (1, 1, 4, 4)})
     with np.load(tmp_path / "s.npz") as kept:

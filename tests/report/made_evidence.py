@@ -28,12 +28,12 @@ A = ModelFacts(
 B = ModelFacts("out/resnet50.folded.onnx", "b" * 64, 101_900_000, 8, 17, {"Conv": 53, "Relu": 49, "Add": 16})
 MACHINE = Environment(
     versions={"biasopt": VERSION, "python": "3.11.2", "onnx": "1.23.2", "onnxruntime": "1.32.0", "numpy": "2.3.0"},
-    distributions=("onnxruntime",),
+    ort_dists=("onnxruntime",),
     machine={"os": "Linux 6.1", "cpu": "AMD EPYC 7763", "cores": 2, "memory_bytes": 8_000_000_000},
-    providers=("CPUExecutionProvider",),
-    nodes={"CPUExecutionProvider": 122},
+    providers_active=("CPUExecutionProvider",),
+    nodes_by_ep={"CPUExecutionProvider": 122},
 )
-INPUTS = InputSet("random", 2, "c" * 64, {"input": (1, 3, 224, 224)}, seed=0)
+INPUTS = InputSet("random", n=2, sha256="c" * 64, shapes={"input": (1, 3, 224, 224)}, seed=0)
 
 
 def places(n: int = 53, worst: float = 0.28) -> tuple[OutputCheck, ...]:
@@ -64,7 +64,7 @@ def runtime(ratio: float = 0.95, status: Verdict = Verdict.PASS) -> Stage:
         "hist_log10_abs": {"low": -9.0, "step": 0.5, "counts": [3, 40, 300, 900, 620, 130, 7, 0, 0, 0], "zeros": 0},
     }
     why = "" if status is Verdict.PASS else f"its error is {ratio:.3g} times the original's"
-    check = OutputCheck("logits", status, ratio, 3.0, 3.2e-5, detail, why)
+    check = OutputCheck("logits", status, ratio, 3.0, 3.2e-5, detail=detail, why=why)
     return Stage("runtime", status, why or f"error at most {ratio:.3g} times the original's", (check,), seconds=4.2)
 
 
@@ -77,7 +77,7 @@ def decision(status: Verdict = Verdict.PASS, n: int = 5000, k: int = 0) -> Stage
 
 def parity(**changes: Any) -> Parity:
     """A pair that passes."""
-    algebra = OutputCheck("logits", Verdict.PASS, 0.63, 4.0, 1.6e-6, {"e": 1.6e-6, "e_pert": 2.5e-6})
+    algebra = OutputCheck("logits", Verdict.PASS, 0.63, 4.0, 1.6e-6, detail={"e": 1.6e-6, "e_pert": 2.5e-6})
     weights = tuple(OutputCheck(f"/layer{k}/Conv weight", Verdict.PASS, 0.5, 1.0) for k in range(53))
     stages = (
         Stage("environment", Verdict.PASS, "all nodes ran on CPUExecutionProvider", seconds=0.3),
@@ -151,7 +151,7 @@ def latency(ratio: float = 0.998, half: float = 0.005, margin: float = 0.02, **c
         "environment": MACHINE,
         "model_a": A,
         "model_b": B,
-        "inputs": replace(INPUTS, count=1),
+        "inputs": replace(INPUTS, n=1),
     }
     a, b = timing(41.0), timing(41.0 * ratio, load_ms=199.0, peak_bytes=300_000_000)
     made = Latency(verdict, outcome, ratio, low, high, margin, "not-slower", a=a, b=b, blocks=blocks, **values)

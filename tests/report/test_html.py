@@ -23,10 +23,10 @@ def fold_page(bench: Latency | None = None, **changes: Any) -> str:
 
 def hostile() -> dict[str, Any]:
     """A document in which every name is out to break the page."""
-    check = OutputCheck(HOSTILE, Verdict.FAIL, 9.0, 4.0, 1.0, {"e_pert": 1.0, HOSTILE: HOSTILE}, HOSTILE)
+    check = OutputCheck(HOSTILE, Verdict.FAIL, 9.0, 4.0, 1.0, detail={"e_pert": 1.0, HOSTILE: HOSTILE}, why=HOSTILE)
     stages = tuple(Stage(name, Verdict.FAIL, HOSTILE, (check, check)) for name in ("algebra", "local", HOSTILE))
-    facts = replace(made.A, path=HOSTILE, ops={HOSTILE: 3})
-    machine = replace(made.MACHINE, machine={"cpu": HOSTILE}, versions={HOSTILE: HOSTILE}, provider=HOSTILE)
+    facts = replace(made.A, path=HOSTILE, nodes={HOSTILE: 3})
+    machine = replace(made.MACHINE, machine={"cpu": HOSTILE}, versions={HOSTILE: HOSTILE}, provider_requested=HOSTILE)
     inputs = replace(made.INPUTS, shapes={HOSTILE: (1,)}, source=HOSTILE)
     parity = made.parity(
         verdict=Verdict.FAIL, stages=stages, a=facts, b=facts, warnings=(HOSTILE,), why=HOSTILE, blame=HOSTILE

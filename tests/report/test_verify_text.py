@@ -94,14 +94,14 @@ def test_what_is_not_known_is_not_told() -> None:
 
 def test_what_was_not_compared_is_not_called_the_same() -> None:
     alone = Stage("structure", Verdict.PASS, "1 input and 1 output keep name, type and shape")
-    words = said(Parity(Verdict.PASS, "D", (alone,), scope="none"))
+    words = said(Parity(Verdict.PASS, "D", stages=(alone,), scope="none"))
     assert "PASS: same inputs and outputs, what they compute was not compared (level D)" in words
     assert "same outputs" not in words
 
 
 def test_two_files_that_are_one_computation_are_no_copy() -> None:
     alone = Stage("structure", Verdict.PASS, "1 input and 1 output keep name, type and shape")
-    words = said(Parity(Verdict.PASS, "B", (alone,), scope="identical"))
+    words = said(Parity(Verdict.PASS, "B", stages=(alone,), scope="identical"))
     assert "PASS: same outputs, both models are one computation (level B)" in words
 
 

@@ -50,7 +50,7 @@ def test_every_safety_class_and_verdict_has_words() -> None:
 
 def scored(*scores: tuple[str, float | None, float | None]) -> Parity:
     checks = [Stage("algebra", Verdict.PASS, "", (OutputCheck(n, Verdict.PASS, s, limit),)) for n, s, limit in scores]
-    return Parity(Verdict.PASS, "B", tuple(checks))
+    return Parity(Verdict.PASS, "B", stages=tuple(checks))
 
 
 def test_worst_is_the_output_nearest_to_its_own_limit() -> None:
@@ -66,7 +66,7 @@ def test_worst_is_rather_an_output_that_differs() -> None:
 
     def worst_of(*names: str) -> str:
         checks = tuple(OutputCheck(n, Verdict.PASS, sizes[n][0], 3.0, sizes[n][1]) for n in names)
-        found = wording.worst(Parity(Verdict.PASS, "B", (Stage("runtime", Verdict.PASS, "", checks),)))
+        found = wording.worst(Parity(Verdict.PASS, "B", stages=(Stage("runtime", Verdict.PASS, "", checks),)))
         assert found is not None
         return found.name
 
@@ -83,7 +83,7 @@ def test_a_score_that_is_no_number_is_the_worst() -> None:
 
 
 def test_score_says_what_it_is_a_multiple_of() -> None:
-    ratio = OutputCheck("y", Verdict.PASS, 0.954, 3.0, 1.26e-6, {"error_before": 1e-7, "error_after": 1e-7})
+    ratio = OutputCheck("y", Verdict.PASS, 0.954, 3.0, 1.26e-6, detail={"error_before": 1e-7, "error_after": 1e-7})
     assert wording.score(ratio) == "y: differs by 1.3e-06 at most, its error is 0.95 x the original model's (limit 3)"
     moved = OutputCheck("y\x07", Verdict.PASS, 0.11, 4.0, detail={"e": 1e-9})
     assert wording.score(moved) == "y\\x07: 0.11 x what rounding the weights can change (limit 4)"

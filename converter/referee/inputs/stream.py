@@ -79,7 +79,7 @@ class Stream:
         """What was read so far; the hash is over all values in their order."""
         return InputSet(
             kind=self.kind,
-            count=self._rows,
+            n=self._rows,
             sha256=combined_digest(self._digests),
             shapes=dict(self._shapes),
             real=True,

@@ -285,7 +285,7 @@ def describe_model(source: LoadedModel) -> ModelFacts:
         size_bytes=size,
         ir_version=int(source.proto.ir_version),
         opset=read_opsets(source.proto).get("", 0),
-        ops=dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))),
+        nodes=dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))),
     )
 
 

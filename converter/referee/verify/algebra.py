@@ -103,7 +103,7 @@ def _judge(name: str, measured: Sequence[_Measured], floor: float, *, ties: bool
         verdict = Verdict.INCONCLUSIVE
     detail = {"e": e, "e_pert": e_pert, "peak": peak, "elements": change.compared, "mismatches": change.mismatches}
     why = "" if verdict is Verdict.PASS else _explain(score, change, peak)
-    return OutputCheck(name, verdict, score, PASS_BELOW, change.max_abs, detail, why)
+    return OutputCheck(name, verdict, score, PASS_BELOW, change.max_abs, detail=detail, why=why)
 
 
 def _compute_peak(change: Difference, noise: Sequence[Difference], floor: float) -> float:

@@ -434,13 +434,22 @@ def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Refer
     options.progress("structure")
     shape_of_things, warnings = check_structure(a, b)
     if shape_of_things.status is Verdict.FAIL:
-        return None, Parity(Verdict.FAIL, "D", (shape_of_things,), tuple(warnings), "none", shape_of_things.why)
+        return None, Parity(
+            Verdict.FAIL,
+            "D",
+            stages=(shape_of_things,),
+            warnings=tuple(warnings),
+            scope="none",
+            why=shape_of_things.why,
+        )
     alike = _may_be_one(a, b)
     if alike and is_same_computation(a, b):
         return None, _conclude_identical(shape_of_things, warnings)
     if options.stages == {"structure"}:
         why = f"{shape_of_things.why}; nothing else was asked for"
-        return None, Parity(Verdict.PASS, "D", (shape_of_things,), tuple(warnings), "none", why)
+        return None, Parity(
+            Verdict.PASS, "D", stages=(shape_of_things,), warnings=tuple(warnings), scope="none", why=why
+        )
     difference = find_changed_regions(a, b, _guess_dims(a, options))
     # That no place was found to differ is no proof: a node's meaning also hangs on what lies around it.
     if difference.is_empty and not alike and is_same_computation(a, b):
@@ -452,7 +461,7 @@ def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Refer
 
 def _conclude_identical(shape_of_things: Stage, warnings: list[Warning]) -> Parity:
     why = "no node and no constant of what is computed differs"
-    return Parity(Verdict.PASS, "B", (shape_of_things,), tuple(warnings), "identical", why)
+    return Parity(Verdict.PASS, "B", stages=(shape_of_things,), warnings=tuple(warnings), scope="identical", why=why)
 
 
 def _may_be_one(a: LoadedModel, b: LoadedModel) -> bool:

@@ -254,7 +254,9 @@ class ModelInputs:
             return None
         digests = [digest(case.feeds) for case in self.items]
         shapes = {name: tuple(np.shape(value)) for name, value in self.items[0].feeds.items()}
-        return InputSet("random", len(digests), combined_digest(digests), shapes, self._options.seed)
+        return InputSet(
+            "random", n=len(digests), sha256=combined_digest(digests), shapes=shapes, seed=self._options.seed
+        )
 
     def _run(self, feeds: dict[str, Any]) -> ModelInput:
         if self.no_runtime:

@@ -179,7 +179,7 @@ class _Judge:
         if pair.problem:
             return self._one_sided(name, pair.problem)
         if not pair.compared:
-            return OutputCheck(name, *self._nothing(name, pair))
+            return self._nothing(name, pair)
         measures, histogram = compute_metrics(values)
         check = self._judged(name, pair)
         more: dict[str, Any] = {
@@ -202,14 +202,14 @@ class _Judge:
         detail = {"overflow": f"{lost}; the rewritten model is right there", "error_after": error}
         return OutputCheck(name, Verdict.PASS, detail=detail)
 
-    def _nothing(self, name: str, pair: Difference) -> tuple[Verdict, None, None, None, dict[str, Any], str]:
+    def _nothing(self, name: str, pair: Difference) -> OutputCheck:
         if pair.nonfinite:
             why = "nothing to compare: no finite element"
             detail: dict[str, Any] = {"nonfinite": pair.nonfinite}
             if text := describe_overflow(self._cases, name):
                 detail["overflow"] = text
-            return Verdict.INCONCLUSIVE, None, None, None, detail, why
-        return Verdict.FAIL, None, None, None, {}, "nothing was compared: the output holds no element"
+            return OutputCheck(name, Verdict.INCONCLUSIVE, detail=detail, why=why)
+        return OutputCheck(name, Verdict.FAIL, why="nothing was compared: the output holds no element")
 
     def _judged(self, name: str, pair: Difference) -> OutputCheck:
         reference = self._against_reference(name)
@@ -251,7 +251,7 @@ class _Judge:
         verdict = self._with_integers(verdict, theirs.mismatches, mine.mismatches, pair, name)
         detail = {"error_before": mine.relative, "error_after": theirs.relative, "nonfinite": pair.nonfinite}
         why = "" if verdict is Verdict.PASS else _explain(pair, f"error is {score:.3g} times the original's")
-        return OutputCheck(name, verdict, score, limit, pair.max_abs, detail | _describe_counts(pair), why)
+        return OutputCheck(name, verdict, score, limit, pair.max_abs, detail=detail | _describe_counts(pair), why=why)
 
     def _direct(self, name: str, pair: Difference, note: str) -> OutputCheck:
         """Without a reference: the distance of B from A, by how far onnxruntime's A moves under perturbation."""
@@ -276,7 +276,9 @@ class _Judge:
         why = (
             "" if verdict is Verdict.PASS else noise.problem or _explain(pair, f"moved {score:.3g} times the yardstick")
         )
-        return OutputCheck(name, verdict, score, _DIRECT_PASS, pair.max_abs, detail | _describe_counts(pair), why)
+        return OutputCheck(
+            name, verdict, score, _DIRECT_PASS, pair.max_abs, detail=detail | _describe_counts(pair), why=why
+        )
 
     def _with_integers(self, verdict: Verdict, mismatches: int, ties: int, pair: Difference, name: str) -> Verdict:
         """Integers may differ as often as ties make the original itself differ."""
@@ -359,9 +361,9 @@ def judge_exact(name: str, before: Sequence[Any], after: Sequence[Any]) -> Outpu
         return OutputCheck(name, Verdict.FAIL if pair.problem else Verdict.INCONCLUSIVE, detail=detail, why=why)
     score = pair.relative
     if score <= _SAME and not pair.mismatches:
-        return OutputCheck(name, Verdict.PASS, score, _SAME, pair.max_abs, detail)
+        return OutputCheck(name, Verdict.PASS, score, _SAME, pair.max_abs, detail=detail)
     why = f"in float64 the two are {score:.2g} apart"
-    return OutputCheck(name, Verdict.FAIL, score, _SAME, pair.max_abs, detail, why)
+    return OutputCheck(name, Verdict.FAIL, score, _SAME, pair.max_abs, detail=detail, why=why)
 
 
 def _sum_over_inputs(left: Sequence[Any], right: Sequence[Any]) -> Difference:
@@ -379,11 +381,13 @@ def _judge_by_ratio(
     # Integers may differ as often as ties make the original differ from its own reference.
     if pair.discrete and theirs.mismatches > PASS_BELOW * mine.mismatches:
         why = f"{pair.mismatches} of {pair.discrete} integers differ"
-        return OutputCheck(name, Verdict.FAIL, score, limit, pair.max_abs, detail, why)
+        return OutputCheck(name, Verdict.FAIL, score, limit, pair.max_abs, detail=detail, why=why)
     if near:
-        return OutputCheck(name, Verdict.PASS, score, limit, pair.max_abs, detail)
+        return OutputCheck(name, Verdict.PASS, score, limit, pair.max_abs, detail=detail)
     verdict = Verdict.FAIL if score > fail_ratio else Verdict.INCONCLUSIVE
-    return OutputCheck(name, verdict, score, limit, pair.max_abs, detail, f"error is {score:.3g} times the original's")
+    return OutputCheck(
+        name, verdict, score, limit, pair.max_abs, detail=detail, why=f"error is {score:.3g} times the original's"
+    )
 
 
 def _judge_by_last_bits(name: str, pair: Difference, unit: float) -> OutputCheck:
@@ -393,8 +397,8 @@ def _judge_by_last_bits(name: str, pair: Difference, unit: float) -> OutputCheck
     detail["mismatches"] = pair.mismatches
     if pair.mismatches:
         why = f"{pair.mismatches} of {pair.discrete} integers differ"
-        return OutputCheck(name, Verdict.FAIL, score, 8.0, pair.max_abs, detail, why)
+        return OutputCheck(name, Verdict.FAIL, score, 8.0, pair.max_abs, detail=detail, why=why)
     if score <= 8:
-        return OutputCheck(name, Verdict.PASS, score, 8.0, pair.max_abs, detail)
+        return OutputCheck(name, Verdict.PASS, score, 8.0, pair.max_abs, detail=detail)
     why = f"no float64 reference, and the two are {pair.relative:.2g} apart"
-    return OutputCheck(name, Verdict.INCONCLUSIVE, score, 8.0, pair.max_abs, detail, why)
+    return OutputCheck(name, Verdict.INCONCLUSIVE, score, 8.0, pair.max_abs, detail=detail, why=why)

@@ -72,7 +72,9 @@ def _check(place: Place, ours: bool) -> OutputCheck:
     if worst is None or not bad:
         return OutputCheck(place.name, Verdict.PASS, score, LIMIT, detail=detail)
     status = Verdict.FAIL if ours else Verdict.INCONCLUSIVE
-    return OutputCheck(place.name, status, score, LIMIT, abs(worst.found - worst.expected), detail, _explain(worst))
+    return OutputCheck(
+        place.name, status, score, LIMIT, abs(worst.found - worst.expected), detail=detail, why=_explain(worst)
+    )
 
 
 def _is_within(c: Compared, ours: bool) -> bool:

@@ -354,7 +354,7 @@ class RegionReplay:
         if status is Verdict.FAIL:
             self._names.wait(len(self.checks), found, bound)
         apart = float(np.abs(found - expected).max(initial=0.0))
-        return OutputCheck(region.output, status, score, LIMIT, apart, detail, why)
+        return OutputCheck(region.output, status, score, LIMIT, apart, detail=detail, why=why)
 
     def _other(self, region: Region) -> OutputCheck:
         """A place that is not linear: in float64, against what rounding its weights does to it."""
@@ -382,7 +382,7 @@ class RegionReplay:
         detail = {"layer": node.name or node.output[0], "op": node.op_type, "score": score, "e": change.relative}
         status = Verdict.PASS if score <= PASS_BELOW else Verdict.FAIL
         why = "" if status is Verdict.PASS else change.problem or f"moved {score:.3g} times as far as rounding would"
-        return OutputCheck(region.output, status, score, PASS_BELOW, change.max_abs, detail, why)
+        return OutputCheck(region.output, status, score, PASS_BELOW, change.max_abs, detail=detail, why=why)
 
     def _feeds(self, model: ModelProto) -> dict[str, Any]:
         """The inputs of a place, rounded to the types that it declares."""

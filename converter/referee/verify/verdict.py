@@ -93,7 +93,7 @@ def conclude(stages: Sequence[Stage], warnings: Sequence[Warning], facts: Collec
     if scope == "per-rewrite":
         why = f"checked per rewrite: {why}"
     level = claim_level({*facts, Fact.NUMBERS} if numbers else facts)
-    return Parity(verdict, level, stages, tuple(warnings), scope, why)
+    return Parity(verdict, level, stages=stages, warnings=tuple(warnings), scope=scope, why=why)
 
 
 def sort_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
@@ -148,8 +148,8 @@ def complete(
     where = _describe_environment(options, ran)
     stage = Stage("environment", Verdict.PASS, _format_environment(where))
     warnings = list(parity.warnings)
-    if len(where.distributions) > 1:
-        both = ", ".join(where.distributions)
+    if len(where.ort_dists) > 1:
+        both = ", ".join(where.ort_dists)
         said = f"several distributions of onnxruntime are installed and overwrite each other: {both}"
         warnings.append(Warning(WarningCode.SEVERAL_RUNTIMES, said))
     if "NVIDIA_TF32_OVERRIDE" in where.machine and options.provider != "cpu":
@@ -180,8 +180,8 @@ def _describe_environment(options: Options, ran: ModelUnderTest | None) -> Envir
 
 
 def _format_environment(where: Environment) -> str:
-    ran = ", ".join(f"{count} nodes on {name}" for name, count in where.nodes.items())
-    return f"onnxruntime {where.versions['onnxruntime']}, {ran or where.providers[0]}"
+    ran = ", ".join(f"{count} nodes on {name}" for name, count in where.nodes_by_ep.items())
+    return f"onnxruntime {where.versions['onnxruntime']}, {ran or where.providers_active[0]}"
 
 
 def save_failing(runs: Sequence[dict[str, Any]], folder: Path) -> str:

@@ -40,7 +40,7 @@ def models_section(a: ModelFacts | None, b: ModelFacts | None) -> Section:
             name(shown),
             wording.size(model.size_bytes) if model.size_bytes else "",
             f"{model.opset or ''}",
-            f"{sum(model.ops.values()):,}" if model.ops else "",
+            f"{sum(model.nodes.values()):,}" if model.nodes else "",
             code(model.sha256[:12]),
         )
         for (letter, model), shown in zip(pair, names, strict=True)
@@ -72,13 +72,13 @@ def model_name(model: ModelFacts | None) -> str:
 
 
 def _facts(model: ModelFacts) -> str:
-    nodes = wording.count(sum(model.ops.values()), "node")
+    nodes = wording.count(sum(model.nodes.values()), "node")
     return f"{wording.size(model.size_bytes)}, opset {model.opset}, {nodes}"
 
 
 def _operators(a: ModelFacts | None, b: ModelFacts | None) -> Table:
     """Operators whose count differs."""
-    before, after = (model.ops if model else {} for model in (a, b))
+    before, after = (model.nodes if model else {} for model in (a, b))
     names = dict.fromkeys([*before, *after]) if before and after else {}
     counts = [(op, before.get(op, 0), after.get(op, 0)) for op in names]
     rows = [(name(op), f"{x:,}", f"{y:,}", change(y - x)) for op, x, y in counts if x != y]
@@ -148,6 +148,6 @@ def _machine(where: Environment) -> Iterator[tuple[str, Words]]:
     yield from ((f"GPU {key.replace('_', ' ')}", f"{value}") for key, value in where.gpu.items())
     yield from where.versions.items()
     yield from where.provider_options.items()
-    if where.providers:
-        yield "providers", ", ".join(where.providers)
-    yield from ((f"nodes on {key}", f"{value}") for key, value in where.nodes.items())
+    if where.providers_active:
+        yield "providers", ", ".join(where.providers_active)
+    yield from ((f"nodes on {key}", f"{value}") for key, value in where.nodes_by_ep.items())

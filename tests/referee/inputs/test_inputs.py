@@ -220,10 +220,10 @@ def test_types_are_made_to_fit_or_refused() -> None:
 def test_a_stream_holds_what_was_taken_and_counts_rows() -> None:
     stream = Stream((Sample({"x": ROWS[k : k + 1]}, k) for k in range(30)), "npz", limit=20)
     assert [s.label for s in stream.take(3)] == [0, 1, 2]
-    assert stream.record().count == 3
+    assert stream.record().n == 3
     assert [s.label for s in stream.all()] == list(range(20))
     record = stream.record()
-    assert (record.count, record.labelled, record.real, record.shapes) == (20, True, True, {"x": (1, 4)})
+    assert (record.n, record.labelled, record.real, record.shapes) == (20, True, True, {"x": (1, 4)})
     with pytest.raises(DataError, match="only once"):
         list(stream.all())
 

@@ -44,8 +44,8 @@ def test_facts_are_handed_over(tmp_path: Path) -> None:
     parity = compare(tmp_path / "a.onnx", tmp_path / "b.onnx")
     assert parity.a is not None
     assert parity.b is not None
-    assert parity.a.ops["BatchNormalization"] == 3
-    assert "BatchNormalization" not in parity.b.ops
+    assert parity.a.nodes["BatchNormalization"] == 3
+    assert "BatchNormalization" not in parity.b.nodes
     assert parity.a.size_bytes == sum((tmp_path / n).stat().st_size for n in ("a.onnx", "a.data"))
     before = parity.a.sha256
     data = bytearray((tmp_path / "a.data").read_bytes())
@@ -53,7 +53,7 @@ def test_facts_are_handed_over(tmp_path: Path) -> None:
     (tmp_path / "a.data").write_bytes(data)
     assert compare(tmp_path / "a.onnx", tmp_path / "b.onnx").a.sha256 != before  # type: ignore[union-attr]
     assert parity.inputs is not None
-    assert (parity.inputs.kind, parity.inputs.count, parity.inputs.real) == ("random", 2, False)
+    assert (parity.inputs.kind, parity.inputs.n, parity.inputs.real) == ("random", 2, False)
 
 
 def test_stages_are_chosen() -> None:
@@ -87,7 +87,7 @@ def test_enough_real_inputs_make_level_a() -> None:
     parity = converter.compare(MODEL, FOLDED, inputs=runs, max_time=120.0, require_level="A")
     assert (parity.verdict, parity.level) == (Verdict.PASS, "A")
     assert parity.inputs is not None
-    assert (parity.inputs.count, parity.inputs.real) == (3000, True)
+    assert (parity.inputs.n, parity.inputs.real) == (3000, True)
 
 
 def test_ratios_are_the_callers() -> None:
@@ -109,7 +109,7 @@ def test_tolerances_are_gates_on_top() -> None:
 
 
 def test_random_values_lie_in_their_range() -> None:
-    assert compare(MODEL, FOLDED, ranges={"x": (0.0, 1.0)}, samples=4).inputs.count == 4  # type: ignore[union-attr]
+    assert compare(MODEL, FOLDED, ranges={"x": (0.0, 1.0)}, samples=4).inputs.n == 4  # type: ignore[union-attr]
     like = np.zeros(500, np.float32)
     values = draw_within("x", like, (-2.0, 3.0), 0)
     assert values.dtype == np.float32

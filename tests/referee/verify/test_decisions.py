@@ -107,7 +107,7 @@ def test_labels_come_with_the_inputs() -> None:
     pairs = [({"x": X[k : k + 100]}, classes(X[k : k + 100])) for k in range(0, 3200, 100)]
     parity = compare(classifier(), classifier(bias=1e-7), inputs=pairs, stages=["decision"])
     assert parity.inputs is not None
-    assert (parity.inputs.labelled, parity.inputs.count) == (True, 3200)
+    assert (parity.inputs.labelled, parity.inputs.n) == (True, 3200)
     assert parity.stages[-1].outputs[0].detail["accuracy_a"] == 1
 
 

@@ -206,7 +206,7 @@ def test_the_referee_proves_the_provider(monkeypatch: pytest.MonkeyPatch) -> Non
     parity = compare(model, nets.fold(model), provider="cuda", provider_options={"device_id": "0"})
     assert parity.verdict is Verdict.PASS
     assert parity.environment is not None
-    assert parity.environment.nodes[CUDA] > 0
+    assert parity.environment.nodes_by_ep[CUDA] > 0
     assert parity.environment.provider_options["use_tf32"] == "0"
 
 

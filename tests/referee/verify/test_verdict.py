@@ -93,7 +93,7 @@ def test_no_check_is_no_trusted_reference() -> None:
 
 def test_a_required_level_is_explained_by_the_stage_not_by_its_words() -> None:
     other = Stage("parameters", SKIPPED, "decision trees have no normal form")
-    parity = Parity(PASS, "B", (other, Stage("decision", SKIPPED, "needs real inputs")))
+    parity = Parity(PASS, "B", stages=(other, Stage("decision", SKIPPED, "needs real inputs")))
     held = hold_to_level(parity, "A")
     assert (held.verdict, held.why) == (
         OPEN,
