@@ -16,7 +16,7 @@ import numpy as np
 
 from converter.bench.design import Design, Gate
 from converter.bench.interleaved import Duet, Loaded, Measured, Open
-from converter.bench.isolated import Alternate, Ask, asker, free_bytes
+from converter.bench.isolated import Alternate, Ask, asker
 from converter.bench.judge import context, judge
 from converter.bench.worker import pack
 from converter.errors import BiasoptError, DataError
@@ -24,7 +24,7 @@ from converter.records import InputSet, Latency
 from converter.referee.proto.copies import make_loadable
 from converter.referee.proto.random_inputs import check_given, check_shapes, guess_shapes, has_open_batch, make_feeds
 from converter.referee.proto.source import LoadedModel, describe_model
-from converter.runtime.machine import HINT, clock_reader, environment
+from converter.runtime.machine import HINT, clock_reader, environment, free_bytes
 from converter.runtime.placement import Placement, placement, prove
 from converter.runtime.session import available_cores
 from converter.runtime.timing import Deployment, TimedSession, flusher

@@ -7,12 +7,10 @@ it, and the report says that it was made so.
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -67,17 +65,6 @@ def _start(asked: dict[str, Any], timeout: float) -> dict[str, Any]:
     if "error" in said:
         raise BiasoptError(said["error"])
     return said
-
-
-def free_bytes() -> int | None:
-    """The memory that can be had without swapping; None where the system does not say."""
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    with suppress(AttributeError, OSError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return None
 
 
 _SECONDS = 1e9

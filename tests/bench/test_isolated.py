@@ -16,9 +16,10 @@ import pytest
 from converter.bench import isolated as alone
 from converter.bench import worker as child
 from converter.bench.design import AA_BLOCKS, Design
-from converter.bench.isolated import Alternate, asker, free_bytes
+from converter.bench.isolated import Alternate, asker
 from converter.bench.judge import judge
 from converter.errors import BiasoptError, DataError
+from converter.runtime.machine import free_bytes
 from converter.runtime.timing import Deployment
 from tests.bench import nets
 from tests.bench.machine import Machine

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -34,6 +33,7 @@ from converter.referee.reference.evaluator import Reference
 from converter.referee.reference.kernels import Unsupported
 from converter.referee.verify.options import Options
 from converter.runtime import Session
+from converter.runtime.machine import free_bytes
 from converter.runtime.placement import Placement, placement_and_run, prove
 
 Outputs = dict[str, Any]
@@ -293,13 +293,8 @@ def _shorten(exc: BaseException) -> str:
 
 def find_default_memory() -> int:
     """Half of the memory that is free now, in bytes; 4 GiB where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 // 2
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 2
-    except (OSError, ValueError, AttributeError):
-        return 1 << 32
+    free = free_bytes()
+    return 1 << 32 if free is None else free // 2
 
 
 def make_region_options(options: Options) -> Options:

@@ -1,0 +1,213 @@
+"""A piece of work in a child process, with a deadline and a memory limit.
+
+What onnxruntime and onnx do with a stranger's model (endless loops, growing memory, aborts) they do to the process
+that they run in. Here that is a child: it is watched from outside, it can be ended at any moment, Ctrl-C included,
+and what happened to it is a result. The child is a fork, so that it costs no start and no import, and so that what it
+is asked for needs no serialising; what it finds comes back as msgpack. Where there is no fork (Windows), or where it is
+not safe (macOS), the work is done in this process, without the protection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from converter import errors
+from converter.errors import BiasoptError, InvariantViolation
+
+Found = TypeVar("Found")
+Progress = Callable[[str], None]
+
+IS_POSSIBLE = hasattr(os, "fork") and sys.platform.startswith("linux")
+
+_HEADER = struct.Struct("<cQ")  # kind of a message, bytes of its text
+_TICK = 0.05  # seconds between two looks at the child's memory and the clock
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h: the child ends when its parent does
+
+
+class Died(Exception):
+    """The child ended without a result; the text says why, as the end of a sentence: "did not end within 60 s"."""
+
+
+def run_isolated(
+    work: Callable[[Progress], Found],
+    kind: type[Found],
+    *,
+    seconds: float,
+    n_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """Do ``work`` in a child process.
+
+    Parameters
+    ----------
+    work : callable
+        Takes a function that it tells what it is doing, and returns a ``kind``.
+    kind : type
+        A record that msgspec can carry.
+    seconds : float
+        After which the child is ended.
+    n_bytes : int, optional
+        Resident memory at which it is ended.
+
+    Raises
+    ------
+    Died
+        The child was ended, or ended itself, without a result.
+    BiasoptError
+        As ``work`` raised it.
+    InvariantViolation
+        ``work`` raised anything else; the text is its traceback.
+    """
+    tell = progress or (lambda text: None)
+    if not IS_POSSIBLE:
+        return work(tell)
+    for stream in (sys.stdout, sys.stderr):  # else what is in their buffers is written twice
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _work(work, writing)  # does not return
+    os.close(writing)
+    watch = _Watch(child, reading, time.monotonic() + seconds, seconds, n_bytes, tell)
+    try:
+        return watch.result(kind)
+    finally:
+        watch.close()
+
+
+def _work(work: Callable[[Progress], Found], fd: int) -> None:
+    """The child's life; it leaves by `os._exit`, so that nothing of the parent's is cleaned up twice."""
+    try:
+        _end_with_parent()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends this process
+        found = work(lambda text: _send(fd, b"P", text.encode("utf-8", "replace")))
+        _send(fd, b"R", msgspec.msgpack.encode(found))
+    except BiasoptError as exc:
+        _send(
+            fd,
+            b"E",
+            msgspec.msgpack.encode((type(exc).__name__, str(exc).encode("utf-8", "backslashreplace").decode())),
+        )
+    except MemoryError:
+        _send(fd, b"M", b"")
+    except BaseException:  # whatever it is, the parent says it
+        _send(fd, b"X", traceback.format_exc().encode("utf-8", "backslashreplace"))
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end this process with its parent, also where that is killed."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _send(fd: int, kind: bytes, text: bytes) -> None:
+    whole = memoryview(_HEADER.pack(kind, len(text)) + text)
+    with contextlib.suppress(BrokenPipeError):
+        while whole:
+            whole = whole[os.write(fd, whole) :]
+
+
+class _Watch:
+    """The parent's end: reads what the child sends, and looks at the clock and at its memory."""
+
+    def __init__(
+        self, child: int, fd: int, deadline: float, seconds: float, n_bytes: int | None, tell: Progress
+    ) -> None:
+        self.child, self.fd, self.deadline, self.seconds, self.n_bytes = child, fd, deadline, seconds, n_bytes
+        self.tell, self.doing, self.buffer, self.alive = tell, "", bytearray(), True
+
+    def result(self, kind: type[Found]) -> Found:
+        """Wait for it."""
+        while True:
+            self._check()
+            ready, _, _ = select.select([self.fd], [], [], _TICK)
+            if not ready:
+                continue
+            part = os.read(self.fd, 1 << 20)
+            if not part:
+                raise Died(self._how_it_ended())
+            self.buffer += part
+            for tag, text in self._messages():
+                if tag == b"R":
+                    return msgspec.msgpack.decode(text, type=kind)
+                self._heed(tag, text)
+
+    def _messages(self) -> list[tuple[bytes, bytes]]:
+        found = []
+        while len(self.buffer) >= _HEADER.size:
+            tag, size = _HEADER.unpack_from(self.buffer)
+            if len(self.buffer) < _HEADER.size + size:
+                break
+            found.append((tag, bytes(self.buffer[_HEADER.size : _HEADER.size + size])))
+            del self.buffer[: _HEADER.size + size]
+        return found
+
+    def _heed(self, tag: bytes, text: bytes) -> None:
+        if tag == b"P":
+            self.doing = text.decode("utf-8", "replace")
+            self.tell(self.doing)
+        elif tag == b"E":
+            name, message = msgspec.msgpack.decode(text, type=tuple[str, str])
+            raise getattr(errors, name, BiasoptError)(message)
+        elif tag == b"M":
+            raise Died(f"ran out of memory{self._where}")
+        else:
+            raise InvariantViolation(f"in the child process:\n{text.decode('utf-8', 'replace')}")
+
+    def _check(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise Died(f"did not end within {self.seconds:.4g} s{self._where}")
+        if self.n_bytes is not None and (used := resident(self.child)) > self.n_bytes:
+            raise Died(f"needed more than {self.n_bytes / 1e9:.3g} GB ({used / 1e9:.3g} GB){self._where}")
+
+    @property
+    def _where(self) -> str:
+        return f", at: {self.doing}" if self.doing else ""
+
+    def _how_it_ended(self) -> str:
+        _, status = os.waitpid(self.child, 0)
+        self.alive = False
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            with contextlib.suppress(ValueError):
+                return f"was ended by {signal.Signals(number).name}{self._where}"
+            return f"was ended by signal {number}{self._where}"
+        return f"ended without a word{self._where}"
+
+    def close(self) -> None:
+        """End the child, if it has not ended."""
+        os.close(self.fd)
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.child, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.child, 0)
+
+
+def resident(pid: int) -> int:
+    """Resident memory of a process in bytes; 0 where the system does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

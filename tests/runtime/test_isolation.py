@@ -1,0 +1,157 @@
+"""Work in a child process: its result, its errors, and every way to end without one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converter.errors import DataError, InvariantViolation, ModelError
+from converter.runtime.isolation import IS_POSSIBLE, Died, Progress, run_isolated
+
+pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="no fork on this system: the work is done in this process")
+
+
+@dataclass(frozen=True)
+class Answer:
+    number: float
+    words: tuple[str, ...] = ()
+
+
+def run(work: Callable[[Progress], Answer], seconds: float = 60, n_bytes: int | None = None) -> Answer:
+    return run_isolated(work, Answer, seconds=seconds, n_bytes=n_bytes)
+
+
+def test_what_it_finds_comes_back() -> None:
+    here = os.getpid()
+    found = run(lambda tell: Answer(float(os.getpid()), ("a", "ü")))
+    assert found.words == ("a", "ü")
+    assert found.number != here
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan"), 0.1, 5e-324])
+def test_numbers_come_back_to_the_bit(number: float) -> None:
+    assert np.float64(run(lambda tell: Answer(number)).number).tobytes() == np.float64(number).tobytes()
+
+
+def test_a_long_result_comes_back_whole() -> None:
+    words = tuple("x" * 1000 + str(k) for k in range(3000))
+    assert run(lambda tell: Answer(1.0, words)).words == words
+
+
+def test_it_says_what_it_does() -> None:
+    said: list[str] = []
+
+    def work(tell: Progress) -> Answer:
+        tell("first")
+        tell("second")
+        return Answer(1.0)
+
+    run_isolated(work, Answer, seconds=60, progress=said.append)
+    assert said == ["first", "second"]
+
+
+@pytest.mark.parametrize("error", [DataError("x.npz: no such input"), ModelError("m.onnx: broken")])
+def test_an_error_of_the_users_is_that_error(error: Exception) -> None:
+    def work(tell: Progress) -> Answer:
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        run(work)
+
+
+def test_a_bug_comes_with_its_traceback() -> None:
+    def work(tell: Progress) -> Answer:
+        raise KeyError("here")
+
+    with pytest.raises(InvariantViolation, match=r"(?s)child process.*KeyError: 'here'"):
+        run(work)
+
+
+def _spin(tell: Progress) -> Answer:
+    tell("turning")
+    while True:
+        time.sleep(0.01)
+
+
+def _grow(tell: Progress) -> Answer:
+    held = []
+    for _ in range(200):
+        held.append(np.ones(1 << 22))  # 32 MiB each
+        time.sleep(0.01)
+    return Answer(float(len(held)))
+
+
+def _abort(tell: Progress) -> Answer:
+    os.abort()
+
+
+def _leave(tell: Progress) -> Answer:
+    os._exit(3)
+
+
+def _exhaust(tell: Progress) -> Answer:
+    raise MemoryError
+
+
+def test_the_deadline_ends_it() -> None:
+    begun = time.monotonic()
+    with pytest.raises(Died, match=r"did not end within 0.3 s, at: turning"):
+        run(_spin, seconds=0.3)
+    assert time.monotonic() - begun < 10
+
+
+def test_too_much_memory_ends_it() -> None:
+    with pytest.raises(Died, match=r"needed more than 0.6 GB"):
+        run(_grow, n_bytes=6 * 10**8)
+
+
+@pytest.mark.parametrize(
+    ("work", "said"), [(_abort, "ended by SIGABRT"), (_leave, "without a word"), (_exhaust, "ran out of memory")]
+)
+def test_its_end_is_told(work: Callable[[Progress], Answer], said: str) -> None:
+    with pytest.raises(Died, match=said):
+        run(work)
+
+
+def test_nothing_is_left_running() -> None:
+    with pytest.raises(Died):
+        run(_spin, seconds=0.2)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+SCRIPT = """
+import sys, time
+from converter.runtime.isolation import run_isolated
+def work(tell):
+    tell("begun")
+    while True: time.sleep(0.01)
+def say(text): print(text, flush=True)
+try:
+    run_isolated(work, int, seconds=60, progress=say)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted\n"), (signal.SIGKILL, "")])
+def test_ctrl_c_and_a_killed_parent_end_the_child(number: int, said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT]
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, start_new_session=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "begun\n"
+        os.kill(parent.pid, number)
+        begun = time.monotonic()
+        # stdout ends once both have ended: the child holds it too
+        assert parent.stdout.read() == said
+        assert time.monotonic() - begun < 5
