@@ -17,14 +17,14 @@ from converter.referee.certificate import check
 from converter.referee.proto.source import LoadedModel
 from tests import tiny
 from tests.cases.case import Case, Want
-from tests.cases.table_a import ROWS
+from tests.cases.rows import CORE
 from tests.files import externalise, small_model
 from tests.referee.certificate.certified import certified, certify
 from tests.referee.verify.nets import ARCHITECTURES, plain
 from tests.referee.verify.test_shape_readers import READERS, net
 
 SMALL = Path(__file__).parents[3] / "models"
-CASES = [c for c in ROWS if c.want is Want.FOLD and not c.options]
+CASES = [c for c in CORE if c.want is Want.FOLD and not c.options]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -58,7 +58,7 @@ def test_every_kind_of_fold(case: Case, tmp_path: Path) -> None:
     assert result.recomputed + len(result.open_steps) == result.steps
 
 
-def test_nearly_all_folds_of_the_table_are_recomputed() -> None:
+def test_nearly_all_folds_are_recomputed() -> None:
     steps = [s for c in CASES for s in certify(c.build())["steps"]]
     left = [s["id"] for s in steps if not s["check"]["recomputed"]]
     assert len(left) <= 2, left

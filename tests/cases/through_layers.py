@@ -1,4 +1,4 @@
-"""Table C where it is about folding: BatchNormalization's shift (and positive scale) on its way into the next Conv.
+"""BatchNormalization's shift (and positive scale) on its way into the next Conv.
 
 ``ROWS`` fold or must stay. ``EQUAL`` holds operators through which biasopt moves nothing yet although
 it could (Pad reflect, Resize): whatever happens there, the outputs stay. ``CANCELLED`` holds biases that
@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from tests.cases.a_forward import BN, BN_NEXT, before, conv_then
+from tests.cases.before_conv import BN, BN_NEXT, before, conv_then
 from tests.cases.case import Build, Case, fold, inputs_of, later, refuse
-from tests.cases.e_forward import through
+from tests.cases.padding_and_sign import through
 from tests.tiny import Draw, X, model, sub
 
 SHIFT = "p = AveragePool <kernel_shape = [2, 2], pads = [1, 1, 1, 1], count_include_pad = 1> (h)"
@@ -166,4 +166,4 @@ EQUAL: tuple[Case, ...] = (
     fold("pad-edge", padded("edge"), ""),
     *_resize_rows(),
 )
-ROWS: tuple[Case, ...] = (*PASSES, *STOPS, *MUST_STAY)
+ROWS: tuple[Case, ...] = (*PASSES, *STOPS, *MUST_STAY, *CANCELLED, *LIVE)

@@ -1,11 +1,11 @@
-"""E24-E28: BatchNormalization and affine before Conv and ConvTranspose, padding, groups, negative scales."""
+"""BatchNormalization and arithmetic before Conv and ConvTranspose: padding, groups, negative scales."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
 
-from tests.cases.a_forward import AFFINE_NEXT, BN, BN_NEXT, PADDED, before
+from tests.cases.before_conv import AFFINE_NEXT, BN, BN_NEXT, PADDED, before
 from tests.cases.case import Build, Case, fold, refuse
 from tests.tiny import Draw, X, Y, model, sub
 
@@ -28,20 +28,20 @@ def pads(text: str, x: str, y: str, k: tuple[int, int] = (2, 2)) -> Build:
 
 
 PADDING = (
-    fold("E24-pads-0", before(BN, "pads = [0, 0, 0, 0]"), BN_NEXT, "Conv"),
-    fold("E24-valid", before(BN, 'auto_pad = "VALID"'), BN_NEXT, "Conv"),
+    fold("pads-0", before(BN, "pads = [0, 0, 0, 0]"), BN_NEXT, "Conv"),
+    fold("valid", before(BN, 'auto_pad = "VALID"'), BN_NEXT, "Conv"),
     fold(
-        "E24-same-without-padding",
+        "same-without-padding",
         pads('auto_pad = "SAME_UPPER", strides = [2, 2]', "2,3,10,12", "2,5,5,6"),
         BN_NEXT,
         "Conv",
     ),
-    fold("E24-same-lower-1x1", pads('auto_pad = "SAME_LOWER"', "2,3,11,13", "2,5,11,13", (1, 1)), BN_NEXT, "Conv"),
-    fold("E24-padding-never-read", pads("pads = [0,0,1,1], strides = [2,2]", "2,3,10,12", "2,5,5,6"), BN_NEXT, "Conv"),
-    fold("E24-pure-scale-padded", pure_scale("pads = [1, 1, 1, 1]", PADDED), BN_NEXT, "Conv"),
-    fold("E24-pure-scale-same", pure_scale('auto_pad = "SAME_UPPER"', f"{X} => (float[2,5,11,13] y)"), BN_NEXT, "Conv"),
+    fold("same-lower-1x1", pads('auto_pad = "SAME_LOWER"', "2,3,11,13", "2,5,11,13", (1, 1)), BN_NEXT, "Conv"),
+    fold("padding-never-read", pads("pads = [0,0,1,1], strides = [2,2]", "2,3,10,12", "2,5,5,6"), BN_NEXT, "Conv"),
+    fold("pure-scale-padded", pure_scale("pads = [1, 1, 1, 1]", PADDED), BN_NEXT, "Conv"),
+    fold("pure-scale-same", pure_scale('auto_pad = "SAME_UPPER"', f"{X} => (float[2,5,11,13] y)"), BN_NEXT, "Conv"),
     refuse(
-        "E24-same-lower",
+        "same-lower",
         before(BN, 'auto_pad = "SAME_LOWER"', io=f"{X} => (float[2,5,11,13] y)"),
         BN_NEXT,
         "padded-shift",
@@ -49,7 +49,7 @@ PADDING = (
         PLAIN,
     ),
     refuse(
-        "E24-same-unknown-size",
+        "same-unknown-size",
         pads('auto_pad = "SAME_UPPER", strides = [2, 2]', "2,3,H,W", "2,5,P,Q"),
         BN_NEXT,
         "padded-shift",
@@ -57,7 +57,7 @@ PADDING = (
         pads('auto_pad = "VALID", strides = [2, 2]', "2,3,H,W", "2,5,P,Q"),
     ),
     refuse(
-        "E24-one-sided-pad",
+        "one-sided-pad",
         pads("pads = [0, 0, 0, 1]", "2,3,11,13", "2,5,10,13"),
         BN_NEXT,
         "padded-shift",
@@ -65,7 +65,7 @@ PADDING = (
         pads("pads = [0, 0, 0, 0]", "2,3,11,13", "2,5,10,12"),
     ),
     refuse(
-        "E24-add-padded",
+        "add-padded",
         before("h = Add (x, k)", "pads = [1, 1, 1, 1]", io=PADDED, k=(1, 3, 1, 1)),
         AFFINE_NEXT,
         "padded-shift",
@@ -73,7 +73,7 @@ PADDING = (
         before("h = Add (x, k)", k=(1, 3, 1, 1)),
     ),
     refuse(
-        "E24-bn-two-readers",
+        "bn-two-readers",
         before(f"{BN} z = Relu (h)", io=f"{X} => (float[2,5,9,12] y, float[2,3,11,13] z)"),
         BN_NEXT,
         "",
@@ -81,7 +81,7 @@ PADDING = (
         before(f"{BN} z = Relu (x)", io=f"{X} => (float[2,5,9,12] y, float[2,3,11,13] z)"),
     ),
     refuse(
-        "E24-bn-is-graph-output",
+        "bn-is-graph-output",
         before(BN, io=f"{X} => (float[2,5,9,12] y, float[2,3,11,13] h)"),
         BN_NEXT,
         "",
@@ -115,20 +115,20 @@ SPREAD = {
 }
 STEP = "strides = [2, 2], pads = [1, 0, 1, 0]"
 TRANSPOSED = (
-    fold("E25-k1s1", ONE_TAP, CONVT_NEXT, "ConvTranspose"),
+    fold("k1s1", ONE_TAP, CONVT_NEXT, "ConvTranspose"),
     *(
         refuse(
-            f"E25-{name}", into_transposed(BN, a, y, *w), CONVT_NEXT, "", "BatchNormalization ConvTranspose", ONE_TAP
+            f"spread-{name}", into_transposed(BN, a, y, *w), CONVT_NEXT, "", "BatchNormalization ConvTranspose", ONE_TAP
         )
         for name, (a, y, w) in SPREAD.items()
     ),
     fold(
-        "E25-mul-any-kernel",
+        "mul-any-kernel",
         into_transposed("h = Mul (x, k)", STEP, "5,21,26", 3, 5, 3, 2, k=(3, 1, 1)),
         AFFINE_CONVT_NEXT,
     ),
     refuse(
-        "E25-add-k3",
+        "add-k3",
         into_transposed("h = Add (x, k)", "", "5,13,15", 3, 5, 3, 3, k=(3, 1, 1)),
         AFFINE_CONVT_NEXT,
         "",
@@ -152,9 +152,9 @@ def grouped(group: int, *w: int, channels: int, bias: bool = True) -> Build:
 
 
 GROUPED = (
-    fold("E26-depthwise-multiplier-2", grouped(3, 6, 1, 3, 2, channels=3), BN_NEXT, "Conv"),
-    fold("E26-grouped-no-bias", grouped(2, 10, 3, 3, 2, channels=6, bias=False), BN_NEXT, "Conv"),
-    fold("E26-grouped-square", grouped(2, 6, 3, 3, 2, channels=6), BN_NEXT, "Conv"),
+    fold("depthwise-multiplier-2", grouped(3, 6, 1, 3, 2, channels=3), BN_NEXT, "Conv"),
+    fold("grouped-no-bias", grouped(2, 10, 3, 3, 2, channels=6, bias=False), BN_NEXT, "Conv"),
+    fold("grouped-square", grouped(2, 6, 3, 3, 2, channels=6), BN_NEXT, "Conv"),
 )
 
 
@@ -189,13 +189,11 @@ def relu_bn(gamma: float) -> Build:
 
 NO_RELU = through("p = Identity (h)", "2,5,10,12")
 SIGNS = (
-    refuse("E27-max-pool-gamma-below-0", through(POOL, sign=-1.0), BN_NEXT, "", f"{STAY} MaxPool", through(POOL)),
-    refuse("E27-relu-gamma-above-0", through("p = Relu (h)", "2,5,10,12"), BN_NEXT, "", f"{STAY} Relu", NO_RELU),
-    refuse(
-        "E27-relu-gamma-below-0", through("p = Relu (h)", "2,5,10,12", sign=-1.0), BN_NEXT, "", f"{STAY} Relu", NO_RELU
-    ),
+    refuse("max-pool-gamma-below-0", through(POOL, sign=-1.0), BN_NEXT, "", f"{STAY} MaxPool", through(POOL)),
+    refuse("relu-gamma-above-0", through("p = Relu (h)", "2,5,10,12"), BN_NEXT, "", f"{STAY} Relu", NO_RELU),
+    refuse("relu-gamma-below-0", through("p = Relu (h)", "2,5,10,12", sign=-1.0), BN_NEXT, "", f"{STAY} Relu", NO_RELU),
     *(
-        refuse(f"E27-conv-relu-bn-gamma-{gamma:g}", relu_bn(gamma), "fold-bn-into-conv", "no-linear-op", f"{STAY} Relu")
+        refuse(f"conv-relu-bn-gamma-{gamma:g}", relu_bn(gamma), "fold-bn-into-conv", "no-linear-op", f"{STAY} Relu")
         for gamma in (-1.5, 0.0)
     ),
 )

@@ -1,4 +1,4 @@
-"""Table A, "Uses / sharing / scope" and "Training mode"."""
+"""Uses, sharing and scope of tensors; training mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table A, "Before the Conv" and "Bias removal"."""
+"""BatchNormalization and arithmetic before the Conv, and biases that go away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table A, "dtype"."""
+"""Conv and BatchNormalization in each stored type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""E29-E33 and E37-E39, E41: stored types, ranges, epsilon, bad statistics, zero biases."""
+"""Stored types, ranges, epsilon, bad statistics, zero biases."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from tests.cases.a_conv_bn import CONV, CONVT, SMALL, between, epsilon
-from tests.cases.a_dtype import SMALL_W, typed
-from tests.cases.a_linear_bn import GEMM, MATMUL, gemm
-from tests.cases.a_scope import PLAIN
 from tests.cases.case import Build, Case, fold, inputs_of, refuse, stored_as, tolerance
+from tests.cases.conv_batch_norm import CONV, CONVT, SMALL, between, epsilon
+from tests.cases.matmul_batch_norm import GEMM, MATMUL, gemm
+from tests.cases.sharing import PLAIN
+from tests.cases.stored_types import SMALL_W, typed
 from tests.tiny import Draw, X, model, sub
 
 BN = "y = BatchNormalization <epsilon = 1e-3> (t, g, be, m, v)"
@@ -47,7 +47,7 @@ def type_row(op: str, kind: str) -> Case:
     """Make a row of one operator in one stored type, which must be the type of what is written."""
     _, _, _, name, ops = GRAPHS[op]
     return fold(
-        f"E32-{op.lower()}-{kind}",
+        f"{op.lower()}-{kind}",
         other(op, kind),
         name,
         ops,
@@ -60,7 +60,7 @@ def type_row(op: str, kind: str) -> Case:
 TYPES = (
     *(type_row(op, kind) for op in GRAPHS for kind in KINDS),
     fold(
-        "E32-conv-bfloat16",
+        "conv-bfloat16",
         typed("bfloat16", BF16, opset=22, ir=10),
         CONV,
         "Conv",
@@ -69,7 +69,7 @@ TYPES = (
         check=stored_as(TensorProto.BFLOAT16),
     ),
     fold(
-        "E31-bfloat16-params-fp32",
+        "bfloat16-params-fp32",
         typed("bfloat16", BF16, opset=22, ir=10, stats=np.float32),
         CONV,
         "Conv",
@@ -78,7 +78,7 @@ TYPES = (
         check=stored_as(TensorProto.BFLOAT16),
     ),
     fold(
-        "E31-gemm-fp16-params-fp32",
+        "gemm-fp16-params-fp32",
         other("Gemm", "float16", np.float32),
         GEMM,
         "Gemm",
@@ -86,7 +86,7 @@ TYPES = (
         check=stored_as(TensorProto.FLOAT16),
     ),
     refuse(
-        "E31-params-fp32-overflow-fp16",
+        "params-fp32-overflow-fp16",
         typed("float16", np.float16, stats=np.float32, g=[1.0, 1.5, 1.0, 0.5, 1e6]),
         CONV,
         "overflow",
@@ -98,7 +98,7 @@ TYPES = (
         ort=False,
     ),
     fold(
-        "E29-fp16-eps-underflows-everywhere",
+        "fp16-eps-underflows-everywhere",
         typed("float16", np.float16, eps=1e-8, w=SMALL_W, v=[0.0] * 5, m=[1e-3] * 5, b=[2e-3] * 5),
         CONV,
         "Conv",
@@ -107,7 +107,7 @@ TYPES = (
     ),
 )
 
-# E38: an epsilon read wrong moves channel 0 (variance 1e-4) by per cents ------------------------------
+# an epsilon read wrong moves channel 0 (variance 1e-4) by per cents ------------------------------
 
 
 def gemm_small_variance(attribute: str) -> Build:
@@ -127,15 +127,15 @@ def gemm_small_variance(attribute: str) -> Build:
 
 EPSILON = (
     *(
-        fold(f"E38-eps-{eps or 'absent'}-opset-{opset}", _conv, CONV, "Conv")
+        fold(f"eps-{eps or 'absent'}-opset-{opset}", _conv, CONV, "Conv")
         for eps in ("", "0.0", "0.001", "1e-10")
         for opset in (9, 15)
         for _conv in [lambda eps=eps, opset=opset: epsilon(f"<epsilon = {eps}>" if eps else "", opset)]
     ),
-    *(fold(f"E38-gemm-eps-{eps or 'absent'}", gemm_small_variance(eps), GEMM, "Gemm") for eps in ("", "0.0", "0.5")),
+    *(fold(f"gemm-eps-{eps or 'absent'}", gemm_small_variance(eps), GEMM, "Gemm") for eps in ("", "0.0", "0.5")),
 )
 
-# E39: bad statistics ------------------------------------------------------------------------------------
+# bad statistics ------------------------------------------------------------------------------------
 
 
 def with_value(name: str, value: float, channel: int = 3, eps: str = "1e-3") -> Build:
@@ -157,7 +157,7 @@ GOOD = with_value("v", 1.25)
 
 def bad(name: str, build: Build, code: str, **more: Any) -> Case:
     """Make a row whose channel 3 cannot be folded."""
-    return refuse(f"E39-{name}", build, CONV, code, STAY, GOOD, says="3", **more)
+    return refuse(f"bad-{name}", build, CONV, code, STAY, GOOD, says="3", **more)
 
 
 BAD = (
@@ -166,13 +166,13 @@ BAD = (
     bad("var-0-eps-0", with_value("v", 0.0, eps="0.0"), "non-positive-variance"),
     *(bad(f"{n}-nan", with_value(n, NAN), "not-finite") for n in ("g", "be", "m", "v", "w", "b")),
     *(bad(f"{n}-inf", with_value(n, INF), "not-finite") for n in ("g", "be", "m", "v", "w", "b")),
-    fold("E39-var-slightly-negative", with_value("v", -5e-4), CONV, "Conv"),
-    fold("E39-var-0", with_value("v", 0.0), CONV, "Conv"),
-    fold("E39-gamma-0", with_value("g", 0.0), CONV, "Conv"),
-    fold("E39-gamma-negative", with_value("g", -1.5), CONV, "Conv"),
+    fold("var-slightly-negative", with_value("v", -5e-4), CONV, "Conv"),
+    fold("var-0", with_value("v", 0.0), CONV, "Conv"),
+    fold("gamma-0", with_value("g", 0.0), CONV, "Conv"),
+    fold("gamma-negative", with_value("g", -1.5), CONV, "Conv"),
 )
 
-# E37: ReLU between ---------------------------------------------------------------------------------------
+# ReLU between ---------------------------------------------------------------------------------------
 
 
 def relu_bn_conv() -> onnx.ModelProto:
@@ -185,14 +185,14 @@ def relu_bn_conv() -> onnx.ModelProto:
 
 
 RELU = (
-    fold("E37-relu-bn-goes-forward", relu_bn_conv, "fold-bn-into-next-conv", "Conv Relu Conv"),
+    fold("relu-bn-goes-forward", relu_bn_conv, "fold-bn-into-next-conv", "Conv Relu Conv"),
     *(
-        refuse(f"E37-conv-{op.lower()}-bn", between(op), CONV, "no-linear-op", f"{STAY} {op}", PLAIN)
+        refuse(f"conv-{op.lower()}-bn", between(op), CONV, "no-linear-op", f"{STAY} {op}", PLAIN)
         for op in ("Sigmoid", "LeakyRelu", "HardSwish")
     ),
 )
 
-# E41: zero biases ------------------------------------------------------------------------------------------
+# zero biases ------------------------------------------------------------------------------------------
 
 DROP = "drop-zero-bias"
 
@@ -216,7 +216,7 @@ def zero(op: str, value: Any = 0.0, dtype: Any = np.float32, opset: int = 17, sh
 
 def dropped(name: str, build: Build, op: str, **more: Any) -> Case:
     """Make a row whose bias goes."""
-    return fold(f"E41-{name}", build, DROP, op, check=inputs_of(op, 2), **more)
+    return fold(f"zero-{name}", build, DROP, op, check=inputs_of(op, 2), **more)
 
 
 def alone(text: str, **consts: np.ndarray) -> Callable[[], onnx.ModelProto]:
@@ -238,13 +238,13 @@ ZERO = (
     dropped("gemm-m-n", zero("Gemm", shape=(7, 5)), "Gemm"),
     dropped("gemm-scalar", zero("Gemm", shape=()), "Gemm"),
     dropped("gemm-opset-11", zero("Gemm", opset=11), "Gemm"),
-    refuse("E41-gemm-opset-9", zero("Gemm", opset=9), DROP, "input-required", "Gemm", zero("Gemm", opset=11)),
-    fold("E41-add-zero", alone("t = Add (h, k)", k=NULL), "drop-identity-affine", "Relu Relu"),
-    fold("E41-sub-zero", alone("t = Sub (h, k)", k=NULL), "drop-identity-affine", "Relu Relu"),
-    fold("E41-mul-one", alone("t = Mul (k, h)", k=ONE), "drop-identity-affine", "Relu Relu"),
-    fold("E41-div-one", alone("t = Div (h, k)", k=ONE), "drop-identity-affine", "Relu Relu"),
+    refuse("gemm-opset-9", zero("Gemm", opset=9), DROP, "input-required", "Gemm", zero("Gemm", opset=11)),
+    fold("add-zero", alone("t = Add (h, k)", k=NULL), "drop-identity-affine", "Relu Relu"),
+    fold("sub-zero", alone("t = Sub (h, k)", k=NULL), "drop-identity-affine", "Relu Relu"),
+    fold("mul-one", alone("t = Mul (k, h)", k=ONE), "drop-identity-affine", "Relu Relu"),
+    fold("div-one", alone("t = Div (h, k)", k=ONE), "drop-identity-affine", "Relu Relu"),
     fold(
-        "E41-identity-bn",
+        "identity-bn",
         alone("t = BatchNormalization <epsilon = 0.0> (h, g, be, m, v)", **IDENTITY_BN),
         "drop-identity-bn",
         "Relu Relu",
@@ -265,5 +265,5 @@ ROWS: tuple[Case, ...] = (
     *BAD,
     *RELU,
     *ZERO,
-    fold("E41-zero-bias-read-elsewhere", zero_bias_stays_when_shared, DROP, "Conv Add", check=inputs_of("Conv", 2)),
+    fold("zero-bias-read-elsewhere", zero_bias_stays_when_shared, DROP, "Conv Add", check=inputs_of("Conv", 2)),
 )

@@ -1,4 +1,4 @@
-"""E20-E23: constants that are and are not per channel, every operator, either operand order."""
+"""Constants that are and are not per channel: every operator, either operand order, sizes that coincide."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.cases.a_affine import CONV, after_conv, after_transposed
+from tests.cases.arithmetic import CONV, after_conv, after_transposed
 from tests.cases.case import Build, Case, fold, refuse
-from tests.cases.e_beyond import BN, bn_of, graph
+from tests.cases.unusual_models import BN, bn_of, graph
 from tests.tiny import Draw, X, model, sub
 
 GEMM = "fold-affine-into-gemm"
@@ -34,11 +34,11 @@ CALLS = {
     "div": "Div (h, k)",
 }
 EVERY_FORM = tuple(
-    fold(f"E23-{call}-{form}", after_conv(f"y = {text}", k=shape), CONV, "Conv")
+    fold(f"{call}-by-{form}", after_conv(f"y = {text}", k=shape), CONV, "Conv")
     for (call, text), (form, shape) in itertools.product(CALLS.items(), FORMS.items())
 )
 
-# Sizes that coincide: C = H' = W' = N = 4 in turn, per operator that table A does not try.
+# Sizes that coincide: C = H' = W' = N = 4 in turn, for more operators.
 PLACES = {
     "w": ({"io": "(float[2,3,11,5] x) => (float[2,4,9,4] y)", "w": (4, 3, 3, 2)}, (4,)),
     "h": ({"io": "(float[2,3,6,13] x) => (float[2,4,4,12] y)", "w": (4, 3, 3, 2)}, (4, 1)),
@@ -58,12 +58,12 @@ def trap(
 
 
 TRAPS = tuple(
-    trap(f"E20-{call}-hits-{place}", CALLS[call], shape, (4, 1, 1), more, **more)  # type: ignore[arg-type]
+    trap(f"{call}-hits-{place}", CALLS[call], shape, (4, 1, 1), more, **more)  # type: ignore[arg-type]
     for call, (place, (more, shape)) in itertools.product(("sub", "const-sub", "div", "const-mul"), PLACES.items())
 )
 GROWING = (
     trap(
-        "E21-sub-raises-rank",
+        "sub-raises-rank",
         "Sub (h, k)",
         (1, 1, 5, 1, 1),
         (5, 1, 1),
@@ -71,7 +71,7 @@ GROWING = (
         io=f"{X} => (float[1,2,5,9,12] y)",
     ),
     trap(
-        "E21-mul-rank-5-hits-n",
+        "mul-rank-5-hits-n",
         "Mul (h, k)",
         (1, 5, 1, 1, 1),
         (5, 1, 1),
@@ -79,7 +79,7 @@ GROWING = (
         io="(float[5,3,11,13] x) => (float[1,5,5,9,12] y)",
     ),
     trap(
-        "E21-const-sub-expands-channels",
+        "const-sub-expands-channels",
         "Sub (k, h)",
         (4, 1, 1),
         (1, 1, 1),
@@ -88,7 +88,7 @@ GROWING = (
         w=(1, 3, 3, 2),
     ),
     trap(
-        "E21-div-expands-batch",
+        "div-expands-batch",
         "Div (h, k)",
         (4, 1, 1, 1),
         (1, 1, 1, 1),
@@ -96,7 +96,7 @@ GROWING = (
         io="(float[1,3,11,13] x) => (float[4,5,9,12] y)",
     ),
     trap(
-        "E21-mul-expands-width",
+        "mul-expands-width",
         "Mul (h, k)",
         (1, 5, 1, 7),
         (1, 5, 1, 1),
@@ -115,19 +115,19 @@ def by(value: float, op: str = "Div") -> Build:
 
 DIVISIONS = (
     refuse(
-        "E22-const-divided-by-conv",
+        "const-divided-by-conv",
         after_conv("y = Div (k, h)", k=(5, 1, 1)),
         CONV,
         "divides-by-result",
         "Conv Div",
         after_conv("y = Div (h, k)", k=(5, 1, 1)),
     ),
-    refuse("E22-division-by-zero", by(0.0), CONV, "", "Conv Div", by(0.25), says="3"),
-    refuse("E22-division-by-tiny", by(1e-42), CONV, "", "Conv Div", by(1e-3), says="3"),
-    refuse("E22-mul-by-nan", by(float("nan"), "Mul"), CONV, "not-finite", "Conv Mul", by(0.25, "Mul"), says="3"),
-    fold("E22-neg", after_conv("y = Neg (h)"), CONV, "Conv"),
-    fold("E22-mul-by-zero-channel", by(0.0, "Mul"), CONV, "Conv"),
-    fold("E22-chain", after_conv("p = Neg (h) q = Sub (k, p) y = Div (q, d)", k=(5, 1, 1), d=(1,)), CONV, "Conv"),
+    refuse("division-by-zero", by(0.0), CONV, "", "Conv Div", by(0.25), says="3"),
+    refuse("division-by-tiny", by(1e-42), CONV, "", "Conv Div", by(1e-3), says="3"),
+    refuse("mul-by-nan", by(float("nan"), "Mul"), CONV, "not-finite", "Conv Mul", by(0.25, "Mul"), says="3"),
+    fold("neg", after_conv("y = Neg (h)"), CONV, "Conv"),
+    fold("mul-by-zero-channel", by(0.0, "Mul"), CONV, "Conv"),
+    fold("chain", after_conv("p = Neg (h) q = Sub (k, p) y = Div (q, d)", k=(5, 1, 1), d=(1,)), CONV, "Conv"),
 )
 
 
@@ -140,19 +140,19 @@ def linear(text: str, *, x: str = "7,3", y: str = "7,5", **shapes: tuple[int, ..
 
 # The channel axis of Gemm and MatMul is the last one: (C,) and (1, C) are per-channel, (C, 1) is not.
 LAST = (
-    fold("E23-gemm-mul-c", linear("h = Gemm (x, w, b) y = Mul (h, k)", w=(3, 5), b=(5,), k=(5,)), GEMM, "Gemm"),
-    fold("E23-gemm-sub-1-c", linear("h = Gemm (x, w, b) y = Sub (k, h)", w=(3, 5), b=(5,), k=(1, 5)), GEMM, "Gemm"),
-    fold("E23-gemm-add-scalar", linear("h = Gemm (x, w) y = Add (h, k)", w=(3, 5), k=()), GEMM, "Gemm"),
-    fold("E23-matmul-mul-c", linear("h = MatMul (x, w) y = Mul (h, k)", w=(3, 5), k=(5,)), MATMUL, "MatMul"),
-    fold("E23-matmul-div-scalar", linear("h = MatMul (x, w) y = Div (h, k)", w=(3, 5), k=()), MATMUL, "MatMul"),
+    fold("gemm-mul-c", linear("h = Gemm (x, w, b) y = Mul (h, k)", w=(3, 5), b=(5,), k=(5,)), GEMM, "Gemm"),
+    fold("gemm-sub-1-c", linear("h = Gemm (x, w, b) y = Sub (k, h)", w=(3, 5), b=(5,), k=(1, 5)), GEMM, "Gemm"),
+    fold("gemm-add-scalar", linear("h = Gemm (x, w) y = Add (h, k)", w=(3, 5), k=()), GEMM, "Gemm"),
+    fold("matmul-mul-c", linear("h = MatMul (x, w) y = Mul (h, k)", w=(3, 5), k=(5,)), MATMUL, "MatMul"),
+    fold("matmul-div-scalar", linear("h = MatMul (x, w) y = Div (h, k)", w=(3, 5), k=()), MATMUL, "MatMul"),
     fold(
-        "E23-matmul-3d-mul-add",
+        "matmul-3d-mul-add",
         linear("h = MatMul (x, w) p = Mul (k, h) y = Add (p, b)", x="2,7,3", y="2,7,5", w=(3, 5), k=(1, 1, 5), b=(5,)),
         MATMUL,
         "MatMul Add",
     ),
     refuse(
-        "E20-matmul-mul-rows",
+        "matmul-mul-rows",
         linear("h = MatMul (x, w) y = Mul (h, k)", x="5,3", y="5,5", w=(3, 5), k=(5, 1)),
         MATMUL,
         "not-per-channel",
@@ -160,7 +160,7 @@ LAST = (
         linear("h = MatMul (x, w) y = Mul (h, k)", x="5,3", y="5,5", w=(3, 5), k=(1, 5)),
     ),
     refuse(
-        "E20-gemm-mul-rows",
+        "gemm-mul-rows",
         linear("h = Gemm (x, w) y = Mul (h, k)", x="5,3", y="5,5", w=(3, 5), k=(5, 1)),
         GEMM,
         "not-per-channel",
@@ -168,7 +168,7 @@ LAST = (
         linear("h = Gemm (x, w) y = Mul (h, k)", x="5,3", y="5,5", w=(3, 5), k=(5,)),
     ),
     refuse(
-        "E21-matmul-add-raises-rank",
+        "matmul-add-raises-rank",
         linear("h = MatMul (x, w) y = Mul (h, k)", y="1,7,5", w=(3, 5), k=(1, 1, 5)),
         MATMUL,
         "not-per-channel",
@@ -178,7 +178,7 @@ LAST = (
 )
 TRANSPOSED = (
     fold(
-        "E23-conv-transpose-const-sub",
+        "conv-transpose-const-sub",
         after_transposed("p = Sub (k, h) y = Mul (p, s)", k=(5, 1, 1), s=()),
         "fold-affine-into-conv-transpose",
         "ConvTranspose",
@@ -205,7 +205,7 @@ AFTER_BN = f"p = {BN} (h, g, be, m, v) t = Mul (p, k)"
 KERNEL = Draw(seed=4).normal(5, 3, 1, 1)
 ENLARGING = (
     refuse(
-        "E21-next-conv-grows-channels",
+        "next-conv-grows-channels",
         enlarging(NEXT_CONV, "2,1,11,13", "2,5,11,13", k=(3, 1, 1), w=KERNEL),
         "fold-affine-into-next-conv",
         "not-per-channel",
@@ -213,7 +213,7 @@ ENLARGING = (
         enlarging(NEXT_CONV, WHOLE, "2,5,11,13", k=(3, 1, 1), w=KERNEL),
     ),
     refuse(
-        "E21-bn-grows-channels",
+        "bn-grows-channels",
         enlarging(INTO_BN, "2,1,11,13", k=(3, 1, 1)),
         "merge-affine-into-bn",
         "not-per-channel",
@@ -221,7 +221,7 @@ ENLARGING = (
         enlarging(INTO_BN, WHOLE, k=(3, 1, 1)),
     ),
     refuse(
-        "E21-after-bn-raises-rank",
+        "after-bn-raises-rank",
         enlarging(AFTER_BN, WHOLE, "1,2,3,11,13", k=ONES_5 * 2),
         "merge-affine-into-bn",
         "not-per-channel",
@@ -229,7 +229,7 @@ ENLARGING = (
         enlarging(AFTER_BN, WHOLE, k=ONES * 2),
     ),
     refuse(
-        "E21-ones-grow-channels",
+        "ones-grow-channels",
         enlarging(TIMES, "2,1,11,13", k=ONES),
         "drop-identity-affine",
         "enlarges",
@@ -237,7 +237,7 @@ ENLARGING = (
         enlarging(TIMES, WHOLE, k=ONES),
     ),
     refuse(
-        "E21-ones-raise-rank",
+        "ones-raise-rank",
         enlarging(TIMES, WHOLE, "1,2,3,11,13", k=ONES_5),
         "drop-identity-affine",
         "enlarges",

@@ -1,4 +1,4 @@
-"""Rows beyond the tables: forward into matrix products, merges, underflow, integers, and BN that is to be kept."""
+"""Forward into matrix products, merges, underflow, integers, and batch norms that are to be kept."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tests.cases.a_conv_bn import CONV, transposed
-from tests.cases.a_dtype import SMALL_W, typed
-from tests.cases.a_scope import PLAIN
 from tests.cases.case import Build, Case, fold, inputs_of, refuse
-from tests.cases.e_beyond import BN, STAY, bn_of, graph
-from tests.cases.e_forward import NO_RELU
+from tests.cases.conv_batch_norm import CONV, transposed
+from tests.cases.padding_and_sign import NO_RELU
+from tests.cases.sharing import PLAIN
+from tests.cases.stored_types import SMALL_W, typed
+from tests.cases.unusual_models import BN, STAY, bn_of, graph
 from tests.tiny import Draw, X, model
 
 # Forward into matrix products ------------------------------------------------------------------------------
@@ -32,14 +32,14 @@ G = "fold-bn-into-next-gemm"
 M = "fold-affine-into-next-matmul"
 SQUARE = f"(float[3,3] x) => (float[3,5] y) {{ h = {BN} (x, g, be, m, v) y = Gemm <transA = 1> (h, w) }}"
 FORWARD = (
-    fold("E28-next-gemm", next_gemm("", (3, 5)), G, "Gemm"),
-    fold("E28-next-gemm-all", next_gemm("alpha = 0.25, beta = 3.0, transB = 1", (5, 3)), G, "Gemm"),
-    fold("E28-next-gemm-c-m-1", next_gemm("beta = 0.5", (3, 5), (7, 1)), G, "Gemm"),
-    fold("E28-next-gemm-c-scalar", next_gemm("beta = 0.5", (3, 5), ()), G, "Gemm"),
-    fold("E28-next-gemm-no-c", next_gemm("alpha = 2.0", (3, 5), None), G, "Gemm", check=inputs_of("Gemm", 3)),
-    fold("E28-next-gemm-opset-9", next_gemm("", (3, 5), opset=9), G, "Gemm"),
+    fold("next-gemm", next_gemm("", (3, 5)), G, "Gemm"),
+    fold("next-gemm-all", next_gemm("alpha = 0.25, beta = 3.0, transB = 1", (5, 3)), G, "Gemm"),
+    fold("next-gemm-c-m-1", next_gemm("beta = 0.5", (3, 5), (7, 1)), G, "Gemm"),
+    fold("next-gemm-c-scalar", next_gemm("beta = 0.5", (3, 5), ()), G, "Gemm"),
+    fold("next-gemm-no-c", next_gemm("alpha = 2.0", (3, 5), None), G, "Gemm", check=inputs_of("Gemm", 3)),
+    fold("next-gemm-opset-9", next_gemm("", (3, 5), opset=9), G, "Gemm"),
     refuse(
-        "E28-next-gemm-trans-a",
+        "next-gemm-trans-a",
         graph(SQUARE, w=(3, 5), **bn_of(3)),
         G,
         "channel-axis",
@@ -47,13 +47,13 @@ FORWARD = (
         graph(SQUARE.replace("transA = 1", "transA = 0"), w=(3, 5), **bn_of(3)),
     ),
     fold(
-        "E28-mul-next-matmul-3d",
+        "mul-next-matmul-3d",
         graph("(float[2,7,3] x) => (float[2,7,5] y) { h = Mul (k, x) y = MatMul (h, w) }", k=(3,), w=(3, 5)),
         M,
         "MatMul",
     ),
     fold(
-        "E28-mul-add-next-matmul-add",
+        "mul-add-next-matmul-add",
         graph(
             "(float[2,7,3] x) => (float[2,7,5] y) { p = Mul (k, x) h = Add (p, a) q = MatMul (h, w) y = Add (q, b) }",
             k=(1, 1, 3),
@@ -65,7 +65,7 @@ FORWARD = (
         "MatMul Add",
     ),
     refuse(
-        "E28-mul-rows-next-matmul",
+        "mul-rows-next-matmul",
         graph("(float[3,3] x) => (float[3,5] y) { h = Mul (k, x) y = MatMul (h, w) }", k=(3, 1), w=(3, 5)),
         M,
         "channel-axis",
@@ -74,7 +74,7 @@ FORWARD = (
     ),
     fold(
         # The first rewrite renames a tensor; what was known of its shape must not be lost to the second.
-        "E28-neg-matmul-add-matmul-add",
+        "neg-matmul-add-matmul-add",
         graph(
             """(float[2,7,3] x) => (float[2,7,5] y) { h = Relu (x) n = Neg (h) p = MatMul (n, u) q = Add (p, a)
             r = MatMul (q, w) t = Add (r, b) y = Tanh (t) }""",
@@ -87,7 +87,7 @@ FORWARD = (
         "Relu MatMul MatMul Add Tanh",
     ),
     fold(
-        "E28-bn-transpose-matmul",
+        "bn-transpose-matmul",
         graph(
             f"""(float[2,3,7] x) => (float[2,7,5] y) {{ h = {BN} (x, g, be, m, v) t = Transpose <perm = [0,2,1]> (h)
             q = MatMul (t, w) y = Add (q, b) }}""",
@@ -114,7 +114,7 @@ C = (3, 1, 1)
 POSITIVE = {"k": Draw().positive(*C), "a": Draw(seed=2).normal(*C)}
 MERGES = (
     fold(
-        "E22-bn-bn",
+        "bn-bn",
         row_of(
             f"p = {BN} (h, g1, be1, m1, v1) t = {BN} (p, g2, be2, m2, v2)", **bn_of(3, "1"), **Draw(seed=9).bn(3, "2")
         ),
@@ -123,7 +123,7 @@ MERGES = (
     ),
     *(
         fold(
-            f"E22-{name}",
+            name,
             row_of(text, **bn_of(3), **POSITIVE),
             "merge-affine-into-bn",
             "Relu BatchNormalization Sigmoid",
@@ -134,9 +134,7 @@ MERGES = (
             "div-neg-bn": f"p = Div (h, k) q = Neg (p) r = Sub (a, q) t = {BN} (r, g, be, m, v)",
         }.items()
     ),
-    fold(
-        "E22-mul-div", row_of("p = Mul (h, k) t = Div (p, d)", **POSITIVE, d=np.array(1.5, np.float32)), "merge-affines"
-    ),
+    fold("mul-div", row_of("p = Mul (h, k) t = Div (p, d)", **POSITIVE, d=np.array(1.5, np.float32)), "merge-affines"),
 )
 INTEGERS = {
     "int-div": ("p = Div (h, k) t = Div (p, d)", {"k": np.int64(2), "d": np.int64(3)}),
@@ -148,14 +146,14 @@ INTEGERS = {
 def untouched(name: str, middle: str, consts: dict[str, Any]) -> Case:
     """Make a row over integers, where nothing may be rewritten except exactly."""
     build = row_of(middle, "int64", **{k: np.asarray(v) for k, v in consts.items()})
-    return fold(f"E22-{name}", build, "")
+    return fold(name, build, "")
 
 
 # Soundness only: nothing need happen, but the outputs stay.
 SOUND: tuple[Case, ...] = (
     *(untouched(name, *spec) for name, spec in INTEGERS.items()),
     fold(
-        "E29-merged-constant-underflows",
+        "merged-constant-underflows",
         graph(
             f"{X} => (float[2,3,11,13] y) {{ h = Relu (x) p = Mul (h, k) t = Mul (p, d) y = Abs (t) }}",
             k=np.array(1e-30, np.float32),
@@ -164,7 +162,7 @@ SOUND: tuple[Case, ...] = (
         "",
         feed_scale=3e37,
     ),
-    fold("E27-identity-before-conv", NO_RELU, ""),
+    fold("identity-before-conv", NO_RELU, ""),
 )
 
 # Small factors: their product underflows where one after the other does not ----------------------------------------
@@ -190,7 +188,7 @@ TWO_BN = {"g2": 2e-4, "be2": 0.0, "m2": 0.0, "v2": 1.0}
 GROWN = {"k": 0.5, "d": 0.25}
 SMALL = (
     refuse(
-        "E29-fp16-merged-factor",
+        "fp16-merged-factor",
         half("p = Mul (h, k) t = Mul (p, d)", k=1e-4, d=1e-3),
         "merge-affines",
         "rounding",
@@ -199,7 +197,7 @@ SMALL = (
         **HALF,
     ),
     refuse(
-        "E29-fp16-merged-gamma",
+        "fp16-merged-gamma",
         half(f"p = Mul (h, k) t = {NORM}", k=1e-4, **ONE_BN),
         "merge-affine-into-bn",
         "rounding",
@@ -208,7 +206,7 @@ SMALL = (
         **HALF,
     ),
     refuse(
-        "E29-fp16-merged-norms",
+        "fp16-merged-norms",
         half(f"p = {NORM.replace('(p,', '(h,')} t = {SECOND}", **ONE_BN, **TWO_BN),
         "merge-bn-into-bn",
         "rounding",
@@ -217,7 +215,7 @@ SMALL = (
         **HALF,
     ),
     refuse(
-        "E29-fp16-weight-underflows",
+        "fp16-weight-underflows",
         typed("float16", np.float16, w=SMALL_W / 100, g=[1.0, 1.0, 1e-3, 1.0, 1.0]),
         CONV,
         "rounding",
@@ -241,14 +239,14 @@ def keeps(name: str, build: Build, op: str, **more: Any) -> Case:
 
 
 KEPT = (
-    keeps("E13-keep-bn-conv", PLAIN, "Conv"),
+    keeps("keep-bn-conv", PLAIN, "Conv"),
     keeps(
-        "E13-keep-bn-conv-transpose",
+        "keep-bn-conv-transpose",
         lambda: transposed(3, 5, 3, 2, io="(float[2,3,11,13] x) => (float[2,5,13,14] y)", attrs="strides = [1, 1]"),
         "ConvTranspose",
     ),
     keeps(
-        "E13-keep-bn-gemm",
+        "keep-bn-gemm",
         graph(
             f"(float[7,3] x) => (float[7,5] y) {{ h = Gemm <beta = 0.5> (x, w, c) y = {BN} (h, g, be, m, v) }}",
             w=(3, 5),
@@ -258,7 +256,7 @@ KEPT = (
         "Gemm",
     ),
     refuse(
-        "E13-keep-bn-gemm-c-m-1",
+        "keep-bn-gemm-c-m-1",
         graph(
             f"(float[5,3] x) => (float[5,5] y) {{ h = Gemm (x, w, c) y = {BN} (h, g, be, m, v) }}",
             w=(3, 5),

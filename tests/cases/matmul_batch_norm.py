@@ -1,4 +1,4 @@
-"""Table A, "Linear then BatchNormalization"."""
+"""Gemm or MatMul, then BatchNormalization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows beyond the tables: what reading a folder's code makes one doubt.
+"""What reading a folder's code makes one doubt.
 
 Large weights (folders work on them in blocks), inner graphs on one side only, attributes that a
 function's caller sets, operators of other domains that only sound familiar, overridable neutral elements.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from tests.cases.a_conv_bn import CONV, CONVT, opset6
-from tests.cases.a_linear_bn import GEMM
-from tests.cases.a_scope import IF, PLAIN, in_function
 from tests.cases.case import Build, Case, fold, refuse
-from tests.cases.e_forward import PLAIN as BN_CONV
-from tests.cases.e_scope import built, still_lists
+from tests.cases.constants_and_opsets import built, still_lists
+from tests.cases.conv_batch_norm import CONV, CONVT, opset6
+from tests.cases.matmul_batch_norm import GEMM
+from tests.cases.padding_and_sign import PLAIN as BN_CONV
+from tests.cases.sharing import IF, PLAIN, in_function
 from tests.tiny import Draw, X, Y, as_inputs, body, model, tensors
 
 BN = "BatchNormalization <epsilon = 1e-3>"
@@ -52,23 +52,23 @@ def wide(op: str, attrs: str, w: tuple[int, ...], x: str, y: str, channels: int,
 
 TWO = "group = 2"
 LARGE = (
-    fold("E7-large-conv", wide("Conv", "", (257, 67, 3, 3), "1,67,4,5", "1,257,2,3", 257), CONV, "Conv"),
-    fold("E18-large-grouped", wide("ConvTranspose", TWO, (74, 211, 3, 3), "1,74,2,3", "1,422,4,5", 422), CONVT),
-    fold("E18-large-square", wide("ConvTranspose", TWO, (202, 101, 3, 3), "1,202,2,3", "1,202,4,5", 202), CONVT),
-    fold("E17-large-gemm", wide("Gemm", "", (409, 331), "3,409", "3,331", 331), GEMM, "Gemm"),
-    fold("E17-large-gemm-trans-b", wide("Gemm", "transB = 1", (331, 409), "3,409", "3,331", 331), GEMM, "Gemm"),
+    fold("large-conv", wide("Conv", "", (257, 67, 3, 3), "1,67,4,5", "1,257,2,3", 257), CONV, "Conv"),
+    fold("large-grouped", wide("ConvTranspose", TWO, (74, 211, 3, 3), "1,74,2,3", "1,422,4,5", 422), CONVT),
+    fold("large-square", wide("ConvTranspose", TWO, (202, 101, 3, 3), "1,202,2,3", "1,202,4,5", 202), CONVT),
+    fold("large-gemm", wide("Gemm", "", (409, 331), "3,409", "3,331", 331), GEMM, "Gemm"),
+    fold("large-gemm-trans-b", wide("Gemm", "transB = 1", (331, 409), "3,409", "3,331", 331), GEMM, "Gemm"),
     fold(
-        "E26-large-grouped",
+        "large-grouped-next",
         wide("Conv", TWO, (202, 101, 3, 3), "1,202,4,5", "1,202,2,3", 202, before=True),
         NEXT,
     ),
     fold(
-        "E25-large-transposed",
+        "large-transposed",
         wide("ConvTranspose", TWO, (422, 331, 1, 1), "1,422,2,3", "1,662,2,3", 422, before=True),
         "fold-bn-into-next-conv-transpose",
     ),
     fold(
-        "E17-large-next-gemm",
+        "large-next-gemm",
         wide("Gemm", "transB = 1", (331, 409), "3,409", "3,331", 409, before=True),
         "fold-bn-into-next-gemm",
     ),
@@ -111,9 +111,9 @@ def body_output() -> onnx.ModelProto:
 
 
 ONE_SIDE = (
-    refuse("E12-bn-in-branch", bn_inside, CONV, "captured-by-subgraph", f"{STAY} Conv If", PLAIN),
-    refuse("E12-next-conv-in-branch", conv_inside, NEXT, "captured-by-subgraph", f"{STAY} Conv If", BN_CONV),
-    refuse("E11-output-of-a-body", body_output, CONV, "output-is-graph-output", f"{STAY} Loop", PLAIN),
+    refuse("bn-in-branch", bn_inside, CONV, "captured-by-subgraph", f"{STAY} Conv If", PLAIN),
+    refuse("next-conv-in-branch", conv_inside, NEXT, "captured-by-subgraph", f"{STAY} Conv If", BN_CONV),
+    refuse("output-of-a-body", body_output, CONV, "output-is-graph-output", f"{STAY} Loop", PLAIN),
 )
 
 
@@ -168,9 +168,9 @@ def spelled_out() -> onnx.ModelProto:
 
 
 DOMAINS = (
-    refuse("E35-epsilon-differs-per-call", attribute_per_call, CONV, "", f"f f {STAY}", lambda: in_function(2)),
-    fold("E35-nested-function", nested_function, CONV, "outer f Conv"),
-    fold("E5-long-domain-name", spelled_out, CONV, "Conv", valid=False),
+    refuse("epsilon-differs-per-call", attribute_per_call, CONV, "", f"f f {STAY}", lambda: in_function(2)),
+    fold("nested-function", nested_function, CONV, "outer f Conv"),
+    fold("long-domain-name", spelled_out, CONV, "Conv", valid=False),
 )
 
 
@@ -181,8 +181,8 @@ ONES = graph(
     f"{X} => (float[2,3,11,13] y) {{ h = Relu (x) t = Mul (h, k) y = Relu (t) }}", k=np.ones((3, 1, 1), np.float32)
 )
 NEUTRAL = (
-    refuse("E6-zero-bias-overridable", lambda: as_inputs(ZERO(), "b"), "drop-zero-bias", "overridable", "Conv", ZERO),
-    refuse("E6-ones-overridable", lambda: as_inputs(ONES(), "k"), "drop-identity-affine", "overridable", "Mul", ONES),
+    refuse("zero-bias-overridable", lambda: as_inputs(ZERO(), "b"), "drop-zero-bias", "overridable", "Conv", ZERO),
+    refuse("ones-overridable", lambda: as_inputs(ONES(), "k"), "drop-identity-affine", "overridable", "Mul", ONES),
 )
 
 
@@ -194,9 +194,9 @@ def opset_5() -> onnx.ModelProto:
 
 
 OLDER = (
-    refuse("E5-opset-5", opset_5, CONV, "opset", STAY, opset6, ort=False),
+    refuse("opset-5", opset_5, CONV, "opset", STAY, opset6, ort=False),
     fold(
-        "E5-ir-3-zero-bias",
+        "ir-3-zero-bias",
         lambda: as_inputs(built(f"{X} => {Y} {{ y = Conv (x, w, b) }}", 8, 3, b=np.zeros(5, np.float32))()),
         "drop-zero-bias",
         "Conv",
@@ -204,5 +204,5 @@ OLDER = (
     ),
 )
 
-SOUND: tuple[Case, ...] = (fold("E36-batch-norm-of-another-domain", other_domain, ""),)
+SOUND: tuple[Case, ...] = (fold("batch-norm-of-another-domain", other_domain, ""),)
 ROWS: tuple[Case, ...] = (*LARGE, *ONE_SIDE, *DOMAINS, *NEUTRAL, *OLDER)

@@ -1,4 +1,4 @@
-"""E1-E13: optional inputs, computed constants, training mode, old opsets, overridable, shared and escaping tensors."""
+"""Optional inputs, computed constants, training mode, old opsets, overridable, shared and escaping tensors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from tests.cases.a_conv_bn import CONV, CONVT, ir3_stays_consistent, opset6
-from tests.cases.a_scope import IF, PLAIN, TWO, net
 from tests.cases.case import Build, Case, fold, inputs_of, refuse
+from tests.cases.conv_batch_norm import CONV, CONVT, ir3_stays_consistent, opset6
+from tests.cases.sharing import IF, PLAIN, TWO, net
 from tests.tiny import Draw, X, Y, as_inputs, model
 
 BN = "BatchNormalization <epsilon = 1e-3>"
@@ -34,7 +34,7 @@ def built(text: str, opset: int = 17, ir: int = 8, **more: np.ndarray) -> Build:
     return build
 
 
-# E1 ----------------------------------------------------------------------------------------------
+# Absent inputs ----------------------------------------------------------------------------------------------
 
 
 def empty_gemm_c() -> onnx.ModelProto:
@@ -51,7 +51,7 @@ def empty_transposed() -> onnx.ModelProto:
     return model(text, draw.conv(3, 5, 3, 2) | draw.bn(5))
 
 
-# E2: the zero bias that torch computes at run time ------------------------------------------------
+# the zero bias that torch computes at run time ------------------------------------------------
 
 ZERO = np.array(0, np.float32)
 SLICED = "s = Shape (w) n = Slice (s, i0, i1, i0) z = CastLike (zero, x) e = Expand (z, n)"
@@ -75,18 +75,18 @@ def weight_through(head: str, stored: np.ndarray) -> Build:
 WEIGHT = Draw().normal(5, 3, 3, 2)
 COMPUTED = (
     *(
-        fold(f"E2-{name}-bias", build, CONV, "Conv")
+        fold(f"{name}-bias", build, CONV, "Conv")
         for name, (build, _) in {
             "slice": computed(SLICED),
             "start": computed(STARTED),
             "of-shape": computed(OF_SHAPE),
         }.items()
     ),
-    fold("E2-zero-bias-seen", computed(STARTED)[1], "drop-zero-bias", "Conv", check=inputs_of("Conv", 2)),
-    fold("E2-weight-behind-cast", weight_through("u = Cast <to = 1> (k)", HALF_W), CONV, "Conv"),
-    fold("E2-weight-behind-reshape", weight_through("u = Reshape (k, s)", WEIGHT.reshape(5, 18)), CONV, "Conv"),
+    fold("zero-bias-seen", computed(STARTED)[1], "drop-zero-bias", "Conv", check=inputs_of("Conv", 2)),
+    fold("weight-behind-cast", weight_through("u = Cast <to = 1> (k)", HALF_W), CONV, "Conv"),
+    fold("weight-behind-reshape", weight_through("u = Reshape (k, s)", WEIGHT.reshape(5, 18)), CONV, "Conv"),
     fold(
-        "E2-weight-behind-transpose",
+        "weight-behind-transpose",
         weight_through("u = Transpose <perm = [3,2,0,1]> (k)", np.ascontiguousarray(WEIGHT.transpose(2, 3, 1, 0))),
         CONV,
         "Conv",
@@ -94,19 +94,19 @@ COMPUTED = (
 )
 
 
-# E3: training mode in every dialect ----------------------------------------------------------------
+# training mode in every dialect ----------------------------------------------------------------
 
 TRAIN9 = f"""{X} => (float[2,5,9,12] y, float[5] m2, float[5] v2, float[5] m3, float[5] v3) {{
     h = Conv (x, w, b) y, m2, v2, m3, v3 = {BN} (h, g, be, m, v) }}"""
 OFF = "h = Conv (x, w, b) y = BatchNormalization <epsilon = 1e-3, training_mode = 0> (h, g, be, m, v)"
 TRAINING = (
-    refuse("E3-opset-9-five-outputs", built(TRAIN9, opset=9), CONV, "training-mode", STAY, PLAIN, ort=False),
-    refuse("E3-opset-6-is-test-absent", lambda: opset6(""), CONV, "training-mode", STAY, opset6, ort=False),
-    fold("E3-training-mode-0", built(f"{X} => {Y} {{ {OFF} }}"), CONV, "Conv"),
+    refuse("opset-9-five-outputs", built(TRAIN9, opset=9), CONV, "training-mode", STAY, PLAIN, ort=False),
+    refuse("opset-6-is-test-absent", lambda: opset6(""), CONV, "training-mode", STAY, opset6, ort=False),
+    fold("training-mode-0", built(f"{X} => {Y} {{ {OFF} }}"), CONV, "Conv"),
 )
 
 
-# E4, E5: old opsets ---------------------------------------------------------------------------------
+# old opsets ---------------------------------------------------------------------------------
 
 
 def spatial6(value: int) -> onnx.ModelProto:
@@ -149,11 +149,11 @@ def still_lists(*names: str) -> Callable[[onnx.ModelProto], None]:
 AFFINE = "fold-affine-into-conv"
 ON_AXIS_1 = arithmetic6("broadcast = 1, axis = 1", 4)
 OLD = (
-    refuse("E4-opset-6-spatial-0", lambda: spatial6(0), CONV, "spatial-stats", STAY, lambda: spatial6(1), ort=False),
-    fold("E5-opset-6-mul-axis-1", ON_AXIS_1, AFFINE, "Conv", ort=False, check=ir3_stays_consistent),
-    fold("E5-opset-6-add-axis-1", arithmetic6("broadcast = 1, axis = 1", 4, op="Add"), AFFINE, "Conv", ort=False),
+    refuse("opset-6-spatial-0", lambda: spatial6(0), CONV, "spatial-stats", STAY, lambda: spatial6(1), ort=False),
+    fold("opset-6-mul-axis-1", ON_AXIS_1, AFFINE, "Conv", ort=False, check=ir3_stays_consistent),
+    fold("opset-6-add-axis-1", arithmetic6("broadcast = 1, axis = 1", 4, op="Add"), AFFINE, "Conv", ort=False),
     refuse(
-        "E5-opset-6-mul-last-axis",
+        "opset-6-mul-last-axis",
         arithmetic6("broadcast = 1", 4),
         AFFINE,
         "not-per-channel",
@@ -161,11 +161,11 @@ OLD = (
         ON_AXIS_1,
         ort=False,
     ),
-    fold("E5-ir-3-shared-weight", shared_ir3, CONV, "Conv Conv", check=still_lists("x", "x2")),
+    fold("ir-3-shared-weight", shared_ir3, CONV, "Conv Conv", check=still_lists("x", "x2")),
 )
 
 
-# E6: overridable initializers ------------------------------------------------------------------------
+# overridable initializers ------------------------------------------------------------------------
 
 
 def only_x(proto: onnx.ModelProto) -> None:
@@ -176,15 +176,15 @@ def only_x(proto: onnx.ModelProto) -> None:
 FREEZE = {"freeze_overridable": True}
 OVERRIDABLE = (
     *(
-        fold(f"E6-freeze-{n}", lambda n=n: as_inputs(PLAIN(), n), CONV, "Conv", options=FREEZE, check=only_x)  # type: ignore[misc]
+        fold(f"freeze-{n}", lambda n=n: as_inputs(PLAIN(), n), CONV, "Conv", options=FREEZE, check=only_x)  # type: ignore[misc]
         for n in ("w", "g", "v")
     ),
-    fold("E6-freeze-all", lambda: as_inputs(PLAIN()), CONV, "Conv", options=FREEZE, check=only_x),
-    refuse("E6-all-overridable", lambda: as_inputs(PLAIN()), CONV, "overridable", STAY, PLAIN),
+    fold("freeze-all", lambda: as_inputs(PLAIN()), CONV, "Conv", options=FREEZE, check=only_x),
+    refuse("all-overridable", lambda: as_inputs(PLAIN()), CONV, "overridable", STAY, PLAIN),
 )
 
 
-# E7-E13: sharing and escaping ------------------------------------------------------------------------
+# sharing and escaping ------------------------------------------------------------------------
 
 NO_GROWTH = {"no_growth": True}
 SHARED = f"h = Conv (x, w, b) {TAIL} k = Conv (x2, w, b)"
@@ -221,11 +221,9 @@ def gamma_is_var() -> onnx.ModelProto:
 
 
 SHARING = (
+    refuse("no-growth-one-bn", ONE_BN, CONV, "weight-shared", "Conv Conv BatchNormalization", PLAIN, options=NO_GROWTH),
     refuse(
-        "E7-no-growth-one-bn", ONE_BN, CONV, "weight-shared", "Conv Conv BatchNormalization", PLAIN, options=NO_GROWTH
-    ),
-    refuse(
-        "E7-no-growth-two-bns",
+        "no-growth-two-bns",
         net(f"{TWO} {{ {SHARED} z = {BN} (k, g2, be2, m2, v2) }}"),
         CONV,
         "weight-shared",
@@ -233,18 +231,18 @@ SHARING = (
         PLAIN,
         options=NO_GROWTH,
     ),
-    fold("E7-no-growth-unshared", PLAIN, CONV, "Conv", options=NO_GROWTH),
-    fold("E8-gamma-is-var", gamma_is_var, CONV, "Conv"),
-    fold("E10-weight-in-nested-if", net(DEEP_W), CONV, "Conv If If Relu Neg Abs"),
-    captured("E12-captured-by-loop", LOOP, "Loop"),
-    captured("E12-captured-by-scan", SCAN, "Scan"),
-    captured("E12-captured-by-nested-if", NESTED, "If If"),
+    fold("no-growth-unshared", PLAIN, CONV, "Conv", options=NO_GROWTH),
+    fold("gamma-is-var", gamma_is_var, CONV, "Conv"),
+    fold("weight-in-nested-if", net(DEEP_W), CONV, "Conv If If Relu Neg Abs"),
+    captured("captured-by-loop", LOOP, "Loop"),
+    captured("captured-by-scan", SCAN, "Scan"),
+    captured("captured-by-nested-if", NESTED, "If If"),
 )
 
 
 ROWS: tuple[Case, ...] = (
-    fold("E1-gemm", empty_gemm_c, "fold-bn-into-gemm", "Gemm", check=inputs_of("Gemm", 3)),
-    fold("E1-conv-transpose", empty_transposed, CONVT, "ConvTranspose", check=inputs_of("ConvTranspose", 3)),
+    fold("empty-gemm-c", empty_gemm_c, "fold-bn-into-gemm", "Gemm", check=inputs_of("Gemm", 3)),
+    fold("empty-conv-transpose-bias", empty_transposed, CONVT, "ConvTranspose", check=inputs_of("ConvTranspose", 3)),
     *COMPUTED,
     *TRAINING,
     *OLD,

@@ -1,4 +1,4 @@
-"""E14-E19: the channel axis through views, Gemm in every spelling, grouped ConvTranspose."""
+"""The channel axis through views, Gemm in every spelling, grouped ConvTranspose."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import onnx
 
-from tests.cases.a_affine import CONVT as AFFINE_CONVT
-from tests.cases.a_conv_bn import CONV, CONVT
-from tests.cases.a_linear_bn import GEMM, MATMUL, gemm, matmul
+from tests.cases.arithmetic import CONVT as AFFINE_CONVT
 from tests.cases.case import Build, Case, fold, refuse
+from tests.cases.conv_batch_norm import CONV, CONVT
+from tests.cases.matmul_batch_norm import GEMM, MATMUL, gemm, matmul
 from tests.tiny import Draw, model
 
 BN = "y = BatchNormalization <epsilon = 1e-3> (t, g, be, m, v)"
@@ -35,20 +35,20 @@ COINCIDE = {"x": "2,3,7,13"}
 STAY = "Conv Transpose BatchNormalization"
 
 VIEWS = (
-    fold("E14-transpose-pair", viewed(NHWC, "2,5,9,12"), CONV, "Conv Transpose Transpose | Conv"),
-    fold("E14-identity", viewed("t = Identity (h)", "2,5,9,12"), CONV, "Conv Identity | Conv"),
-    fold("E14-dropout", viewed("t = Dropout (h)", "2,5,9,12"), CONV, "Conv Dropout | Conv"),
-    fold("E14-reshape-keeps-channel", viewed("t = Reshape (h, s)", "2,5,108", s=[2, 5, 108]), CONV, "Conv Reshape"),
-    fold("E14-reshape-zero-and-minus-1", viewed("t = Reshape (h, s)", "2,5,108", s=[0, 0, -1]), CONV, "Conv Reshape"),
+    fold("transpose-pair", viewed(NHWC, "2,5,9,12"), CONV, "Conv Transpose Transpose | Conv"),
+    fold("identity-between", viewed("t = Identity (h)", "2,5,9,12"), CONV, "Conv Identity | Conv"),
+    fold("dropout-between", viewed("t = Dropout (h)", "2,5,9,12"), CONV, "Conv Dropout | Conv"),
+    fold("reshape-keeps-channel", viewed("t = Reshape (h, s)", "2,5,108", s=[2, 5, 108]), CONV, "Conv Reshape"),
+    fold("reshape-zero-and-minus-1", viewed("t = Reshape (h, s)", "2,5,108", s=[0, 0, -1]), CONV, "Conv Reshape"),
     fold(
-        "E14-unsqueeze",
+        "unsqueeze",
         viewed("t = Unsqueeze (h, s)", "2,5,15,1", x="2,3,17", k=(3,), s=[3]),
         CONV,
         "Conv Unsqueeze",
     ),
-    fold("E14-squeeze", viewed("t = Squeeze (h, s)", "2,5,12", x="2,3,3,13", s=[2]), CONV, "Conv Squeeze"),
+    fold("squeeze", viewed("t = Squeeze (h, s)", "2,5,12", x="2,3,3,13", s=[2]), CONV, "Conv Squeeze"),
     refuse(
-        "E14-conv-transpose-1-2",
+        "conv-transpose-1-2",
         viewed("t = Transpose <perm = [0,2,1,3]> (h)", "2,5,5,12", **COINCIDE),  # type: ignore[arg-type]
         CONV,
         "channel-axis",
@@ -56,7 +56,7 @@ VIEWS = (
         viewed("t = Transpose <perm = [0,1,2,3]> (h)", "2,5,5,12", **COINCIDE),  # type: ignore[arg-type]
     ),
     refuse(
-        "E14-half-a-transpose-pair",
+        "half-a-transpose-pair",
         viewed("p = Transpose <perm = [0,2,3,1]> (h) t = Transpose <perm = [0,2,3,1]> (p)", "2,5,5,12", x="2,3,14,6"),
         CONV,
         "channel-axis",
@@ -64,7 +64,7 @@ VIEWS = (
         viewed(NHWC, "2,5,12,5", x="2,3,14,6"),
     ),
     refuse(
-        "E14-reshape-mixes-channels",
+        "reshape-mixes-channels",
         viewed("t = Reshape (h, s)", "10,5,3,4", s=[10, 5, 3, 4], x="2,3,7,13", o=5),
         CONV,
         "channel-axis",
@@ -72,7 +72,7 @@ VIEWS = (
         viewed("t = Reshape (h, s)", "2,5,6,10", s=[2, 5, 6, 10], x="2,3,7,13", o=5),
     ),
     refuse(
-        "E14-gemm-transpose-square",
+        "gemm-transpose-square",
         matmul("(float[5,3] x) => (float[5,5] y) { h = Gemm (x, w) t = Transpose <perm = [1,0]> (h) }"),
         GEMM,
         "channel-axis",
@@ -84,7 +84,7 @@ VIEWS = (
 TIME = "(float[2,5,3] x) => (float[2,5,5] y) { h = MatMul (x, w) p = Add (h, b)"
 AXIS = (
     refuse(
-        "E15-matmul-add-bn-on-time",
+        "matmul-add-bn-on-time",
         matmul("(float[2,5,3] x) => (float[2,5,5] y) { h = MatMul (x, w) t = Add (h, b) }", b=(5,)),
         MATMUL,
         "channel-axis",
@@ -92,7 +92,7 @@ AXIS = (
         matmul(f"{TIME} t = Transpose <perm = [0,2,1]> (p) }}", b=(5,)),
     ),
     fold(
-        "E16-matmul-add-transpose-bn",
+        "matmul-add-transpose-bn",
         matmul(
             "(float[2,7,3] x) => (float[2,5,7] y) { h = MatMul (x, w) p = Add (b, h) "
             "t = Transpose <perm = [0,2,1]> (p) }",
@@ -129,13 +129,13 @@ def gemm_row(attrs: tuple[str, str], c: tuple[str, tuple[int, ...] | None]) -> C
     build = gemm(attrs=text) if shape is None else gemm(attrs=text, c=shape)
     if shape is None:
         build = gemm("x, w", text)
-    return fold(f"E17-gemm-{name}-c-{shape_name}", build, GEMM, "Gemm")
+    return fold(f"gemm-{name}-c-{shape_name}", build, GEMM, "Gemm")
 
 
 GEMMS = (
     *(gemm_row(a, c) for a, c in itertools.product(SPELLINGS.items(), C_SHAPES.items())),
     refuse(
-        "E17-no-growth-c-m-1",
+        "no-growth-c-m-1",
         gemm(c=(7, 1)),
         GEMM,
         "",
@@ -162,23 +162,23 @@ def convt(*w: int, group: int, x: str, out: str, tail: str, attrs: str = "", **s
 
 PADDED = ", strides = [2, 2], pads = [1, 0, 1, 1], output_padding = [1, 0], dilations = [1, 2]"
 TRANSPOSED = (
-    fold("E18-1d-square", convt(6, 3, 3, group=2, x="2,6,7", out="2,6,9", tail=BN), CONVT, "ConvTranspose"),
-    fold("E18-depthwise", convt(5, 1, 3, group=5, x="2,5,7", out="2,5,9", tail=BN), CONVT, "ConvTranspose"),
-    fold("E18-3-groups", convt(6, 2, 3, 2, group=3, x="2,6,4,5", out="2,6,6,6", tail=BN), CONVT, "ConvTranspose"),
+    fold("1d-square", convt(6, 3, 3, group=2, x="2,6,7", out="2,6,9", tail=BN), CONVT, "ConvTranspose"),
+    fold("depthwise", convt(5, 1, 3, group=5, x="2,5,7", out="2,5,9", tail=BN), CONVT, "ConvTranspose"),
+    fold("3-groups", convt(6, 2, 3, 2, group=3, x="2,6,4,5", out="2,6,6,6", tail=BN), CONVT, "ConvTranspose"),
     fold(
-        "E18-every-attribute",
+        "every-attribute",
         convt(6, 5, 3, 2, group=2, x="2,6,4,5", out="2,10,8,10", tail=BN, attrs=PADDED),
         CONVT,
         "ConvTranspose",
     ),
     fold(
-        "E19-square-mul",
+        "square-mul",
         convt(5, 5, 3, 2, group=1, x="2,5,4,7", out="2,5,6,8", tail="y = Mul (t, k)", k=(1, 5, 1, 1)),
         AFFINE_CONVT,
         "ConvTranspose",
     ),
     fold(
-        "E19-square-mul-add",
+        "square-mul-add",
         convt(
             5,
             5,

@@ -1,4 +1,4 @@
-"""Table A, "Conv / ConvTranspose then BatchNormalization"."""
+"""Conv or ConvTranspose, then BatchNormalization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""E34-E36: Conv+BN in If, Loop and Scan bodies and in model-local functions."""
+"""Conv and BatchNormalization in If, Loop and Scan bodies and in model-local functions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import onnx
 
-from tests.cases.a_conv_bn import CONV
-from tests.cases.a_scope import in_function
 from tests.cases.case import Build, Case, fold, refuse
+from tests.cases.conv_batch_norm import CONV
+from tests.cases.sharing import in_function
 from tests.tiny import Draw, body, model, tensors
 
 BN = "BatchNormalization <epsilon = 1e-3>"
@@ -73,7 +73,7 @@ def parametrised(calls: int, *, other: bool = False) -> Build:
 ROWS: tuple[Case, ...] = (
     *(
         fold(
-            f"E34-{op.lower()}-{'own' if own else 'outer'}",
+            f"{op.lower()}-{'own' if own else 'outer'}",
             inside(text, op, own),
             CONV,
             ops,
@@ -82,9 +82,9 @@ ROWS: tuple[Case, ...] = (
         for op, text, ops in (("Loop", IN_LOOP, "Loop Identity Conv"), ("Scan", IN_SCAN, "Scan Add Conv"))
         for own in (True, False)
     ),
-    fold("E35-function-called-twice", lambda: in_function(2), CONV, "f f Conv"),
+    fold("function-called-twice", lambda: in_function(2), CONV, "f f Conv"),
     refuse(
-        "E35-weights-differ-per-call",
+        "weights-differ-per-call",
         parametrised(2, other=True),
         CONV,
         "",

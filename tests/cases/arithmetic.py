@@ -1,4 +1,4 @@
-"""Table A, "Decomposed affine after Conv"."""
+"""Arithmetic with a constant after Conv and ConvTranspose, and constants that only look per channel."""
 
 from __future__ import annotations
 

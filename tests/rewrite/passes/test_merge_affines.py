@@ -1,0 +1,14 @@
+"""Two multiplications, or two additions, by constants in a row become one: its rows."""
+
+from __future__ import annotations
+
+from tests.rewrite.passes.walk import PassRows
+
+
+class TestMergeAffines(PassRows):
+    name = "merge-affines"
+    folds = "mul-div"
+    declines = """
+        old-broadcast: mul-mul-opset-6
+        rounding: fp16-merged-factor
+    """
