@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from converter.commands.verify import verify as compare
     from converter.model.graph import load
     from converter.referee import verify
-    from converter.rewrite.bias_flow.fates import NoSuchBias
+    from converter.rewrite.bias_flow.fates import NoSuchBias, UnknownBias
 
 __all__ = [
     "AblateResult",
@@ -45,6 +45,7 @@ __all__ = [
     "ReplayResult",
     "RuntimeUnavailable",
     "StudyResult",
+    "UnknownBias",
     "__version__",
     "compare",
     "explain",
@@ -68,8 +69,9 @@ _HOME = {
     "FoldResult": "commands.fold:FoldResult",
     "InspectResult": "commands.inspect:InspectResult",
     "LintResult": "commands.lint:LintResult",
-    "NoSuchBias": "rewrite.bias_flow.fates:NoSuchBias",
+    "NoSuchBias": "rewrite.bias_flow.fates:UnknownBias",  # the name of earlier versions
     "ReplayResult": "commands.replay:ReplayResult",
+    "UnknownBias": "rewrite.bias_flow.fates:UnknownBias",
     "StudyResult": "commands.study:StudyResult",
     "compare": "commands.verify:verify",  # do two models give the same answers?
     "explain": "commands.inspect:explain",

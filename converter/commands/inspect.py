@@ -17,7 +17,7 @@ from converter.records import Counts, Fate, Finding, Gate, Rewrite, Status
 from converter.rewrite import pipeline
 from converter.rewrite.analysis import recurrent as rnn
 from converter.rewrite.analysis.facts import Facts, PassOptions
-from converter.rewrite.bias_flow.fates import named
+from converter.rewrite.bias_flow.fates import find_bias
 
 Model = str | Path | onnx.ModelProto | bytes
 
@@ -120,7 +120,7 @@ def explain(
     ------
     ModelError
         The model cannot be read.
-    NoSuchBias
+    UnknownBias
         No bias is called that; the message names those that come near.
     ValueError
         A name is no pass's.
@@ -132,7 +132,7 @@ def explain(
             ops = {n.label: str(n.op) for n in graph.nodes()}
             with blame(graph):
                 outcome = pipeline.run(graph, options, progress)
-            return named(outcome.fates, node, ops)
+            return find_bias(outcome.fates, node, ops)
         finally:
             graph.close()
 

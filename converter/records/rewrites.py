@@ -111,14 +111,28 @@ class EffectKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
-    """One node that a bias's shift meets, and what it does with it."""
+class Step:
+    """One node that a bias's shift meets, and what it does with it.
+
+    Attributes
+    ----------
+    op : str
+        The operator; ``output`` or ``use`` where ``node`` is a tensor that is used for something besides.
+    how : str
+        A clause for people; ``kind`` says the same to programs.
+    sources : tuple of str
+        Nodes that hand it the shift, so that a path can be drawn as a tree.
+    part : str
+        The part of a fused bias whose path this is.
+    """
 
     node: str
     op: str
     verb: Verb
     how: str = ""
     kind: EffectKind = EffectKind.PLAIN
+    sources: tuple[str, ...] = ()
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +140,7 @@ class Fate:
     """Where one bias went, or why it is kept.
 
     ``removed`` of its ``elements`` are gone: all of them unless it is kept, some where a part of a
-    fused bias went.
+    fused bias went. ``names``: all by which somebody may ask for it, of nodes and tensors, before and after.
     """
 
     node: str
@@ -137,7 +151,8 @@ class Fate:
     where: str = ""  # the nodes where it went
     code: str = ""  # why it is kept
     why: str = ""
-    path: tuple[Hop, ...] = ()
+    path: tuple[Step, ...] = ()
+    names: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

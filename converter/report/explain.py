@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from converter.records import Fate, FateKind, Hop, Verb
+from converter.records import Fate, FateKind, Step, Verb
 from converter.report import wording
 from converter.report.hops import does
 from converter.report.to_json import fate_json, path_json
@@ -65,9 +65,9 @@ def explain_json(fate: Fate, model: Path | None, version: str) -> dict[str, Any]
     }
 
 
-def _by_part(fate: Fate) -> list[tuple[Hop, ...]]:
+def _by_part(fate: Fate) -> list[tuple[Step, ...]]:
     """The path of each part of a fused bias, in the order in which they went."""
-    found: dict[str, list[Hop]] = {}
+    found: dict[str, list[Step]] = {}
     for hop in fate.path if [hop.node for hop in fate.path] != [fate.node] else ():  # an LSTM's way ends in itself
-        found.setdefault(getattr(hop, "part", ""), []).append(hop)
+        found.setdefault(hop.part, []).append(hop)
     return [tuple(way) for way in found.values()]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from converter.records import Fate, FateKind, Gate, Hop, Verb
+from converter.records import Fate, FateKind, Gate, Step, Verb
 from converter.report import wording
 from converter.report.hops import felt
 
@@ -57,7 +57,7 @@ def gathered(fates: Iterable[Fate]) -> list[Group]:
     return sorted(groups, key=lambda g: (ORDER.index(g.kind), -len(g.fates), g.what))
 
 
-def stopper(fate: Fate) -> Hop | None:
+def stopper(fate: Fate) -> Step | None:
     """Where a bias that is kept is felt; None if something else keeps it."""
     end = fate.path[-1] if fate.path else None
     return (

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from converter.records import EffectKind, Hop, Verb
+from converter.records import EffectKind, Step, Verb
 from converter.report import wording
-from converter.rewrite.bias_flow.reasons import Reader
 
 _MAX = "the largest value moves with all the others"
 _MEAN = "a mean moves with its values"
@@ -50,7 +49,7 @@ _TAKEN = {  # the name of the constant would be noise
 }
 
 
-def does(hop: Hop) -> str:
+def does(hop: Step) -> str:
     """What the node does with the shift."""
     match hop.verb:
         case Verb.ABSORBS:
@@ -60,7 +59,7 @@ def does(hop: Hop) -> str:
         case Verb.BLOCKS:
             said = "would change" if hop.op == "output" else f"feels it: {felt(hop)}"
         case _:
-            if isinstance(hop, Reader) and len(hop.given_by) > 1:
+            if len(hop.sources) > 1:
                 return "adds up the shifts that meet here"
             said = _HOW.get(hop.kind) or _CARRIES.get(hop.op, "carries it unchanged")
             if hop.kind is EffectKind.UNNORMALIZED:  # what keeps the weights of an attention from it
@@ -68,6 +67,6 @@ def does(hop: Hop) -> str:
     return wording.plain(said)
 
 
-def felt(hop: Hop) -> str:
+def felt(hop: Step) -> str:
     """Why the node feels the shift."""
     return "it is not linear" if hop.kind is EffectKind.NONLINEAR else wording.plain(hop.how)

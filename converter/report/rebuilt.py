@@ -21,7 +21,6 @@ from converter.records import (
     FateKind,
     Finding,
     Gate,
-    Hop,
     InputSet,
     Latency,
     ModelFacts,
@@ -31,6 +30,7 @@ from converter.records import (
     Safety,
     Stage,
     Status,
+    Step,
     Timing,
     Verb,
     Verdict,
@@ -233,10 +233,10 @@ def _finding(part: Json) -> Finding:
 _NONLINEAR = "it is not linear, so it feels the shift"  # documents hold the sentence, not its tag
 
 
-def _hop(end: Json) -> Hop:
+def _hop(end: Json) -> Step:
     how = end.get("how", "")
     kind = EffectKind.NONLINEAR if how == _NONLINEAR else EffectKind.PLAIN
-    return Hop(end["node"], end["op"], Verb(end["verb"]), how, kind)
+    return Step(end["node"], end["op"], Verb(end["verb"]), how, kind)
 
 
 def _fate(part: Json) -> Fate:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converter.records import Counts, Fate, Finding, Hop, Latency, Rewrite, Verb
+from converter.records import Counts, Fate, Finding, Latency, Rewrite, Step, Verb
 from converter.report.document import environment, facts, inputs, latency_json, parity_json, repro, tool
 from converter.report.result import Folded, Inspected, PassLike
 
@@ -151,7 +151,7 @@ def fate_json(fate: Fate) -> dict[str, Any]:
     }
 
 
-def path_json(path: Iterable[Hop]) -> list[dict[str, Any]]:
+def path_json(path: Iterable[Step]) -> list[dict[str, Any]]:
     """The nodes that a bias's shift meets, each with those that hand it the shift."""
     return [
         {
@@ -159,8 +159,8 @@ def path_json(path: Iterable[Hop]) -> list[dict[str, Any]]:
             "op": hop.op,
             "verb": hop.verb,
             "how": hop.how,
-            "from": list(getattr(hop, "given_by", ())),
-            "part": getattr(hop, "part", ""),
+            "from": list(hop.sources),
+            "part": hop.part,
         }
         for hop in path
     ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from converter.records import Fate, Hop, Verb
+from converter.records import Fate, Step, Verb
 from converter.report import wording
 from converter.report.hops import does
 
@@ -21,7 +21,7 @@ from converter.report.hops import does
 class _Knot:
     """A node of the tree."""
 
-    hop: Hop
+    hop: Step
     children: list[_Knot] = field(default_factory=list)
 
     @property
@@ -33,18 +33,18 @@ class _Knot:
 class Line:
     """One line of a tree: what is drawn before it, and before its own continuation."""
 
-    hop: Hop
+    hop: Step
     lead: str
     below: str
 
 
-def lines(root: Hop, path: Sequence[Hop], glyphs: Glyphs) -> list[Line]:
+def lines(root: Step, path: Sequence[Step], glyphs: Glyphs) -> list[Line]:
     """The tree, from its root on."""
     tree = _Knot(root)
     knots = {root.node: tree}
     for hop in path:
         knot = _Knot(hop)
-        givers = [knots[name] for name in getattr(hop, "given_by", ()) if name in knots]
+        givers = [knots[name] for name in hop.sources if name in knots]
         (givers or [tree])[-1].children.append(knot)
         knots[hop.node] = knot
     return list(_walk(tree, "", glyphs))
@@ -86,13 +86,13 @@ class Way:
     """The tree as something to print, as wide as there is room."""
 
     fate: Fate
-    path: tuple[Hop, ...]
+    path: tuple[Step, ...]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         glyphs = ASCII if options.ascii_only else UNICODE
-        part = next((p for hop in self.path if (p := getattr(hop, "part", ""))), "")
+        part = next((p for hop in self.path if (p := hop.part)), "")
         adds = f"its bias: {part or wording.count(self.fate.elements, 'element')}"
-        root = Hop(self.fate.node, self.fate.op, Verb.STARTS, adds)
+        root = Step(self.fate.node, self.fate.op, Verb.STARTS, adds)
         tree = lines(root, self.path, glyphs)
         width = options.max_width
         column = max(len(line.lead) + len(_name(line.hop)) + 4 for line in tree)
@@ -100,7 +100,7 @@ class Way:
             yield from _drawn(line, glyphs, width, column if column + 30 <= width else 0)
 
 
-def _name(hop: Hop) -> str:
+def _name(hop: Step) -> str:
     return f"{hop.op} {wording.plain(hop.node)}"
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from converter.errors import InvariantViolation
 from converter.model.file import NEWEST_OPSET
 from converter.model.graph import Edit, Graph, Node
-from converter.records import Counts, Finding, Rewrite, Safety, Status
+from converter.records import Counts, Fate, Finding, Rewrite, Safety, Status
 from converter.rewrite.analysis.affine import affine_at, stats_problem, training_problem
 from converter.rewrite.analysis.counts import count
 from converter.rewrite.analysis.facts import Facts, PassOptions
-from converter.rewrite.bias_flow.fates import BiasFate, Ledger
+from converter.rewrite.bias_flow.fates import BiasTracker
 from converter.rewrite.passes import PASSES, Pass
 
 OLDEST_OPSET = 6
@@ -64,7 +64,7 @@ class Outcome:
     findings: tuple[Finding, ...]
     before: Counts
     after: Counts
-    fates: tuple[BiasFate, ...] = ()
+    fates: tuple[Fate, ...] = ()
 
 
 def unknown_passes(names: Iterable[str]) -> list[str]:
@@ -94,7 +94,7 @@ class _Run:
         self.progress = progress
         self.rewrites: list[Rewrite] = []
         self.declined: dict[str, dict[str, Finding]] = {}  # pass -> finding id -> finding
-        self.ledger = Ledger(self.facts)
+        self.biases = BiasTracker(self.facts)
 
     def run(self) -> Outcome:
         before = count(self.facts)
@@ -147,16 +147,16 @@ class _Run:
         change = None if p.bias_change is None else p.bias_change(match)
         done = None if self.watch is None else self.watch(p, edits)
         delta = self.graph.apply(edits)
-        self.ledger.note(delta, change)
+        self.biases.note(delta, change)
         self.rewrites.append(Rewrite(id_, p.name, label, p.safety, str(output.name) if output else "", delta))
         if done is not None:
             done(self.rewrites[-1])
 
-    def _fates(self, left: Iterable[Finding]) -> tuple[BiasFate, ...]:
+    def _fates(self, left: Iterable[Finding]) -> tuple[Fate, ...]:
         takers = {p.name for p in self.passes if p.bias_change is not None}
         norms = {n.label for n in self.graph.nodes() if n.is_op("BatchNormalization")}
         unasked = {n.label: why for n in self.graph.nodes() if (why := opset_problem(n)) is not None}
-        return self.ledger.close([f for f in left if f.pass_name in takers or f.node in norms], unasked)
+        return self.biases.close([f for f in left if f.pass_name in takers or f.node in norms], unasked)
 
     def _leftover(self, declined: tuple[Finding, ...]) -> Iterable[Finding]:
         """Batch norms that no pass said a word about."""

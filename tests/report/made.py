@@ -14,7 +14,6 @@ from converter.records import (
     Fate,
     FateKind,
     Finding,
-    Hop,
     Latency,
     OutputCheck,
     Parity,
@@ -22,12 +21,12 @@ from converter.records import (
     Safety,
     Stage,
     Status,
+    Step,
     Verb,
     Verdict,
 )
 from converter.report import files
 from converter.rewrite.analysis.recurrent import Gate
-from converter.rewrite.bias_flow.reasons import Reader
 
 BEFORE = Counts(nodes=175, batch_norms=53, biases=1, parameter_bytes=102_000_000)
 AFTER = Counts(nodes=122, batch_norms=0, biases=54, parameter_bytes=101_900_000)
@@ -112,18 +111,18 @@ def folded(**changes: object) -> Result:
     return Result(**(values | changes))  # type: ignore[arg-type]
 
 
-def carries(node: str, given_by: str, op: str = "Add", kind: EffectKind = EffectKind.PLAIN) -> Reader:
-    return Reader(node, op, Verb.PROPAGATES, "", kind, (given_by,))
+def carries(node: str, given_by: str, op: str = "Add", kind: EffectKind = EffectKind.PLAIN) -> Step:
+    return Step(node, op, Verb.PROPAGATES, "", kind, (given_by,))
 
 
-def ends(node: str, given_by: str, verb: str, op: str, how: str = "", kind: EffectKind = EffectKind.PLAIN) -> Reader:
-    return Reader(node, op, Verb(verb), how, kind, (given_by,))
+def ends(node: str, given_by: str, verb: str, op: str, how: str = "", kind: EffectKind = EffectKind.PLAIN) -> Step:
+    return Step(node, op, Verb(verb), how, kind, (given_by,))
 
 
 def kept(node: str, op: str = "Relu", by: str = "relu", how: str = "it is not linear", elements: int = 8) -> Fate:
     """A bias of a Conv that a node feels."""
     why = f"{op} ({by}) feels it"
-    path: tuple[Hop, ...] = (ends(by, node, "stops", op, how),)
+    path: tuple[Step, ...] = (ends(by, node, "stops", op, how),)
     return Fate(node, "Conv", FateKind.KEPT, elements, code="stops", why=why, path=path)
 
 

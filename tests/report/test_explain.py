@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from converter.records import EffectKind, Fate, FateKind, Verb
+from converter.records import EffectKind, Fate, FateKind, Step, Verb
 from converter.report import explain, hops, text, to_json
-from converter.rewrite.bias_flow.reasons import Reader
 from tests.report.made import absorbed, at_output, carries, ends, kept
 
 
@@ -126,8 +125,8 @@ def test_a_way_that_was_not_gone_is_called_that() -> None:
 
 def test_each_part_has_a_tree_of_its_own() -> None:
     path = (
-        Reader("sm", "Softmax", Verb.CANCELS, "alike", given_by=("qkv",), part="key part, elements 6 to 11"),
-        Reader("sm", "Softmax", Verb.BLOCKS, "differently", given_by=("qkv",), part="query part"),
+        Step("sm", "Softmax", Verb.CANCELS, "alike", sources=("qkv",), part="key part, elements 6 to 11"),
+        Step("sm", "Softmax", Verb.BLOCKS, "differently", sources=("qkv",), part="query part"),
     )
     fused = Fate("qkv", "Gemm", FateKind.KEPT, 18, 6, code="softmax", why="w", path=path)
     assert shown(fused).splitlines()[2:] == [
@@ -142,7 +141,7 @@ def test_each_part_has_a_tree_of_its_own() -> None:
 def test_where_shifts_meet() -> None:
     path = (
         carries("pool", "conv", "AveragePool"),
-        Reader("add", "Add", Verb.PROPAGATES, given_by=("conv", "pool")),
+        Step("add", "Add", Verb.PROPAGATES, sources=("conv", "pool")),
         ends("y", "add", "stops", "output"),
     )
     assert shown(replace(kept("conv"), path=path)).splitlines()[2:] == [

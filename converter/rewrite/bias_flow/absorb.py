@@ -1,25 +1,114 @@
-"""What takes a shift over for good: biases, the mean of a batch norm, constants, the bias of a layer beside it."""
+"""A bias, and what takes its shift over for good: biases, the mean of a batch norm, constants, a sibling's bias."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from converter import numerics
-from converter.model.graph import Node
+from converter.model.graph import Node, Tensor
 from converter.records import EffectKind
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine, affine_at, scale_and_shift, stats_problem, training_problem
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.analysis.linear import Linear, linear_into
-from converter.rewrite.bias_flow.flow import Absorb, Permit, source_at
+from converter.rewrite.analysis.linear import Linear, linear_at, linear_into
 from converter.rewrite.bias_flow.rules.product import added_by_conv, conv_problem
 from converter.rewrite.bias_flow.shift import Array, Shift
 
 
-def absorber(facts: Facts, permit: Permit, node: Node, shifts: dict[int, Shift]) -> Absorb | None:
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """A constant bias that may be replaced.
+
+    Attributes
+    ----------
+    linear : Linear
+        The operator that bears it: Conv, ConvTranspose, Gemm or MatMul with its Add.
+    tensor : Tensor
+        The constant.
+    output : Tensor
+        What it shifts.
+    value : ndarray, float64
+        The bias as it stands, Gemm's beta included.
+    shape : tuple of int
+        The shift's, beside the output.
+    """
+
+    linear: Linear
+    tensor: Tensor
+    output: Tensor
+    value: Array
+    shape: tuple[int, ...]
+
+    @property
+    def node(self) -> Node:
+        """The linear operator."""
+        return self.linear.node
+
+
+@dataclass(frozen=True, slots=True)
+class TraceOptions:
+    """What may take a shift over, beyond biases, means and constants that exist.
+
+    ``siblings``: the bias of the other operand of an Add. ``new_bias``: a bias where there is none.
+    """
+
+    siblings: bool = False
+    new_bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Absorb:
+    """A node that takes the shift over: what `make` gives goes to its bias, mean (negated) or constant.
+
+    It is made when a plan asks: it may take reading a weight, and most traces end elsewhere.
+    """
+
+    node: Node
+    kind: EffectKind
+    target: Linear | Affine
+    make: Callable[[], Array]
+    n_elements: int
+    how: str
+
+
+def bias_at(facts: Facts, node: Node) -> Bias | None:
+    """The bias that `node` adds, if it is a constant that may be replaced."""
+    return facts.remembered(("bias", id(node)), lambda: _read_bias(facts, node))
+
+
+def _read_bias(facts: Facts, node: Node) -> Bias | None:
+    for op in lin.LINEAR:
+        linear = linear_at(facts, node, op)
+        if linear is None or linear.bias is None or linear.node.function_attrs:
+            continue
+        if facts.constants.weight(linear.bias) is None or facts.constants.weight(linear.weight) is None:
+            return None
+        value = lin.bias_value(facts, linear)
+        shape = _shape_at_output(facts, linear, value)
+        if value is None or shape is None:
+            return None
+        return Bias(linear, linear.bias, linear.result, value, shape)
+    return None
+
+
+def _shape_at_output(facts: Facts, linear: Linear, value: Array | None) -> tuple[int, ...] | None:
+    """Shape of the bias as it broadcasts to the output, with all axes; None if it has none."""
+    if value is None:
+        return None
+    if linear.op in (lin.CONV, lin.CONV_TRANSPOSE):
+        rank = lin.result_rank(facts, linear)
+        return None if rank is None or value.ndim != 1 else (1, value.size, *[1] * (rank - 2))
+    if linear.op == lin.GEMM:
+        return value.shape if value.ndim == 2 else (1, value.size)
+    rank = facts.rank(linear.result)
+    return None if rank is None else (1,) * (rank - value.ndim) + value.shape
+
+
+def find_absorb(facts: Facts, options: TraceOptions, node: Node, shifts: dict[int, Shift]) -> Absorb | None:
     """What the node does to take the shift over: a part of it, or the layer that it is; None if it cannot."""
     if set(shifts) != {0} and not (node.is_op("Add", "Sub") and len(shifts) == 1):
         return None
@@ -27,7 +116,7 @@ def absorber(facts: Facts, permit: Permit, node: Node, shifts: dict[int, Shift])
     if s.value is None or s.masked or s.tiled:
         return None
     if node.is_op("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return _into_linear(facts, permit, node, s)
+        return _into_linear(facts, options, node, s)
     if node.is_op("BatchNormalization"):
         return _into_mean(facts, node, s)
     if node.is_op("Add", "Sub"):
@@ -35,7 +124,7 @@ def absorber(facts: Facts, permit: Permit, node: Node, shifts: dict[int, Shift])
     return None
 
 
-def _into_linear(facts: Facts, permit: Permit, node: Node, s: Shift) -> Absorb | None:
+def _into_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift) -> Absorb | None:
     linear = linear_into(facts, node, str(node.op))
     if linear is None or node.function_attrs or facts.readable(linear.weight) is None:
         return None
@@ -44,7 +133,7 @@ def _into_linear(facts: Facts, permit: Permit, node: Node, s: Shift) -> Absorb |
         return None
     channels = lin.out_channels(facts, linear)
     if linear.bias is None:
-        room = node.op != "MatMul" and permit.new_bias
+        room = node.op != "MatMul" and options.new_bias
         return Absorb(node, EffectKind.NEW_BIAS, linear, make, channels, "its new bias takes it over") if room else None
     if facts.constants.problem(linear.bias) is not None:
         return None
@@ -74,7 +163,7 @@ def _into_mean(facts: Facts, node: Node, s: Shift) -> Absorb | None:
         return None
     if any(facts.constants.problem(t) is not None for t in bn.params):
         return None
-    if not s.constant_on([0, *range(2, s.rank)]) or not sound(facts, bn):
+    if not s.constant_on([0, *range(2, s.rank)]) or not _is_finite(facts, bn):
         return None
     assert s.value is not None
     channels = facts.weight(bn.params[2]).shape
@@ -100,25 +189,25 @@ def _into_constant(facts: Facts, node: Node, slot: int, s: Shift) -> Absorb | No
     return Absorb(node, EffectKind.CONSTANT, affine, lambda: sign * value, value.size, how)
 
 
-def sibling(facts: Facts, node: Node, shifts: dict[int, Shift]) -> Absorb | None:
+def find_sibling(facts: Facts, node: Node, shifts: dict[int, Shift]) -> Absorb | None:
     """The bias of the layer that gives the other operand, if nobody else reads that layer."""
     ((slot, s),) = shifts.items()
     other = node.tensor_in(1 - slot)
     if other is None or s.value is None or s.tiled or facts.use_problem(other, node) is not None:
         return None
-    source = source_at(facts, facts.graph.producer(other) or node)
-    if source is None or source.output is not other or len(source.shape) != s.rank:
+    bias = bias_at(facts, facts.graph.producer(other) or node)
+    if bias is None or bias.output is not other or len(bias.shape) != s.rank:
         return None
-    if facts.constants.problem(source.tensor) is not None:
+    if facts.constants.problem(bias.tensor) is not None:
         return None
-    if np.broadcast_shapes(source.shape, s.value.shape) != source.shape:
+    if np.broadcast_shapes(bias.shape, s.value.shape) != bias.shape:
         return None
-    added = np.broadcast_to(s.value, source.shape).reshape(source.value.shape)
-    how = f"the bias of {source.node.label} takes it over"
-    return Absorb(node, EffectKind.SIBLING, source.linear, lambda: added, added.size, how)
+    added = np.broadcast_to(s.value, bias.shape).reshape(bias.value.shape)
+    how = f"the bias of {bias.node.label} takes it over"
+    return Absorb(node, EffectKind.SIBLING, bias.linear, lambda: added, added.size, how)
 
 
-def sound(facts: Facts, bn: Affine) -> bool:
+def _is_finite(facts: Facts, bn: Affine) -> bool:
     """Whether a batch norm's scale and shift are finite: then its mean may change."""
     return all(np.isfinite(v).all() for v in (*scale_and_shift(facts, bn), *(facts.float64(t) for t in bn.params)))
 

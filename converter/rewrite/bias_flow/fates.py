@@ -1,7 +1,7 @@
-"""What became of every bias of a model: a ledger that is kept while the passes run.
+"""What became of every bias of a model: a tracker that goes along while the passes run.
 
-A *seat* is a node that bears a bias: Conv, ConvTranspose, Gemm, MatMul with its Add, LSTM, GRU or RNN, from the
-start or since a fold gave it one, and a batch norm that is left in the end. Each seat has one `Fate`.
+A *site* is a node that bears a bias: Conv, ConvTranspose, Gemm, MatMul with its Add, LSTM, GRU or RNN, from the
+start or since a fold gave it one, and a batch norm that is left in the end. Each site has one `Fate`.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
+import numpy as np
+
 from converter.model.graph import Node, Tensor
-from converter.records import Delta, EffectKind, Fate, FateKind, Finding, Hop, Verb
+from converter.records import Delta, EffectKind, Fate, FateKind, Finding, Step, Verb
+from converter.rewrite.analysis.affine import affine_at, scale_and_shift, training_problem
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, MATMUL, Linear, linear_at, linear_into
 from converter.rewrite.analysis.recurrent import BIAS, RECURRENT
-from converter.rewrite.bias_flow.reasons import Kept, Reader, why_batch_norm, why_kept
+from converter.rewrite.bias_flow.absorb import TraceOptions
+from converter.rewrite.bias_flow.trace import Trace, trace_bias
 
 
-class NoSuchBias(LookupError):
+class UnknownBias(LookupError):
     """No bias has the name that was asked for; the message names those that come near."""
 
 
-@dataclass(frozen=True, slots=True)
-class BiasFate(Fate):
-    """A fate, and all the names by which somebody may ask for it: of nodes, of tensors, before and after."""
-
-    names: frozenset[str] = field(default=frozenset(), repr=False)
+NoSuchBias = UnknownBias  # its name in earlier versions
 
 
-def named(fates: Iterable[BiasFate], name: str, ops: Mapping[str, str]) -> BiasFate:
+def find_bias(fates: Iterable[Fate], name: str, ops: Mapping[str, str]) -> Fate:
     """The fate of the bias that somebody calls `name`.
 
     Parameters
@@ -39,58 +39,29 @@ def named(fates: Iterable[BiasFate], name: str, ops: Mapping[str, str]) -> BiasF
 
     Raises
     ------
-    NoSuchBias
+    UnknownBias
         None is called that.
     """
     biases = list(fates)
-    found = [f for f in biases if f.node == name] or [f for f in biases if name in f.names]
-    if found:
-        return found[0]
+    matches = [f for f in biases if f.node == name] or [f for f in biases if name in f.names]
+    if matches:
+        return matches[0]
     if name in ops:
-        passing = [f.node for f in biases if any(hop.node == name for hop in f.path)]
+        passing = [f.node for f in biases if any(step.node == name for step in f.path)]
         met = f"; it meets that of {' and '.join(passing[:3])}" if passing else ""
-        raise NoSuchBias(f"{name!r} is a {ops[name]} without a bias{met}.")
+        raise UnknownBias(f"{name!r} is a {ops[name]} without a bias{met}.")
     near = _near(name, biases)
     hint = f"did you mean {' or '.join(near)}?" if near else "`inspect --fates` lists them."
-    raise NoSuchBias(f"no bias is called {name!r}; {hint}")
+    raise UnknownBias(f"no bias is called {name!r}; {hint}")
 
 
-def _near(name: str, fates: list[BiasFate]) -> list[str]:
+def _near(name: str, fates: list[Fate]) -> list[str]:
     """Labels that hold the name, or are much like it."""
     holding = [f.node for f in fates if name.lower() in f.node.lower()]
     if holding:
         return holding[:3]
-    near = get_close_matches(name, [n for f in fates for n in sorted(f.names)], cutoff=0.5)
+    near = get_close_matches(name, [n for f in fates for n in f.names], cutoff=0.5)
     return list(dict.fromkeys(f.node for n in near for f in fates if n in f.names))[:3]
-
-
-@dataclass(frozen=True, slots=True)
-class Bias:
-    """A bias as it is now: the node that bears it, the node that adds it, and the constant."""
-
-    node: Node
-    last: Node
-    tensor: Tensor
-    elements: int
-    linear: Linear | None = None  # None for LSTM, GRU and RNN
-
-
-def bias_of(facts: Facts, node: Node) -> Bias | None:
-    """The constant bias that `node`, or the Add after it, or the MatMul before it, bears; None if there is none."""
-    linear = None
-    if node.is_op(CONV, CONV_TRANSPOSE, GEMM):
-        linear = linear_into(facts, node, str(node.op))
-    elif node.is_op(MATMUL):
-        linear = linear_into(facts, node, MATMUL)
-    elif node.is_op("Add"):
-        linear = linear_at(facts, node, MATMUL)
-    owner = node if linear is None else linear.node
-    tensor = node.tensor_in(BIAS) if node.is_op(*RECURRENT) else None if linear is None else linear.bias
-    weight = None if tensor is None else facts.constants.weight(tensor)
-    if tensor is None or weight is None:
-        return None
-    last = node if linear is None else linear.last
-    return Bias(owner, last, tensor, math.prod(weight.shape), linear)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +78,7 @@ class BiasChange:
         Elements that go.
     part : str
         What the part is called; empty where all of the bias goes.
-    path : tuple of Hop
+    path : tuple of Step
         The way there, as the graph is before the edits.
     """
 
@@ -116,20 +87,51 @@ class BiasChange:
     where: str
     removed: int
     part: str = ""
-    path: tuple[Hop, ...] = ()
+    path: tuple[Step, ...] = ()
 
 
 @dataclass(slots=True)
-class _Seat:
+class BiasSite:
+    """A node that bears a bias, the bias as it is now, and what happened to it.
+
+    ``last`` adds it: the Add of a MatMul, otherwise the node. ``linear`` is None for LSTM, GRU and RNN.
+    """
+
     node: Node
-    elements: int = 0
-    taken: bool = True  # whether there is a bias now
+    last: Node
+    tensor: Tensor
+    elements: int
+    linear: Linear | None = None
+    has_bias: bool = True
     names: set[str] = field(default_factory=set)
-    acts: list[BiasChange] = field(default_factory=list)
+    changes: list[BiasChange] = field(default_factory=list)
 
 
-class Ledger:
-    """Seats and what happened to them.
+def site_at(facts: Facts, node: Node) -> BiasSite | None:
+    """The constant bias that `node`, or the Add after it, or the MatMul before it, bears; None if there is none."""
+    linear = None
+    if node.is_op(CONV, CONV_TRANSPOSE, GEMM):
+        linear = linear_into(facts, node, str(node.op))
+    elif node.is_op(MATMUL):
+        linear = linear_into(facts, node, MATMUL)
+    elif node.is_op("Add"):
+        linear = linear_at(facts, node, MATMUL)
+    owner = node if linear is None else linear.node
+    tensor = node.tensor_in(BIAS) if node.is_op(*RECURRENT) else None if linear is None else linear.bias
+    weight = None if tensor is None else facts.constants.weight(tensor)
+    if tensor is None or weight is None:
+        return None
+    last = node if linear is None else linear.last
+    return BiasSite(owner, last, tensor, math.prod(weight.shape), linear, names=_names_of(tensor, owner, last))
+
+
+def _names_of(tensor: Tensor, *nodes: Node) -> set[str]:
+    outputs = {str(t.name) for n in nodes for t in n.outputs}
+    return {n for n in {tensor.name, *(x.label for x in nodes), *(x.name for x in nodes), *outputs} if n}
+
+
+class BiasTracker:
+    """Sites and what happened to them.
 
     Parameters
     ----------
@@ -140,61 +142,61 @@ class Ledger:
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._nodes = {n.label: n for n in facts.graph.nodes()}
-        self._seats: dict[str, _Seat] = {}
+        self._sites: dict[str, BiasSite] = {}
         self._adds: dict[str, str] = {}  # the Add that holds a MatMul's bias -> the MatMul
         for node in self._nodes.values():
-            self._look(node)
+            self._enter(node)
 
-    def _look(self, node: Node) -> str | None:
-        """Enter the bias that the node bears, if it bears one: the label of its seat."""
-        if not node.alive:
+    def _enter(self, node: Node) -> str | None:
+        """Enter the bias that the node bears, if it bears one: the label of its site."""
+        now = site_at(self._facts, node) if node.alive else None
+        if now is None:
             return None
-        bias = bias_of(self._facts, node)
-        if bias is None:
-            return None
-        seat = self._seats.setdefault(bias.node.label, _Seat(bias.node))
-        if not seat.taken:
-            seat.acts.clear()  # it lost one and was given another
-        seat.taken, seat.elements = True, bias.elements
-        seat.names |= _names(bias)
-        self._adds[bias.last.label] = bias.node.label
-        return bias.node.label
+        label = now.node.label
+        site = self._sites.setdefault(label, now)
+        if not site.has_bias:
+            site.changes.clear()  # the bias that went is not the one that a fold gave the node since
+        site.has_bias, site.elements = True, now.elements
+        site.names |= now.names
+        self._adds[now.last.label] = label
+        return label
 
-    def note(self, delta: Delta, act: BiasChange | None) -> None:
+    def note(self, delta: Delta, change: BiasChange | None) -> None:
         """Enter what one rewrite did, after the edits."""
-        if act is not None and act.node in self._seats:
-            self._seats[act.node].acts.append(self._with_path(act))
+        if change is not None and change.node in self._sites:
+            self._sites[change.node].changes.append(self._with_path(change))
         labels = (*delta.changed_nodes, *delta.removed_nodes)
         touched = [self._nodes[label] for label in labels if label in self._nodes]
-        present = {label for node in touched if (label := self._look(node)) is not None}
-        for label in dict.fromkeys(self._adds.get(label, label) for label in (*labels, *([act.node] if act else []))):
-            seat = self._seats.get(label)
-            if seat is not None and seat.taken and label not in present:
-                self._lose(label, seat, act, delta)
+        present = {label for node in touched if (label := self._enter(node)) is not None}
+        asked = (*labels, *([change.node] if change else []))
+        for label in dict.fromkeys(self._adds.get(label, label) for label in asked):
+            site = self._sites.get(label)
+            if site is not None and site.has_bias and label not in present:
+                self._lose(label, site, change, delta)
         if len(present) == 1:  # a fold: who asks for the node that went means the bias that it became
             gone = [self._nodes[label] for label in delta.removed_nodes if label in self._nodes]
-            self._seats[present.pop()].names |= {name for n in gone for name in (n.label, n.name) if name}
+            self._sites[present.pop()].names |= {name for n in gone for name in (n.label, n.name) if name}
 
-    def _with_path(self, act: BiasChange) -> BiasChange:
-        end = self._nodes.get(act.where)
-        if act.path or end is None or act.kind is not FateKind.ABSORBED:
-            return act
+    def _with_path(self, change: BiasChange) -> BiasChange:
+        end = self._nodes.get(change.where)
+        if change.path or end is None or change.kind is not FateKind.ABSORBED:
+            return change
         norm = end.is_op("BatchNormalization")
         how, kind = ("takes it over into its mean", EffectKind.MEAN) if norm else ("takes it over", EffectKind.PLAIN)
-        hop = Reader(act.where, str(end.op), Verb.ABSORBS, how, kind, (act.node,))
-        return replace(act, path=(hop,))
+        return replace(change, path=(Step(change.where, str(end.op), Verb.ABSORBS, how, kind, (change.node,)),))
 
-    def _lose(self, label: str, seat: _Seat, act: BiasChange | None, delta: Delta) -> None:
-        if seat.node.alive and bias_of(self._facts, seat.node) is not None:
+    def _lose(self, label: str, site: BiasSite, change: BiasChange | None, delta: Delta) -> None:
+        if site.node.alive and site_at(self._facts, site.node) is not None:
             return
-        seat.taken = False
-        if act is None or act.node != label:  # a fold moved it on; that is no pass of biases
+        site.has_bias = False
+        if change is None or change.node != label:  # a fold moved it on; that is no pass of biases
             bearers = dict.fromkeys(self._adds.get(n, n) for n in delta.changed_nodes)
-            others = [n for n in bearers if n != label]
-            ends = [_folded(self._nodes[n], n, label) for n in others]
-            seat.acts.append(BiasChange(label, FateKind.ABSORBED, ", ".join(others), seat.elements, path=tuple(ends)))
+            others = {n: str(self._nodes[n].op) for n in bearers if n != label}
+            ends = [Step(n, op, Verb.ABSORBS, "folded into it", sources=(label,)) for n, op in others.items()]
+            where = ", ".join(others)
+            site.changes.append(BiasChange(label, FateKind.ABSORBED, where, site.elements, path=tuple(ends)))
 
-    def close(self, declined: Iterable[Finding], unasked: Mapping[str, str]) -> tuple[BiasFate, ...]:
+    def close(self, declined: Iterable[Finding], unasked: Mapping[str, str]) -> tuple[Fate, ...]:
         """Every fate, in the model's order.
 
         Parameters
@@ -205,92 +207,144 @@ class Ledger:
         findings: dict[str, Finding] = {}
         for finding in declined:
             findings.setdefault(finding.node, finding)
-        found = [(seat.node.position, self._fate(seat, findings, unasked)) for seat in self._seats.values()]
+        fates = [(site.node.position, self._fate(site, findings, unasked)) for site in self._sites.values()]
         for node in self._facts.graph.nodes():
             if node.is_op("BatchNormalization"):
-                kept = why_batch_norm(self._facts, node, findings.get(node.label))
-                if kept is not None:
-                    found.append((node.position, _batch_norm(node, *kept)))
-        return tuple(fate for _, fate in sorted(found, key=lambda item: item[0]))
+                fate = _batch_norm_fate(self._facts, node, findings.get(node.label))
+                if fate is not None:
+                    fates.append((node.position, fate))
+        return tuple(fate for _, fate in sorted(fates, key=lambda item: item[0]))
 
-    def _fate(self, seat: _Seat, findings: Mapping[str, Finding], unasked: Mapping[str, str]) -> BiasFate:
-        bias = bias_of(self._facts, seat.node) if seat.taken else None
-        if bias is None:
-            return _gone(seat)
-        declined = findings.get(bias.last.label) or findings.get(bias.node.label)
-        kept = why_kept(self._facts, bias.tensor, bias.last, bias.linear, declined, unasked.get(bias.node.label))
-        return _kept(seat, bias, kept)
-
-
-def _folded(node: Node, label: str, source: str) -> Reader:
-    return Reader(label, str(node.op), Verb.ABSORBS, "folded into it", given_by=(source,))
+    def _fate(self, site: BiasSite, findings: Mapping[str, Finding], unasked: Mapping[str, str]) -> Fate:
+        now = site_at(self._facts, site.node) if site.has_bias else None
+        if now is None:
+            return _gone_fate(site)
+        declined = findings.get(now.last.label) or findings.get(now.node.label)
+        return _kept_fate(self._facts, site, now, declined, unasked.get(now.node.label))
 
 
-def _names(bias: Bias) -> set[str]:
-    nodes = (bias.node, bias.last)
-    made = {str(t.name) for n in nodes for t in n.outputs}
-    return {n for n in {bias.tensor.name, *(x.label for x in nodes), *(x.name for x in nodes), *made} if n}
-
-
-def _gone(seat: _Seat) -> BiasFate:
+def _gone_fate(site: BiasSite) -> Fate:
     """All of it went; where parts went before the rest did, the parts say where to."""
-    acts = [a for a in seat.acts if a.kind is not FateKind.ZERO] or seat.acts
-    kinds = [a.kind for a in acts]
+    changes = [c for c in site.changes if c.kind is not FateKind.ZERO] or site.changes
+    kinds = [c.kind for c in changes]
     kind = next(k for k in (FateKind.MERGED, FateKind.ABSORBED, FateKind.DEAD, FateKind.ZERO) if k in kinds)
-    where = ", ".join(dict.fromkeys(a.where for a in acts if a.where))
-    path = tuple(hop for a in acts for hop in a.path)
-    names = frozenset(seat.names)
-    return BiasFate(seat.node.label, _op(seat), kind, seat.elements, seat.elements, where, path=path, names=names)
+    where = ", ".join(dict.fromkeys(c.where for c in changes if c.where))
+    path = tuple(step for c in changes for step in c.path)
+    names, op = tuple(sorted(site.names)), str(site.node.proto.op_type)
+    return Fate(site.node.label, op, kind, site.elements, site.elements, where, path=path, names=names)
 
 
-def _kept(seat: _Seat, bias: Bias, kept: Kept) -> BiasFate:
-    parts = seat.acts
-    rest = _rest(parts)
-    return BiasFate(
-        node=seat.node.label,
-        op=_op(seat),
+# -- why it is kept ----------------------------------------------------------------------------
+
+Why = tuple[str, str, tuple[Step, ...]]  # code, clause, path
+
+
+def _kept_fate(facts: Facts, site: BiasSite, now: BiasSite, declined: Finding | None, unasked: str | None) -> Fate:
+    """A bias that the passes left where it is, or a part of it.
+
+    Parameters
+    ----------
+    now : the site as it is now
+    declined : what a pass that takes biases away said against it
+    unasked : why no pass may ask about the node
+    """
+    parts = site.changes
+    code, why, path = _why_kept(facts, now, _name_rest(parts), declined, unasked)
+    return Fate(
+        node=site.node.label,
+        op=str(site.node.proto.op_type),
         kind=FateKind.KEPT,
-        elements=bias.elements,
-        removed=sum(a.removed for a in parts),
-        where=", ".join(dict.fromkeys(a.where for a in parts if a.where and a.where != a.node)),
-        code=kept.code,
-        why="; ".join([kept.said(rest), *map(_told, parts)]),
-        path=(*(hop for a in parts for hop in a.path), *(kept.path(rest))),
-        names=frozenset(seat.names),
+        elements=now.elements,
+        removed=sum(c.removed for c in parts),
+        where=", ".join(dict.fromkeys(c.where for c in parts if c.where and c.where != c.node)),
+        code=code,
+        why="; ".join([why, *map(_describe_part, parts)]),
+        path=(*(step for c in parts for step in c.path), *path),
+        names=tuple(sorted(site.names)),
     )
 
 
-def _rest(parts: list[BiasChange]) -> str:
+def _name_rest(parts: list[BiasChange]) -> str:
     """What a fused bias still holds."""
     if not parts:
         return ""
-    if any(a.kind is FateKind.MERGED for a in parts):
+    if any(c.kind is FateKind.MERGED for c in parts):
         return "input part"  # of an LSTM, GRU or RNN
-    gone = {a.part.split(",")[0] for a in parts}
+    gone = {c.part.split(",")[0] for c in parts}
     return "query part" if {"key part", "value part"} <= gone else "rest"
 
 
-def _told(act: BiasChange) -> str:
-    name = act.part.split(",")[0] or "recurrence part"
-    if act.kind is FateKind.DEAD:
+def _describe_part(change: BiasChange) -> str:
+    name = change.part.split(",")[0] or "recurrence part"
+    if change.kind is FateKind.DEAD:
         return f"its {name} is dead"
-    if act.kind is FateKind.MERGED:
+    if change.kind is FateKind.MERGED:
         return f"its {name} was added into the input part"
-    return f"its {name} went to {act.where}"
+    return f"its {name} went to {change.where}"
 
 
-def _op(seat: _Seat) -> str:
-    return str(seat.node.proto.op_type)
+def _why_kept(facts: Facts, site: BiasSite, rest: str, declined: Finding | None, unasked: str | None) -> Why:
+    """Why, and the path of what is left, which is called `rest`."""
+    problem = facts.constants.problem(site.tensor)
+    if problem is not None and problem[0] == "overridable":
+        return *problem, ()
+    if unasked is not None:
+        return "opset", unasked, ()
+    if site.linear is None:
+        return _why_recurrent(site.node, rest, declined)
+    trace = trace_bias(facts, site.last)
+    if trace is None:
+        return _why_untraced(facts, site.linear)
+    if declined is not None:  # the way that it could have gone
+        wider = (TraceOptions(), TraceOptions(new_bias=True), TraceOptions(siblings=True))
+        traces = (trace_bias(facts, site.last, options) for options in wider)
+        free = next((t for t in traces if t is not None and t.is_free), None)
+        return declined.code, declined.why, () if free is None else free.path(rest)
+    return *_why_blocked(trace, rest), trace.path(rest)
 
 
-def _batch_norm(node: Node, elements: int, kept: Kept) -> BiasFate:
+def _why_recurrent(node: Node, rest: str, declined: Finding | None) -> Why:
+    if declined is not None:
+        return declined.code, declined.why, ()
+    step = Step(node.label, str(node.op), Verb.BLOCKS, "its gates are not linear")
+    return "recurrent-gates", _describe_block(step, rest), (step,)
+
+
+def _why_untraced(facts: Facts, linear: Linear) -> Why:
+    if facts.constants.weight(linear.weight) is None:
+        return "not-constant", f"the weight {linear.weight.name!r} is known at run time only", ()
+    return "rank", "the number of axes of its output is not known", ()
+
+
+def _why_blocked(trace: Trace, rest: str) -> tuple[str, str]:
+    if trace.block is None:
+        if trace.is_free or not trace.bias.value.any():
+            return "not-asked", "a pass that would take it away was left out"
+        return "unread", "no node reads what it shifts"
+    return trace.block.code, _describe_block(trace.steps[-1], rest)
+
+
+def _describe_block(end: Step, rest: str) -> str:
+    if end.op == "output":
+        return f"it reaches output {end.node!r}"
+    if end.op == "use":
+        return f"it reaches {end.node!r} ({end.how})"
+    said = f"{end.op} ({end.node}) feels {f'its {rest}' if rest else 'it'}"
+    return said if end.kind is EffectKind.NONLINEAR else f"{said}: {end.how}"
+
+
+def _batch_norm_fate(facts: Facts, node: Node, declined: Finding | None) -> Fate | None:
+    """Of the shift of a batch norm that is left; None if it has none, or none that is known."""
+    affine = affine_at(node, 0)
+    if affine is None or any(facts.constants.weight(t) is None for t in affine.params):
+        return None
+    training = training_problem(affine) is not None
+    shift = facts.float64(affine.params[1]) if training else scale_and_shift(facts, affine)[1]
+    if not np.any(shift):
+        return None
+    code, why = ("batch-norm", "the batch norm that adds it stays")
+    if declined is not None:
+        code, why = declined.code, declined.why
     names = {node.label, node.name, *(str(t.name) for t in (*node.inputs[1:], node.outputs[0]))}
-    return BiasFate(
-        node.label,
-        str(node.op),
-        FateKind.KEPT,
-        elements,
-        code=kept.code,
-        why=kept.said(""),
-        names=frozenset(n for n in names if n),
-    )
+    known = tuple(sorted(n for n in names if n))
+    return Fate(node.label, str(node.op), FateKind.KEPT, shift.size, code=code, why=why, names=known)

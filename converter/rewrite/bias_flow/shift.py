@@ -1,4 +1,4 @@
-"""A constant shift of a tensor: what a bias looks like further down the graph.
+"""A constant shift of a tensor, which is what a bias looks like further down the graph, and what a node does with it.
 
 A tensor x + D has the shift D, a small array that broadcasts to x: size 1 on every axis along
 which it does not vary. Where its value depends on the data, only the axes are known.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce, wraps
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,22 @@ class Shift:
     masked: bool = False
     tiled: frozenset[int] = frozenset()
 
+    @classmethod
+    def of_value(cls, value: Array, masked: bool = False, tiled: Iterable[int] = ()) -> Shift:
+        """The shift of this value; axes along which it is the same everywhere shrink to size 1."""
+        for axis in range(value.ndim):
+            if value.shape[axis] > 1:
+                first = value.take([0], axis)
+                if (value == first).all():
+                    value = first
+        invariant = frozenset(i for i, d in enumerate(value.shape) if d == 1)
+        return cls(value.ndim, invariant, value, masked, frozenset(tiled) - invariant)
+
+    @classmethod
+    def of_axes(cls, rank: int, invariant: Iterable[int], masked: bool = False) -> Shift:
+        """A shift of which only the axes are known."""
+        return cls(rank, frozenset(invariant), None, masked)
+
     @property
     def varying(self) -> tuple[int, ...]:
         """Axes along which D may vary."""
@@ -63,8 +80,8 @@ class Shift:
         return Shift(rank, kept, value, self.masked, frozenset(i + more for i in self.tiled))
 
     @property
-    def by_axes(self) -> Shift:
-        """Without the value."""
+    def without_value(self) -> Shift:
+        """Of which only the axes are known."""
         return Shift(self.rank, self.invariant, None, self.masked)
 
     @property
@@ -73,23 +90,7 @@ class Shift:
         return self.value is not None and not self.value.any()
 
 
-def known(value: Array, masked: bool = False, tiled: Iterable[int] = ()) -> Shift:
-    """The shift of this value; axes along which it is the same everywhere shrink to size 1."""
-    for axis in range(value.ndim):
-        if value.shape[axis] > 1:
-            first = value.take([0], axis)
-            if (value == first).all():
-                value = first
-    invariant = frozenset(i for i, d in enumerate(value.shape) if d == 1)
-    return Shift(value.ndim, invariant, value, masked, frozenset(tiled) - invariant)
-
-
-def unknown(rank: int, invariant: Iterable[int], masked: bool = False) -> Shift:
-    """A shift of which only the axes are known."""
-    return Shift(rank, frozenset(invariant), None, masked)
-
-
-def total(shifts: Iterable[Shift]) -> Shift:
+def add_shifts(shifts: Iterable[Shift]) -> Shift:
     """Several shifts of one tensor together."""
     parts = list(shifts)
     rank = max(s.rank for s in parts)
@@ -97,26 +98,24 @@ def total(shifts: Iterable[Shift]) -> Shift:
     masked = any(s.masked for s in parts)
     if len(parts) == 1:
         return parts[0]
-    if all(s.value is not None for s in parts):
-        value = parts[0].value
-        for s in parts[1:]:
-            assert value is not None and s.value is not None
-            value = value + s.value
-        assert value is not None
-        return known(value, masked)
-    invariant = frozenset.intersection(*(s.invariant for s in parts))
-    return unknown(rank, invariant, masked)
+    values = [s.value for s in parts if s.value is not None]
+    if len(values) == len(parts):
+        return Shift.of_value(reduce(np.add, values), masked)
+    return Shift.of_axes(rank, frozenset.intersection(*(s.invariant for s in parts)), masked)
 
 
-def same(a: Shift, b: Shift) -> bool:
+def are_equal(a: Shift, b: Shift) -> bool:
     """Whether both are surely equal."""
     if a.value is None or b.value is None or a.rank != b.rank:
         return False
     return a.value.shape == b.value.shape and bool((a.value == b.value).all())
 
 
+# -- what a node does with it ------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
-class Carry:
+class Propagate:
     """The outputs have shifts of their own."""
 
     shifts: Mapping[int, Shift]  # output slot -> shift
@@ -126,46 +125,74 @@ class Carry:
     @property
     def how(self) -> str:
         """A clause; empty where the operator says it all."""
-        return self.detail or _CARRIED.get(self.kind, "")
-
-
-_CARRIED = {
-    EffectKind.WEIGHTS: "through its weights",
-    EffectKind.SOFTMAX_ROWS: "rows of weights that sum to one hand it on",
-    EffectKind.DATA: "multiplied by data",
-    EffectKind.FACTOR: "by a factor that depends on the data",
-    EffectKind.MASKED: "masked entries stay minus infinity",
-}
+        return self.detail or _PROPAGATED.get(self.kind, "")
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class Cancel:
     """The outputs do not depend on the shift."""
 
-    how: str
     kind: EffectKind
+    how: str
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """The shift is felt here; it cannot be taken out by this path."""
+class Block:
+    """The outputs change in another way; the shift cannot be taken out."""
 
     code: str
     why: str
     kind: EffectKind = EffectKind.PLAIN
 
 
-Outcome = Carry | Gone | Stop
+Effect = Propagate | Cancel | Block
 Shifts = Mapping[int, Shift]
-Rule = Callable[[Facts, Node, Shifts], Outcome]
 
-LINEARITY = "it is not linear, so it feels the shift"  # said wherever the kind is NONLINEAR
+_PROPAGATED = {
+    EffectKind.WEIGHTS: "through its weights",
+    EffectKind.SOFTMAX_ROWS: "rows of weights that sum to one hand it on",
+    EffectKind.DATA: "multiplied by data",
+    EffectKind.FACTOR: "by a factor that depends on the data",
+    EffectKind.MASKED: "masked entries stay minus infinity",
+}
+NOT_LINEAR = "it is not linear, so it feels the shift"  # said wherever the kind is NONLINEAR
 
-NOT_LINEAR = frozenset(
-    "Relu LeakyRelu PRelu Elu Selu Celu Gelu ThresholdedRelu Clip Sigmoid HardSigmoid HardSwish Mish Swish Tanh "
-    "Softplus Softsign Exp Log Sqrt Reciprocal Pow Abs Sign Erf Floor Ceil Round Sin Cos Not Equal Greater Less LSTM "
-    "GRU RNN RMSNormalization LpNormalization LRN ReduceL2 ReduceProd QuantizeLinear DynamicQuantizeLinear TopK".split()
-)
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A row of the table of operators.
+
+    Attributes
+    ----------
+    effect : callable
+        (facts, node, shifts by input slot) -> what becomes of them.
+    masked : bool
+        It may meet entries that are minus infinity.
+    tiled : bool
+        It knows what to do with a value that repeats: attention in which batch and heads are one axis.
+    trunk : bool
+        Of such operators long trunks are made: `first_blocker` walks through them.
+    since : int
+        The opset before which the operator means something else.
+    """
+
+    effect: Callable[[Facts, Node, Shifts], Effect]
+    masked: bool = False
+    tiled: bool = False
+    trunk: bool = False
+    since: int = 1
+
+
+def one_shift(effect: Callable[[Facts, Node, Shift], Effect]) -> Callable[[Facts, Node, Shifts], Effect]:
+    """The effect of an operator on a shift of its first input, if that is the only input that is shifted."""
+
+    @wraps(effect)
+    def checked(facts: Facts, node: Node, shifts: Shifts) -> Effect:
+        if set(shifts) != {0}:
+            return Block("stops", "it feels a shift of its parameters")
+        return effect(facts, node, shifts[0])
+
+    return checked
 
 
 def tensor_at(node: Node, slot: int) -> Tensor:
@@ -173,10 +200,3 @@ def tensor_at(node: Node, slot: int) -> Tensor:
     found = node.tensor_in(slot)
     assert found is not None
     return found
-
-
-def only(shifts: Shifts, slot: int = 0) -> Shift | Stop:
-    """The one shift, if it is at `slot`."""
-    if set(shifts) != {slot}:
-        return Stop("stops", "it feels a shift of its parameters")
-    return shifts[slot]

@@ -1,52 +1,127 @@
-"""Where does a bias go? Its shift is followed through every reader until it is taken up, vanishes, or is felt.
+"""Where does a bias go? Its shift is followed through every reader until it is absorbed, cancelled or blocked.
 
-A bias may go if every path ends in an absorber (a bias, mean or constant further down that takes the
-shift over) or an annihilator (an operator that does not feel it). Nothing is ever added to carry it.
+A bias may go if every path ends in a node that absorbs its shift (into a bias, mean or constant further down) or
+cancels it (an operator whose outputs do not depend on it). Nothing is ever added to carry it.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter.model.graph import Node, Tensor
-from converter.records import EffectKind, Verb
+from converter.records import EffectKind, Step, Verb
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.bias_flow.absorb import absorber, sibling
-from converter.rewrite.bias_flow.flow import Flow, Permit, Source, Step
-from converter.rewrite.bias_flow.rules import through
-from converter.rewrite.bias_flow.shift import LINEARITY, NOT_LINEAR, Array, Carry, Gone, Outcome, Shift, Stop, known
+from converter.rewrite.bias_flow.absorb import Absorb, Bias, TraceOptions, bias_at, find_absorb, find_sibling
+from converter.rewrite.bias_flow.rules import NONLINEAR, RULES, propagate
+from converter.rewrite.bias_flow.shift import NOT_LINEAR, Array, Block, Cancel, Propagate, Shift
 
 
-def felt_at(facts: Facts, tensor: Tensor) -> tuple[Node, Stop] | None:
-    """Where any shift of the tensor is felt, through nodes that only hand it on, and why; None if unknown.
+@dataclass(slots=True)
+class Trace:
+    """The path of one shift: what each node does with it, what takes it over, and where it is blocked, if anywhere.
+
+    Attributes
+    ----------
+    steps : list of Step
+        In the model's order; the nodes by their labels, as they are when it is traced.
+    ends : list of Node
+        Nodes that absorb or cancel it.
+    shifted : list of Tensor
+        Tensors that it shifts.
+    block : Block, optional
+        Why it cannot be taken out; the last step says where.
+    """
+
+    bias: Bias
+    steps: list[Step] = field(default_factory=list)
+    absorbs: list[Absorb] = field(default_factory=list)
+    cancels: list[Cancel] = field(default_factory=list)
+    ends: list[Node] = field(default_factory=list)
+    shifted: list[Tensor] = field(default_factory=list)
+    block: Block | None = None
+    softmax_rows: bool = False  # it went through rows of weights that sum to one
+    meets_sum: bool = False  # whose other operand is not shifted: a sibling might take it over
+    meets_bias_free: bool = False  # a layer without a bias: a new one might take it over
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the shift can be taken out."""
+        return self.block is None and bool(self.absorbs or self.cancels)
+
+    def name_part(self, mask: NDArray[np.bool_]) -> str:
+        """What to call the part of a fused bias that was followed, and where it lies in it.
+
+        In attention the ends tell the parts: softmax cancels the keys, and its rows hand the values on.
+        """
+        if self.softmax_rows:
+            name = "value part"
+        elif not self.absorbs and {c.kind for c in self.cancels} - {EffectKind.SHAPE} == {EffectKind.SOFTMAX}:
+            name = "key part"
+        else:
+            name = "part"
+        at = np.flatnonzero(mask.reshape(-1))
+        is_run = at.size == at[-1] - at[0] + 1
+        return f"{name}, elements {at[0]} to {at[-1]}" if is_run else f"{name}, {at.size} of {mask.size} elements"
+
+    def path(self, part: str = "") -> tuple[Step, ...]:
+        """The steps, as those of a part of the bias."""
+        return tuple(replace(step, part=part) for step in self.steps) if part else tuple(self.steps)
+
+
+def trace_bias(facts: Facts, node: Node, options: TraceOptions | None = None) -> Trace | None:
+    """Follow the bias that `node` adds to wherever it goes; None if it adds none that can be followed.
+
+    Remembered while the graph stays as it is: a pass, and who asks why it declined, see one trace.
+    """
+    bias, chosen = bias_at(facts, node), options or TraceOptions()
+    if bias is None:
+        return None
+    return facts.remembered(("trace", id(node), chosen), lambda: _Tracer(facts, bias, chosen).run(bias.value))
+
+
+def trace_parts(facts: Facts, node: Node) -> Sequence[tuple[NDArray[np.bool_], Trace]]:
+    """The parts of a fused bias that are picked apart further down, each with its own trace."""
+    bias = bias_at(facts, node)
+    return [] if bias is None else facts.remembered(("parts", id(node)), lambda: _trace_parts(facts, bias))
+
+
+def _trace_parts(facts: Facts, bias: Bias) -> list[tuple[NDArray[np.bool_], Trace]]:
+    values = [(part, np.where(part, bias.value, 0.0)) for part in _find_parts(facts, bias)]
+    return [(part, _Tracer(facts, bias, TraceOptions()).run(value)) for part, value in values if value.any()]
+
+
+def first_blocker(facts: Facts, tensor: Tensor) -> tuple[Node, Block] | None:
+    """What blocks any shift of the tensor, through nodes that only hand it on, and why; None if unknown.
 
     Remembered for every tensor on the way: a long trunk is walked once, not once for each of its biases.
     """
-    known_ends: dict[Tensor, tuple[Node, Stop] | None] = facts.of_wiring(("felt",), dict)
+    ends: dict[Tensor, tuple[Node, Block] | None] = facts.of_wiring(("blocker",), dict)
     trail: list[Tensor] = []
     at: Tensor | None = tensor
-    end: tuple[Node, Stop] | None = None
+    end: tuple[Node, Block] | None = None
     while at is not None:
-        if at in known_ends:
-            end = known_ends[at]
+        if at in ends:
+            end = ends[at]
             break
         trail.append(at)
         readers = facts.graph.readers(at)
         maker = facts.graph.producer(at)
         if "output" in at.external_uses and maker is not None:
             why = f"{at.name!r}: it is an output of its graph, many nodes further down"
-            end = maker, Stop("output-is-graph-output", why)
+            end = maker, Block("output-is-graph-output", why)
             break
-        feels = next((r for r in readers if r.is_op(*NOT_LINEAR)), None)
-        if feels is not None:
-            end = feels, Stop("stops", f"{LINEARITY}, many nodes further down")
+        blocking = next((r for r in readers if r.is_op(*NONLINEAR)), None)
+        if blocking is not None:
+            end = blocking, Block("stops", f"{NOT_LINEAR}, many nodes further down")
             break
         further = next((r for r in readers if r.scope is tensor.scope and _hands_on(facts, r, at)), None)
         at = None if further is None else further.tensor_out(0)
-    known_ends.update(dict.fromkeys(trail, end))
+    ends.update(dict.fromkeys(trail, end))
     return end
 
 
@@ -54,137 +129,146 @@ def _hands_on(facts: Facts, node: Node, tensor: Tensor) -> bool:
     if node.is_op("Add"):
         others = [t for t in node.inputs if t is not tensor]
         return all(facts.constants.weight(t) is None for t in others)
-    return (
-        node.is_op("Identity", "Reshape", "Transpose", "MaxPool", "AveragePool", "Dropout") and node.inputs[0] is tensor
-    )
+    rule = RULES.get(node.op) if node.is_standard else None
+    return rule is not None and rule.trunk and node.inputs[0] is tensor
 
 
-_LONG = 16  # nodes of a way after which it is asked where it must end
+_LONG = 16  # steps after which it is asked where the trace must end
 
 
-def trace(facts: Facts, source: Source, value: Array | None = None, permit: Permit | None = None) -> Flow:
-    """Follow the bias (or `value`, some of its elements) to wherever it goes.
-
-    Parameters
-    ----------
-    value : ndarray, shape of the bias, optional
-        The elements to follow, zero elsewhere.
-    """
-    return _Trace(facts, source, permit or Permit()).run(source.value if value is None else value)
-
-
-class _Trace:
-    def __init__(self, facts: Facts, source: Source, permit: Permit) -> None:
+class _Tracer:
+    def __init__(self, facts: Facts, bias: Bias, options: TraceOptions) -> None:
         self.facts = facts
-        self.permit = permit
-        self.flow = Flow(source)
+        self.options = options
+        self.trace = Trace(bias)
         self.shifts: dict[int, tuple[Tensor, Shift]] = {}
+        self.makers: dict[int, str] = {}  # label of the node that hands the shift of a tensor on
         self.queue: list[tuple[int, int, Node]] = []
         self.seen: set[int] = set()
 
-    def run(self, value: Array) -> Flow:
-        source = self.flow.source
-        self.push(source.linear.last, source.output, known(value.reshape(source.shape)))
-        while self.queue and self.flow.stop is None:
+    def run(self, value: Array) -> Trace:
+        """Follow these elements of the bias, zero elsewhere."""
+        self.start(value)
+        while self.queue and self.trace.block is None:
             _, _, node = heapq.heappop(self.queue)
             try:
                 self.visit(node)
             except (ValueError, IndexError) as exc:  # only a model whose shapes contradict each other
-                self.stop(node, Stop("shapes", f"its shapes do not fit together ({exc})"))
-        return self.flow
+                self.block(node, Block("shapes", f"its shapes do not fit together ({exc})"))
+        return self.trace
 
-    def push(self, maker: Node, tensor: Tensor, shift: Shift) -> None:
+    def start(self, value: Array) -> None:
+        """Shift the output of the node that bears the bias: a MatMul and its Add are one node here."""
+        bias = self.trace.bias
+        self.push(bias.node.label, bias.output, Shift.of_value(value.reshape(bias.shape)))
+
+    def push(self, maker: str, tensor: Tensor, shift: Shift) -> None:
         """The tensor is shifted: its readers are asked next, in the model's order."""
         if shift.is_zero:
             return
         if tensor.external_uses or tensor.is_input:
-            what = (
-                "it is an output of its graph"
-                if "output" in tensor.external_uses
-                else f"it is used by {', '.join(tensor.external_uses)}"
-            )
-            code = "output-is-graph-output" if "output" in tensor.external_uses else "captured-by-subgraph"
-            self.stop(maker, Stop(code, what))
+            self.block_use(maker, tensor)
             return
-        far = None if self.permit.siblings or len(self.flow.steps) < _LONG else felt_at(self.facts, tensor)
-        if far is not None:
-            self.stop(*far)
+        is_long = not self.options.siblings and len(self.trace.steps) >= _LONG
+        blocker = first_blocker(self.facts, tensor) if is_long else None
+        if blocker is not None:
+            self.block(*blocker)
             return
         self.shifts[id(tensor)] = (tensor, shift)
-        self.flow.carried.append(tensor)
+        self.makers[id(tensor)] = maker
+        self.trace.shifted.append(tensor)
         for reader in self.facts.graph.readers(tensor):
             if reader.scope is not tensor.scope:
-                self.stop(reader, Stop("captured-by-subgraph", "a control-flow body reads it"))
+                self.block(reader, Block("captured-by-subgraph", "a control-flow body reads it"))
             elif id(reader) not in self.seen:
                 self.seen.add(id(reader))
                 heapq.heappush(self.queue, (reader.position, id(reader), reader))
 
-    def stop(self, node: Node, stop: Stop) -> None:
-        step = Step(node, Verb.BLOCKS, stop.why, stop.kind, stop.code)
-        self.flow.steps.append(step)
-        self.flow.stop = step
+    def add(self, node: Node, verb: Verb, how: str, kind: EffectKind) -> None:
+        sources = dict.fromkeys(self.makers[id(t)] for t in node.inputs if id(t) in self.makers)
+        self.trace.steps.append(Step(node.label, str(node.op), verb, how, kind, tuple(sources)))
+
+    def block(self, node: Node, block: Block) -> None:
+        self.add(node, Verb.BLOCKS, block.why, block.kind)
+        self.trace.block = block
+
+    def block_use(self, maker: str, tensor: Tensor) -> None:
+        """No node blocks the shift, but what the tensor is used for besides."""
+        if "output" in tensor.external_uses:
+            op, code, why = "output", "output-is-graph-output", "it is an output of the model"
+        else:
+            op, code, why = "use", "captured-by-subgraph", f"it is used by {', '.join(tensor.external_uses)}"
+        self.trace.steps.append(Step(str(tensor.name), op, Verb.BLOCKS, why, sources=(maker,)))
+        self.trace.block = Block(code, why)
+
+    def absorb(self, absorb: Absorb) -> None:
+        self.trace.absorbs.append(absorb)
+        self.trace.ends.append(absorb.node)
+        self.add(absorb.node, Verb.ABSORBS, absorb.how, absorb.kind)
+
+    def shifts_of(self, node: Node) -> dict[int, Shift]:
+        """Input slot -> shift."""
+        return {i: self.shifts[id(t)][1] for i, t in enumerate(node.inputs) if id(t) in self.shifts}
 
     def visit(self, node: Node) -> None:
-        shifts = {i: self.shifts[id(t)][1] for i, t in enumerate(node.inputs) if id(t) in self.shifts}
-        absorb = absorber(self.facts, self.permit, node, shifts)
+        shifts = self.shifts_of(node)
+        absorb = find_absorb(self.facts, self.options, node, shifts)
         if absorb is not None:
-            self.flow.absorbs.append(absorb)
-            self.flow.steps.append(Step(node, Verb.ABSORBS, absorb.how, absorb.kind))
+            self.absorb(absorb)
             return
-        outcome: Outcome = through(self.facts, node, shifts)
-        if isinstance(outcome, Carry) and self.permit.siblings and node.is_op("Add") and len(shifts) == 1:
-            beside = sibling(self.facts, node, shifts)
-            if beside is not None:
-                self.flow.absorbs.append(beside)
-                self.flow.steps.append(Step(node, Verb.ABSORBS, beside.how, beside.kind))
-                return
-        match outcome:
-            case Stop():
-                self.stop(node, outcome)
-            case Gone(how, kind):
-                self.flow.gone.append(outcome)
-                self.flow.steps.append(Step(node, Verb.CANCELS, how, kind))
-            case Carry(out, kind):
-                self.flow.steps.append(Step(node, Verb.PROPAGATES, outcome.how, kind))
-                self.flow.softmax_rows |= kind is EffectKind.SOFTMAX_ROWS
-                self.flow.adds |= node.is_op("Add") and len(shifts) == 1
-                self.flow.bias_free |= node.is_op("Conv", "ConvTranspose", "Gemm")
+        effect = propagate(self.facts, node, shifts)
+        meets_sum = isinstance(effect, Propagate) and node.is_op("Add") and len(shifts) == 1
+        sibling = find_sibling(self.facts, node, shifts) if meets_sum and self.options.siblings else None
+        if sibling is not None:
+            self.absorb(sibling)
+            return
+        match effect:
+            case Block():
+                self.block(node, effect)
+            case Cancel(kind, how):
+                self.trace.cancels.append(effect)
+                self.trace.ends.append(node)
+                self.add(node, Verb.CANCELS, how, kind)
+            case Propagate(out, kind):
+                self.add(node, Verb.PROPAGATES, effect.how, kind)
+                self.trace.softmax_rows |= kind is EffectKind.SOFTMAX_ROWS
+                self.trace.meets_sum |= meets_sum
+                self.trace.meets_bias_free |= node.is_op("Conv", "ConvTranspose", "Gemm")
                 for slot, shift in out.items():
                     tensor = node.tensor_out(slot)
                     if tensor is not None:
-                        self.push(node, tensor, shift)
+                        self.push(node.label, tensor, shift)
 
 
-def segments(facts: Facts, source: Source) -> list[NDArray[np.bool_]]:
+def _find_parts(facts: Facts, bias: Bias) -> list[NDArray[np.bool_]]:
     """Parts of a fused bias (query, key, value): elements that are picked apart further down.
 
     Element numbers are followed through nodes that only rearrange; where Split, Slice or Gather
     picks some, those are a part. Empty if nothing picks the bias apart.
     """
-    numbers = np.arange(1.0, source.value.size + 1)
-    state = _Trace(facts, source, Permit())
-    state.push(source.linear.last, source.output, known(numbers.reshape(source.shape)))
+    numbers = np.arange(1.0, bias.value.size + 1)
+    state = _Tracer(facts, bias, TraceOptions())
+    state.start(numbers)
     parts: dict[bytes, NDArray[np.bool_]] = {}
     while state.queue:
         _, _, node = heapq.heappop(state.queue)
         if not node.is_op(*_REARRANGES, *_PICKS):
             continue
-        shifts = {i: state.shifts[id(t)][1] for i, t in enumerate(node.inputs) if id(t) in state.shifts}
-        outcome = through(facts, node, shifts)
-        if not isinstance(outcome, Carry):
+        effect = propagate(facts, node, state.shifts_of(node))
+        if not isinstance(effect, Propagate):
             continue
-        for slot, shift in outcome.shifts.items():
+        for slot, shift in effect.shifts.items():
             tensor = node.tensor_out(slot)
             if shift.value is None or tensor is None:
                 continue
             ids = np.unique(shift.value[shift.value > 0]).astype(np.int64) - 1
-            if node.is_op(*_PICKS) and 0 < ids.size < source.value.size:
-                mask = np.zeros(source.value.size, bool)
+            if node.is_op(*_PICKS) and 0 < ids.size < bias.value.size:
+                mask = np.zeros(bias.value.size, bool)
                 mask[ids] = True
-                parts.setdefault(mask.tobytes(), mask.reshape(source.value.shape))
+                parts.setdefault(mask.tobytes(), mask.reshape(bias.value.shape))
             else:
-                state.push(node, tensor, shift)
-        state.flow.stop = None
+                state.push(node.label, tensor, shift)
+        state.trace.block = None
     return list(parts.values())
 
 

@@ -1,4 +1,4 @@
-"""Biases whose shift is lost, or taken over, further down the graph: the passes on bias flow.
+"""Biases whose shift is lost, or taken over, further down the graph: the passes on bias trace.
 
 The passes differ in where the shift ends; the match, the checks and the plan are one.
 """
@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 
 from converter import numerics
 from converter.model.graph import Bypass, Edit, Node, Rename, SetConst, Tensor
-from converter.records import EffectKind, FateKind, Safety, Verb
+from converter.records import EffectKind, FateKind, Safety
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import LINEAR, Linear
+from converter.rewrite.bias_flow.absorb import Absorb, Bias, TraceOptions, bias_at
 from converter.rewrite.bias_flow.fates import BiasChange
-from converter.rewrite.bias_flow.flow import Absorb, Flow, Permit, Source, source_at
-from converter.rewrite.bias_flow.reasons import hops, part_of
-from converter.rewrite.bias_flow.trace import segments, trace
+from converter.rewrite.bias_flow.trace import Trace, trace_bias, trace_parts
 from converter.rewrite.passes import checks
 from converter.rewrite.passes.base import Check, Match, Pass
 from converter.rewrite.passes.norm_parameters import MEAN, set_parameter
@@ -31,27 +30,27 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class MovableBias(Match):
-    """A bias, or a part of it (a fused query, key and value bias), and the way its shift goes."""
+    """A bias, or a part of it (a fused query, key and value bias), and the path of its shift."""
 
-    source: Source
-    flow: Flow
+    bias: Bias
+    trace: Trace
     part: NDArray[np.bool_] | None = None
 
     @property
     def nodes(self) -> Sequence[Node]:
         """The operator that bears the bias."""
-        return [self.source.node]
+        return [self.bias.node]
 
     @property
     def replaced(self) -> Sequence[Tensor]:
         """The bias, and what takes it over."""
-        return [self.source.tensor, *self.targets]
+        return [self.bias.tensor, *self.targets]
 
     @property
     def targets(self) -> Sequence[Tensor]:
         """Biases, means and constants that take the shift over."""
         found = []
-        for a in self.flow.absorbs:
+        for a in self.trace.absorbs:
             match a.target:
                 case Linear() as linear:
                     found += [linear.bias] if linear.bias is not None else []
@@ -67,88 +66,87 @@ class MovableBias(Match):
     @property
     def removed(self) -> int:
         """Elements of the bias that go."""
-        return self.source.value.size if self.part is None else int(self.part.sum())
+        return self.bias.value.size if self.part is None else int(self.part.sum())
 
     @property
     def ends(self) -> Sequence[Node]:
         """Where the shift ends; readers of the shape alone, which exports are full of, only if there is no other."""
-        ends = [s.node for s in self.flow.steps if s.verb in (Verb.ABSORBS, Verb.CANCELS)]
+        ends = self.trace.ends
         return [n for n in ends if not n.is_op("Shape", "Size", "CastLike")] or ends
 
     @property
     def where(self) -> str:
         """Names of the nodes where the shift ends."""
-        siblings = [a.target.node.label for a in self.flow.absorbs if a.kind is EffectKind.SIBLING]
+        siblings = [a.target.node.label for a in self.trace.absorbs if a.kind is EffectKind.SIBLING]
         return ", ".join(dict.fromkeys(siblings or [n.label for n in self.ends]))
 
 
-Ending = Callable[[Flow], bool]
+Ending = Callable[[Trace], bool]
 _NORM_ENDS = (EffectKind.NORM, EffectKind.SUM, EffectKind.SHAPE)
 
 
-def _ends_in_norm(flow: Flow) -> bool:
+def _ends_in_norm(trace: Trace) -> bool:
     """Every path ends where a mean is subtracted, or where the shifts cancel."""
-    return bool(flow.gone) and not flow.absorbs and all(g.kind in _NORM_ENDS for g in flow.gone)
+    return bool(trace.cancels) and not trace.absorbs and all(g.kind in _NORM_ENDS for g in trace.cancels)
 
 
-def _ends_in_softmax(flow: Flow) -> bool:
+def _ends_in_softmax(trace: Trace) -> bool:
     """Every path ends in a softmax that does not see it."""
-    return bool(flow.gone) and not flow.absorbs and not _ends_in_norm(flow)
+    return bool(trace.cancels) and not trace.absorbs and not _ends_in_norm(trace)
 
 
-def _sinks_through_softmax(flow: Flow) -> bool:
+def _sinks_through_softmax(trace: Trace) -> bool:
     """It goes on through attention weights that sum to one."""
-    return bool(flow.absorbs) and flow.softmax_rows
+    return bool(trace.absorbs) and trace.softmax_rows
 
 
-def _sinks(flow: Flow) -> bool:
+def _sinks(trace: Trace) -> bool:
     """It is taken over further down."""
-    return bool(flow.absorbs) and not flow.softmax_rows
+    return bool(trace.absorbs) and not trace.softmax_rows
 
 
-def _meets_sibling(flow: Flow) -> bool:
+def _meets_sibling(trace: Trace) -> bool:
     """Another layer's bias, added to it, takes it over."""
-    return any(a.kind is EffectKind.SIBLING for a in flow.absorbs)
+    return any(a.kind is EffectKind.SIBLING for a in trace.absorbs)
 
 
 Find = Callable[[Facts, Node], MovableBias | None]
 
 
-def _finder(ending: Ending, permits: tuple[Permit, ...] = (Permit(),), *, parts: bool = False) -> Find:
+def _finder(ending: Ending, options: tuple[TraceOptions, ...] = (TraceOptions(),), *, parts: bool = False) -> Find:
     """A find for biases whose shift ends in the given way; with `parts`, for parts of fused biases too."""
 
     def find(facts: Facts, node: Node) -> MovableBias | None:
-        source = facts.remembered(("source", id(node)), lambda: source_at(facts, node))
-        if source is None or not source.value.any() or not numerics.is_float(facts.weight(source.tensor).dtype):
+        bias = bias_at(facts, node)
+        if bias is None or not bias.value.any() or not numerics.is_float(facts.weight(bias.tensor).dtype):
             return None
-        flow: Flow | None = None
-        for permit in permits:
-            if flow is not None and not ((permit.siblings and flow.adds) or (permit.new_bias and flow.bias_free)):
-                continue  # it would go the same way
-            flow = facts.remembered(("flow", id(node), permit), lambda p=permit: trace(facts, source, permit=p))  # type: ignore[misc]
-            if flow.free:
-                return MovableBias(source, flow) if ending(flow) else None
-        return _find_part(facts, source, ending) if parts else None
+        trace: Trace | None = None
+        for option in options:
+            if trace is not None and not _may_differ(trace, option):
+                continue
+            trace = trace_bias(facts, node, option)
+            assert trace is not None
+            if trace.is_free:
+                return MovableBias(bias, trace) if ending(trace) else None
+        for part, trace in trace_parts(facts, node) if parts else ():
+            if trace.is_free and ending(trace):
+                return MovableBias(bias, trace, part)
+        return None
 
     return find
 
 
-def _find_part(facts: Facts, source: Source, ending: Ending) -> MovableBias | None:
-    for part in facts.remembered(("parts", id(source.node)), lambda: segments(facts, source)):
-        value = np.where(part, source.value, 0.0)
-        if value.any():
-            flow = trace(facts, source, value)
-            if flow.free and ending(flow):
-                return MovableBias(source, flow, part)
-    return None
+def _may_differ(trace: Trace, options: TraceOptions) -> bool:
+    """Whether the shift could end elsewhere than in `trace` if more may take it over."""
+    return (options.siblings and trace.meets_sum) or (options.new_bias and trace.meets_bias_free)
 
 
 # -- checks ----------------------------------------------------------------------------------
 
 
 def _model_grows(_: Facts, m: MovableBias) -> str | None:
-    new = [a for a in m.flow.absorbs if a.kind is EffectKind.NEW_BIAS]
-    if not new or (len(new) == 1 and m.is_complete and new[0].n_elements < m.source.value.size):
+    new = [a for a in m.trace.absorbs if a.kind is EffectKind.NEW_BIAS]
+    if not new or (len(new) == 1 and m.is_complete and new[0].n_elements < m.bias.value.size):
         return None
     given = "a bias vector to a layer" if len(new) == 1 else f"{len(new)} bias vectors to layers"
     return f"it would give {given} without one ({', '.join(a.node.label for a in new)})"
@@ -163,7 +161,7 @@ def _overflow(facts: Facts, m: MovableBias) -> str | None:
 
 
 def _not_finite(facts: Facts, m: MovableBias) -> str | None:
-    for tensor in (m.source.tensor, m.source.linear.weight):
+    for tensor in (m.bias.tensor, m.bias.linear.weight):
         bad = numerics.first_bad(~np.isfinite(facts.weight(tensor).load().reshape(-1)))
         if bad is not None:
             return f"{tensor.name!r} is not finite at element {bad}"
@@ -173,7 +171,7 @@ def _not_finite(facts: Facts, m: MovableBias) -> str | None:
 _CHECKS = (
     checks.ATTRIBUTES_KNOWN,
     checks.CONSTANT,
-    Check("input-required", lambda _, m: checks.bias_required(m.source.node) if m.is_complete else None),
+    Check("input-required", lambda _, m: checks.bias_required(m.bias.node) if m.is_complete else None),
     Check("not-finite", _not_finite),
     Check("model-grows", _model_grows),
     Check("overflow", _overflow),
@@ -187,7 +185,7 @@ _CHECKS = (
 def _absorbed(facts: Facts, m: MovableBias) -> list[tuple[Array, Tensor, list[Edit]]]:
     """New value, a tensor of its type, and the edits, for each node that takes some of the shift over."""
     groups: dict[int, list[Absorb]] = {}
-    for a in m.flow.absorbs:
+    for a in m.trace.absorbs:
         owner = (a.target.bias_node or a.target.node) if isinstance(a.target, Linear) else a.target.node
         groups.setdefault(id(owner), []).append(a)
     return [_one(facts, group) for group in groups.values()]
@@ -215,31 +213,31 @@ def _one(facts: Facts, group: list[Absorb]) -> tuple[Array, Tensor, list[Edit]]:
 def _plan(facts: Facts, m: MovableBias) -> list[Edit]:
     """The bias (or its part) out, what takes it over changed, fresh names for what changed its meaning."""
     edits = [e for _, _, part in _absorbed(facts, m) for e in part]
-    linear = m.source.linear
+    linear = m.bias.linear
     if m.part is not None:
-        edits += lin.set_bias(facts, linear, np.where(m.part, 0.0, m.source.value))
+        edits += lin.set_bias(facts, linear, np.where(m.part, 0.0, m.bias.value))
     elif linear.op == lin.MATMUL:
         assert linear.bias_node is not None
         edits.append(Bypass(linear.bias_node, 1 - linear.bias_slot))
     else:
         edits += lin.drop_bias(linear)
-    return edits + [Rename(t) for t in (*m.flow.carried, *_between(m))]
+    return edits + [Rename(t) for t in (*m.trace.shifted, *_between(m))]
 
 
 def _between(m: MovableBias) -> list[Tensor]:
     """Tensors off the shift's way whose value changes: a sibling's output, a product before its bias."""
     found: dict[int, Tensor] = {}
-    for a in m.flow.absorbs:
+    for a in m.trace.absorbs:
         if isinstance(a.target, Linear):
             inner = [a.target.node.outputs[0]] if a.target.last is not a.target.node else []
             outer = [a.target.result] if a.kind is EffectKind.SIBLING else []
             found |= {id(t): t for t in (*inner, *outer)}
-    return [t for t in found.values() if not any(t is c for c in m.flow.carried)]
+    return [t for t in found.values() if not any(t is c for c in m.trace.shifted)]
 
 
 def _last_output(m: MovableBias) -> Tensor | None:
     """The output of the last node that the shift reaches: its value is the same before and after."""
-    absorbs = [a for a in m.flow.absorbs if a.kind is not EffectKind.SIBLING]
+    absorbs = [a for a in m.trace.absorbs if a.kind is not EffectKind.SIBLING]
     absorbed = [a.target.last for a in absorbs if isinstance(a.target, Linear)]
     return (absorbed or m.ends)[-1].tensor_out(0)
 
@@ -248,13 +246,13 @@ def _last_output(m: MovableBias) -> Tensor | None:
 
 
 def _flow_pass(page: str, find: Find, fate: FateKind, name: str, after: str, *, changes_batch_norm: bool) -> Pass:
-    """The row of a pass on bias flow."""
+    """The row of a pass on bias trace."""
 
     def bias_change(m: MovableBias) -> BiasChange:
-        part = part_of(m.flow, m.part)
-        of_part = FateKind.ABSORBED if m.flow.absorbs else FateKind.DEAD
+        part = "" if m.part is None else m.trace.name_part(m.part)
+        of_part = FateKind.ABSORBED if m.trace.absorbs else FateKind.DEAD
         kind = of_part if part else fate
-        return BiasChange(m.source.node.label, kind, m.where, m.removed, part, hops(m.flow, part))
+        return BiasChange(m.bias.node.label, kind, m.where, m.removed, part, m.trace.path(part))
 
     return Pass(
         page,
@@ -324,7 +322,7 @@ SINK = _flow_pass(
     Result: each of them takes its share over (b' = b + W D, mean' = mean - D, c' = c + D); the bias is gone.
             Only where the model shrinks: fewer bias vectors, or as many with fewer elements. No node is added.
     Source: distribution of sums; linear bottlenecks of Sandler et al. 2018 (MobileNetV2), section 3.2.""",
-    _finder(_sinks, (Permit(), Permit(new_bias=True))),
+    _finder(_sinks, (TraceOptions(), TraceOptions(new_bias=True))),
     FateKind.ABSORBED,
     "sink-bias",
     after="sink-attention-value-bias drop-zero-bias",
@@ -337,7 +335,7 @@ MERGE_PARALLEL = _flow_pass(
     Given:  two layers with biases b1, b2 whose outputs meet in an Add, the second read by nobody else.
     Result: b2' = b2 + b1 (as it arrives there); b1 is gone.
     Source: associativity of sums in real arithmetic.""",
-    _finder(_meets_sibling, (Permit(), Permit(siblings=True))),
+    _finder(_meets_sibling, (TraceOptions(), TraceOptions(siblings=True))),
     FateKind.MERGED,
     "merge-parallel-biases",
     after="sink-bias",

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 from converter.model.graph import load
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.bias_flow.rules import through
+from converter.rewrite.bias_flow.rules import propagate
 from converter.rewrite.bias_flow.rules.product import sums_to_one
-from converter.rewrite.bias_flow.shift import Carry, Stop, known
+from converter.rewrite.bias_flow.shift import Block, Propagate, Shift
 from tests.rewrite.bias_flow.judge import model
 
 LAST = "p = Softmax<axis = -1>(x)"
@@ -62,5 +62,5 @@ def test_a_shift_passes_only_a_cast_that_holds_every_value(op: str, before: int,
     graph = helper.make_graph([node], "g", ends[:2], ends[2:])
     proto: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     facts = Facts(load(proto))
-    outcome = through(facts, next(iter(facts.graph.nodes())), {0: known(np.ones((1, 3)))})
-    assert isinstance(outcome, Carry if (before, after) in WIDER else Stop)
+    outcome = propagate(facts, next(iter(facts.graph.nodes())), {0: Shift.of_value(np.ones((1, 3)))})
+    assert isinstance(outcome, Propagate if (before, after) in WIDER else Block)

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from converter.model.graph import Node, load
 from converter.referee.reference.evaluator import Reference
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.bias_flow.rules import through
-from converter.rewrite.bias_flow.shift import Carry, Outcome, Shift, Stop, known, unknown
+from converter.rewrite.bias_flow.rules import propagate
+from converter.rewrite.bias_flow.shift import Block, Effect, Propagate, Shift
 
 Array = NDArray[Any]
 Axes = frozenset[int]
@@ -149,12 +149,12 @@ class Case:
             return dict.fromkeys(out, first)
         return out
 
-    def asked(self, shifts: Mapping[int, Array], blind: bool = False) -> Outcome:
+    def asked(self, shifts: Mapping[int, Array], blind: bool = False) -> Effect:
         """What the rule says; `blind`: it is told the axes only."""
-        told: dict[int, Shift] = {slot: known(d) for slot, d in shifts.items()}
+        told: dict[int, Shift] = {slot: Shift.of_value(d) for slot, d in shifts.items()}
         if blind:
-            told = {slot: unknown(s.rank, s.invariant) for slot, s in told.items()}
-        return through(self.facts, self.node, told)
+            told = {slot: Shift.of_axes(s.rank, s.invariant) for slot, s in told.items()}
+        return propagate(self.facts, self.node, told)
 
     def measured(self, shifts: Mapping[int, Array], seed: int = 3) -> list[tuple[Array, Array]]:
         """Output and its difference for shifted inputs, slot by slot."""
@@ -178,11 +178,11 @@ def _less(a: Array, b: Array) -> Array:
     return np.where(np.isinf(a) & (a == b), 0.0, wide) if np.asarray(a).dtype.kind == "f" else wide
 
 
-def holds(outcome: Outcome, seen: list[tuple[Array, Array]]) -> str:
+def holds(outcome: Effect, seen: list[tuple[Array, Array]]) -> str:
     """Why what the rule says is not what was measured; empty if it is."""
-    if isinstance(outcome, Stop):
+    if isinstance(outcome, Block):
         return ""
-    shifts = outcome.shifts if isinstance(outcome, Carry) else {}
+    shifts = outcome.shifts if isinstance(outcome, Propagate) else {}
     for slot, (value, moved) in enumerate(seen):
         scale = 1e-12 * (1 + np.abs(value[np.isfinite(value)]).max(initial=0) + np.abs(moved).max(initial=0))
         shift = shifts.get(slot)

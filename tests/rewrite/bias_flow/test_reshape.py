@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from converter.model.file import Size, size
 from converter.model.graph import load
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.bias_flow.rules import through
+from converter.rewrite.bias_flow.rules import propagate
 from converter.rewrite.bias_flow.rules.layout import reshape_shift
-from converter.rewrite.bias_flow.shift import Carry, Shift, Stop, known, unknown
+from converter.rewrite.bias_flow.shift import Block, Propagate, Shift
 from tests.rewrite.bias_flow.judge import model
 from tests.rewrite.bias_flow.one_node import Case
 from tests.rewrite.bias_flow.values import ints
@@ -91,7 +91,7 @@ def test_what_comes_out_is_the_reshape_of_all_of_it(
     extent = before[axis]
     n = extent if isinstance(extent, int) else 2
     value = np.arange(1.0, n + 1).reshape([n if i == axis else 1 for i in range(len(before))])
-    out = reshape_shift(known(value), before, after)
+    out = reshape_shift(Shift.of_value(value), before, after)
     assert (None if out is None else set(out.tiled)) == tiled
     if out is None:
         return
@@ -118,13 +118,13 @@ BACK: list[tuple[Dims, Dims, set[int] | None]] = [
 @pytest.mark.parametrize(("before", "after", "tiled"), BACK)
 def test_a_shift_that_repeats_comes_back(before: Dims, after: Dims, tiled: set[int] | None) -> None:
     value = np.arange(1.0, 17).reshape(1, 4, 4)
-    out = reshape_shift(known(value, tiled=[1]), before, after)
+    out = reshape_shift(Shift.of_value(value, tiled=[1]), before, after)
     assert (None if out is None else set(out.tiled)) == tiled
     if out is None:
         return
     for numbers in NUMBERS:
         shape = concrete(before, numbers)
-        full = whole(known(value, tiled=[1]), shape)
+        full = whole(Shift.of_value(value, tiled=[1]), shape)
         there = concrete(after, numbers)
         assert np.array_equal(whole(out, there), full.reshape(there)), numbers
 
@@ -132,27 +132,27 @@ def test_a_shift_that_repeats_comes_back(before: Dims, after: Dims, tiled: set[i
 def test_behind_an_axis_that_repeats_others_may_be_of_any_length() -> None:
     """As values lie once torch's encoder is done with one axis for batch and heads."""
     value = np.arange(1.0, 17).reshape(4, 1, 4)
-    out = reshape_shift(known(value, tiled=[0]), ["4*N", "L", 4], ["N", 4, "L", 4])
+    out = reshape_shift(Shift.of_value(value, tiled=[0]), ["4*N", "L", 4], ["N", 4, "L", 4])
     assert out is not None
     assert out.tiled == frozenset()
     assert out.value is not None
     assert np.array_equal(out.value, value[None])
-    stays = reshape_shift(known(value, tiled=[0]), ["4*N", "L", 4], [1, "4*N", "L", 4])
+    stays = reshape_shift(Shift.of_value(value, tiled=[0]), ["4*N", "L", 4], [1, "4*N", "L", 4])
     assert stays is None or stays.tiled == {1}
 
 
 def test_along_two_axes_or_behind_others_it_is_not_followed() -> None:
     value = np.arange(1.0, 17).reshape(4, 4)
-    assert reshape_shift(known(value, tiled=[1]), [4, "4*N"], [4, "N", 4]) is None
-    assert reshape_shift(known(value, tiled=[0, 1]), ["4*L", "4*N"], ["L", 4, "4*N"]) is None
+    assert reshape_shift(Shift.of_value(value, tiled=[1]), [4, "4*N"], [4, "N", 4]) is None
+    assert reshape_shift(Shift.of_value(value, tiled=[0, 1]), ["4*L", "4*N"], ["L", 4, "4*N"]) is None
 
 
 def test_what_does_not_vary_does_not_repeat() -> None:
-    assert known(np.ones((1, 4, 1)), tiled=[1]).tiled == frozenset()
-    shift = known(np.arange(4.0).reshape(1, 4, 1), tiled=[1])
+    assert Shift.of_value(np.ones((1, 4, 1)), tiled=[1]).tiled == frozenset()
+    shift = Shift.of_value(np.arange(4.0).reshape(1, 4, 1), tiled=[1])
     assert shift.tiled == {1}
     assert shift.of_rank(4).tiled == {2}
-    assert shift.by_axes.tiled == frozenset()
+    assert shift.without_value.tiled == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -173,13 +173,13 @@ def test_elsewhere_only_the_axes_of_a_shift_that_repeats_are_known(node: str) ->
     """The value has not the size of the axis: nothing may index or broadcast it."""
     given = {"x": (2, 8, 3), "c": np.ones(3), "W": np.ones((3, 2)), "b": ints(1), "e": ints(3), "a": ints(1)}
     case = Case(node, given | {"t": ints(1, 1, 2)})
-    shift = known(np.arange(4.0).reshape(1, 4, 1), tiled=[1])
-    outcome = through(case.facts, case.node, {i: shift for i, n in enumerate(case.node_proto.input) if n == "x"})
-    carried = outcome.shifts.values() if isinstance(outcome, Carry) else ()
-    assert isinstance(outcome, Carry | Stop)
+    shift = Shift.of_value(np.arange(4.0).reshape(1, 4, 1), tiled=[1])
+    outcome = propagate(case.facts, case.node, {i: shift for i, n in enumerate(case.node_proto.input) if n == "x"})
+    carried = outcome.shifts.values() if isinstance(outcome, Propagate) else ()
+    assert isinstance(outcome, Propagate | Block)
     assert all(s.value is None for s in carried)
-    plain = through(case.facts, case.node, {0: known(np.arange(8.0).reshape(1, 8, 1))})
-    assert isinstance(plain, Carry) or node.startswith("y = Concat")
+    plain = propagate(case.facts, case.node, {0: Shift.of_value(np.arange(8.0).reshape(1, 8, 1))})
+    assert isinstance(plain, Propagate) or node.startswith("y = Concat")
 
 
 @pytest.mark.parametrize(("axis", "there"), [(0, set()), (1, set()), (2, {1}), (3, {2})])
@@ -193,6 +193,6 @@ def test_of_axes_that_are_symbols_it_is_known_where_they_go(axis: int, there: se
     sizes = {"two": ints(2), "three": ints(3), "open": ints(-1), "four": ints(4)}
     facts = Facts(load(model(text, **sizes)))
     node = list(facts.graph.nodes())[-1]
-    outcome = through(facts, node, {0: unknown(4, [axis])})
-    assert isinstance(outcome, Carry)
+    outcome = propagate(facts, node, {0: Shift.of_axes(4, [axis])})
+    assert isinstance(outcome, Propagate)
     assert outcome.shifts[0].invariant == there

@@ -9,8 +9,8 @@ import pytest
 from onnx import helper
 
 from converter.records import EffectKind
-from converter.rewrite.bias_flow.rules import RULES, through
-from converter.rewrite.bias_flow.shift import Carry, Gone, Stop, known
+from converter.rewrite.bias_flow.rules import RULES, propagate
+from converter.rewrite.bias_flow.shift import Block, Cancel, Propagate, Shift
 from tests.rewrite.bias_flow.cases_plain import PLAIN
 from tests.rewrite.bias_flow.cases_traps import TRAPS
 from tests.rewrite.bias_flow.one_node import Case, axes_of, holds, is_felt, sets_of
@@ -38,8 +38,8 @@ def test_what_a_rule_says_is_what_happens(case: Case) -> None:
 @by_case
 def test_rules_let_through_what_they_can(case: Case) -> None:
     said = {v: case.asked(case.shifts(v)) for v in case.patterns()}
-    assert {v for v, outcome in said.items() if isinstance(outcome, Carry)} == sets_of(case.carry)
-    assert {v for v, outcome in said.items() if isinstance(outcome, Gone)} == sets_of(case.gone)
+    assert {v for v, outcome in said.items() if isinstance(outcome, Propagate)} == sets_of(case.carry)
+    assert {v for v, outcome in said.items() if isinstance(outcome, Cancel)} == sets_of(case.gone)
 
 
 @pytest.mark.parametrize("case", felt := [c for c in CASES if c.felt], ids=[c.label for c in felt])
@@ -47,7 +47,7 @@ def test_a_stop_has_a_reason(case: Case) -> None:
     for varying in sets_of(case.felt):
         shifts = case.shifts(varying)
         outcome = case.asked(shifts)
-        assert isinstance(outcome, Stop)
+        assert isinstance(outcome, Block)
         assert outcome.code
         assert outcome.why
         assert is_felt(case, shifts), f"along {sorted(varying)}"
@@ -68,15 +68,15 @@ def test_the_judge_sees_a_wrong_claim(case: Case) -> None:
     """A wrong value, a wrong number of axes and a shift that is said to be gone."""
     shifts = case.shifts(axes_of("-"))
     outcome, seen = case.asked(shifts), case.measured(shifts)
-    assert isinstance(outcome, Carry)
+    assert isinstance(outcome, Propagate)
     assert not holds(outcome, seen)
     shift = outcome.shifts[0]
     if shift.value is None:  # only the axes are known
-        assert holds(Carry({0: known(np.ones((1,) * shift.rank))}), seen)
+        assert holds(Propagate({0: Shift.of_value(np.ones((1,) * shift.rank))}), seen)
         return
-    assert holds(Carry({0: known(shift.value * 1.001)}), seen)
-    assert holds(Carry({0: shift.of_rank(shift.rank + 1)}), seen)
-    assert holds(Gone("", EffectKind.NORM), seen)
+    assert holds(Propagate({0: Shift.of_value(shift.value * 1.001)}), seen)
+    assert holds(Propagate({0: shift.of_rank(shift.rank + 1)}), seen)
+    assert holds(Cancel(EffectKind.NORM, ""), seen)
 
 
 # ---- shifts of one form -------------------------------------------------------------------------
@@ -96,9 +96,9 @@ def test_depth_to_space_with_phases_alike(mode: str, channels: np.ndarray, out: 
     outcome = case.asked(shifts)
     assert not holds(outcome, case.measured(shifts))
     if out is None:
-        assert isinstance(outcome, Stop)
+        assert isinstance(outcome, Block)
     else:
-        assert isinstance(outcome, Carry)
+        assert isinstance(outcome, Propagate)
         assert outcome.shifts[0].value is not None
         assert outcome.shifts[0].value.reshape(-1).tolist() == out
 
@@ -114,7 +114,7 @@ def test_groups_shifted_alike(channels: list[float], gone: bool, opset: int) -> 
     )
     shifts = {0: np.reshape(channels, (1, 4, 1, 1))}
     outcome = case.asked(shifts)
-    assert isinstance(outcome, Gone) == gone
+    assert isinstance(outcome, Cancel) == gone
     assert not holds(outcome, case.measured(shifts))
     assert is_felt(case, shifts) != gone
 
@@ -123,9 +123,9 @@ def test_groups_shifted_alike(channels: list[float], gone: bool, opset: int) -> 
 def test_masked_entries_may_meet_only_what_leaves_them(node: str) -> None:
     """Minus infinity stays under a sum with a finite shift; elsewhere it may become not a number."""
     case = Case(node, {**X3, "c": some(4)})
-    masked = replace(known(np.full((1, 1, 1), 0.5)), masked=True)
-    outcome = through(case.facts, case.node, {i: masked for i, n in enumerate(case.node_proto.input) if n == "x"})
-    assert isinstance(outcome, Stop)
+    masked = replace(Shift.of_value(np.full((1, 1, 1), 0.5)), masked=True)
+    outcome = propagate(case.facts, case.node, {i: masked for i, n in enumerate(case.node_proto.input) if n == "x"})
+    assert isinstance(outcome, Block)
     assert outcome.code == "masked"
 
 
@@ -139,27 +139,27 @@ def test_a_mask_of_minus_infinity_reaches_softmax(opset: int) -> None:
     )
     shifts = case.shifts(axes_of("01"))
     outcome = case.asked(shifts)
-    assert isinstance(outcome, Carry)
+    assert isinstance(outcome, Propagate)
     assert outcome.shifts[0].masked
     ((_, moved),) = case.measured(shifts)
     wanted = np.where(c, np.broadcast_to(shifts[1], c.shape), 0)
     assert np.abs(moved - wanted).max() < 1e-12
     after = Case("y = Softmax<axis = 2>(x)", X3, opset=opset)
-    assert isinstance(through(after.facts, after.node, {0: outcome.shifts[0]}), Gone)
+    assert isinstance(propagate(after.facts, after.node, {0: outcome.shifts[0]}), Cancel)
 
 
 def test_a_mask_must_be_infinite_everywhere() -> None:
     fill = np.array([-np.inf, -np.inf, -9.0, -np.inf])
     c = np.ones((2, 3, 4), bool)
     case = Case("y = Where(c, x, f)", {"c": (2, 3, 4), **X3, "f": fill}, slots=(1,), feeds={"c": c})
-    assert isinstance(case.asked(case.shifts(axes_of("-"))), Stop)
+    assert isinstance(case.asked(case.shifts(axes_of("-"))), Block)
 
 
 @pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
 def test_old_broadcasting_stops(op: str) -> None:
     case = Case(f"y = {op}(x, c)", {**X3, "c": some(2, 3, 4)}, opset=6)
     outcome = case.asked(case.shifts(axes_of("-")))
-    assert isinstance(outcome, Stop)
+    assert isinstance(outcome, Block)
     assert outcome.code == "opset"
 
 
@@ -167,14 +167,14 @@ def test_old_broadcasting_stops(op: str) -> None:
 def test_other_operators_stop(op: str) -> None:
     assert op not in RULES
     case = Case(f"y = {op}(x)", X3)
-    assert isinstance(case.asked(case.shifts(axes_of("-"))), Stop)
+    assert isinstance(case.asked(case.shifts(axes_of("-"))), Block)
 
 
 def test_an_operator_of_another_domain_stops() -> None:
     case = Case("y = Identity(x)", X3)
     case.model.graph.node[0].domain = "com.example"
     case.model.opset_import.append(helper.make_opsetid("com.example", 1))
-    assert isinstance(case.asked(case.shifts(axes_of("-"))), Stop)
+    assert isinstance(case.asked(case.shifts(axes_of("-"))), Block)
 
 
 def test_what_is_only_known_at_run_time_stops() -> None:
@@ -187,4 +187,4 @@ def test_what_is_only_known_at_run_time_stops() -> None:
         Case("y = ReduceMean(x, a)", {**X3, "a": (1,)}, feeds={"a": ints(2)}, opset=18),
     ):
         outcome = case.asked(case.shifts(axes_of("012")))
-        assert isinstance(outcome, Stop), case.label
+        assert isinstance(outcome, Block), case.label

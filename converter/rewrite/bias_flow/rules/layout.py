@@ -14,29 +14,25 @@ from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.bias_flow.shift import (
     MOST_ELEMENTS,
     Array,
-    Carry,
-    Outcome,
+    Block,
+    Effect,
+    Propagate,
     Rule,
     Shift,
     Shifts,
-    Stop,
-    known,
-    only,
-    unknown,
+    one_shift,
 )
 
 Dims = Sequence[int | str | None]
 
 
-def _reshape(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _reshape(facts: Facts, node: Node, s: Shift) -> Effect:
     before, after = facts.shape(node.inputs[0]), reshape_dims(facts, node)
     if before is None or after is None or len(before) != s.rank:
         return _by_axes(facts, node, s, after)
     out = reshape_shift(s, before, after)
-    return _by_axes(facts, node, s, after) if out is None else Carry({0: out})
+    return _by_axes(facts, node, s, after) if out is None else Propagate({0: out})
 
 
 def reshape_shift(s: Shift, before: Dims, after: Dims) -> Shift | None:
@@ -64,7 +60,7 @@ def reshape_shift(s: Shift, before: Dims, after: Dims) -> Shift | None:
         j = _matching_tail(wanted, math.prod(tail))
         if j is not None:
             shape = [int(d) for d in wanted[j:] if isinstance(d, int)]
-            return known(_laid_out(value, [*tail, *kept], [*[1] * j, *shape, *kept]), s.masked)
+            return Shift.of_value(_laid_out(value, [*tail, *kept], [*[1] * j, *shape, *kept]), s.masked)
     return _repeated(s, value, dims[at:], wanted, kept)
 
 
@@ -96,7 +92,7 @@ def _repeated(s: Shift, value: Array, tail: Dims, after: Dims, kept: tuple[int, 
     if whole * math.prod(kept) > MOST_ELEMENTS or not isinstance(length, Size) or length.factor % period:
         return None
     shape = [*[1] * (j - 1), period, *(int(d) for d in after[j:] if isinstance(d, int)), *kept]
-    return known(_laid_out(value, [*sizes, *kept], shape), s.masked, [j - 1])
+    return Shift.of_value(_laid_out(value, [*sizes, *kept], shape), s.masked, [j - 1])
 
 
 def _matching_tail(after: Dims, size: int) -> int | None:
@@ -111,36 +107,34 @@ def _matching_tail(after: Dims, size: int) -> int | None:
     return None
 
 
-def _by_axes(facts: Facts, node: Node, s: Shift, after: Dims | None) -> Outcome:
+def _by_axes(facts: Facts, node: Node, s: Shift, after: Dims | None) -> Effect:
     """Only the axes: one that the reshape keeps whole, and along which D is the same, stays so."""
     if after is None:
-        return Stop("reshape", "its shape is not known")
+        return Block("reshape", "its shape is not known")
     kept = [follow_axis(facts, node, i) for i in s.invariant]
-    return Carry({0: unknown(len(after), [k for k in kept if isinstance(k, int)], s.masked)})
+    return Propagate({0: Shift.of_axes(len(after), [k for k in kept if isinstance(k, int)], s.masked)})
 
 
-def _squeeze(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _squeeze(facts: Facts, node: Node, s: Shift) -> Effect:
     moved = {i: follow_axis(facts, node, i) for i in range(s.rank)}
     kept = {i: j for i, j in moved.items() if isinstance(j, int)}
     dropped = squeezed_axes(facts, node) if node.op == "Squeeze" else []
     if isinstance(dropped, str):
-        return Stop("reshape", dropped)
+        return Block("reshape", dropped)
     unclear = [j for i, j in moved.items() if isinstance(j, str) and i not in dropped]
     if unclear:
-        return Stop("reshape", unclear[0])
+        return Block("reshape", unclear[0])
     if node.op == "Squeeze" and any(i in s.varying for i in moved if i not in kept):
-        return Stop("varies", "the shift varies along the axis that it drops")
+        return Block("varies", "the shift varies along the axis that it drops")
     rank = len(kept) if node.op == "Squeeze" else s.rank + _n_axes(facts, node)
     invariant = set(range(rank)) - {kept[i] for i in s.varying}
     if s.value is None:
-        return Carry({0: unknown(rank, invariant, s.masked)})
+        return Propagate({0: Shift.of_axes(rank, invariant, s.masked)})
     shape = [1] * rank
     for i, j in kept.items():
         shape[j] = s.value.shape[i]
-    return Carry({0: Shift(rank, frozenset(invariant), s.value.reshape(shape), s.masked)})
+    return Propagate({0: Shift(rank, frozenset(invariant), s.value.reshape(shape), s.masked)})
 
 
 def _n_axes(facts: Facts, node: Node) -> int:
@@ -151,70 +145,58 @@ def _n_axes(facts: Facts, node: Node) -> int:
     return 0 if value is None else int(value.size)
 
 
-RESHAPE_RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Reshape", "Flatten"), _reshape),
-    **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
-}
-
-
-def _transpose(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _transpose(_: Facts, node: Node, s: Shift) -> Effect:
     perm = list(node.attr("perm") or range(s.rank)[::-1])
     if sorted(perm) != list(range(s.rank)):
-        return Stop("rank", "its permutation does not fit")
+        return Block("rank", "its permutation does not fit")
     invariant = {j for j, i in enumerate(perm) if i in s.invariant}
     value = None if s.value is None else s.value.transpose(perm)
     tiled = frozenset(j for j, i in enumerate(perm) if i in s.tiled)
-    return Carry({0: Shift(s.rank, frozenset(invariant), value, s.masked, tiled)})
+    return Propagate({0: Shift(s.rank, frozenset(invariant), value, s.masked, tiled)})
 
 
-def _expand(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _expand(facts: Facts, node: Node, s: Shift) -> Effect:
     rank = facts.rank(node.outputs[0])
-    return Stop("rank", "its shape is not known") if rank is None else Carry({0: s.of_rank(rank)})
+    return Block("rank", "its shape is not known") if rank is None else Propagate({0: s.of_rank(rank)})
 
 
-def _tile(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _tile(facts: Facts, node: Node, s: Shift) -> Effect:
     source = node.tensor_in(1)
     repeats = None if source is None else facts.constants.evaluate(source)
     if s.constant_on(range(s.rank)):
-        return Carry({0: s})
+        return Propagate({0: s})
     if repeats is None or s.value is None:
-        return Stop("reshape", "how often it repeats is not known")
+        return Block("reshape", "how often it repeats is not known")
     times = [int(r) if i in s.varying else 1 for i, r in enumerate(repeats.reshape(-1))]
-    return Carry({0: known(np.tile(s.value, times))})
+    return Propagate({0: Shift.of_value(np.tile(s.value, times))})
 
 
-def _concat(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+def _concat(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     first = next(iter(shifts.values()))
     axis = node.attr("axis", 1) % first.rank
     if any(s.value is None for s in shifts.values()):
-        return Stop("stops", "it joins a shift that depends on the data with others")
+        return Block("stops", "it joins a shift that depends on the data with others")
     values = {i: s.value for i, s in shifts.items() if s.value is not None}
     alike = len(values) == len(node.inputs) and all(
         v.shape == first.value.shape and (v == first.value).all() for v in values.values() if first.value is not None
     )
     if alike and axis in first.invariant:
-        return Carry({0: first})
+        return Propagate({0: first})
     extents = []
     for tensor in node.inputs:
         shape = facts.shape(tensor)
         extent = None if shape is None or len(shape) != first.rank else shape[axis]
         if not isinstance(extent, int):
-            return Stop("concat", "it joins it with tensors that are not shifted, of unknown length")
+            return Block("concat", "it joins it with tensors that are not shifted, of unknown length")
         extents.append(extent)
     parts = [_along(values.get(i), axis, extent, first.rank) for i, extent in enumerate(extents)]
     wide = _alike_but(axis, parts)
     if sum(p.size for p in wide) > MOST_ELEMENTS:
-        return Stop("too-large", "the shift would vary in too many places")
-    return Carry({0: known(np.concatenate(wide, axis))})
+        return Block("too-large", "the shift would vary in too many places")
+    return Propagate({0: Shift.of_value(np.concatenate(wide, axis))})
 
 
 def _alike_but(axis: int, parts: list[Array]) -> list[Array]:
@@ -230,21 +212,19 @@ def _along(value: Array | None, axis: int, extent: int, rank: int) -> Array:
     return np.repeat(value, extent, axis) if value.shape[axis] == 1 else value
 
 
-def _split(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _split(facts: Facts, node: Node, s: Shift) -> Effect:
     axis = node.attr("axis", 0) % s.rank
     outputs = [i for i, t in enumerate(node.outputs) if t.name]
     if axis in s.invariant:
-        return Carry(dict.fromkeys(outputs, s))
+        return Propagate(dict.fromkeys(outputs, s))
     if s.value is None:
-        return Stop("stops", "it splits a shift that depends on the data")
+        return Block("stops", "it splits a shift that depends on the data")
     sizes = _split_sizes(facts, node, s.value.shape[axis])
     if sizes is None:
-        return Stop("split", "the sizes of its parts are not known")
+        return Block("split", "the sizes of its parts are not known")
     ends = np.cumsum([0, *sizes])
-    return Carry({i: known(s.value.take(range(ends[i], ends[i + 1]), axis)) for i in outputs})
+    return Propagate({i: Shift.of_value(s.value.take(range(ends[i], ends[i + 1]), axis)) for i in outputs})
 
 
 def _split_sizes(facts: Facts, node: Node, length: int) -> list[int] | None:
@@ -260,20 +240,18 @@ def _split_sizes(facts: Facts, node: Node, length: int) -> list[int] | None:
     return sizes if sum(sizes) == length and len(sizes) == len(node.outputs) else None
 
 
-def _slice(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _slice(facts: Facts, node: Node, s: Shift) -> Effect:
     cuts = _cuts(facts, node, s.rank)
     if cuts is None:
-        return Carry({0: s}) if s.constant_on(range(s.rank)) else Stop("slice", "where it cuts is not known")
+        return Propagate({0: s}) if s.constant_on(range(s.rank)) else Block("slice", "where it cuts is not known")
     index: list[slice] = [slice(None)] * s.rank
     for axis, cut in cuts.items():
         if axis in s.varying:
             if s.value is None or cut is None:
-                return Stop("slice", "it cuts along an axis on which the shift varies")
+                return Block("slice", "it cuts along an axis on which the shift varies")
             index[axis] = cut
-    return Carry({0: s if s.value is None else known(s.value[tuple(index)])})
+    return Propagate({0: s if s.value is None else Shift.of_value(s.value[tuple(index)])})
 
 
 def _cuts(facts: Facts, node: Node, rank: int) -> dict[int, slice | None] | None:
@@ -297,108 +275,99 @@ def _cuts(facts: Facts, node: Node, rank: int) -> dict[int, slice | None] | None
     return out
 
 
-def _gather(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _gather(facts: Facts, node: Node, s: Shift) -> Effect:
     axis = node.attr("axis", 0) % s.rank
     source = node.tensor_in(1)
     index = None if source is None else facts.constants.evaluate(source)
     rank = None if source is None else (facts.rank(source) if index is None else index.ndim)
     if rank is None:
-        return Stop("rank", "the number of axes of its indices is not known")
+        return Block("rank", "the number of axes of its indices is not known")
     if axis in s.varying:
         if index is None or s.value is None:
-            return Stop("gather", "it picks along an axis on which the shift varies")
-        return Carry({0: known(np.take(s.value, index.astype(np.int64), axis))})
+            return Block("gather", "it picks along an axis on which the shift varies")
+        return Propagate({0: Shift.of_value(np.take(s.value, index.astype(np.int64), axis))})
     value = None if s.value is None else s.value.reshape(s.value.shape[:axis] + (1,) * rank + s.value.shape[axis + 1 :])
     invariant = {i if i < axis else i + rank - 1 for i in s.invariant if i != axis} | set(range(axis, axis + rank))
-    return Carry({0: Shift(s.rank + rank - 1, frozenset(invariant), value)})
+    return Propagate({0: Shift(s.rank + rank - 1, frozenset(invariant), value)})
 
 
-SHAPE_RULES: dict[str, Rule] = {
-    "Transpose": _transpose,
-    "Expand": _expand,
-    "Tile": _tile,
-    "Concat": _concat,
-    "Split": _split,
-    "Slice": _slice,
-    "Gather": _gather,
-}
-
-
-def _pad(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _pad(facts: Facts, node: Node, s: Shift) -> Effect:
     source = node.tensor_in(1)
     value = None if source is None else facts.constants.evaluate(source)
     pads = list(node.attr("pads") or []) if source is None else (None if value is None else [int(v) for v in value])
     mode = node.attr("mode", "constant")
     if pads is None:
-        return Stop("padding", "how much it pads is not known")
+        return Block("padding", "how much it pads is not known")
     if not any(pads):
-        return Carry({0: s})
+        return Propagate({0: s})
     if mode == "constant" or any(p < 0 for p in pads):
-        return Stop("padding", "it pads with a constant that the shift does not reach")
+        return Block("padding", "it pads with a constant that the shift does not reach")
     axes = list(range(s.rank))
     chosen = node.tensor_in(3)
     if chosen is not None:
         given = facts.constants.evaluate(chosen)
         if given is None:
-            return Stop("padding", "the axes that it pads are not known")
+            return Block("padding", "the axes that it pads are not known")
         axes = [int(a) % s.rank for a in given.reshape(-1)]
     n = len(pads) // 2
     padded = [a for a, b, e in zip(axes, pads[:n], pads[n:], strict=True) if b or e]
-    return Carry({0: s}) if s.constant_on(padded) else Stop("varies", "the shift varies along the axes that it pads")
+    return (
+        Propagate({0: s}) if s.constant_on(padded) else Block("varies", "the shift varies along the axes that it pads")
+    )
 
 
-def _resize(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _resize(facts: Facts, node: Node, s: Shift) -> Effect:
     if node.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-        return Stop("extrapolation", "it fills in a value outside of the picture, which the shift does not reach")
+        return Block("extrapolation", "it fills in a value outside of the picture, which the shift does not reach")
     if node.attr("antialias", 0):
-        return Stop("stops", "it smooths while it resizes")
+        return Block("stops", "it smooths while it resizes")
     before, after = facts.shape(node.inputs[0]), facts.shape(node.outputs[0])
     for axis in s.varying:
         sizes = [None if d is None or axis >= len(d) else d[axis] for d in (before, after)]
         if sizes[0] is None or sizes[0] != sizes[1]:
-            return Stop("varies", "it may resize an axis along which the shift varies")
-    return Carry({0: s})
+            return Block("varies", "it may resize an axis along which the shift varies")
+    return Propagate({0: s})
 
 
-def _depth_to_space(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _depth_to_space(_: Facts, node: Node, s: Shift) -> Effect:
     if s.value is None or not s.constant_on((0, 2, 3)):
-        return Stop("varies", "the shift varies over positions")
+        return Block("varies", "the shift varies over positions")
     if 1 in s.invariant:
-        return Carry({0: s})
+        return Propagate({0: s})
     n = node.attr("blocksize") ** 2
     d = s.value.reshape(-1)
     phases = d.reshape(n, -1) if node.attr("mode", "DCR") == "DCR" else d.reshape(-1, n).T
     if (phases == phases[0]).all():
-        return Carry({0: known(phases[0].reshape(1, -1, 1, 1))})
-    return Stop("phases", "it lays channels that are shifted differently side by side")
+        return Propagate({0: Shift.of_value(phases[0].reshape(1, -1, 1, 1))})
+    return Block("phases", "it lays channels that are shifted differently side by side")
 
 
-def _space_to_depth(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _space_to_depth(_: Facts, node: Node, s: Shift) -> Effect:
     if s.value is None or not s.constant_on((0, 2, 3)):
-        return Stop("varies", "the shift varies over positions")
+        return Block("varies", "the shift varies over positions")
     if 1 in s.invariant:
-        return Carry({0: s})
-    return Carry({0: known(np.tile(s.value, (1, node.attr("blocksize") ** 2, 1, 1)))})
+        return Propagate({0: s})
+    return Propagate({0: Shift.of_value(np.tile(s.value, (1, node.attr("blocksize") ** 2, 1, 1)))})
 
 
-SPACE_RULES: dict[str, Rule] = {
-    "Pad": _pad,
-    **dict.fromkeys(("Resize", "Upsample"), _resize),
-    "DepthToSpace": _depth_to_space,
-    "SpaceToDepth": _space_to_depth,
+LAYOUT_RULES: dict[str, Rule] = {
+    "Reshape": Rule(_reshape, masked=True, tiled=True, trunk=True),
+    "Flatten": Rule(_reshape),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), Rule(_squeeze, masked=True)),
+    "Transpose": Rule(_transpose, masked=True, tiled=True, trunk=True),
+    "Expand": Rule(_expand),
+    "Tile": Rule(_tile),
+    "Concat": Rule(_concat),
+    "Split": Rule(_split),
+    "Slice": Rule(_slice),
+    "Gather": Rule(_gather),
+    "Pad": Rule(_pad),
+    **dict.fromkeys(("Resize", "Upsample"), Rule(_resize)),
+    "DepthToSpace": Rule(_depth_to_space),
+    "SpaceToDepth": Rule(_space_to_depth),
 }

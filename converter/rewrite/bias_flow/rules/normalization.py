@@ -11,20 +11,18 @@ from converter.records import EffectKind
 from converter.rewrite.analysis.affine import affine_at, training_problem
 from converter.rewrite.analysis.channel_axis import average_counts_padding, is_average, is_pool
 from converter.rewrite.analysis.facts import Facts, further_outputs
-from converter.rewrite.bias_flow.shift import Carry, Gone, Outcome, Rule, Shifts, Stop, known, only, tensor_at, unknown
+from converter.rewrite.bias_flow.shift import Block, Cancel, Effect, Propagate, Rule, Shift, one_shift, tensor_at
 
 
-def _pool(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _pool(_: Facts, node: Node, s: Shift) -> Effect:
     if not is_pool(node):
-        return Stop("stops", "its indices are read as well")
+        return Block("stops", "its indices are read as well")
     if is_average(node) and average_counts_padding(node):
-        return Stop("counted-padding", "it averages padded zeros in, which the shift does not reach")
+        return Block("counted-padding", "it averages padded zeros in, which the shift does not reach")
     if not s.constant_on(range(2, s.rank)):
-        return Stop("varies", "the shift varies over the positions that it pools")
-    return Carry({0: s})
+        return Block("varies", "the shift varies over the positions that it pools")
+    return Propagate({0: s})
 
 
 def reduced_axes(facts: Facts, node: Node, rank: int) -> list[int] | None:
@@ -42,48 +40,44 @@ def reduced_axes(facts: Facts, node: Node, rank: int) -> list[int] | None:
     return [a % rank for a in axes]
 
 
-def _reduce(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _reduce(facts: Facts, node: Node, s: Shift) -> Effect:
     axes = reduced_axes(facts, node, s.rank)
     if axes is None:
-        return Stop("axes", "its axes are known at run time only")
+        return Block("axes", "its axes are known at run time only")
     if not s.constant_on(axes):
-        return Stop("varies", "the shift varies along the axes that it reduces")
+        return Block("varies", "the shift varies along the axes that it reduces")
     times = 1.0
     if node.op == "ReduceSum":
         shape = facts.shape(tensor_at(node, 0))
         extents = [None if shape is None else shape[a] for a in axes]
         if any(not isinstance(d, int) for d in extents):
-            return Stop("axes", "the number of elements that it sums is not known")
+            return Block("axes", "the number of elements that it sums is not known")
         times = float(np.prod([d for d in extents if isinstance(d, int)]))
     if node.attr("keepdims", 1):
-        return Carry({0: s if s.value is None else known(s.value * times)})
+        return Propagate({0: s if s.value is None else Shift.of_value(s.value * times)})
     kept = [i for i in range(s.rank) if i not in axes]
     invariant = {j for j, i in enumerate(kept) if i in s.invariant}
     if s.value is None:
-        return Carry({0: unknown(len(kept), invariant)})
-    return Carry({0: known(s.value.reshape([s.value.shape[i] for i in kept]) * times)})
+        return Propagate({0: Shift.of_axes(len(kept), invariant)})
+    return Propagate({0: Shift.of_value(s.value.reshape([s.value.shape[i] for i in kept]) * times)})
 
 
 def _centred(axes_of: Callable[[Facts, Node, int], list[int] | None], what: str) -> Rule:
     """A norm that subtracts the mean over some axes."""
 
-    def rule(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-        s = only(shifts)
-        if isinstance(s, Stop):
-            return s
+    @one_shift
+    def effect(facts: Facts, node: Node, s: Shift) -> Effect:
         if further_outputs(node):
-            return Stop("stops", "the mean that it gives as well would change")
+            return Block("stops", "the mean that it gives as well would change")
         axes = axes_of(facts, node, s.rank)
         if axes is None:
-            return Stop("stops", "its axes are not known")
+            return Block("stops", "its axes are not known")
         if s.constant_on(axes):
-            return Gone(f"{what} subtracts the mean, the shift with it", EffectKind.NORM)
-        return Stop("norm-mixes-channels", "it takes the mean over channels that are shifted differently")
+            return Cancel(EffectKind.NORM, f"{what} subtracts the mean, the shift with it")
+        return Block("norm-mixes-channels", "it takes the mean over channels that are shifted differently")
 
-    return rule
+    return Rule(effect)
 
 
 def _layer_axes(_: Facts, node: Node, rank: int) -> list[int]:
@@ -94,38 +88,34 @@ def _mvn_axes(_: Facts, node: Node, rank: int) -> list[int]:
     return [a % rank for a in (node.attr("axes") or [0, 2, 3])]
 
 
-def _group_norm(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _group_norm(facts: Facts, node: Node, s: Shift) -> Effect:
     shape = facts.shape(tensor_at(node, 0))
     channels = shape[1] if shape is not None and len(shape) > 1 else None
     groups = node.attr("num_groups", 0)
     if not s.constant_on(range(2, s.rank)):
-        return Stop("varies", "the shift varies over positions")
+        return Block("varies", "the shift varies over positions")
     if s.constant_on([1]) or (groups and channels == groups):
-        return Gone("group normalisation subtracts the mean, the shift with it", EffectKind.NORM)
+        return Cancel(EffectKind.NORM, "group normalisation subtracts the mean, the shift with it")
     if s.value is not None and groups and s.value.shape[1] % groups == 0:
         grouped = s.value.reshape(s.value.shape[0], groups, -1)
         if (grouped == grouped[:, :, :1]).all():
-            return Gone("every channel of a group is shifted alike", EffectKind.NORM)
-    return Stop("norm-mixes-channels", "it takes the mean over channels that are shifted differently")
+            return Cancel(EffectKind.NORM, "every channel of a group is shifted alike")
+    return Block("norm-mixes-channels", "it takes the mean over channels that are shifted differently")
 
 
-def _batch_norm(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _batch_norm(_: Facts, node: Node, s: Shift) -> Effect:
     affine = affine_at(node, 0)
     if affine is None or training_problem(affine) is None:
-        return Stop("batch-norm", "its statistics are fixed, so it feels the shift")
+        return Block("batch-norm", "its statistics are fixed, so it feels the shift")
     if node.scope.opset < 14:
-        return Stop("batch-norm", "before opset 14 runtimes differ on what training means")
+        return Block("batch-norm", "before opset 14 runtimes differ on what training means")
     if further_outputs(node):
-        return Stop("batch-norm", "the statistics that it gives would change")
+        return Block("batch-norm", "the statistics that it gives would change")
     if s.constant_on([0, *range(2, s.rank)]):
-        return Gone("batch normalisation in training subtracts the batch's mean", EffectKind.NORM)
-    return Stop("varies", "the shift varies over positions")
+        return Cancel(EffectKind.NORM, "batch normalisation in training subtracts the batch's mean")
+    return Block("varies", "the shift varies over positions")
 
 
 def softmax_axes(node: Node, rank: int) -> list[int]:
@@ -135,32 +125,30 @@ def softmax_axes(node: Node, rank: int) -> list[int]:
     return [node.attr("axis", -1) % rank]
 
 
-def _softmax(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _softmax(_: Facts, node: Node, s: Shift) -> Effect:
     if s.constant_on(softmax_axes(node, s.rank)):
-        return Gone("softmax does not feel what all its entries share", EffectKind.SOFTMAX)
-    return Stop("softmax", "its entries are shifted differently")
+        return Cancel(EffectKind.SOFTMAX, "softmax does not feel what all its entries share")
+    return Block("softmax", "its entries are shifted differently")
 
 
-def _arg(_: Facts, node: Node, shifts: Shifts) -> Outcome:
-    s = only(shifts)
-    if isinstance(s, Stop):
-        return s
+@one_shift
+def _arg(_: Facts, node: Node, s: Shift) -> Effect:
     if s.constant_on([node.attr("axis", 0) % s.rank]):
-        return Gone("the place of the extreme stays where it is", EffectKind.SOFTMAX)
-    return Stop("stops", "its entries are shifted differently")
+        return Cancel(EffectKind.SOFTMAX, "the place of the extreme stays where it is")
+    return Block("stops", "its entries are shifted differently")
 
 
-NORM_RULES: dict[str, Rule] = {
-    **dict.fromkeys(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"), _pool),
-    **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"), _reduce),
+NORMALIZATION_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("MaxPool", "AveragePool"), Rule(_pool, trunk=True)),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), Rule(_pool)),
+    **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"), Rule(_reduce)),
     "InstanceNormalization": _centred(lambda _, __, r: list(range(2, r)), "instance normalisation"),
     "LayerNormalization": _centred(_layer_axes, "layer normalisation"),
     "MeanVarianceNormalization": _centred(_mvn_axes, "mean-variance normalisation"),
-    "GroupNormalization": _group_norm,
-    "BatchNormalization": _batch_norm,
-    **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
-    **dict.fromkeys(("ArgMax", "ArgMin"), _arg),
+    "GroupNormalization": Rule(_group_norm),
+    "BatchNormalization": Rule(_batch_norm),
+    "Softmax": Rule(_softmax, masked=True),
+    "LogSoftmax": Rule(_softmax),
+    **dict.fromkeys(("ArgMax", "ArgMin"), Rule(_arg)),
 }

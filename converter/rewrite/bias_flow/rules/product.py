@@ -15,15 +15,13 @@ from converter.rewrite.bias_flow.rules.normalization import softmax_axes
 from converter.rewrite.bias_flow.shift import (
     MOST_ELEMENTS,
     Array,
-    Carry,
-    Gone,
-    Outcome,
+    Block,
+    Cancel,
+    Effect,
+    Propagate,
     Rule,
     Shift,
     Shifts,
-    Stop,
-    known,
-    unknown,
 )
 
 
@@ -77,29 +75,29 @@ def _keeps_weights(facts: Facts, node: Node) -> bool:
 _Q, _K, _V, _MASK, _PAST_K, _PAST_V, _LENGTHS = range(7)
 
 
-def _attention(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+def _attention(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     """ONNX Attention (opset 23 and later): q, k, v, mask, past key, past value."""
     if len(shifts) != 1:
-        return Stop("bilinear", "several of its inputs are shifted")
+        return Block("bilinear", "several of its inputs are shifted")
     ((slot, s),) = shifts.items()
     sequence = 2 if s.rank == 4 else 1
     if further_outputs(node) or node.tensor_in(_PAST_K) is not None or node.tensor_in(_PAST_V) is not None:
-        return Stop("cache", "its keys and values are kept for later calls, or its scores are read")
+        return Block("cache", "its keys and values are kept for later calls, or its scores are read")
     if slot not in (_K, _V) or not s.constant_on([sequence]):
-        return Stop("attention-query", "it weighs the keys by the shifted value")
+        return Block("attention-query", "it weighs the keys by the shifted value")
     if slot == _K:
         if node.attr("softcap", 0.0):
-            return Stop("softcap", "it squashes the scores before its softmax")
-        return Gone("softmax does not feel what all keys share", EffectKind.SOFTMAX)
+            return Block("softcap", "it squashes the scores before its softmax")
+        return Cancel(EffectKind.SOFTMAX, "softmax does not feel what all keys share")
     if node.tensor_in(_MASK) is not None or node.tensor_in(_LENGTHS) is not None:
-        return Stop("masked-rows", "a row that its mask closes gives zero, not the shift")
+        return Block("masked-rows", "a row that its mask closes gives zero, not the shift")
     heads = (node.attr("q_num_heads"), node.attr("kv_num_heads"))
     shapes = [facts.shape(node.inputs[i]) for i in (_Q, _V)]
     if s.rank == 4:
         heads = tuple(None if d is None else d[1] for d in shapes)  # type: ignore[assignment]
     if not all(isinstance(h, int) for h in heads) or heads[1] == 0 or heads[0] % heads[1]:
-        return Stop("grouped-heads", "how many query heads share a value head is not known")
-    return Carry({0: _to_query_heads(s, *heads)}, EffectKind.SOFTMAX_ROWS)
+        return Block("grouped-heads", "how many query heads share a value head is not known")
+    return Propagate({0: _to_query_heads(s, *heads)}, EffectKind.SOFTMAX_ROWS)
 
 
 def _to_query_heads(s: Shift, n_query: int, n_value: int) -> Shift:
@@ -110,24 +108,21 @@ def _to_query_heads(s: Shift, n_query: int, n_value: int) -> Shift:
     if axis in s.invariant:
         return s
     if s.rank == 4:
-        return known(np.repeat(s.value, n_query // n_value, 1))
+        return Shift.of_value(np.repeat(s.value, n_query // n_value, 1))
     heads = s.value.reshape(*s.value.shape[:2], n_value, -1)
-    return known(np.repeat(heads, n_query // n_value, 2).reshape(*s.value.shape[:2], -1))
+    return Shift.of_value(np.repeat(heads, n_query // n_value, 2).reshape(*s.value.shape[:2], -1))
 
 
-ATTENTION_RULES: dict[str, Rule] = {"Attention": _attention}
-
-
-def conv_problem(facts: Facts, node: Node, s: Shift) -> Stop | None:
+def conv_problem(facts: Facts, node: Node, s: Shift) -> Block | None:
     """Why a convolution does not turn the shift into one shift per channel; None if it does."""
     if not s.constant_on([0, *range(2, s.rank)]):
-        return Stop("varies", "the shift varies over positions")
+        return Block("varies", "the shift varies over positions")
     weight = facts.readable(node.inputs[1])
     if weight is None:
-        return Stop("stops", "its weight is known at run time only")
+        return Block("stops", "its weight is known at run time only")
     if node.op == "Conv":
         return (
-            Stop("padding", "it reads padded zeros, which the shift does not reach")
+            Block("padding", "it reads padded zeros, which the shift does not reach")
             if reads_padding(facts, node)
             else None
         )
@@ -135,7 +130,7 @@ def conv_problem(facts: Facts, node: Node, s: Shift) -> Stop | None:
     unit = all(k == 1 for k in weight.shape[2:]) and all(v == 1 for v in node.attr("strides", [1]))
     if plain and unit and node.attr("output_shape") is None and node.attr("auto_pad", "NOTSET") != "SAME_UPPER":
         return None
-    return Stop("phases", "its borders and phases see unequal taps")
+    return Block("phases", "its borders and phases see unequal taps")
 
 
 def added_by_conv(facts: Facts, linear: Linear, s: Shift) -> Array:
@@ -145,63 +140,63 @@ def added_by_conv(facts: Facts, linear: Linear, s: Shift) -> Array:
     return lin.input_sum(facts, linear, np.broadcast_to(s.value.reshape(-1), (channels,)))
 
 
-def _conv(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+def _conv(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     if set(shifts) != {0}:
-        return Stop("stops", "its parameters are shifted")
+        return Block("stops", "its parameters are shifted")
     s = shifts[0]
     problem = conv_problem(facts, node, s)
     if problem is not None:
         return problem
     if s.value is None:
-        return Carry({0: unknown(s.rank, [0, *range(2, s.rank)])})
+        return Propagate({0: Shift.of_axes(s.rank, [0, *range(2, s.rank)])})
     added = added_by_conv(facts, Linear(node, node, 2), s)
-    return Carry({0: known(added.reshape(1, -1, *[1] * (s.rank - 2)))}, EffectKind.WEIGHTS)
+    return Propagate({0: Shift.of_value(added.reshape(1, -1, *[1] * (s.rank - 2)))}, EffectKind.WEIGHTS)
 
 
-def _gemm(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+def _gemm(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     if set(shifts) != {0} or node.attr("transA", 0):
-        return Stop("stops", "it is not its first factor, as it stands, that is shifted")
+        return Block("stops", "it is not its first factor, as it stands, that is shifted")
     s = shifts[0]
     if facts.readable(node.inputs[1]) is None:
-        return Stop("stops", "its weight is known at run time only")
+        return Block("stops", "its weight is known at run time only")
     if s.value is None:
-        return Carry({0: unknown(2, s.invariant & {0})})
+        return Propagate({0: Shift.of_axes(2, s.invariant & {0})})
     linear = Linear(node, node, 2)
     row = np.broadcast_to(s.value, (s.value.shape[0], lin.in_channels(facts, linear)))
-    return Carry({0: known(np.stack([lin.input_sum(facts, linear, r) for r in row]))}, EffectKind.WEIGHTS)
+    return Propagate({0: Shift.of_value(np.stack([lin.input_sum(facts, linear, r) for r in row]))}, EffectKind.WEIGHTS)
 
 
-def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     if len(shifts) != 1:
-        return Stop("bilinear", "both its factors are shifted")
+        return Block("bilinear", "both its factors are shifted")
     ((slot, s),) = shifts.items()
     other = node.tensor_in(1 - slot)
     if other is None or s.rank < 2:
-        return Stop("rank", "it is a product of vectors")
+        return Block("rank", "it is a product of vectors")
     weight = facts.readable(other)
     if s.value is not None and not s.tiled and weight is not None and len(weight.shape) >= 2:
         return _constant_product(s.value, weight.float64(), slot)
     rank = facts.rank(other)
     if rank is None or rank < 2:
-        return Stop("rank", "the number of axes of its other factor is not known, or one")
+        return Block("rank", "the number of axes of its other factor is not known, or one")
     mine, theirs = (s.rank - 2, rank - 1) if slot == 1 else (s.rank - 1, rank - 2)
     if sums_to_one(facts, other, theirs):
         if s.constant_on([mine]):
-            return Carry({0: s.of_rank(max(rank, s.rank))}, EffectKind.SOFTMAX_ROWS)
-        return Stop("varies", "the shift varies along the axis that the weights sum over")
-    return Carry({0: _bilinear(facts, s, other, rank, slot)}, *by_data(facts, other))
+            return Propagate({0: s.of_rank(max(rank, s.rank))}, EffectKind.SOFTMAX_ROWS)
+        return Block("varies", "the shift varies along the axis that the weights sum over")
+    return Propagate({0: _bilinear(facts, s, other, rank, slot)}, *by_data(facts, other))
 
 
-def _constant_product(value: Array, matrix: Array, slot: int) -> Outcome:
+def _constant_product(value: Array, matrix: Array, slot: int) -> Effect:
     contracted = matrix.shape[-2 if slot == 0 else -1]
     axis = value.ndim - 1 if slot == 0 else value.ndim - 2
     wide = np.repeat(value, contracted, axis) if value.shape[axis] == 1 else value
     if wide.size * matrix.shape[-1] > MOST_ELEMENTS * 64:
-        return Stop("too-large", "the shift would vary in too many places")
+        return Block("too-large", "the shift would vary in too many places")
     product = wide @ matrix if slot == 0 else matrix @ wide
     if product.size > MOST_ELEMENTS:
-        return Stop("too-large", "the shift would vary in too many places")
-    return Carry({0: known(product)}, EffectKind.WEIGHTS)
+        return Block("too-large", "the shift would vary in too many places")
+    return Propagate({0: Shift.of_value(product)}, EffectKind.WEIGHTS)
 
 
 def _bilinear(facts: Facts, s: Shift, other: Tensor, rank: int, slot: int) -> Shift:
@@ -215,17 +210,17 @@ def _bilinear(facts: Facts, s: Shift, other: Tensor, rank: int, slot: int) -> Sh
         single = i < lead or (shape is not None and shape[i - lead] == 1)
         if i in whole.invariant and single:
             invariant.add(i)
-    return unknown(whole.rank, invariant)
+    return Shift.of_axes(whole.rank, invariant)
 
 
-def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
+def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     terms = _parse(node.attr("equation", ""))
     if terms is None or len(shifts) != 1 or len(node.inputs) != 2:
-        return Stop("stops", "its equation is not a product of two factors")
+        return Block("stops", "its equation is not a product of two factors")
     ((slot, s),) = shifts.items()
     mine, theirs, out = terms[slot], terms[1 - slot], terms[2]
     if len(mine) != s.rank:
-        return Stop("rank", "its equation does not fit")
+        return Block("rank", "its equation does not fit")
     other = node.inputs[1 - slot]
     contracted = [c for c in mine if c not in out]
     summed = [c for c in theirs if c not in out]  # one more than the softmax's axis would scale the sum
@@ -236,7 +231,7 @@ def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Outcome:
     weight = facts.readable(other)
     if weight is not None and s.value is not None:
         return _constant_einsum(s, weight.float64(), (mine, theirs, out))
-    return Carry({0: unknown(len(out), invariant)}, *by_data(facts, other))
+    return Propagate({0: Shift.of_axes(len(out), invariant)}, *by_data(facts, other))
 
 
 def _alone(mine: str, theirs: str, out: str) -> bool:
@@ -244,30 +239,30 @@ def _alone(mine: str, theirs: str, out: str) -> bool:
     return any(c not in out and c not in theirs for c in mine)
 
 
-def _place(s: Shift, mine: str, out: str) -> Outcome:
+def _place(s: Shift, mine: str, out: str) -> Effect:
     kept = [c for c in mine if c in out]
     order = [c for c in out if c in mine]
     invariant = {j for j, c in enumerate(out) if c not in mine or mine.index(c) in s.invariant}
     if s.value is None:
-        return Carry({0: unknown(len(out), invariant)})
+        return Propagate({0: Shift.of_axes(len(out), invariant)})
     squeezed = s.value.reshape([s.value.shape[mine.index(c)] for c in kept])
     moved = squeezed.transpose([kept.index(c) for c in order])
     shape = [moved.shape[order.index(c)] if c in order else 1 for c in out]
-    return Carry({0: known(moved.reshape(shape))}, EffectKind.SOFTMAX_ROWS)
+    return Propagate({0: Shift.of_value(moved.reshape(shape))}, EffectKind.SOFTMAX_ROWS)
 
 
-def _constant_einsum(s: Shift, weight: Array, terms: tuple[str, str, str]) -> Outcome:
+def _constant_einsum(s: Shift, weight: Array, terms: tuple[str, str, str]) -> Effect:
     mine, theirs, out = terms
     assert s.value is not None
     if any(c not in theirs and (c not in out or s.value.shape[i] != 1) for i, c in enumerate(mine)):
-        return Stop("stops", "the shift varies along an axis that its equation sums or keeps alone")
+        return Block("stops", "the shift varies along an axis that its equation sums or keeps alone")
     extents = dict(zip(theirs, weight.shape, strict=True))
     shape = [extents.get(c, 1) for c in mine]
     if int(np.prod([extents.get(c, 1) for c in set(mine + theirs)])) > MOST_ELEMENTS * 64:
-        return Stop("too-large", "the shift would vary in too many places")
+        return Block("too-large", "the shift would vary in too many places")
     equation = f"{mine},{theirs}->{out}"
-    return Carry(
-        {0: known(np.einsum(equation, np.broadcast_to(s.value, shape), weight))},
+    return Propagate(
+        {0: Shift.of_value(np.einsum(equation, np.broadcast_to(s.value, shape), weight))},
         EffectKind.WEIGHTS,
     )
 
@@ -284,8 +279,9 @@ def _parse(equation: str) -> tuple[str, str, str] | None:
 
 
 PRODUCT_RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
-    "Gemm": _gemm,
-    "MatMul": _matmul,
-    "Einsum": _einsum,
+    **dict.fromkeys(("Conv", "ConvTranspose"), Rule(_conv)),
+    "Gemm": Rule(_gemm),
+    "MatMul": Rule(_matmul, tiled=True),
+    "Einsum": Rule(_einsum),
+    "Attention": Rule(_attention),
 }
