@@ -440,6 +440,7 @@ def replay(original: Path, certificate: Path, output: Path | None, force: bool, 
 @option("--no-verify", is_flag=True, help="Write without comparing outputs.")
 @undecided_option
 @option("--quick", is_flag=True, help="Compare on one input only.")
+@option("--trust", is_flag=True, help="Load a TorchScript or .pt2 file even if it can run code as you.")
 @seed_option
 @json_option
 @verbose_option
@@ -448,6 +449,7 @@ def export(spec: str, no_verify: bool, as_json: bool, verbose: bool, **asked: An
 
     SPEC is package.module:factory, path/file.py:factory, torchvision:NAME, timm:NAME, a TorchScript file or
     a torch.export program (.pt2). Arguments may follow: torchvision:resnet50(num_classes=10).
+    A file that holds more than a net, by its TorchScript or its symbolic sizes, is refused without --trust.
     Nothing is written if onnxruntime's answers are not torch's.
     """
     from converter.commands.export import export_model

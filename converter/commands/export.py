@@ -65,6 +65,7 @@ def export_model(
     quick: bool = False,
     seed: int = 0,
     on_inconclusive: str = "fail",
+    trust: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> ExportResult:
     """Export a torch model to ONNX with its batch norms intact, and hold it against torch.
@@ -107,6 +108,8 @@ def export_model(
         Of random weights and inputs.
     on_inconclusive : {"fail", "pass"}
         What an undecided comparison counts as.
+    trust : bool
+        Load a TorchScript file or a ``.pt2`` even if it holds what may run as code.
     progress : callable, optional
         Told in a few words what is being done.
 
@@ -123,7 +126,7 @@ def export_model(
     """
     target = _target(Path(out), force=force)
     progress("torch: making the module")
-    loaded = _loaded(spec, weights, inputs, example, strict, seed)
+    loaded = _loaded(spec, weights, inputs, example, strict, seed, trust)
     opened = dynamic if isinstance(dynamic, Dynamic) else parse_dynamic(dynamic)
     request = Request(exporter or "", opset, opened, fuse_bn, strict)
     with _room(target) as folder:
@@ -162,12 +165,14 @@ def _result(
     )
 
 
-def _loaded(spec: Any, weights: Any, inputs: Sequence[Any], example: Any, strict: bool, seed: int) -> Loaded:
+def _loaded(
+    spec: Any, weights: Any, inputs: Sequence[Any], example: Any, strict: bool, seed: int, trust: bool
+) -> Loaded:
     shapes = tuple(given if isinstance(given, InputSpec) else parse_input(given) for given in inputs)
     file = None if weights is None else Path(weights)
     if not isinstance(spec, str | os.PathLike):
         return wrap_module(spec, inputs=shapes, example=example, weights=file, strict=strict, seed=seed)
-    return load(os.fspath(spec), weights=file, inputs=shapes, example=example, strict=strict, seed=seed)
+    return load(os.fspath(spec), weights=file, inputs=shapes, example=example, strict=strict, seed=seed, trust=trust)
 
 
 def _target(target: Path, *, force: bool) -> Path:

@@ -55,20 +55,18 @@ def lint_model(
     DataError
         There is no example of its inputs, or it does not fit.
     """
-    from converter.torch_models.spec import Kind, load
+    from converter.torch_models.spec import load, saved_kind
     from converter.torch_models.spec.libraries import need
 
     need("torch")
+    if (saved := saved_kind(spec)) is not None:  # before anything of the file is loaded
+        raise ModelError(f"{spec}: is a saved {saved}, which trains no longer; give the code that makes the model")
     from converter.torch_models.lint import examine, recording
 
     tell = progress or (lambda stage: None)
     tell("making the model")
     with recording() as places:
         loaded = load(spec, weights=weights, inputs=inputs, example=example, strict=strict, seed=seed)
-    if loaded.kind is not Kind.MODULE:
-        raise ModelError(
-            f"{spec}: is a saved {loaded.kind}, which trains no longer; give the code that makes the model"
-        )
     tell("tracing, and running in float64")
     linted = examine(
         loaded.module, loaded.example_inputs, loaded.example_kwargs, places=places, label=loaded.label, root=Path.cwd()

@@ -1,4 +1,4 @@
-"""Models and weights that are files, read without running code in them.
+"""Models and weights that are files; code in them runs only with `trust`.
 
 TorchScript, programs of torch.export (``.pt2``), and state dicts, which are loaded with every key accounted for.
 """
@@ -7,63 +7,78 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
 import os
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from converter.errors import ModelError
+from converter.torch_models.spec import program_archive, script_archive
+from converter.torch_models.spec.archive import FACTORY, TRUST, NotValidated, names_in, read, rebuild
 from converter.torch_models.spec.factory import Kind, Made
 from converter.torch_models.spec.libraries import need
 
-_FACTORY = "give the code that makes the model as SPEC and this file as --weights"
+
+def load_file(path: Path, *, trust: bool = False) -> Made:
+    """Read a TorchScript file or a program of torch.export.
+
+    Unless `trust`, the archive is looked at first and torch is given what was found harmless, so that no code of the
+    file's runs but the net itself.
+
+    Raises
+    ------
+    ModelError
+        It is neither, holds what is not known to be harmless, or this torch cannot read it.
+    """
+    kind = kind_of_file(path)
+    source = str(path) if trust else _validated(path, kind)
+    return _load_script(path, source) if kind is Kind.TORCHSCRIPT else _load_program(path, source)
 
 
-def load_file(path: Path) -> Made:
-    """Read a TorchScript file or a program of torch.export; neither runs code of the file's."""
+def kind_of_file(path: Path) -> Kind:
+    """Say by the names in the archive what it is; nothing of it is loaded."""
     if not path.exists():
         raise ModelError(f"{path}: there is no such file")
-    names = _list_entries(path)
+    names = names_in(path)
     if any("models/model.json" in name or "serialized_exported_program" in name for name in names):
-        return _load_program(path, names)
+        return Kind.PROGRAM
     if any("/constants.pkl" in name for name in names):
-        return _load_script(path)
+        return Kind.TORCHSCRIPT
     if any("/data.pkl" in name for name in names):
-        raise ModelError(f"{path}: holds weights or a pickled module, no program; {_FACTORY}")
-    raise ModelError(f"{path}: is neither TorchScript nor a program of torch.export (.pt2); {_FACTORY}")
+        raise ModelError(f"{path}: holds weights or a pickled module, no program; {FACTORY}")
+    raise ModelError(f"{path}: is neither TorchScript nor a program of torch.export (.pt2); {FACTORY}")
 
 
-def _list_entries(path: Path) -> list[str]:
+def _validated(path: Path, kind: Kind) -> io.BytesIO:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except (OSError, zipfile.BadZipFile) as exc:
-        raise ModelError(f"{path}: is neither TorchScript nor a program of torch.export (.pt2); {_FACTORY}") from exc
+        content = read(path)
+        validator = script_archive.validate if kind is Kind.TORCHSCRIPT else program_archive.validate
+        return rebuild(content, validator(content))
+    except NotValidated as exc:
+        raise ModelError(f"{path}: holds what is not known to be harmless ({exc}); {TRUST}") from exc
 
 
-def _load_script(path: Path) -> Made:
+def _load_script(path: Path, source: str | io.BytesIO) -> Made:
     torch = need("torch")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that TorchScript is deprecated; the user's file is what it is
-            module = torch.jit.load(str(path), map_location="cpu")
+            module = torch.jit.load(source, map_location="cpu")
     except Exception as exc:
         raise ModelError(f"{path}: this torch cannot read it ({_first_line(exc)}); save it again") from exc
     return Made(module, str(path), path.name, Kind.TORCHSCRIPT)
 
 
-def _load_program(path: Path, names: list[str]) -> Made:
+def _load_program(path: Path, source: str | io.BytesIO) -> Made:
     torch = need("torch")
     importlib_load = need("torch.export").load
-    if any("opaque_obj_" in name for name in names):
-        raise ModelError(f"{path}: holds pickled Python objects, which are not read; export it without them")
     try:
         with warnings.catch_warnings(), _tensors_only(), _silence("torch.export"):
             warnings.simplefilter("ignore")
-            program = importlib_load(path)
+            program = importlib_load(source)
             module = program.module()
     except Exception as exc:
         raise ModelError(

@@ -25,6 +25,7 @@ def load(
     example: str | None = None,
     strict: bool = True,
     seed: int = 0,
+    trust: bool = False,
 ) -> Loaded:
     """Make the module that `spec` names, with its weights and an example of its inputs.
 
@@ -44,6 +45,9 @@ def load(
         Whether keys that are missing from `weights`, or that the module lacks, are an error.
     seed : int
         Of random weights and of the example.
+    trust : bool
+        Load a TorchScript file or a ``.pt2`` as it is, whatever it runs. Otherwise one that holds more than a net is
+        refused.
 
     Returns
     -------
@@ -63,9 +67,14 @@ def load(
     if inputs and example:
         raise DataError("give the inputs' shapes or a function that makes an example, not both")
     with factory.seed_random(torch, seed):
-        made = files.load_file(Path(spec)) if _is_file(spec) else factory.load_factory(spec)
+        made = files.load_file(Path(spec), trust=trust) if _is_file(spec) else factory.load_factory(spec)
     known = _add_weights(made, weights, strict)
     return _add_example(known, made, inputs, example, seed)
+
+
+def saved_kind(spec: str) -> Kind | None:
+    """Say what the file that `spec` names is, without loading it; None where it names code."""
+    return files.kind_of_file(Path(spec)) if _is_file(spec) else None
 
 
 def _is_file(spec: str) -> bool:
