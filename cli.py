@@ -554,7 +554,9 @@ def ablate(model: Path, ending: Ending, no_compensate: bool, as_it_is: bool, top
 @option("--dataset", type=DATASETS, default="digits", help="What to train on.  [digits]")
 @option("--data-dir", metavar="DIR", type=FILE, help="Its files; nothing is downloaded. Not needed for digits.")
 @option("--full", is_flag=True, help="Do not halve the images.")
-@option("--blocks", metavar="LIST", multiple=True, callback=_as(study_plan.blocks), help="Only these parts.  [all]")
+@option(
+    "--blocks", metavar="LIST", multiple=True, callback=_as(study_plan.parse_blocks), help="Only these parts.  [all]"
+)
 @option("--seeds", metavar="N", type=click.IntRange(2), help="Seeds of every part.  [4 to 32]")
 @option("--seed", metavar="N", type=NATURAL, default=0, help="Seed of the seeds.  [0]")
 @option("--margin", metavar="P", type=SECONDS, default=0.5, help="Points of accuracy that count as none.  [0.5]")

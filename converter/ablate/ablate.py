@@ -11,25 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from converter.ablate.compensate import Compensated, How, compensate
+from converter.ablate.compensate import Compensated, FitOptions, compensate
 from converter.ablate.measure import (
     Effect,
     Probe,
-    Zeroed,
-    changes,
-    deviation,
+    ZeroedBiases,
+    changes_off_data,
     disagreement,
-    effects_of,
-    imitating,
-    mean_gap,
-    probes,
-    zeroing,
+    make_probes,
+    measure_deviation,
+    measure_effects,
+    measure_imitations,
+    measure_mean_gap,
+    measure_zeroed,
 )
 from converter.ablate.samples import Data, Part
-from converter.ablate.scoring import Class, Score, corrected, ranked
-from converter.ablate.sites import Found, Role, Site, find_sites, is_proven
-from converter.ablate.statistics import Survey, survey
-from converter.ablate.weight_session import Net, State
+from converter.ablate.scoring import Class, Score, correct_p_values, rank_scores
+from converter.ablate.session import Net, State
+from converter.ablate.sites import BiasSites, Role, Site, find_sites, proven_fate
+from converter.ablate.statistics import SurveyLimits, survey_layers
 from converter.model.graph import Graph, emit, load
 from converter.records import FateKind
 from converter.referee.proto.source import LoadedModel
@@ -40,16 +40,16 @@ FOLDS = frozenset(p.name for p in PASSES if p.name.startswith("fold-bn-into-"))
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedModel:
     """The model that is looked at. ``folded`` batch norms became part of the layers around them, exactly."""
 
     graph: Graph
     source: LoadedModel
-    found: Found
+    found: BiasSites
     folded: int
 
 
-def opened(model: Any, data: str | Path | None = None, *, folds: bool = True) -> Opened:
+def open_model(model: Any, data: str | Path | None = None, *, folds: bool = True) -> OpenedModel:
     """Read a model for ablation.
 
     Without its batch norms folded the shift of each would be a bias that no layer owns; ``folds`` does that first,
@@ -63,9 +63,9 @@ def opened(model: Any, data: str | Path | None = None, *, folds: bool = True) ->
     graph = load(model, data=data)
     folded = 0
     if folds:
-        before = _batch_norms(graph)
+        before = _count_batch_norms(graph)
         pipeline.run(graph, pipeline.Options(only=FOLDS))
-        folded = before - _batch_norms(graph)
+        folded = before - _count_batch_norms(graph)
     label, folder = graph.file.label, graph.file.base
     content = emit(graph, {}, None).to_bytes()
     asked = load(content, data=folder)
@@ -73,10 +73,10 @@ def opened(model: Any, data: str | Path | None = None, *, folds: bool = True) ->
         fates = pipeline.run(asked, pipeline.Options()).fates
     finally:
         asked.close()
-    return Opened(graph, LoadedModel.open(content, folder, label), find_sites(graph, fates), folded)
+    return OpenedModel(graph, LoadedModel.open(content, folder, label), find_sites(graph, fates), folded)
 
 
-def _batch_norms(graph: Graph) -> int:
+def _count_batch_norms(graph: Graph) -> int:
     return sum(node.is_op("BatchNormalization") for node in graph.nodes())
 
 
@@ -85,7 +85,7 @@ GOOD_ROWS = 256  # from which more data gained nothing on digits
 _SAME = 1e-2  # outputs that vary less than this, relative, say little
 
 
-def warnings_on(data: Data, zeroed: Zeroed, *, cut: bool) -> list[str]:
+def list_warnings(data: Data, zeroed: ZeroedBiases, *, cut: bool) -> list[str]:
     """Why figures may say less than they seem to."""
     found = []
     if data.rows < 2 * FEW_ROWS:
@@ -108,7 +108,7 @@ def warnings_on(data: Data, zeroed: Zeroed, *, cut: bool) -> list[str]:
     return found
 
 
-def off_the_data(variants: Sequence[Variant], probed: Sequence[Probed]) -> list[str]:
+def warn_off_the_data(variants: Sequence[Variant], probed: Sequence[ProbeResult]) -> list[str]:
     """A warning for the compensated model where its answers change off the data and not on it."""
     found = []
     for variant in variants:
@@ -118,7 +118,7 @@ def off_the_data(variants: Sequence[Variant], probed: Sequence[Probed]) -> list[
         if worst is None:
             continue
         here, there = disagreement(variant.effect), disagreement(worst.effects[variant.name])
-        if changes(variant.effect, worst.effects[variant.name]):
+        if changes_off_data(variant.effect, worst.effects[variant.name]):
             found.append(
                 f"{variant.said}: under {worst.probe.said} {100 * there:.3g} % differ from the original, on the data "
                 f"{100 * here:.2g} %. Biases carried what the level of the inputs means"
@@ -130,7 +130,7 @@ _FIT_MOST = 1024  # rows that the compensation shown here is fitted on
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class AblateOptions:
     """What a caller may choose."""
 
     output: str | None = None
@@ -153,7 +153,7 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class ProbeResult:
     """The same changes on inputs that were moved. Accuracy is against labels, else the original's own answers."""
 
     probe: Probe
@@ -166,8 +166,8 @@ class Ablation:
 
     scores: tuple[Score, ...]  # ranked
     variants: tuple[Variant, ...]
-    probed: tuple[Probed, ...]
-    zeroed: Zeroed
+    probed: tuple[ProbeResult, ...]
+    zeroed: ZeroedBiases
     fits: tuple[Any, ...] = ()
     warnings: tuple[str, ...] = ()
     labelled: bool = False
@@ -176,17 +176,17 @@ class Ablation:
     seconds: float = field(default=0.0, compare=False)
 
 
-def by_default(sites: Sequence[Site]) -> list[Site]:
+def select_by_default(sites: Sequence[Site]) -> list[Site]:
     """The biases that removal takes unless told otherwise: of inner layers, where no exact pass takes them."""
     return [s for s in sites if s.role is Role.INNER and not is_dead(s)]
 
 
 def is_dead(site: Site) -> bool:
     """Whether nothing feels the bias: weights that imitated it would only do harm."""
-    return is_proven(site) in (FateKind.DEAD, FateKind.ZERO)
+    return proven_fate(site) in (FateKind.DEAD, FateKind.ZERO)
 
 
-def ablate(net: Net, sites: Sequence[Site], data: Data, settings: Settings) -> Ablation:
+def ablate(net: Net, sites: Sequence[Site], data: Data, settings: AblateOptions) -> Ablation:
     """Score every bias of ``sites``, and try what becomes of the model without all of them.
 
     Raises
@@ -196,22 +196,22 @@ def ablate(net: Net, sites: Sequence[Site], data: Data, settings: Settings) -> A
     """
     begun = monotonic()
     deadline = begun + settings.max_time
-    fit, rest = halves(data, settings.seed)
+    fit, rest = split_halves(data, settings.seed)
     fitted = np.zeros(data.rows, bool)
     fitted[fit.rows] = True
-    limits = Survey(settings.max_bytes, begun + 0.3 * settings.max_time, settings.seed, fitted=fitted)
-    scores, cut = survey(net, sites, data.all(), limits, settings.progress)
+    limits = SurveyLimits(settings.max_bytes, begun + 0.3 * settings.max_time, settings.seed, fitted=fitted)
+    scores, cut = survey_layers(net, sites, data.all(), limits, settings.progress)
     zero_by = begun + 0.55 * settings.max_time
-    zeroed = zeroing(net, sites, data.all(), settings.output, zero_by, settings.progress)
+    zeroed = measure_zeroed(net, sites, data.all(), settings.output, zero_by, settings.progress)
     made = [
         replace(scores[s.label], predicted=zeroed.predicted[s.label], effect=zeroed.effects[s.label]) for s in sites
     ]
-    made = _imitated(net, corrected(made), rest, zeroed, settings, begun)
-    variants, fits, more = _variants(net, made, fit, rest, zeroed, settings, deadline)
-    probed = _probe(net, variants, rest, zeroed, settings, deadline) if settings.probe else ()
-    warnings = [*warnings_on(data, zeroed, cut=cut), *more, *off_the_data([v for v, _, _ in variants], probed)]
+    made = _measure_imitated(net, correct_p_values(made), rest, zeroed, settings, begun)
+    variants, fits, more = _try_variants(net, made, fit, rest, zeroed, settings, deadline)
+    probed = _run_probes(net, variants, rest, zeroed, settings, deadline) if settings.probe else ()
+    warnings = [*list_warnings(data, zeroed, cut=cut), *more, *warn_off_the_data([v for v, _, _ in variants], probed)]
     return Ablation(
-        scores=tuple(ranked(made)),
+        scores=tuple(rank_scores(made)),
         variants=tuple(v for v, _, _ in variants),
         probed=probed,
         zeroed=zeroed,
@@ -224,19 +224,19 @@ def ablate(net: Net, sites: Sequence[Site], data: Data, settings: Settings) -> A
     )
 
 
-def _imitated(
-    net: Net, scores: list[Score], rest: Part, zeroed: Zeroed, settings: Settings, begun: float
+def _measure_imitated(
+    net: Net, scores: list[Score], rest: Part, zeroed: ZeroedBiases, settings: AblateOptions, begun: float
 ) -> list[Score]:
     """With the measured effect of weights in place of each bias, where that was not shown to be dead."""
     wanted = {s.site.label: s.v for s in scores if s.v is not None and not s.problem and not is_dead(s.site)}
     if not settings.compensates or not wanted:
         return scores
     by = begun + 0.75 * settings.max_time
-    found = imitating(net, wanted, rest, zeroed, by, settings.progress)
+    found = measure_imitations(net, wanted, rest, zeroed, by, settings.progress)
     return [replace(s, imitated=found.get(s.site.label)) for s in scores]
 
 
-def halves(data: Data, seed: int) -> tuple[Part, Part]:
+def split_halves(data: Data, seed: int) -> tuple[Part, Part]:
     """Rows to fit on, and the others."""
     units = np.random.default_rng([seed, 0xAB1A]).permutation(-(-data.rows // data.unit))
     size = max(1, min(len(units) // 2, _FIT_MOST // data.unit or 1))
@@ -245,39 +245,45 @@ def halves(data: Data, seed: int) -> tuple[Part, Part]:
     return data.part(first), data.part(second if len(second) else first)
 
 
-Made = tuple[Variant, State, Any]  # with the correction of the output, or None
+TriedVariant = tuple[Variant, State, Any]  # with the correction of the output, or None
 
 
-def _variants(
-    net: Net, scores: Sequence[Score], fit: Part, rest: Part, zeroed: Zeroed, settings: Settings, deadline: float
-) -> tuple[list[Made], tuple[Any, ...], list[str]]:
+def _try_variants(
+    net: Net,
+    scores: Sequence[Score],
+    fit: Part,
+    rest: Part,
+    zeroed: ZeroedBiases,
+    settings: AblateOptions,
+    deadline: float,
+) -> tuple[list[TriedVariant], tuple[Any, ...], list[str]]:
     sound = [s.site for s in scores if not s.problem]
-    inner, but_heads = by_default(sound), [s for s in sound if s.role is not Role.HEAD and not is_dead(s)]
+    inner, but_heads = select_by_default(sound), [s for s in sound if s.role is not Role.HEAD and not is_dead(s)]
     states: dict[str, tuple[str, int, State]] = {}
     everything = [s.site for s in scores]
-    states["zero-all"] = ("every bias left out", len(everything), _without(net, everything))
+    states["zero-all"] = ("every bias left out", len(everything), _leave_out(net, everything))
     if inner:
-        states["zero-inner"] = ("biases of inner layers left out", len(inner), _without(net, inner))
+        states["zero-inner"] = ("biases of inner layers left out", len(inner), _leave_out(net, inner))
     corrections: dict[str, Any] = {}
     warnings: list[str] = []
     fits: tuple[Any, ...] = ()
     if but_heads and zeroed.decides:
-        state = _without(net, but_heads)
+        state = _leave_out(net, but_heads)
         states["head-corrected"] = ("all but the head's left out, the head's mean put right", len(but_heads), state)
-        corrections["head-corrected"] = mean_gap(net, state, fit, zeroed.output)
+        corrections["head-corrected"] = measure_mean_gap(net, state, fit, zeroed.output)
     if settings.compensates and inner:
         tried: list[tuple[str, str, list[Site]]] = [("compensate-inner", "inner biases imitated", inner)]
         if len(but_heads) > len(inner):
             tried.append(("compensate-all", "all biases but the head's imitated", but_heads))
         for name, said, sites in tried:
-            done = _compensated(net, sites, fit, settings, deadline)
+            done = _compensate(net, sites, fit, settings, deadline)
             if done is None:
                 warnings.append(f"no time was left for {said}; give --max-time more than {settings.max_time:g} s")
                 break
             fits = fits or done.fits
             states[name] = (said, len(sites), done.state)
     only = {name: state for name, (_, _, state) in states.items()}
-    effects, _ = effects_of(
+    effects, _ = measure_effects(
         net, only, rest, zeroed.output, decides=zeroed.decides, corrections=corrections, deadline=deadline
     )
     made = [
@@ -286,37 +292,42 @@ def _variants(
     return made, fits, warnings
 
 
-def _compensated(net: Net, sites: list[Site], fit: Part, settings: Settings, deadline: float) -> Compensated | None:
-    how = How(max_bytes=settings.max_bytes // 4, seed=settings.seed)
+def _compensate(net: Net, sites: list[Site], fit: Part, settings: AblateOptions, deadline: float) -> Compensated | None:
+    how = FitOptions(max_bytes=settings.max_bytes // 4, seed=settings.seed)
     return compensate(net, sites, fit, how, settings.progress, deadline)
 
 
-def _without(net: Net, sites: Sequence[Site]) -> State:
+def _leave_out(net: Net, sites: Sequence[Site]) -> State:
     state = dict(net.original)
     for site in sites:
         state |= net.without(site)
     return state
 
 
-def _probe(
-    net: Net, variants: Sequence[Made], rest: Part, zeroed: Zeroed, settings: Settings, deadline: float
-) -> tuple[Probed, ...]:
+def _run_probes(
+    net: Net,
+    variants: Sequence[TriedVariant],
+    rest: Part,
+    zeroed: ZeroedBiases,
+    settings: AblateOptions,
+    deadline: float,
+) -> tuple[ProbeResult, ...]:
     states = {"original": net.original} | {v.name: state for v, state, _ in variants if not v.name.startswith("zero")}
     corrections = {v.name: c for v, _, c in variants if c is not None}
     ask: dict[str, Any] = {"decides": zeroed.decides, "corrections": corrections, "deadline": math.inf}
-    _, said = effects_of(net, {}, rest, zeroed.output, **ask)
-    found: list[Probed] = []
-    for probe in probes(settings.probe, deviation(rest), settings.seed):
+    _, said = measure_effects(net, {}, rest, zeroed.output, **ask)
+    found: list[ProbeResult] = []
+    for probe in make_probes(settings.probe, measure_deviation(rest), settings.seed):
         if found and monotonic() > deadline + 0.25 * settings.max_time:
             break
         settings.progress(f"off the data: {probe.said}")
         references = said if zeroed.decides else None
-        effects, _ = effects_of(net, states, rest, zeroed.output, shift=probe.shift, references=references, **ask)
-        found.append(Probed(probe, effects))
+        effects, _ = measure_effects(net, states, rest, zeroed.output, shift=probe.shift, references=references, **ask)
+        found.append(ProbeResult(probe, effects))
     return tuple(found)
 
 
-def summary(scores: Sequence[Score]) -> dict[str, int]:
+def count_classes(scores: Sequence[Score]) -> dict[str, int]:
     """How many biases are in each class."""
     classes = [s.verdict[0] for s in scores]
     return {c.value: classes.count(c) for c in Class if c in classes}

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.ablate.im2col import Array, Rows, rows_of
+from converter.ablate.im2col import Array, Rows, extract_rows
 from converter.ablate.samples import Part
+from converter.ablate.session import Net, State
 from converter.ablate.sites import Site
-from converter.ablate.weight_session import Net, State
 from converter.errors import DataError
 
 RIDGE = 1e-2  # lambda: between 1e-4 and 1e-1 the accuracy on digits differs by less than 0.6 points
@@ -28,7 +28,7 @@ Patches = Callable[[], Iterator[Rows]]
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
+class Solution:
     """Delta [G, n, O/G] and how it came about. ``left``: E|y - W' x|^2 over E|y - W x|^2, on the same data."""
 
     delta: Array
@@ -38,7 +38,7 @@ class Solved:
     steps: int = 0
 
 
-def method_for(
+def choose_method(
     n_in: int, groups: int, most: int = DENSE_MOST, max_bytes: int = 1 << 30, *, centre: bool = False
 ) -> str:
     """dense where S and its factor fit; else cg, or ``centre`` where that is asked for."""
@@ -47,7 +47,9 @@ def method_for(
     return "centre" if centre else "cg"
 
 
-def solve(patches: Patches, weight: Array, method: str, ridge: float = RIDGE, taps: np.ndarray | None = None) -> Solved:
+def solve(
+    patches: Patches, weight: Array, method: str, ridge: float = RIDGE, taps: np.ndarray | None = None
+) -> Solution:
     """Find Delta.
 
     Parameters
@@ -63,11 +65,11 @@ def solve(patches: Patches, weight: Array, method: str, ridge: float = RIDGE, ta
         There are no patches, or a value is not finite.
     """
     if method == "cg":
-        return _by_gradients(patches, weight, ridge)
-    return _dense(patches, weight, ridge, taps if method == "centre" else None)
+        return _solve_by_gradients(patches, weight, ridge)
+    return _solve_dense(patches, weight, ridge, taps if method == "centre" else None)
 
 
-def missing(rows: Rows, weight: Array) -> Array:
+def output_residual(rows: Rows, weight: Array) -> Array:
     """y - W x, [G, P, O/G].
 
     Raises
@@ -80,42 +82,42 @@ def missing(rows: Rows, weight: Array) -> Array:
     return np.asarray(rows.y - rows.x @ weight.swapaxes(1, 2))
 
 
-def _dense(patches: Patches, weight: Array, ridge: float, taps: np.ndarray | None) -> Solved:
+def _solve_dense(patches: Patches, weight: Array, ridge: float, taps: np.ndarray | None) -> Solution:
     groups, n_out, n = weight.shape
     used = np.ones(n, bool) if taps is None else taps
     size = int(used.sum())
     second, cross = np.zeros((groups, size, size)), np.zeros((groups, size, n_out))
     squares, count = 0.0, 0
     for rows in patches():
-        error = missing(rows, weight)
+        error = output_residual(rows, weight)
         x = rows.x if taps is None else rows.x[:, :, used]
         second += x.swapaxes(1, 2) @ x
         cross += x.swapaxes(1, 2) @ error
         squares += float((error * error).sum())
         count += x.shape[1]
-    _checked(count)
-    load = _load(np.trace(second, axis1=1, axis2=2) / count, size, ridge)
+    _check_count(count)
+    load = _diagonal_load(np.trace(second, axis1=1, axis2=2) / count, size, ridge)
     delta = np.zeros((groups, n, n_out))
     found = np.linalg.solve(second / count + load[:, None, None] * np.eye(size), cross / count)
     delta[:, used] = found
     gain = 2 * (found * cross).sum() - np.einsum("gio,gij,gjo->", found, second, found, optimize=True)
     left = max(0.0, 1 - float(gain) / squares) if squares > 0 else 1.0
-    return Solved(delta, "dense" if taps is None else "centre", count, left)
+    return Solution(delta, "dense" if taps is None else "centre", count, left)
 
 
-def _by_gradients(patches: Patches, weight: Array, ridge: float) -> Solved:
+def _solve_by_gradients(patches: Patches, weight: Array, ridge: float) -> Solution:
     """Conjugate gradients on (S + lambda D) Delta = R, all output channels at once; one pass over the data a step."""
     groups, n_out, n = weight.shape
     cross, trace = np.zeros((groups, n, n_out)), np.zeros(groups)
     squares, count = 0.0, 0
     for rows in patches():
-        error = missing(rows, weight)
+        error = output_residual(rows, weight)
         cross += rows.x.swapaxes(1, 2) @ error
         trace += (rows.x**2).sum(axis=(1, 2))
         squares += float((error * error).sum())
         count += rows.x.shape[1]
-    _checked(count)
-    load = _load(trace / count, n, ridge)[:, None, None]
+    _check_count(count)
+    load = _diagonal_load(trace / count, n, ridge)[:, None, None]
     target = cross / count
     delta, rest, way = np.zeros_like(target), target.copy(), target.copy()
     size = (rest * rest).sum(axis=1, keepdims=True)
@@ -135,16 +137,16 @@ def _by_gradients(patches: Patches, weight: Array, ridge: float) -> Solved:
         size, steps = new, steps + 1
     left = 0.0
     for rows in patches():
-        left += float(((missing(rows, weight) - rows.x @ delta) ** 2).sum())
-    return Solved(delta, "cg", count, left / squares if squares > 0 else 1.0, steps)
+        left += float(((output_residual(rows, weight) - rows.x @ delta) ** 2).sum())
+    return Solution(delta, "cg", count, left / squares if squares > 0 else 1.0, steps)
 
 
-def _load(trace: Array, n: int, ridge: float) -> Array:
+def _diagonal_load(trace: Array, n: int, ridge: float) -> Array:
     load = ridge * trace / max(n, 1)
     return np.where(load > 0, load, 1.0)  # all inputs are 0: nothing can be taken over
 
 
-def _checked(count: int) -> None:
+def _check_count(count: int) -> None:
     if not count:
         raise DataError("there is no data to calibrate on; give more inputs")
 
@@ -154,7 +156,7 @@ _MOST = 1_000_000  # positions of a layer that are looked at in any case
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class FitOptions:
     """How to fit. ``dense_most``: n up to which S is held; ``max_bytes``: what one fit may hold."""
 
     ridge: float = RIDGE
@@ -192,7 +194,7 @@ class Compensated:
     fits: tuple[Fit, ...]
 
 
-def positions_for(n_in: int, groups: int, rows: int) -> int:
+def count_positions(n_in: int, groups: int, rows: int) -> int:
     """How many positions of each row of data to look at: 16 n in all at least, as many as are cheap else."""
     wanted = max(16 * n_in, min(int(_FLOPS / (2 * groups * n_in * n_in)), _MOST))
     return max(1, -(-wanted // max(rows, 1)))
@@ -202,7 +204,7 @@ def compensate(
     net: Net,
     sites: Sequence[Site],
     part: Part,
-    how: How,
+    how: FitOptions,
     progress: Callable[[str], None] = lambda text: None,
     deadline: float = math.inf,
 ) -> Compensated | None:
@@ -222,17 +224,17 @@ def compensate(
         if monotonic() > deadline:
             return None
         progress(f"compensating {site.label} ({k + 1} of {len(ordered)})")
-        fit = _fit(net, site, [f.site for f in fits], state, part, how)
+        fit = _fit_site(net, site, [f.site for f in fits], state, part, how)
         fits.append(fit)
         state |= net.weights(site, fit.weight, np.zeros_like(site.bias))
     return Compensated(state, tuple(fits))
 
 
-def _fit(net: Net, site: Site, changed: Sequence[Site], state: State, part: Part, how: How) -> Fit:
+def _fit_site(net: Net, site: Site, changed: Sequence[Site], state: State, part: Part, how: FitOptions) -> Fit:
     form = site.form
     stream = _Stream(net, site, changed, state, part, how)
     size = stream.held_bytes()
-    method = method_for(
+    method = choose_method(
         form.n_in,
         form.groups,
         how.dense_most,
@@ -259,13 +261,15 @@ def _fit(net: Net, site: Site, changed: Sequence[Site], state: State, part: Part
 class _Stream:
     """The inputs of a layer in the changed model beside its results in the original, batch by batch."""
 
-    def __init__(self, net: Net, site: Site, changed: Sequence[Site], state: State, part: Part, how: How) -> None:
+    def __init__(
+        self, net: Net, site: Site, changed: Sequence[Site], state: State, part: Part, how: FitOptions
+    ) -> None:
         self._net, self._site, self._state, self._part, self._how = net, site, state, part, how
         self._before = net.inside(net.taps(site))
         inputs = net.taps(site, result=False)
         self._after = net.inside(inputs, changed) if changed and inputs else None
         self._held: list[tuple[NDArray[Any], NDArray[Any], int]] | None = None
-        self._most = positions_for(site.form.n_in, site.form.groups, len(part))
+        self._most = count_positions(site.form.n_in, site.form.groups, len(part))
 
     def _pairs(self) -> Iterator[tuple[NDArray[Any], NDArray[Any], int]]:
         if self._held is not None:
@@ -292,4 +296,4 @@ class _Stream:
         """One pass."""
         seed = (self._how.seed, self._net.sites.index(self._site))
         for x, y, first in self._pairs():
-            yield from rows_of(self._site.form, x, y, most=self._most, seed=seed, first=first)
+            yield from extract_rows(self._site.form, x, y, most=self._most, seed=seed, first=first)

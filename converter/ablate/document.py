@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from converter.ablate.ablate import Ablation, summary
+from converter.ablate.ablate import Ablation, count_classes
 from converter.ablate.compensate import Fit
-from converter.ablate.measure import Effect, changes
+from converter.ablate.measure import Effect, changes_off_data
 from converter.ablate.scoring import MEANS, NOTE, Score
 from converter.report import document as parts
 
@@ -32,7 +32,7 @@ def ablate_document(
     version: str,
 ) -> dict[str, Any]:
     """What ``ablate --json`` prints; every other form of the report is made of it."""
-    classes = summary(result.scores)
+    classes = count_classes(result.scores)
     return {
         "schema": SCHEMA,
         "tool": parts.tool(argv, version),
@@ -114,7 +114,9 @@ def _probes(result: Ablation) -> list[dict[str, Any]]:
             "said": probed.probe.said,
             "effects": {name: _effect(effect) for name, effect in probed.effects.items()},
             "changes": sorted(
-                name for name, effect in probed.effects.items() if name in on_data and changes(on_data[name], effect)
+                name
+                for name, effect in probed.effects.items()
+                if name in on_data and changes_off_data(on_data[name], effect)
             ),
         }
         for probed in result.probed

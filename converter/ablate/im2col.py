@@ -96,7 +96,7 @@ class Rows:
     row: int
 
 
-def rows_of(
+def extract_rows(
     form: Form, x: NDArray[Any], y: NDArray[Any], *, most: int | None = None, seed: Sequence[int] = (0,), first: int = 0
 ) -> Iterator[Rows]:
     """Patches of one batch, row by row in pieces of bounded size.
@@ -116,11 +116,11 @@ def rows_of(
     windows, results = _windows(form, x, y.shape[2:]), np.moveaxis(y, 1, -1)
     space = results.shape[1:-1]
     for row in range(len(results)):
-        taken = _drawn(math.prod(space), most, seed, first + row)
-        for part in _pieces(taken, form.n_in * form.groups):
+        taken = _draw_positions(math.prod(space), most, seed, first + row)
+        for part in _split_positions(taken, form.n_in * form.groups):
             at = np.unravel_index(part, space)
             patch = windows[row][at].astype(np.float64).reshape(len(part), form.groups, form.n_in)
-            yield Rows(patch.swapaxes(0, 1), _grouped(results[row][at], form.groups), first + row)
+            yield Rows(patch.swapaxes(0, 1), _group_channels(results[row][at], form.groups), first + row)
 
 
 def _matrix_rows(
@@ -130,23 +130,23 @@ def _matrix_rows(
     lead = x.shape[0] if x.ndim > 1 else 1
     wide, results = x.reshape(lead, -1, form.n_in), np.asarray(y).reshape(lead, -1, form.n_out)
     for row in range(lead):
-        taken = _drawn(wide.shape[1], most, seed, first + row)
-        for part in _pieces(taken, form.n_in):
-            yield Rows(wide[row][part].astype(np.float64)[None], _grouped(results[row][part], 1), first + row)
+        taken = _draw_positions(wide.shape[1], most, seed, first + row)
+        for part in _split_positions(taken, form.n_in):
+            yield Rows(wide[row][part].astype(np.float64)[None], _group_channels(results[row][part], 1), first + row)
 
 
-def _grouped(result: NDArray[Any], groups: int) -> Array:
+def _group_channels(result: NDArray[Any], groups: int) -> Array:
     wide = result.astype(np.float64)
     return wide.reshape(len(wide), groups, -1).swapaxes(0, 1)
 
 
-def _drawn(count: int, most: int | None, seed: Sequence[int], row: int) -> NDArray[np.int64]:
+def _draw_positions(count: int, most: int | None, seed: Sequence[int], row: int) -> NDArray[np.int64]:
     if most is None or count <= most:
         return np.arange(count)
     return np.sort(np.random.default_rng([*seed, row]).choice(count, most, replace=False))
 
 
-def _pieces(taken: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:
+def _split_positions(taken: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:
     size = max(1, CHUNK_BYTES // (8 * max(width, 1)))
     for start in range(0, len(taken), size):
         yield taken[start : start + size]
@@ -155,9 +155,9 @@ def _pieces(taken: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]
 def _windows(form: Form, x: NDArray[Any], space: tuple[int, ...]) -> NDArray[Any]:
     """A view [N, *space, I, *k] of the padded input."""
     strides = form.strides if form.kind == "conv" else (1,) * len(form.kernel)
-    padded = _padded(x, conv_pads(form, x.shape[2:]))
+    padded = _pad(x, conv_pads(form, x.shape[2:]))
     if form.kind == "transpose":
-        padded = _padded(_spread(x, form.strides), transpose_pads(form, x.shape[2:], space))
+        padded = _pad(_dilate(x, form.strides), transpose_pads(form, x.shape[2:], space))
     extents = tuple(d * (k - 1) + 1 for k, d in zip(form.kernel, form.dilations, strict=True))
     axes = tuple(range(2, 2 + len(extents)))
     view = np.lib.stride_tricks.sliding_window_view(padded, extents, axis=axes)
@@ -195,14 +195,14 @@ def transpose_pads(form: Form, space: tuple[int, ...], out: tuple[int, ...]) -> 
     return found
 
 
-def _spread(x: NDArray[Any], strides: tuple[int, ...]) -> NDArray[Any]:
+def _dilate(x: NDArray[Any], strides: tuple[int, ...]) -> NDArray[Any]:
     space = tuple((n - 1) * s + 1 for n, s in zip(x.shape[2:], strides, strict=True))
     made = np.zeros((*x.shape[:2], *space), x.dtype)
     made[(slice(None), slice(None), *(slice(None, None, s) for s in strides))] = x
     return made
 
 
-def _padded(x: NDArray[Any], pads: Sequence[tuple[int, int]]) -> NDArray[Any]:
+def _pad(x: NDArray[Any], pads: Sequence[tuple[int, int]]) -> NDArray[Any]:
     """Zeros around; negative padding cuts."""
     grown = np.pad(x, [(0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in pads)])
     cuts = [slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(pads, grown.shape[2:], strict=True)]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from converter.ablate.im2col import Array
 from converter.ablate.samples import Batch, Labels, Part
+from converter.ablate.session import Net, State
 from converter.ablate.sites import Site
-from converter.ablate.weight_session import Net, State
 from converter.errors import DataError
 from converter.referee.verify.decisions import AgreementCounts, classifies, find_class_axis
 from converter.stats import clopper_pearson, mcnemar, newcombe
@@ -22,7 +22,7 @@ from converter.stats import clopper_pearson, mcnemar, newcombe
 _TINY = 1e-30
 
 
-def deciding(outputs: dict[str, NDArray[Any]], asked: str | None) -> tuple[str, bool]:
+def find_decision(outputs: dict[str, NDArray[Any]], asked: str | None) -> tuple[str, bool]:
     """The output that is looked at, and whether it decides between classes.
 
     Without being asked: the first that is a classifier's, else the first of floating-point numbers.
@@ -115,7 +115,7 @@ def disagreement(effect: Effect) -> float:
     return effect.relative_error if effect.agreement is None else 1 - effect.agreement
 
 
-def changes(on_data: Effect, off_data: Effect) -> bool:
+def changes_off_data(on_data: Effect, off_data: Effect) -> bool:
     """Whether a function changes off the data more than on it.
 
     Decisions: by more than a point, and 95 % sure of that; numbers: by twice the error.
@@ -147,7 +147,7 @@ _RESPONSE_ROWS = 64  # rows that the first-order effect is measured on
 
 
 @dataclass(frozen=True, slots=True)
-class Zeroed:
+class ZeroedBiases:
     """What leaving out each bias does, by label; and whether time ran out before the data did."""
 
     output: str
@@ -159,14 +159,14 @@ class Zeroed:
     varies: float = math.inf  # how far outputs are from that of the first row, relative: 0 if all are the same
 
 
-def zeroing(
+def measure_zeroed(
     net: Net,
     sites: Sequence[Site],
     part: Part,
     output: str | None,
     deadline: float,
     progress: Callable[[str], None] = lambda text: None,
-) -> Zeroed:
+) -> ZeroedBiases:
     """Leave out each bias in turn, on every row, or until the time is over: then all on the same rows."""
     tap = net.answers()
     name, decides = "", False
@@ -183,7 +183,7 @@ def zeroing(
         progress(f"leaving out each of {len(sites)} biases: row {rows + 1:,} of {len(part):,}")
         before = tap.run(batch.feeds, net.original)
         if not name:
-            name, decides = deciding(before, output)
+            name, decides = find_decision(before, output)
             effects = {s.label: Effect(decides) for s in sites}
         for site in sites:
             after = tap.run(batch.feeds, net.original | net.without(site))[name]
@@ -191,18 +191,18 @@ def zeroing(
             if rows < _RESPONSE_ROWS:
                 nudged = tap.run(batch.feeds, net.original | net.without(site, 1 - _STEP))[name]
                 responses[site.label].add(before[name], nudged, None)
-        away.add(np.broadcast_to(_first_of(first, before[name]), before[name].shape), before[name], None)
+        away.add(np.broadcast_to(_first_row(first, before[name]), before[name].shape), before[name], None)
         rows += batch.rows
         slowest = max(slowest, monotonic() - begun)
     predicted = {label: r.relative_error / _STEP if r.rows else math.nan for label, r in responses.items()}
-    return Zeroed(name, decides, effects, predicted, rows, stopped, away.relative_error if rows > 1 else math.inf)
+    return ZeroedBiases(name, decides, effects, predicted, rows, stopped, away.relative_error if rows > 1 else math.inf)
 
 
-def imitating(
+def measure_imitations(
     net: Net,
     imitations: Mapping[str, Array],
     part: Part,
-    zeroed: Zeroed,
+    zeroed: ZeroedBiases,
     deadline: float,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Effect]:
@@ -218,21 +218,21 @@ def imitating(
         progress(f"imitating each of {len(sites)} biases: row {rows + 1:,} of {len(part):,}")
         before = tap.run(batch.feeds, net.original)[zeroed.output]
         for site in sites:
-            state = net.original | imitation_of(net, site, imitations[site.label])
+            state = net.original | imitate_bias(net, site, imitations[site.label])
             effects[site.label].add(before, tap.run(batch.feeds, state)[zeroed.output], batch.labels)
         rows += batch.rows
         slowest = max(slowest, monotonic() - begun)
     return effects
 
 
-def imitation_of(net: Net, site: Site, v: Array) -> State:
+def imitate_bias(net: Net, site: Site, v: Array) -> State:
     """W + b v in place of W and b."""
     flat = site.form.flat(site.weight)
     shift = site.shift.reshape(*flat.shape[:2], 1)
     return net.weights(site, site.form.stored(flat + shift * v[:, None, :]), np.zeros_like(site.bias))
 
 
-def _first_of(seen: list[NDArray[Any]], value: NDArray[Any]) -> NDArray[Any]:
+def _first_row(seen: list[NDArray[Any]], value: NDArray[Any]) -> NDArray[Any]:
     """The first row that there ever was, where later ones have its shape."""
     if not seen:
         seen.append(value[:1] if value.ndim else value)
@@ -242,7 +242,7 @@ def _first_of(seen: list[NDArray[Any]], value: NDArray[Any]) -> NDArray[Any]:
 Shift = Callable[[dict[str, Any], int], dict[str, Any]]  # feeds, number of the first row -> feeds
 
 
-def effects_of(
+def measure_effects(
     net: Net,
     states: Mapping[str, State],
     part: Part,
@@ -274,7 +274,7 @@ def effects_of(
             break
         feeds = batch.feeds if shift is None else shift(batch.feeds, batch.first)
         before = tap.run(feeds, net.original)[output]
-        labels = _labels(batch, references)
+        labels = _choose_labels(batch, references)
         if decides:
             said[batch.first] = before.argmax(axis=1) if before.dtype.kind in "fV" and before.ndim != 3 else before
         for name, state in states.items():
@@ -285,13 +285,13 @@ def effects_of(
     return effects, said
 
 
-def _labels(batch: Batch, references: Mapping[int, NDArray[Any]] | None) -> NDArray[Any] | None:
+def _choose_labels(batch: Batch, references: Mapping[int, NDArray[Any]] | None) -> NDArray[Any] | None:
     if batch.labels is not None or references is None:
         return batch.labels
     return references.get(batch.first)
 
 
-def mean_gap(net: Net, state: State, part: Part, output: str) -> NDArray[Any]:
+def measure_mean_gap(net: Net, state: State, part: Part, output: str) -> NDArray[Any]:
     """What has to be added to a changed model's output for its mean to be the original's, per channel."""
     tap = net.answers()
     total: NDArray[Any] = np.zeros(0)
@@ -321,7 +321,7 @@ class Probe:
     shift: Shift
 
 
-def deviation(part: Part) -> float:
+def measure_deviation(part: Part) -> float:
     """Standard deviation of all floating-point inputs together."""
     count, total, squares = 0, 0.0, 0.0
     for batch in part.batches():
@@ -332,25 +332,25 @@ def deviation(part: Part) -> float:
     return float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0))) if count else 0.0
 
 
-def probes(kinds: tuple[str, ...], scale: float, seed: int) -> Iterator[Probe]:
+def make_probes(kinds: tuple[str, ...], scale: float, seed: int) -> Iterator[Probe]:
     """The probes of these kinds; ``scale`` is the deviation of the inputs."""
     if "contrast" in kinds:
         for factor in _FACTORS:
-            yield Probe("contrast", factor, f"contrast \u00d7{factor:g}", _each(lambda v, _, f=factor: v * f))
+            yield Probe("contrast", factor, f"contrast \u00d7{factor:g}", _shift_each(lambda v, _, f=factor: v * f))
     if "offset" in kinds:
         for offset in _OFFSETS:
             said = f"offset {offset:+g} sd".replace("-", "\u2212")
-            yield Probe("offset", offset, said, _each(lambda v, _, o=offset: v + o * scale))
+            yield Probe("offset", offset, said, _shift_each(lambda v, _, o=offset: v + o * scale))
     if "noise" in kinds:
         for size in _NOISE:
-            yield Probe("noise", size, f"noise {size:g} sd", _each(_noisy(size * scale, seed)))
+            yield Probe("noise", size, f"noise {size:g} sd", _shift_each(_add_noise(size * scale, seed)))
 
 
-def _noisy(size: float, seed: int) -> Any:
+def _add_noise(size: float, seed: int) -> Any:
     return lambda v, first: v + size * np.random.default_rng([seed, 0x4015E, first]).standard_normal(v.shape)
 
 
-def _each(change: Any) -> Shift:
+def _shift_each(change: Any) -> Shift:
     def shift(feeds: dict[str, Any], first: int) -> dict[str, Any]:
         return {
             n: np.asarray(change(v.astype(np.float64), first)).astype(v.dtype) if _is_float(v) else v

@@ -113,7 +113,7 @@ class Moments:
         half = self.halves[0]
         if not half.count:
             return None
-        v = direction(half.second / half.count, half.first / half.count, ridge)
+        v = solve_direction(half.second / half.count, half.first / half.count, ridge)
         if self.only is None:
             return v
         whole = np.zeros((len(v), len(self.only)))
@@ -122,7 +122,7 @@ class Moments:
 
     def residual(self) -> Array:
         """r of each group, [G], on the data that v was fitted on."""
-        return residual(direction(self.second, self.mean), self.second, self.mean)
+        return measure_residual(solve_direction(self.second, self.mean), self.second, self.mean)
 
     def residual_held_out(self, ridge: float = NO_RIDGE) -> Array:
         """r of each group, [G]: v of one half on the other; above 1 where v does harm. NaN with one row only."""
@@ -130,11 +130,13 @@ class Moments:
             return np.full(len(self._filled()[0].first) if self._filled() else 1, np.nan)
         means = [h.first / h.count for h in self.halves]
         seconds = [h.second / h.count for h in self.halves]
-        crossed = [residual(direction(seconds[k], means[k], ridge), seconds[1 - k], means[1 - k]) for k in (0, 1)]
+        crossed = [
+            measure_residual(solve_direction(seconds[k], means[k], ridge), seconds[1 - k], means[1 - k]) for k in (0, 1)
+        ]
         return np.asarray((crossed[0] + crossed[1]) / 2)
 
 
-def direction(second: Array, mean: Array, ridge: float = NO_RIDGE) -> Array:
+def solve_direction(second: Array, mean: Array, ridge: float = NO_RIDGE) -> Array:
     """v = (S + ridge D)^-1 mu for every group, [G, n], with D the mean of S's diagonal."""
     n = second.shape[-1]
     load = ridge * np.trace(second, axis1=1, axis2=2) / max(n, 1)
@@ -142,13 +144,13 @@ def direction(second: Array, mean: Array, ridge: float = NO_RIDGE) -> Array:
     return np.asarray(np.linalg.solve(second + load[:, None, None] * np.eye(n), mean[:, :, None])[:, :, 0])
 
 
-def residual(v: Array, second: Array, mean: Array) -> Array:
+def measure_residual(v: Array, second: Array, mean: Array) -> Array:
     """E(1 - v.x)^2 of every group, [G]."""
     quadratic = np.einsum("gi,gij,gj->g", v, second, v)
     return np.asarray(np.maximum(1 - 2 * np.einsum("gi,gi->g", v, mean) + quadratic, 0.0))
 
 
-def weighted(per_group: Array, shift: Array) -> float:
+def weight_groups(per_group: Array, shift: Array) -> float:
     """r of a whole layer: groups count by the squared size of their biases, shift [O]."""
     weights = (shift.reshape(len(per_group), -1) ** 2).sum(axis=1)
     return float(np.average(per_group, weights=weights if weights.sum() > 0 else None))

@@ -12,13 +12,20 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from converter.ablate.ablate import FEW_ROWS
-from converter.ablate.compensate import DENSE_MOST, RIDGE, Compensated, Fit, How, compensate
-from converter.ablate.measure import changes, deviation, disagreement, effects_of, probes, zeroing
-from converter.ablate.samples import Data, Part, split
+from converter.ablate.compensate import DENSE_MOST, RIDGE, Compensated, Fit, FitOptions, compensate
+from converter.ablate.measure import (
+    changes_off_data,
+    disagreement,
+    make_probes,
+    measure_deviation,
+    measure_effects,
+    measure_zeroed,
+)
+from converter.ablate.samples import Data, Part, split_rows
 from converter.ablate.scoring import Score
+from converter.ablate.session import Net, SessionOptions
 from converter.ablate.sites import Role, Site
-from converter.ablate.statistics import Survey, survey
-from converter.ablate.weight_session import Net, Where
+from converter.ablate.statistics import SurveyLimits, survey_layers
 from converter.errors import DataError
 from converter.records import Stage, Verdict
 from converter.referee.inputs.stream import Sample, Stream
@@ -57,21 +64,21 @@ class Selection:
 
     def __init__(self, net: Net, budget: Budget, fitting: Part, selecting: Part) -> None:
         self._net, self._budget, self._fitting, self._selecting = net, budget, fitting, selecting
-        self._how = How(budget.ridge, budget.dense_most, budget.max_bytes // 4, budget.seed)
+        self._how = FitOptions(budget.ridge, budget.dense_most, budget.max_bytes // 4, budget.seed)
         self._deadline = monotonic() + budget.max_time
         self._scores: dict[str, Score] = {}
         self.output = ""
         self.tried = 0
 
-    def greedy(self, sites: Sequence[Site]) -> tuple[Compensated, float]:
+    def select_greedily(self, sites: Sequence[Site]) -> tuple[Compensated, float]:
         """The most biases, cheapest first, that stay within the budget on select; the disagreement there."""
-        ranking = self._ranked(sites)
+        ranking = self._rank(sites)
         best, at_best = Compensated(dict(self._net.original), ()), 0.0
         low, high = 0, len(ranking)  # `low` stays within the budget
         count = high
         while low < high and (count == len(ranking) or monotonic() < self._deadline):
-            done = self._fitted(ranking[:count])
-            share = self._differs(done)
+            done = self._fit_on(ranking[:count])
+            share = self._measure_difference(done)
             self.tried += 1
             if share <= SLACK * self._budget.share:
                 best, at_best, low = done, share, count
@@ -80,21 +87,23 @@ class Selection:
             count = (low + high + 1) // 2
         return best, at_best
 
-    def told(self, site: Site) -> str:
+    def explain(self, site: Site) -> str:
         """Why a bias stayed."""
         score = self._scores[site.label]
         if score.problem:
             return score.problem
         return f"imitated up to {100 * math.sqrt(min(score.held, 1.0)):.2g} %: with it the budget would be exceeded"
 
-    def _ranked(self, sites: Sequence[Site]) -> list[Site]:
+    def _rank(self, sites: Sequence[Site]) -> list[Site]:
         budget = self._budget
         rows = self._fitting.rows
         assert rows is not None
         sketch = self._fitting.data.part(rows[: max(1, _SKETCH_ROWS)])
-        limits = Survey(budget.max_bytes, monotonic() + budget.max_time / 3, budget.seed, budget.dense_most)
-        scores, _ = survey(self._net, sites, sketch, limits, budget.progress)
-        zeroed = zeroing(self._net, sites, sketch, budget.output, monotonic() + budget.max_time / 6, budget.progress)
+        limits = SurveyLimits(budget.max_bytes, monotonic() + budget.max_time / 3, budget.seed, budget.dense_most)
+        scores, _ = survey_layers(self._net, sites, sketch, limits, budget.progress)
+        zeroed = measure_zeroed(
+            self._net, sites, sketch, budget.output, monotonic() + budget.max_time / 6, budget.progress
+        )
         if not zeroed.decides:
             raise DataError(
                 f"output {zeroed.output!r} decides between no classes, and a budget counts decisions; name an output "
@@ -108,14 +117,14 @@ class Selection:
         sound = [s for s in sites if not self._scores[s.label].problem]
         return sorted(sound, key=lambda s: self._scores[s.label].compensated)
 
-    def _fitted(self, sites: Sequence[Site]) -> Compensated:
+    def _fit_on(self, sites: Sequence[Site]) -> Compensated:
         done = compensate(self._net, sites, self._fitting, self._how, self._budget.progress)
         assert done is not None  # it was given no deadline
         return done
 
-    def _differs(self, done: Compensated) -> float:
+    def _measure_difference(self, done: Compensated) -> float:
         """On select: the loss of accuracy where there are labels, else the share of rows decided differently."""
-        effects, _ = effects_of(self._net, {"": done.state}, self._selecting, self.output, decides=True)
+        effects, _ = measure_effects(self._net, {"": done.state}, self._selecting, self.output, decides=True)
         effect = effects[""]
         if effect.counts is not None:
             return max(0.0, (effect.votes.lost - effect.votes.gained) / effect.rows)
@@ -132,7 +141,7 @@ KEPT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptBias:
     """A bias that stays, and why."""
 
     node: str
@@ -142,7 +151,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Off:
+class OffDataChange:
     """How far the changed model is from the original on inputs that were moved."""
 
     said: str
@@ -165,35 +174,35 @@ class Proposal:
     """
 
     fits: tuple[Fit, ...] = ()
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[KeptBias, ...] = ()
     stage: Stage | None = None
     output: str = ""
     select: float = math.nan
     rows: tuple[int, int, int] = (0, 0, 0)
     needed: int | None = None
-    off: tuple[Off, ...] = ()
+    off: tuple[OffDataChange, ...] = ()
     warnings: tuple[str, ...] = ()
     tried: int = 0
     confirm: Part | None = field(default=None, repr=False, compare=False)
 
 
-def candidates(
+def list_candidates(
     sites: Sequence[Site], keep: Sequence[Site], also: Sequence[Site | Role]
-) -> tuple[list[Site], list[Kept]]:
+) -> tuple[list[Site], list[KeptBias]]:
     """Which biases may go, and why the others may not."""
     may, kept = [], []
     for site in sites:
         wanted = site in also or site.role in also
         if site in keep:
-            kept.append(Kept(site.label, site.op, "asked-to-keep", "it was asked to be kept"))
+            kept.append(KeptBias(site.label, site.op, "asked-to-keep", "it was asked to be kept"))
         elif site.role in KEPT and not wanted:
-            kept.append(Kept(site.label, site.op, f"{site.role.value}-layer", KEPT[site.role]))
+            kept.append(KeptBias(site.label, site.op, f"{site.role.value}-layer", KEPT[site.role]))
         else:
             may.append(site)
     return may, kept
 
 
-def propose(net: Net, sites: Sequence[Site], kept: Sequence[Kept], data: Data, budget: Budget) -> Proposal:
+def propose(net: Net, sites: Sequence[Site], kept: Sequence[KeptBias], data: Data, budget: Budget) -> Proposal:
     """Choose as many biases of ``sites`` as the budget allows on *select*, and fit what makes up for them.
 
     Raises
@@ -201,32 +210,36 @@ def propose(net: Net, sites: Sequence[Site], kept: Sequence[Kept], data: Data, b
     DataError
         The data does not fit the model, or the model decides nothing that could be counted.
     """
-    parts = split(data.rows, data.unit, budget.seed, SHARES, MOST)
+    parts = split_rows(data.rows, data.unit, budget.seed, SHARES, MOST)
     rows = (len(parts.calibrate), len(parts.select), len(parts.confirm))
-    few = _too_few(rows, data, budget)
+    few = _explain_too_few(rows, data, budget)
     if few is not None:
         return Proposal(kept=tuple(kept), stage=few[0], rows=rows, needed=few[1])
     if not sites:
-        return Proposal(kept=tuple(kept), stage=_skipped("no bias may go: those there are stay by default"), rows=rows)
+        return Proposal(
+            kept=tuple(kept), stage=_skip_stage("no bias may go: those there are stay by default"), rows=rows
+        )
     fitting, selecting = data.part(parts.calibrate), data.part(parts.select)
     chosen = Selection(net, budget, fitting, selecting)
-    done, at_select = chosen.greedy(sites)
+    done, at_select = chosen.select_greedily(sites)
     gone = {f.site.label for f in done.fits}
-    every = (*kept, *(Kept(s.label, s.op, "over-budget", chosen.told(s)) for s in sites if s.label not in gone))
+    every = (*kept, *(KeptBias(s.label, s.op, "over-budget", chosen.explain(s)) for s in sites if s.label not in gone))
     if not done.fits:
-        stage = _skipped("no bias can go within the budget")
+        stage = _skip_stage("no bias can go within the budget")
         return Proposal(kept=every, stage=stage, output=chosen.output, rows=rows, tried=chosen.tried)
-    off = tuple(_off(net, done, selecting, chosen.output, budget))
+    off = tuple(_measure_off_data(net, done, selecting, chosen.output, budget))
     warnings = tuple(_warnings(rows, off))
     confirm = data.part(parts.confirm)
     return Proposal(done.fits, every, None, chosen.output, at_select, rows, None, off, warnings, chosen.tried, confirm)
 
 
-def _skipped(why: str) -> Stage:
+def _skip_stage(why: str) -> Stage:
     return Stage("decision", Verdict.SKIPPED, f"{why}; nothing was changed")
 
 
-def confirmed(before: LoadedModel, after: LoadedModel, proposal: Proposal, budget: Budget, where: Where) -> Stage:
+def confirm(
+    before: LoadedModel, after: LoadedModel, proposal: Proposal, budget: Budget, where: SessionOptions
+) -> Stage:
     """The verdict: the referee's decision stage on the one look at the rows that nothing has seen.
 
     Parameters
@@ -248,7 +261,7 @@ def confirmed(before: LoadedModel, after: LoadedModel, proposal: Proposal, budge
     return run_decisions(original, changed, options).stage
 
 
-def _too_few(rows: tuple[int, int, int], data: Data, budget: Budget) -> tuple[Stage, int] | None:
+def _explain_too_few(rows: tuple[int, int, int], data: Data, budget: Budget) -> tuple[Stage, int] | None:
     """What is missing where not even a model that never differs could be shown to stay within the budget."""
     if data.labelled:
         least = needed_with_labels(0, 0, max(rows[2], 1), budget.share, budget.alpha)
@@ -267,17 +280,17 @@ def _too_few(rows: tuple[int, int, int], data: Data, budget: Budget) -> tuple[St
     return Stage("decision", Verdict.INCONCLUSIVE, why, (), detail), whole
 
 
-def _off(net: Net, done: Compensated, part: Part, output: str, budget: Budget) -> list[Off]:
-    on_data = effects_of(net, {"": done.state}, part, output, decides=True)[0][""]
+def _measure_off_data(net: Net, done: Compensated, part: Part, output: str, budget: Budget) -> list[OffDataChange]:
+    on_data = measure_effects(net, {"": done.state}, part, output, decides=True)[0][""]
     found = []
-    for probe in probes(("contrast", "offset"), deviation(part), budget.seed):
+    for probe in make_probes(("contrast", "offset"), measure_deviation(part), budget.seed):
         budget.progress(f"off the data: {probe.said}")
-        effects, _ = effects_of(net, {"": done.state}, part, output, decides=True, shift=probe.shift)
-        found.append(Off(probe.said, disagreement(effects[""]), changes(on_data, effects[""])))
+        effects, _ = measure_effects(net, {"": done.state}, part, output, decides=True, shift=probe.shift)
+        found.append(OffDataChange(probe.said, disagreement(effects[""]), changes_off_data(on_data, effects[""])))
     return found
 
 
-def _warnings(rows: tuple[int, int, int], off: Sequence[Off]) -> list[str]:
+def _warnings(rows: tuple[int, int, int], off: Sequence[OffDataChange]) -> list[str]:
     found = []
     worst = max((o for o in off if o.changes), key=lambda o: o.share, default=None)
     if worst is not None:

@@ -31,7 +31,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class DataSource:
     """Where data comes from, as the user said it."""
 
     inputs: Any = None
@@ -66,7 +66,7 @@ class Data:
         There is none, it does not fit the model, or there are more or fewer labels than rows.
     """
 
-    def __init__(self, given: Given, proto: Any, ports: Mapping[str, Port], max_bytes: int) -> None:
+    def __init__(self, given: DataSource, proto: Any, ports: Mapping[str, Port], max_bytes: int) -> None:
         self._given, self._ports = given, ports
         labels = read_labels(Path(given.labels)) if isinstance(given.labels, str | Path) else given.labels
         self._labels = None if labels is None else np.asarray(labels)
@@ -95,7 +95,7 @@ class Data:
     def _batches(self, stream: Stream) -> Iterator[Batch]:
         first = 0
         for sample in stream.all():
-            rows = _rows(sample.feeds)
+            rows = _count_rows(sample.feeds)
             labels = None if sample.label is None else np.asarray(sample.label).reshape(rows, -1)
             if self._labels is not None:
                 labels = self._labels[first : first + rows]
@@ -112,7 +112,7 @@ class Data:
             yield batch
             return
         for start in range(0, batch.rows, MOST_ROWS):
-            yield _picked(batch, np.arange(start, min(start + MOST_ROWS, batch.rows)))
+            yield _pick_rows(batch, np.arange(start, min(start + MOST_ROWS, batch.rows)))
 
     def batches(self) -> Iterator[Batch]:
         """All of it, in order."""
@@ -168,18 +168,18 @@ class Part:
                 continue
             picked = self.rows[low:high] - batch.first
             if len(picked) == batch.rows:
-                yield from _flushed(pending)
+                yield from _join_batches(pending)
                 yield batch
                 continue
-            pending.append(_picked(batch, picked))
+            pending.append(_pick_rows(batch, picked))
             if not self.data.joins:
                 yield pending.pop()
             elif sum(b.rows for b in pending) >= MOST_ROWS:
-                yield from _flushed(pending)
-        yield from _flushed(pending)
+                yield from _join_batches(pending)
+        yield from _join_batches(pending)
 
 
-def _flushed(pending: list[Batch]) -> Iterator[Batch]:
+def _join_batches(pending: list[Batch]) -> Iterator[Batch]:
     """Batches as one where they can be joined."""
     batches = list(pending)
     pending.clear()
@@ -192,12 +192,12 @@ def _flushed(pending: list[Batch]) -> Iterator[Batch]:
     yield from batches
 
 
-def _picked(batch: Batch, rows: np.ndarray[Any, Any]) -> Batch:
+def _pick_rows(batch: Batch, rows: np.ndarray[Any, Any]) -> Batch:
     feeds = {n: v[rows] if np.ndim(v) and len(v) == batch.rows else v for n, v in batch.feeds.items()}
     return Batch(feeds, batch.first + int(rows[0]), len(rows), None if batch.labels is None else batch.labels[rows])
 
 
-def _rows(feeds: Mapping[str, Any]) -> int:
+def _count_rows(feeds: Mapping[str, Any]) -> int:
     lengths = [len(v) for v in feeds.values() if isinstance(v, np.ndarray) and v.ndim]
     return max(lengths) if lengths else 1
 
@@ -211,7 +211,7 @@ class Split:
     confirm: np.ndarray[Any, Any]
 
 
-def split(rows: int, unit: int, seed: int, shares: Sequence[float], most: Sequence[int]) -> Split:
+def split_rows(rows: int, unit: int, seed: int, shares: Sequence[float], most: Sequence[int]) -> Split:
     """Shuffle units of rows and deal them out.
 
     Parameters

@@ -13,7 +13,7 @@ import numpy as np
 from converter.ablate.im2col import Array
 from converter.ablate.measure import Effect
 from converter.ablate.moments import Moments
-from converter.ablate.sites import Role, Site, is_proven
+from converter.ablate.sites import Role, Site, proven_fate
 from converter.records import FateKind
 from converter.referee.proto.source import LoadedModel
 from converter.stats import holm, mcnemar
@@ -24,21 +24,21 @@ _WORTH = 0.05  # deviations of a channel: a smaller shift of its mean drowns in 
 NOTE = "Bias correction of quantised models is the subject of US patent 11,604,987; biasopt does not apply it."
 
 
-def findings(source: LoadedModel, site: Site, moments: Moments) -> Iterator[dict[str, Any]]:
+def find_quantization_issues(source: LoadedModel, site: Site, moments: Moments) -> Iterator[dict[str, Any]]:
     """What there is to say about one layer, as JSON values."""
     if not moments.channels.count:
         return
-    if _reads(source, site.y) == {"Relu"}:
-        yield from _high_bias(site, moments)
+    if _readers(source, site.y) == {"Relu"}:
+        yield from _find_high_bias(site, moments)
     if moments.only is None:
-        yield from _shift(site, moments)
+        yield from _find_mean_shift(site, moments)
 
 
-def _reads(source: LoadedModel, name: str) -> set[str]:
+def _readers(source: LoadedModel, name: str) -> set[str]:
     return {node.op_type for node in source.proto.graph.node if name in node.input}
 
 
-def _high_bias(site: Site, moments: Moments) -> Iterator[dict[str, Any]]:
+def _find_high_bias(site: Site, moments: Moments) -> Iterator[dict[str, Any]]:
     low, high = moments.channels.low.reshape(-1), moments.channels.high.reshape(-1)
     absorbed, high = np.maximum(low, 0.0), np.maximum(high, 0.0)
     if not (absorbed > 0).any() or (high - absorbed).max() > (1 - _NARROWER) * high.max():
@@ -53,13 +53,13 @@ def _high_bias(site: Site, moments: Moments) -> Iterator[dict[str, Any]]:
     }
 
 
-def _shift(site: Site, moments: Moments) -> Iterator[dict[str, Any]]:
+def _find_mean_shift(site: Site, moments: Moments) -> Iterator[dict[str, Any]]:
     flat = site.form.flat(site.weight)
     peak = float(np.abs(flat).max())
     if not peak:
         return
     step = peak / _LEVELS
-    shift = _times((np.round(flat / step) * step) - flat, moments.mean)
+    shift = _apply_weight((np.round(flat / step) * step) - flat, moments.mean)
     deviation = moments.channels.deviation
     seen = deviation > 0
     relative = np.abs(shift[seen]) / deviation[seen]
@@ -73,7 +73,7 @@ def _shift(site: Site, moments: Moments) -> Iterator[dict[str, Any]]:
         }
 
 
-def _times(weight: Array, mean: Array) -> Array:
+def _apply_weight(weight: Array, mean: Array) -> Array:
     return np.asarray(np.einsum("gon,gn->go", weight, mean))
 
 
@@ -169,7 +169,7 @@ class Score:
     @property
     def verdict(self) -> tuple[Class, str]:
         """The class, and why."""
-        proven = is_proven(self.site)
+        proven = proven_fate(self.site)
         if proven in (FateKind.DEAD, FateKind.ZERO):
             return Class.DEAD, "it is zero" if proven is FateKind.ZERO else "nothing downstream feels it"
         if proven is not None:
@@ -178,20 +178,20 @@ class Score:
         if math.isnan(self.error):
             return Class.UNKNOWN, self.problem or "not measured"
         if self.error <= SMALL_ERROR:
-            return Class.SMALL, f"the outputs change by {_percent(self.error)} without it"
+            return Class.SMALL, f"the outputs change by {_format_percent(self.error)} without it"
         if self.site.role is Role.HEAD:
             return Class.ESSENTIAL, "a head's bias holds how frequent each answer is"
         if math.isnan(self.left):
             return Class.UNKNOWN, self.problem or "its inputs were not looked at"
-        told = f"with weights that imitate it the outputs change by {_percent(self.left)}"
+        told = f"with weights that imitate it the outputs change by {_format_percent(self.left)}"
         return (Class.COMPENSABLE if self.left <= COMPENSABLE_ERROR else Class.ESSENTIAL), told
 
 
-def _percent(share: float) -> str:
+def _format_percent(share: float) -> str:
     return f"{100 * share:.2g} %"
 
 
-def corrected(scores: Sequence[Score]) -> list[Score]:
+def correct_p_values(scores: Sequence[Score]) -> list[Score]:
     """The scores with p-values of McNemar's exact test, adjusted by Holm over all biases that were measured."""
     counts = [s.effect.counts if s.effect is not None else None for s in scores]
     tested = [k for k, c in enumerate(counts) if c is not None]
@@ -203,6 +203,6 @@ def corrected(scores: Sequence[Score]) -> list[Score]:
 _ORDER = (Class.ESSENTIAL, Class.COMPENSABLE, Class.UNKNOWN, Class.SMALL, Class.REDUNDANT, Class.DEAD)
 
 
-def ranked(scores: Sequence[Score]) -> list[Score]:
+def rank_scores(scores: Sequence[Score]) -> list[Score]:
     """What matters most first: by class, then by the effect of leaving the bias out."""
     return sorted(scores, key=lambda s: (_ORDER.index(s.verdict[0]), -s.error if s.error == s.error else 0.0))

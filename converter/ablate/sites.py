@@ -67,14 +67,14 @@ class Uncovered:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class BiasSites:
     """All biases of a model."""
 
     sites: tuple[Site, ...]  # in the model's order
     uncovered: tuple[Uncovered, ...]
 
 
-def find_sites(graph: Graph, fates: Iterable[Fate]) -> Found:
+def find_sites(graph: Graph, fates: Iterable[Fate]) -> BiasSites:
     """Every bias that `fates` knows and that lies in the main graph as a plain constant; the others by reason."""
     facts = Facts(graph)
     told = {fate.node: fate for fate in fates}
@@ -86,17 +86,17 @@ def find_sites(graph: Graph, fates: Iterable[Fate]) -> Found:
         linear = linear_into(facts, node, str(node.op))
         if linear is None or linear.bias is None:
             continue
-        problem = _problem(facts, linear)
+        problem = _find_problem(facts, linear)
         if problem:
             uncovered.append(Uncovered(node.label, str(node.op), problem))
         else:
-            sites.append(_site(facts, linear, len(sites), told.get(node.label)))
+            sites.append(_make_site(facts, linear, len(sites), told.get(node.label)))
     seen = {s.label for s in sites} | {u.label for u in uncovered}
-    uncovered += [Uncovered(f.node, f.op, _why_not(f.op)) for f in told.values() if f.node not in seen]
-    return Found(tuple(sites), tuple(uncovered))
+    uncovered += [Uncovered(f.node, f.op, _explain_uncovered(f.op)) for f in told.values() if f.node not in seen]
+    return BiasSites(tuple(sites), tuple(uncovered))
 
 
-def _why_not(op: str) -> str:
+def _explain_uncovered(op: str) -> str:
     if op in RECURRENT:
         return "gate biases set how long a recurrent layer remembers: no weight imitates that"
     if op == "BatchNormalization":
@@ -104,7 +104,7 @@ def _why_not(op: str) -> str:
     return "not a bias of Conv, ConvTranspose, Gemm or MatMul"
 
 
-def _problem(facts: Facts, linear: Linear) -> str:
+def _find_problem(facts: Facts, linear: Linear) -> str:
     assert linear.bias is not None
     if linear.node.scope.kind != "main":
         return f"it lies in a {'function' if linear.node.scope.kind == 'function' else 'subgraph'}"
@@ -117,17 +117,17 @@ def _problem(facts: Facts, linear: Linear) -> str:
     rank = len(facts.weight(linear.weight).shape)
     if (linear.op in (CONV, CONV_TRANSPOSE) and rank < 3) or (linear.op in (GEMM, MATMUL) and rank != 2):
         return f"its weight has {rank} axes"
-    size, shape = facts.weight(linear.bias).shape, _form(facts, linear).n_out
+    size, shape = facts.weight(linear.bias).shape, _read_form(facts, linear).n_out
     if any(d != 1 for d in size[:-1]) or (size and size[-1] not in (1, shape)):
         return f"its bias of shape {list(size)} is not one number a channel"
     return ""
 
 
-def _site(facts: Facts, linear: Linear, index: int, fate: Fate | None) -> Site:
+def _make_site(facts: Facts, linear: Linear, index: int, fate: Fate | None) -> Site:
     assert linear.bias is not None and linear.bias_node is not None
-    form, bias = _form(facts, linear), facts.float64(linear.bias)
+    form, bias = _read_form(facts, linear), facts.float64(linear.bias)
     beta = float(linear.node.attr("beta", 1.0)) if linear.op == GEMM else 1.0
-    role = _role(facts.graph, linear, form)
+    role = _find_role(facts.graph, linear, form)
     return Site(
         label=linear.node.label,
         op=linear.op,
@@ -139,18 +139,18 @@ def _site(facts: Facts, linear: Linear, index: int, fate: Fate | None) -> Site:
         bias=bias,
         weight=facts.float64(linear.weight),
         dtype=facts.weight(linear.weight).dtype,
-        bias_opening=_opening(facts, linear.bias_node, linear.bias_slot, linear.bias, f"biasopt/bias/{index}"),
-        weight_opening=_opening(facts, linear.node, 1, linear.weight, f"biasopt/weight/{index}"),
+        bias_opening=_make_slot(facts, linear.bias_node, linear.bias_slot, linear.bias, f"biasopt/bias/{index}"),
+        weight_opening=_make_slot(facts, linear.node, 1, linear.weight, f"biasopt/weight/{index}"),
         fate=fate,
     )
 
 
-def _opening(facts: Facts, node: Node, slot: int, tensor: Tensor, name: str) -> InputSlot:
+def _make_slot(facts: Facts, node: Node, slot: int, tensor: Tensor, name: str) -> InputSlot:
     weight = facts.weight(tensor)
     return InputSlot(str(node.outputs[0].name), slot, name, get_elem_type(weight.dtype), tuple(weight.shape))
 
 
-def _form(facts: Facts, linear: Linear) -> Form:
+def _read_form(facts: Facts, linear: Linear) -> Form:
     node, shape = linear.node, tuple(facts.weight(linear.weight).shape)
     if linear.op == MATMUL:
         return Form("matrix", shape)
@@ -172,12 +172,12 @@ def _form(facts: Facts, linear: Linear) -> Form:
         groups=linear.groups,
         strides=tuple(node.attr("strides", [1] * n_axes)),
         dilations=tuple(node.attr("dilations", [1] * n_axes)),
-        pads=_pairs(list(pads) if pads is not None else [0] * (2 * n_axes)) if stated else None,
+        pads=_pair_pads(list(pads) if pads is not None else [0] * (2 * n_axes)) if stated else None,
         auto_pad=str(node.attr("auto_pad", "NOTSET")),
     )
 
 
-def _pairs(pads: list[int]) -> tuple[tuple[int, int], ...]:
+def _pair_pads(pads: list[int]) -> tuple[tuple[int, int], ...]:
     half = len(pads) // 2
     return tuple(zip(pads[:half], pads[half:], strict=True))
 
@@ -185,17 +185,17 @@ def _pairs(pads: list[int]) -> tuple[tuple[int, int], ...]:
 # -- roles -----------------------------------------------------------------------------------
 
 
-def _role(graph: Graph, linear: Linear, form: Form) -> Role:
-    if not _meets(graph, linear.result, forward=True):
+def _find_role(graph: Graph, linear: Linear, form: Form) -> Role:
+    if not _meets_layer(graph, linear.result, forward=True):
         return Role.HEAD
-    if not _meets(graph, linear.node.inputs[0], forward=False):
+    if not _meets_layer(graph, linear.node.inputs[0], forward=False):
         return Role.FIRST
     if form.groups > 1 and form.n_in == int(np.prod(form.kernel)):
         return Role.DEPTHWISE
     return Role.INNER
 
 
-def _meets(graph: Graph, start: Tensor, *, forward: bool) -> bool:
+def _meets_layer(graph: Graph, start: Tensor, *, forward: bool) -> bool:
     """Whether every way on from a tensor, or some way back, meets another layer with weights.
 
     Forward, a way that reaches an output of the model first makes the layer a head.
@@ -226,7 +226,7 @@ def _has_weights(node: Node, operand: Tensor | None) -> bool:
     return True
 
 
-def chosen(sites: Iterable[Site], names: Iterable[str]) -> list[Site]:
+def choose_sites(sites: Iterable[Site], names: Iterable[str]) -> list[Site]:
     """The sites called so, by label or result; an unknown name is a `ValueError`."""
     sites, found = list(sites), []
     for name in names:
@@ -238,13 +238,13 @@ def chosen(sites: Iterable[Site], names: Iterable[str]) -> list[Site]:
     return found
 
 
-def is_proven(site: Site) -> FateKind | None:
+def proven_fate(site: Site) -> FateKind | None:
     """What exact analysis has shown of the bias, where it has: then no data is needed."""
     if site.fate is None or site.fate.kind is FateKind.KEPT:
         return None
     return site.fate.kind
 
 
-def per_channel(values: NDArray[Any], form: Form) -> Array:
+def flatten_channels(values: NDArray[Any], form: Form) -> Array:
     """[G, O/G] as [O]."""
     return np.asarray(values, np.float64).reshape(form.n_out)

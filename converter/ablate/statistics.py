@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from converter.ablate.compensate import DENSE_MOST, RIDGE, positions_for
-from converter.ablate.im2col import Form, rows_of
-from converter.ablate.moments import Moments, weighted
+from converter.ablate.compensate import DENSE_MOST, RIDGE, count_positions
+from converter.ablate.im2col import Form, extract_rows
+from converter.ablate.moments import Moments, weight_groups
 from converter.ablate.samples import Batch, Part
-from converter.ablate.scoring import Score, findings
-from converter.ablate.sites import Site, per_channel
-from converter.ablate.weight_session import Net
+from converter.ablate.scoring import Score, find_quantization_issues
+from converter.ablate.session import Net
+from converter.ablate.sites import Site, flatten_channels
 from converter.errors import DataError
 from converter.referee.proto.inference import infer_types
 
@@ -27,7 +27,7 @@ _LISTED = 4096  # channels up to which a score lists each
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class SurveyLimits:
     """What limits the survey."""
 
     max_bytes: int = 1 << 30
@@ -37,12 +37,12 @@ class Survey:
     fitted: np.ndarray[Any, Any] | None = None  # of each row of data, whether imitations may be fitted on it
 
 
-def survey(
-    net: Net, sites: Sequence[Site], part: Part, limits: Survey, progress: Callable[[str], None]
+def survey_layers(
+    net: Net, sites: Sequence[Site], part: Part, limits: SurveyLimits, progress: Callable[[str], None]
 ) -> tuple[dict[str, Score], bool]:
     """The scores of ``sites`` by label, as far as activations say, and whether time ran out."""
     scores: dict[str, Score] = {}
-    groups = list(_groups(net, sites, part, limits))
+    groups = list(_group_sites(net, sites, part, limits))
     cut = False
     for k, group in enumerate(groups):
         if k and monotonic() > limits.deadline:
@@ -58,7 +58,7 @@ def survey(
     return scores, cut
 
 
-def _groups(net: Net, sites: Sequence[Site], part: Part, limits: Survey) -> Iterator[list[Site]]:
+def _group_sites(net: Net, sites: Sequence[Site], part: Part, limits: SurveyLimits) -> Iterator[list[Site]]:
     first = next(part.batches())
     dims = {n: tuple(np.shape(v)) for n, v in first.feeds.items() if isinstance(v, np.ndarray)}
     known = infer_types(net.source.proto, dims)
@@ -66,7 +66,7 @@ def _groups(net: Net, sites: Sequence[Site], part: Part, limits: Survey) -> Iter
     size = 0
     for site in sites:
         n = min(site.form.n_in, limits.dense_most)
-        more = 3 * 8 * site.form.groups * n * n + sum(_bytes(known.get(t)) for t in (site.x, site.y))
+        more = 3 * 8 * site.form.groups * n * n + sum(_estimate_bytes(known.get(t)) for t in (site.x, site.y))
         if group and size + more > limits.max_bytes // _SHARE:
             yield group
             group, size = [], 0
@@ -76,13 +76,13 @@ def _groups(net: Net, sites: Sequence[Site], part: Part, limits: Survey) -> Iter
         yield group
 
 
-def _bytes(port: Any) -> int:
+def _estimate_bytes(port: Any) -> int:
     if port is None or port.dims is None or not all(isinstance(d, int) for d in port.dims):
         return _UNKNOWN_BYTES
     return 4 * int(math.prod(port.dims))
 
 
-def only_some(form: Form, most: int, seed: int) -> tuple[np.ndarray[Any, Any] | None, str]:
+def choose_inputs(form: Form, most: int, seed: int) -> tuple[np.ndarray[Any, Any] | None, str]:
     """Which inputs of a wide layer to look at, and how that is called: r is an upper bound then."""
     if form.n_in <= most:
         return None, "dense"
@@ -96,9 +96,9 @@ def only_some(form: Form, most: int, seed: int) -> tuple[np.ndarray[Any, Any] | 
     return mask, method
 
 
-def _observe(net: Net, group: list[Site], part: Part, limits: Survey) -> tuple[dict[str, Score], bool]:
+def _observe(net: Net, group: list[Site], part: Part, limits: SurveyLimits) -> tuple[dict[str, Score], bool]:
     tap = net.inside([n for s in group for n in net.taps(s)])
-    chosen = {s.label: only_some(s.form, limits.dense_most, limits.seed) for s in group}
+    chosen = {s.label: choose_inputs(s.form, limits.dense_most, limits.seed) for s in group}
     sums = {s.label: Moments(chosen[s.label][0], limits.fitted) for s in group}
     problems: dict[str, str] = {}
     for k, batch in enumerate(part.batches()):
@@ -109,11 +109,11 @@ def _observe(net: Net, group: list[Site], part: Part, limits: Survey) -> tuple[d
         for site in group:
             if site.label in problems:
                 continue
-            problem = "" if k else explained(site, values[site.x], values[site.y])
+            problem = "" if k else explain_mismatch(site, values[site.x], values[site.y])
             if problem:
                 problems[site.label] = problem
                 continue
-            _add(net, site, sums[site.label], values, batch, len(part), limits)
+            _add_batch(net, site, sums[site.label], values, batch, len(part), limits)
     else:
         cut = False
     return {
@@ -124,16 +124,18 @@ def _observe(net: Net, group: list[Site], part: Part, limits: Survey) -> tuple[d
     }, cut
 
 
-def _add(net: Net, site: Site, sums: Moments, values: dict[str, Any], batch: Batch, rows: int, limits: Survey) -> None:
-    most = positions_for(min(site.form.n_in, limits.dense_most), site.form.groups, rows)
+def _add_batch(
+    net: Net, site: Site, sums: Moments, values: dict[str, Any], batch: Batch, rows: int, limits: SurveyLimits
+) -> None:
+    most = count_positions(min(site.form.n_in, limits.dense_most), site.form.groups, rows)
     seed = (limits.seed, net.sites.index(site))
-    for piece in rows_of(site.form, values[site.x], values[site.y], most=most, seed=seed, first=batch.first):
+    for piece in extract_rows(site.form, values[site.x], values[site.y], most=most, seed=seed, first=batch.first):
         if not (np.isfinite(piece.x).all() and np.isfinite(piece.y).all()):
             raise DataError(f"{site.label}: gives values that are not finite on this data; look at the inputs")
         sums.add(piece)
 
 
-def explained(site: Site, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> str:
+def explain_mismatch(site: Site, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> str:
     """Why the layer's result is not what its weights make of its input; empty if it is.
 
     A layer whose geometry was misread must not be scored, let alone changed.
@@ -141,7 +143,9 @@ def explained(site: Site, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> s
     weight, shift = site.form.flat(site.weight), site.shift.reshape(site.form.groups, 1, -1)
     try:
         rows = next(
-            rows_of(site.form, x[:1] if x.ndim > 1 and not site.form.flip else x, y[:1] if not site.form.flip else y)
+            extract_rows(
+                site.form, x[:1] if x.ndim > 1 and not site.form.flip else x, y[:1] if not site.form.flip else y
+            )
         )
         ours = rows.x @ weight.swapaxes(1, 2) + shift
         off = float(np.abs(ours - rows.y).max())
@@ -154,7 +158,7 @@ def explained(site: Site, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> s
 
 
 def _score(net: Net, site: Site, sums: Moments, method: str) -> Score:
-    deviation = per_channel(sums.channels.deviation, site.form)
+    deviation = flatten_channels(sums.channels.deviation, site.form)
     live = deviation > 1e-12 * max(float(deviation.max(initial=0.0)), 1e-300)
     ratios = np.abs(site.shift[live]) / deviation[live]
     r, held, fit = sums.residual(), sums.residual_held_out(), sums.residual_held_out(RIDGE)
@@ -166,14 +170,14 @@ def _score(net: Net, site: Site, sums: Moments, method: str) -> Score:
         ratio=float(ratios.mean()) if ratios.size else math.nan,
         ratio_most=float(ratios.max()) if ratios.size else math.nan,
         constant=int((~live).sum()),
-        r=weighted(r, site.shift),
-        r_held=weighted(held, site.shift),
-        r_fit=weighted(fit, site.shift),
+        r=weight_groups(r, site.shift),
+        r_held=weight_groups(held, site.shift),
+        r_fit=weight_groups(fit, site.shift),
         bounded=method != "dense",
         method=method,
         rows=sums.rows,
         positions=sums.channels.count,
         per_channel=listed,
         v=sums.imitation(RIDGE),
-        findings=tuple(findings(net.source, site, sums)),
+        findings=tuple(find_quantization_issues(net.source, site, sums)),
     )

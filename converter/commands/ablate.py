@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.ablate.ablate import Ablation, Opened, Settings, opened
+from converter.ablate.ablate import AblateOptions, Ablation, OpenedModel, open_model
 from converter.ablate.ablate import ablate as run
 from converter.ablate.document import ablate_document
-from converter.ablate.samples import Data, Given
-from converter.ablate.sites import Uncovered, chosen
-from converter.ablate.weight_session import Net, Where
+from converter.ablate.samples import Data, DataSource
+from converter.ablate.session import Net, SessionOptions
+from converter.ablate.sites import Uncovered, choose_sites
 from converter.commands.inspect import Model, blame, quiet
 from converter.records import InputSet, ModelFacts
 from converter.referee.proto.source import LoadedModel, describe_model, list_free_inputs
@@ -130,16 +130,16 @@ def ablate(
     tell = progress or (lambda text: None)
     tell("reading the model")
     with quiet():
-        made = opened(model, data, folds=fold_first)
+        made = open_model(model, data, folds=fold_first)
         try:
             with blame(made.graph):
-                sites = chosen(made.found.sites, only) if only else list(made.found.sites)
+                sites = choose_sites(made.found.sites, only) if only else list(made.found.sites)
                 size = max_memory or find_default_memory()
-                given = Given(inputs, images, preprocess, shapes, labels, samples)
+                given = DataSource(inputs, images, preprocess, shapes, labels, samples)
                 rows = read(given, made.source, size, tell)
-                where = Where(provider, None if custom_ops is None else Path(custom_ops))
+                where = SessionOptions(provider, None if custom_ops is None else Path(custom_ops))
                 net = Net(made.source, made.found.sites, where)
-                settings = Settings(output, tuple(probe), seed, max_time, size, compensate, tell)
+                settings = AblateOptions(output, tuple(probe), seed, max_time, size, compensate, tell)
                 result = run(net, sites, rows, settings)
         finally:
             made.graph.close()
@@ -147,12 +147,12 @@ def ablate(
     return AblateResult(facts, result, uncovered(made), made.folded, rows.record, seed)
 
 
-def read(given: Given, source: LoadedModel, size: int, tell: Callable[[str], None]) -> Data:
+def read(given: DataSource, source: LoadedModel, size: int, tell: Callable[[str], None]) -> Data:
     """The data, held where it takes at most a part of ``size`` bytes."""
     tell("reading the data")
     return Data(given, source.proto, list_free_inputs(source.proto), size // _HELD)
 
 
-def uncovered(made: Opened) -> tuple[Uncovered, ...]:
+def uncovered(made: OpenedModel) -> tuple[Uncovered, ...]:
     """Biases that ablation cannot look at."""
     return made.found.uncovered

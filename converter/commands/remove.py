@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from converter.ablate.compensate import Fit
-from converter.ablate.removal import Budget, Kept, Proposal, candidates, confirmed, propose
+from converter.ablate.removal import Budget, KeptBias, Proposal, confirm, list_candidates, propose
 from converter.ablate.removal_report import removal_json
-from converter.ablate.samples import Data, Given
-from converter.ablate.sites import Found, Role, Site, chosen, find_sites
-from converter.ablate.weight_session import Net, Where
+from converter.ablate.samples import Data, DataSource
+from converter.ablate.session import Net, SessionOptions
+from converter.ablate.sites import BiasSites, Role, Site, choose_sites, find_sites
 from converter.commands.inspect import InspectResult, Model, blame, facts_of, quiet
 from converter.commands.output import pieces_of, staged_at, target_of
 from converter.errors import InvariantViolation
@@ -62,7 +62,7 @@ class Removed:
         return removal_json(self.proposal, self.stage, self.budget, document.inputs(self.inputs))
 
     @property
-    def kept(self) -> tuple[Kept, ...]:
+    def kept(self) -> tuple[KeptBias, ...]:
         """Biases that stay, and why."""
         return self.proposal.kept
 
@@ -141,16 +141,16 @@ def remove_biases(
     found = find_sites(graph, ())
     may, kept = _candidates(found, keep, also)
     tell("reading the data")
-    given = Given(inputs, images, preprocess, shapes, labels, samples)
+    given = DataSource(inputs, images, preprocess, shapes, labels, samples)
     rows = Data(given, folded.proto, list_free_inputs(folded.proto), size // 4)
-    where = Where(provider, None if custom_ops is None else Path(custom_ops))
+    where = SessionOptions(provider, None if custom_ops is None else Path(custom_ops))
     limits = Budget(budget, alpha, output, seed=seed, max_time=max_time, max_bytes=size, progress=tell)
     proposal = propose(Net(folded, found.sites, where), may, kept, rows, limits)
     rewrites = tuple(_applied(graph, fit) for fit in proposal.fits)
     stage = proposal.stage
     if stage is None:
         before = LoadedModel.open(original, None if data is None else Path(data))
-        stage = confirmed(before, _source(graph), proposal, limits, where)
+        stage = confirm(before, _source(graph), proposal, limits, where)
     return Removed(stage, proposal, rewrites, rows.record, budget, seed)
 
 
@@ -158,11 +158,11 @@ def _source(graph: Graph) -> LoadedModel:
     return LoadedModel.open(emit(graph, {}, None).to_bytes(), graph.file.base, graph.file.label)
 
 
-def _candidates(found: Found, keep: Sequence[str], also: Sequence[str]) -> tuple[list[Site], list[Kept]]:
+def _candidates(found: BiasSites, keep: Sequence[str], also: Sequence[str]) -> tuple[list[Site], list[KeptBias]]:
     wanted: list[Site | Role] = [ROLES[name] for name in also if name in ROLES]
-    wanted += chosen(found.sites, [name for name in also if name not in ROLES])
-    may, kept = candidates(found.sites, chosen(found.sites, keep), wanted)
-    return may, kept + [Kept(u.label, u.op, "not-covered", u.why) for u in found.uncovered]
+    wanted += choose_sites(found.sites, [name for name in also if name not in ROLES])
+    may, kept = list_candidates(found.sites, choose_sites(found.sites, keep), wanted)
+    return may, kept + [KeptBias(u.label, u.op, "not-covered", u.why) for u in found.uncovered]
 
 
 def _applied(graph: Graph, fit: Fit) -> Rewrite:

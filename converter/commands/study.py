@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
 from converter.errors import RuntimeUnavailable
-from converter.study.data import load
-from converter.study.plan import Asked
-from converter.study.plan import blocks as known
-from converter.study.results import Ran, study_document
+from converter.study.data import load_dataset
+from converter.study.document import Ran, study_document
+from converter.study.plan import StudyOptions, parse_blocks
 
 if TYPE_CHECKING:
-    from converter.study.run import Done
+    from converter.study.run import StudyRun
 
 QUICK, DEFAULT = 60.0, 300.0  # seconds
 
@@ -24,7 +23,7 @@ QUICK, DEFAULT = 60.0, 300.0  # seconds
 class StudyResult:
     """What was measured: ``done.rows``, one for each model; everything else follows from them."""
 
-    done: Done
+    done: StudyRun
     margin: float
     quick: bool
 
@@ -94,7 +93,7 @@ def study(
     ValueError
         A block's name is unknown.
     """
-    chosen = tuple(known(blocks))
+    chosen = tuple(parse_blocks(blocks))
     try:
         from converter.study import run
     except ImportError as missing:
@@ -102,7 +101,7 @@ def study(
             raise
         raise RuntimeUnavailable("study trains with torch, which is not installed; install biasopt[torch]") from missing
     run.check_device(device)
-    how = run.How(
+    how = run.RunOptions(
         key=seed,
         device=device,
         lanes=jobs,
@@ -110,6 +109,6 @@ def study(
         out=None if out is None else Path(out),
         tell=progress or (lambda said: None),
     )
-    images = load(dataset, None if data_dir is None else Path(data_dir), full)
-    asked = Asked(chosen, seeds, quick, no_bias_anywhere)
-    return StudyResult(run.study(images, asked, how), margin, quick)
+    images = load_dataset(dataset, None if data_dir is None else Path(data_dir), full)
+    asked = StudyOptions(chosen, seeds, quick, no_bias_anywhere)
+    return StudyResult(run.run_study(images, asked, how), margin, quick)

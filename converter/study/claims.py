@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from converter.study.statistics import ALPHA, DIFFERENT, EQUIVALENT
+from converter.study.results import ALPHA, DIFFERENT, EQUIVALENT
 
 DEAD = 1e-12  # relative change in float64 that is rounding
 LIVE = 1e-3  # and that is not
@@ -26,18 +26,18 @@ class Check:
     said: str
 
 
-def checks(found: Results) -> list[Check]:
+def run_checks(found: Results) -> list[Check]:
     """The three controls."""
-    return [_dead(found), _identity(found), _contrast(found)]
+    return [_check_dead(found), _check_identity(found), _check_contrast(found)]
 
 
-def valid(made: list[Check]) -> bool | None:
+def is_valid(made: list[Check]) -> bool | None:
     """Whether all passed; None if some were not run and none failed."""
     states = [check.passed for check in made]
     return False if False in states else None if None in states else True
 
 
-def _dead(found: Results) -> Check:
+def _check_dead(found: Results) -> Check:
     name = "a bias before a per-channel norm changes nothing, before others it does"
     rows = found.get("exact", {}).get("dead", [])
     if not rows:
@@ -51,7 +51,7 @@ def _dead(found: Results) -> Check:
     )
 
 
-def _identity(found: Results) -> Check:
+def _check_identity(found: Results) -> Check:
     name = "two nets that differ in a random bias before their norm learn the same"
     rows = found.get("identity", {}).get("checks", [])
     if not rows:
@@ -61,7 +61,7 @@ def _identity(found: Results) -> Check:
     return Check(name, apart <= APART and points == 0, said)
 
 
-def _contrast(found: Results) -> Check:
+def _check_contrast(found: Results) -> Check:
     name = "no net without biases tells bright from dim, and nets with biases do"
     rows = found.get("contrast", {}).get("accuracy", [])
     if not rows:
@@ -83,11 +83,11 @@ SMALL = 4  # channels up to which a net is called small
 _EXACT = 1e-6
 _BIG, _MODEST = 10.0, 2.0  # times
 
-Stamp = tuple[str, str]
-MISSING: Stamp = (OPEN, "The blocks that it needs were not run.")
+Judgement = tuple[str, str]
+MISSING: Judgement = (OPEN, "The blocks that it needs were not run.")
 
 
-def update(found: Results, margin: float) -> Stamp:
+def judge_update(found: Results, margin: float) -> Judgement:
     error = {row["optimiser"]: row["error"] for row in found["exact"]["update"]}
     others = [name for name in error if name != "SGD" and error[name] > _EXACT]
     if error["SGD"] > _EXACT:
@@ -104,33 +104,33 @@ def update(found: Results, margin: float) -> Stamp:
     )
 
 
-def large(found: Results, margin: float) -> Stamp:
+def judge_large(found: Results, margin: float) -> Judgement:
     sequences = found["widths"]["sequence"]
     held = [set(s["equivalent"]) for s in sequences.values()]
     common = set.intersection(*held) if held else set()
-    widest = [max((c for c in _of(found, i)), key=lambda c: c["width"]) for i in sequences]
+    widest = [max((c for c in _select_input(found, i)), key=lambda c: c["width"]) for i in sequences]
     if any(c["verdict"] == DIFFERENT for c in widest):
-        return FALSE, "Even the widest nets differ: " + "; ".join(_said(c) for c in widest) + "."
+        return FALSE, "Even the widest nets differ: " + "; ".join(_format_difference(c) for c in widest) + "."
     if not common:
         return UNSUPPORTED, f"Not shown to be within \u00b1{margin:g} points even at the widest: more seeds are needed."
     so = f"Within \u00b1{margin:g} points from {min(common)} channels on, whatever the input's centring"
-    level = _level(found)
+    level = _describe_level(found)
     if level is None:
         return CONFIRMED, so + "."
     return CONDITION, f"{so}; but only where the level of the input says nothing: {level}, at every width."
 
 
-def _of(found: Results, kind: str) -> list[Any]:
+def _select_input(found: Results, kind: str) -> list[Any]:
     return [c for c in found["widths"]["comparisons"] if c["input"] == kind]
 
 
-def _said(c: Mapping[str, Any]) -> str:
+def _format_difference(c: Mapping[str, Any]) -> str:
     return f"{c['mean']:+.2f} [{c['low']:+.2f}, {c['high']:+.2f}] points at {c['width']} channels".replace(
         "-", "\u2212"
     )
 
 
-def _level(found: Results) -> str | None:
+def _describe_level(found: Results) -> str | None:
     """The contrast task in a clause, if it shows that a bias is needed."""
     rows = found.get("contrast", {}).get("accuracy", [])
     none, every = ([r["mean"] for r in rows if r["bias"] == b] for b in ("none", "all"))
@@ -139,7 +139,7 @@ def _level(found: Results) -> str | None:
     return f"bright against dim is right in {max(none):.0f} % without any bias, {min(every):.0f} % with"
 
 
-def first(found: Results, margin: float) -> Stamp:
+def judge_first_layer(found: Results, margin: float) -> Judgement:
     rows = found["exact"]["first layer"]
     spans = {}
     for layer in ("dense", "conv"):
@@ -152,11 +152,11 @@ def first(found: Results, margin: float) -> Stamp:
     return UNSUPPORTED, f"On this data the centring changes little ({said})."
 
 
-def small(found: Results, margin: float) -> Stamp:
+def judge_small(found: Results, margin: float) -> Judgement:
     small = [c for c in found["widths"]["comparisons"] if c["width"] <= SMALL]
     if not small:
         return OPEN, "No net was that small."
-    said = "; ".join(f"{_said(c)} ({c['input']})" for c in small)
+    said = "; ".join(f"{_format_difference(c)} ({c['input']})" for c in small)
     if all(c["verdict"] == EQUIVALENT for c in small):
         return FALSE, f"Small nets do as well without: {said}."
     if any(c["verdict"] == DIFFERENT and c["mean"] < 0 for c in small):
@@ -165,12 +165,12 @@ def small(found: Results, margin: float) -> Stamp:
     if better:
         where = "" if len(better) == len(small) else " in some cases"
         return (CONFIRMED if not where else CONDITION), f"Biases help small nets{where}: {said}."
-    level = _level(found)
+    level = _describe_level(found)
     more = f" Where a level counts, {level}; but that holds for large nets as well." if level else ""
     return UNSUPPORTED, f"On this data no difference is left after Holm's correction: {said}.{more}"
 
 
-def forget(found: Results, margin: float) -> Stamp:
+def judge_forget_gate(found: Results, margin: float) -> Judgement:
     arms = {arm["forget_bias"]: arm for arm in found["recall"]["arms"]}
     tests = {t["forget_bias"]: t["p_holm"] for t in found["recall"]["tests"]}
     helps = [name for name, p in tests.items() if p <= ALPHA and arms[name]["solved"] > arms["0"]["solved"]]
@@ -185,7 +185,7 @@ def forget(found: Results, margin: float) -> Stamp:
     return CONFIRMED, f"{said}."
 
 
-def batch(found: Results, margin: float) -> Stamp:
+def judge_batch_norm(found: Results, margin: float) -> Judgement:
     rows = found["exact"]["dead"]
     dead = [r for r in rows if r["expected_dead"]]
     live = [r["followed_by"] for r in rows if r["change"] > 1e-9]
@@ -202,7 +202,7 @@ def batch(found: Results, margin: float) -> Stamp:
     )
 
 
-def other(found: Results, margin: float) -> Stamp:
+def judge_function(found: Results, margin: float) -> Judgement:
     nets = [net for net in found["ablation"]["nets"] if net["norm"] == "batch"]
     if not nets:
         return MISSING
@@ -217,12 +217,12 @@ def other(found: Results, margin: float) -> Stamp:
     )
 
 
-def more(found: Results, margin: float) -> Stamp:
+def judge_multiplier(found: Results, margin: float) -> Judgement:
     made = {k: m for k, m in found["widths"]["multiplier"].items() if m}
     if not made:
         return OPEN, "Fewer than three widths were run."
     said = ", ".join(f"\u00d7{m['factor']:.2f} [{m['low']:.2f}, {m['high']:.2f}] ({k})" for k, m in made.items())
-    level = _level(found)
+    level = _describe_level(found)
     never = f"; and where a level counts no number of channels is enough: {level}" if level else ""
     if all(m["low"] >= 2 for m in made.values()):
         return CONFIRMED, f"Channels needed without biases: {said}."
@@ -231,9 +231,9 @@ def more(found: Results, margin: float) -> Stamp:
     return UNSUPPORTED, f"Channels needed without biases: {said}{never}."
 
 
-def channels(found: Results, margin: float) -> Stamp:
+def judge_channels(found: Results, margin: float) -> Judgement:
     deep = found["depth"]["comparisons"]
-    said = "; ".join(_said(c) for c in deep)
+    said = "; ".join(_format_difference(c) for c in deep)
     nets = [n for n in found.get("ablation", {}).get("nets", []) if n["norm"] == "batch"]
     if len(nets) < 2:
         return OPEN, "Nets of several widths without their biases were not looked at."
@@ -248,24 +248,26 @@ def channels(found: Results, margin: float) -> Stamp:
         return UNSUPPORTED, f"Channels hardly matter: {channels}. {depth}."
     if deep[-1]["verdict"] != EQUIVALENT:
         return UNSUPPORTED, f"Channels matter: {channels}. Depth was not decided: {depth[0].lower()}{depth[1:]}."
-    return CONDITION, f"Channels matter: {channels}{_falls(found)}. {depth}: no sign that it matters."
+    return CONDITION, f"Channels matter: {channels}{_describe_falls(found)}. {depth}: no sign that it matters."
 
 
-def _falls(found: Results) -> str:
+def _describe_falls(found: Results) -> str:
     rows = found.get("exact", {}).get("replaceability", [])
     most = max((r["n"] for r in rows), default=0)
     said = ", ".join(f"{r['measured']:.2g} at correlation {r['rho']:g}" for r in rows if r["n"] == most)
     return f"; that ends where inputs vary together (r of {most} inputs: {said})" if said else ""
 
 
-def capacity(found: Results, margin: float) -> Stamp:
+def judge_capacity(found: Results, margin: float) -> Judgement:
     gains = [g for g in found["capacity"]["gains"] if g["bias"] == "all"]
     kept = [g for g in gains if g["weight_decay"] > 0]
     free = [g for g in gains if g["weight_decay"] == 0]
     if not kept:
         return OPEN, "Nothing was trained with weight decay."
     worst, loose = (min((g["low"] for g in some), default=0.0) for some in (kept, free))
-    said = "; ".join(f"{_said(g)} (\u00d7{g['times']:g}, weight decay {g['weight_decay']:g})" for g in gains)
+    said = "; ".join(
+        f"{_format_difference(g)} (\u00d7{g['times']:g}, weight decay {g['weight_decay']:g})" for g in gains
+    )
     if worst >= -margin and loose >= -margin:
         return CONFIRMED, f"It did not hurt, with weight decay or without: {said}."
     if worst >= -margin:
@@ -275,7 +277,7 @@ def capacity(found: Results, margin: float) -> Stamp:
     return UNSUPPORTED, f"Not decided: {said}."
 
 
-def constant(found: Results, margin: float) -> Stamp:
+def judge_constant(found: Results, margin: float) -> Judgement:
     rows = found["exact"]["constant channel"]
     inside = max(r["inside"] for r in rows)
     border = max(r["border"] for r in rows)
@@ -300,7 +302,7 @@ class Claim:
     blocks: tuple[str, ...]
 
 
-def claims(found: Results, margin: float) -> list[Claim]:
+def judge_claims(found: Results, margin: float) -> list[Claim]:
     """A stamp on every claim."""
     made = []
     for key, said, blocks, judge in _CLAIMS:
@@ -309,21 +311,26 @@ def claims(found: Results, margin: float) -> list[Claim]:
     return made
 
 
-_CLAIMS: tuple[tuple[str, str, tuple[str, ...], Callable[[Results, float], Stamp]], ...] = (
-    ("1", "The update of a bias is its delta times the learning rate.", ("exact", "drift"), update),
+_CLAIMS: tuple[tuple[str, str, tuple[str, ...], Callable[[Results, float], Judgement]], ...] = (
+    ("1", "The update of a bias is its delta times the learning rate.", ("exact", "drift"), judge_update),
     (
         "2",
         "In a large model removing the bias makes little difference: each node can make one from its inputs' average.",
         ("widths", "contrast", "ablation"),
-        large,
+        judge_large,
     ),
-    ("3", "In the first layer it depends on the distribution of the input.", ("exact", "widths"), first),
-    ("4", "On a small network you need the bias.", ("widths", "contrast"), small),
-    ("5", "In an LSTM the forget gate needs a bias, of 1.", ("recall",), forget),
-    ("6", "With batch norm after the convolution a bias gains nothing.", ("exact", "identity", "norms"), batch),
-    ("7a", "Without biases you learn a different function.", ("ablation",), other),
-    ("7b", "Nearly the same comes out with 2 to 4 times the parameters.", ("widths", "contrast"), more),
-    ("7c", "Channels matter for that, not depth.", ("depth", "ablation", "exact"), channels),
-    ("8", "2 to 4 times more parameters than needed rarely hurt, if you regularise.", ("capacity",), capacity),
-    ("9", "A bias is a neuron whose activation is always 1.", ("exact",), constant),
+    ("3", "In the first layer it depends on the distribution of the input.", ("exact", "widths"), judge_first_layer),
+    ("4", "On a small network you need the bias.", ("widths", "contrast"), judge_small),
+    ("5", "In an LSTM the forget gate needs a bias, of 1.", ("recall",), judge_forget_gate),
+    (
+        "6",
+        "With batch norm after the convolution a bias gains nothing.",
+        ("exact", "identity", "norms"),
+        judge_batch_norm,
+    ),
+    ("7a", "Without biases you learn a different function.", ("ablation",), judge_function),
+    ("7b", "Nearly the same comes out with 2 to 4 times the parameters.", ("widths", "contrast"), judge_multiplier),
+    ("7c", "Channels matter for that, not depth.", ("depth", "ablation", "exact"), judge_channels),
+    ("8", "2 to 4 times more parameters than needed rarely hurt, if you regularise.", ("capacity",), judge_capacity),
+    ("9", "A bias is a neuron whose activation is always 1.", ("exact",), judge_constant),
 )

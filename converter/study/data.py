@@ -19,22 +19,22 @@ _CIFAR = (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin")
 _RECORD = 1 + 3 * 32 * 32  # a label, then red, green and blue planes
 
 
-def read(name: str, folder: Path) -> Images:
+def read_dataset(name: str, folder: Path) -> Images:
     """The data set, with training images first."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the one that holds {name} with --data-dir")
-    return _cifar(folder) if name == "cifar10" else _idx_set(name, folder)
+    return _read_cifar(folder) if name == "cifar10" else _read_idx_set(name, folder)
 
 
-def _idx_set(name: str, folder: Path) -> Images:
-    train_x, train_y, test_x, test_y = (idx(_found(name, folder, part)) for part in _PARTS)
+def _read_idx_set(name: str, folder: Path) -> Images:
+    train_x, train_y, test_x, test_y = (read_idx(_find_file(name, folder, part)) for part in _PARTS)
     x, y = np.concatenate([train_x, test_x]), np.concatenate([train_y, test_y])
     if x.ndim != 3 or len(x) != len(y) or len(train_x) != len(train_y):
         raise DataError(f"{folder}: images and labels of {name} do not belong together; copy the four files anew")
     return Images(name, x[:, None].astype(np.float32), y.astype(np.int64), len(train_y))
 
 
-def _found(name: str, folder: Path, part: str) -> Path:
+def _find_file(name: str, folder: Path, part: str) -> Path:
     other = part.replace("-idx", ".idx")  # as some copies are named
     for place in (folder, *(folder / sub for sub in _FOLDERS[name])):
         for path in (place / stem for stem in (part, f"{part}.gz", other, f"{other}.gz")):
@@ -43,7 +43,7 @@ def _found(name: str, folder: Path, part: str) -> Path:
     raise DataError(f"{folder}: {part} (or {part}.gz) is missing; put the four files of {name} there")
 
 
-def idx(path: Path) -> Array:
+def read_idx(path: Path) -> Array:
     """An IDX file of bytes: two zeros, the type, the number of dimensions, the sizes, the values."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -59,16 +59,16 @@ def idx(path: Path) -> Array:
     return np.frombuffer(raw, np.uint8, offset=head).reshape(sizes)
 
 
-def _cifar(folder: Path) -> Images:
+def _read_cifar(folder: Path) -> Images:
     for place in (folder, folder / "cifar-10-batches-bin"):
         if (place / _CIFAR[0]).is_file():
-            return _binary(place)
+            return _read_binary(place)
     if (folder / "cifar-10-batches-py").is_dir():
-        return _pickled(folder)
+        return _read_pickled(folder)
     raise DataError(f"{folder}: data_batch_1.bin is missing; put cifar-10-batches-bin (or -py) there")
 
 
-def _binary(place: Path) -> Images:
+def _read_binary(place: Path) -> Images:
     try:
         parts = [np.frombuffer((place / name).read_bytes(), np.uint8) for name in _CIFAR]
     except OSError as exc:
@@ -80,7 +80,7 @@ def _binary(place: Path) -> Images:
     return Images("cifar10", rows[:, 1:].reshape(-1, 3, 32, 32).astype(np.float32), rows[:, 0].astype(np.int64), train)
 
 
-def _pickled(folder: Path) -> Images:
+def _read_pickled(folder: Path) -> Images:
     try:
         from torchvision.datasets import CIFAR10
 
@@ -155,7 +155,7 @@ class Images:
         return scale, np.zeros(shape, dtype=np.float32)
 
 
-def digits() -> Images:
+def load_digits() -> Images:
     """The 1,797 handwritten digits of scikit-learn, 8 x 8; no file is fetched."""
     try:
         from sklearn.datasets import load_digits
@@ -167,14 +167,14 @@ def digits() -> Images:
     return Images("digits", found.images[:, None].astype(np.float32), found.target.astype(np.int64))
 
 
-def contrast(images: Images) -> Images:
+def make_contrast(images: Images) -> Images:
     """The task whose only answer is the level: every image bright (1) and dim (0)."""
     x = np.concatenate([images.x, images.x * np.float32(DIM)])
     y = np.repeat([1, 0], len(images.y)).astype(np.int64)
     return Images(f"{images.name}, bright or dim", x, y, 0, True)
 
 
-def load(name: str, folder: Path | None, full: bool = False) -> Images:
+def load_dataset(name: str, folder: Path | None, full: bool = False) -> Images:
     """A data set by name.
 
     Parameters
@@ -190,14 +190,14 @@ def load(name: str, folder: Path | None, full: bool = False) -> Images:
         A file is missing or damaged.
     """
     if name == "digits":
-        return digits()
+        return load_digits()
 
     if folder is None:
         raise DataError(f"{name}: nothing is downloaded; give the folder that holds its files with --data-dir")
-    found = read(name, folder)
-    return found if full else Images(name, _halved(found.x), found.y, found.official)
+    found = read_dataset(name, folder)
+    return found if full else Images(name, _halve_size(found.x), found.y, found.official)
 
 
-def _halved(x: Array) -> Array:
+def _halve_size(x: Array) -> Array:
     n, c, h, w = x.shape
     return np.ascontiguousarray(x.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5), dtype=np.float32))

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from converter.study import nets as compensate
-from converter.study import recall_task as recall
-from converter.study.data import INPUTS, Array, Images, Split, contrast
-from converter.study.nets import Nets, Shape, patches, replaceability
+from converter.study import nets, recall_task
+from converter.study.data import INPUTS, Array, Images, Split, make_contrast
+from converter.study.nets import Nets, Shape, extract_patches, measure_replaceability
 from converter.study.plan import BATCH, LAG, Job
-from converter.study.training import Arm, Feed, adam, batches, evaluate, logits, sgd, train
+from converter.study.training import Arm, Feed, compute_logits, draw_batches, evaluate, make_adam, make_sgd, train
 
 Row = dict[str, Any]
 SIZES = (1, 4, 16, 64, 256, 1024)
@@ -29,9 +28,9 @@ _ROUNDING = 1e-13  # what is less is not told apart: it may change with the proc
 DEAD = 1e-12  # relative change in float64 up to which it is rounding
 
 
-def replaceability_rows(key: int) -> list[Row]:
+def measure_replaceability_rows(key: int) -> list[Row]:
     """r of n inputs max(0, z), z standard normal with correlation rho between any two: measured, and by formula."""
-    common, own = _normal(1, [key, 6]), _normal(max(SIZES), [key, 7])
+    common, own = _draw_normal(1, [key, 6]), _draw_normal(max(SIZES), [key, 7])
     rows = []
     for rho in CORRELATIONS:
         x = np.maximum(math.sqrt(rho) * common + math.sqrt(1 - rho) * own, 0)
@@ -39,11 +38,11 @@ def replaceability_rows(key: int) -> list[Row]:
         for n in SIZES:
             q = 1 / (1 - float(mean[:n] @ np.linalg.solve(second[:n, :n], mean[:n]))) - 1
             q *= (_DRAWS - n - 2) / (_DRAWS - 1)  # an inverse of so few draws is too large (inverse Wishart)
-            rows.append({"rho": rho, "n": n, "measured": 1 / (1 + q), "theory": r_theory(n, rho)})
+            rows.append({"rho": rho, "n": n, "measured": 1 / (1 + q), "theory": theoretical_r(n, rho)})
     return rows
 
 
-def _normal(columns: int, key: list[int]) -> Array:
+def _draw_normal(columns: int, key: list[int]) -> Array:
     """Standard normal draws [draws, columns], each column spread evenly over the quantiles and shuffled."""
     from scipy.special import ndtri
 
@@ -51,7 +50,7 @@ def _normal(columns: int, key: list[int]) -> Array:
     return np.random.default_rng(key).permuted(np.tile(even, (columns, 1)), axis=1).T
 
 
-def r_theory(n: int, rho: float) -> float:
+def theoretical_r(n: int, rho: float) -> float:
     """1 / (1 + q), q = mu' Sigma^-1 mu, for n rectified standard normals with correlation rho.
 
     Their mean is 1/sqrt(2 pi), their variance 1/2 - 1/(2 pi); the covariance of two of them is the arc-cosine kernel
@@ -63,20 +62,27 @@ def r_theory(n: int, rho: float) -> float:
     return 1 / (1 + n * mean2 / (variance + (n - 1) * (product - mean2)))
 
 
-def first_layer_rows(images: Images, seed: int, key: int) -> list[Row]:
+def measure_first_layer(images: Images, seed: int, key: int) -> list[Row]:
     """r of the first layer on real images, for every input variant: dense, and 3 x 3 with zero padding."""
     split = images.split(seed, key)
     rows = []
     for kind in INPUTS:
         scale, offset = images.scaling(split, kind)
         x = torch.as_tensor(images.x[split.train[:_FIRST]] * scale - offset, dtype=torch.float64)
-        rows.append({"layer": "dense", "input": kind, "r": replaceability(x.flatten(1)), "empty": _empty(x.flatten(1))})
-        met = patches(x)
-        rows.append({"layer": "conv", "input": kind, "r": replaceability(met), "empty": _empty(met)})
+        rows.append(
+            {
+                "layer": "dense",
+                "input": kind,
+                "r": measure_replaceability(x.flatten(1)),
+                "empty": _empty_share(x.flatten(1)),
+            }
+        )
+        met = extract_patches(x)
+        rows.append({"layer": "conv", "input": kind, "r": measure_replaceability(met), "empty": _empty_share(met)})
     return rows
 
 
-def _empty(rows: Tensor) -> float:
+def _empty_share(rows: Tensor) -> float:
     """Share of inputs that are all zero: no bias-free function can imitate a constant there."""
     return float((rows == 0).all(1).double().mean())
 
@@ -111,11 +117,11 @@ def _followers(weight: Tensor, skip: Tensor) -> dict[str, tuple[bool, Callable[[
     }
 
 
-def _told(error: Tensor) -> float:
+def _at_least_rounding(error: Tensor) -> float:
     return max(float(error), _ROUNDING)
 
 
-def dead_rows(key: int) -> list[Row]:
+def measure_dead(key: int) -> list[Row]:
     """In float64 and training mode: by how much the output changes, relatively, with a random bias added."""
     draw = torch.Generator().manual_seed(key)
     x = torch.randn(16, 6, 8, 8, generator=draw, dtype=torch.float64)
@@ -126,12 +132,16 @@ def dead_rows(key: int) -> list[Row]:
     for name, (dead, follow) in _followers(weight, skip).items():
         before, after = follow(x), follow(x + bias)
         rows.append(
-            {"followed_by": name, "expected_dead": dead, "change": _told((after - before).norm() / before.norm())}
+            {
+                "followed_by": name,
+                "expected_dead": dead,
+                "change": _at_least_rounding((after - before).norm() / before.norm()),
+            }
         )
     return rows
 
 
-def constant_channel_rows(key: int) -> list[Row]:
+def measure_constant_channel(key: int) -> list[Row]:
     """A bias as the weight of one more channel that is always 1: what differs, inside and at the border."""
     draw = torch.Generator().manual_seed(key + 1)
     x = torch.randn(4, 3, 8, 8, generator=draw, dtype=torch.float64)
@@ -152,13 +162,13 @@ def constant_channel_rows(key: int) -> list[Row]:
             rows.append({
                 "padding": padding,
                 "weight": name,
-                "inside": _told(inner.max()),
-                "border": _told(error.max()) if padding else 0.0,
+                "inside": _at_least_rounding(inner.max()),
+                "border": _at_least_rounding(error.max()) if padding else 0.0,
             })  # fmt: skip
     return rows
 
 
-def update_rows(key: int) -> list[Row]:
+def measure_update(key: int) -> list[Row]:
     """Is the step of a bias its delta times the rate? For each optimiser the relative error of that sentence."""
     rows = []
     for name in ("SGD", "SGD with momentum", "Adam"):
@@ -208,7 +218,7 @@ class Setting:
     stop: threading.Event = field(default_factory=threading.Event)
 
 
-def run(job: Job, setting: Setting, only: int | None = None) -> list[Row]:
+def run_job(job: Job, setting: Setting, only: int | None = None) -> list[Row]:
     """Do a job, or (to see how long that takes) ``only`` so many of its steps."""
     rows = _KINDS[job.kind](job, setting, only)
     return [{"job": job.id, "of": len(rows), "block": job.block} | row for row in rows]
@@ -230,18 +240,18 @@ class _Stack:
         return np.stack([split.test for split in self.splits])
 
 
-def _trained(
+def _train_stack(
     job: Job,
     setting: Setting,
     only: int | None,
     *,
     dtype: torch.dtype = torch.float32,
     start: float = 0.0,
-    optimiser: Callable[..., Any] = adam,
+    optimiser: Callable[..., Any] = make_adam,
 ) -> _Stack:
-    images = contrast(setting.images) if job.task == "contrast" else setting.images
+    images = make_contrast(setting.images) if job.task == "contrast" else setting.images
     arms = [Arm(seed, v.bias, v.input, v.decay, v.rate) for seed in job.seeds for v in job.variants]
-    splits = {seed: _split(job, images, seed, setting.key) for seed in job.seeds}
+    splits = {seed: _split_images(job, images, seed, setting.key) for seed in job.seeds}
     mine = [splits[arm.seed] for arm in arms]
     channels, size = images.x.shape[1:3]
     shape = Shape(job.width, job.depth, job.norm, channels, size, images.classes)
@@ -252,12 +262,12 @@ def _trained(
     update = optimiser(
         nets, torch.tensor([a.rate for a in arms], **make), torch.tensor([a.decay for a in arms], **make)
     )
-    order = batches(arms, mine, BATCH, job.steps, setting.key)
+    order = draw_batches(arms, mine, BATCH, job.steps, setting.key)
     gradients = train(nets, feed, order, update, job.steps, setting.stop, only)
     return _Stack(arms, mine, feed, nets, images, gradients)
 
 
-def _split(job: Job, images: Images, seed: int, key: int) -> Split:
+def _split_images(job: Job, images: Images, seed: int, key: int) -> Split:
     split = images.split(seed, key)
     if job.task != "validation":
         return split
@@ -266,7 +276,7 @@ def _split(job: Job, images: Images, seed: int, key: int) -> Split:
     return Split(np.sort(mixed[third:]), np.sort(mixed[:third]))
 
 
-def _about(job: Job, arm: Arm) -> Row:
+def _describe_arm(job: Job, arm: Arm) -> Row:
     return {
         "seed": arm.seed,
         "width": job.width,
@@ -280,48 +290,48 @@ def _about(job: Job, arm: Arm) -> Row:
     }
 
 
-def _train(job: Job, setting: Setting, only: int | None) -> list[Row]:
-    stack = _trained(job, setting, only)
+def _run_training(job: Job, setting: Setting, only: int | None) -> list[Row]:
+    stack = _train_stack(job, setting, only)
     if only is not None:
         return []
     accuracy, loss = evaluate(stack.nets, stack.feed, stack.tested)
     return [
-        _about(job, arm) | {"accuracy": float(a), "loss": float(lo)}
+        _describe_arm(job, arm) | {"accuracy": float(a), "loss": float(lo)}
         for arm, a, lo in zip(stack.arms, accuracy, loss, strict=True)
     ]
 
 
-def _identity(job: Job, setting: Setting, only: int | None) -> list[Row]:
+def _run_identity(job: Job, setting: Setting, only: int | None) -> list[Row]:
     """Biases drawn at random at the start, in float64: nets with and without must say the same to rounding."""
-    stack = _trained(job, setting, only, dtype=torch.float64, start=1.0)
+    stack = _train_stack(job, setting, only, dtype=torch.float64, start=1.0)
     if only is not None:
         return []
-    said = logits(stack.nets, stack.feed, stack.tested)
+    said = compute_logits(stack.nets, stack.feed, stack.tested)
     accuracy, _ = evaluate(stack.nets, stack.feed, stack.tested)
     rows = []
     for k in range(0, len(stack.arms), 2):
         apart = float((said[k] - said[k + 1]).abs().max() / said[k].abs().max())
         more = {"apart": apart, "accuracy": float(accuracy[k]), "accuracy_without": float(accuracy[k + 1])}
-        rows.append(_about(job, stack.arms[k]) | {"bias": "paired"} | more)
+        rows.append(_describe_arm(job, stack.arms[k]) | {"bias": "paired"} | more)
     return rows
 
 
-def _drift(job: Job, setting: Setting, only: int | None) -> list[Row]:
+def _run_drift(job: Job, setting: Setting, only: int | None) -> list[Row]:
     rows = []
-    for name, optimiser, rate in (("Adam", adam, 1e-2), ("SGD with momentum", sgd, _SGD_RATE)):
+    for name, optimiser, rate in (("Adam", make_adam, 1e-2), ("SGD with momentum", make_sgd, _SGD_RATE)):
         mine = replace(job, variants=tuple(replace(v, rate=rate) for v in job.variants))
-        stack = _trained(mine, setting, only, optimiser=optimiser)
+        stack = _train_stack(mine, setting, only, optimiser=optimiser)
         if only is not None:
             continue
         accuracy, _ = evaluate(stack.nets, stack.feed, stack.tested)
         by_name = dict(zip(stack.nets.values, stack.gradients, strict=True))
         for k in range(0, len(stack.arms), 2):
             more = {"optimiser": name, "accuracy": float(accuracy[k]), "accuracy_without": float(accuracy[k + 1])}
-            rows.append(_about(mine, stack.arms[k]) | more | _dead(stack.nets, by_name, k))
+            rows.append(_describe_arm(mine, stack.arms[k]) | more | _measure_drift(stack.nets, by_name, k))
     return rows
 
 
-def _dead(nets: Nets, gradients: dict[str, torch.Tensor], model: int) -> Row:
+def _measure_drift(nets: Nets, gradients: dict[str, torch.Tensor], model: int) -> Row:
     """How far the dead biases went, and what gradient they saw beside that of the weights."""
     layers = range(nets.shape.depth)
     bias = torch.cat([nets.conv_bias(layer)[model].detach() for layer in layers])
@@ -336,60 +346,60 @@ def _dead(nets: Nets, gradients: dict[str, torch.Tensor], model: int) -> Row:
     }
 
 
-def _ablate(job: Job, setting: Setting, only: int | None) -> list[Row]:
-    stack = _trained(job, setting, only)
+def _run_ablation(job: Job, setting: Setting, only: int | None) -> list[Row]:
+    stack = _train_stack(job, setting, only)
     if only is not None:
         return []
     rows = []
     most = min(1_000, _HELD // (9 * job.width * (stack.nets.shape.size // 2) ** 2))
     for k, (arm, split) in enumerate(zip(stack.arms, stack.splits, strict=True)):
-        net = compensate.unstacked(stack.nets, k)
+        net = nets.unstack(stack.nets, k)
         scale, offset = stack.images.scaling(split, arm.input)
         fit, test = (
             torch.as_tensor(stack.images.x[part] * scale - offset, dtype=torch.float64)
             for part in (split.train[:most], split.test)
         )
         labels = torch.as_tensor(stack.images.y[split.test])
-        methods = compensate.ablated(net, fit, test, labels, CONTRASTS)
-        rows.append(_about(job, arm) | {"methods": methods, "layers": compensate.layers(net, fit)})
+        methods = nets.ablate_net(net, fit, test, labels, CONTRASTS)
+        rows.append(_describe_arm(job, arm) | {"methods": methods, "layers": nets.measure_layers(net, fit)})
     return rows
 
 
-def _recall(job: Job, setting: Setting, only: int | None) -> list[Row]:
-    arms = [arm for _ in job.seeds for arm in recall.ARMS]
-    seeds = [seed for seed in job.seeds for _ in recall.ARMS]
+def _run_recall(job: Job, setting: Setting, only: int | None) -> list[Row]:
+    arms = [arm for _ in job.seeds for arm in recall_task.ARMS]
+    seeds = [seed for seed in job.seeds for _ in recall_task.ARMS]
     how = {"key": setting.key, "lag": LAG, "steps": job.steps, "check": min(_CHECK, job.steps)}
-    found = recall.run(seeds, arms, device=setting.device, stop=setting.stop, only=only, **how)
+    found = recall_task.train_lstms(seeds, arms, device=setting.device, stop=setting.stop, only=only, **how)
     if only is not None:
         return []
     rows = []
     for k, (seed, arm) in enumerate(zip(seeds, arms, strict=True)):
         seen = [float(a) for a in found.accuracy[:, k]]
         more = {"accuracy": seen[-1], "curve": seen, "checks": list(found.steps)}
-        done = recall.solved_at(found.steps, seen)
+        done = recall_task.find_solved(found.steps, seen)
         rows.append({"seed": seed, "forget_bias": arm, "lag": LAG, "steps": job.steps, "solved_at": done} | more)
     return rows
 
 
-def _exact(job: Job, setting: Setting, only: int | None) -> list[Row]:
+def _run_exact(job: Job, setting: Setting, only: int | None) -> list[Row]:
     if only is not None:
         return []
     key = setting.key
     found = {
-        "replaceability": replaceability_rows(key),
-        "first layer": first_layer_rows(setting.images, 0, key),
-        "dead": dead_rows(key),
-        "constant channel": constant_channel_rows(key),
-        "update": update_rows(key),
+        "replaceability": measure_replaceability_rows(key),
+        "first layer": measure_first_layer(setting.images, 0, key),
+        "dead": measure_dead(key),
+        "constant channel": measure_constant_channel(key),
+        "update": measure_update(key),
     }
     return [{"check": check} | row for check, rows in found.items() for row in rows]
 
 
 _KINDS: dict[str, Callable[[Job, Setting, int | None], list[Row]]] = {
-    "train": _train,
-    "identity": _identity,
-    "drift": _drift,
-    "ablate": _ablate,
-    "recall": _recall,
-    "exact": _exact,
+    "train": _run_training,
+    "identity": _run_identity,
+    "drift": _run_drift,
+    "ablate": _run_ablation,
+    "recall": _run_recall,
+    "exact": _run_exact,
 }

@@ -69,7 +69,7 @@ class Nets:
         device: str = "cpu",
     ) -> None:
         self.shape, self.count = shape, len(seeds)
-        drawn = [_drawn(shape, seed, start) for seed in seeds]
+        drawn = [_draw_parameters(shape, seed, start) for seed in seeds]
         blocks = {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
         self.sizes = [block[0].size for block in blocks.values()]
         flat = np.concatenate([block.reshape(-1) for block in blocks.values()])
@@ -127,7 +127,7 @@ class Nets:
         return functional.group_norm(x, groups, gamma, beta, _EPS)
 
 
-def _drawn(
+def _draw_parameters(
     shape: Shape, seed: Sequence[int], start: float
 ) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
     """Initial parameters of one net: He's for what a ReLU follows (arXiv 1502.01852), biases 0."""
@@ -149,7 +149,7 @@ METHODS = ("original", "zero", "head", "independent", "sequential")
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
+class SingleNet:
     """One net by itself: weights [w, C, 3, 3] and biases [w] of its convolutions, weight and bias of its head."""
 
     convs: tuple[tuple[Tensor, Tensor], ...]
@@ -168,7 +168,7 @@ class Plain:
 
 
 @torch.no_grad()
-def unstacked(nets: Nets, model: int) -> Plain:
+def unstack(nets: Nets, model: int) -> SingleNet:
     """One net of a stack, in float64, its batch norms folded into the convolutions as `biasopt fold` does."""
     shape = nets.shape
     convs = []
@@ -183,15 +183,15 @@ def unstacked(nets: Nets, model: int) -> Plain:
             weight, bias = weight * scale[:, None, None, None], (bias - mean) * scale + beta
         convs.append((weight, bias))
     head_bias = (nets.values["head_bias"] * nets.head_mask)[model].double().cpu()
-    return Plain(tuple(convs), nets.values["head"][model].detach().double().cpu(), head_bias)
+    return SingleNet(tuple(convs), nets.values["head"][model].detach().double().cpu(), head_bias)
 
 
-def patches(x: Tensor) -> Tensor:
+def extract_patches(x: Tensor) -> Tensor:
     """Rows [positions, 9 C] that a 3 x 3 kernel meets, zero padding included."""
     return functional.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)
 
 
-def replaceability(rows: Tensor) -> float:
+def measure_replaceability(rows: Tensor) -> float:
     """r = 1 - mu' S^-1 mu: what share of a constant the best linear function of the inputs fails to give."""
     second = rows.T @ rows / len(rows)
     mean = rows.mean(0)
@@ -199,7 +199,7 @@ def replaceability(rows: Tensor) -> float:
     return float(min(1.0, max(0.0, 1 - float(mean @ fitted))))
 
 
-def changed(net: Plain, x: Tensor, method: str) -> Plain:
+def remove_biases(net: SingleNet, x: Tensor, method: str) -> SingleNet:
     """The net without biases of its convolutions.
 
     Parameters
@@ -220,21 +220,21 @@ def changed(net: Plain, x: Tensor, method: str) -> Plain:
     made = net
     for layer in range(len(net.convs)):
         source = net if method == "independent" else made
-        made = _without(made, layer, _fitted(net, source, layer, x))
+        made = _replace_layer(made, layer, _fit_weights(net, source, layer, x))
     return made
 
 
-def _without(net: Plain, layer: int, weight: Tensor) -> Plain:
+def _replace_layer(net: SingleNet, layer: int, weight: Tensor) -> SingleNet:
     convs = list(net.convs)
     convs[layer] = (weight, torch.zeros_like(convs[layer][1]))
     return replace(net, convs=tuple(convs))
 
 
-def _fitted(net: Plain, source: Plain, layer: int, x: Tensor) -> Tensor:
+def _fit_weights(net: SingleNet, source: SingleNet, layer: int, x: Tensor) -> Tensor:
     weight, bias = net.convs[layer]
     flat = weight.flatten(1)
-    wanted = patches(net.before(layer, x)) @ flat.T + bias
-    rows = patches(source.before(layer, x))
+    wanted = extract_patches(net.before(layer, x)) @ flat.T + bias
+    rows = extract_patches(source.before(layer, x))
     second = rows.T @ rows / len(rows)
     ridge = RIDGE * second.diagonal().mean() * torch.eye(len(second), dtype=second.dtype)
     change = torch.linalg.solve(second + ridge, rows.T @ (wanted - rows @ flat.T) / len(rows))
@@ -243,32 +243,32 @@ def _fitted(net: Plain, source: Plain, layer: int, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def ablated(net: Plain, fit: Tensor, test: Tensor, labels: Tensor, contrasts: Sequence[float]) -> dict[str, Any]:
+def ablate_net(net: SingleNet, fit: Tensor, test: Tensor, labels: Tensor, contrasts: Sequence[float]) -> dict[str, Any]:
     """Every method of `METHODS` on one net: accuracy, agreement, error of the logits, accuracy at other contrasts."""
     reference = net.logits(test)
     found = {}
     for method in METHODS:
-        made = changed(net, fit, method)
+        made = remove_biases(net, fit, method)
         logits = made.logits(test)
         found[method] = {
-            "accuracy": _share(logits.argmax(1) == labels),
-            "agreement": _share(logits.argmax(1) == reference.argmax(1)),
+            "accuracy": _percent_true(logits.argmax(1) == labels),
+            "agreement": _percent_true(logits.argmax(1) == reference.argmax(1)),
             "error": float((logits - reference).norm() / (reference - reference.mean(0)).norm()),
-            "contrast": {f"{c:g}": _share(made.logits(test * c).argmax(1) == labels) for c in contrasts},
+            "contrast": {f"{c:g}": _percent_true(made.logits(test * c).argmax(1) == labels) for c in contrasts},
         }
     return found
 
 
-def _share(hits: Tensor) -> float:
+def _percent_true(hits: Tensor) -> float:
     return float(hits.double().mean() * 100)
 
 
 @torch.no_grad()
-def layers(net: Plain, fit: Tensor) -> list[dict[str, float]]:
+def measure_layers(net: SingleNet, fit: Tensor) -> list[dict[str, float]]:
     """For each convolution how replaceable its bias is, and how large: |b| over the spread of what it is added to."""
     found = []
     for layer, (weight, bias) in enumerate(net.convs):
-        rows = patches(net.before(layer, fit))
+        rows = extract_patches(net.before(layer, fit))
         spread = (rows @ weight.flatten(1).T).std(0)
-        found.append({"r": replaceability(rows), "size": float((bias.abs() / spread.clamp_min(1e-12)).mean())})
+        found.append({"r": measure_replaceability(rows), "size": float((bias.abs() / spread.clamp_min(1e-12)).mean())})
     return found

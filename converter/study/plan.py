@@ -28,14 +28,14 @@ _PART = 4  # seeds of a job: few, so that time can be kept to; never fewer model
 _RATES, _RATES_WIDE = (3e-3, 1e-2, 3e-2), (1e-3, 3e-3, 1e-2)
 
 
-def parameters(width: float, image: Sequence[int], classes: int, *, biases: bool) -> float:
+def count_parameters(width: float, image: Sequence[int], classes: int, *, biases: bool) -> float:
     """Parameters of a net of two layers and this, perhaps broken, width, for images [C, H, W]."""
     channels, _, side = image
     head = (width * (side // 4) ** 2 + 1) * classes
     return 9 * channels * width + 9 * width * width + head + (2 * width if biases else 0)
 
 
-def rate_of(width: int) -> float:
+def choose_rate(width: int) -> float:
     """Adam's rate: of 0.001, 0.003, 0.01 the best on a third of the training images, and the same for both arms."""
     return 1e-2 if width <= 16 else 3e-3
 
@@ -81,7 +81,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class StudyOptions:
     """What part of the study is wanted.
 
     Attributes
@@ -98,7 +98,7 @@ class Asked:
     nowhere: bool = False
 
 
-def blocks(values: Sequence[str]) -> list[str]:
+def parse_blocks(values: Sequence[str]) -> list[str]:
     """Names of blocks, from ``a,b``; what is none is a ValueError."""
     names = [name.strip() for value in values for name in value.split(",") if name.strip()]
     for name in names:
@@ -107,7 +107,7 @@ def blocks(values: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def jobs(asked: Asked) -> list[Job]:
+def plan_jobs(asked: StudyOptions) -> list[Job]:
     """All jobs, the most wanted first: one part of everything, the controls before the rest, then second parts."""
     wanted = asked.blocks or (("exact", "identity", "contrast", "widths", "recall") if asked.quick else tuple(BLOCKS))
     made = [job for block in wanted for job in _MADE[block](asked)]
@@ -115,7 +115,7 @@ def jobs(asked: Asked) -> list[Job]:
     return sorted(made, key=lambda job: (job.part, order.index(job.block)))
 
 
-def _parts(job: Job, count: int, asked: Asked) -> list[Job]:
+def _split_job(job: Job, count: int, asked: StudyOptions) -> list[Job]:
     """The job for seeds 0 to ``count`` - 1, a few at a time; small nets in larger stacks."""
     seeds = range(asked.seeds or (min(count, _PART) if asked.quick else count))
     size = 2 * _PART if job.width <= 4 and job.kind == "train" else _PART
@@ -123,97 +123,108 @@ def _parts(job: Job, count: int, asked: Asked) -> list[Job]:
     return [replace(job, seeds=chunk, part=k) for k, chunk in enumerate(chunks)]
 
 
-def _arms(
+def _make_variants(
     biases: Sequence[str] = ("all", "head"), inputs: Sequence[str] = ("raw",), **more: float
 ) -> tuple[Variant, ...]:
     return tuple(Variant(bias, given, **more) for bias, given in product(biases, inputs))
 
 
-def _exact(asked: Asked) -> list[Job]:
+def _plan_exact(asked: StudyOptions) -> list[Job]:
     return [Job("exact", "exact", (0,))]
 
 
-def _identity(asked: Asked) -> list[Job]:
+def _plan_identity(asked: StudyOptions) -> list[Job]:
     norms = ("batch",) if asked.quick else ("batch", "instance")
-    make = [Job("identity", "identity", (0,), width=4, norm=n, variants=_arms(), steps=STEPS // 2) for n in norms]
-    return [job for one in make for job in _parts(one, 4, replace(asked, seeds=min(asked.seeds or 4, 4)))]
+    make = [
+        Job("identity", "identity", (0,), width=4, norm=n, variants=_make_variants(), steps=STEPS // 2) for n in norms
+    ]
+    return [job for one in make for job in _split_job(one, 4, replace(asked, seeds=min(asked.seeds or 4, 4)))]
 
 
-def _contrast(asked: Asked) -> list[Job]:
-    arms = _arms(("all", "head", "none"))
+def _plan_contrast(asked: StudyOptions) -> list[Job]:
+    arms = _make_variants(("all", "head", "none"))
     widths = (4, 32) if asked.quick else (4, 8, 16, 32)
     steps = STEPS // 2
     make = [Job("contrast", "train", (0,), width=w, variants=arms, task="contrast", steps=steps) for w in widths]
-    return [job for one in make for job in _parts(one, 4, asked)]
+    return [job for one in make for job in _split_job(one, 4, asked)]
 
 
-def _widths(asked: Asked) -> list[Job]:
+def _plan_widths(asked: StudyOptions) -> list[Job]:
     plan = {2: 4, 8: 4, 32: 4} if asked.quick else {2: 32, 4: 32, 8: 16, 16: 12, 32: 8, 64: 4}
     biases = ("all", "head", "none") if asked.nowhere else ("all", "head")
     make = [
-        (Job("widths", "train", (0,), width=w, variants=_arms(biases, ("raw", "centred"), rate=rate_of(w))), n)
+        (
+            Job(
+                "widths",
+                "train",
+                (0,),
+                width=w,
+                variants=_make_variants(biases, ("raw", "centred"), rate=choose_rate(w)),
+            ),
+            n,
+        )
         for w, n in plan.items()
     ]
-    return [job for one, n in make for job in _parts(one, n, asked)]
+    return [job for one, n in make for job in _split_job(one, n, asked)]
 
 
-def _norms(asked: Asked) -> list[Job]:
+def _plan_norms(asked: StudyOptions) -> list[Job]:
     make = [
-        Job("norms", "train", (0,), width=w, norm=n, variants=_arms())
+        Job("norms", "train", (0,), width=w, norm=n, variants=_make_variants())
         for n, w in product(("batch", "instance", "layer"), (4, 16))
     ]
-    return [job for one in make for job in _parts(one, 8, asked)]
+    return [job for one in make for job in _split_job(one, 8, asked)]
 
 
-def _depth(asked: Asked) -> list[Job]:
-    make = [Job("depth", "train", (0,), width=w, depth=4, variants=_arms()) for w in (4, 8, 16)]
-    return [job for one in make for job in _parts(one, 8, asked)]
+def _plan_depth(asked: StudyOptions) -> list[Job]:
+    make = [Job("depth", "train", (0,), width=w, depth=4, variants=_make_variants()) for w in (4, 8, 16)]
+    return [job for one in make for job in _split_job(one, 8, asked)]
 
 
-def _capacity(asked: Asked) -> list[Job]:
+def _plan_capacity(asked: StudyOptions) -> list[Job]:
     made = []
     for width in (8, 16, 32):
-        arms = tuple(v for decay in (0.0, 1e-2) for v in _arms(decay=decay, rate=rate_of(width)))
-        made += _parts(Job("capacity", "train", (0,), width=width, variants=arms), 8, asked)
+        arms = tuple(v for decay in (0.0, 1e-2) for v in _make_variants(decay=decay, rate=choose_rate(width)))
+        made += _split_job(Job("capacity", "train", (0,), width=width, variants=arms), 8, asked)
     return made
 
 
-def _recall(asked: Asked) -> list[Job]:
-    return _parts(Job("recall", "recall", (0,), steps=100 if asked.quick else 200), 8, asked)
+def _plan_recall(asked: StudyOptions) -> list[Job]:
+    return _split_job(Job("recall", "recall", (0,), steps=100 if asked.quick else 200), 8, asked)
 
 
-def _ablation(asked: Asked) -> list[Job]:
+def _plan_ablation(asked: StudyOptions) -> list[Job]:
     make = [
         Job("ablation", "ablate", (0,), width=w, depth=3, norm=n)
         for n, w in product(("none", "batch"), (4, 8, 16, 32, 64))
     ]
-    return [job for one in make for job in _parts(one, 4, asked)]
+    return [job for one in make for job in _split_job(one, 4, asked)]
 
 
-def _drift(asked: Asked) -> list[Job]:
+def _plan_drift(asked: StudyOptions) -> list[Job]:
     arms = tuple(Variant(bias, "raw", 0.0, rate) for bias, rate in product(("all", "head"), (1e-2,)))
-    return _parts(Job("drift", "drift", (0,), width=8, norm="batch", variants=arms, steps=STEPS // 2), 4, asked)
+    return _split_job(Job("drift", "drift", (0,), width=8, norm="batch", variants=arms, steps=STEPS // 2), 4, asked)
 
 
-def _rates(asked: Asked) -> list[Job]:
+def _plan_rates(asked: StudyOptions) -> list[Job]:
     made = []
     for width, rates, seeds in ((4, _RATES, 4), (16, _RATES, 4), (64, _RATES_WIDE, 2)):
         arms = tuple(Variant(bias, "raw", 0.0, rate) for bias, rate in product(("all", "head"), rates))
         job = Job("rates", "train", (0,), width=width, variants=arms, task="validation")
-        made += _parts(job, seeds, asked)
+        made += _split_job(job, seeds, asked)
     return made
 
 
 _MADE = {
-    "exact": _exact,
-    "identity": _identity,
-    "contrast": _contrast,
-    "widths": _widths,
-    "recall": _recall,
-    "ablation": _ablation,
-    "norms": _norms,
-    "capacity": _capacity,
-    "depth": _depth,
-    "drift": _drift,
-    "rates": _rates,
+    "exact": _plan_exact,
+    "identity": _plan_identity,
+    "contrast": _plan_contrast,
+    "widths": _plan_widths,
+    "recall": _plan_recall,
+    "ablation": _plan_ablation,
+    "norms": _plan_norms,
+    "capacity": _plan_capacity,
+    "depth": _plan_depth,
+    "drift": _plan_drift,
+    "rates": _plan_rates,
 }

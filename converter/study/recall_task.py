@@ -26,18 +26,18 @@ ARMS = ("none", "0", "1", "2", "chrono")  # forget bias at the start; "none": no
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
+class RecallResult:
     """Accuracy in per cent at every check, [checks, M], and after how many steps the checks were."""
 
     steps: tuple[int, ...]
     accuracy: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
-class Cells:
+class LstmStack:
     """M LSTMs with a linear head on the last hidden state."""
 
     def __init__(self, seeds: Sequence[Sequence[int]], arms: Sequence[str], lag: int, device: str) -> None:
-        drawn = [_drawn(seed, arm, lag) for seed, arm in zip(seeds, arms, strict=True)]
+        drawn = [_draw_weights(seed, arm, lag) for seed, arm in zip(seeds, arms, strict=True)]
         make: dict[str, Any] = {"dtype": torch.float32, "device": device}
         self.values = [torch.as_tensor(np.stack(part), **make).requires_grad_() for part in zip(*drawn, strict=True)]
         self.mask = torch.tensor([float(arm != "none") for arm in arms], **make)[:, None, None]
@@ -57,7 +57,7 @@ class Cells:
         return torch.baddbmm(head_bias[:, None], h, head)
 
 
-def _drawn(seed: Sequence[int], arm: str, lag: int) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+def _draw_weights(seed: Sequence[int], arm: str, lag: int) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
     """Weights from U(-1/sqrt(H), 1/sqrt(H)), biases 0 but for the forget gate. Here the gates are i, f, o, cell.
 
     chrono (Tallec & Ollivier, arXiv 1804.11188): forget bias log U(1, T - 1), input bias its negative.
@@ -75,7 +75,7 @@ def _drawn(seed: Sequence[int], arm: str, lag: int) -> list[np.ndarray[tuple[int
     return [inputs, recurrent, bias, head, np.zeros(2)]
 
 
-def run(
+def train_lstms(
     seeds: Sequence[int],
     arms: Sequence[str],
     *,
@@ -86,26 +86,26 @@ def run(
     device: str = "cpu",
     stop: threading.Event | None = None,
     only: int | None = None,
-) -> Recalled:
+) -> RecallResult:
     """Train a stack; ``seeds`` and ``arms`` name each LSTM, equal seeds have equal weights and sequences."""
-    cells = Cells([(seed, key, 3) for seed in seeds], arms, lag, device)
+    cells = LstmStack([(seed, key, 3) for seed in seeds], arms, lag, device)
     draws = {seed: np.random.default_rng([seed, key, 4]) for seed in seeds}
-    test = _sequences(seeds, {seed: np.random.default_rng([seed, key, 5]) for seed in seeds}, TESTED, lag, device)
+    test = _draw_sequences(seeds, {seed: np.random.default_rng([seed, key, 5]) for seed in seeds}, TESTED, lag, device)
     adam = torch.optim.Adam(cells.values, lr=RATE)
     done: list[int] = []
     found = []
     for step in range(1, (steps if only is None else min(only, steps)) + 1):
         if stop is not None and stop.is_set():
             raise Stopped
-        x = _sequences(seeds, draws, BATCH, lag, device)
-        _learn(cells, adam, x)
+        x = _draw_sequences(seeds, draws, BATCH, lag, device)
+        _train_step(cells, adam, x)
         if step % check == 0:
             done.append(step)
-            found.append(_accuracy(cells, test))
-    return Recalled(tuple(done), np.array(found))
+            found.append(_measure_accuracy(cells, test))
+    return RecallResult(tuple(done), np.array(found))
 
 
-def _sequences(
+def _draw_sequences(
     seeds: Sequence[int], draws: dict[int, np.random.Generator], count: int, lag: int, device: str
 ) -> Tensor:
     """Coins +-1, [M, count, T]; the first is to be recalled, the others distract."""
@@ -113,7 +113,7 @@ def _sequences(
     return torch.as_tensor(np.stack([drawn[s] for s in seeds]), dtype=torch.float32, device=device)
 
 
-def _learn(cells: Cells, adam: torch.optim.Adam, x: Tensor) -> None:
+def _train_step(cells: LstmStack, adam: torch.optim.Adam, x: Tensor) -> None:
     answer = (x[:, :, 0] > 0).long()
     loss = functional.cross_entropy(cells.forward(x).flatten(0, 1), answer.flatten(), reduction="sum") / x.shape[1]
     adam.zero_grad()
@@ -128,13 +128,13 @@ def _learn(cells: Cells, adam: torch.optim.Adam, x: Tensor) -> None:
 
 
 @torch.no_grad()
-def _accuracy(cells: Cells, x: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _measure_accuracy(cells: LstmStack, x: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     answer = (x[:, :, 0] > 0).long()
     right = (cells.forward(x).argmax(2) == answer).double().mean(1) * 100
     return np.asarray(right.cpu().numpy(), dtype=np.float64)
 
 
-def solved_at(steps: Sequence[int], accuracy: Sequence[float]) -> int | None:
+def find_solved(steps: Sequence[int], accuracy: Sequence[float]) -> int | None:
     """The first check from which on the task stayed solved; None if it never was at the end."""
     solved = None
     for step, value in zip(reversed(steps), reversed(accuracy), strict=True):

@@ -20,9 +20,9 @@ import torch
 
 from converter._version import __version__
 from converter.errors import BiasoptError, RuntimeUnavailable
-from converter.study import jobs as work
 from converter.study import plan
 from converter.study.data import Images
+from converter.study.jobs import Setting, run_job
 from converter.study.plan import Job
 
 PROBE = 3  # steps that are timed, after one that is not
@@ -30,7 +30,7 @@ _OVER = 2.0  # times over the time left that a first part may take: without it i
 _SLACK = 1.15  # evaluation, and what is slower beside other work
 
 
-class Governor:
+class TimeBudget:
     """Keeps to ``budget`` seconds; ``lanes`` jobs run side by side.
 
     Nothing starts after the time is over or that is expected to take far longer than is left.
@@ -82,7 +82,7 @@ class Governor:
             left = self.budget - self.elapsed()
             return left > 0 and self.cost(job) <= left * (_OVER if job.part == 0 else 1)
 
-    def took(self, job: Job, seconds: float) -> None:
+    def record(self, job: Job, seconds: float) -> None:
         """Learn from a job that was done."""
         with self._lock:
             if seconds > 0:
@@ -93,7 +93,7 @@ Row = dict[str, Any]
 ROWS, SETTINGS, RUNS = "rows.jsonl", "settings.json", "runs.jsonl"
 
 
-class Store:
+class RowLog:
     """Rows by job, kept in a folder if there is one.
 
     Parameters
@@ -114,13 +114,13 @@ class Store:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._settle(folder / SETTINGS, settings)
-            self._rows = _read(folder / ROWS)
+            self._check_settings(folder / SETTINGS, settings)
+            self._rows = _read_rows(folder / ROWS)
             self._rewrite(folder / ROWS)
         except OSError as exc:
             raise BiasoptError(f"{folder}: cannot keep rows there ({exc.strerror}); choose another --out") from exc
 
-    def _settle(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def _check_settings(self, path: Path, settings: Mapping[str, Any]) -> None:
         if not path.exists():
             path.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
             return
@@ -138,7 +138,7 @@ class Store:
 
     def _rewrite(self, path: Path) -> None:
         """Leave out what was cut short."""
-        lines = [line for rows in self._rows.values() for line in _lines(rows)]
+        lines = [line for rows in self._rows.values() for line in _format_rows(rows)]
         temporary = path.with_suffix(".new")
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
         temporary.replace(path)
@@ -152,9 +152,9 @@ class Store:
             self._rows[job] = list(rows)
             if self._folder is not None:
                 with (self._folder / ROWS).open("a", encoding="utf-8", newline="\n") as file:
-                    file.write("".join(_lines(rows)))
+                    file.write("".join(_format_rows(rows)))
 
-    def spent(self, seconds: float, cpu_seconds: float) -> tuple[float, float]:
+    def add_run(self, seconds: float, cpu_seconds: float) -> tuple[float, float]:
         """Note how long this run took; give back what all runs in this folder took, on the clock and on processors."""
         runs = [{"seconds": seconds, "cpu_seconds": cpu_seconds}]
         if self._folder is not None:
@@ -169,11 +169,11 @@ class Store:
         return [row for job in sorted(self._rows) if jobs is None or job in jobs for row in self._rows[job]]
 
 
-def _lines(rows: Sequence[Row]) -> list[str]:
+def _format_rows(rows: Sequence[Row]) -> list[str]:
     return [json.dumps(row) + "\n" for row in rows]
 
 
-def _read(path: Path) -> dict[str, list[Row]]:
+def _read_rows(path: Path) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = defaultdict(list)
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -186,7 +186,7 @@ def _read(path: Path) -> dict[str, list[Row]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class StudyRun:
     """What a run left behind.
 
     Attributes
@@ -207,7 +207,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class RunOptions:
     """How a study is run."""
 
     key: int = 0
@@ -226,61 +226,64 @@ def check_device(device: str) -> None:
         raise RuntimeUnavailable(f"--device cuda: {why}; install a CUDA build of torch, or use --device cpu")
 
 
-def study(images: Images, asked: plan.Asked, how: How) -> Done:
+def run_study(images: Images, asked: plan.StudyOptions, how: RunOptions) -> StudyRun:
     """Run what is asked, in the time given; jobs that an earlier run in the same folder finished are not run again."""
     check_device(how.device)
     cpu = time.process_time()
-    settings = {"schema": "biasopt.study-rows/1", "dataset": images.name, "digest": digest(images), "seed": how.key}
-    store = Store(how.out, settings)
-    jobs = plan.jobs(asked)
-    todo = [job for job in jobs if job.id not in store]
-    governor = Governor(how.budget, how.lanes, how.clock)
-    setting = work.Setting(images, how.key, how.device)
+    settings = {
+        "schema": "biasopt.study-rows/1",
+        "dataset": images.name,
+        "digest": digest_images(images),
+        "seed": how.key,
+    }
+    log = RowLog(how.out, settings)
+    jobs = plan.plan_jobs(asked)
+    todo = [job for job in jobs if job.id not in log]
+    budget = TimeBudget(how.budget, how.lanes, how.clock)
+    setting = Setting(images, how.key, how.device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # jobs run side by side, each on one core
     try:
-        kept, left = _fitting(todo, setting, governor, how)
-        left += _all(kept, setting, governor, store, how)
+        kept, left = _choose_jobs(todo, setting, budget, how)
+        left += _run_jobs(kept, setting, budget, log, how)
     finally:
         torch.set_num_threads(threads)
-    rows = store.rows([job.id for job in jobs])
+    rows = log.rows([job.id for job in jobs])
     names = tuple(job.id for job in jobs if job in left)
-    seconds, cpu_seconds = store.spent(governor.elapsed(), time.process_time() - cpu)
+    seconds, cpu_seconds = log.add_run(budget.elapsed(), time.process_time() - cpu)
     done = len(jobs) - len(todo)
-    return Done(tuple(rows), len(jobs), names, done, seconds, cpu_seconds, _facts(how, images))
+    return StudyRun(tuple(rows), len(jobs), names, done, seconds, cpu_seconds, _describe_run(how, images))
 
 
-def _fitting(
-    todo: list[plan.Job], setting: work.Setting, governor: Governor, how: How
-) -> tuple[list[plan.Job], list[plan.Job]]:
+def _choose_jobs(todo: list[Job], setting: Setting, budget: TimeBudget, how: RunOptions) -> tuple[list[Job], list[Job]]:
     for job in todo:
-        if governor.elapsed() > how.budget / 4:
+        if budget.elapsed() > how.budget / 4:
             break  # what was not timed is simply tried
         how.tell(f"timing {job.group}")
-        governor.measure(job, partial(work.run, job, setting))
-    return governor.choose(todo)
+        budget.measure(job, partial(run_job, job, setting))
+    return budget.choose(todo)
 
 
-def _all(jobs: list[plan.Job], setting: work.Setting, governor: Governor, store: Store, how: How) -> list[plan.Job]:
+def _run_jobs(jobs: list[Job], setting: Setting, budget: TimeBudget, log: RowLog, how: RunOptions) -> list[Job]:
     """Run the jobs; give back those that there was no time for."""
-    left: list[plan.Job] = []
+    left: list[Job] = []
     lock, count = threading.Lock(), 0
 
-    def one(job: plan.Job) -> None:
+    def one(job: Job) -> None:
         nonlocal count
         if setting.stop.is_set():
             return
         torch.set_num_threads(1)
-        if not governor.may_start(job):
+        if not budget.may_start(job):
             with lock:
                 left.append(job)
             return
         begun = how.clock()
-        store.add(job.id, work.run(job, setting))
-        governor.took(job, how.clock() - begun)
+        log.add(job.id, run_job(job, setting))
+        budget.record(job, how.clock() - begun)
         with lock:
             count += 1
-            how.tell(f"{count} of {len(jobs)}, {governor.elapsed():.0f} s: {job.group}")
+            how.tell(f"{count} of {len(jobs)}, {budget.elapsed():.0f} s: {job.group}")
 
     with ThreadPoolExecutor(how.lanes) as pool:
         waiting: set[Future[None]] = {pool.submit(one, job) for job in jobs}
@@ -295,12 +298,12 @@ def _all(jobs: list[plan.Job], setting: work.Setting, governor: Governor, store:
     return left
 
 
-def digest(images: Images) -> str:
+def digest_images(images: Images) -> str:
     """SHA-256 of images and labels."""
     return hashlib.sha256(np.ascontiguousarray(images.x).tobytes() + images.y.tobytes()).hexdigest()
 
 
-def _facts(how: How, images: Images) -> dict[str, Any]:
+def _describe_run(how: RunOptions, images: Images) -> dict[str, Any]:
     split = images.split(0, how.key)
     return {
         "dataset": images.name,
@@ -309,7 +312,7 @@ def _facts(how: How, images: Images) -> dict[str, Any]:
         "classes": images.classes,
         "train": len(split.train),
         "test": len(split.test),
-        "digest": digest(images),
+        "digest": digest_images(images),
         "seed": how.key,
         "device": how.device,
         "lanes": how.lanes,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converter.study.results import MINUS
+from converter.study.document import MINUS
 
 Found = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.study import notes
 from converter.study import tables_more as more
-from converter.study.results import points
+from converter.study.document import format_points
 from converter.study.table import Found, Table, about, percent, small, span
 
 
@@ -42,10 +42,10 @@ def _compare(c: Found) -> tuple[str, ...]:
         f"{c['n']}",
         percent(c["with"]["mean"]),
         percent(c["without"]["mean"]),
-        points(c["mean"]),
-        points(c["median"]),
-        span(c["low90"], c["high90"], points),
-        span(c["low_new"], c["high_new"], points),
+        format_points(c["mean"]),
+        format_points(c["median"]),
+        span(c["low90"], c["high90"], format_points),
+        span(c["low_new"], c["high_new"], format_points),
         about(c["p_flip"]),
         about(c["p_holm"]),
         c["verdict"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converter.study import notes
-from converter.study.results import points
+from converter.study.document import format_points
 from converter.study.table import Found, Table, about, percent, small, span
 
 
@@ -77,8 +77,8 @@ def capacity(found: Found) -> Table:
             f"{g['weight_decay']:g}",
             "yes" if g["bias"] == "all" else "no",
             f"{g['n']}",
-            points(g["mean"]),
-            span(g["low"], g["high"], points),
+            format_points(g["mean"]),
+            span(g["low"], g["high"], format_points),
             g["verdict"],
         )
         for g in found["gains"]
@@ -97,7 +97,7 @@ def drift(found: Found) -> Table:
             small(o["gradient_weight"]),
             small(o["rms"]),
             small(o["largest"]),
-            points(o["difference"]["mean"]),
+            format_points(o["difference"]["mean"]),
         )
         for o in found["optimisers"]
     ]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from converter.report import text
 from converter.study import claims
-from converter.study.results import points
+from converter.study.document import format_points
 from converter.study.sections import spent
 from converter.study.table import span
 
@@ -54,8 +54,8 @@ def _compared(document: Mapping[str, Any]) -> text.Block:
             f"{c['n']}",
             f"{c['with']['mean']:.2f}",
             f"{c['without']['mean']:.2f}",
-            points(c["mean"]),
-            span(c["low90"], c["high90"], points),
+            format_points(c["mean"]),
+            span(c["low90"], c["high90"], format_points),
             c["verdict"].lower(),
         )
     return [Text("Accuracy in per cent, with and without biases in the convolutions", style="bold"), _in(drawn)]

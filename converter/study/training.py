@@ -60,7 +60,7 @@ class Feed:
         return x.transpose(0, 1).flatten(1, 2), self._y[at]
 
 
-def batches(arms: Sequence[Arm], splits: Sequence[Split], size: int, steps: int, key: int) -> Iterator[Array]:
+def draw_batches(arms: Sequence[Arm], splits: Sequence[Split], size: int, steps: int, key: int) -> Iterator[Array]:
     """Indices [M, B] of each step; equal seeds, equal order."""
     orders = {arm.seed: np.random.default_rng([arm.seed, key, 2]) for arm in arms}
     train = {arm.seed: split.train for arm, split in zip(arms, splits, strict=True)}
@@ -72,7 +72,7 @@ def batches(arms: Sequence[Arm], splits: Sequence[Split], size: int, steps: int,
         yield np.stack([epoch[arm.seed][part] for arm in arms])
 
 
-def adam(nets: Nets, rates: Tensor, decays: Tensor) -> Callable[[Tensor, float], None]:
+def make_adam(nets: Nets, rates: Tensor, decays: Tensor) -> Callable[[Tensor, float], None]:
     """Adam with a rate and an L2 penalty per model; the penalty is part of the gradient, as in the loss."""
     rate, decay = nets.spread(rates), nets.spread(decays)
     first, second, step = torch.zeros_like(nets.flat), torch.zeros_like(nets.flat), 0
@@ -89,7 +89,7 @@ def adam(nets: Nets, rates: Tensor, decays: Tensor) -> Callable[[Tensor, float],
     return update
 
 
-def sgd(nets: Nets, rates: Tensor, decays: Tensor) -> Callable[[Tensor, float], None]:
+def make_sgd(nets: Nets, rates: Tensor, decays: Tensor) -> Callable[[Tensor, float], None]:
     """Gradient descent with momentum."""
     rate, decay, moving = nets.spread(rates), nets.spread(decays), torch.zeros_like(nets.flat)
 
@@ -139,7 +139,7 @@ def train(
 
 
 @torch.no_grad()
-def logits(nets: Nets, feed: Feed, index: Array) -> Tensor:
+def compute_logits(nets: Nets, feed: Feed, index: Array) -> Tensor:
     """Logits [M, N, classes] in evaluation mode."""
     most = max(16, _EVALUATED * 64 // nets.shape.size**2)
     parts = [index[:, k : k + most] for k in range(0, index.shape[1], most)]
@@ -149,7 +149,7 @@ def logits(nets: Nets, feed: Feed, index: Array) -> Tensor:
 @torch.no_grad()
 def evaluate(nets: Nets, feed: Feed, index: Array) -> tuple[Array, Array]:
     """Accuracy in per cent and mean cross entropy of each model: [M], [M]."""
-    found = logits(nets, feed, index).double()
+    found = compute_logits(nets, feed, index).double()
     y = feed.labels(index)
     right = (found.argmax(2) == y).double().mean(1) * 100
     loss = functional.cross_entropy(found.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from converter.ablate.ablate import Opened, opened
-from converter.ablate.samples import Data, Given
+from converter.ablate.ablate import OpenedModel, open_model
+from converter.ablate.samples import Data, DataSource
+from converter.ablate.session import Net
 from converter.ablate.sites import Site
-from converter.ablate.weight_session import Net
 from converter.referee.proto.source import LoadedModel, list_free_inputs
 from tests.tiny import model
 
@@ -59,13 +59,13 @@ def images(rows: int = 96, seed: int = 5) -> Array:
     return np.abs(draw(rows, 1, 8, 8, seed=seed))
 
 
-def net_of(proto: onnx.ModelProto | bytes, **asked: Any) -> tuple[Net, Opened]:
-    found = opened(proto, **asked)
+def net_of(proto: onnx.ModelProto | bytes, **asked: Any) -> tuple[Net, OpenedModel]:
+    found = open_model(proto, **asked)
     return Net(found.source, found.found.sites), found
 
 
 def data_of(source: LoadedModel, inputs: dict[str, Array], labels: Any = None, max_bytes: int = 1 << 28) -> Data:
-    return Data(Given(inputs=inputs, labels=labels), source.proto, list_free_inputs(source.proto), max_bytes)
+    return Data(DataSource(inputs=inputs, labels=labels), source.proto, list_free_inputs(source.proto), max_bytes)
 
 
 def named(net: Net, label: str) -> Site:

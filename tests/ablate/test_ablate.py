@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from converter.ablate import saved, tables
-from converter.ablate import statistics as survey
+from converter.ablate import saved, statistics, tables
 from converter.commands.ablate import ablate
 from converter.errors import BiasoptError, DataError, ModelError, RuntimeUnavailable
 from converter.report.to_json import dumps
@@ -159,8 +158,8 @@ def test_one_bias_alone_and_an_unknown_one() -> None:
 
 
 def test_a_layer_that_cannot_be_recomputed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = survey.explained
-    monkeypatch.setattr(survey, "explained", lambda s, x, y: "misread" if s.y == "c" else honest(s, x, y))
+    honest = statistics.explain_mismatch
+    monkeypatch.setattr(statistics, "explain_mismatch", lambda s, x, y: "misread" if s.y == "c" else honest(s, x, y))
     document = ablate(chain(), inputs={"x": images(64)}).document()
     found = by_node(document)
     assert (found["conv_c"]["class"], found["conv_c"]["why"]) == ("UNKNOWN", "misread")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converter.ablate.measure import Effect, deciding
-from converter.ablate.scoring import Class, Score, corrected, ranked
+from converter.ablate.measure import Effect, find_decision
+from converter.ablate.scoring import Class, Score, correct_p_values, rank_scores
 from converter.ablate.sites import Role
 from converter.errors import DataError
 from converter.records import Fate, FateKind
@@ -54,14 +54,14 @@ def test_nothing_changed_is_nothing() -> None:
 
 def test_which_output_is_looked_at() -> None:
     scores, image, ids = np.zeros((2, 5), np.float32), np.zeros((2, 1, 4, 4), np.float32), np.zeros((2, 3), np.int64)
-    assert deciding({"i": image, "s": scores}, None) == ("s", True)
-    assert deciding({"d": ids, "i": image}, None) == ("i", False)
-    assert deciding({"i": image, "s": scores}, "i") == ("i", False)
-    assert deciding({"m": np.zeros((2, 3, 4, 4), np.float32)}, None) == ("m", True)
+    assert find_decision({"i": image, "s": scores}, None) == ("s", True)
+    assert find_decision({"d": ids, "i": image}, None) == ("i", False)
+    assert find_decision({"i": image, "s": scores}, "i") == ("i", False)
+    assert find_decision({"m": np.zeros((2, 3, 4, 4), np.float32)}, None) == ("m", True)
     with pytest.raises(DataError, match="its outputs are i, s"):
-        deciding({"i": image, "s": scores}, "t")
+        find_decision({"i": image, "s": scores}, "t")
     with pytest.raises(DataError, match="no output of floating-point"):
-        deciding({"d": ids}, None)
+        find_decision({"d": ids}, None)
 
 
 # -- classes ---------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_ranking_and_holm() -> None:
     strong = score(predicted=3.0, r=1.0, effect=effect(right, wrong, labels))
     weak = score(predicted=0.1, r=1.0, effect=effect(right, right, labels))
     dead = score(fate=FateKind.DEAD)
-    made = corrected([weak, dead, strong])
+    made = correct_p_values([weak, dead, strong])
     assert [m.p_holm for m in made] == [1.0, pytest.approx(np.nan, nan_ok=True), pytest.approx(2 * 2 * 0.5**12)]
-    assert ranked(made)[0].error == strong.error
-    assert ranked(made)[-1].verdict[0] is Class.DEAD
+    assert rank_scores(made)[0].error == strong.error
+    assert rank_scores(made)[-1].verdict[0] is Class.DEAD

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converter.ablate.im2col import Form, rows_of
-from converter.ablate.measure import imitation_of
-from converter.ablate.statistics import explained
+from converter.ablate.im2col import Form, extract_rows
+from converter.ablate.measure import imitate_bias
+from converter.ablate.statistics import explain_mismatch
 from tests.ablate.made import draw, layer, net_of
 
 # op, attributes, x, weight, bias: distinct sizes on every axis, so that none can stand for another
@@ -59,10 +59,10 @@ def test_patches_times_weights_are_the_layer(name: str) -> None:
     (site,) = net.sites
     x = draw(*shape, seed=3)
     y = net.inside([site.y]).run({"x": x}, {})[site.y]
-    assert explained(site, x, y) == ""
+    assert explain_mismatch(site, x, y) == ""
     flat, shift = site.form.flat(site.weight), site.shift.reshape(site.form.groups, 1, -1)
     seen = 0
-    for rows in rows_of(site.form, x, y):
+    for rows in extract_rows(site.form, x, y):
         np.testing.assert_allclose(rows.x @ flat.swapaxes(1, 2) + shift, rows.y, atol=1e-4)
         seen += rows.y.size
     assert seen == y.size
@@ -78,9 +78,9 @@ def test_weights_in_place_of_a_bias(name: str) -> None:
     v = draw(site.form.groups, site.form.n_in, seed=6).astype(np.float64)
     x = draw(*shape, seed=3)
     tap = net.inside([site.y], [site])
-    before, after = (tap.run({"x": x}, net.original | s)[site.y] for s in ({}, imitation_of(net, site, v)))
+    before, after = (tap.run({"x": x}, net.original | s)[site.y] for s in ({}, imitate_bias(net, site, v)))
     shift = site.shift.reshape(site.form.groups, 1, -1)
-    for old, new in zip(rows_of(site.form, x, before), rows_of(site.form, x, after), strict=True):
+    for old, new in zip(extract_rows(site.form, x, before), extract_rows(site.form, x, after), strict=True):
         expected = old.y - shift + (old.x @ v[:, :, None]) * shift
         np.testing.assert_allclose(new.y, expected, atol=1e-3)
 
@@ -93,7 +93,7 @@ def test_matmul_of_batches_and_its_add() -> None:
     (site,) = net.sites
     x = draw(2, 3, 7, seed=3)
     y = net.inside([site.y]).run({"x": x}, {})[site.y]
-    rows = list(rows_of(site.form, x, y))
+    rows = list(extract_rows(site.form, x, y))
     assert [r.row for r in rows] == [0, 1]
     np.testing.assert_allclose(rows[1].x[0] @ site.weight + site.shift, y[1], atol=1e-5)
 
@@ -104,22 +104,22 @@ def test_a_misread_layer_is_told() -> None:
     (site,) = net.sites
     x = draw(*shape, seed=3)
     y = net.inside([site.y]).run({"x": x}, {})[site.y]
-    assert "differs" in explained(site, x, y + 1)
-    assert "geometry" in explained(site, x[:, :, :2, :2], y)
+    assert "differs" in explain_mismatch(site, x, y + 1)
+    assert "geometry" in explain_mismatch(site, x[:, :, :2, :2], y)
 
 
 def test_positions_are_drawn_by_seed_and_row() -> None:
     form = Form("conv", (5, 3, 1, 1), strides=(1, 1), dilations=(1, 1), pads=((0, 0), (0, 0)))
     x = np.arange(2 * 3 * 7 * 11, dtype=np.float32).reshape(2, 3, 7, 11)
     y = np.zeros((2, 5, 7, 11), np.float32)
-    first = [r.x for r in rows_of(form, x, y, most=10, seed=(1, 2), first=4)]
-    again = [r.x for r in rows_of(form, x, y, most=10, seed=(1, 2), first=4)]
-    moved = [r.x for r in rows_of(form, x, y, most=10, seed=(1, 3), first=4)]
+    first = [r.x for r in extract_rows(form, x, y, most=10, seed=(1, 2), first=4)]
+    again = [r.x for r in extract_rows(form, x, y, most=10, seed=(1, 2), first=4)]
+    moved = [r.x for r in extract_rows(form, x, y, most=10, seed=(1, 3), first=4)]
     assert [v.shape for v in first] == [(1, 10, 3)] * 2
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0], moved[0])
     # a batch cut elsewhere draws the same of the same row
-    alone = next(iter(rows_of(form, x[1:], y[1:], most=10, seed=(1, 2), first=5))).x
+    alone = next(iter(extract_rows(form, x[1:], y[1:], most=10, seed=(1, 2), first=5))).x
     np.testing.assert_array_equal(alone, first[1])
 
 
@@ -128,9 +128,9 @@ def test_chunks_do_not_change_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
     net, _ = net_of(layer(op, attributes, shape, weight, bias))
     x = draw(*shape, seed=3)
     y = net.inside(["y"]).run({"x": x}, {})["y"]
-    whole = [r.x for r in rows_of(net.sites[0].form, x, y)]
+    whole = [r.x for r in extract_rows(net.sites[0].form, x, y)]
     monkeypatch.setattr("converter.ablate.im2col.CHUNK_BYTES", 1)
-    parts = [r.x for r in rows_of(net.sites[0].form, x, y)]
+    parts = [r.x for r in extract_rows(net.sites[0].form, x, y)]
     assert len(parts) > len(whole)
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), np.concatenate(whole, axis=1))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converter.ablate.im2col import Rows
-from converter.ablate.moments import Moments, direction, residual, weighted
+from converter.ablate.moments import Moments, measure_residual, solve_direction, weight_groups
 
 
 def moments(x: np.ndarray, rows: int = 20) -> Moments:
@@ -49,7 +49,7 @@ def test_it_is_what_least_squares_leaves_and_sherman_and_morrison_say() -> None:
     found = moments(x)
     v, rest, *_ = np.linalg.lstsq(x, np.ones(500), rcond=None)
     assert found.residual()[0] == pytest.approx(rest[0] / 500, rel=1e-6)
-    np.testing.assert_allclose(direction(found.second, found.mean)[0], v, rtol=1e-5)
+    np.testing.assert_allclose(solve_direction(found.second, found.mean)[0], v, rtol=1e-5)
     mean, covariance = x.mean(axis=0), np.cov(x.T, bias=True)
     assert found.residual()[0] == pytest.approx(1 / (1 + mean @ np.linalg.solve(covariance, mean)), rel=1e-6)
 
@@ -101,8 +101,8 @@ def test_what_imitates_is_fitted_on_its_own_rows_alone() -> None:
 
 
 def test_groups_count_by_their_biases() -> None:
-    assert weighted(np.array([0.2, 0.8]), np.array([1.0, 1.0, 2.0, 0.0])) == pytest.approx((2 * 0.2 + 4 * 0.8) / 6)
-    assert weighted(np.array([0.2, 0.8]), np.zeros(4)) == pytest.approx(0.5)
+    assert weight_groups(np.array([0.2, 0.8]), np.array([1.0, 1.0, 2.0, 0.0])) == pytest.approx((2 * 0.2 + 4 * 0.8) / 6)
+    assert weight_groups(np.array([0.2, 0.8]), np.zeros(4)) == pytest.approx(0.5)
 
 
 def test_channels_far_from_zero_keep_their_deviation() -> None:
@@ -119,4 +119,4 @@ def test_residual_is_the_mean_square_of_what_is_left() -> None:
     rng = np.random.default_rng(3)
     x, v = rng.standard_normal((300, 4)) + 1, rng.standard_normal(4)
     second, mean = (x.T @ x / 300)[None], x.mean(axis=0)[None]
-    assert residual(v[None], second, mean)[0] == pytest.approx(((1 - x @ v) ** 2).mean())
+    assert measure_residual(v[None], second, mean)[0] == pytest.approx(((1 - x @ v) ** 2).mean())

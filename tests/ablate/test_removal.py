@@ -11,7 +11,6 @@ import onnx
 import pytest
 
 from converter.ablate import removal
-from converter.ablate import removal as selecting
 from converter.ablate.removal_report import removal_lines
 from converter.commands.remove import fold_and_remove, remove_biases
 from converter.errors import DataError, ModelError
@@ -110,10 +109,10 @@ def test_a_tenth_of_a_per_cent_needs_2995_rows_to_confirm(tmp_path: Path) -> Non
 
 
 def test_what_is_needed_is_enough() -> None:
-    from converter.ablate.samples import split
+    from converter.ablate.samples import split_rows
 
     for least, whole in ((2995, 4992), (29_956, 29_956 + sum(removal.MOST))):
-        parts = split(whole, 1, 0, removal.SHARES, removal.MOST)
+        parts = split_rows(whole, 1, 0, removal.SHARES, removal.MOST)
         assert len(parts.confirm) >= least
         assert removal.needed_without_labels(0, 0, 0.001 if least == 2995 else 0.0001, 0.05) == least
 
@@ -122,7 +121,7 @@ def test_selection_is_given_nothing_of_what_confirms(monkeypatch: pytest.MonkeyP
     """By construction: until the proposal stands, every row that is run belongs to the first two parts."""
     net, _ = net_of(chain())
     data = data_of(net.source, {"x": images(600)})
-    parts = removal.split(600, 1, 0, removal.SHARES, removal.MOST)
+    parts = removal.split_rows(600, 1, 0, removal.SHARES, removal.MOST)
     allowed, seen = set(parts.calibrate) | set(parts.select), set()
     from converter.ablate import samples
 
@@ -135,7 +134,7 @@ def test_selection_is_given_nothing_of_what_confirms(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(samples.Part, "batches", watched)
     monkeypatch.setattr(data, "batches", _only(data.batches, allowed, net))
-    found = removal.propose(net, net.sites[1:3], (), data, selecting.Budget(share=0.05))
+    found = removal.propose(net, net.sites[1:3], (), data, removal.Budget(share=0.05))
     assert found.stage is None or found.stage.status is Verdict.SKIPPED
     assert seen <= allowed
     assert not seen & set(parts.confirm)
@@ -236,7 +235,7 @@ def test_gemm_and_matmul_lose_their_biases(opset: int, tmp_path: Path) -> None:
 
 def test_a_failure_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A selection that believed its own data too much is caught by the rows that it never saw."""
-    monkeypatch.setattr(selecting, "SLACK", 1e9)
+    monkeypatch.setattr(removal, "SLACK", 1e9)
     out = tmp_path / "out.onnx"
     found = fold_and_remove(odd(), out=out, inputs={"x": draw(900, 6)}, budget=0.01)
     assert found.removed.stage.status is Verdict.FAIL

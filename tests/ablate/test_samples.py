@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.ablate.samples import Data, Given, split
+from converter.ablate.samples import Data, DataSource, split_rows
 from converter.errors import DataError
 from converter.referee.proto.source import list_free_inputs
 from tests.ablate.made import chain, data_of, images, net_of
@@ -38,11 +38,11 @@ def test_few_rows_of_many_runs_are_run_together() -> None:
 
 
 def test_parts_share_nothing_and_leave_nothing_out() -> None:
-    parts = split(1000, 1, 0, (0.2, 0.2), (150, 2000))
+    parts = split_rows(1000, 1, 0, (0.2, 0.2), (150, 2000))
     sizes = [len(parts.calibrate), len(parts.select), len(parts.confirm)]
     assert sizes == [150, 200, 650]
     assert sorted(np.concatenate([parts.calibrate, parts.select, parts.confirm])) == list(range(1000))
-    again, other = split(1000, 1, 0, (0.2, 0.2), (150, 2000)), split(1000, 1, 1, (0.2, 0.2), (150, 2000))
+    again, other = split_rows(1000, 1, 0, (0.2, 0.2), (150, 2000)), split_rows(1000, 1, 1, (0.2, 0.2), (150, 2000))
     np.testing.assert_array_equal(parts.confirm, again.confirm)
     assert not np.array_equal(parts.confirm, other.confirm)
     assert list(parts.calibrate[:20]) != list(range(20))  # shuffled: data is often sorted by class
@@ -54,7 +54,7 @@ def test_a_fixed_batch_is_not_torn_apart() -> None:
     dim.dim_value = 4
     data = data_of(net_of(proto)[0].source, {"x": images(40)})
     assert (data.unit, data.joins) == (4, False)
-    parts = split(40, data.unit, 0, (0.2, 0.2), (1024, 1024))
+    parts = split_rows(40, data.unit, 0, (0.2, 0.2), (1024, 1024))
     assert all(len(p) % 4 == 0 for p in (parts.calibrate, parts.select, parts.confirm))
     assert [b.rows for b in data.part(parts.calibrate).batches()] == [4, 4]
 
@@ -72,7 +72,7 @@ def test_data_that_fits_no_input_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'x' has no value"):
         data_of(source, {"y": images(10)})
     with pytest.raises(DataError, match="there are no such inputs"):
-        Data(Given(inputs=[tmp_path / "none.npz"]), source.proto, list_free_inputs(source.proto), 1000)
+        Data(DataSource(inputs=[tmp_path / "none.npz"]), source.proto, list_free_inputs(source.proto), 1000)
 
 
 def test_data_that_changes_between_readings_is_an_error(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_data_that_changes_between_readings_is_an_error(tmp_path: Path) -> None:
         "        yield {'x': np.random.default_rng().random((1, 1, 8, 8), np.float32)}\n"
     )
     source = net_of(chain())[0].source
-    data = Data(Given(inputs=f"{script}:inputs"), source.proto, list_free_inputs(source.proto), 1000)
+    data = Data(DataSource(inputs=f"{script}:inputs"), source.proto, list_free_inputs(source.proto), 1000)
     assert not data.held
     with pytest.raises(DataError, match="changes from one reading to the next"):
         list(data.batches())

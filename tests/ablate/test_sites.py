@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.ablate.ablate import opened
-from converter.ablate.sites import Role, chosen
+from converter.ablate.ablate import open_model
+from converter.ablate.sites import Role, choose_sites
 from converter.referee.proto.copies import InputSlot, extract_outputs
 from converter.referee.proto.source import LoadedModel
 from converter.runtime import Session
@@ -19,7 +19,7 @@ MODELS = Path(__file__).parents[2] / "models"
 
 
 def roles(name: str) -> dict[str, str]:
-    return {s.label: s.role.value for s in opened(MODELS / name).found.sites}
+    return {s.label: s.role.value for s in open_model(MODELS / name).found.sites}
 
 
 def test_roles_of_a_chain() -> None:
@@ -34,12 +34,12 @@ def test_roles_of_a_mobilenet_after_its_batch_norms_are_folded() -> None:
     assert sorted(n for n, role in found.items() if role == "depthwise") == [
         f"/{k}/body/body.3/Conv" for k in (3, 4, 5, 6)
     ]
-    assert opened(MODELS / "digits_mobilenet.onnx").folded == 14
-    assert opened(MODELS / "digits_mobilenet.onnx", folds=False).folded == 0
+    assert open_model(MODELS / "digits_mobilenet.onnx").folded == 14
+    assert open_model(MODELS / "digits_mobilenet.onnx", folds=False).folded == 0
 
 
 def test_fates_of_a_unet_are_those_of_exact_analysis() -> None:
-    found = {s.label: s.fate.kind.value for s in opened(MODELS / "digits_unet_in.onnx").found.sites if s.fate}
+    found = {s.label: s.fate.kind.value for s in open_model(MODELS / "digits_unet_in.onnx").found.sites if s.fate}
     assert [n for n, kind in found.items() if kind != "dead"] == [
         "/grow_bottom/ConvTranspose",
         "/grow_up/ConvTranspose",
@@ -69,13 +69,13 @@ def test_a_layer_that_is_an_output_itself_is_a_head() -> None:
     ],
 )
 def test_what_is_not_covered_says_why(text: str, consts: dict[str, np.ndarray], why: str) -> None:
-    found = opened(model(text, consts)).found
+    found = open_model(model(text, consts)).found
     assert not found.sites
     assert any(why in u.why for u in found.uncovered), found.uncovered
 
 
 def test_gates_of_a_recurrent_layer_are_not_covered() -> None:
-    found = opened(MODELS / "digits_lstm.onnx").found
+    found = open_model(MODELS / "digits_lstm.onnx").found
     assert [(u.op, "remembers" in u.why) for u in found.uncovered] == [("LSTM", True)]
     assert [s.role for s in found.sites] == [Role.HEAD]
 
@@ -83,15 +83,15 @@ def test_gates_of_a_recurrent_layer_are_not_covered() -> None:
 def test_a_batch_norm_that_cannot_be_folded_is_named() -> None:
     text = "(float[N,3] x) => (float[N,3] y) { r = Relu(x)  y = BatchNormalization(r, g, be, m, v) }"
     consts = {"g": np.ones(3), "be": np.ones(3), "m": np.zeros(3), "v": np.ones(3)}
-    found = opened(model(text, {k: v.astype(np.float32) for k, v in consts.items()})).found
+    found = open_model(model(text, {k: v.astype(np.float32) for k, v in consts.items()})).found
     assert [u.op for u in found.uncovered] == ["BatchNormalization"]
 
 
 def test_names_are_labels_or_results() -> None:
     net, _ = net_of(chain())
-    assert [s.y for s in chosen(net.sites, ["c", net.sites[0].label])] == ["c", "a"]
+    assert [s.y for s in choose_sites(net.sites, ["c", net.sites[0].label])] == ["c", "a"]
     with pytest.raises(ValueError, match="no bias is called 'nobody'"):
-        chosen(net.sites, ["nobody"])
+        choose_sites(net.sites, ["nobody"])
 
 
 def test_scale_factors_of_a_gemm_are_part_of_what_it_does() -> None:
@@ -130,7 +130,7 @@ def test_a_copy_runs_only_what_is_needed() -> None:
 
 def test_an_opened_slot_leaves_the_other_readers_alone() -> None:
     text = "(float[N,3] x) => (float[N,3] z) { y = Gemm(x, w, b)  z = Gemm(y, w, b) }"
-    found = opened(model(text, {"w": draw(3, 3), "b": draw(3, seed=1)}))
+    found = open_model(model(text, {"w": draw(3, 3), "b": draw(3, seed=1)}))
     content, inputs = extract_outputs(found.source, ["z"], [InputSlot("z", 2, "new", 1, (3,))])
     assert inputs == {"x", "new"}
     x, w, b = draw(2, 3, seed=4), draw(3, 3), draw(3, seed=1)

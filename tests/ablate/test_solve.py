@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from converter.ablate.compensate import method_for, missing, solve
+from converter.ablate.compensate import choose_method, output_residual, solve
 from converter.ablate.im2col import Rows
 from converter.errors import DataError
 
@@ -43,8 +43,8 @@ def test_dense_is_ridge_regression_of_what_is_missing(layer, ridge: float) -> No
     found = solve(lambda: patches(x, y), weight, "dense", ridge)
     for g in range(G):
         np.testing.assert_allclose(found.delta[g], by_least_squares(x, weight, y, ridge, g), atol=1e-9)
-    after = missing(Rows(x, y, 0), weight + found.delta.swapaxes(1, 2))
-    before = missing(Rows(x, y, 0), weight)
+    after = output_residual(Rows(x, y, 0), weight + found.delta.swapaxes(1, 2))
+    before = output_residual(Rows(x, y, 0), weight)
     assert found.left == pytest.approx((after**2).sum() / (before**2).sum(), rel=1e-9)
     assert (found.method, found.positions) == ("dense", P)
 
@@ -99,8 +99,8 @@ def test_no_data_and_no_numbers_are_errors(layer, method: str) -> None:
 
 
 def test_the_way_is_chosen_by_size_and_memory() -> None:
-    assert method_for(2048, 1) == "dense"
-    assert method_for(2049, 1) == "cg"
-    assert method_for(2049, 1, centre=True) == "centre"
-    assert method_for(100, 1, max_bytes=3 * 8 * 100 * 100 - 1) == "cg"
-    assert method_for(100, 4, max_bytes=3 * 8 * 4 * 100 * 100) == "dense"
+    assert choose_method(2048, 1) == "dense"
+    assert choose_method(2049, 1) == "cg"
+    assert choose_method(2049, 1, centre=True) == "centre"
+    assert choose_method(100, 1, max_bytes=3 * 8 * 100 * 100 - 1) == "cg"
+    assert choose_method(100, 4, max_bytes=3 * 8 * 4 * 100 * 100) == "dense"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converter.ablate.compensate import How, compensate
-from converter.ablate.measure import Effect, effects_of
-from converter.ablate.weight_session import Net
+from converter.ablate.compensate import FitOptions, compensate
+from converter.ablate.measure import Effect, measure_effects
+from converter.ablate.session import Net
 from tests.ablate.made import chain, data_of, images, net_of
 
 pytest.importorskip("torch")
@@ -21,13 +21,13 @@ def wide() -> tuple[Net, dict[str, Effect]]:
     net, _ = net_of(content)
     convs = [s for s in net.sites if s.op == "Conv"]
     assert len(convs) == 3
-    done = compensate(net, convs, data_of(net.source, {"image": train}).all(), How())
+    done = compensate(net, convs, data_of(net.source, {"image": train}).all(), FitOptions())
     assert done is not None
     zero = dict(net.original)
     for site in convs:
         zero |= net.without(site)
     held_out = data_of(net.source, {"image": test}, labels).all()
-    return net, effects_of(net, {"zero": zero, "moved": done.state}, held_out, "out", decides=True)[0]
+    return net, measure_effects(net, {"zero": zero, "moved": done.state}, held_out, "out", decides=True)[0]
 
 
 def test_at_width_64_weights_replace_every_bias_where_zeroing_ruins_the_net(

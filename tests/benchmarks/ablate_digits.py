@@ -96,27 +96,27 @@ def exported(net: Any) -> bytes:
 
 def measured(content: bytes, data: tuple[Any, Any, Any, Any]) -> dict[str, Any]:
     """Accuracy on the test half of the net as it is, with its convolutions' biases zeroed, and with them imitated."""
-    from converter.ablate.ablate import opened
-    from converter.ablate.compensate import How, compensate
-    from converter.ablate.measure import effects_of, mean_gap
-    from converter.ablate.samples import Data, Given
-    from converter.ablate.statistics import Survey, survey
-    from converter.ablate.weight_session import Net
+    from converter.ablate.ablate import open_model
+    from converter.ablate.compensate import FitOptions, compensate
+    from converter.ablate.measure import measure_effects, measure_mean_gap
+    from converter.ablate.samples import Data, DataSource
+    from converter.ablate.session import Net
+    from converter.ablate.statistics import SurveyLimits, survey_layers
     from converter.referee.proto.source import list_free_inputs
 
-    found = opened(content)
+    found = open_model(content)
     net, ports = Net(found.source, found.found.sites), list_free_inputs(found.source.proto)
     sites = [s for s in net.sites if s.op == "Conv"]
-    fit = Data(Given(inputs={"image": data[0]}), found.source.proto, ports, 1 << 30).all()
-    test = Data(Given(inputs={"image": data[2]}, labels=data[3]), found.source.proto, ports, 1 << 30).all()
-    states = {"zeroed": dict(net.original), "imitated": compensate(net, sites, fit, How()).state}
+    fit = Data(DataSource(inputs={"image": data[0]}), found.source.proto, ports, 1 << 30).all()
+    test = Data(DataSource(inputs={"image": data[2]}, labels=data[3]), found.source.proto, ports, 1 << 30).all()
+    states = {"zeroed": dict(net.original), "imitated": compensate(net, sites, fit, FitOptions()).state}
     for site in sites:
         states["zeroed"] |= net.without(site)
     states["head corrected"] = states["zeroed"]
-    states["inner imitated"] = compensate(net, sites[1:], fit, How()).state
-    gap = {"head corrected": mean_gap(net, states["zeroed"], fit, "out")}
-    effects, _ = effects_of(net, states, test, "out", decides=True, corrections=gap)
-    scores, _ = survey(net, sites, fit, Survey(), lambda text: None)
+    states["inner imitated"] = compensate(net, sites[1:], fit, FitOptions()).state
+    gap = {"head corrected": measure_mean_gap(net, states["zeroed"], fit, "out")}
+    effects, _ = measure_effects(net, states, test, "out", decides=True, corrections=gap)
+    scores, _ = survey_layers(net, sites, fit, SurveyLimits(), lambda text: None)
     first = effects["zeroed"].to_json()
     return {
         "original": 100 * first["accuracy_before"],
@@ -130,11 +130,13 @@ def measured(content: bytes, data: tuple[Any, Any, Any, Any]) -> dict[str, Any]:
 
 def off(net: Any, states: dict[str, Any], test: Any) -> dict[str, dict[str, float]]:
     """Accuracy on the test half, moved away from the data."""
-    from converter.ablate.measure import deviation, effects_of, probes
+    from converter.ablate.measure import make_probes, measure_deviation, measure_effects
 
     found = {}
-    for probe in probes(("contrast", "offset", "noise"), deviation(test), 0):
-        effects, _ = effects_of(net, {"original": net.original} | states, test, "out", decides=True, shift=probe.shift)
+    for probe in make_probes(("contrast", "offset", "noise"), measure_deviation(test), 0):
+        effects, _ = measure_effects(
+            net, {"original": net.original} | states, test, "out", decides=True, shift=probe.shift
+        )
         found[probe.said] = {n: 100 * e.to_json()["accuracy_after"] for n, e in effects.items()}
     return found
 

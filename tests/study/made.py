@@ -8,17 +8,17 @@ import numpy as np
 import torch
 
 from converter.study import plan
-from converter.study.data import Images, digits
+from converter.study.data import Images, load_digits
 from converter.study.nets import Nets, Shape
 from converter.study.plan import Job, Variant
-from converter.study.training import Arm, Feed, adam, batches, sgd, train
+from converter.study.training import Arm, Feed, draw_batches, make_adam, make_sgd, train
 
 FEW = 6  # steps
 
 
 def few_images(count: int = 240) -> Images:
     """The first digits: enough for splits and batches."""
-    every = digits()
+    every = load_digits()
     return Images("digits", every.x[:count], every.y[:count])
 
 
@@ -42,8 +42,8 @@ def stack(
     nets = Nets(shape, [(arm.seed, 0, 0) for arm in arms], [arm.bias for arm in arms], start=start, **make)
     feed = Feed(images, arms, splits, dtype=torch.float64, device="cpu")
     rates, decays = (torch.tensor([getattr(arm, k) for arm in arms], **make) for k in ("rate", "decay"))
-    update = {"adam": adam, "sgd": sgd}[optimiser](nets, rates, decays)
-    train(nets, feed, batches(arms, splits, batch, steps, 0), update, steps)
+    update = {"adam": make_adam, "sgd": make_sgd}[optimiser](nets, rates, decays)
+    train(nets, feed, draw_batches(arms, splits, batch, steps, 0), update, steps)
     return nets, feed
 
 
@@ -54,7 +54,7 @@ def small(job: Job, steps: int = FEW) -> Job:
 
 def one_of(block: str, **more: object) -> Job:
     """The first job of a block, shortened."""
-    job = plan.jobs(plan.Asked(blocks=(block,), seeds=2))[0]
+    job = plan.plan_jobs(plan.StudyOptions(blocks=(block,), seeds=2))[0]
     return replace(small(job), **more)
 
 

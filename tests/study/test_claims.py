@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from converter.study import claims
-from converter.study import claims as checks
-from converter.study.results import compared, results
+from converter.study.results import compare_arms, summarize_blocks
 from tests.study import made
 
 RNG = np.random.default_rng(0)
@@ -34,7 +33,7 @@ def contrast(none: float = 50.0, every: float = 99.0) -> list[dict]:
 
 
 def exact(**change: Any) -> list[dict]:
-    """Rows of the block of checks."""
+    """Rows of the block of claims."""
     rows = {
         "update": [{"optimiser": o, "error": change.get(o.lower(), e)} for o, e in (("SGD", 0.0), ("Adam", 3.0))],
         "first layer": [
@@ -139,7 +138,7 @@ CASES = [
 
 @pytest.mark.parametrize(("key", "rows", "stamp"), CASES, ids=[f"{k}-{s}-{n}" for n, (k, _, s) in enumerate(CASES)])
 def test_stamps(key: str, rows: list[dict], stamp: str) -> None:
-    made_ = {claim.id: claim for claim in claims.claims(results(rows, 0.5, 1.0), 0.5)}
+    made_ = {claim.id: claim for claim in claims.judge_claims(summarize_blocks(rows, 0.5, 1.0), 0.5)}
     assert made_[key].stamp == stamp, made_[key].because
 
 
@@ -148,12 +147,12 @@ def test_two_to_four_times_is_confirmed_where_it_is_so() -> None:
     for w in (2, 4, 8, 16, 32):
         a, b = (100 - 60 / (w * f) + np.linspace(-0.2, 0.2, 6) for f in (3.0, 1.0))
         rows += made.model_rows("widths", {"all": a, "head": b}, width=w)
-    found = {claim.id: claim for claim in claims.claims(results(rows, 0.5, 1.0), 0.5)}
+    found = {claim.id: claim for claim in claims.judge_claims(summarize_blocks(rows, 0.5, 1.0), 0.5)}
     assert found["7b"].stamp == claims.CONFIRMED
 
 
 def test_what_was_not_run_was_not_looked_at() -> None:
-    assert {claim.stamp for claim in claims.claims({}, 0.5)} == {claims.OPEN}
+    assert {claim.stamp for claim in claims.judge_claims({}, 0.5)} == {claims.OPEN}
 
 
 GOOD = (
@@ -167,7 +166,7 @@ GOOD = (
 
 
 def test_controls_pass() -> None:
-    assert checks.valid(checks.checks(results(GOOD, 0.5, 1.0))) is True
+    assert claims.is_valid(claims.run_checks(summarize_blocks(GOOD, 0.5, 1.0))) is True
 
 
 def _harm(block: str, **change: Any) -> list[dict]:
@@ -190,17 +189,17 @@ def _harm(block: str, **change: Any) -> list[dict]:
     ],
 )
 def test_a_control_that_fails_makes_the_run_invalid(rows: list[dict]) -> None:
-    assert checks.valid(checks.checks(results(rows, 0.5, 1.0))) is False
+    assert claims.is_valid(claims.run_checks(summarize_blocks(rows, 0.5, 1.0))) is False
 
 
 def test_controls_that_were_not_run_leave_it_open() -> None:
-    assert checks.valid(checks.checks(results(contrast(), 0.5, 1.0))) is None
+    assert claims.is_valid(claims.run_checks(summarize_blocks(contrast(), 0.5, 1.0))) is None
 
 
 def test_comparisons_are_paired_by_seed_and_one_family() -> None:
     base = RNG.normal(90, 5, 8)  # seeds differ far more than arms
     rows = made.model_rows("widths", {"all": base + 1 + 0.01 * np.arange(8), "head": base})
-    one, two = compared(rows + [r | {"width": 16} for r in rows], ("input", "width"), 0.5, 1.0)
+    one, two = compare_arms(rows + [r | {"width": 16} for r in rows], ("input", "width"), 0.5, 1.0)
     assert one["verdict"] == "DIFFERENT"
     assert one["mean"] == pytest.approx(1.035)
     assert (one["width"], two["width"]) == (8, 16)

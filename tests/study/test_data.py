@@ -11,11 +11,10 @@ import pytest
 
 from converter.errors import DataError
 from converter.study import data
-from converter.study import data as local_data
 
 
 def test_splits_are_disjoint_stratified_and_repeat() -> None:
-    images = data.digits()
+    images = data.load_digits()
     split, again, other = images.split(0, 0), images.split(0, 0), images.split(1, 0)
     assert not set(split.train) & set(split.test)
     assert len(split.train) + len(split.test) == 1797
@@ -34,7 +33,7 @@ def test_an_official_test_set_stays_one() -> None:
 
 
 def test_scaling_comes_from_training_images_alone() -> None:
-    images = data.digits()
+    images = data.load_digits()
     split = images.split(0, 0)
     seen = images.x[split.train]
     scale, offset = images.scaling(split, "centred")
@@ -46,7 +45,7 @@ def test_scaling_comes_from_training_images_alone() -> None:
 
 
 def test_contrast_keeps_both_copies_of_an_image_on_one_side() -> None:
-    images = data.contrast(data.digits())
+    images = data.make_contrast(data.load_digits())
     split = images.split(0, 0)
     half = len(images.y) // 2
     assert set(split.train % half) & set(split.test % half) == set()
@@ -64,7 +63,7 @@ def write_mnist(folder: Path, *, packed: bool) -> tuple[np.ndarray, np.ndarray]:
     folder.mkdir(parents=True)
     x, y = rng.integers(0, 256, (30, 28, 28), np.uint8), rng.integers(0, 10, 30).astype(np.uint8)
     parts = (x[:20], y[:20], x[20:], y[20:])
-    for name, part in zip(local_data._PARTS, parts, strict=True):
+    for name, part in zip(data._PARTS, parts, strict=True):
         path = folder / (f"{name}.gz" if packed else name)
         path.write_bytes(gzip.compress(idx(part)) if packed else idx(part))
     return x, y
@@ -75,11 +74,11 @@ def test_idx_files_are_read_where_torchvision_puts_them_or_flat(
     tmp_path: Path, name: str, sub: str, packed: bool
 ) -> None:
     x, y = write_mnist(tmp_path / "set" / sub, packed=packed)
-    found = data.load(name, tmp_path / "set", full=True)
+    found = data.load_dataset(name, tmp_path / "set", full=True)
     assert (found.x[:, 0] == x).all()
     assert (found.y == y).all()
     assert found.official == 20
-    halved = data.load(name, tmp_path / "set")
+    halved = data.load_dataset(name, tmp_path / "set")
     assert halved.x.shape == (30, 1, 14, 14)
     assert halved.x[0, 0, 0, 0] == pytest.approx(x[0, :2, :2].mean())
 
@@ -90,9 +89,9 @@ def test_cifar_in_its_binary_form(tmp_path: Path) -> None:
     folder.mkdir()
     rows = rng.integers(0, 256, (12, 3073), np.uint8)
     rows[:, 0] %= 10
-    for k, name in enumerate(local_data._CIFAR):
+    for k, name in enumerate(data._CIFAR):
         (folder / name).write_bytes(rows[2 * k : 2 * k + 2].tobytes())
-    found = data.load("cifar10", tmp_path, full=True)
+    found = data.load_dataset("cifar10", tmp_path, full=True)
     assert found.x.shape == (12, 3, 32, 32)
     assert found.official == 10
     assert (found.x.reshape(12, -1) == rows[:, 1:]).all()
@@ -123,22 +122,22 @@ def test_damage_is_one_line_that_says_what_to_do(tmp_path: Path, harm: object, s
     write_mnist(tmp_path / "set/MNIST/raw", packed=True)
     harm(tmp_path / "set")  # type: ignore[operator]
     with pytest.raises(DataError, match=said) as found:
-        data.load("mnist", tmp_path / "set")
+        data.load_dataset("mnist", tmp_path / "set")
     assert "\n" not in str(found.value)
 
 
 def test_nothing_is_downloaded(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing is downloaded; give the folder"):
-        data.load("cifar10", None)
+        data.load_dataset("cifar10", None)
     with pytest.raises(DataError, match="no such folder"):
-        data.load("cifar10", tmp_path / "none")
+        data.load_dataset("cifar10", tmp_path / "none")
     with pytest.raises(DataError, match=r"data_batch_1.bin is missing"):
-        data.load("cifar10", tmp_path)
+        data.load_dataset("cifar10", tmp_path)
 
 
 def test_a_pickled_cifar_needs_torchvision_and_right_digests(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(DataError, match=r"torchvision cannot read .* use cifar-10-batches-bin") as found:
-        data.load("cifar10", tmp_path)
+        data.load_dataset("cifar10", tmp_path)
     assert "\n" not in str(found.value)

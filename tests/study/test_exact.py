@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from converter.study import jobs as exact
-from converter.study import nets as compensate
-from converter.study.data import digits
+from converter.study import jobs, nets
+from converter.study.data import load_digits
 from converter.study.nets import Nets, Shape
 from tests.study import made
 
@@ -24,13 +23,13 @@ TABLE = {
 
 @pytest.fixture(scope="module")
 def drawn() -> list[dict]:
-    return exact.replaceability_rows(0)
+    return jobs.measure_replaceability_rows(0)
 
 
 def test_formula_of_r_to_two_digits() -> None:
     for rho, row in TABLE.items():
-        for n, r in zip(exact.SIZES, row, strict=True):
-            assert float(f"{exact.r_theory(n, rho):.2g}") == r
+        for n, r in zip(jobs.SIZES, row, strict=True):
+            assert float(f"{jobs.theoretical_r(n, rho):.2g}") == r
 
 
 def test_drawn_r_is_the_formula(drawn: list[dict]) -> None:
@@ -43,11 +42,11 @@ def test_covariance_of_rectified_normals_behind_the_formula() -> None:
     z = rng.multivariate_normal([0, 0], [[1, 0.8], [0.8, 1]], 400_000).clip(0)
     s = z.T @ z / len(z)
     m = z.mean(0)
-    assert 1 - m @ np.linalg.solve(s, m) == pytest.approx(exact.r_theory(2, 0.8), rel=0.01)
+    assert 1 - m @ np.linalg.solve(s, m) == pytest.approx(jobs.theoretical_r(2, 0.8), rel=0.01)
 
 
 def test_first_layer_on_digits() -> None:
-    r = {(row["layer"], row["input"]): row["r"] for row in exact.first_layer_rows(digits(), 0, 0)}
+    r = {(row["layer"], row["input"]): row["r"] for row in jobs.measure_first_layer(load_digits(), 0, 0)}
     assert r["dense", "raw"] == pytest.approx(0.010, abs=0.002)
     assert r["dense", "centred"] < 1e-6  # pixels that are always background make a perfect bias
     assert r["dense", "pixel"] == pytest.approx(1, abs=1e-6)
@@ -56,24 +55,24 @@ def test_first_layer_on_digits() -> None:
 
 
 def test_r_is_at_least_the_share_of_empty_inputs() -> None:
-    for row in exact.first_layer_rows(made.few_images(), 0, 0):
+    for row in jobs.measure_first_layer(made.few_images(), 0, 0):
         assert row["r"] >= row["empty"] - 1e-9
 
 
 def test_dead_where_it_should_be_and_nowhere_else() -> None:
-    for row in exact.dead_rows(0):
-        assert (row["change"] <= exact.DEAD) == row["expected_dead"], row
+    for row in jobs.measure_dead(0):
+        assert (row["change"] <= jobs.DEAD) == row["expected_dead"], row
 
 
 def test_constant_channel_is_a_bias_but_at_padded_borders() -> None:
-    rows = {(row["padding"], row["weight"]): row for row in exact.constant_channel_rows(0)}
+    rows = {(row["padding"], row["weight"]): row for row in jobs.measure_constant_channel(0)}
     assert max(row["inside"] for row in rows.values()) < 1e-12
     assert rows[1, "centre"]["border"] < 1e-12
     assert rows[1, "spread over the kernel"]["border"] > 0.1
 
 
 def test_the_step_is_delta_times_rate_for_plain_sgd_alone() -> None:
-    error = {row["optimiser"]: row["error"] for row in exact.update_rows(0)}
+    error = {row["optimiser"]: row["error"] for row in jobs.measure_update(0)}
     assert error["SGD"] < 1e-12
     assert error["SGD with momentum"] > 0.1
     assert error["Adam"] > 0.1
@@ -83,30 +82,30 @@ def test_replaceability_is_one_over_one_plus_q() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(0.4, 1, (5_000, 3)) @ rng.normal(size=(3, 3)) + 0.2
     q = x.mean(0) @ np.linalg.solve(np.cov(x.T, bias=True), x.mean(0))
-    assert compensate.replaceability(torch.as_tensor(x)) == pytest.approx(1 / (1 + q))
+    assert nets.measure_replaceability(torch.as_tensor(x)) == pytest.approx(1 / (1 + q))
 
 
-def trained(norm: str = "batch") -> tuple[Nets, torch.Tensor, compensate.Plain]:
+def trained(norm: str = "batch") -> tuple[Nets, torch.Tensor, nets.SingleNet]:
     """A net with running statistics and biases, images, and the same net by itself."""
-    nets, feed = made.stack([made.Arm(0), made.Arm(1)], norm=norm, steps=12, width=6)
+    stack, feed = made.stack([made.Arm(0), made.Arm(1)], norm=norm, steps=12, width=6)
     x, _ = feed(np.arange(120)[None].repeat(2, 0))
-    return nets, x, compensate.unstacked(nets, 1)
+    return stack, x, nets.unstack(stack, 1)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_a_net_taken_out_of_the_stack_says_the_same(norm: str) -> None:
-    nets, x, net = trained(norm)
+    stack, x, net = trained(norm)
     with torch.no_grad():
-        torch.testing.assert_close(net.logits(x[:, 1:2]), nets.forward(x)[1], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(net.logits(x[:, 1:2]), stack.forward(x)[1], rtol=1e-9, atol=1e-9)
 
 
 def test_compensation_leaves_no_bias_and_less_error_the_better_it_is() -> None:
     _, x, net = trained()
     x = x[:, 1:2]
     error = {}
-    for method in compensate.METHODS:
+    for method in nets.METHODS:
         with torch.no_grad():
-            changed = compensate.changed(net, x, method)
+            changed = nets.remove_biases(net, x, method)
         if method != "original":
             assert all((b == 0).all() for _, b in changed.convs)
         error[method] = float((changed.logits(x) - net.logits(x)).norm().detach())
@@ -118,22 +117,22 @@ def test_compensation_leaves_no_bias_and_less_error_the_better_it_is() -> None:
 def test_ridge_is_on_the_change_and_shrinks_no_weight() -> None:
     """Without biases there is nothing to make up for: the weights stay, whatever the ridge."""
     _, x, net = trained()
-    bare = compensate.changed(net, x[:, 1:2], "zero")
+    bare = nets.remove_biases(net, x[:, 1:2], "zero")
     with torch.no_grad():
-        again = compensate.changed(bare, x[:, 1:2], "sequential")
+        again = nets.remove_biases(bare, x[:, 1:2], "sequential")
     for (before, _), (after, _) in zip(bare.convs, again.convs, strict=True):
         torch.testing.assert_close(before, after)
 
 
 def test_patches_are_what_a_convolution_meets() -> None:
     x, w = torch.randn(2, 3, 5, 5, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
-    by_hand = (compensate.patches(x) @ w.flatten(1).T).view(2, 25, 4).transpose(1, 2).reshape(2, 4, 5, 5)
+    by_hand = (nets.extract_patches(x) @ w.flatten(1).T).view(2, 25, 4).transpose(1, 2).reshape(2, 4, 5, 5)
     torch.testing.assert_close(by_hand, torch.nn.functional.conv2d(x, w, padding=1))
 
 
 def test_parameters_of_a_net() -> None:
-    from converter.study.plan import parameters
+    from converter.study.plan import count_parameters
 
     nets = Nets(Shape(4, 2, "none", 1, 8, 10), [(0, 0, 0)], ["all"])
-    assert sum(nets.sizes) == parameters(4, (1, 8, 8), 10, biases=True)
-    assert parameters(4, (1, 8, 8), 10, biases=False) == sum(nets.sizes) - 8
+    assert sum(nets.sizes) == count_parameters(4, (1, 8, 8), 10, biases=True)
+    assert count_parameters(4, (1, 8, 8), 10, biases=False) == sum(nets.sizes) - 8

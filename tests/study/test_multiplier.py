@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converter.study.results import multiplier
+from converter.study.multiplier import estimate_multiplier
 
 WIDTHS = (2, 4, 8, 16, 32)
 
@@ -23,7 +23,7 @@ def errors(factor: float, noise: float = 0.02, seeds: int = 8, seed: int = 0) ->
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.5, 2.5])
 def test_the_factor_is_found(factor: float) -> None:
-    found = multiplier(errors(factor), 1e-6, resamples=200)
+    found = estimate_multiplier(errors(factor), 1e-6, resamples=200)
     assert found is not None
     assert found.factor == pytest.approx(factor, rel=0.03)
     assert found.low - 0.02 <= factor <= found.high + 0.02
@@ -32,12 +32,12 @@ def test_the_factor_is_found(factor: float) -> None:
 
 
 def test_the_interval_covers_the_truth() -> None:
-    seen = [multiplier(errors(1.2, 0.15, seed=s), 1e-6, resamples=120) for s in range(40)]
+    seen = [estimate_multiplier(errors(1.2, 0.15, seed=s), 1e-6, resamples=120) for s in range(40)]
     assert sum(m.low <= 1.2 <= m.high for m in seen) >= 33
 
 
 def test_a_width_whose_accuracy_is_never_reached_is_censored() -> None:
-    found = multiplier(errors(2.0), 1e-6, resamples=100)
+    found = estimate_multiplier(errors(2.0), 1e-6, resamples=100)
     widest = found.widths[-1]
     assert widest.factor is None
     assert widest.at_ceiling
@@ -46,10 +46,10 @@ def test_a_width_whose_accuracy_is_never_reached_is_censored() -> None:
 
 def test_two_widths_are_too_few() -> None:
     made = errors(1.0)
-    assert multiplier({w: made[w] for w in WIDTHS[:2]}, 1e-6) is None
+    assert estimate_multiplier({w: made[w] for w in WIDTHS[:2]}, 1e-6) is None
 
 
 def test_equal_arms_need_the_same_channels_exactly() -> None:
     made = {w: (a, a.copy()) for w, (a, _) in errors(1.0).items()}
-    found = multiplier(made, 1e-6, resamples=50)
+    found = estimate_multiplier(made, 1e-6, resamples=50)
     assert (found.factor, found.low, found.high) == (1.0, 1.0, 1.0)

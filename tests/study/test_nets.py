@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from converter.study.nets import NORMS, Nets, Shape
-from converter.study.training import Arm, batches, evaluate, logits
+from converter.study.training import Arm, compute_logits, draw_batches, evaluate
 from tests.study import made
 
 ARMS = [Arm(0), Arm(0, "head"), Arm(1, "all", "centred", 1e-2, 3e-3), Arm(1, "none", "pixel", 1e-3)]
@@ -61,7 +61,7 @@ def alone(arm: Arm, nets: Nets, model: int, optimiser: str) -> One:
         steps = torch.optim.SGD(values, arm.rate, momentum=0.9, weight_decay=arm.decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(steps, made.FEW)
     scale, offset = images.scaling(split, arm.input)
-    for index in batches([arm], [split], 32, made.FEW, 0):
+    for index in draw_batches([arm], [split], 32, made.FEW, 0):
         x = torch.as_tensor(images.x[index[0]], dtype=torch.float64) * scale - torch.as_tensor(offset).double()
         steps.zero_grad()
         functional.cross_entropy(net(x), torch.as_tensor(images.y[index[0]])).backward()
@@ -83,7 +83,7 @@ def test_a_stack_trains_as_each_net_alone(norm: str, optimiser: str) -> None:
         scale, offset = images.scaling(images.split(arm.seed, 0), arm.input)
         x = torch.as_tensor(images.x[index[k]], dtype=torch.float64) * scale - torch.as_tensor(offset).double()
         with torch.no_grad():
-            torch.testing.assert_close(logits(nets, feed, index)[k], net(x), rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close(compute_logits(nets, feed, index)[k], net(x), rtol=1e-7, atol=1e-9)
         if norm == "batch":
             part = slice(k * width, (k + 1) * width)
             torch.testing.assert_close(nets.running[0][0][part], net.norms[0].running_mean, rtol=1e-9, atol=1e-12)
@@ -106,7 +106,7 @@ def test_both_arms_of_a_seed_begin_alike_and_see_the_same() -> None:
     assert not torch.equal(nets.values["conv0"][0], nets.values["conv0"][2])
     images = made.few_images()
     splits = [images.split(arm.seed, 0) for arm in ARMS]
-    index = next(batches(ARMS, splits, 16, 1, 0))
+    index = next(draw_batches(ARMS, splits, 16, 1, 0))
     assert (index[0] == index[1]).all()
     assert (index[0] != index[2]).any()
     assert np.isin(index[0], splits[0].train).all()
@@ -125,7 +125,7 @@ def test_accuracy_is_that_of_the_largest_logit() -> None:
     nets, feed = made.stack(ARMS[:2])
     index = np.arange(50)[None].repeat(2, 0)
     accuracy, loss = evaluate(nets, feed, index)
-    said = logits(nets, feed, index)
+    said = compute_logits(nets, feed, index)
     assert accuracy[0] == pytest.approx(100 * (said[0].argmax(1).numpy() == made.few_images().y[:50]).mean())
     assert loss[0] == pytest.approx(float(functional.cross_entropy(said[0], feed.labels(index)[0])))
 
@@ -135,7 +135,7 @@ def test_images_in_parts_give_what_all_at_once_give() -> None:
     nets, feed = made.stack(ARMS[:2], images=images)
     index = np.arange(640)[None].repeat(2, 0)
     with torch.no_grad():
-        torch.testing.assert_close(logits(nets, feed, index), nets.forward(feed(index)[0]))
+        torch.testing.assert_close(compute_logits(nets, feed, index), nets.forward(feed(index)[0]))
 
 
 def test_shape_counts_the_features_of_the_head() -> None:

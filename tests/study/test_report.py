@@ -16,7 +16,7 @@ import cli
 from converter.commands.study import StudyResult
 from converter.errors import BiasoptError
 from converter.study import data, plan, run, saved
-from converter.study.plan import Asked
+from converter.study.plan import StudyOptions
 from tests.study import made
 from tests.study.test_claims import GOOD, ablation, capacity, depth, drift, recall, widths
 
@@ -25,8 +25,8 @@ FOUND = (*GOOD, *widths({2: 3.0, 4: 0.0, 8: 0.0, 16: 0.0}), *recall({"1": 7, "2"
 
 
 def document(rows: tuple[dict, ...] = FOUND, left: tuple[str, ...] = ()) -> dict:
-    facts = run._facts(run.How(), made.few_images())
-    done = run.Done(tuple(rows), 20, left, 0, 61.0, 120.0, facts)
+    facts = run._describe_run(run.RunOptions(), made.few_images())
+    done = run.StudyRun(tuple(rows), 20, left, 0, 61.0, 120.0, facts)
     return StudyResult(done, 0.5, False).document(["study", "--report", "x"])
 
 
@@ -131,10 +131,12 @@ def test_forms_that_there_are_not_are_refused() -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that trains almost nothing."""
-    jobs = plan.jobs
-    monkeypatch.setattr(data, "digits", made.few_images)
+    jobs = plan.plan_jobs
+    monkeypatch.setattr(data, "load_digits", made.few_images)
     monkeypatch.setattr(
-        plan, "jobs", lambda asked: [replace(j, steps=3, width=min(j.width, 3)) for j in jobs(asked) if j.width <= 4]
+        plan,
+        "plan_jobs",
+        lambda asked: [replace(j, steps=3, width=min(j.width, 3)) for j in jobs(asked) if j.width <= 4],
     )
 
 
@@ -203,4 +205,4 @@ def test_asked_for_in_python_too() -> None:
 
     with pytest.raises(ValueError, match="is no part of the study"):
         study(blocks=["nothing"])
-    assert Asked().blocks == ()
+    assert StudyOptions().blocks == ()

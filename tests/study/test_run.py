@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from converter.errors import BiasoptError, RuntimeUnavailable
-from converter.study import jobs as work
-from converter.study import plan, run
-from converter.study.plan import Asked
-from converter.study.run import ROWS, Store
+from converter.study import jobs, plan, run
+from converter.study.plan import StudyOptions
+from converter.study.run import ROWS, RowLog
 from tests.study import made
 
 pytestmark = pytest.mark.slow
@@ -25,16 +24,16 @@ IMAGES = made.few_images()
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan of the same shape with small nets and few steps."""
-    jobs = plan.jobs
+    jobs = plan.plan_jobs
 
-    def few(asked: Asked) -> list[plan.Job]:
+    def few(asked: StudyOptions) -> list[plan.Job]:
         return [replace(job, width=min(job.width, 3), steps=3, depth=2) for job in jobs(asked) if job.width <= 4]
 
-    monkeypatch.setattr(plan, "jobs", few)
+    monkeypatch.setattr(plan, "plan_jobs", few)
 
 
-def ran(out: Path | None = None, asked: Asked | None = None, **how: object) -> run.Done:
-    return run.study(IMAGES, asked or Asked(("widths", "identity"), seeds=6), run.How(out=out, **how))
+def ran(out: Path | None = None, asked: StudyOptions | None = None, **how: object) -> run.StudyRun:
+    return run.run_study(IMAGES, asked or StudyOptions(("widths", "identity"), seeds=6), run.RunOptions(out=out, **how))
 
 
 def test_rows_do_not_depend_on_how_many_run_side_by_side() -> None:
@@ -43,7 +42,7 @@ def test_rows_do_not_depend_on_how_many_run_side_by_side() -> None:
 
 def test_a_second_run_goes_on_and_gives_the_same_rows(tmp_path: Path) -> None:
     whole = ran(tmp_path / "whole")
-    ran(tmp_path / "parts", Asked(("identity",), seeds=6))
+    ran(tmp_path / "parts", StudyOptions(("identity",), seeds=6))
     second = ran(tmp_path / "parts")
     assert second.resumed > 0
     assert second.rows == whole.rows
@@ -70,13 +69,13 @@ def test_another_study_is_refused(tmp_path: Path) -> None:
         ran(tmp_path, key=1)
     other = replace(IMAGES, x=IMAGES.x + 1)
     with pytest.raises(BiasoptError, match="digest differ"):
-        run.study(other, Asked(("identity",), seeds=2), run.How(out=tmp_path))
+        run.run_study(other, StudyOptions(("identity",), seeds=2), run.RunOptions(out=tmp_path))
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BiasoptError, match="cannot keep rows there"):
-        Store(tmp_path / "file", {})
+        RowLog(tmp_path / "file", {})
 
 
 def test_out_of_time_leaves_jobs_out_and_says_which() -> None:
@@ -101,14 +100,14 @@ def test_later_runs_do_what_was_left_out(tmp_path: Path) -> None:
 def test_an_error_in_one_job_ends_the_run_and_keeps_the_rows_so_far(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    do, calls = work.run, itertools.count()
+    do, calls = jobs.run_job, itertools.count()
 
-    def sometimes(job: plan.Job, setting: work.Setting, only: int | None = None) -> list[dict]:
+    def sometimes(job: plan.Job, setting: jobs.Setting, only: int | None = None) -> list[dict]:
         if only is None and next(calls) == 2:
             raise KeyboardInterrupt
         return do(job, setting, only)
 
-    monkeypatch.setattr(work, "run", sometimes)
+    monkeypatch.setattr(run, "run_job", sometimes)
     with pytest.raises(KeyboardInterrupt):
         ran(tmp_path)
     monkeypatch.undo()
@@ -118,16 +117,16 @@ def test_an_error_in_one_job_ends_the_run_and_keeps_the_rows_so_far(
 def test_a_stop_ends_training_at_the_next_step() -> None:
     from converter.study.training import Stopped
 
-    setting = work.Setting(IMAGES)
+    setting = jobs.Setting(IMAGES)
     setting.stop.set()
     for block in ("widths", "recall"):
         with pytest.raises(Stopped):
-            work.run(made.one_of(block), setting)
+            jobs.run_job(made.one_of(block), setting)
 
 
 def test_threads_of_torch_are_as_before() -> None:
     before = torch.get_num_threads()
-    ran(asked=Asked(("identity",), seeds=2))
+    ran(asked=StudyOptions(("identity",), seeds=2))
     assert torch.get_num_threads() == before
 
 
@@ -141,6 +140,6 @@ def test_cuda_that_is_not_there_is_refused_before_any_work(monkeypatch: pytest.M
 @pytest.mark.cuda
 def test_cuda_gives_what_the_cpu_gives() -> None:
     job = made.one_of("widths", width=3)
-    rows = [work.run(job, work.Setting(IMAGES, device=device)) for device in ("cpu", "cuda")]
+    rows = [jobs.run_job(job, jobs.Setting(IMAGES, device=device)) for device in ("cpu", "cuda")]
     for cpu, cuda in zip(*rows, strict=True):
         assert cuda["loss"] == pytest.approx(cpu["loss"], rel=1e-2)

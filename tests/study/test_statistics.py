@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from converter.study import statistics as stats
+from converter import stats
+from converter.study.results import DIFFERENT, EQUIVALENT, OPEN, judge
 
 D = [0.3, -0.1, 0.5, 0.2, 0.0, 0.4, 0.1, -0.2]
 
@@ -119,21 +120,21 @@ def test_fixed_sequence_is_wrong_in_five_of_a_hundred_families() -> None:
 
 def test_verdicts() -> None:
     same, apart, loose = [0.1, -0.1, 0.05, -0.05] * 2, [2.0, 2.2, 1.9, 2.1] * 2, [-3.0, 4.0, 1.0, -2.0]
-    found = stats.judge([same, apart, loose], 0.5)
-    assert [j.verdict for j in found] == [stats.EQUIVALENT, stats.DIFFERENT, stats.OPEN]
+    found = judge([same, apart, loose], 0.5)
+    assert [j.verdict for j in found] == [EQUIVALENT, DIFFERENT, OPEN]
     assert [j.needed is None for j in found] == [True, True, False]
 
 
 def test_a_difference_must_survive_holm() -> None:
     d = [0.9, 0.2, 1.0, 0.1, 0.8, 0.6]
-    (alone,) = stats.judge([d], 0.1)
-    among, *_ = stats.judge([d, *[[-3.0, 4.0, 1.0, -2.0]] * 9], 0.1)
-    assert alone.verdict == stats.DIFFERENT
-    assert among.verdict == stats.OPEN
+    (alone,) = judge([d], 0.1)
+    among, *_ = judge([d, *[[-3.0, 4.0, 1.0, -2.0]] * 9], 0.1)
+    assert alone.verdict == DIFFERENT
+    assert among.verdict == OPEN
     assert among.p_holm == pytest.approx(min(1.0, 10 * alone.p_holm))
 
 
 def test_one_seed_says_nothing() -> None:
-    (found,) = stats.judge([[0.0]], 0.5)
-    assert found.verdict == stats.OPEN
+    (found,) = judge([[0.0]], 0.5)
+    assert found.verdict == OPEN
     assert found.needed is None

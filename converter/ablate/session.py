@@ -21,7 +21,7 @@ State = dict[str, NDArray[Any]]  # opening -> value, in the type that it is stor
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class SessionOptions:
     """Where sessions run, and with what."""
 
     provider: str = "cpu"
@@ -33,7 +33,13 @@ class Tap:
     """A session of a copy of the model that gives some tensors and is fed some constants."""
 
     def __init__(
-        self, source: LoadedModel, wanted: Sequence[str], open_sites: Iterable[Site], where: Where, *, optimize: str
+        self,
+        source: LoadedModel,
+        wanted: Sequence[str],
+        open_sites: Iterable[Site],
+        where: SessionOptions,
+        *,
+        optimize: str,
     ) -> None:
         openings = [o for s in open_sites for o in (s.bias_opening, s.weight_opening)]
         model, self._inputs = extract_outputs(source, wanted, openings)
@@ -58,7 +64,7 @@ class Net:
 
     source: LoadedModel
     sites: tuple[Site, ...]
-    where: Where = field(default_factory=Where)
+    where: SessionOptions = field(default_factory=SessionOptions)
 
     def __post_init__(self) -> None:
         self.source = make_loadable(self.source)
