@@ -13,7 +13,7 @@ from converter.errors import DataError
 from converter.records import InputSet
 from converter.referee.inputs.files import open_inputs, read_labels
 from converter.referee.inputs.images import open_images
-from converter.referee.inputs.stream import MOST_ROWS, Stream, digest
+from converter.referee.inputs.stream import MOST_ROWS, Stream, hash_feeds
 from converter.referee.proto.random_inputs import check_given
 from converter.referee.proto.source import Port
 
@@ -78,7 +78,7 @@ class Data:
                 check_given(proto, batch.feeds)
             rows += batch.rows
             size += sum(v.nbytes for v in batch.feeds.values() if isinstance(v, np.ndarray))
-            self._digests.append(digest(batch.feeds))
+            self._digests.append(hash_feeds(batch.feeds))
             if self._held is not None:
                 self._held.append(batch)
             if size > max_bytes:
@@ -120,7 +120,7 @@ class Data:
             yield from self._held
             return
         for k, batch in enumerate(self._batches(self._given.stream(self._ports))):
-            if k >= len(self._digests) or digest(batch.feeds) != self._digests[k]:
+            if k >= len(self._digests) or hash_feeds(batch.feeds) != self._digests[k]:
                 raise DataError("the data changes from one reading to the next; give files, or a script that is seeded")
             yield batch
 

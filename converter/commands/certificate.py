@@ -16,7 +16,15 @@ from converter.errors import InvariantViolation, ModelError
 from converter.model.graph import Bypass, DropInput, Edit, Graph, Node, Rename, SetAttr, SetConst, SetOp
 from converter.model.graph.nodes import Const, Scope, StoredTensor
 from converter.records import Rewrite, Weight
-from converter.referee.certificate import SCHEMA, Engine, Refusal, built, encoded, facts, sealed
+from converter.referee.certificate import (
+    SCHEMA,
+    CertificateError,
+    Replayer,
+    build_model,
+    compute_seal,
+    describe_facts,
+    encode_array,
+)
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import chain_hashes, hash_array, hash_file, hash_model
 from converter.rewrite.passes import Pass
@@ -108,11 +116,11 @@ class Recorder:
         """How a constant is made: never the whole of a weight where factors can say it."""
         dtype = weight.dtype.name
         if isinstance(weight, numerics.NewTensor):
-            return {"kind": "fresh", "dtype": dtype, **encoded(weight.value)}
+            return {"kind": "fresh", "dtype": dtype, **encode_array(weight.value)}
         base, factors = (weight.base, weight.factors) if isinstance(weight, numerics.ScaledTensor) else (weight, ())
         if isinstance(base, numerics.NewTensor):
-            return {"kind": "fresh", "dtype": dtype, **encoded(weight.float64())}
-        said = [{"view": list(view), **encoded(factor)} for view, factor in factors]
+            return {"kind": "fresh", "dtype": dtype, **encode_array(weight.float64())}
+        said = [{"view": list(view), **encode_array(factor)} for view, factor in factors]
         return {"kind": "scaled", "dtype": dtype, "base": self._base(base, node, slot), "factors": said}
 
     def _base(self, base: Weight, node: Node, slot: int) -> dict[str, Any]:
@@ -161,20 +169,20 @@ def certificate(
         The replay gives another model than the fold: one of the two is wrong.
     """
     digest = hash_model(original)
-    engine, steps, state = Engine(original, frozenset(recorder.frozen)), [], digest
+    engine, steps, state = Replayer(original, frozenset(recorder.frozen)), [], digest
     for k, asked in enumerate(recorder.steps):
         if progress is not None:
             progress(f"certificate: step {k + 1} of {len(recorder.steps)}")
         try:
             record = engine.step(asked)
-        except Refusal as refusal:
+        except CertificateError as refusal:
             raise InvariantViolation(f"the replay does not follow the fold: {refusal}") from refusal
         state = record["state"] = chain_hashes(state, record)
         steps.append(record)
     entries = ("biasopt.version", "biasopt.rewrites") if steps else ()
     metadata = {p.key: p.value for p in folded.proto.metadata_props if p.key in entries}
     got = hash_model(folded)
-    if hash_model(LoadedModel(built(engine.sheet, original, metadata), "replayed", None, original.folder)) != got:
+    if hash_model(LoadedModel(build_model(engine.graph, original, metadata), "replayed", None, original.folder)) != got:
         raise InvariantViolation("the replay of the fold's steps gives another model than the fold")
     document = {
         "schema": SCHEMA,
@@ -185,11 +193,11 @@ def certificate(
         "output": {**_facts(folded), "digest": got, "metadata": metadata},
         "summary": {"steps": len(steps), "recomputed": sum(s["check"]["recomputed"] for s in steps)},
     }
-    return {**document, "seal": sealed(document)}
+    return {**document, "seal": compute_seal(document)}
 
 
 def _facts(source: LoadedModel) -> dict[str, Any]:
-    said = facts(source.proto)
+    said = describe_facts(source.proto)
     if source.path is None:
         return {**said, "sha256": None, "size_bytes": None}
     return {**said, "sha256": hash_file(source.path), "size_bytes": source.path.stat().st_size}

@@ -92,10 +92,10 @@ def replay_certificate(
         The original or the certificate cannot be read, or the output cannot be written.
     """
     source_path, said_path = Path(original), Path(certificate)
-    document = engine.read(said_path)
+    document = engine.read_certificate(said_path)
     source = LoadedModel.open(source_path, None if data is None else Path(data))
     target = None if out is None else _checked(Path(out), source_path, said_path, force=force)
-    found = engine.check(source, document, progress)
+    found = engine.check_certificate(source, document, progress)
     same = None
     if found.holds and target is not None and found.write is not None:
         found.write(target)

@@ -18,7 +18,7 @@ from converter.referee.proto.structural_hash import hash_array, hash_tensor
 from converter.referee.proto.tensors import read_tensor
 
 
-class Refusal(Exception):
+class CertificateError(Exception):
     """``where``: the step or field; ``why``: what is wrong there."""
 
     def __init__(self, where: str, why: str) -> None:
@@ -54,7 +54,7 @@ class Constant:
         """As stored."""
         raise NotImplementedError
 
-    def master(self) -> Array:
+    def float64(self) -> Array:
         """In float64."""
         return self.load().astype(np.float64)
 
@@ -63,7 +63,7 @@ class Constant:
         return hash_array(self.load())
 
 
-class Held(Constant):
+class StoredConstant(Constant):
     """A tensor of the original."""
 
     def __init__(self, tensor: TensorProto, folder: Path | None) -> None:
@@ -85,7 +85,7 @@ class Held(Constant):
 
 
 @dataclass(eq=False)
-class Computed(Constant):
+class ComputedConstant(Constant):
     """What nodes of the original make of constants alone."""
 
     value: Array
@@ -98,7 +98,7 @@ class Computed(Constant):
 
 
 @dataclass(eq=False)
-class Made(Constant):
+class ScaledConstant(Constant):
     """A base times factors, or a vector of float64 numbers: rounded to ``dtype`` once.
 
     ``factors``: pairs (view, factor); the base, reshaped to ``view``, is multiplied by what broadcasts to it.
@@ -112,21 +112,21 @@ class Made(Constant):
         self.shape = self.base.shape
         self._digest = ""
 
-    def master(self) -> Array:
-        value = self.base.master()
+    def float64(self) -> Array:
+        value = self.base.float64()
         for view, factor in self.factors:
             value = (value.reshape(view) * factor).reshape(self.shape)
         return value
 
     def load(self) -> Array:
-        return rounded(self.master(), self.dtype)
+        return round_to(self.float64(), self.dtype)
 
     def digest(self) -> str:
         self._digest = self._digest or hash_array(self.load())
         return self._digest
 
 
-def rounded(value: Array, dtype: np.dtype[Any]) -> Array:
+def round_to(value: Array, dtype: np.dtype[Any]) -> Array:
     """``value`` float64 to the nearest number of ``dtype``, ties to even."""
     with np.errstate(all="ignore"):
         if dtype != DTYPES["bfloat16"]:
@@ -136,14 +136,14 @@ def rounded(value: Array, dtype: np.dtype[Any]) -> Array:
         return np.where(np.abs(nearest) > _BFLOAT16_MOST, np.copysign(np.inf, value), nearest).astype(dtype)
 
 
-def rounding(constant: Made) -> tuple[Array, Array]:
+def measure_rounding(constant: ScaledConstant) -> tuple[Array, Array]:
     """How far each channel's numbers were rounded at most, and how far they may be: two float64 vectors.
 
     The bound is half a unit in the last place of the channel's largest number (unit roundoff times its power of
     two), or half the smallest subnormal number.
     """
-    value = constant.master()
-    off = np.abs(rounded(value, constant.dtype).astype(np.float64) - value)
+    value = constant.float64()
+    off = np.abs(round_to(value, constant.dtype).astype(np.float64) - value)
     size = np.abs(value)
     if constant.factors:
         view, factor = constant.factors[-1]
@@ -159,13 +159,13 @@ def rounding(constant: Made) -> tuple[Array, Array]:
 # -- JSON --------------------------------------------------------------------------------------
 
 
-def encoded(array: Array) -> dict[str, Any]:
+def encode_array(array: Array) -> dict[str, Any]:
     """A float64 array as JSON: shape, and the bytes in base64 (little endian)."""
     data = np.ascontiguousarray(array, dtype="<f8").tobytes()
     return {"shape": list(array.shape), "f64": base64.b64encode(data).decode("ascii")}
 
 
-def decoded(record: Any, where: str) -> Array:
+def decode_array(record: Any, where: str) -> Array:
     """The array again."""
     try:
         data = base64.b64decode(record["f64"], validate=True)
@@ -174,30 +174,30 @@ def decoded(record: Any, where: str) -> Array:
             raise ValueError("its length does not fit its shape")
         return np.frombuffer(data, dtype="<f8").reshape(shape).astype(np.float64)
     except (KeyError, TypeError, ValueError, binascii.Error) as exc:
-        raise Refusal(where, f"numbers that cannot be read ({exc})") from exc
+        raise CertificateError(where, f"numbers that cannot be read ({exc})") from exc
 
 
-def made(record: Any, base_of: Callable[[Any], Constant], where: str) -> Made:
+def build_constant(record: Any, base_of: Callable[[Any], Constant], where: str) -> ScaledConstant:
     """The constant that a recipe describes; ``base_of`` finds what it starts from."""
     try:
         dtype = DTYPES[record["dtype"]]
         kind = record["kind"]
     except (KeyError, TypeError) as exc:
-        raise Refusal(where, f"a constant without {exc}") from exc
+        raise CertificateError(where, f"a constant without {exc}") from exc
     if kind == "fresh":
-        return Made(Computed(decoded(record, where)), (), dtype)
+        return ScaledConstant(ComputedConstant(decode_array(record, where)), (), dtype)
     if kind != "scaled":
-        raise Refusal(where, f"a constant of unknown kind {kind!r}")
+        raise CertificateError(where, f"a constant of unknown kind {kind!r}")
     factors = []
     for entry in record.get("factors", []):
-        view, factor = tuple(int(d) for d in entry.get("view", ())), decoded(entry, where)
+        view, factor = tuple(int(d) for d in entry.get("view", ())), decode_array(entry, where)
         factors.append((view, factor))
     base = base_of(record.get("base"))
-    constant = Made(base, tuple(factors), dtype)
-    if any(math.prod(view) != math.prod(base.shape) or not _fits(factor, view) for view, factor in factors):
-        raise Refusal(where, "factors that do not fit the tensor")
+    constant = ScaledConstant(base, tuple(factors), dtype)
+    if any(math.prod(view) != math.prod(base.shape) or not _is_broadcastable(factor, view) for view, factor in factors):
+        raise CertificateError(where, "factors that do not fit the tensor")
     return constant
 
 
-def _fits(factor: Array, view: tuple[int, ...]) -> bool:
+def _is_broadcastable(factor: Array, view: tuple[int, ...]) -> bool:
     return factor.ndim == len(view) and all(f in (1, d) for f, d in zip(factor.shape, view, strict=True))

@@ -9,20 +9,20 @@ from typing import Any
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from converter.referee.certificate.constants import Constant, Held, Refusal, made
+from converter.referee.certificate.constants import CertificateError, Constant, StoredConstant, build_constant
 
 _STANDARD = ("", "ai.onnx")
 
 
 @dataclass(eq=False)
-class Wire:
+class Tensor:
     """A tensor: its name now and at first, who makes it, who reads it."""
 
     name: str
-    scope: Area
+    scope: Scope
     origin: str = ""
-    maker: Item | None = None
-    readers: list[Item] = field(default_factory=list)
+    maker: Node | None = None
+    readers: list[Node] = field(default_factory=list)
     constant: Constant | None = None
     pins: int = 0  # uses that are no node
     is_input: bool = False
@@ -31,23 +31,23 @@ class Wire:
     @property
     def used(self) -> bool:
         """Whether anything would miss it."""
-        interface = self.is_input and (self.constant is None or self.scope.sheet.ir_version >= 4)
+        interface = self.is_input and (self.constant is None or self.scope.graph.ir_version >= 4)
         return bool(self.readers or self.pins or interface)
 
 
 @dataclass(eq=False)
-class Item:
+class Node:
     """A node: what the original has, and what became of it."""
 
     proto: NodeProto
-    scope: Area
+    scope: Scope
     path: str
     label: str
     op: str
-    inputs: list[Wire] = field(default_factory=list)
-    outputs: list[Wire] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
     attributes: dict[str, AttributeProto] = field(default_factory=dict)
-    bodies: list[Area] = field(default_factory=list)
+    bodies: list[Scope] = field(default_factory=list)
     alive: bool = True
     touched: bool = False
     number: int = 0
@@ -55,7 +55,7 @@ class Item:
     @property
     def is_standard(self) -> bool:
         """Whether it is one of ONNX's own operators."""
-        return self.proto.domain in _STANDARD and self.op not in self.scope.sheet.overridden
+        return self.proto.domain in _STANDARD and self.op not in self.scope.graph.overridden
 
     def as_node(self) -> NodeProto:
         """The node as it is now; bodies as they were."""
@@ -71,14 +71,14 @@ class Item:
         return node
 
 
-class Area:
+class Scope:
     """A graph, a graph inside a node, or a function."""
 
-    def __init__(self, sheet: Sheet, path: str, proto: GraphProto | FunctionProto, parent: Area | None) -> None:
-        self.sheet, self.path, self.proto, self.parent = sheet, path, proto, parent
-        self.names: dict[str, Wire] = {}
-        self.items: list[Item] = []
-        self.added: list[Wire] = []
+    def __init__(self, graph: Graph, path: str, proto: GraphProto | FunctionProto, parent: Scope | None) -> None:
+        self.graph, self.path, self.proto, self.parent = graph, path, proto, parent
+        self.names: dict[str, Tensor] = {}
+        self.nodes: list[Node] = []
+        self.added: list[Tensor] = []
         self.frozen: set[str] = set()
         self.first: set[str] = set()  # names that the original has here
 
@@ -87,83 +87,83 @@ class Area:
         """Whether it is a function, which holds no initializers."""
         return isinstance(self.proto, FunctionProto)
 
-    def find(self, name: str) -> Wire | None:
-        """The wire of that name, here or around."""
-        area: Area | None = self
-        while area is not None:
-            if name in area.names:
-                return area.names[name]
-            area = area.parent
+    def find(self, name: str) -> Tensor | None:
+        """The tensor of that name, here or around."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                return scope.names[name]
+            scope = scope.parent
         return None
 
-    def declare(self, name: str) -> Wire:
-        """The wire of that name here, made if need be; a fresh one for an absent tensor."""
+    def declare(self, name: str) -> Tensor:
+        """The tensor of that name here, made if need be; a fresh one for an absent tensor."""
         if not name:
-            return Wire("", self)
-        return self.names.setdefault(name, Wire(name, self, name))
+            return Tensor("", self)
+        return self.names.setdefault(name, Tensor(name, self, name))
 
 
-class Sheet:
+class Graph:
     """A whole model. ``frozen``: names that are no longer inputs but constants."""
 
     def __init__(self, model: ModelProto, folder: Path | None, frozen: frozenset[str] = frozenset()) -> None:
         self.model, self.folder = model, folder
         self.ir_version = model.ir_version
         self.overridden = {f.name for f in model.functions if f.domain in _STANDARD}
-        self.areas: dict[str, Area] = {}
-        self.items: dict[str, Item] = {}
+        self.scopes: dict[str, Scope] = {}
+        self.nodes: dict[str, Node] = {}
         main = self._graph("", model.graph, None, frozen)
         self._training(main)
         for k, function in enumerate(model.functions):
             self._function(f"functions/{k}", function)
-        for area in self.areas.values():
-            area.first = set(area.names)
-        self.taken = {name for area in self.areas.values() for name in area.names}
+        for scope in self.scopes.values():
+            scope.first = set(scope.names)
+        self.taken = {name for scope in self.scopes.values() for name in scope.names}
 
-    def opset(self, area: Area) -> int:
+    def opset(self, scope: Scope) -> int:
         """The version of ONNX's own operators in a scope."""
-        while area.parent is not None:
-            area = area.parent
-        own = area.proto.opset_import if isinstance(area.proto, FunctionProto) else ()
+        while scope.parent is not None:
+            scope = scope.parent
+        own = scope.proto.opset_import if isinstance(scope.proto, FunctionProto) else ()
         for imports in (own, self.model.opset_import):
             found = max((o.version for o in imports if o.domain in _STANDARD), default=0)
             if found:
                 return int(found)
         return 0
 
-    def _graph(self, path: str, graph: GraphProto, parent: Area | None, frozen: frozenset[str] = frozenset()) -> Area:
-        area = self.areas[path] = Area(self, path, graph, parent)
-        for value in graph.input:
-            area.declare(value.name).is_input = True
-        for tensor in graph.initializer:
-            wire = area.declare(tensor.name)
-            wire.constant = Held(tensor, self.folder)
-            if tensor.name in frozen and wire.is_input and self.ir_version >= 4:
-                wire.is_input = False
-                area.frozen.add(tensor.name)
-        self._nodes(area, graph.node)
-        for value in graph.output:
-            self._pin(area, value.name)
-        for note in graph.quantization_annotation:
+    def _graph(self, path: str, body: GraphProto, parent: Scope | None, frozen: frozenset[str] = frozenset()) -> Scope:
+        scope = self.scopes[path] = Scope(self, path, body, parent)
+        for value in body.input:
+            scope.declare(value.name).is_input = True
+        for stored in body.initializer:
+            tensor = scope.declare(stored.name)
+            tensor.constant = StoredConstant(stored, self.folder)
+            if stored.name in frozen and tensor.is_input and self.ir_version >= 4:
+                tensor.is_input = False
+                scope.frozen.add(stored.name)
+        self._nodes(scope, body.node)
+        for value in body.output:
+            self._pin(scope, value.name)
+        for note in body.quantization_annotation:
             for entry in note.quant_parameter_tensor_names:
-                self._pin(area, entry.value)
-        return area
+                self._pin(scope, entry.value)
+        return scope
 
     def _function(self, path: str, function: FunctionProto) -> None:
-        area = self.areas[path] = Area(self, path, function, None)
+        scope = self.scopes[path] = Scope(self, path, function, None)
         for name in function.input:
-            area.declare(name).is_input = True
-        self._nodes(area, function.node)
+            scope.declare(name).is_input = True
+        self._nodes(scope, function.node)
         for name in function.output:
-            self._pin(area, name)
+            self._pin(scope, name)
 
     @staticmethod
-    def _pin(area: Area, name: str) -> None:
-        wire = area.find(name)
-        if wire is not None:
-            wire.pins += 1
+    def _pin(scope: Scope, name: str) -> None:
+        tensor = scope.find(name)
+        if tensor is not None:
+            tensor.pins += 1
 
-    def _training(self, main: Area) -> None:
+    def _training(self, main: Scope) -> None:
         for info in self.model.training_info:
             bindings = (*info.initialization_binding, *info.update_binding)
             names = {x for e in bindings for x in (e.key, e.value)}
@@ -171,53 +171,53 @@ class Sheet:
             for name in names & main.names.keys():
                 main.names[name].pins += 1
 
-    def _nodes(self, area: Area, protos: Any) -> None:
+    def _nodes(self, scope: Scope, protos: Any) -> None:
         for proto in protos:
             for name in proto.output:
-                area.declare(name)
+                scope.declare(name)
         for k, proto in enumerate(protos):
-            path = f"{area.path}/nodes/{k}".lstrip("/")
+            path = f"{scope.path}/nodes/{k}".lstrip("/")
             label = proto.name or f"{proto.op_type}:{next((o for o in proto.output if o), '')}"
-            item = Item(proto, area, path, label, proto.op_type, number=len(self.items))
-            self.items[path] = item
-            area.items.append(item)
-            item.attributes = {a.name: a for a in proto.attribute}
+            node = Node(proto, scope, path, label, proto.op_type, number=len(self.nodes))
+            self.nodes[path] = node
+            scope.nodes.append(node)
+            node.attributes = {a.name: a for a in proto.attribute}
             for name in proto.input:
-                wire = (area.find(name) if name else None) or area.declare(name)
-                item.inputs.append(wire)
-                wire.readers.append(item)
+                tensor = (scope.find(name) if name else None) or scope.declare(name)
+                node.inputs.append(tensor)
+                tensor.readers.append(node)
             for name in proto.output:
-                wire = area.declare(name)
-                wire.maker = item
-                item.outputs.append(wire)
-            for n, graph in enumerate(_bodies(proto)):
-                item.bodies.append(self._graph(f"{path}/bodies/{n}", graph, area))
+                tensor = scope.declare(name)
+                tensor.maker = node
+                node.outputs.append(tensor)
+            for n, body in enumerate(_list_bodies(proto)):
+                node.bodies.append(self._graph(f"{path}/bodies/{n}", body, scope))
 
-    def item(self, path: Any, where: str) -> Item:
+    def find_node(self, path: Any, where: str) -> Node:
         """The node at a path, which must still be there."""
-        found = self.items.get(path) if isinstance(path, str) else None
+        found = self.nodes.get(path) if isinstance(path, str) else None
         if found is None or not found.alive:
-            raise Refusal(where, f"there is no node {path!r}")
+            raise CertificateError(where, f"there is no node {path!r}")
         return found
 
-    def area(self, path: Any, where: str) -> Area:
+    def find_scope(self, path: Any, where: str) -> Scope:
         """The scope at a path."""
-        found = self.areas.get(path) if isinstance(path, str) else None
+        found = self.scopes.get(path) if isinstance(path, str) else None
         if found is None:
-            raise Refusal(where, f"there is no scope {path!r}")
+            raise CertificateError(where, f"there is no scope {path!r}")
         return found
 
 
-def _bodies(proto: NodeProto) -> Iterator[GraphProto]:
+def _list_bodies(proto: NodeProto) -> Iterator[GraphProto]:
     for attribute in proto.attribute:
         if attribute.type == AttributeProto.GRAPH:
             yield attribute.g
         yield from attribute.graphs
 
 
-def attribute_tensor(item: Item) -> TensorProto | None:
+def find_attribute_tensor(node: Node) -> TensorProto | None:
     """The tensor that a Constant holds."""
-    found = item.attributes.get("value")
+    found = node.attributes.get("value")
     return found.t if found is not None and found.HasField("t") else None
 
 
@@ -228,24 +228,24 @@ BaseOf = Callable[[Any], Constant]
 class Change:
     """What one step does."""
 
-    before: dict[str, tuple[NodeProto, list[Wire]]] = field(default_factory=dict)  # path -> node and inputs as it was
-    removed: list[Item] = field(default_factory=list)
-    gone: list[Wire] = field(default_factory=list)  # constants taken out
-    loose: list[Wire] = field(default_factory=list)
-    added: list[Wire] = field(default_factory=list)
+    before: dict[str, tuple[NodeProto, list[Tensor]]] = field(default_factory=dict)  # path -> node and inputs as it was
+    removed: list[Node] = field(default_factory=list)
+    gone: list[Tensor] = field(default_factory=list)  # constants taken out
+    loose: list[Tensor] = field(default_factory=list)
+    added: list[Tensor] = field(default_factory=list)
 
-    def touch(self, item: Item) -> None:
-        """Note an item before it changes for the first time."""
-        if item.path not in self.before:
-            self.before[item.path] = (item.as_node(), list(item.inputs))
-            item.touched = True
+    def touch(self, node: Node) -> None:
+        """Note a node before it changes for the first time."""
+        if node.path not in self.before:
+            self.before[node.path] = (node.as_node(), list(node.inputs))
+            node.touched = True
 
 
 class Editor:
-    """Changes a sheet."""
+    """Changes a graph."""
 
-    def __init__(self, sheet: Sheet) -> None:
-        self.sheet = sheet
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self._verbs: dict[str, Callable[[dict[str, Any], Change, str], None]] = {
             "set-const": self._set_const,
             "drop-input": self._drop_input,
@@ -254,7 +254,7 @@ class Editor:
             "bypass": self._bypass,
             "rename": self._rename,
         }
-        self.base_of: BaseOf = lambda record: _no_base()
+        self.base_of: BaseOf = lambda record: _refuse_base()
 
     def apply(self, edits: Any, where: str) -> Change:
         """One step: its edits in order, then what nothing reads any more goes.
@@ -266,90 +266,90 @@ class Editor:
         """
         change = Change()
         if not isinstance(edits, list) or not edits:
-            raise Refusal(where, "has no edits")
+            raise CertificateError(where, "has no edits")
         for k, edit in enumerate(edits):
             here = f"{where}, edit {k + 1}"
             verb = self._verbs.get(str(edit.get("edit"))) if isinstance(edit, dict) else None
             if verb is None:
-                raise Refusal(here, "is of an unknown kind")
+                raise CertificateError(here, "is of an unknown kind")
             try:
                 verb(edit, change, here)
             except (KeyError, TypeError, ValueError, IndexError, AttributeError) as exc:
-                raise Refusal(here, f"cannot be carried out ({type(exc).__name__}: {exc})") from exc
+                raise CertificateError(here, f"cannot be carried out ({type(exc).__name__}: {exc})") from exc
         self._sweep(change)
         return change
 
-    def _item(self, edit: dict[str, Any], where: str) -> Item:
-        return self.sheet.item(edit["node"], where)
+    def _find_node(self, edit: dict[str, Any], where: str) -> Node:
+        return self.graph.find_node(edit["node"], where)
 
     def _set_const(self, edit: dict[str, Any], change: Change, where: str) -> None:
-        item, slot, name = self._item(edit, where), int(edit["slot"]), str(edit["name"])
-        if not name or name in self.sheet.taken or not 0 <= slot <= len(item.inputs) + 4:
-            raise Refusal(where, f"the name {name!r} is taken, or there is no input {slot}")
-        self.sheet.taken.add(name)
-        wire = Wire(name, item.scope, name, constant=made(edit["value"], self.base_of, where), ours=True)
-        item.scope.names[name] = wire
-        item.scope.added.append(wire)
-        change.touch(item)
-        while len(item.inputs) <= slot:
-            item.inputs.append(Wire("", item.scope))
-        self._let_go(item, item.inputs[slot], change)
-        item.inputs[slot] = wire
-        wire.readers.append(item)
-        change.added.append(wire)
+        node, slot, name = self._find_node(edit, where), int(edit["slot"]), str(edit["name"])
+        if not name or name in self.graph.taken or not 0 <= slot <= len(node.inputs) + 4:
+            raise CertificateError(where, f"the name {name!r} is taken, or there is no input {slot}")
+        self.graph.taken.add(name)
+        tensor = Tensor(name, node.scope, name, constant=build_constant(edit["value"], self.base_of, where), ours=True)
+        node.scope.names[name] = tensor
+        node.scope.added.append(tensor)
+        change.touch(node)
+        while len(node.inputs) <= slot:
+            node.inputs.append(Tensor("", node.scope))
+        self._let_go(node, node.inputs[slot], change)
+        node.inputs[slot] = tensor
+        tensor.readers.append(node)
+        change.added.append(tensor)
 
     def _drop_input(self, edit: dict[str, Any], change: Change, where: str) -> None:
-        item, slot = self._item(edit, where), int(edit["slot"])
-        change.touch(item)
-        self._let_go(item, item.inputs[slot], change)
-        item.inputs[slot] = Wire("", item.scope)
-        while item.inputs and not item.inputs[-1].name:
-            item.inputs.pop()
+        node, slot = self._find_node(edit, where), int(edit["slot"])
+        change.touch(node)
+        self._let_go(node, node.inputs[slot], change)
+        node.inputs[slot] = Tensor("", node.scope)
+        while node.inputs and not node.inputs[-1].name:
+            node.inputs.pop()
 
     @staticmethod
-    def _let_go(item: Item, wire: Wire, change: Change) -> None:
-        if wire.name:
-            wire.readers.remove(item)
-            change.loose.append(wire)
+    def _let_go(node: Node, tensor: Tensor, change: Change) -> None:
+        if tensor.name:
+            tensor.readers.remove(node)
+            change.loose.append(tensor)
 
     def _set_attr(self, edit: dict[str, Any], change: Change, where: str) -> None:
-        item, name = self._item(edit, where), str(edit["name"])
-        change.touch(item)
-        item.attributes.pop(name, None)
+        node, name = self._find_node(edit, where), str(edit["name"])
+        change.touch(node)
+        node.attributes.pop(name, None)
         if edit.get("value") is not None:
-            item.attributes[name] = helper.make_attribute(name, edit["value"])
+            node.attributes[name] = helper.make_attribute(name, edit["value"])
 
     def _set_op(self, edit: dict[str, Any], change: Change, where: str) -> None:
-        item = self._item(edit, where)
-        change.touch(item)
-        item.op = str(edit["op"])
-        item.attributes = {}
-        while len(item.outputs) > 1 and not item.outputs[-1].name:
-            item.outputs.pop()
+        node = self._find_node(edit, where)
+        change.touch(node)
+        node.op = str(edit["op"])
+        node.attributes = {}
+        while len(node.outputs) > 1 and not node.outputs[-1].name:
+            node.outputs.pop()
 
     def _bypass(self, edit: dict[str, Any], change: Change, where: str) -> None:
-        item, slot, keep = self._item(edit, where), int(edit["slot"]), edit["keep"]
+        node, slot, keep = self._find_node(edit, where), int(edit["slot"]), edit["keep"]
         if keep not in ("input", "output"):
-            raise Refusal(where, f"keeps {keep!r}")
-        before, after = item.inputs[slot], item.outputs[0]
+            raise CertificateError(where, f"keeps {keep!r}")
+        before, after = node.inputs[slot], node.outputs[0]
         if not before.name or not after.name:
-            raise Refusal(where, f"input {slot} or the output of {item.label} is absent")
+            raise CertificateError(where, f"input {slot} or the output of {node.label} is absent")
         maker = before.maker
-        self._take_out(item, change)
+        self._take_out(node, change)
         upward = keep == "output" and maker is not None and not before.pins and before.scope is after.scope
         if not upward and after.pins:
-            raise Refusal(where, f"{after.name!r} is used elsewhere")
+            raise CertificateError(where, f"{after.name!r} is used elsewhere")
         if not upward:
-            self._rewire(after, before, change)
+            self._reconnect(after, before, change)
             return
         assert maker is not None
         change.touch(maker)
-        self._rewire(before, after, change)
+        self._reconnect(before, after, change)
         maker.outputs[maker.outputs.index(before)] = after
         before.maker, after.maker = None, maker  # so that what made it is not swept with the old name
         self._forget(before)
 
-    def _rewire(self, old: Wire, new: Wire, change: Change) -> None:
+    def _reconnect(self, old: Tensor, new: Tensor, change: Change) -> None:
         for reader in list(dict.fromkeys(old.readers)):
             change.touch(reader)
             reader.inputs = [new if w is old else w for w in reader.inputs]
@@ -359,53 +359,53 @@ class Editor:
             self._forget(old)
 
     def _rename(self, edit: dict[str, Any], change: Change, where: str) -> None:
-        area = self.sheet.area(edit["scope"], where)
-        wire, name = area.names.get(edit["tensor"]), str(edit["to"])
-        if wire is None or wire.pins or wire.is_input or wire.constant is not None:
-            raise Refusal(where, f"{edit['tensor']!r} is not there, or may not be renamed")
-        if not name or name in self.sheet.taken:
-            raise Refusal(where, f"the name {name!r} is taken")
-        self.sheet.taken.add(name)
-        for item in (*([wire.maker] if wire.maker is not None else []), *dict.fromkeys(wire.readers)):
-            change.touch(item)
-        del area.names[wire.name]
-        wire.name = name
-        area.names[name] = wire
+        scope = self.graph.find_scope(edit["scope"], where)
+        tensor, name = scope.names.get(edit["tensor"]), str(edit["to"])
+        if tensor is None or tensor.pins or tensor.is_input or tensor.constant is not None:
+            raise CertificateError(where, f"{edit['tensor']!r} is not there, or may not be renamed")
+        if not name or name in self.graph.taken:
+            raise CertificateError(where, f"the name {name!r} is taken")
+        self.graph.taken.add(name)
+        for node in (*([tensor.maker] if tensor.maker is not None else []), *dict.fromkeys(tensor.readers)):
+            change.touch(node)
+        del scope.names[tensor.name]
+        tensor.name = name
+        scope.names[name] = tensor
 
     # -- what nothing reads ----------------------------------------------------------------------
 
-    def _take_out(self, item: Item, change: Change) -> None:
-        change.touch(item)
-        item.alive = False
-        change.removed.append(item)
-        for wire in item.inputs:
-            self._let_go(item, wire, change)
-        for body in item.bodies:
-            for inner in body.items:
+    def _take_out(self, node: Node, change: Change) -> None:
+        change.touch(node)
+        node.alive = False
+        change.removed.append(node)
+        for tensor in node.inputs:
+            self._let_go(node, tensor, change)
+        for body in node.bodies:
+            for inner in body.nodes:
                 if inner.alive:
                     self._take_out(inner, change)
 
     def _sweep(self, change: Change) -> None:
         while change.loose:
-            wire = change.loose.pop()
-            if not wire.name or wire.used:
+            tensor = change.loose.pop()
+            if not tensor.name or tensor.used:
                 continue
-            if wire.constant is not None:
-                if wire.scope.names.get(wire.name) is wire:
-                    self._forget(wire)
-                    wire.scope.added = [w for w in wire.scope.added if w is not wire]
-                    change.gone.append(wire)
-            elif wire.maker is not None and wire.maker.alive and not any(o.used for o in wire.maker.outputs):
-                outputs = list(wire.maker.outputs)
-                self._take_out(wire.maker, change)
+            if tensor.constant is not None:
+                if tensor.scope.names.get(tensor.name) is tensor:
+                    self._forget(tensor)
+                    tensor.scope.added = [w for w in tensor.scope.added if w is not tensor]
+                    change.gone.append(tensor)
+            elif tensor.maker is not None and tensor.maker.alive and not any(o.used for o in tensor.maker.outputs):
+                outputs = list(tensor.maker.outputs)
+                self._take_out(tensor.maker, change)
                 for out in outputs:
                     self._forget(out)
 
     @staticmethod
-    def _forget(wire: Wire) -> None:
-        if wire.name and wire.scope.names.get(wire.name) is wire:
-            del wire.scope.names[wire.name]
+    def _forget(tensor: Tensor) -> None:
+        if tensor.name and tensor.scope.names.get(tensor.name) is tensor:
+            del tensor.scope.names[tensor.name]
 
 
-def _no_base() -> Constant:
-    raise Refusal("certificate", "a constant without a base")
+def _refuse_base() -> Constant:
+    raise CertificateError("certificate", "a constant without a base")

@@ -13,10 +13,18 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from converter.errors import DataError
-from converter.referee.certificate.constants import Computed, Constant, Held, Made, Refusal, encoded, rounding
-from converter.referee.certificate.graph import Area, Change, Editor, Item, Sheet, Wire, attribute_tensor
-from converter.referee.certificate.output import built, write
-from converter.referee.normal_form.compare import Compared, Place, recompute
+from converter.referee.certificate.constants import (
+    CertificateError,
+    ComputedConstant,
+    Constant,
+    ScaledConstant,
+    StoredConstant,
+    encode_array,
+    measure_rounding,
+)
+from converter.referee.certificate.graph import Change, Editor, Graph, Node, Scope, Tensor, find_attribute_tensor
+from converter.referee.certificate.serialize import build_model, write_model
+from converter.referee.normal_form.compare import ComparedArray, Place, recompute
 from converter.referee.proto.diff import Region
 from converter.referee.proto.inference import infer_types
 from converter.referee.proto.source import LoadedModel, Port, make_value_info, read_opsets, read_ports
@@ -28,56 +36,56 @@ _LARGEST = 1 << 26  # elements
 _UNREPEATABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
-def is_derived(wire: Wire, fuel: int = _FUEL) -> bool:
+def is_derived(tensor: Tensor, fuel: int = _FUEL) -> bool:
     """Whether constants alone make it."""
-    if wire.constant is not None:
-        return not (wire.is_input and wire.scope.sheet.ir_version >= 4)
-    item = wire.maker
-    if item is None or not item.is_standard or item.bodies or item.op in _UNREPEATABLE or fuel < 1:
+    if tensor.constant is not None:
+        return not (tensor.is_input and tensor.scope.graph.ir_version >= 4)
+    node = tensor.maker
+    if node is None or not node.is_standard or node.bodies or node.op in _UNREPEATABLE or fuel < 1:
         return False
-    return all(is_derived(w, fuel - 1) for w in item.inputs if w.name)
+    return all(is_derived(w, fuel - 1) for w in node.inputs if w.name)
 
 
-def evaluated(wire: Wire) -> Constant | None:
+def evaluate(tensor: Tensor) -> Constant | None:
     """The value of a chain of constants; None if it is none, or cannot be computed here."""
-    if wire.constant is not None:
-        return wire.constant
-    item = wire.maker
-    if item is None or not is_derived(wire):
+    if tensor.constant is not None:
+        return tensor.constant
+    node = tensor.maker
+    if node is None or not is_derived(tensor):
         return None
-    if item.op == "Constant" and (tensor := attribute_tensor(item)) is not None:
-        return Held(tensor, wire.scope.sheet.folder)
+    if node.op == "Constant" and (stored := find_attribute_tensor(node)) is not None:
+        return StoredConstant(stored, tensor.scope.graph.folder)
     try:
-        value = _array(wire)
+        value = _compute_array(tensor)
     except (Unsupported, ValueError, TypeError, IndexError, KeyError):
         return None
-    return None if value is None or value.size > _LARGEST else Computed(value)
+    return None if value is None or value.size > _LARGEST else ComputedConstant(value)
 
 
-def _array(wire: Wire) -> np.ndarray[Any, Any] | None:
-    if not wire.name:
+def _compute_array(tensor: Tensor) -> np.ndarray[Any, Any] | None:
+    if not tensor.name:
         return None
-    if wire.constant is not None:
-        return wire.constant.load()
-    item = wire.maker
-    assert item is not None
-    if item.op == "Constant":
-        return _held(item)
-    op = make_kernel(item.as_node(), "", item.scope.sheet.opset(item.scope))
+    if tensor.constant is not None:
+        return tensor.constant.load()
+    node = tensor.maker
+    assert node is not None
+    if node.op == "Constant":
+        return _read_constant(node)
+    op = make_kernel(node.as_node(), "", node.scope.graph.opset(node.scope))
     if op is None:
-        raise Unsupported(item.op)
-    inputs = tuple(_array(w) for w in item.inputs)
-    result = np.asarray(op(inputs)[item.outputs.index(wire)])
+        raise Unsupported(node.op)
+    inputs = tuple(_compute_array(w) for w in node.inputs)
+    result = np.asarray(op(inputs)[node.outputs.index(tensor)])
     kept = next((x.dtype for x in inputs if x is not None), result.dtype)
     # The kernels make every float a float64; an operator that keeps its input's type keeps it here too.
-    return result.astype(kept) if result.dtype == np.float64 and kept.kind != "i" and item.op != "Cast" else result
+    return result.astype(kept) if result.dtype == np.float64 and kept.kind != "i" and node.op != "Cast" else result
 
 
-def _held(item: Item) -> np.ndarray[Any, Any]:
-    tensor = attribute_tensor(item)
-    if tensor is not None:
-        return Held(tensor, item.scope.sheet.folder).load()
-    (value,) = read_attributes(item.as_node()).values()
+def _read_constant(node: Node) -> np.ndarray[Any, Any]:
+    stored = find_attribute_tensor(node)
+    if stored is not None:
+        return StoredConstant(stored, node.scope.graph.folder).load()
+    (value,) = read_attributes(node.as_node()).values()
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
@@ -89,129 +97,133 @@ _FLOATS = ("f", "V")
 class Types:
     """Types of the original's tensors, inferred once."""
 
-    def __init__(self, sheet: Sheet) -> None:
-        self._sheet = sheet
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
         self._known: dict[str, dict[str, Port]] = {}
 
-    def of(self, wire: Wire) -> Port | None:
-        """Type of a wire; a renamed one has that of its origin."""
-        area = wire.scope
-        if area.path not in self._known:
-            proto = area.proto
-            if area.path == "":
-                self._known[""] = infer_types(self._sheet.model)
+    def of(self, tensor: Tensor) -> Port | None:
+        """Type of a tensor; a renamed one has that of its origin."""
+        scope = tensor.scope
+        if scope.path not in self._known:
+            proto = scope.proto
+            if scope.path == "":
+                self._known[""] = infer_types(self._graph.model)
             else:
                 values = [*proto.value_info, *proto.input, *proto.output] if isinstance(proto, GraphProto) else []
-                self._known[area.path] = read_ports(values)
-        return self._known[area.path].get(wire.origin)
+                self._known[scope.path] = read_ports(values)
+        return self._known[scope.path].get(tensor.origin)
 
 
-def places(sheet: Sheet, change: Change, types: Types) -> Iterator[Place]:
+def recompute_places(graph: Graph, change: Change, types: Types) -> Iterator[Place]:
     """Every tensor that the rest of the model reads from what the step touched."""
-    touched = [sheet.items[path] for path in change.before]
-    areas = {item.scope.path: item.scope for item in touched}
-    if len(areas) > 1:
-        yield Place(next(iter(areas)), (), "the step touches several graphs")
+    touched = [graph.nodes[path] for path in change.before]
+    scopes = {node.scope.path: node.scope for node in touched}
+    if len(scopes) > 1:
+        yield Place(next(iter(scopes)), (), "the step touches several graphs")
         return
-    (area,) = areas.values()
+    (scope,) = scopes.values()
     order = sorted(touched, key=lambda i: i.number)
-    before = _Side(area, [(i, *change.before[i.path]) for i in order], types)
-    after = _Side(area, [(i, i.as_node(), i.inputs) for i in order if i.alive], types)
+    before = _StepModel(scope, [(i, *change.before[i.path]) for i in order], types)
+    after = _StepModel(scope, [(i, i.as_node(), i.inputs) for i in order if i.alive], types)
     made = {name for node in before.nodes for name in node.output}
     done: dict[Any, Any] = {}
-    source = LoadedModel(sheet.model, "step", None, None)
-    for wire in _seen(order):
-        if wire.name not in made:
-            yield Place(wire.name, (), "is made anew")
+    source = LoadedModel(graph.model, "step", None, None)
+    for tensor in _list_visible(order):
+        if tensor.name not in made:
+            yield Place(tensor.name, (), "is made anew")
             continue
-        region = Region(area.path, wire.name, before.model(wire.name), after.model(wire.name))
+        region = Region(scope.path, tensor.name, before.model(tensor.name), after.model(tensor.name))
         yield recompute(region, source, source, done)
 
 
-def _seen(touched: list[Item]) -> Iterator[Wire]:
+def _list_visible(touched: list[Node]) -> Iterator[Tensor]:
     inside = set(map(id, touched))
-    for item in touched:
-        for wire in item.outputs if item.alive else ():
-            if wire.name and (wire.pins or any(id(r) not in inside for r in wire.readers)):
-                yield wire
+    for node in touched:
+        for tensor in node.outputs if node.alive else ():
+            if tensor.name and (tensor.pins or any(id(r) not in inside for r in tensor.readers)):
+                yield tensor
 
 
-class _Side:
+class _StepModel:
     """One side of the step: its nodes, with what makes their constants, and its inputs."""
 
-    def __init__(self, area: Area, parts: Iterable[tuple[Item, NodeProto, list[Wire]]], types: Types) -> None:
-        self._area, self._types = area, types
+    def __init__(self, scope: Scope, parts: Iterable[tuple[Node, NodeProto, list[Tensor]]], types: Types) -> None:
+        self._scope, self._types = scope, types
         self.nodes: list[NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
         self._inputs: dict[str, Port | None] = {}
         chosen = list(parts)
         inside = {name for _, node, _ in chosen for name in node.output}
-        drawn: dict[str, Item] = {}
-        for _, node, wires in chosen:
-            for name, wire in zip(node.input, wires, strict=True):
-                self._take(name, wire, inside, drawn)
+        drawn: dict[str, Node] = {}
+        for _, node, tensors in chosen:
+            for name, tensor in zip(node.input, tensors, strict=True):
+                self._take(name, tensor, inside, drawn)
         extra = [(i, i.as_node()) for i in drawn.values()]
         both = [*extra, *((i, node) for i, node, _ in chosen)]
         self.nodes = [node for _, node in sorted(both, key=lambda pair: pair[0].number)]
 
-    def _take(self, name: str, wire: Wire, inside: set[str], drawn: dict[str, Item]) -> None:
+    def _take(self, name: str, tensor: Tensor, inside: set[str], drawn: dict[str, Node]) -> None:
         if not name or name in inside or name in self._constants or name in self._inputs:
             return
-        if wire.constant is not None:
-            self._constants[name] = _wide(name, wire.constant)
-        elif wire.maker is not None and wire.scope is self._area and (is_derived(wire) or self._is_telling(wire)):
-            if wire.maker.path not in drawn:
-                drawn[wire.maker.path] = wire.maker
-                for inner in wire.maker.inputs:
+        if tensor.constant is not None:
+            self._constants[name] = _widen(name, tensor.constant)
+        elif (
+            tensor.maker is not None
+            and tensor.scope is self._scope
+            and (is_derived(tensor) or self._is_telling(tensor))
+        ):
+            if tensor.maker.path not in drawn:
+                drawn[tensor.maker.path] = tensor.maker
+                for inner in tensor.maker.inputs:
                     self._take(inner.name, inner, inside, drawn)
         else:
-            self._inputs[name] = self._types.of(wire)
+            self._inputs[name] = self._types.of(tensor)
 
-    def _is_telling(self, wire: Wire) -> bool:
+    def _is_telling(self, tensor: Tensor) -> bool:
         """Whether the form follows it by value (integers: shapes) or by what it is (rows that sum to one)."""
-        if wire.maker is not None and wire.maker.op == "Softmax":
+        if tensor.maker is not None and tensor.maker.op == "Softmax":
             return True
-        port = self._types.of(wire)
+        port = self._types.of(tensor)
         return port is not None and port.dtype is not None and port.dtype.kind in "iu"
 
     def model(self, output: str) -> ModelProto:
         """The side as a model of one output."""
-        sheet = self._area.sheet
-        graph = GraphProto(name="place", node=self.nodes, initializer=self._constants.values())
+        graph = self._scope.graph
+        proto = GraphProto(name="place", node=self.nodes, initializer=self._constants.values())
         for name, port in self._inputs.items():
-            graph.input.append(make_value_info(name, port, TensorProto.FLOAT))
-        graph.output.append(make_value_info(output, None))
-        imports = sheet.model.opset_import if not self._area.is_function else self._area.proto.opset_import
-        return ModelProto(ir_version=max(sheet.ir_version, 4), opset_import=imports, graph=graph)
+            proto.input.append(make_value_info(name, port, TensorProto.FLOAT))
+        proto.output.append(make_value_info(output, None))
+        imports = graph.model.opset_import if not self._scope.is_function else self._scope.proto.opset_import
+        return ModelProto(ir_version=max(graph.ir_version, 4), opset_import=imports, graph=proto)
 
 
-def _wide(name: str, constant: Constant) -> TensorProto:
+def _widen(name: str, constant: Constant) -> TensorProto:
     """A constant before rounding, floats as float64."""
     if constant.dtype.kind in _FLOATS:
-        return numpy_helper.from_array(np.ascontiguousarray(constant.master()).reshape(constant.shape), name)
+        return numpy_helper.from_array(np.ascontiguousarray(constant.float64()).reshape(constant.shape), name)
     return numpy_helper.from_array(constant.load(), name)
 
 
 ASKED = ("id", "pass", "version", "safety", "node", "output", "guards", "edits")
 
 
-class Engine:
+class Replayer:
     """Carries out the steps of a certificate on an original.
 
     Parameters
     ----------
-    source : Source
+    source : LoadedModel
     frozen : set of str
         Inputs with a default value that became constants.
     """
 
     def __init__(self, source: LoadedModel, frozen: frozenset[str] = frozenset()) -> None:
-        self.sheet = Sheet(source.proto, source.folder, frozen)
-        self.editor = Editor(self.sheet)
+        self.graph = Graph(source.proto, source.folder, frozen)
+        self.editor = Editor(self.graph)
         self.editor.base_of = self._base
         self.n_steps = 0
-        self._types = Types(self.sheet)
-        self._held = {(w.scope.path, w.name): w.constant for a in self.sheet.areas.values() for w in a.names.values()}
+        self._types = Types(self.graph)
+        self._held = {(w.scope.path, w.name): w.constant for a in self.graph.scopes.values() for w in a.names.values()}
         self._computed: dict[tuple[str, str, int], Constant] = {}
 
     def step(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -225,37 +237,37 @@ class Engine:
         where = f"step {self.n_steps + 1} ({asked.get('id', 'without a name')})"
         change = self.editor.apply(asked.get("edits"), where)
         record = {key: asked[key] for key in ASKED if key in asked}
-        record["before"] = [self._operand(w) for w in _constants(i for _, i in change.before.values())]
-        alive = [i for i in map(self.sheet.items.__getitem__, change.before) if i.alive]
-        record["after"] = [self._operand(w) for w in _constants(i.inputs for i in alive)]
+        record["before"] = [self._operand(w) for w in _list_constants(i for _, i in change.before.values())]
+        alive = [i for i in map(self.graph.nodes.__getitem__, change.before) if i.alive]
+        record["after"] = [self._operand(w) for w in _list_constants(i.inputs for i in alive)]
         record["removed"] = sorted(i.path for i in change.removed)
-        record["changed"] = {i.path: _outline(i.as_node()) for i in alive}
-        record["rounding"] = {w.name: _rounding(w, where) for w in change.added if w not in change.gone}
+        record["changed"] = {i.path: _describe_outline(i.as_node()) for i in alive}
+        record["rounding"] = {w.name: _describe_rounding(w, where) for w in change.added if w not in change.gone}
         record["check"] = self._check(change, where)
         self.n_steps += 1
         return record
 
     def _check(self, change: Change, where: str) -> dict[str, Any]:
         """The algebra of the step, in float64."""
-        found: list[Compared] = []
+        found: list[ComparedArray] = []
         names: list[str] = []
-        for place in places(self.sheet, change, self._types):
-            problem = place.problem or place.moved(_within)
+        for place in recompute_places(self.graph, change, self._types):
+            problem = place.problem or place.moved(_is_within)
             if problem:
                 return {"recomputed": False, "why": problem}
-            bad = [c for c in place.compared if not _within(c)]
+            bad = [c for c in place.compared if not _is_within(c)]
             if bad:
-                raise Refusal(where, _said(bad[0]))
+                raise CertificateError(where, _explain(bad[0]))
             found += place.compared
             names.append(place.name)
         numbers = sum(c.count for c in found)
         return {"recomputed": True, "tensors": names, "numbers": numbers, "arrays": len(found)}
 
-    def _operand(self, wire: Wire) -> dict[str, Any]:
-        constant = wire.constant
+    def _operand(self, tensor: Tensor) -> dict[str, Any]:
+        constant = tensor.constant
         assert constant is not None
         kind = constant.dtype.name
-        return {"name": wire.name, "dtype": kind, "shape": list(constant.shape), "sha256": constant.digest()}
+        return {"name": tensor.name, "dtype": kind, "shape": list(constant.shape), "sha256": constant.digest()}
 
     def _base(self, record: Any) -> Constant:
         """What a recipe starts from: a tensor of the original, by name or in a Constant node, or one computed."""
@@ -263,41 +275,43 @@ class Engine:
         try:
             found = self._find(record)
         except (KeyError, TypeError, ValueError) as exc:
-            raise Refusal(where, f"a base without {exc}") from exc
+            raise CertificateError(where, f"a base without {exc}") from exc
         if found is None:
-            raise Refusal(where, f"the original holds no constant {record.get('tensor', record.get('node'))!r}")
+            raise CertificateError(
+                where, f"the original holds no constant {record.get('tensor', record.get('node'))!r}"
+            )
         if found.digest() != record.get("sha256"):
-            raise Refusal(
+            raise CertificateError(
                 where, f"{record.get('tensor', record.get('node'))!r} is not what the certificate starts from"
             )
         return found
 
     def _find(self, record: dict[str, Any]) -> Constant | None:
         if record["kind"] == "node":
-            item = self.sheet.items.get(record["node"])
-            tensor: TensorProto | None = None if item is None else attribute_tensor(item)
-            return None if tensor is None else Held(tensor, self.sheet.folder)
+            node = self.graph.nodes.get(record["node"])
+            stored: TensorProto | None = None if node is None else find_attribute_tensor(node)
+            return None if stored is None else StoredConstant(stored, self.graph.folder)
         if record["kind"] == "stored":
             return self._held.get((record["scope"], record["tensor"]))
         key = (str(record["scope"]), str(record["tensor"]), int(record["step"]))
         if key not in self._computed and key[2] == self.n_steps + 1:
-            wire = self.sheet.area(key[0], "certificate").find(key[1])
-            value = None if wire is None else evaluated(wire)
+            tensor = self.graph.find_scope(key[0], "certificate").find(key[1])
+            value = None if tensor is None else evaluate(tensor)
             if value is not None:
                 self._computed[key] = value
         return self._computed.get(key)
 
 
-def _within(c: Compared) -> bool:
+def _is_within(c: ComparedArray) -> bool:
     return c.score <= LIMIT
 
 
-def _constants(inputs: Any) -> list[Wire]:
-    wires = {id(w): w for row in inputs for w in row if w.constant is not None}
-    return sorted(wires.values(), key=lambda w: (w.scope.path, w.name))
+def _list_constants(inputs: Any) -> list[Tensor]:
+    tensors = {id(w): w for row in inputs for w in row if w.constant is not None}
+    return sorted(tensors.values(), key=lambda w: (w.scope.path, w.name))
 
 
-def _outline(node: Any) -> list[Any]:
+def _describe_outline(node: Any) -> list[Any]:
     """A node without the tensors in its attributes, which no edit changes, and its bodies, which are their own."""
     bare = type(node)()
     bare.CopyFrom(node)
@@ -306,18 +320,18 @@ def _outline(node: Any) -> list[Any]:
     return describe_node(bare, None)
 
 
-def _rounding(wire: Wire, where: str) -> dict[str, Any]:
-    constant = wire.constant
-    if not isinstance(constant, Made):
-        raise Refusal(where, f"{wire.name!r} was not made by a recipe")
-    off, bound = rounding(constant)
+def _describe_rounding(tensor: Tensor, where: str) -> dict[str, Any]:
+    constant = tensor.constant
+    if not isinstance(constant, ScaledConstant):
+        raise CertificateError(where, f"{tensor.name!r} was not made by a recipe")
+    off, bound = measure_rounding(constant)
     if not bool((off <= bound).all()):
-        raise Refusal(where, f"{wire.name!r} is rounded further than its type explains")
+        raise CertificateError(where, f"{tensor.name!r} is rounded further than its type explains")
     ratio = max((float(o / b) for o, b in zip(off, bound, strict=True) if b > 0), default=0.0)
-    return {"residual": encoded(off), "bound": encoded(bound), "worst": round(ratio, 6)}
+    return {"residual": encode_array(off), "bound": encode_array(bound), "worst": round(ratio, 6)}
 
 
-def _said(c: Compared) -> str:
+def _explain(c: ComparedArray) -> str:
     where = f"{c.what} of {c.op} {c.layer!r}, channel {c.channel}"
     return f"{where}: {c.found!r} where {c.expected!r} follows from the operands"
 
@@ -329,7 +343,7 @@ _ALLOWED = {"biasopt.version", "biasopt.rewrites"}  # what a certificate may wri
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class ReplayResult:
     """What came of a replay. ``failure`` is empty if every claim holds; ``where`` names the step or field."""
 
     n_steps: int  # that the certificate has
@@ -347,7 +361,7 @@ class Replayed:
         return not self.failure
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_certificate(path: Path) -> dict[str, Any]:
     """The certificate in a file.
 
     Raises
@@ -356,7 +370,7 @@ def read(path: Path) -> dict[str, Any]:
         It cannot be read, or is none.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_number)
     except OSError as exc:
         raise DataError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
     except (ValueError, RecursionError) as exc:
@@ -367,18 +381,20 @@ def read(path: Path) -> dict[str, Any]:
     return document
 
 
-def _no_number(text: str) -> None:
+def _refuse_number(text: str) -> None:
     raise ValueError(f"{text} is no number")
 
 
-def sealed(document: dict[str, Any]) -> str:
+def compute_seal(document: dict[str, Any]) -> str:
     """The seal over everything in a certificate but the seal and the steps, which their chain covers."""
     rest = {k: v for k, v in document.items() if k not in ("seal", "steps")}
     steps = document.get("steps") or [{}]
     return chain_hashes(str(steps[-1].get("state", "")), rest)
 
 
-def check(source: LoadedModel, document: dict[str, Any], progress: Callable[[str], None] | None = None) -> Replayed:
+def check_certificate(
+    source: LoadedModel, document: dict[str, Any], progress: Callable[[str], None] | None = None
+) -> ReplayResult:
     """Replay a certificate on an original."""
     steps = document.get("steps")
     steps = steps if isinstance(steps, list) else []
@@ -398,101 +414,101 @@ def check(source: LoadedModel, document: dict[str, Any], progress: Callable[[str
             else:
                 open_steps.append((str(claimed.get("id")), str(claimed["check"].get("why", ""))))
         metadata, digest = _finish(engine, document, source)
-    except Refusal as refusal:
-        return Replayed(len(steps), done, recomputed, refusal.why, refusal.where, tuple(open_steps))
-    written = partial(write, engine.sheet, source, metadata)
-    return Replayed(len(steps), done, recomputed, "", "", tuple(open_steps), digest, written)
+    except CertificateError as refusal:
+        return ReplayResult(len(steps), done, recomputed, refusal.why, refusal.where, tuple(open_steps))
+    written = partial(write_model, engine.graph, source, metadata)
+    return ReplayResult(len(steps), done, recomputed, "", "", tuple(open_steps), digest, written)
 
 
-def _start(source: LoadedModel, document: dict[str, Any]) -> Engine:
+def _start(source: LoadedModel, document: dict[str, Any]) -> Replayer:
     """The original must be the one that the certificate is about, and the certificate whole."""
     steps = document.get("steps")
     if not isinstance(steps, list) or not isinstance(document.get("input"), dict):
-        raise Refusal("certificate", "has no steps or no input")
+        raise CertificateError("certificate", "has no steps or no input")
     for k, step in enumerate(steps):
         if not isinstance(step, dict) or not isinstance(step.get("check"), dict):
-            raise Refusal(f"step {k + 1}", "is not a record of a step")
+            raise CertificateError(f"step {k + 1}", "is not a record of a step")
     if not isinstance(document.get("output"), dict) or not isinstance(document.get("frozen", []), list):
-        raise Refusal("certificate", "has no output")
+        raise CertificateError("certificate", "has no output")
     found = None if source.path is None else hash_file(source.path)
     if found is not None and found != document["input"].get("sha256"):
         if found == document["output"].get("sha256"):
-            raise Refusal("input.sha256", "this is the folded model; give the original that it was made from")
-        raise Refusal("input.sha256", "the original is another file than the one that was certified")
+            raise CertificateError("input.sha256", "this is the folded model; give the original that it was made from")
+        raise CertificateError("input.sha256", "the original is another file than the one that was certified")
     if hash_model(source) != document["input"].get("digest"):
-        raise Refusal("input.digest", "the original's nodes or tensors are not those that were certified")
-    if sealed(document) != document.get("seal"):
-        raise Refusal("seal", "the certificate was changed after it was made")
-    return Engine(source, frozenset(map(str, document.get("frozen", []))))
+        raise CertificateError("input.digest", "the original's nodes or tensors are not those that were certified")
+    if compute_seal(document) != document.get("seal"):
+        raise CertificateError("seal", "the certificate was changed after it was made")
+    return Replayer(source, frozenset(map(str, document.get("frozen", []))))
 
 
-def _compare(engine: Engine, claimed: Any, state: str, where: str) -> str:
+def _compare(engine: Replayer, claimed: Any, state: str, where: str) -> str:
     """One step, carried out and compared with what is said of it; returns the state that follows."""
     for key, kind in _LABELS.items():
         if not isinstance(claimed.get(key), kind):
-            raise Refusal(f"{where}, {key}", "is not there, or not of the kind that it should be")
+            raise CertificateError(f"{where}, {key}", "is not there, or not of the kind that it should be")
     found = engine.step(claimed)
     for key in sorted({*found, *claimed} - {"state", "check"}):
         if found.get(key) != claimed.get(key):
-            raise Refusal(f"{where}, {key}", _difference(found.get(key), claimed.get(key)))
+            raise CertificateError(f"{where}, {key}", _describe_difference(found.get(key), claimed.get(key)))
     if claimed["check"].get("recomputed") is not False:  # a later version may recompute what an earlier one could not
         if not found["check"]["recomputed"]:
-            raise Refusal(f"{where}, check", f"cannot be recomputed here ({found['check']['why']})")
+            raise CertificateError(f"{where}, check", f"cannot be recomputed here ({found['check']['why']})")
         if found["check"] != claimed["check"]:
-            raise Refusal(f"{where}, check", _difference(found["check"], claimed["check"]))
+            raise CertificateError(f"{where}, check", _describe_difference(found["check"], claimed["check"]))
     following = chain_hashes(state, {k: v for k, v in claimed.items() if k != "state"})
     if following != claimed.get("state"):
-        raise Refusal(f"{where}, state", "the record was changed after it was made")
+        raise CertificateError(f"{where}, state", "the record was changed after it was made")
     return following
 
 
-def _difference(found: Any, claimed: Any) -> str:
+def _describe_difference(found: Any, claimed: Any) -> str:
     """The first entry in which two records differ, in a few words."""
     if isinstance(found, dict) and isinstance(claimed, dict):
         for key in sorted({*found, *claimed}):
             if found.get(key) != claimed.get(key):
-                return f"{key}: {_difference(found.get(key), claimed.get(key))}"
+                return f"{key}: {_describe_difference(found.get(key), claimed.get(key))}"
     if isinstance(found, list) and isinstance(claimed, list) and len(found) == len(claimed):
         for x, y in zip(found, claimed, strict=True):
             if x != y:
-                return _difference(x, y)
-    return f"is {_short(found)}, the certificate says {_short(claimed)}"
+                return _describe_difference(x, y)
+    return f"is {_shorten(found)}, the certificate says {_shorten(claimed)}"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _finish(engine: Engine, document: dict[str, Any], source: LoadedModel) -> tuple[dict[str, str], str]:
+def _finish(engine: Replayer, document: dict[str, Any], source: LoadedModel) -> tuple[dict[str, str], str]:
     said = document["output"].get("metadata", {})
     if not isinstance(said, dict) or not said.keys() <= _ALLOWED:
-        raise Refusal("output.metadata", "holds other entries than those of the tool")
+        raise CertificateError("output.metadata", "holds other entries than those of the tool")
     if not all(isinstance(v, str) for v in said.values()):
-        raise Refusal("output.metadata", "holds something else than text")
+        raise CertificateError("output.metadata", "holds something else than text")
     metadata = dict(said)
-    model = built(engine.sheet, source, metadata)
+    model = build_model(engine.graph, source, metadata)
     digest = hash_model(LoadedModel(model, "replayed", None, source.folder))
     if digest != document["output"].get("digest"):
-        raise Refusal("output.digest", "the replayed model is not the one that was certified")
+        raise CertificateError("output.digest", "the replayed model is not the one that was certified")
     for side, proto in (("input", source.proto), ("output", model)):
-        _agree(side, facts(proto), document[side])
+        _require_same(side, describe_facts(proto), document[side])
     if source.path is not None:
-        _agree("input", {"size_bytes": source.path.stat().st_size}, document["input"])
+        _require_same("input", {"size_bytes": source.path.stat().st_size}, document["input"])
     steps = document["steps"]
     counts = {"steps": len(steps), "recomputed": sum(s["check"].get("recomputed") is True for s in steps)}
-    _agree("summary", counts, document.get("summary"))
+    _require_same("summary", counts, document.get("summary"))
     return metadata, digest
 
 
-def facts(model: ModelProto) -> dict[str, int]:
+def describe_facts(model: ModelProto) -> dict[str, int]:
     """What a certificate says of a model beside its hashes."""
-    graph = model.graph
-    return {"opset": read_opsets(model).get("", 0), "ir_version": int(model.ir_version), "nodes": len(graph.node)}
+    proto = model.graph
+    return {"opset": read_opsets(model).get("", 0), "ir_version": int(model.ir_version), "nodes": len(proto.node)}
 
 
-def _agree(where: str, found: dict[str, int], claimed: Any) -> None:
+def _require_same(where: str, found: dict[str, int], claimed: Any) -> None:
     for key, value in found.items():
         said = claimed.get(key) if isinstance(claimed, dict) else None
         if said != value or isinstance(said, bool):
-            raise Refusal(f"{where}.{key}", f"is {value}, the certificate says {_short(said)}")
+            raise CertificateError(f"{where}.{key}", f"is {value}, the certificate says {_shorten(said)}")

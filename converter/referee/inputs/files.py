@@ -30,7 +30,7 @@ import numpy as np
 
 from converter.errors import DataError
 from converter.model.file.tensorfile import read_value
-from converter.referee.inputs.stream import MOST_ROWS, Array, Reader, Sample, Stream, cut
+from converter.referee.inputs.stream import MOST_ROWS, Array, Reader, Sample, Stream, cut_samples
 from converter.referee.proto.source import Port
 
 
@@ -43,7 +43,7 @@ def read_labels(path: Path) -> np.ndarray[Any, Any]:
         The file holds no whole numbers.
     """
     try:
-        found = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _text(path)
+        found = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _read_text(path)
     except OSError as exc:
         raise DataError(f"{path}: cannot be read ({exc.strerror or exc}); give labels as .npy or text") from exc
     except (ValueError, EOFError) as exc:
@@ -55,7 +55,7 @@ def read_labels(path: Path) -> np.ndarray[Any, Any]:
     return np.asarray(found)
 
 
-def _text(path: Path) -> np.ndarray[Any, Any]:
+def _read_text(path: Path) -> np.ndarray[Any, Any]:
     rows = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     values = [row.replace(";", ",").split(",")[-1].strip() for row in rows]
     if values and not values[0].lstrip("-").isdigit():
@@ -87,7 +87,7 @@ def load_function(text: str) -> Callable[..., Any]:
     try:
         spec.loader.exec_module(module)
     except Exception as exc:
-        raise DataError(f"{place}: cannot be loaded: {_told(exc, path)}") from exc
+        raise DataError(f"{place}: cannot be loaded: {_describe_error(exc, path)}") from exc
     finally:
         sys.path.remove(str(path.parent))
     found = getattr(module, name, None)
@@ -96,33 +96,33 @@ def load_function(text: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def call(text: str, function: Callable[..., Any], *values: Any) -> Any:
+def call_function(text: str, function: Callable[..., Any], *values: Any) -> Any:
     """Call a user's function; what it raises is one line that says where."""
     try:
         return function(*values)
     except Exception as exc:
-        raise DataError(f"{text}: {_told(exc, Path(text.rpartition(':')[0]).resolve())}") from exc
+        raise DataError(f"{text}: {_describe_error(exc, Path(text.rpartition(':')[0]).resolve())}") from exc
 
 
-def script_reader(text: str) -> Reader:
+def make_script_reader(text: str) -> Reader:
     """The samples that a function returns or yields: dictionaries, or pairs of one and its label."""
 
     def read(ports: Mapping[str, Port]) -> Iterator[Sample]:
-        made = call(text, load_function(text))
+        made = call_function(text, load_function(text))
         items = iter([made] if isinstance(made, Mapping | tuple) else made)
-        while (item := call(text, next, items, None)) is not None:
+        while (item := call_function(text, next, items, None)) is not None:
             label = None
             if isinstance(item, tuple) and len(item) == 2:
                 item, label = item
             if not isinstance(item, Mapping):
                 kind = type(item).__name__
                 raise DataError(f"{text}: gave a {kind}; give a dictionary of inputs, or (dictionary, label)")
-            yield from cut(dict(item), ports, label, long=False)
+            yield from cut_samples(dict(item), ports, label, long=False)
 
     return read
 
 
-def _told(exc: BaseException, path: Path) -> str:
+def _describe_error(exc: BaseException, path: Path) -> str:
     """The error, and the last line of the script that took part in it."""
     where, trace = "", exc.__traceback__
     while trace is not None:
@@ -144,7 +144,7 @@ def open_inputs(values: Sequence[Any], ports: Mapping[str, Port], limit: int | N
     DataError
         Something given is none of these, or cannot be read.
     """
-    opened = [_reader(value) for value in values]
+    opened = [_make_reader(value) for value in values]
     kinds = {kind for kind, _, _ in opened}
     kind = kinds.pop() if len(kinds) == 1 else "mixed"
     source = ", ".join(name for _, _, name in opened if name)
@@ -152,41 +152,41 @@ def open_inputs(values: Sequence[Any], ports: Mapping[str, Port], limit: int | N
     return Stream(samples, kind, source, limit)
 
 
-def _reader(value: Any) -> tuple[str, Reader, str]:
+def _make_reader(value: Any) -> tuple[str, Reader, str]:
     if isinstance(value, Mapping):
-        return "given", lambda ports: cut(dict(value), ports, long=False), ""
+        return "given", lambda ports: cut_samples(dict(value), ports, long=False), ""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Mapping):
         feeds, label = value
-        return "given", lambda ports: cut(dict(feeds), ports, label, long=False), ""
+        return "given", lambda ports: cut_samples(dict(feeds), ports, label, long=False), ""
     text = str(value)
     if is_script(text):
-        return "script", script_reader(text), text
+        return "script", make_script_reader(text), text
     path = Path(value)
     if path.is_dir():
-        return _folder(path)
+        return _open_folder(path)
     if not path.exists():
         raise DataError(f"{path}: there are no such inputs; give a .npz, .npy, .json, a folder, or script.py:function")
-    kinds = {".npz": ("npz", _npz), ".npy": ("npy", _npy), ".json": ("polygraphy", _polygraphy)}
+    kinds = {".npz": ("npz", _read_npz), ".npy": ("npy", _read_npy), ".json": ("polygraphy", _read_polygraphy)}
     if path.suffix.lower() not in kinds:
         raise DataError(f"{path}: is no kind of inputs; give a .npz, .npy, .json, a folder, or script.py:function")
     kind, read = kinds[path.suffix.lower()]
     return kind, lambda ports: read(path, ports), text
 
 
-def _folder(path: Path) -> tuple[str, Reader, str]:
-    sets = [path] if any(path.glob("input_*.pb")) else sorted(path.glob("test_data_set_*"), key=_number)
+def _open_folder(path: Path) -> tuple[str, Reader, str]:
+    sets = [path] if any(path.glob("input_*.pb")) else sorted(path.glob("test_data_set_*"), key=_sort_key)
     if sets:
-        return "ort-test-data", lambda ports: (s for folder in sets for s in _test_data(folder, ports)), str(path)
+        return "ort-test-data", lambda ports: (s for folder in sets for s in _read_test_data(folder, ports)), str(path)
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
     if not files:
         raise DataError(f"{path}: holds no inputs (.npz, .npy, .json, test_data_set_*); images are given with --images")
-    parts = [_reader(file) for file in files]
+    parts = [_make_reader(file) for file in files]
     kinds = {kind for kind, _, _ in parts}
     kind = kinds.pop() if len(kinds) == 1 else "mixed"
     return kind, lambda ports: (s for _, read, _ in parts for s in read(ports)), str(path)
 
 
-def _number(path: Path) -> tuple[int, str]:
+def _sort_key(path: Path) -> tuple[int, str]:
     found = re.search(r"(\d+)$", path.stem)
     return (int(found[1]) if found else 0, path.name)
 
@@ -194,7 +194,7 @@ def _number(path: Path) -> tuple[int, str]:
 # -- numpy's files ---------------------------------------------------------------------------
 
 
-def _npy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
+def _read_npy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
     if len(ports) != 1:
         names = ", ".join(ports) or "none"
         raise DataError(f"{path}: a .npy file is for a model with one input; save a .npz with the keys {names}")
@@ -202,39 +202,39 @@ def _npy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as exc:
         raise DataError(f"{path}: no readable .npy file of numbers; save it with numpy.save") from exc
-    for sample in cut({next(iter(ports)): array}, ports):
+    for sample in cut_samples({next(iter(ports)): array}, ports):
         yield replace(sample, feeds={n: np.array(v) for n, v in sample.feeds.items()})
 
 
-def _npz(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
+def _read_npz(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {n.removesuffix(".npy"): n for n in archive.namelist()}
-            yield from _stacked(archive, members, ports)
+            yield from _read_stacked(archive, members, ports)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as exc:
         raise DataError(f"{path}: no readable .npz file of numbers; save inputs by name with numpy.savez") from exc
 
 
-def _stacked(archive: zipfile.ZipFile, members: Mapping[str, str], ports: Mapping[str, Port]) -> Iterator[Sample]:
+def _read_stacked(archive: zipfile.ZipFile, members: Mapping[str, str], ports: Mapping[str, Port]) -> Iterator[Sample]:
     """Pieces of `MOST_ROWS` samples at a time where every array counts samples along its first axis."""
-    heads = {name: _header(archive, member) for name, member in members.items()}
+    heads = {name: _read_header(archive, member) for name, member in members.items()}
     lengths = {shape[0] if shape else 0 for shape, fortran, _ in heads.values() if not fortran}
     more = [n for n, (s, _, _) in heads.items() if n in ports and (d := ports[n].dims) is not None and len(s) > len(d)]
     if len(more) < len(heads) or len(lengths) != 1 or any(fortran for _, fortran, _ in heads.values()):
-        yield from cut({n: _whole(archive, m) for n, m in members.items()}, ports)
+        yield from cut_samples({n: _read_array(archive, m) for n, m in members.items()}, ports)
         return
     opened = {n: archive.open(m) for n, m in members.items()}
     try:
         for name, stream in opened.items():
-            stream.read(_data_offset(archive, members[name]))
+            stream.read(_find_data_offset(archive, members[name]))
         for start in range(0, lengths.pop(), MOST_ROWS):
-            yield from cut({n: _rows(opened[n], heads[n], start) for n in opened}, ports)
+            yield from cut_samples({n: _read_rows(opened[n], heads[n], start) for n in opened}, ports)
     finally:
         for stream in opened.values():
             stream.close()
 
 
-def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -244,7 +244,7 @@ def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], boo
     return shape, fortran, dtype
 
 
-def _data_offset(archive: zipfile.ZipFile, member: str) -> int:
+def _find_data_offset(archive: zipfile.ZipFile, member: str) -> int:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -252,7 +252,7 @@ def _data_offset(archive: zipfile.ZipFile, member: str) -> int:
         return file.tell()
 
 
-def _rows(stream: Any, head: tuple[tuple[int, ...], bool, np.dtype[Any]], start: int) -> Array:
+def _read_rows(stream: Any, head: tuple[tuple[int, ...], bool, np.dtype[Any]], start: int) -> Array:
     shape, _, dtype = head
     count = min(MOST_ROWS, shape[0] - start)
     size = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize * count
@@ -262,7 +262,7 @@ def _rows(stream: Any, head: tuple[tuple[int, ...], bool, np.dtype[Any]], start:
     return np.frombuffer(data, dtype).reshape(count, *shape[1:])
 
 
-def _whole(archive: zipfile.ZipFile, member: str) -> Array:
+def _read_array(archive: zipfile.ZipFile, member: str) -> Array:
     with archive.open(member) as file:
         return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
@@ -270,38 +270,38 @@ def _whole(archive: zipfile.ZipFile, member: str) -> Array:
 # -- onnxruntime's test data -----------------------------------------------------------------
 
 
-def _test_data(folder: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
-    files = sorted(folder.glob("input_*.pb"), key=_number)
+def _read_test_data(folder: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
+    files = sorted(folder.glob("input_*.pb"), key=_sort_key)
     if len(files) > len(ports):
         raise DataError(f"{folder}: holds {len(files)} inputs, and the model has {len(ports)}; is it another model's?")
     values = [read_value(file, port.kind) for file, port in zip(files, ports.values(), strict=False)]
     named = [name for name, _ in values]
     by_name = len(set(named)) == len(named) and set(named) <= set(ports)
     names = named if by_name else list(ports)[: len(values)]
-    yield from cut({n: v for n, (_, v) in zip(names, values, strict=True)}, ports)
+    yield from cut_samples({n: v for n, (_, v) in zip(names, values, strict=True)}, ports)
 
 
 # -- Polygraphy ------------------------------------------------------------------------------
 
 
-def _polygraphy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
+def _read_polygraphy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         runs = found if isinstance(found, list) else [found]
         for run in runs:
-            yield from cut({str(name): _decoded(value) for name, value in run.items()}, ports)
+            yield from cut_samples({str(name): _decode(value) for name, value in run.items()}, ports)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError) as exc:
         why = "; save inputs with polygraphy run --save-inputs"
         raise DataError(f"{path}: not a list of inputs as Polygraphy saves them{why}") from exc
 
 
-def _decoded(value: Any) -> Array:
+def _decode(value: Any) -> Array:
     """An array: base64 of what numpy.save writes, which may be compressed; older files nest it or use latin-1."""
     if not isinstance(value, dict):
         return np.asarray(value)
     for key in ("values", "arr"):
         if isinstance(value.get(key), dict | list):
-            return _decoded(value[key])
+            return _decode(value[key])
     if "tensor" in value:
         raise ValueError("holds pickled torch tensors")
     try:

@@ -40,15 +40,15 @@ def open_images(
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: is no folder of images")
-    files = _files(folder)
+    files = _list_files(folder)
     if not files:
         raise DataError(f"{folder}: holds no images, neither directly nor in folders by class")
     name, layout = _plan(ports, sizes)
-    _pillow()
-    return Stream(_samples(files, name, layout, preprocess, ports[name]), "images", str(folder), limit)
+    _import_pillow()
+    return Stream(_read_samples(files, name, layout, preprocess, ports[name]), "images", str(folder), limit)
 
 
-def _files(folder: Path) -> list[tuple[Path, int | None]]:
+def _list_files(folder: Path) -> list[tuple[Path, int | None]]:
     classes = sorted(p for p in folder.iterdir() if p.is_dir())
     found: list[tuple[Path, int | None]] = [
         (p, label) for label, each in enumerate(classes) for p in sorted(each.rglob("*")) if _is_image(p)
@@ -81,22 +81,22 @@ def _plan(
     return names[0], (last, numbers[0], numbers[1], numbers[2], numbers[3])
 
 
-def _samples(
+def _read_samples(
     files: list[tuple[Path, int | None]], name: str, layout: tuple[bool, int, int, int, int], how: str, port: Port
 ) -> Iterator[Sample]:
     last, batch, channels, height, width = layout
     dtype = port.dtype or np.dtype(np.float32)
     for start in range(0, len(files) - len(files) % batch, batch):
         part = files[start : start + batch]
-        made = np.stack([_scaled(_pixels(path, channels, height, width), how) for path, _ in part])
+        made = np.stack([_scale(_read_pixels(path, channels, height, width), how) for path, _ in part])
         values = made if last else np.moveaxis(made, 3, 1)
         labels = None if part[0][1] is None else np.array([label for _, label in part])
         yield Sample({name: np.ascontiguousarray(values).astype(dtype)}, labels, batch)
 
 
-def _pixels(path: Path, channels: int, height: int, width: int) -> Array:
+def _read_pixels(path: Path, channels: int, height: int, width: int) -> Array:
     """The centre of the resized image, [height, width, channels] in 0 to 255."""
-    image_module = _pillow()
+    image_module = _import_pillow()
     try:
         with image_module.open(path) as opened:
             image = opened.convert("L" if channels == 1 else "RGB")
@@ -109,7 +109,7 @@ def _pixels(path: Path, channels: int, height: int, width: int) -> Array:
     return np.asarray(image.crop((left, top, left + width, top + height)), np.float32).reshape(height, width, channels)
 
 
-def _scaled(pixels: Array, how: str) -> Array:
+def _scale(pixels: Array, how: str) -> Array:
     if how == "none":
         return pixels
     if how == "tanh":
@@ -122,7 +122,7 @@ def _scaled(pixels: Array, how: str) -> Array:
     return np.asarray((unit - mean) / std)
 
 
-def _pillow() -> Any:
+def _import_pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as exc:

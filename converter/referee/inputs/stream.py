@@ -44,7 +44,7 @@ class Stream:
 
     def __init__(self, samples: Iterable[Sample], kind: str, source: str = "", limit: int | None = None) -> None:
         self.kind, self.source = kind, source
-        self._rest = iter(samples) if limit is None else _first(samples, limit)
+        self._rest = iter(samples) if limit is None else _take_rows(samples, limit)
         self._held: list[Sample] = []
         self._digests: list[bytes] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -68,7 +68,7 @@ class Stream:
             yield self._noted(sample)
 
     def _noted(self, sample: Sample) -> Sample:
-        self._digests.append(digest(sample.feeds))
+        self._digests.append(hash_feeds(sample.feeds))
         self._labelled |= sample.label is not None
         self._rows += sample.rows
         for name, value in sample.feeds.items():
@@ -80,7 +80,7 @@ class Stream:
         return InputSet(
             kind=self.kind,
             n=self._rows,
-            sha256=combined_digest(self._digests),
+            sha256=combine_hashes(self._digests),
             shapes=dict(self._shapes),
             real=True,
             labelled=labelled or self._labelled,
@@ -88,7 +88,7 @@ class Stream:
         )
 
 
-def _first(samples: Iterable[Sample], count: int) -> Iterator[Sample]:
+def _take_rows(samples: Iterable[Sample], count: int) -> Iterator[Sample]:
     """As many rows as there are to be, of the last run as many as that needs."""
     for sample in samples:
         if sample.rows > count:
@@ -101,29 +101,29 @@ def _first(samples: Iterable[Sample], count: int) -> Iterator[Sample]:
             return
 
 
-def combined_digest(digests: Iterable[bytes]) -> str:
+def combine_hashes(digests: Iterable[bytes]) -> str:
     """The hash of hashes, in their order."""
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def digest(feeds: Mapping[str, Any]) -> bytes:
+def hash_feeds(feeds: Mapping[str, Any]) -> bytes:
     """The hash of one run's values, by name, type and shape."""
     made = hashlib.sha256()
     for name in sorted(feeds):
-        for part in leaves(feeds[name]):
+        for part in list_arrays(feeds[name]):
             made.update(f"{name} {part.dtype} {part.shape}\n".encode())
-            made.update(_bytes(part))
+            made.update(_view_bytes(part))
     return made.digest()
 
 
-def _bytes(array: Array) -> Any:
+def _view_bytes(array: Array) -> Any:
     flat = np.ascontiguousarray(array).reshape(-1)
     if flat.dtype.kind == "O":  # texts: of these the bytes in memory are addresses
         return "\0".join(map(str, flat)).encode()
     return flat.view(np.uint8) if flat.dtype.itemsize else b""
 
 
-def cut(
+def cut_samples(
     feeds: Mapping[str, Any], ports: Mapping[str, Port], label: Any = None, *, long: bool = True
 ) -> Iterator[Sample]:
     """The runs that arrays make.
@@ -132,23 +132,23 @@ def cut(
     model's own fixed one: as many runs. A long first axis where the model leaves it open: runs of at most
     `MOST_ROWS` rows, unless ``long`` is false. Inputs without that axis are the same in every run.
     """
-    values = {name: _typed(name, value, ports.get(name)) for name, value in feeds.items()}
+    values = {name: _cast(name, value, ports.get(name)) for name, value in feeds.items()}
     arrays = {n: v for n, v in values.items() if isinstance(v, np.ndarray) and n in ports and ports[n].kind == "tensor"}
     stacked = [n for n, v in arrays.items() if (d := ports[n].dims) is not None and v.ndim == len(d) + 1]
     if stacked:
-        count = _same([arrays[n].shape[0] for n in stacked], stacked)
-        yield from (_part(values, stacked, k, k + 1, label, drop=True) for k in range(count))
+        count = _check_same_count([arrays[n].shape[0] for n in stacked], stacked)
+        yield from (_cut_part(values, stacked, k, k + 1, label, drop=True) for k in range(count))
         return
-    size, count = _rows(arrays, ports, long=long)
+    size, count = _count_rows(arrays, ports, long=long)
     if count <= 1:
         yield Sample(values, label, size if size > 1 else 1)
         return
     total = next(iter(arrays.values())).shape[0]
     cuts = [n for n, v in arrays.items() if v.ndim]
-    yield from (_part(values, cuts, k, min(k + size, total), label) for k in range(0, total, size))
+    yield from (_cut_part(values, cuts, k, min(k + size, total), label) for k in range(0, total, size))
 
 
-def _rows(arrays: Mapping[str, Array], ports: Mapping[str, Port], *, long: bool) -> tuple[int, int]:
+def _count_rows(arrays: Mapping[str, Array], ports: Mapping[str, Port], *, long: bool) -> tuple[int, int]:
     """Rows of one run, and how many runs the arrays make."""
     firsts = [(v.shape[0], (ports[n].dims or (None,))[0]) for n, v in arrays.items() if v.ndim]
     if not firsts or len({n for n, _ in firsts}) != 1 or len(firsts) != len(arrays):
@@ -164,21 +164,21 @@ def _rows(arrays: Mapping[str, Array], ports: Mapping[str, Port], *, long: bool)
     return (size, total // size) if len(fixed) == 1 and size and total % size == 0 else (1, 1)
 
 
-def _part(values: Feeds, names: Sequence[str], start: int, end: int, label: Any, *, drop: bool = False) -> Sample:
+def _cut_part(values: Feeds, names: Sequence[str], start: int, end: int, label: Any, *, drop: bool = False) -> Sample:
     some = {n: (v[start] if drop else v[start:end]) if n in names else v for n, v in values.items()}
     if label is not None and np.ndim(label):
         label = np.asarray(label)[start:end]
     return Sample(some, label, 1 if drop else end - start)
 
 
-def _same(sizes: Sequence[int], names: Sequence[str]) -> int:
+def _check_same_count(sizes: Sequence[int], names: Sequence[str]) -> int:
     if len(set(sizes)) != 1:
         found = ", ".join(f"{n} {size}" for n, size in zip(names, sizes, strict=True))
         raise DataError(f"inputs have different numbers of samples ({found}); give as many of each")
     return sizes[0]
 
 
-def _typed(name: str, value: Any, port: Port | None) -> Any:
+def _cast(name: str, value: Any, port: Port | None) -> Any:
     """Floats in the model's float type, integers in its integer type if that holds them; the rest as it is."""
     if port is None or port.kind != "tensor" or port.dtype is None or isinstance(value, list | dict):
         return value
@@ -197,13 +197,13 @@ def _typed(name: str, value: Any, port: Port | None) -> Any:
 Reader = Callable[[Mapping[str, Port]], Iterator[Sample]]
 
 
-def leaves(value: Any) -> list[Array]:
+def list_arrays(value: Any) -> list[Array]:
     """The arrays inside a value, in a fixed order."""
     if value is None:
         return []
     if isinstance(value, dict):
         keys = sorted(value, key=str)
-        return [np.asarray(keys), *(leaf for k in keys for leaf in leaves(value[k]))]
+        return [np.asarray(keys), *(leaf for k in keys for leaf in list_arrays(value[k]))]
     if isinstance(value, list | tuple):
-        return [leaf for item in value for leaf in leaves(item)]
+        return [leaf for item in value for leaf in list_arrays(item)]
     return [np.asarray(value)]

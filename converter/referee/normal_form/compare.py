@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from converter.errors import BiasoptError
 from converter.referee.normal_form.form import Form, Known, Leaf, Linear, NotExpressed, Other, Total, View
-from converter.referee.normal_form.interval import Ball, half_ulp, is_float
+from converter.referee.normal_form.interval import Interval, compute_half_ulp, is_float
 from converter.referee.normal_form.reader import Reader
 from converter.referee.normal_form.rules import RULES
 from converter.referee.proto.diff import Region, is_same_constant
@@ -28,7 +28,7 @@ _FINE = 2.0**-40  # relative error of a factor that no float32 weight feels
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedArray:
     """One array of numbers that was recomputed.
 
     ``score``: largest distance in units of the last place (for what is not stored as one number, of its
@@ -48,14 +48,14 @@ class Compared:
     inner: bool = False  # not at the place's output, but on the way to it
 
 
-def differ(a: Array, b: Array) -> Array:
+def find_nonfinite_changes(a: Array, b: Array) -> Array:
     """Where one is not finite and the other is not the same."""
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     result: Array = ~(np.isfinite(a) & np.isfinite(b)) & ~same
     return result
 
 
-def judged(off: Array, error: Array, differ: Array) -> tuple[float, int, int]:
+def measure_distance(off: Array, error: Array, differ: Array) -> tuple[float, int, int]:
     """Largest distance in units of two errors, how many are beyond one error, and where the largest is."""
     if not off.size:
         return 0.0, 0, 0
@@ -65,29 +65,29 @@ def judged(off: Array, error: Array, differ: Array) -> tuple[float, int, int]:
     return float(ratio.reshape(-1)[worst]) / 2, int(np.count_nonzero(ratio > 1 + _SLACK)), worst
 
 
-def compared(a: Linear, b: Linear) -> Compared:
+def compare_weights(a: Linear, b: Linear) -> ComparedArray:
     """The weight that one side has against the one that the other side has, a block at a time."""
     left, right = a.weight.array(), b.weight.array()
     same = a.weight.name == b.weight.name and not b.weight.rounded
     n = int(left.size)
     if same and all(s is None for s in (a.scale_in, a.scale_out, b.scale_in, b.scale_out)):
-        return Compared(a.label, a.kind, "weight", b.weight.name, n, 0.0, 0, 0)
-    factor, error = _factors(a), _factor_error(a, b)
-    other = _factors(b) if b.scale_in is not None or b.scale_out is not None else None
+        return ComparedArray(a.label, a.kind, "weight", b.weight.name, n, 0.0, 0, 0)
+    factor, error = _compute_factors(a), _compute_factor_error(a, b)
+    other = _compute_factors(b) if b.scale_in is not None or b.scale_out is not None else None
     worst, beyond, place, found, expected = -1.0, 0, 0, 0.0, 0.0
-    for x, f, y, g, start in _blocks(_laid(a, left), factor, _laid(b, right), other):
+    for x, f, y, g, start in _cut_blocks(_arrange(a, left), factor, _arrange(b, right), other):
         want = x * f
         got = y.astype(np.float64) if g is None else y * g
         if b.weight.rounded and g is None and error is None and np.array_equal(_round(want, y.dtype), y):
             worst = max(worst, 0.5)
             continue
-        bound = _bound(b, y, g, x, f, error)
-        score, count, at = judged(np.abs(got - want), bound, differ(want, got))
+        bound = _compute_bound(b, y, g, x, f, error)
+        score, count, at = measure_distance(np.abs(got - want), bound, find_nonfinite_changes(want, got))
         beyond += count
         if score > worst:
             worst, place = score, start(at)
             found, expected = float(got.reshape(-1)[at]), float(np.broadcast_to(want, got.shape).reshape(-1)[at])
-    return Compared(a.label, a.kind, "weight", b.weight.name, n, max(worst, 0.0), beyond, place, found, expected)
+    return ComparedArray(a.label, a.kind, "weight", b.weight.name, n, max(worst, 0.0), beyond, place, found, expected)
 
 
 def _round(value: Array, dtype: np.dtype[Any]) -> Array:
@@ -95,9 +95,9 @@ def _round(value: Array, dtype: np.dtype[Any]) -> Array:
         return value.astype(dtype)
 
 
-def _bound(b: Linear, y: Array, g: Array | None, x: Array, f: Array, error: Array | None) -> Array:
+def _compute_bound(b: Linear, y: Array, g: Array | None, x: Array, f: Array, error: Array | None) -> Array:
     with np.errstate(all="ignore"):
-        bound = half_ulp(y) if b.weight.rounded else np.zeros(y.shape)
+        bound = compute_half_ulp(y) if b.weight.rounded else np.zeros(y.shape)
         if g is not None:
             bound = bound * np.abs(g)
         fine = 2.0**-50 if error is None else error
@@ -105,7 +105,7 @@ def _bound(b: Linear, y: Array, g: Array | None, x: Array, f: Array, error: Arra
         return result
 
 
-def _factors(atom: Linear) -> Array:
+def _compute_factors(atom: Linear) -> Array:
     """What the stored weight is multiplied by: broadcasts to [groups, outputs, inputs, taps]."""
     g = atom.groups
     factor = np.ones((g, 1, 1, 1))
@@ -116,26 +116,28 @@ def _factors(atom: Linear) -> Array:
     return factor
 
 
-def _factor_error(a: Linear, b: Linear) -> Array | None:
+def _compute_factor_error(a: Linear, b: Linear) -> Array | None:
     """Relative error of the factors, one number for each side's worst; None where no weight would feel it."""
     worst = 0.0
-    for ball, times in ((a.scale_in, ERRORS), (a.scale_out, ERRORS), (b.scale_in, 1.0), (b.scale_out, 1.0)):
-        if ball is not None and ball.value.size:
+    for interval, times in ((a.scale_in, ERRORS), (a.scale_out, ERRORS), (b.scale_in, 1.0), (b.scale_out, 1.0)):
+        if interval is not None and interval.value.size:
             with np.errstate(all="ignore"):
-                ratio = ball.radius / np.abs(ball.value)
+                ratio = interval.radius / np.abs(interval.value)
             finite = ratio[np.isfinite(ratio)]
             worst += times * float(finite.max(initial=0.0))
     narrow = b.weight.array().dtype.itemsize < 8 if b.weight.rounded else False
     return None if narrow and worst < _FINE else np.asarray(worst + 2.0**-50)
 
 
-def _laid(atom: Linear, array: Array) -> Array:
+def _arrange(atom: Linear, array: Array) -> Array:
     """The weight as [groups, outputs, inputs, taps]."""
     view = array.reshape(atom.view)
     return view.swapaxes(1, 2) if atom.inputs_first else view
 
 
-def _blocks(x: Array, f: Array, y: Array, g: Array | None) -> Iterator[tuple[Array, Array, Array, Array | None, Any]]:
+def _cut_blocks(
+    x: Array, f: Array, y: Array, g: Array | None
+) -> Iterator[tuple[Array, Array, Array, Array | None, Any]]:
     """Both weights and their factors, cut along the outputs; and where an element of a block lies."""
     groups, outputs = x.shape[:2]
     axis = 0 if groups > 1 else 1
@@ -156,12 +158,12 @@ def _blocks(x: Array, f: Array, y: Array, g: Array | None) -> Iterator[tuple[Arr
 class Matcher:
     """Compares forms; calls ``seen`` with each weight that it is about to recompute."""
 
-    def __init__(self, done: dict[Any, Compared] | None = None, seen: Callable[[str], None] | None = None) -> None:
+    def __init__(self, done: dict[Any, ComparedArray] | None = None, seen: Callable[[str], None] | None = None) -> None:
         self.done = {} if done is None else done  # weights recomputed already, in this place or another one
         self.seen = seen or (lambda name: None)
         self._pairs: set[tuple[int, int]] = set()
 
-    def match(self, a: Form | Known, b: Form | Known, *, inner: bool = False) -> Iterator[Compared]:
+    def match(self, a: Form | Known, b: Form | Known, *, inner: bool = False) -> Iterator[ComparedArray]:
         """Every array of the two, compared.
 
         Raises
@@ -170,7 +172,7 @@ class Matcher:
             The atoms differ, so that the numbers have no counterpart.
         """
         if isinstance(a, Known) and isinstance(b, Known):
-            yield from _constants(a, b)
+            yield from _compare_constants(a, b)
             return
         if not isinstance(a, Form) or not isinstance(b, Form):
             raise NotExpressed("a constant on one side only")
@@ -178,12 +180,14 @@ class Matcher:
             return
         self._pairs.add((id(a), id(b)))
         yield from self._atoms(a, b)
-        layer, op = _named(a)
+        layer, op = _find_label(a)
         for what, left, right, neutral in (("scale", a.scale, b.scale, 1.0), ("bias", a.shift, b.shift, 0.0)):
             if left is not None or right is not None:
-                yield _balls(layer, op, what, _full(left, neutral), _full(right, neutral), inner)
+                yield _compare_intervals(
+                    layer, op, what, _fill_neutral(left, neutral), _fill_neutral(right, neutral), inner
+                )
 
-    def _atoms(self, one: Form, other: Form) -> Iterator[Compared]:
+    def _atoms(self, one: Form, other: Form) -> Iterator[ComparedArray]:
         a, b = one.atom, other.atom
         match a, b:
             case Leaf(name), Leaf(same) if name == same:
@@ -210,13 +214,13 @@ class Matcher:
                     elif x is not None and y is not None:
                         yield from self.match(x, y, inner=a.op not in ("LSTM", "GRU", "RNN"))
             case _:
-                raise NotExpressed(f"{_named(one)[1]} ({_named(one)[0]}) became {_named(other)[1]}")
+                raise NotExpressed(f"{_find_label(one)[1]} ({_find_label(one)[0]}) became {_find_label(other)[1]}")
 
-    def _weights(self, a: Linear, b: Linear) -> Compared:
-        key = (a.weight.name, b.weight.name, a.label, *map(_digest, (a.scale_in, a.scale_out, b.scale_in, b.scale_out)))
+    def _weights(self, a: Linear, b: Linear) -> ComparedArray:
+        key = (a.weight.name, b.weight.name, a.label, *map(_hash, (a.scale_in, a.scale_out, b.scale_in, b.scale_out)))
         if key not in self.done:
             self.seen(a.label)
-            self.done[key] = compared(a, b)
+            self.done[key] = compare_weights(a, b)
         return self.done[key]
 
 
@@ -260,11 +264,11 @@ def _has_zero(atom: Linear) -> bool:
     return any(s is not None and not s.value.all() for s in (atom.scale_in, atom.scale_out))
 
 
-def _digest(ball: Ball | None) -> Any:
-    return None if ball is None else hash(ball.value.tobytes())
+def _hash(interval: Interval | None) -> Any:
+    return None if interval is None else hash(interval.value.tobytes())
 
 
-def _named(form: Form) -> tuple[str, str]:
+def _find_label(form: Form) -> tuple[str, str]:
     match form.atom:
         case Linear() as found:
             return found.label, found.kind
@@ -273,16 +277,16 @@ def _named(form: Form) -> tuple[str, str]:
         case Leaf(name):
             return name, "input"
         case View(operand=operand):
-            return _named(operand)
+            return _find_label(operand)
         case Total(terms):
-            return _named(terms[-1])[0], "Add"
+            return _find_label(terms[-1])[0], "Add"
 
 
-def _full(ball: Ball | None, neutral: float) -> Ball:
-    return Ball(np.asarray(neutral), np.zeros(())) if ball is None else ball
+def _fill_neutral(interval: Interval | None, neutral: float) -> Interval:
+    return Interval(np.asarray(neutral), np.zeros(())) if interval is None else interval
 
 
-def _balls(layer: str, op: str, what: str, a: Ball, b: Ball, inner: bool) -> Compared:
+def _compare_intervals(layer: str, op: str, what: str, a: Interval, b: Interval, inner: bool) -> ComparedArray:
     with np.errstate(all="ignore"):
         try:
             off = np.asarray(np.abs(a.value - b.value))
@@ -290,28 +294,28 @@ def _balls(layer: str, op: str, what: str, a: Ball, b: Ball, inner: bool) -> Com
             raise NotExpressed(f"{what} of {layer}: {exc}") from exc
         error = np.asarray(a.radius * ERRORS + b.radius)
         error = np.maximum(np.broadcast_to(error, off.shape), 2.0**-50 * np.maximum(np.abs(a.value), np.abs(b.value)))
-        score, beyond, worst = judged(off, error, differ(a.value, b.value))
-    channel = int(np.unravel_index(worst, off.shape)[_long_axis(off.shape)]) if off.ndim else 0
+        score, beyond, worst = measure_distance(off, error, find_nonfinite_changes(a.value, b.value))
+    channel = int(np.unravel_index(worst, off.shape)[_find_long_axis(off.shape)]) if off.ndim else 0
     left, right = (
         float(np.broadcast_to(x, off.shape).reshape(-1)[worst]) if off.size else 0.0 for x in (a.value, b.value)
     )
-    return Compared(layer, op, what, "", off.size, score, beyond, channel, right, left, inner)
+    return ComparedArray(layer, op, what, "", off.size, score, beyond, channel, right, left, inner)
 
 
-def _long_axis(shape: tuple[int, ...]) -> int:
+def _find_long_axis(shape: tuple[int, ...]) -> int:
     return int(np.argmax(shape))
 
 
-def _constants(a: Known, b: Known) -> Iterator[Compared]:
+def _compare_constants(a: Known, b: Known) -> Iterator[ComparedArray]:
     """Constants that an operator outside the form reads: the same, to rounding."""
     left, right = a.array(), b.array()
     if left.shape != right.shape or left.dtype.kind != right.dtype.kind:
         raise NotExpressed(f"constant {a.name!r} became {b.name!r} of another shape or type")
     if left.dtype == right.dtype and left.tobytes() == right.tobytes():
         return
-    if not a.ball_or_none or not b.ball_or_none:
+    if not a.interval_or_none or not b.interval_or_none:
         raise NotExpressed(f"constant {a.name!r} became {b.name!r}")
-    yield _balls(a.name, "constant", "constant", a.ball, b.ball, inner=False)
+    yield _compare_intervals(a.name, "constant", "constant", a.interval, b.interval, inner=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,15 +323,15 @@ class Place:
     """What came of recomputing one place; ``problem`` says why it could not be recomputed."""
 
     name: str
-    compared: tuple[Compared, ...] = ()
+    compared: tuple[ComparedArray, ...] = ()
     problem: str = ""
 
     @property
-    def worst(self) -> Compared | None:
+    def worst(self) -> ComparedArray | None:
         """The array that is furthest off."""
         return max(self.compared, key=lambda c: c.score, default=None)
 
-    def moved(self, within: Callable[[Compared], bool]) -> str:
+    def moved(self, within: Callable[[ComparedArray], bool]) -> str:
         """Why a number that is not ``within`` its bound says nothing: it may have been moved past what the form knows.
 
         A factor between two linear operators may be in either; a weight that is damaged is off alone.
@@ -344,12 +348,12 @@ class Place:
         return f"{found.what} of {found.op} {found.layer!r} went where the normal form does not follow"
 
 
-def recompute(region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, Compared] | None = None) -> Place:
+def recompute(region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, ComparedArray] | None = None) -> Place:
     """Recompute every number of a place; ``done`` remembers weights that several places share."""
     name = f"{region.scope}/{region.output}" if region.scope else region.output
-    same = _unchanged(region, a, b)
+    same = _find_unchanged(region, a, b)
     try:
-        before = Reader(region.before, a.folder, {*_names(region.before)}, RULES).read()
+        before = Reader(region.before, a.folder, {*_list_names(region.before)}, RULES).read()
         after = Reader(region.after, b.folder, same, RULES).read()
         return Place(name, tuple(Matcher(done).match(before, after)))
     except (NotExpressed, Unsupported, BiasoptError) as exc:
@@ -359,12 +363,12 @@ def recompute(region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, Co
         return Place(name, (), f"cannot be read ({type(exc).__name__}: {' '.join(str(exc).split())[:120]})")
 
 
-def _names(model: ModelProto) -> list[str]:
+def _list_names(model: ModelProto) -> list[str]:
     made = [n.output[0] for n in model.graph.node if n.op_type == "Constant" and n.output]
     return [*(t.name for t in model.graph.initializer), *made]
 
 
-def _unchanged(region: Region, a: LoadedModel, b: LoadedModel) -> set[str]:
+def _find_unchanged(region: Region, a: LoadedModel, b: LoadedModel) -> set[str]:
     """Constants of the rewritten side that are the original's, to the bit."""
     old = {t.name: t for t in region.before.graph.initializer}
     new = {t.name: t for t in region.after.graph.initializer}

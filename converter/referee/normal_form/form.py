@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from converter.referee.normal_form.interval import Ball, exact, is_float, stored
+from converter.referee.normal_form.interval import Interval, is_float, make_exact, make_stored
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, read_tensor
 
 Array = np.ndarray[Any, Any]
@@ -26,53 +26,53 @@ Dims = tuple[int | str | None, ...]
 _LARGEST = 1 << 22  # elements that a vector may be spread over
 
 
-def transposed(ball: Ball, perm: Sequence[int], rank: int) -> Ball | None:
-    """The ball as a transposition of the tensor [rank] sees it."""
-    if ball.value.size == 1:
-        return ball.reshape()
-    if ball.value.ndim > rank:
+def transpose(interval: Interval, perm: Sequence[int], rank: int) -> Interval | None:
+    """The interval as a transposition of the tensor [rank] sees it."""
+    if interval.value.size == 1:
+        return interval.reshape()
+    if interval.value.ndim > rank:
         return None
-    return ball.map(lambda x: np.transpose(x.reshape((1,) * (rank - x.ndim) + x.shape), perm))
+    return interval.map(lambda x: np.transpose(x.reshape((1,) * (rank - x.ndim) + x.shape), perm))
 
 
-def inverse(perm: Sequence[int]) -> list[int]:
+def invert_permutation(perm: Sequence[int]) -> list[int]:
     """The permutation that undoes ``perm``."""
     return [int(k) for k in np.argsort(perm)]
 
 
-def reshaped(ball: Ball, before: Dims | None, after: Dims | None) -> Ball | None:
-    """The ball as a reshape of the tensor from ``before`` to ``after`` sees it; None if the sizes do not tell."""
-    if ball.value.size == 1:
-        return ball.reshape()
-    if before is None or after is None or ball.value.ndim > len(before):
+def reshape(interval: Interval, before: Dims | None, after: Dims | None) -> Interval | None:
+    """The interval as a reshape of the tensor from ``before`` to ``after`` sees it; None if the sizes do not tell."""
+    if interval.value.size == 1:
+        return interval.reshape()
+    if before is None or after is None or interval.value.ndim > len(before):
         return None
-    full = (1,) * (len(before) - ball.value.ndim) + ball.value.shape
+    full = (1,) * (len(before) - interval.value.ndim) + interval.value.shape
     first = next(k for k, d in enumerate(full) if d != 1)
     sizes = [f if f != 1 else d for f, d in zip(full, before, strict=True)]
     for start in range(first, -1, -1):
         tail = [d for d in sizes[start:] if isinstance(d, int)]
         if len(tail) < len(before) - start or math.prod(tail) > _LARGEST:
             return None
-        cut = next((k for k in range(len(after), -1, -1) if _product(after[k:]) == math.prod(tail)), None)
+        cut = next((k for k in range(len(after), -1, -1) if _multiply_sizes(after[k:]) == math.prod(tail)), None)
         if cut is not None:
             target = [d for d in after[cut:] if isinstance(d, int)]
-            return collapsed(ball.map(lambda x: np.broadcast_to(x.reshape(full[start:]), tail).reshape(target)))  # noqa: B023
+            return collapse(interval.map(lambda x: np.broadcast_to(x.reshape(full[start:]), tail).reshape(target)))  # noqa: B023
     return None
 
 
-def solved(before: Dims, asked: Sequence[int | str | None]) -> Dims:
+def solve_sizes(before: Dims, asked: Sequence[int | str | None]) -> Dims:
     """Sizes that a Reshape to ``asked`` gives: 0 copies a size, -1 is what is left over, if that is a number."""
     dims = [before[k] if d == 0 and k < len(before) else d for k, d in enumerate(asked)]
     if -1 not in dims:
         return tuple(dims)
     rest = [d for d in dims if d != -1]
-    left = _left_over(before, rest)
+    left = _find_left_over(before, rest)
     if left is None and dims[0] != -1:
-        left = _left_over(before[1:], rest[1:])  # a batch that is named on one side and a number on the other
+        left = _find_left_over(before[1:], rest[1:])  # a batch that is named on one side and a number on the other
     return tuple(left if d == -1 else d for d in dims)
 
 
-def _left_over(before: Sequence[int | str | None], rest: Sequence[int | str | None]) -> int | None:
+def _find_left_over(before: Sequence[int | str | None], rest: Sequence[int | str | None]) -> int | None:
     symbols = [sorted(d for d in side if isinstance(d, str)) for side in (before, rest)]
     numbers = [math.prod(d for d in side if isinstance(d, int)) for side in (before, rest)]
     if None in before or None in rest or symbols[0] != symbols[1] or not numbers[1] or numbers[0] % numbers[1]:
@@ -80,56 +80,56 @@ def _left_over(before: Sequence[int | str | None], rest: Sequence[int | str | No
     return numbers[0] // numbers[1]
 
 
-def _product(dims: Dims) -> int | None:
+def _multiply_sizes(dims: Dims) -> int | None:
     sizes = [d for d in dims if isinstance(d, int)]
     return math.prod(sizes) if len(sizes) == len(dims) else None
 
 
-def collapsed(ball: Ball) -> Ball:
-    """The ball with every axis along which it does not change at size 1."""
-    for axis in range(ball.value.ndim):
-        if ball.value.shape[axis] > 1:
-            first = ball.map(lambda x, a=axis: x.take([0], a))
-            if (ball.value == first.value).all() and (ball.radius == first.radius).all():
-                ball = first
-    return ball
+def collapse(interval: Interval) -> Interval:
+    """The interval with every axis along which it does not change at size 1."""
+    for axis in range(interval.value.ndim):
+        if interval.value.shape[axis] > 1:
+            first = interval.map(lambda x, a=axis: x.take([0], a))
+            if (interval.value == first.value).all() and (interval.radius == first.radius).all():
+                interval = first
+    return interval
 
 
-def varies(ball: Ball, axes: Sequence[int], rank: int) -> bool:
-    """Whether the ball changes along any of these axes of a tensor [rank]."""
-    dims = (1,) * (rank - ball.value.ndim) + ball.value.shape
+def varies_along(interval: Interval, axes: Sequence[int], rank: int) -> bool:
+    """Whether the interval changes along any of these axes of a tensor [rank]."""
+    dims = (1,) * (rank - interval.value.ndim) + interval.value.shape
     return any(dims[a % rank] != 1 for a in axes)
 
 
-def without(ball: Ball, axes: Sequence[int], rank: int) -> Ball:
-    """The ball with axes of size 1 taken out."""
+def drop_axes(interval: Interval, axes: Sequence[int], rank: int) -> Interval:
+    """The interval with axes of size 1 taken out."""
     gone = {a % rank for a in axes}
-    dims = (1,) * (rank - ball.value.ndim) + ball.value.shape
+    dims = (1,) * (rank - interval.value.ndim) + interval.value.shape
     kept = [d for k, d in enumerate(dims) if k not in gone]
-    return ball.map(lambda x: x.reshape(kept))
+    return interval.map(lambda x: x.reshape(kept))
 
 
-def with_axes(ball: Ball, axes: Sequence[int], rank: int) -> Ball:
-    """The ball with axes of size 1 put in, where a tensor of ``rank`` axes has them."""
+def insert_axes(interval: Interval, axes: Sequence[int], rank: int) -> Interval:
+    """The interval with axes of size 1 put in, where a tensor of ``rank`` axes has them."""
     places = {a % rank for a in axes}
-    rest = iter((1,) * (rank - len(places) - ball.value.ndim) + ball.value.shape)
+    rest = iter((1,) * (rank - len(places) - interval.value.ndim) + interval.value.shape)
     dims = [1 if k in places else next(rest) for k in range(rank)]
-    return ball.map(lambda x: x.reshape(dims))
+    return interval.map(lambda x: x.reshape(dims))
 
 
-def spread(ball: Ball | None, axis: int, size: int, rank: int) -> Ball | None:
-    """The ball at full size along ``axis``, as a part of a concatenation."""
-    if ball is None:
-        ball = Ball(np.zeros(()), np.zeros(()))
-    if ball.value.ndim > rank:
+def spread(interval: Interval | None, axis: int, size: int, rank: int) -> Interval | None:
+    """The interval at full size along ``axis``, as a part of a concatenation."""
+    if interval is None:
+        interval = Interval(np.zeros(()), np.zeros(()))
+    if interval.value.ndim > rank:
         return None
-    dims = [*(1,) * (rank - ball.value.ndim), *ball.value.shape]
-    old = ball.map(lambda x: x.reshape(dims))
+    dims = [*(1,) * (rank - interval.value.ndim), *interval.value.shape]
+    old = interval.map(lambda x: x.reshape(dims))
     dims[axis] = size
     return old.map(lambda x: np.broadcast_to(x, dims))
 
 
-def joined(parts: list[Ball], axis: int) -> Ball:
+def concatenate(parts: list[Interval], axis: int) -> Interval:
     """Parts of the same rank one after the other along ``axis``."""
     rank = parts[0].value.ndim
     dims = [max(p.value.shape[k] for p in parts) for k in range(rank)]
@@ -137,7 +137,7 @@ def joined(parts: list[Ball], axis: int) -> Ball:
     def full(x: Array) -> Array:
         return np.broadcast_to(x, [x.shape[k] if k == axis else d for k, d in enumerate(dims)])
 
-    return Ball(
+    return Interval(
         np.concatenate([full(p.value) for p in parts], axis), np.concatenate([full(p.radius) for p in parts], axis)
     )
 
@@ -165,17 +165,17 @@ class Known:
         return read_tensor(self.source, self.folder) if isinstance(self.source, TensorProto) else self.source
 
     @cached_property
-    def ball(self) -> Ball:
+    def interval(self) -> Interval:
         """The value in float64."""
         array = self.array()
         if not is_float(array.dtype):
             raise NotExpressed(f"{self.name!r} holds {array.dtype}")
-        return stored(array, rounded=self.rounded)
+        return make_stored(array, rounded=self.rounded)
 
     @property
-    def ball_or_none(self) -> Ball | None:
+    def interval_or_none(self) -> Interval | None:
         """The same, or None where it holds no floats."""
-        return self.ball if is_float(self.array().dtype) else None
+        return self.interval if is_float(self.array().dtype) else None
 
     @property
     def unit(self) -> float:
@@ -209,8 +209,8 @@ class Linear:
     inputs_first: bool
     rank: int
     label: str
-    scale_in: Ball | None = None  # [I]
-    scale_out: Ball | None = None  # [O]
+    scale_in: Interval | None = None  # [I]
+    scale_out: Interval | None = None  # [O]
 
     @property
     def view(self) -> tuple[int, int, int, int]:
@@ -225,19 +225,19 @@ class Linear:
         g, rows, columns, _ = self.view
         return (g * rows, g * columns) if self.inputs_first else (g * columns, g * rows)
 
-    def vector(self, ball: Ball, size: int) -> Ball | None:
-        """``ball`` [broadcasts to a tensor] as one number per channel [size]; None if it is not that."""
-        axis = ball.value.ndim - (self.rank - 1 if self.rank else 1)
-        dims = ball.value.shape
+    def vector(self, interval: Interval, size: int) -> Interval | None:
+        """``interval`` [broadcasts to a tensor] as one number per channel [size]; None if it is not that."""
+        axis = interval.value.ndim - (self.rank - 1 if self.rank else 1)
+        dims = interval.value.shape
         if any(d != 1 for k, d in enumerate(dims) if k != axis) or (axis >= 0 and dims[axis] not in (1, size)):
             return None
-        return ball.map(lambda x: np.broadcast_to(x.reshape(-1), (size,)))
+        return interval.map(lambda x: np.broadcast_to(x.reshape(-1), (size,)))
 
-    def along(self, vector: Ball) -> Ball:
+    def along(self, vector: Interval) -> Interval:
         """A vector of the output channels in a shape that broadcasts to the result."""
         return vector.reshape(-1, *[1] * max(self.rank - 2, 0))
 
-    def applied(self, shift: Ball) -> Ball:
+    def applied(self, shift: Interval) -> Interval:
         """What a shift [I] of every input channel, at every position, adds to the output channels [O]."""
         g, rows, columns, taps = self.view
         full = self.weight.array().reshape(g, rows, columns, taps)
@@ -248,7 +248,7 @@ class Linear:
         value, moved = (np.asarray(x).reshape(g, -1) for x in (shift.value, shift.radius))
         error = self.weight.unit + (taps + value.shape[1] + 2) * 2.0**-52
         reach = np.einsum("gio,gi->go", size, np.abs(value) * error + moved * (1 + error))
-        return Ball(np.einsum("gio,gi->go", total, value).reshape(-1), reach.reshape(-1))
+        return Interval(np.einsum("gio,gi->go", total, value).reshape(-1), reach.reshape(-1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +264,7 @@ class View:
 
     key: Any
     operand: Form
-    back: Callable[[Ball], Ball | None]
+    back: Callable[[Interval], Interval | None]
     shape: Form | None = None  # of a Reshape, where it is computed
 
 
@@ -287,23 +287,23 @@ class Form:
     """``scale * atom + shift``; both broadcast as ONNX does."""
 
     atom: Atom
-    scale: Ball | None = None
-    shift: Ball | None = None
+    scale: Interval | None = None
+    shift: Interval | None = None
 
-    def plus(self, ball: Ball) -> Form:
+    def plus(self, interval: Interval) -> Form:
         """The form with something added."""
-        return replace(self, shift=ball if self.shift is None else self.shift + ball)
+        return replace(self, shift=interval if self.shift is None else self.shift + interval)
 
-    def times(self, ball: Ball) -> Form:
+    def times(self, interval: Interval) -> Form:
         """The form with something multiplied to it."""
-        if ball.is_one:
+        if interval.is_one:
             return self
-        shift = None if self.shift is None else self.shift * ball
+        shift = None if self.shift is None else self.shift * interval
         if self.scale is None:
-            atom = scaled(self.atom, ball)
+            atom = scaled(self.atom, interval)
             if atom is not None:
                 return Form(atom, None, shift)
-        return Form(self.atom, ball if self.scale is None else self.scale * ball, shift)
+        return Form(self.atom, interval if self.scale is None else self.scale * interval, shift)
 
     @property
     def settled(self) -> Form:
@@ -311,29 +311,31 @@ class Form:
         return replace(self, shift=None)
 
 
-def scaled(atom: Atom, ball: Ball) -> Atom | None:
-    """The atom that is ``ball`` times ``atom``, where the factor can go inside; None where it cannot."""
+def scaled(atom: Atom, interval: Interval) -> Atom | None:
+    """The atom that is ``interval`` times ``atom``, where the factor can go inside; None where it cannot."""
     match atom:
         case Linear():
-            vector = atom.vector(ball, atom.sizes[1])
+            vector = atom.vector(interval, atom.sizes[1])
             if vector is None:
                 return None
             return replace(atom, scale_out=vector if atom.scale_out is None else atom.scale_out * vector)
         case Total(terms):
-            return Total(tuple(t.times(ball) for t in terms))
+            return Total(tuple(t.times(interval) for t in terms))
         case View(operand=operand, back=back):
-            inside = back(ball)
+            inside = back(interval)
             inner = None if inside is None else operand.times(inside)
             return None if inner is None or inner.scale is not None else replace(atom, operand=inner)
-        case Other(op="MatMul", args=(Form() as left, Form() as right)) if ball.value.size == 1 and left.shift is None:
-            return replace(atom, args=(left.times(ball.reshape()), right))
+        case Other(op="MatMul", args=(Form() as left, Form() as right)) if (
+            interval.value.size == 1 and left.shift is None
+        ):
+            return replace(atom, args=(left.times(interval.reshape()), right))
     return None
 
 
-def added(forms: list[Form]) -> Form:
+def add_forms(forms: list[Form]) -> Form:
     """The sum of forms."""
     terms: list[Form] = []
-    shift: Ball | None = None
+    shift: Interval | None = None
     for form in forms:
         if form.shift is not None:
             shift = form.shift if shift is None else shift + form.shift
@@ -342,7 +344,7 @@ def added(forms: list[Form]) -> Form:
     return Form(Total(tuple(terms)), None, shift)
 
 
-def linear(atom: Linear, *, whole: bool) -> Form:
+def build_linear(atom: Linear, *, whole: bool) -> Form:
     """A linear operator on any form; ``whole``: every tap of it reads the operand, never a border of zeros."""
     scale, shift = atom.operand.scale, atom.operand.shift
     per_input = None if scale is None else atom.vector(scale, atom.sizes[0])
@@ -357,6 +359,6 @@ def linear(atom: Linear, *, whole: bool) -> Form:
     return Form(replace(atom, operand=Form(atom.operand.atom), scale_in=per_input), None, moved)
 
 
-def one(value: float) -> Ball:
+def make_scalar(value: float) -> Interval:
     """A single exact number."""
-    return exact(np.float64(value))
+    return make_exact(np.float64(value))

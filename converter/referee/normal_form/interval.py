@@ -21,7 +21,7 @@ _EXPONENT = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ball:
+class Interval:
     """``value`` and ``radius`` float64 [same shape]: the true number is within the radius.
 
     Every operation adds its own rounding error (Higham, Accuracy and Stability, section 2.2: at most u times
@@ -31,43 +31,43 @@ class Ball:
     value: Array
     radius: Array
 
-    def __add__(self, other: Ball) -> Ball:
+    def __add__(self, other: Interval) -> Interval:
         with np.errstate(all="ignore"):
             value = self.value + other.value
-            return Ball(value, self.radius + other.radius + 2 * _U * np.abs(value))
+            return Interval(value, self.radius + other.radius + 2 * _U * np.abs(value))
 
-    def __neg__(self) -> Ball:
-        return Ball(-self.value, self.radius)
+    def __neg__(self) -> Interval:
+        return Interval(-self.value, self.radius)
 
-    def __sub__(self, other: Ball) -> Ball:
+    def __sub__(self, other: Interval) -> Interval:
         return self + -other
 
-    def __mul__(self, other: Ball) -> Ball:
+    def __mul__(self, other: Interval) -> Interval:
         with np.errstate(all="ignore"):
             value = self.value * other.value
             radius = np.abs(self.value) * other.radius + np.abs(other.value) * self.radius
-            return Ball(value, radius + self.radius * other.radius + 2 * _U * np.abs(value))
+            return Interval(value, radius + self.radius * other.radius + 2 * _U * np.abs(value))
 
-    def __truediv__(self, other: Ball) -> Ball:
+    def __truediv__(self, other: Interval) -> Interval:
         with np.errstate(all="ignore"):
             value = self.value / other.value
             slack = np.maximum(np.abs(other.value) - other.radius, 0)
-            return Ball(value, (self.radius + np.abs(value) * other.radius) / slack + 2 * _U * np.abs(value))
+            return Interval(value, (self.radius + np.abs(value) * other.radius) / slack + 2 * _U * np.abs(value))
 
-    def root(self) -> Ball:
+    def root(self) -> Interval:
         """The square root."""
         with np.errstate(all="ignore"):
             value = np.sqrt(self.value)
             spread = np.where(self.radius > 0, np.sqrt(self.value + self.radius) - value, 0.0)
-            return Ball(value, spread + 2 * _U * value)
+            return Interval(value, spread + 2 * _U * value)
 
-    def reshape(self, *shape: int) -> Ball:
+    def reshape(self, *shape: int) -> Interval:
         """The same numbers in another shape."""
-        return Ball(self.value.reshape(shape), self.radius.reshape(shape))
+        return Interval(self.value.reshape(shape), self.radius.reshape(shape))
 
-    def map(self, how: Any) -> Ball:
+    def map(self, how: Any) -> Interval:
         """``how`` applied to values and radii alike: something that only moves elements."""
-        return Ball(how(self.value), how(self.radius))
+        return Interval(how(self.value), how(self.radius))
 
     @property
     def is_zero(self) -> bool:
@@ -80,29 +80,29 @@ class Ball:
         return bool((self.value == 1).all()) and not self.radius.any()
 
 
-def exact(value: Any) -> Ball:
-    """A ball of radius zero."""
+def make_exact(value: Any) -> Interval:
+    """An interval of radius zero."""
     array = np.asarray(value, dtype=np.float64)
-    return Ball(array, np.zeros_like(array))
+    return Interval(array, np.zeros_like(array))
 
 
-def stored(array: Array, *, rounded: bool) -> Ball:
+def make_stored(array: Array, *, rounded: bool) -> Interval:
     """A stored tensor; ``rounded``: it stands for a number that was rounded to its type once."""
     value = array.astype(np.float64)
-    return Ball(value, half_ulp(array) if rounded else np.zeros_like(value))
+    return Interval(value, compute_half_ulp(array) if rounded else np.zeros_like(value))
 
 
-def half_ulp(array: Array) -> Array:
+def compute_half_ulp(array: Array) -> Array:
     """Half the distance to the next number of the array's own type (that away from zero): float64, same shape."""
     kind, mask, unit = _EXPONENT[array.dtype]
     bits = np.ascontiguousarray(array).reshape(array.shape).view(kind) & kind(mask)
     power = bits.view(array.dtype).astype(np.float64)  # 2^exponent; 0 for subnormal numbers, inf for inf and nan
-    tiny = (_smallest(array.dtype)) / 2
+    tiny = (_find_smallest(array.dtype)) / 2
     result: Array = np.maximum(power * unit, tiny)
     return result
 
 
-def _smallest(dtype: np.dtype[Any]) -> float:
+def _find_smallest(dtype: np.dtype[Any]) -> float:
     """The smallest subnormal number: one in the last place."""
     return float(np.ones((), _EXPONENT[dtype][0]).view(dtype))
 

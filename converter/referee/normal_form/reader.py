@@ -13,7 +13,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from converter.referee.normal_form.form import Dims, Form, Known, Leaf, NotExpressed, Other
 from converter.referee.normal_form.form import Linear as LinearAtom
-from converter.referee.normal_form.interval import Ball, is_float
+from converter.referee.normal_form.interval import Interval, is_float
 from converter.referee.proto.inference import infer_types
 from converter.referee.proto.source import Port
 from converter.referee.reference.evaluator import normalize_domain, read_opset_versions
@@ -47,7 +47,7 @@ class Reader:
         for tensor in model.graph.initializer:
             self.values[tensor.name] = Known(tensor.name, tensor, folder, tensor.name not in same)
         for sparse in model.graph.sparse_initializer:
-            self.values[sparse.values.name] = Form(Leaf(f"sparse {_digest(sparse)}"))
+            self.values[sparse.values.name] = Form(Leaf(f"sparse {_hash(sparse)}"))
         for value in model.graph.input:
             self.values.setdefault(value.name, Form(Leaf(value.name)))
 
@@ -106,7 +106,7 @@ class Reader:
         args = [self.values.get(name) for name in node.input]
         standard = normalize_domain(node.domain) == ""
         if standard and node.op_type == "Constant":
-            return [_constant(node, rounded=node.output[0] not in self.same)]
+            return [_read_constant(node, rounded=node.output[0] not in self.same)]
         if standard and all(a is None or isinstance(a, Known) for a in args) and not _has_graph(node):
             known = self._derived(node, [a for a in args if not isinstance(a, Form)])
             if known is not None:
@@ -118,7 +118,7 @@ class Reader:
     def opaque(self, node: NodeProto, args: list[Value], key: Any = None) -> list[Value]:
         """An operator that the form knows nothing of."""
         if key is None:
-            key = (normalize_domain(node.domain), attributes(node))
+            key = (normalize_domain(node.domain), list_attributes(node))
         while args and args[-1] is None:
             args = args[:-1]
         label = node.name or f"{node.op_type}:{node.output[0]}"
@@ -133,7 +133,7 @@ class Reader:
             op = make_kernel(node, "", self.opset)
             if op is None:
                 return None
-            results = op(tuple(None if a is None else _plain(a) for a in args))
+            results = op(tuple(None if a is None else _read_plain(a) for a in args))
         except Unsupported:
             return None
         except Exception as exc:  # whatever an operator's implementation trips over
@@ -141,17 +141,17 @@ class Reader:
         return [Known(n, np.asarray(r), rounded=rounded) for n, r in zip(node.output, results, strict=False)]
 
 
-def _plain(known: Known) -> Any:
+def _read_plain(known: Known) -> Any:
     array = known.array()
     return array if known.rounded else (array.astype(np.float64) if is_float(array.dtype) else array)
 
 
-def _constant(node: NodeProto, *, rounded: bool) -> Value:
+def _read_constant(node: NodeProto, *, rounded: bool) -> Value:
     (attribute,) = node.attribute
     if attribute.type == AttributeProto.TENSOR:
         return Known(node.output[0], attribute.t, rounded=rounded)
     if attribute.type == AttributeProto.SPARSE_TENSOR:
-        return Form(Leaf(f"sparse {_digest(attribute)}"))
+        return Form(Leaf(f"sparse {_hash(attribute)}"))
     (value,) = read_attributes(node).values()
     array = np.asarray(value)
     return Known(node.output[0], array.astype(np.float32) if array.dtype == np.float64 else array, rounded=rounded)
@@ -161,20 +161,20 @@ def _has_graph(node: NodeProto) -> bool:
     return any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
 
 
-def _digest(proto: Any) -> str:
+def _hash(proto: Any) -> str:
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
 
-def attributes(node: NodeProto, *leave: str) -> tuple[tuple[str, str], ...]:
+def list_attributes(node: NodeProto, *leave: str) -> tuple[tuple[str, str], ...]:
     """The attributes as something to compare, without those named."""
-    return tuple(sorted((a.name, _digest(a)) for a in node.attribute if a.name not in leave))
+    return tuple(sorted((a.name, _hash(a)) for a in node.attribute if a.name not in leave))
 
 
-def ball_of(value: Value) -> Ball | None:
+def get_interval(value: Value) -> Interval | None:
     """The numbers of a float constant; None for anything else."""
     if not isinstance(value, Known):
         return None
     kind = value.source.data_type if isinstance(value.source, TensorProto) else None
     if kind is not None and kind not in (1, 10, 11, 16):  # FLOAT, FLOAT16, DOUBLE, BFLOAT16
         return None
-    return value.ball if kind is not None or is_float(value.array().dtype) else None
+    return value.interval if kind is not None or is_float(value.array().dtype) else None

@@ -14,17 +14,28 @@ import numpy as np
 from onnx import NodeProto
 
 from converter.referee.normal_form import form as views
-from converter.referee.normal_form.form import Form, Known, Linear, NotExpressed, Other, Total, View, added, linear, one
-from converter.referee.normal_form.interval import Ball, exact
-from converter.referee.normal_form.reader import Reader, Rule, Value, attributes, ball_of
+from converter.referee.normal_form.form import (
+    Form,
+    Known,
+    Linear,
+    NotExpressed,
+    Other,
+    Total,
+    View,
+    add_forms,
+    build_linear,
+    make_scalar,
+)
+from converter.referee.normal_form.interval import Interval, make_exact
+from converter.referee.normal_form.reader import Reader, Rule, Value, get_interval, list_attributes
 from converter.referee.reference.kernels import read_attributes
 
 _FLAT = "constant along the last axis"
 
 
-def _held(ball: Ball) -> Form:
+def _make_vector(interval: Interval) -> Form:
     """A vector as a form of its own: an argument whose numbers are compared."""
-    return Form(Other("Vector", None, (), 0, "vector"), None, ball)
+    return Form(Other("Vector", None, (), 0, "vector"), None, interval)
 
 
 def product(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -38,31 +49,31 @@ def product(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
         return [bare]
     terms, shift = [bare], None
     if right.shift is not None:
-        if _is_softmax(left) and not _along(right.shift, -2):
+        if _is_softmax(left) and not _varies(right.shift, -2):
             shift = right.shift  # each row of weights sums to one
         else:
-            flat = _FLAT if not _along(right.shift, -1) else ""
-            terms.append(Form(Other("MatMul", flat, (left.settled, _held(right.shift)), 0, label)))
+            flat = _FLAT if not _varies(right.shift, -1) else ""
+            terms.append(Form(Other("MatMul", flat, (left.settled, _make_vector(right.shift)), 0, label)))
     if left.shift is not None:
-        terms.append(Form(Other("MatMul", "", (_held(left.shift), right.settled), 0, label)))
+        terms.append(Form(Other("MatMul", "", (_make_vector(left.shift), right.settled), 0, label)))
     if left.shift is not None and right.shift is not None:
         if shift is not None or left.shift.value.ndim < 1 or right.shift.value.ndim < 2:
             raise NotExpressed(f"shifts of both sides of {label}")
-        shift = _both(left.shift, right.shift)
-    total = added(terms) if len(terms) > 1 else bare
+        shift = _multiply_intervals(left.shift, right.shift)
+    total = add_forms(terms) if len(terms) > 1 else bare
     return [total if shift is None else total.plus(shift)]
 
 
-def _both(left: Ball, right: Ball) -> Ball:
+def _multiply_intervals(left: Interval, right: Interval) -> Interval:
     n = right.value.shape[-2]
     if left.value.shape[-1] != n:
         raise NotExpressed("vectors of unknown length")
     error = np.abs(left.value) @ (right.radius + (n + 2) * 2.0**-52 * np.abs(right.value))
-    return Ball(left.value @ right.value, error + left.radius @ np.abs(right.value))
+    return Interval(left.value @ right.value, error + left.radius @ np.abs(right.value))
 
 
-def _along(ball: Ball, axis: int) -> bool:
-    dims = ball.value.shape
+def _varies(interval: Interval, axis: int) -> bool:
+    dims = interval.value.shape
     return len(dims) >= -axis and dims[axis] != 1
 
 
@@ -83,7 +94,7 @@ def softmax(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
         elif kept:
             form = Form(Total(tuple(kept)), None, form.shift)
     axes = [axis] if r.opset >= 13 else list(range(axis, rank))
-    if form.shift is not None and not views.varies(form.shift, axes, rank):
+    if form.shift is not None and not views.varies_along(form.shift, axes, rank):
         form = form.settled
     key = (node.op_type, "last" if axis == rank - 1 else tuple(axes))
     return r.opaque(node, [form], key)
@@ -91,7 +102,7 @@ def softmax(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
 
 def _is_flat(term: Form) -> bool:
     flat = isinstance(term.atom, Other) and term.atom.op == "MatMul" and term.atom.key == _FLAT
-    return flat and (term.scale is None or not _along(term.scale, -1))
+    return flat and (term.scale is None or not _varies(term.scale, -1))
 
 
 def split(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -103,12 +114,12 @@ def split(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     axis = int(read_attributes(node).get("axis", 0)) % rank
     bare = r.opaque(node, [form.settled, *args[1:]])
     sizes = [(r.dims(name) or (None,) * rank)[axis] for name in node.output]
-    if not views.varies(form.shift, [axis], rank):
+    if not views.varies_along(form.shift, [axis], rank):
         return [part.plus(form.shift) if isinstance(part, Form) else part for part in bare]
     if not all(isinstance(s, int) for s in sizes):
         return None
     stops = np.cumsum([s for s in sizes if isinstance(s, int)]).tolist()
-    full = views.with_axes(form.shift, [], rank)
+    full = views.insert_axes(form.shift, [], rank)
     found: list[Value] = []
     for part, stop, start in zip(bare, stops, [0, *stops], strict=False):
         assert isinstance(part, Form)
@@ -126,7 +137,7 @@ def gather(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     at = int(index.array())
     (bare,) = r.opaque(node, [form.settled, index])
     assert isinstance(bare, Form)
-    full = views.with_axes(form.shift, [], rank)
+    full = views.insert_axes(form.shift, [], rank)
     if full.value.shape[axis] == 1:
         at = 0
     return [bare.plus(full.map(lambda x: x.take(at, axis)))]
@@ -145,7 +156,7 @@ def slices(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     )
     if starts is None or ends is None:
         return None
-    full = views.with_axes(form.shift, [], rank)
+    full = views.insert_axes(form.shift, [], rank)
     cut = [slice(None)] * rank
     for k, axis in enumerate(axes or range(len(starts))):
         if full.value.shape[axis] != 1:
@@ -157,7 +168,7 @@ def slices(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     return [bare.plus(full.map(lambda x: x[tuple(cut)]))]
 
 
-def axes_of(node: NodeProto, args: list[Value]) -> list[int] | None:
+def find_axes(node: NodeProto, args: list[Value]) -> list[int] | None:
     """Axes by attribute or by a constant input."""
     given = read_attributes(node).get("axes")
     if given is None and len(args) > 1 and isinstance(args[1], Known):
@@ -165,7 +176,7 @@ def axes_of(node: NodeProto, args: list[Value]) -> list[int] | None:
     return None if given is None else [int(a) for a in given]
 
 
-def _moved(form: Form, key: Any, there: Any, back: Any, dims: Form | None = None) -> list[Value] | None:
+def _move(form: Form, key: Any, there: Any, back: Any, dims: Form | None = None) -> list[Value] | None:
     """The form behind an operator that moves elements; its shift, and a scale that no weight took, outside."""
     scale = None if form.scale is None else there(form.scale)
     shift = None if form.shift is None or form.shift.is_zero else there(form.shift)
@@ -180,9 +191,9 @@ def _transpose(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | N
     assert isinstance(form, Form)
     rank = r.rank(node.input[0])
     perm = [int(p) for p in read_attributes(node).get("perm", range(rank)[::-1])]
-    back = views.inverse(perm)
+    back = views.invert_permutation(perm)
     key = ("Transpose", tuple(perm))
-    return _moved(form, key, lambda b: views.transposed(b, perm, rank), lambda b: views.transposed(b, back, rank))
+    return _move(form, key, lambda b: views.transpose(b, perm, rank), lambda b: views.transpose(b, back, rank))
 
 
 def _reshape(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -195,24 +206,26 @@ def _reshape(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | Non
         after = (
             after
             if asked is None or not after
-            else tuple(s if isinstance(s, int) else d for s, d in zip(views.solved(before, asked), after, strict=True))
+            else tuple(
+                s if isinstance(s, int) else d for s, d in zip(views.solve_sizes(before, asked), after, strict=True)
+            )
         )
     shape = args[1] if len(args) > 1 else None
-    key = (node.op_type, attributes(node), tuple(shape.array().tolist()) if isinstance(shape, Known) else ())
-    there, back = lambda b: views.reshaped(b, before, after), lambda b: views.reshaped(b, after, before)
-    return _moved(form, key, there, back, shape if isinstance(shape, Form) else None)
+    key = (node.op_type, list_attributes(node), tuple(shape.array().tolist()) if isinstance(shape, Known) else ())
+    there, back = lambda b: views.reshape(b, before, after), lambda b: views.reshape(b, after, before)
+    return _move(form, key, there, back, shape if isinstance(shape, Form) else None)
 
 
 def _squeeze(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    form, axes = args[0], axes_of(node, args)
+    form, axes = args[0], find_axes(node, args)
     if not isinstance(form, Form) or axes is None:
         return None
     inner = r.rank(node.input[0])
     grows = node.op_type == "Unsqueeze"
     wide = inner + len(axes) if grows else inner
-    more, less = lambda b: views.with_axes(b, axes, wide), lambda b: views.without(b, axes, wide)
+    more, less = lambda b: views.insert_axes(b, axes, wide), lambda b: views.drop_axes(b, axes, wide)
     key = (node.op_type, tuple(a % wide for a in axes))
-    return _moved(form, key, more if grows else less, less if grows else more)
+    return _move(form, key, more if grows else less, less if grows else more)
 
 
 def _identity(_: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -234,7 +247,7 @@ def _concat(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
         return None
     bare = r.opaque(node, [f.settled for f in forms])
     assert isinstance(bare[0], Form)
-    return [bare[0].plus(views.collapsed(views.joined(whole, axis)))]
+    return [bare[0].plus(views.collapse(views.concatenate(whole, axis)))]
 
 
 MOVE_RULES: dict[str, Rule] = {
@@ -246,12 +259,12 @@ MOVE_RULES: dict[str, Rule] = {
 }
 
 
-def _past(r: Reader, node: NodeProto, args: list[Value], axes: Sequence[int], shift: Any) -> list[Value] | None:
+def _keep_outside(r: Reader, node: NodeProto, args: list[Value], axes: Sequence[int], shift: Any) -> list[Value] | None:
     """The operator on the form without its shift, which does not change along ``axes``; then ``shift`` of it."""
     form = args[0]
     if not isinstance(form, Form) or form.shift is None or any(node.output[1:]):
         return None
-    if views.varies(form.shift, axes, r.rank(node.input[0])):
+    if views.varies_along(form.shift, axes, r.rank(node.input[0])):
         return None
     bare = r.opaque(node, [form.settled, *args[1:]])
     assert isinstance(bare[0], Form)
@@ -259,14 +272,14 @@ def _past(r: Reader, node: NodeProto, args: list[Value], axes: Sequence[int], sh
     return bare if moved is None else [bare[0].plus(moved)]
 
 
-def _through(r: Reader, node: NodeProto, args: list[Value], *, any_sign: bool) -> list[Value] | None:
+def _commute(r: Reader, node: NodeProto, args: list[Value], *, any_sign: bool) -> list[Value] | None:
     """A pool of scale * x is scale times the pool of x, for a maximum only if the scale is positive."""
     form, axes, rank = args[0], range(2, r.rank(node.input[0])), r.rank(node.input[0])
     if not isinstance(form, Form) or form.scale is None or any(node.output[1:]):
-        return _past(r, node, args, axes, lambda s: s)
-    if views.varies(form.scale, axes, rank) or not (any_sign or (form.scale.value > 0).all()):
-        return _past(r, node, args, axes, lambda s: s)
-    if form.shift is not None and views.varies(form.shift, axes, rank):
+        return _keep_outside(r, node, args, axes, lambda s: s)
+    if views.varies_along(form.scale, axes, rank) or not (any_sign or (form.scale.value > 0).all()):
+        return _keep_outside(r, node, args, axes, lambda s: s)
+    if form.shift is not None and views.varies_along(form.shift, axes, rank):
         return None
     (bare,) = r.opaque(node, [Form(form.atom), *args[1:]])
     assert isinstance(bare, Form)
@@ -279,15 +292,15 @@ def _pool(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     counted = node.op_type == "AveragePool" and padded and (given.get("count_include_pad", 0) or r.opset < 7)
     if counted and isinstance(args[0], Form) and args[0].shift is not None:
         return None
-    return _through(r, node, args, any_sign="Average" in node.op_type)
+    return _commute(r, node, args, any_sign="Average" in node.op_type)
 
 
 def _mean(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    axes, rank = axes_of(node, args), r.rank(node.input[0])
+    axes, rank = find_axes(node, args), r.rank(node.input[0])
     if axes is None:
         return None
     keep = read_attributes(node).get("keepdims", 1)
-    return _past(r, node, args, axes, lambda s: s if keep else views.without(s, axes, rank))
+    return _keep_outside(r, node, args, axes, lambda s: s if keep else views.drop_axes(s, axes, rank))
 
 
 def _resize(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -296,11 +309,11 @@ def _resize(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
         return None
     if given.get("coordinate_transformation_mode") == "tf_crop_and_resize" or "axes" in given:
         return None
-    return _past(r, node, args, range(2, r.rank(node.input[0])), lambda s: s)
+    return _keep_outside(r, node, args, range(2, r.rank(node.input[0])), lambda s: s)
 
 
 def _instance_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    return _past(r, node, args, range(2, r.rank(node.input[0])), lambda s: None)
+    return _keep_outside(r, node, args, range(2, r.rank(node.input[0])), lambda s: None)
 
 
 def _group_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -309,20 +322,20 @@ def _group_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | 
         return None
     rank = r.rank(node.input[0])
     channels = (
-        views.without(form.shift, [0, *range(2, rank)], rank)
-        if not views.varies(form.shift, [0, *range(2, rank)], rank)
+        views.drop_axes(form.shift, [0, *range(2, rank)], rank)
+        if not views.varies_along(form.shift, [0, *range(2, rank)], rank)
         else None
     )
     if channels is None or channels.value.size % groups:
         return None
     rows = channels.value.reshape(groups, -1)
-    return _past(r, node, args, [], lambda s: None) if (rows == rows[:, :1]).all() else None
+    return _keep_outside(r, node, args, [], lambda s: None) if (rows == rows[:, :1]).all() else None
 
 
 def _layer_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     rank = r.rank(node.input[0])
     axis = int(read_attributes(node).get("axis", -1)) % rank
-    return _past(r, node, args, range(axis, rank), lambda s: None)
+    return _keep_outside(r, node, args, range(axis, rank), lambda s: None)
 
 
 def _cast_like(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -340,13 +353,13 @@ def _recurrent(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | N
     weights, bias = args[2], args[3] if len(args) > 3 else None
     if not isinstance(weights, Known) or len(weights.shape) != 3:
         return None
-    ball = None if bias is None else ball_of(bias)
-    if bias is not None and (ball is None or ball.value.ndim != 2):
+    interval = None if bias is None else get_interval(bias)
+    if bias is not None and (interval is None or interval.value.ndim != 2):
         return None
     n = weights.shape[1]
-    if ball is None:
-        ball = exact(np.zeros((weights.shape[0], 2 * n)))
-    input_, state = ball.map(lambda x: x[:, :n]), ball.map(lambda x: x[:, n:])
+    if interval is None:
+        interval = make_exact(np.zeros((weights.shape[0], 2 * n)))
+    input_, state = interval.map(lambda x: x[:, :n]), interval.map(lambda x: x[:, n:])
     total = input_ + state
     if node.op_type == "GRU" and read_attributes(node).get("linear_before_reset", 0):
         gates = 2 * n // 3  # the third gate multiplies the state's bias by the reset gate
@@ -355,7 +368,7 @@ def _recurrent(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | N
             input_.map(lambda x: x[:, gates:]),
             state.map(lambda x: x[:, gates:]),
         ]
-        total = views.joined(parts, 1)
+        total = views.concatenate(parts, 1)
     form = Form(Other("Biases", None, (), 0, node.name or f"{node.op_type}:{node.output[0]}"), None, total)
     return r.opaque(node, [*args[:3], form, *args[4:]])
 
@@ -375,20 +388,20 @@ POOL_RULES: dict[str, Rule] = {
 _LARGEST_TERM = 1 << 22  # elements of a constant that is added or multiplied
 
 
-def _small(value: Value) -> Ball | None:
+def _get_small(value: Value) -> Interval | None:
     if not isinstance(value, Known) or math.prod(value.shape) > _LARGEST_TERM:
         return None
-    return ball_of(value)
+    return get_interval(value)
 
 
-def _aligned(r: Reader, node: NodeProto, ball: Ball, other: str) -> Ball:
+def _align(r: Reader, node: NodeProto, interval: Interval, other: str) -> Interval:
     """A constant as numpy broadcasts it: before opset 7 an attribute says at which axis it starts."""
     given = read_attributes(node)
-    if r.opset >= 7 or "axis" not in given or not ball.value.ndim:
-        return ball
+    if r.opset >= 7 or "axis" not in given or not interval.value.ndim:
+        return interval
     rank = r.rank(other)
     start = int(given["axis"]) % rank
-    return ball.map(lambda x: x.reshape(x.shape + (1,) * (rank - start - x.ndim)))
+    return interval.map(lambda x: x.reshape(x.shape + (1,) * (rank - start - x.ndim)))
 
 
 def _binary(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -397,28 +410,28 @@ def _binary(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     if isinstance(left, Form) and isinstance(right, Form):
         if op not in ("Add", "Sub"):
             return None
-        return [added([left, right if op == "Add" else right.times(one(-1.0))])]
+        return [add_forms([left, right if op == "Add" else right.times(make_scalar(-1.0))])]
     slot = 0 if isinstance(left, Form) else 1
-    form, ball = args[slot], _small(args[1 - slot])
-    if not isinstance(form, Form) or ball is None or (op == "Div" and slot):
+    form, interval = args[slot], _get_small(args[1 - slot])
+    if not isinstance(form, Form) or interval is None or (op == "Div" and slot):
         return None
-    ball = _aligned(r, node, ball, node.input[slot])
+    interval = _align(r, node, interval, node.input[slot])
     if op in ("Mul", "Div"):
-        return [form.times(ball if op == "Mul" else one(1.0) / ball)]
+        return [form.times(interval if op == "Mul" else make_scalar(1.0) / interval)]
     if op == "Sub":
-        return [form.plus(-ball) if slot == 0 else form.times(one(-1.0)).plus(ball)]
-    return [form.plus(ball)]
+        return [form.plus(-interval) if slot == 0 else form.times(make_scalar(-1.0)).plus(interval)]
+    return [form.plus(interval)]
 
 
 def _sum(_: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     forms = [a for a in args if isinstance(a, Form)]
-    balls = [_small(a) for a in args if not isinstance(a, Form)]
-    if not forms or None in balls:
+    intervals = [_get_small(a) for a in args if not isinstance(a, Form)]
+    if not forms or None in intervals:
         return None
-    total = added(forms) if len(forms) > 1 else forms[0]
-    for ball in balls:
-        assert ball is not None
-        total = total.plus(ball)
+    total = add_forms(forms) if len(forms) > 1 else forms[0]
+    for interval in intervals:
+        assert interval is not None
+        total = total.plus(interval)
     return [total]
 
 
@@ -427,11 +440,11 @@ def _batch_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | 
     training = given.get("training_mode", 0) or (r.opset < 7 and not given.get("is_test", 0))
     if training or not given.get("spatial", 1) or any(node.output[1:]) or not isinstance(args[0], Form):
         return None
-    balls = [ball_of(a) for a in args[1:5]]
-    if any(b is None or b.value.ndim != 1 for b in balls):
+    intervals = [get_interval(a) for a in args[1:5]]
+    if any(b is None or b.value.ndim != 1 for b in intervals):
         return None
-    gamma, beta, mean, var = (b for b in balls if b is not None)
-    epsilon = exact(np.float64(given.get("epsilon", np.float32(1e-5))))  # the standard's default is a float32
+    gamma, beta, mean, var = (b for b in intervals if b is not None)
+    epsilon = make_exact(np.float64(given.get("epsilon", np.float32(1e-5))))  # the standard's default is a float32
     scale = gamma / (var + epsilon).root()
     dims = (-1, *[1] * (r.rank(node.input[0]) - 2))
     return [args[0].plus(-mean.reshape(*dims)).times(scale.reshape(*dims)).plus(beta.reshape(*dims))]
@@ -450,10 +463,10 @@ def _conv(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     bare = not any(given.get("pads", [])) and given.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
     bare = bare and not any(given.get("output_padding", [])) and "output_shape" not in given
     rank, groups = len(weight.shape), int(given.get("group", 1))
-    key = (tuple(weight.shape[2:]), attributes(node, "kernel_shape", "group"))
-    atom = Linear(node.op_type, key, operand, weight, groups, turned, rank, _label(node))
-    return _with_bias(
-        linear(atom, whole=bare and (ones or not turned)), args, lambda b: b.reshape(-1, *[1] * (rank - 2))
+    key = (tuple(weight.shape[2:]), list_attributes(node, "kernel_shape", "group"))
+    atom = Linear(node.op_type, key, operand, weight, groups, turned, rank, _make_label(node))
+    return _add_bias(
+        build_linear(atom, whole=bare and (ones or not turned)), args, lambda b: b.reshape(-1, *[1] * (rank - 2))
     )
 
 
@@ -462,38 +475,38 @@ def _gemm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     given = read_attributes(node)
     if not isinstance(operand, Form) or not isinstance(weight, Known) or given.get("transA", 0):
         return None
-    form = linear(_product(node, operand, weight, rows=bool(given.get("transB", 0))), whole=True)
-    form = form.times(one(float(given.get("alpha", 1.0))))
-    beta = one(float(given.get("beta", 1.0)))
-    return _with_bias(form, args, lambda b: b if beta.is_one else b * beta)
+    form = build_linear(_product(node, operand, weight, rows=bool(given.get("transB", 0))), whole=True)
+    form = form.times(make_scalar(float(given.get("alpha", 1.0))))
+    beta = make_scalar(float(given.get("beta", 1.0)))
+    return _add_bias(form, args, lambda b: b if beta.is_one else b * beta)
 
 
 def _matmul(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     operand, weight = args
     if isinstance(operand, Form) and isinstance(weight, Known) and len(weight.shape) == 2:
-        return [linear(_product(node, operand, weight, rows=False), whole=True)]
+        return [build_linear(_product(node, operand, weight, rows=False), whole=True)]
     return product(r, node, args)
 
 
 def _product(node: NodeProto, operand: Form, weight: Known, *, rows: bool) -> Linear:
-    return Linear("MatMul", None, operand, weight, 1, not rows, 0, _label(node))
+    return Linear("MatMul", None, operand, weight, 1, not rows, 0, _make_label(node))
 
 
-def _with_bias(form: Form, args: list[Value], aligned: Any) -> list[Value] | None:
+def _add_bias(form: Form, args: list[Value], aligned: Any) -> list[Value] | None:
     if len(args) < 3 or args[2] is None:
         return [form]
-    ball = _small(args[2])
-    return None if ball is None else [form.plus(aligned(ball))]
+    interval = _get_small(args[2])
+    return None if interval is None else [form.plus(aligned(interval))]
 
 
-def _label(node: NodeProto) -> str:
+def _make_label(node: NodeProto) -> str:
     return node.name or f"{node.op_type}:{node.output[0]}"
 
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _binary),
     "Sum": _sum,
-    "Neg": lambda r, node, args: [args[0].times(one(-1.0))] if isinstance(args[0], Form) else None,
+    "Neg": lambda r, node, args: [args[0].times(make_scalar(-1.0))] if isinstance(args[0], Form) else None,
     "BatchNormalization": _batch_norm,
     **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
     "Gemm": _gemm,

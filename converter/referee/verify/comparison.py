@@ -28,13 +28,13 @@ from converter.referee.verify.coverage import (
     find_unexecuted,
 )
 from converter.referee.verify.decisions import run_decisions
-from converter.referee.verify.local import run_regions
 from converter.referee.verify.metrics import Tolerance, measure_distance
 from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest
 from converter.referee.verify.options import Options
 from converter.referee.verify.outputs import NoiseFloor, judge_outputs
 from converter.referee.verify.parameters import check_parameters
 from converter.referee.verify.region_replay import RegionReplay
+from converter.referee.verify.regions import run_regions
 from converter.referee.verify.request import check_level, options_for
 from converter.referee.verify.structure import check_structure, is_unseeded
 from converter.referee.verify.verdict import (

@@ -9,7 +9,7 @@ import numpy as np
 
 from converter.records import Stage
 from converter.records.evidence import Warning, WarningCode
-from converter.referee.inputs.stream import leaves
+from converter.referee.inputs.stream import list_arrays
 from converter.referee.proto.diff import ChangedRegions
 from converter.referee.proto.source import LoadedModel, list_bodies, make_body_key, walk_nodes
 from converter.referee.verify.models import Outputs
@@ -40,7 +40,7 @@ def describe_outputs(runs: Sequence[Outputs], constant: Sequence[str], stages: S
 
 def _is_same(first: Any, second: Any) -> bool:
     """Whether two different inputs gave the same output, row by row where the batch size differs."""
-    left, right = leaves(first), leaves(second)
+    left, right = list_arrays(first), list_arrays(second)
     if len(left) != len(right):
         return False
     return all(_equal_rows(x, y) for x, y in zip(left, right, strict=True))
@@ -58,7 +58,7 @@ def _equal_rows(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> bool:
 
 
 def _count_nonfinite(value: Any) -> int:
-    return sum(int(np.count_nonzero(~np.isfinite(x))) for x in leaves(value) if x.dtype.kind == "f")
+    return sum(int(np.count_nonzero(~np.isfinite(x))) for x in list_arrays(value) if x.dtype.kind == "f")
 
 
 def find_unexecuted(difference: ChangedRegions, ran: frozenset[str]) -> ChangedRegions:

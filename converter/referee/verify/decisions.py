@@ -16,8 +16,8 @@ import numpy as np
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
-from converter.referee.inputs.files import call, load_function
-from converter.referee.inputs.stream import Sample, Stream, leaves
+from converter.referee.inputs.files import call_function, load_function
+from converter.referee.inputs.stream import Sample, Stream, list_arrays
 from converter.referee.proto.random_inputs import check_given
 from converter.referee.verify.metrics import Array, measure_difference
 from converter.referee.verify.models import ModelUnderTest, Outputs
@@ -232,7 +232,7 @@ class MetricSamples:
 
     def add(self, a: Outputs, b: Outputs, label: Any) -> None:
         """Keep one run's outputs."""
-        self._bytes += sum(part.nbytes for values in (a, b) for v in values.values() for part in leaves(v))
+        self._bytes += sum(part.nbytes for values in (a, b) for v in values.values() for part in list_arrays(v))
         if self._bytes > self._limit:
             size = f"{self._limit / 2**30:.1f} GiB"
             raise DataError(f"{self._text}: the outputs take more than {size}; give fewer --samples or --max-memory")
@@ -240,7 +240,7 @@ class MetricSamples:
         self._b.append(b)
         self._labels.append(label)
         self._changed += any(
-            not np.array_equal(x, y) for n in a for x, y in zip(leaves(a[n]), leaves(b[n]), strict=True)
+            not np.array_equal(x, y) for n in a for x, y in zip(list_arrays(a[n]), list_arrays(b[n]), strict=True)
         )
 
     def judged(self, ask: Deciding, seed: int) -> OutputCheck:
@@ -280,7 +280,7 @@ class MetricSamples:
         return OutputCheck(name, Verdict.INCONCLUSIVE, difference, -ask.margin, detail=detail, why=why)
 
     def _scores(self, outputs: list[Outputs], labels: list[Any]) -> np.ndarray[Any, Any]:
-        made = np.asarray(call(self._text, self._function, outputs, labels))
+        made = np.asarray(call_function(self._text, self._function, outputs, labels))
         if made.dtype.kind not in "fiub" or made.size not in (1, len(outputs)):
             raise DataError(f"{self._text}: gave {made.dtype} {list(made.shape)}; return a number, or one per input")
         if not np.isfinite(made.astype(np.float64)).all():

@@ -11,7 +11,7 @@ import numpy as np
 
 from converter.errors import DataError
 from converter.records import OutputCheck, Verdict
-from converter.referee.inputs.stream import leaves
+from converter.referee.inputs.stream import list_arrays
 
 Array = np.ndarray[Any, Any]
 
@@ -66,7 +66,7 @@ class Difference:
 
 def measure_difference(ref: Any, got: Any) -> Difference:
     """Compare one output, which may be a tensor, a sequence, a map or nothing."""
-    left, right = leaves(ref), leaves(got)
+    left, right = list_arrays(ref), list_arrays(got)
     if len(left) != len(right):
         return Difference(problem=f"{len(left)} parts became {len(right)}")
     return sum_differences(_measure_tensors(a, b) for a, b in zip(left, right, strict=True))
@@ -163,7 +163,12 @@ def compute_metrics(pairs: Sequence[tuple[Any, Any]]) -> tuple[dict[str, float],
 
     Elements that are not finite in either are left out; both are empty where nothing finite is a number.
     """
-    parts = [_keep_finite(x, y) for a, b in pairs for x, y in zip(leaves(a), leaves(b), strict=True) if is_number(x)]
+    parts = [
+        _keep_finite(x, y)
+        for a, b in pairs
+        for x, y in zip(list_arrays(a), list_arrays(b), strict=True)
+        if is_number(x)
+    ]
     parts = [(x, y) for x, y in parts if x.size]
     if not parts:
         return {}, {}

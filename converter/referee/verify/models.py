@@ -14,7 +14,7 @@ import numpy as np
 
 from converter.errors import DataError, ModelError
 from converter.records import InputSet
-from converter.referee.inputs.stream import combined_digest, digest
+from converter.referee.inputs.stream import combine_hashes, hash_feeds
 from converter.referee.proto.copies import make_loadable
 from converter.referee.proto.inference import estimate_bytes
 from converter.referee.proto.random_inputs import (
@@ -252,10 +252,10 @@ class ModelInputs:
             return self._options.stream.record(labelled=self._options.deciding.labels is not None)
         if not self.items:
             return None
-        digests = [digest(case.feeds) for case in self.items]
+        digests = [hash_feeds(case.feeds) for case in self.items]
         shapes = {name: tuple(np.shape(value)) for name, value in self.items[0].feeds.items()}
         return InputSet(
-            "random", n=len(digests), sha256=combined_digest(digests), shapes=shapes, seed=self._options.seed
+            "random", n=len(digests), sha256=combine_hashes(digests), shapes=shapes, seed=self._options.seed
         )
 
     def _run(self, feeds: dict[str, Any]) -> ModelInput:

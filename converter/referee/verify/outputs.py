@@ -18,7 +18,7 @@ import numpy as np
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
-from converter.referee.inputs.stream import leaves
+from converter.referee.inputs.stream import list_arrays
 from converter.referee.proto.copies import perturb_weights
 from converter.referee.proto.source import LoadedModel, get_dtype, list_free_inputs, read_ports
 from converter.referee.verify.metrics import (
@@ -98,7 +98,9 @@ def describe_overflow(cases: Sequence[ModelInput], name: str) -> str:
         if case.exact is not None and name in case.exact:
             count += sum(
                 _count_lost(x, y)
-                for x, y in zip(leaves(case.exact[name]), leaves(get_output(case.runtime, name)), strict=False)
+                for x, y in zip(
+                    list_arrays(case.exact[name]), list_arrays(get_output(case.runtime, name)), strict=False
+                )
             )
     return f"the original overflows: {count} elements are finite in float64 only" if count else ""
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from converter.records import OutputCheck, Stage, Verdict
-from converter.referee.normal_form.compare import Compared, Place, recompute
+from converter.referee.normal_form.compare import ComparedArray, Place, recompute
 from converter.referee.proto.diff import ChangedRegions, is_ours, list_reads
 from converter.referee.proto.source import LoadedModel
 from converter.referee.verify.options import Options
@@ -55,7 +55,7 @@ def is_made_here(a: LoadedModel, b: LoadedModel) -> bool:
 
 
 def _recompute_places(a: LoadedModel, b: LoadedModel, difference: ChangedRegions, options: Options) -> Iterator[Place]:
-    done: dict[Any, Compared] = {}
+    done: dict[Any, ComparedArray] = {}
     for k, region in enumerate(difference.regions):
         options.progress(f"parameters {k + 1} of {len(difference.regions)}: {region.output}")
         yield recompute(region, a, b, done)
@@ -77,17 +77,17 @@ def _check(place: Place, ours: bool) -> OutputCheck:
     )
 
 
-def _is_within(c: Compared, ours: bool) -> bool:
+def _is_within(c: ComparedArray, ours: bool) -> bool:
     if not ours:
         return c.score <= _FOREIGN_LIMIT
     return c.score <= LIMIT and c.beyond <= _TIES + _TIES_SHARE * c.count
 
 
-def _rank(c: Compared) -> tuple[bool, float]:
+def _rank(c: ComparedArray) -> tuple[bool, float]:
     return c.what in ("weight", "constant"), c.score
 
 
-def _describe(c: Compared) -> dict[str, Any]:
+def _describe(c: ComparedArray) -> dict[str, Any]:
     return {
         "layer": c.layer,
         "op": c.op,
@@ -102,7 +102,7 @@ def _describe(c: Compared) -> dict[str, Any]:
     }
 
 
-def _explain(c: Compared) -> str:
+def _explain(c: ComparedArray) -> str:
     where = f"{c.what} of {c.op} {c.layer!r}, channel {c.channel}"
     if c.score <= LIMIT:
         return f"{where}: {c.beyond} of {c.count} numbers are not the recomputed ones rounded once"

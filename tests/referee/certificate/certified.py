@@ -14,7 +14,7 @@ import onnx
 import converter
 from converter.commands.certificate import Recorder, certificate, write
 from converter.model.graph import load
-from converter.referee.certificate import sealed
+from converter.referee.certificate import compute_seal
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import chain_hashes
 from converter.rewrite import pipeline
@@ -48,7 +48,7 @@ def resealed(document: Document) -> Document:
     for step in document["steps"]:
         step.pop("state", None)
         state = step["state"] = chain_hashes(state, step)
-    document["seal"] = sealed(document)
+    document["seal"] = compute_seal(document)
     return document
 
 

@@ -13,7 +13,7 @@ import converter
 from converter import numerics
 from converter.commands.certificate import Recorder
 from converter.errors import DataError, InvariantViolation, ModelError
-from converter.referee.certificate import check
+from converter.referee.certificate import check_certificate
 from converter.referee.proto.source import LoadedModel
 from tests import tiny
 from tests.cases.case import Case, Want
@@ -41,7 +41,7 @@ def test_it_holds_and_rebuilds_the_file(name: str, tmp_path: Path) -> None:
 def test_trained_models(name: str, tmp_path: Path) -> None:
     folded = tmp_path / "folded.onnx"
     document = certify(SMALL / f"{name}.onnx", folded)
-    found = check(LoadedModel.open(SMALL / f"{name}.onnx"), document)
+    found = check_certificate(LoadedModel.open(SMALL / f"{name}.onnx"), document)
     assert (found.failure, found.open_steps) == ("", ())
     assert found.write is not None
     found.write(tmp_path / "again.onnx")
@@ -86,7 +86,7 @@ def test_frozen_inputs() -> None:
     assert not certify(model)["frozen"]
     document = certify(model, freeze_overridable=True)
     assert document["frozen"] == ["gamma"]
-    assert check(LoadedModel.open(model), document).holds
+    assert check_certificate(LoadedModel.open(model), document).holds
 
 
 def test_a_model_with_nothing_to_fold(tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ def test_what_is_no_certificate(content: str, tmp_path: Path) -> None:
 
 
 def test_bfloat16_is_rounded_once() -> None:
-    from converter.referee.certificate.constants import DTYPES, rounded
+    from converter.referee.certificate.constants import DTYPES, round_to
 
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.standard_normal(2000) * 2.0 ** rng.integers(-140, 128, 2000), [0.0, -0.0, 3.39e38]])
     values = np.concatenate([values, 1 + 2.0**-8 + np.array([0, 2.0**-40, -(2.0**-40)])])  # a tie, and beside it
-    ours, theirs = rounded(values, DTYPES["bfloat16"]), numerics.round_to(values, DTYPES["bfloat16"])
+    ours, theirs = round_to(values, DTYPES["bfloat16"]), numerics.round_to(values, DTYPES["bfloat16"])
     assert np.array_equal(ours.view(np.uint16), theirs.view(np.uint16))
 
 

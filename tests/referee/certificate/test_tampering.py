@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from onnx import numpy_helper
 
-from converter.referee.certificate import check
+from converter.referee.certificate import check_certificate
 from converter.referee.proto.source import LoadedModel
 from tests.referee.certificate.certified import at, certify, changed, leaves, moved, resealed
 from tests.referee.verify.nets import mobile, plain
@@ -22,15 +22,15 @@ SAID = {"id", "pass", "version", "safety", "node", "output", "guards"}
 
 
 def test_untouched() -> None:
-    assert check(SOURCE, DOCUMENT).holds
-    assert check(SOURCE, resealed(copy.deepcopy(DOCUMENT))).holds
+    assert check_certificate(SOURCE, DOCUMENT).holds
+    assert check_certificate(SOURCE, resealed(copy.deepcopy(DOCUMENT))).holds
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: "/".join(map(str, path)))
 def test_no_field_can_be_changed(path: tuple[Any, ...]) -> None:
     if path == ("schema",):
         return  # is told apart when the file is read
-    found = check(SOURCE, changed(DOCUMENT, path))
+    found = check_certificate(SOURCE, changed(DOCUMENT, path))
     assert not found.holds
     assert found.where
     assert found.failure
@@ -41,14 +41,14 @@ FACTS = [p for p in LEAVES if p[0] == "steps" and p[2] not in SAID | {"state", "
 
 @pytest.mark.parametrize("path", FACTS, ids=lambda path: "/".join(map(str, path)))
 def test_facts_cannot_be_changed_by_sealing_again(path: tuple[Any, ...]) -> None:
-    found = check(SOURCE, resealed(changed(DOCUMENT, path)))
+    found = check_certificate(SOURCE, resealed(changed(DOCUMENT, path)))
     assert not found.holds
     assert "step 1" in found.where or found.where == "output.digest"
 
 
 @pytest.mark.parametrize("path", [("input", "digest"), ("output", "digest")])
 def test_digests_cannot_be_changed_by_sealing_again(path: tuple[str, str]) -> None:
-    found = check(SOURCE, resealed(changed(DOCUMENT, path)))
+    found = check_certificate(SOURCE, resealed(changed(DOCUMENT, path)))
     assert found.where == ".".join(path)
 
 
@@ -61,7 +61,7 @@ COUNTS = [
 
 @pytest.mark.parametrize("path", COUNTS, ids=lambda path: "/".join(map(str, path)))
 def test_what_is_counted_is_counted_again(path: tuple[Any, ...]) -> None:
-    found = check(SOURCE, resealed(changed(DOCUMENT, path)))
+    found = check_certificate(SOURCE, resealed(changed(DOCUMENT, path)))
     assert not found.holds
     assert str(path[-2] if path[-1] == 0 else path[0]) in found.where or "step 1" in found.where
 
@@ -75,7 +75,7 @@ def test_a_factor_that_is_off_by_a_billionth(k: int) -> None:
     """Even if everything that follows from it is made to fit: the operands say otherwise."""
     path = _numbers(DOCUMENT)[k]
     damaged = changed(DOCUMENT, (*path, "f64"), moved(at(DOCUMENT, path), 2))
-    found = check(SOURCE, resealed(damaged))
+    found = check_certificate(SOURCE, resealed(damaged))
     assert not found.holds
     assert found.where.startswith(f"step {path[1] + 1} ")
     assert "follows from the operands" in found.failure
@@ -96,9 +96,9 @@ def test_steps_that_are_missing_or_out_of_order(how: str) -> None:
             steps.append(copy.deepcopy(steps[0]))
         case "none":
             steps.clear()
-    assert not check(SOURCE, damaged).holds
+    assert not check_certificate(SOURCE, damaged).holds
     if how != "swap":  # independent folds may come in any order
-        assert not check(SOURCE, resealed(damaged)).holds
+        assert not check_certificate(SOURCE, resealed(damaged)).holds
 
 
 @pytest.mark.parametrize("name", [t.name for t in MODEL.graph.initializer])
@@ -108,13 +108,13 @@ def test_another_original(name: str) -> None:
     value = numpy_helper.to_array(tensor).copy()
     value.reshape(-1)[-1] += 1e-6
     tensor.CopyFrom(numpy_helper.from_array(value, name))
-    found = check(LoadedModel.open(model), DOCUMENT)
+    found = check_certificate(LoadedModel.open(model), DOCUMENT)
     assert found.where == "input.digest"
     honest = copy.deepcopy(DOCUMENT)
     from converter.referee.proto.structural_hash import hash_model
 
     honest["input"]["digest"] = hash_model(LoadedModel.open(model))
-    found = check(LoadedModel.open(model), resealed(honest))
+    found = check_certificate(LoadedModel.open(model), resealed(honest))
     assert not found.holds  # the operands' digests, or for what no step touches that of the result
     assert found.where.startswith("step") or (name == "fc" and found.where == "output.digest")
 
@@ -122,8 +122,8 @@ def test_another_original(name: str) -> None:
 def test_another_graph_around_the_same_tensors() -> None:
     model = plain()
     next(n for n in model.graph.node if n.op_type == "Conv").attribute[1].ints[:] = [2, 2]
-    assert check(LoadedModel.open(model), DOCUMENT).where == "input.digest"
-    assert check(LoadedModel.open(mobile()), DOCUMENT).where == "input.digest"
+    assert check_certificate(LoadedModel.open(model), DOCUMENT).where == "input.digest"
+    assert check_certificate(LoadedModel.open(mobile()), DOCUMENT).where == "input.digest"
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,6 @@ def test_records_that_are_ill_formed(damage: Any, again: bool) -> None:
     damage(damaged)
     if again and "input" in damaged and all(isinstance(s, dict) for s in damaged["steps"] or [None]):
         damaged = resealed(damaged)
-    found = check(SOURCE, damaged)
+    found = check_certificate(SOURCE, damaged)
     assert not found.holds
     assert "\n" not in found.failure

@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from converter.errors import DataError
 from converter.referee.inputs.files import open_inputs, read_labels
-from converter.referee.inputs.stream import MOST_ROWS, Sample, Stream, digest
+from converter.referee.inputs.stream import MOST_ROWS, Sample, Stream, hash_feeds
 from converter.referee.proto.source import Port
 
 FLOAT, INT64, HALF, BFLOAT = TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT16, TensorProto.BFLOAT16
@@ -75,7 +75,7 @@ def test_numbers_of_samples_agree(tmp_path: Path) -> None:
 def test_a_long_archive_is_read_in_pieces(tmp_path: Path, save: Callable[..., None], monkeypatch: Any) -> None:
     many = RNG.standard_normal((100, 2, 4)).astype(np.float32)
     save(tmp_path / "x.npz", x=many)
-    monkeypatch.setattr("converter.referee.inputs.files._whole", None)  # reading all at once would fail
+    monkeypatch.setattr("converter.referee.inputs.files._read_array", None)  # reading all at once would fail
     stream = open_inputs([tmp_path / "x.npz"], OPEN)
     assert np.array_equal(stream.take(1)[0].feeds["x"], many[0])
     assert np.array_equal(np.stack([s.feeds["x"] for s in stream.all()]), many)
@@ -252,7 +252,7 @@ def test_the_hash_is_of_values_types_names_and_order() -> None:
     a, b = {"x": ROWS[:1]}, {"x": ROWS[1:2]}
     texts = {"x": np.array(["".join(["a", "b"])], dtype=object)}
     assert hashed(a, b) == hashed({"x": ROWS[:1].copy()}, b)
-    assert digest(texts) == digest({"x": np.array(["ab"], dtype=object)})
+    assert hash_feeds(texts) == hash_feeds({"x": np.array(["ab"], dtype=object)})
     others = (hashed(b, a), hashed(a), hashed({"z": ROWS[:1]}, b), hashed({"x": ROWS[:1].astype(np.float64)}, b))
     assert len({hashed(a, b), *others}) == 5
 

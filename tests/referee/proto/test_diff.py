@@ -10,8 +10,8 @@ from onnx import numpy_helper, parser
 from converter.records import Verdict
 from converter.referee.proto.diff import ChangedRegions, find_changed_regions
 from converter.referee.proto.source import LoadedModel
-from converter.referee.verify.local import run_regions
 from converter.referee.verify.models import Options
+from converter.referee.verify.regions import run_regions
 from tests.referee.verify import nets
 
 
