@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from converter.rewrite.passes import absorb, drop, fold_into_consumer, fold_into_producer, merge, move_bias, recurrent
+from converter.rewrite.passes import (
+    absorb,
+    drop,
+    fold_into_consumer,
+    fold_into_producer,
+    merge,
+    move_bias,
+    normalise_gemm,
+    recurrent,
+)
 from converter.rewrite.passes.base import Check, Pass
 from converter.rewrite.passes.reasons import MEANINGS
 
@@ -22,6 +31,7 @@ PASSES: tuple[Pass, ...] = (
     move_bias.SINK,
     move_bias.MERGE_PARALLEL,
     recurrent.PASS,
+    normalise_gemm.PASS,
 )
 
 __all__ = ["MEANINGS", "PASSES", "Check", "Pass"]

@@ -11,6 +11,7 @@ from converter.model.graph import Edit, Node, Tensor
 from converter.records import Safety
 from converter.rewrite.analysis.affine import Affine
 from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.linear import Linear
 from converter.rewrite.bias_flow.fates import BiasChange
 from converter.rewrite.passes.reasons import Reason, reason
 
@@ -45,6 +46,18 @@ class Match:
     def replaced(self) -> Sequence[Tensor]:
         """Constants that others take the place of."""
         return ()
+
+
+@dataclass(frozen=True, slots=True)
+class LinearMatch(Match):
+    """A linear operator whose bias is read."""
+
+    linear: Linear
+
+    @property
+    def read(self) -> Sequence[Tensor]:
+        """The bias, if there is one."""
+        return [] if self.linear.bias is None else [self.linear.bias]
 
 
 @dataclass(frozen=True, slots=True)

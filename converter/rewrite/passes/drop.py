@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from converter import numerics
-from converter.model.graph import Bypass, Const, Node, Tensor
+from converter.model.graph import Bypass, Const, Node
 from converter.records import FateKind, Safety
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import (
@@ -23,25 +23,19 @@ from converter.rewrite.analysis.affine import (
     stats_problem,
 )
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.analysis.linear import Linear, linear_at
+from converter.rewrite.analysis.linear import linear_at
 from converter.rewrite.bias_flow.fates import BiasChange
 from converter.rewrite.passes import checks
-from converter.rewrite.passes.base import Check, Match, Pass
+from converter.rewrite.passes.base import Check, LinearMatch, Match, Pass
 
 # -- a bias of zeros -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroBias(Match):
+class ZeroBias(LinearMatch):
     """An operator whose bias is zero as the model stands."""
 
-    linear: Linear
     elements: int
-
-    @property
-    def read(self) -> Sequence[Tensor]:
-        """The bias."""
-        return [t for t in (self.linear.bias,) if t is not None]
 
 
 def _find_zero_bias(facts: Facts, node: Node) -> ZeroBias | None:

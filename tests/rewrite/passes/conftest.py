@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.rewrite.passes.walk import BY_ID, PassRows
+from tests.rewrite.passes.walk import PassRows
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -12,10 +12,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     rows = metafunc.cls
     if rows is None or not issubclass(rows, PassRows):
         return
-    declined = rows.declined()
-    if "folded" in metafunc.fixturenames:
-        metafunc.parametrize("folded", rows.folds.split())
-    if "declined" in metafunc.fixturenames:
-        metafunc.parametrize("declined", declined, ids=[row for _, row in declined])
-    if "twin" in metafunc.fixturenames:
-        metafunc.parametrize("twin", [row for _, row in declined if BY_ID[row].twin])
+    names, declined = set(metafunc.fixturenames), rows.declined()
+    if "twin" in names:
+        metafunc.parametrize("twin", [case for _, case in declined if case.twin], ids=str)
+    elif "code" in names:
+        metafunc.parametrize(("code", "case"), declined, ids=[case.id for _, case in declined])
+    elif "case" in names:
+        metafunc.parametrize("case", rows.folded(), ids=str)
