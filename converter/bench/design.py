@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from converter.records import Verdict
+from converter.records.options import Advice
 
 KINDS = ("not-slower", "faster", "equivalent", "none")
 
@@ -123,6 +124,7 @@ class Design:
     max_time: float = 120.0  # seconds
     quick: bool = False
     seed: int = 0
+    advice: Advice = field(default_factory=Advice)
 
     @classmethod
     def fast(cls, **given: Any) -> Design:
@@ -148,7 +150,9 @@ class Design:
 
     def record(self) -> dict[str, Any]:
         """The plan as JSON values."""
-        return asdict(self) | {"gate": str(self.gate), "order": "random"}
+        plan = asdict(self) | {"gate": str(self.gate), "order": "random"}
+        del plan["advice"]  # it has no part in how is measured
+        return plan
 
 
 def fit(design: Design, pair_seconds: float, session_seconds: float, left: float) -> Design:

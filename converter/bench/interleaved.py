@@ -344,7 +344,7 @@ class Duet:
             self.found.warnings.append(
                 f"{self.design.max_time:g} s are enough for {fitted.sessions} sessions of {fitted.blocks} blocks of "
                 f"{fitted.pairs} pairs, not {asked.sessions} of {asked.blocks} of {asked.pairs}; "
-                "give more with --max-time"
+                f"give more with {asked.advice.time}"
             )
         self.design = fitted
 

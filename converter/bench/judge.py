@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from converter.bench import design as gates
-from converter.bench.design import Design, Gate
+from converter.bench.design import Design
 from converter.bench.interleaved import Measured, Side, steady
 from converter.records import Latency, Timing, Verdict
 from converter.stats import Array, Interval, interval, robustness, upper_quantile
@@ -81,10 +81,10 @@ def _edges(samples: Sequence[Array]) -> Array:
 _SAID = {"FASTER": "faster", "NOT-SLOWER": "not slower", "SLOWER": "slower", "EQUIVALENT": "as fast"}
 _LOAD_ALPHA = 0.005  # loads follow one another closely, and nobody asked: say something only if it is plain
 _MORE = {
-    "time": "give more time with --max-time",
-    "most blocks": "this machine needs a wider --margin",
+    "time": "give more time with {time}",
+    "most blocks": "this machine needs a wider {margin}",
     "quick": "measure without --quick",
-    "as planned": "give more time with --max-time",
+    "as planned": "give more time with {time}",
     "narrow": "the difference is about as large as the margin",
 }
 
@@ -120,7 +120,7 @@ def judge(found: Measured) -> Latency:
         design=_design(found, main),
         warnings=tuple(found.warnings + _warnings(found, a) + [_despite(control, design)] * bool(noise and not open_)),
     )
-    return replace(latency, why=_why(latency, doubt, found.stopped, design.gate))
+    return replace(latency, why=_why(latency, doubt, found.stopped, design))
 
 
 def _exp(value: float) -> float:
@@ -221,18 +221,19 @@ def _warnings(found: Measured, a: Timing) -> list[str]:
     return said
 
 
-def _why(latency: Latency, doubt: str, stopped: str, gate: Gate) -> str:
+def _why(latency: Latency, doubt: str, stopped: str, design: Design) -> str:
     head = f"{latency.ratio:.3f}x [{latency.low:.3f}, {latency.high:.3f}]"
     if doubt:
         return f"{head}: {doubt}"
     margin = f"{100 * latency.margin:g} %"
     if latency.outcome == "INCONCLUSIVE":
-        return f"{head}: cannot be told apart from the margin of {margin}; {_MORE.get(stopped, 'measure longer')}"
+        more = _MORE.get(stopped, "measure longer").format(time=design.advice.time, margin=design.advice.margin)
+        return f"{head}: cannot be told apart from the margin of {margin}; {more}"
     said = f"{head}: {_SAID[latency.outcome]}"
     if latency.outcome == "NOT-SLOWER":
         said += f" (by {margin} at most)" if latency.high > 1 else ""
-    if gate.kind == "faster" and latency.verdict is not Verdict.PASS:
-        wanted = f"by {100 * gate.amount:g}%"
+    if design.gate.kind == "faster" and latency.verdict is not Verdict.PASS:
+        wanted = f"by {100 * design.gate.amount:g}%"
         if latency.outcome == "SLOWER":
             return f"{said}, and faster {wanted} was asked for"
         not_ = "not" if latency.verdict is Verdict.FAIL else "perhaps not"

@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter._version import __version__
 from converter.records import Latency
+from converter.records.options import BenchOptions, documented, merged
+from converter.report import terminal
+from converter.report.ending import Ending
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 
+@documented(BenchOptions)
 def measure_latency(
     a: Path | str | bytes | ModelProto,
     b: Path | str | bytes | ModelProto,
-    *,
-    gate: str = "not-slower",
-    margin: float = 0.02,
-    alpha: float = 0.05,
-    sessions: int | None = None,
-    blocks: int | None = None,
-    pairs: int | None = None,
-    max_time: float | None = None,
-    quick: bool = False,
-    seed: int = 0,
-    inputs: Mapping[str, Any] | None = None,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    batch: int | None = None,
-    provider: str = "cpu",
-    provider_options: Mapping[str, str] | None = None,
-    opt_level: str = "all",
-    show_unoptimised: bool = False,
-    threads: int | None = None,
-    custom_ops: Path | None = None,
-    cuda_graph: bool = False,
-    include_h2d: bool = False,
-    flush_l2: bool = False,
-    data: tuple[Path | None, Path | None] = (None, None),
-    samples: Path | None = None,
-    progress: Callable[[str], None] | None = None,
+    options: BenchOptions | None = None,
+    **keywords: Any,
 ) -> Latency:
     """How long ``b`` takes beside ``a``, and whether that is what was asked for.
 
@@ -47,32 +29,9 @@ def measure_latency(
     ----------
     a, b : path, bytes or ModelProto
         The models; both must take the same inputs.
-    gate : str
-        ``not-slower``, ``faster:5%``, ``equivalent`` or ``none``.
-    margin : float
-        The slow-down that still counts as none: 0.02 for 2 %.
-    alpha : float
-        Of each bound of the interval.
-    sessions, blocks, pairs : int, optional
-        Sessions, blocks of each, pairs of runs of each; 5, 4, 20 (quick: 3, 3, 10).
-    max_time : float, optional
-        Seconds for all of it; 120 (quick: 20).
-    inputs : mapping, optional
-        One set of inputs by name; random ones otherwise, of ``shapes`` or ``batch`` where sizes are open.
-    provider : {"cpu", "cuda", "tensorrt"}
-        Where both run; refused if they do not run there.
-    opt_level : {"all", "basic", "off"}
-        onnxruntime's graph optimisations. ``show_unoptimised`` measures with none as well.
-    threads : int, optional
-        All the cores that this process may use otherwise.
-    cuda_graph, include_h2d, flush_l2 : bool
-        Run as a CUDA graph; time the copy of the inputs too; empty the caches before every sample.
-    data : pair of path
-        Directories of external data of models that are no files.
-    samples : path, optional
-        An .npz for every single time.
-    progress : callable, optional
-        Told the present stage.
+    options : BenchOptions, optional
+        Or as keywords.
+    {options}
 
     Raises
     ------
@@ -86,27 +45,55 @@ def measure_latency(
     from converter.referee.proto.source import LoadedModel
     from converter.runtime.timing import Deployment
 
-    given = {"sessions": sessions, "blocks": blocks, "pairs": pairs, "max_time": max_time}
-    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    asked |= {"gate": parse(gate), "margin": margin, "alpha": alpha, "seed": seed}
+    asked = merged(BenchOptions, options, keywords)
+    plan = {name: getattr(asked, name) for name in ("sessions", "blocks", "pairs", "max_time")}
+    chosen: dict[str, Any] = {name: value for name, value in plan.items() if value is not None}
+    chosen |= {"gate": parse(asked.gate), "margin": asked.margin, "alpha": asked.alpha, "seed": asked.seed}
+    chosen["advice"] = asked.advice
     how = Deployment(
-        provider=provider,
-        options=dict(provider_options or {}),
-        level=opt_level,
-        threads=threads,
-        custom_ops=custom_ops,
-        cuda_graph=cuda_graph,
-        include_h2d=include_h2d,
+        provider=asked.provider,
+        options=dict(asked.provider_options or {}),
+        level=asked.opt_level,
+        threads=asked.threads,
+        custom_ops=None if asked.custom_ops is None else Path(asked.custom_ops),
+        cuda_graph=asked.cuda_graph,
+        include_h2d=asked.include_h2d,
     )
     request = Request(
-        design=Design.fast(**asked) if quick else Design(**asked),
+        design=Design.fast(**chosen) if asked.quick else Design(**chosen),
         how=how,
-        feeds=inputs,
-        shapes=shapes,
-        batch=batch,
-        flush=flush_l2,
-        unoptimised=show_unoptimised,
-        samples=samples,
-        say=progress or (lambda stage: None),
+        feeds=asked.inputs,
+        shapes=asked.shapes,
+        batch=asked.batch,
+        flush=asked.flush_l2,
+        unoptimised=asked.show_unoptimised,
+        samples=asked.samples,
+        say=asked.progress or (lambda stage: None),
     )
-    return compare(LoadedModel.open(a, data[0], label="A"), LoadedModel.open(b, data[1], label="B"), request)
+    return compare(
+        LoadedModel.open(a, asked.data[0], label="A"), LoadedModel.open(b, asked.data[1], label="B"), request
+    )
+
+
+def run(a: Path, b: Path, ending: Ending, *, on_inconclusive: str, argv: Sequence[str], **given: Any) -> int:
+    """The command: measure, report, and return the exit code."""
+    import click
+
+    from converter.report import document
+    from converter.report.content import Run
+    from converter.report.content.bench import bench_report
+
+    inputs = given.pop("inputs")
+    if inputs and len(inputs) > 1:
+        raise click.UsageError("bench runs on one set of inputs: give --inputs once.")
+    ending.prepare()
+    given |= {"inputs": inputs and inputs[0], "samples": ending.folder and ending.folder / "samples.npz"}
+    with terminal.progress(quiet=ending.quiet, still=True) as progress:
+        latency = measure_latency(a, b, progress=progress, **given)
+    exit_code = document.code(latency.verdict, on_inconclusive)
+    return ending.end(
+        exit_code,
+        lambda: document.bench_document(latency, argv=argv, version=__version__, exit_code=exit_code),
+        lambda: bench_report(latency, Run()),
+        lambda: latency.why,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto
 
-from converter.commands.fold import fold
+from converter.commands.fold import FoldResult, fold
 from converter.records import Parity, Rewrite, Verdict
+from converter.records.options import FoldOptions, Progress, VerifyOptions, merged
 from converter.referee.proto.diff import Scope, build_scopes, compute_signature, is_same_constant, list_reads
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.tensors import read_tensor
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 
 _REWRITES = "biasopt.rewrites"
 # With what a fold may have been made; the one whose rewrites are those of the model under test is bisected.
-_WAYS: tuple[dict[str, Any], ...] = (
-    {},
-    {"keep_bn": True},
-    {"no_growth": True},
-    {"freeze_overridable": True},
-    {"keep_bn": True, "no_growth": True},
+_WAYS = (
+    FoldOptions(),
+    FoldOptions(keep_bn=True),
+    FoldOptions(no_growth=True),
+    FoldOptions(freeze_overridable=True),
+    FoldOptions(keep_bn=True, no_growth=True),
 )
+_SECONDS = 30.0  # of one comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +56,7 @@ class Blame:
         return f"{where} ({self.why})" if where and self.why else where
 
 
-def bisect(
-    a: Any,
-    b: Any,
-    *,
-    data: Path | None = None,
-    got_data: Path | None = None,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    seed: int = 0,
-    custom_ops: Path | str | None = None,
-    max_time: float = 30.0,
-    progress: Callable[[str], None] | None = None,
-) -> Blame:
+def bisect(a: Any, b: Any, options: VerifyOptions | None = None, **keywords: Any) -> Blame:
     """Find the first rewrite that breaks parity, or the first tensor that differs.
 
     A fold of this tool's is made again, rewrite by rewrite: if a fold that stops after rewrite n answers as the
@@ -77,10 +68,8 @@ def bisect(
     Parameters
     ----------
     a, b : path, bytes or ModelProto
-    data, got_data : Path, optional
-        Directories of their external data.
-    shapes, seed, custom_ops, max_time
-        For each comparison; see `converter.referee.verify.compare`.
+    options : VerifyOptions, optional
+        Or as keywords. Of these, data, got_data, shapes, seed, custom_ops, max_time and progress count.
 
     Returns
     -------
@@ -92,30 +81,34 @@ def bisect(
     ModelError, DataError
         A model cannot be read or run.
     """
-    tell = progress or (lambda text: None)
+    asked = merged(VerifyOptions, options, keywords)
+    tell = asked.progress or (lambda text: None)
+    data = None if asked.data is None else Path(asked.data)
     original = LoadedModel.open(a, data, "original")
-    rewritten = LoadedModel.open(
-        b, got_data or (original.folder if not isinstance(b, str | Path) else None), "rewritten"
-    )
+    got_data = asked.got_data or (original.folder if not isinstance(b, str | Path) else None)
+    rewritten = LoadedModel.open(b, None if got_data is None else Path(got_data), "rewritten")
     ids = _ids(rewritten)[len(_ids(original)) :]
     if ids:
-        search = _Search(a, data, ids, {"shapes": shapes, "seed": seed, "custom_ops": custom_ops}, max_time, tell)
-        found = search.run(rewritten)
+        judging = VerifyOptions(
+            data=data,
+            shapes=asked.shapes,
+            seed=asked.seed,
+            custom_ops=asked.custom_ops,
+            quick=True,
+            max_time=asked.max_time or _SECONDS,
+            stages=("structure", "algebra", "parameters", "runtime"),
+        )
+        found = _Search(a, ids, judging, tell).run(rewritten)
         if found is not None:
             return found
-    return Blame(**find_first_difference(original, rewritten, shapes, seed, tell)._asdict())
+    return Blame(**find_first_difference(original, rewritten, asked.shapes, asked.seed, tell)._asdict())
 
 
-def blamed(parity: Parity, a: Any, b: Any, **asked: Any) -> Parity:
-    """The verdict with where the difference begins, if it does not pass.
-
-    ``asked`` is what `converter.referee.verify.compare` was asked.
-    """
+def with_blame(parity: Parity, a: Any, b: Any, options: VerifyOptions) -> Parity:
+    """The verdict with where the difference begins, if it does not pass."""
     if parity.verdict is Verdict.PASS:
         return parity
-    taken = ("data", "got_data", "shapes", "seed", "custom_ops", "max_time", "progress")
-    found = bisect(a, b, **{k: asked[k] for k in taken if asked.get(k) is not None})
-    return replace(parity, blame=found.text)
+    return replace(parity, blame=bisect(a, b, options).text)
 
 
 def _ids(source: LoadedModel) -> list[str]:
@@ -131,19 +124,16 @@ def _ids(source: LoadedModel) -> list[str]:
 class _Search:
     """A binary search over the rewrites of a fold."""
 
-    def __init__(
-        self, a: Any, data: Path | None, ids: list[str], judged: dict[str, Any], max_time: float, tell: Any
-    ) -> None:
-        self._a, self._data, self._ids = a, data, ids
-        self._judged, self._max_time, self._tell = judged, max_time, tell
+    def __init__(self, a: Any, ids: list[str], judging: VerifyOptions, tell: Progress) -> None:
+        self._a, self._ids, self._judging, self._tell = a, ids, judging, tell
         self._steps = 0
 
     def run(self, rewritten: LoadedModel) -> Blame | None:
         """The answer; None if the fold cannot be made again."""
-        made = self._again()
-        if made is None:
+        again = self._again()
+        if again is None:
             return None
-        way, rewrites = made
+        way, rewrites = again
         whole = self._folded(len(rewrites), way)
         if not self._is_bad(len(rewrites), whole):
             return self._after_the_fold(LoadedModel.open(whole, self._folder()), rewritten, rewrites)
@@ -157,38 +147,34 @@ class _Search:
         first = rewrites[bad - 1]
         return Blame(first.id, first.output, first.node, f"the first of {len(rewrites)} that differs", self._steps)
 
-    def _again(self) -> tuple[dict[str, Any], tuple[Rewrite, ...]] | None:
+    def _again(self) -> tuple[FoldOptions, tuple[Rewrite, ...]] | None:
         """How the fold was made, and its rewrites."""
         names = {i.partition("@")[0] for i in self._ids}
-        for way in (*_WAYS, {"only": names}, {"allow": names, "only": names}):
+        for way in (*_WAYS, FoldOptions(only=names), FoldOptions(only=names, allow=names)):
             with contextlib.suppress(ValueError):
-                result = fold(self._a, verify=False, data=self._data, stop_after=len(self._ids), **way)
+                result = self._fold(len(self._ids), way)
                 if [r.id for r in result.rewrites] == self._ids:
                     return way, result.rewrites
         return None
 
-    def _folded(self, count: int, way: dict[str, Any]) -> ModelProto:
-        return fold(self._a, verify=False, data=self._data, stop_after=count, **way).model
+    def _fold(self, count: int, way: FoldOptions) -> FoldResult:
+        return fold(self._a, None, replace(way, verify=None, data=self._judging.data, stop_after=count))
+
+    def _folded(self, count: int, way: FoldOptions) -> ModelProto:
+        return self._fold(count, way).model
 
     def _folder(self) -> Path | None:
-        return LoadedModel.open(self._a, self._data).folder
+        return LoadedModel.open(self._a, self._data()).folder
+
+    def _data(self) -> Path | None:
+        return None if self._judging.data is None else Path(self._judging.data)
 
     def _is_bad(self, count: int, model: ModelProto) -> bool:
         from converter.referee.verify import compare
 
         self._steps += 1
         self._tell(f"bisect: the first {count} rewrites")
-        options = {k: v for k, v in self._judged.items() if v is not None}
-        parity = compare(
-            self._a,
-            model,
-            data=self._data,
-            got_data=self._folder(),
-            quick=True,
-            max_time=self._max_time,
-            stages=("structure", "algebra", "parameters", "runtime"),
-            **options,
-        )
+        parity = compare(self._a, model, replace(self._judging, got_data=self._folder()))
         return parity.verdict is Verdict.FAIL
 
     def _after_the_fold(self, whole: LoadedModel, rewritten: LoadedModel, rewrites: tuple[Rewrite, ...]) -> Blame:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from converter._version import __version__
 from converter.commands.export_check import parity_with_torch
-from converter.commands.fold import FoldResult, fold
-from converter.commands.judging import exit_code
+from converter.commands.fold import FoldResult, exit_code, fold
 from converter.errors import ExportError, ModelError
 from converter.model.file import ModelFile, problems
 from converter.records import Counts, Parity
+from converter.records.options import ExportOptions, FoldOptions, VerifyOptions, documented, merged
+from converter.report import terminal
+from converter.report.ending import Ending
 from converter.torch_models.export import Dynamic, Exported, Request, export, parse_dynamic
 from converter.torch_models.spec import InputSpec, Loaded, Provenance, load, parse_input, wrap_module
 
@@ -47,27 +50,8 @@ class ExportResult:
     exit_code: int = 0
 
 
-def export_model(
-    spec: Any,
-    out: str | Path,
-    *,
-    weights: str | Path | None = None,
-    inputs: Sequence[str | InputSpec] = (),
-    example: Any = None,
-    dynamic: Sequence[str] | Dynamic = (),
-    opset: int | None = None,
-    exporter: str | None = None,
-    fuse_bn: bool = False,
-    strict: bool = True,
-    force: bool = False,
-    verify: bool = True,
-    folded: bool = False,
-    quick: bool = False,
-    seed: int = 0,
-    on_inconclusive: str = "fail",
-    trust: bool = False,
-    progress: Callable[[str], None] = lambda text: None,
-) -> ExportResult:
+@documented(ExportOptions)
+def export_model(spec: Any, out: str | Path, options: ExportOptions | None = None, **keywords: Any) -> ExportResult:
     """Export a torch model to ONNX with its batch norms intact, and hold it against torch.
 
     The output is whole or absent. A failed proof is returned (``exit_code`` 1, or 4 where it is inconclusive), not
@@ -79,39 +63,9 @@ def export_model(
         See `converter.torch_models.spec.loader`.
     out : path
         Where to write; weights above 2 GB go to ``OUT.data``.
-    weights : path, optional
-        A state dict; see `converter.torch_models.spec.loader`.
-    inputs : sequence of str
-        ``x=1,3,224,224:float32`` for each input.
-    example : str, or tensors, optional
-        ``file.py:function`` that makes the inputs; or, for a module, the inputs themselves.
-    dynamic : sequence of str
-        ``batch``, or ``x=0:batch,2:height``: the sizes to leave open.
-    opset : int, optional
-        The exporter's own default otherwise.
-    exporter : {"dynamo", "torchscript"}, optional
-        dynamo, except for a TorchScript file.
-    fuse_bn : bool
-        Let the exporter fuse Conv and BatchNorm itself.
-    strict : bool
-        Whether keys of `weights` that do not fit, batch norms without statistics and parameters that are not finite
-        are errors.
-    force : bool
-        Replace an existing output.
-    verify : bool
-        Compare with torch, and if `folded`, the folded model with the exported one.
-    folded : bool
-        Go on to the folded model, as `fold` does.
-    quick : bool
-        Fewer inputs for the comparisons.
-    seed : int
-        Of random weights and inputs.
-    on_inconclusive : {"fail", "pass"}
-        What an undecided comparison counts as.
-    trust : bool
-        Load a TorchScript file or a ``.pt2`` even if it holds what may run as code.
-    progress : callable, optional
-        Told in a few words what is being done.
+    options : ExportOptions, optional
+        Or as keywords.
+    {options}
 
     Raises
     ------
@@ -124,22 +78,26 @@ def export_model(
     ExportError
         torch cannot export it; the message names the module and the operator.
     """
-    target = _target(Path(out), force=force)
+    asked = merged(ExportOptions, options, keywords)
+    progress = asked.progress or (lambda stage: None)
+    target = _target(Path(out), force=asked.force)
     progress("torch: making the module")
-    loaded = _loaded(spec, weights, inputs, example, strict, seed, trust)
-    opened = dynamic if isinstance(dynamic, Dynamic) else parse_dynamic(dynamic)
-    request = Request(exporter or "", opset, opened, fuse_bn, strict)
+    loaded = _loaded(spec, asked)
+    opened = asked.dynamic if isinstance(asked.dynamic, Dynamic) else parse_dynamic(asked.dynamic)
+    request = Request(asked.exporter or "", asked.opset, opened, asked.fuse_bn, asked.strict)
     with _room(target) as folder:
         made = export(loaded, Path(folder) / target.name, request, progress)
         _check_proto(loaded, made)
-        parity = parity_with_torch(loaded, made, quick=quick, progress=progress) if verify else None
-        code = exit_code(parity, on_inconclusive)
-        how: dict[str, Any] = {"verify": False, "only": ()}
-        if folded and code == 0:
-            how = {"verify": verify, "quick": quick, "seed": seed, "on_inconclusive": on_inconclusive}
+        parity = parity_with_torch(loaded, made, quick=asked.quick, progress=progress) if asked.verify else None
+        code = exit_code(parity, asked.on_inconclusive)
+        how = FoldOptions(verify=None, only=())
+        if asked.folded and code == 0:
+            proof = VerifyOptions(quick=asked.quick, seed=asked.seed) if asked.verify else None
+            how = FoldOptions(verify=proof, on_inconclusive=asked.on_inconclusive)
         # Folding nothing is a copy, whole or absent; it counts what the model holds, too.
-        done = fold(made.path, out=target if code == 0 else None, force=force, progress=progress, **how)
-        return _result(loaded, made, done, parity, code, folded=folded and code == 0)
+        how = replace(how, force=asked.force, progress=progress)
+        done = fold(made.path, target if code == 0 else None, how)
+        return _result(loaded, made, done, parity, code, folded=asked.folded and code == 0)
 
 
 def _result(
@@ -165,14 +123,13 @@ def _result(
     )
 
 
-def _loaded(
-    spec: Any, weights: Any, inputs: Sequence[Any], example: Any, strict: bool, seed: int, trust: bool
-) -> Loaded:
-    shapes = tuple(given if isinstance(given, InputSpec) else parse_input(given) for given in inputs)
-    file = None if weights is None else Path(weights)
+def _loaded(spec: Any, asked: ExportOptions) -> Loaded:
+    how: dict[str, Any] = {"weights": None if asked.weights is None else Path(asked.weights)}
+    how |= {"inputs": tuple(i if isinstance(i, InputSpec) else parse_input(i) for i in asked.inputs)}
+    how |= {"example": asked.example, "strict": asked.strict, "seed": asked.seed}
     if not isinstance(spec, str | os.PathLike):
-        return wrap_module(spec, inputs=shapes, example=example, weights=file, strict=strict, seed=seed)
-    return load(os.fspath(spec), weights=file, inputs=shapes, example=example, strict=strict, seed=seed, trust=trust)
+        return wrap_module(spec, **how)
+    return load(os.fspath(spec), **how, trust=asked.trust)
 
 
 def _target(target: Path, *, force: bool) -> Path:
@@ -213,3 +170,19 @@ def _ports(values: Any) -> tuple[TensorPort, ...]:
         dims = (d.dim_param or ("?" if not d.HasField("dim_value") else int(d.dim_value)) for d in tensor.shape.dim)
         found.append(TensorPort(value.name, str(get_dtype(tensor.elem_type)), tuple(dims)))
     return tuple(found)
+
+
+def run(spec: str, out: Path, *, as_json: bool, verbose: bool, argv: Sequence[str], **given: Any) -> int:
+    """The command: export, print, and return the exit code."""
+    from converter.report import exported, groups
+    from converter.rewrite.passes import PASSES
+
+    with terminal.progress() as progress:
+        result = export_model(spec, out, progress=progress, **given)
+    reasons = groups.reasons(PASSES)
+    return Ending(as_json=as_json).end(
+        result.exit_code,
+        lambda: exported.export_json(result, __version__, argv=argv, said=reasons),
+        lambda: exported.export_blocks(result, reasons, verbose=verbose),
+        lambda: exported.failure(result),
+    )

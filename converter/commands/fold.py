@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import onnx
 
-from converter.commands import removing
-from converter.commands.inspect import InspectResult, Model, blame, blocked_by_callers, chosen, facts_of, quiet
-from converter.commands.judging import Pair, check_inputs, check_names, exit_code, recorder_for
-from converter.commands.output import checked_target, pieces_of, staged_at, target_of
+from converter._version import __version__
+from converter.commands.inspect import (
+    InspectResult,
+    Model,
+    blame,
+    blocked_by_callers,
+    facts_of,
+    pipeline_options,
+    quiet,
+)
+from converter.commands.options import REMOVE
+from converter.commands.output import check_target, pieces_of, staged_at, target_of
 from converter.errors import ModelError
 from converter.model.graph import Graph, load
 from converter.records import Verdict
+from converter.records.options import (
+    STAGES,
+    Advice,
+    BenchOptions,
+    FoldOptions,
+    RemovalOptions,
+    RuntimeOptions,
+    VerifyOptions,
+    check_names,
+    documented,
+    names,
+)
+from converter.report import terminal
+from converter.report.ending import Ending
 from converter.rewrite import pipeline
 
 if TYPE_CHECKING:
+    from converter.commands.certificate import Recorder
     from converter.commands.remove import Removed
-    from converter.records import Latency, Parity
+    from converter.model.file import Staged
+    from converter.records import Latency, ModelFacts, Parity
+
+# What a keyword of `fold` says to the proof, the benchmark and the removal alike.
+_SHARED = {*names(RuntimeOptions), "max_memory"}
+_NESTED = ("verify", "bench", "removal")
 
 
 @dataclass(frozen=True)
@@ -74,47 +103,18 @@ class FoldResult(InspectResult):
         if self.parity is not None and self.parity.verdict is not Verdict.PASS:
             raise ModelError(f"{path}: not written, because parity is {self.parity.verdict}: {self.parity.why}")
         if self.output is not None:
-            copy = fold(self.output, out=path, verify=False, only=(), force=force)
+            copy = fold(self.output, path, FoldOptions(verify=None, only=(), force=force))
             assert copy.output is not None
             return copy.output
         assert self.graph is not None
-        target = checked_target(self.graph, Path(path), force=force)
+        target = check_target(self.graph, Path(path), force=force)
         staged_at(self.graph, self, target, in_place=False).commit()
         return target
 
 
+@documented(FoldOptions, VerifyOptions)
 def fold(
-    model: Model,
-    *,
-    out: str | Path | None = None,
-    verify: bool = True,
-    only: Iterable[str] | None = None,
-    skip: Iterable[str] = (),
-    allow: Iterable[str] = (),
-    data: str | Path | None = None,
-    keep_bn: bool = False,
-    no_growth: bool = False,
-    freeze_overridable: bool = False,
-    stop_after: int | None = None,
-    force: bool = False,
-    in_place: bool = False,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    inputs: Any = None,
-    custom_ops: str | Path | None = None,
-    provider: str = "cpu",
-    max_time: float | None = None,
-    max_memory: int | None = None,
-    quick: bool = False,
-    seed: int = 0,
-    accuracy_margin: float | None = None,
-    bench: bool = False,
-    bench_time: float | None = None,
-    latency_margin: float = 0.02,
-    certificate: str | Path | None = None,
-    removal: Mapping[str, Any] | None = None,
-    on_inconclusive: str = "fail",
-    progress: Callable[[str], None] | None = None,
-    **checking: Any,
+    model: Model, out: str | Path | None = None, options: FoldOptions | None = None, **keywords: Any
 ) -> FoldResult:
     """Fold every batch norm and bias that can be folded exactly, prove it, and write the result.
 
@@ -126,48 +126,12 @@ def fold(
     model : path, bytes or ModelProto
     out : path, optional
         Where to write; nothing is written without it (or `in_place`).
-    verify : bool
-        Compare outputs before and after.
-    only, skip, allow : names of passes
-    data : path, optional
-        Directory of the external data of a proto.
-    keep_bn, no_growth, freeze_overridable : bool
-        As in `inspect`.
-    stop_after : int, optional
-        Number of rewrites after which to stop.
-    force : bool
-        Replace an existing output.
-    in_place : bool
-        Replace the input, atomically; follows symbolic links and keeps the mode.
-    shapes : mapping of input name to dims, inputs : see below, custom_ops : path of a library
-        For the proof; see `converter.referee.verify.compare`.
-    max_time : float, optional
-        Seconds after which the proof takes no more inputs; 30 by default.
-    max_memory : int, optional
-        Bytes that the float64 copy may take; half of the free memory by default.
-    provider : str
-        "cpu", "cuda" or "tensorrt": where onnxruntime runs, for the proof and the benchmark.
-    quick : bool
-        One input and one draw of rounding errors.
-    seed : int
-        Of the random inputs.
-    accuracy_margin : float, optional
-        Judge as well whether more than this share of the decisions on `inputs` (or images) changes.
-    bench : bool
-        Measure the latency of both models; the folded one may be slower by `latency_margin`, a share.
-    bench_time : float, optional
-        Seconds to measure for; 120 by default, 20 with `quick`.
-    certificate : path, optional
-        Where to write every rewrite as data, for `biasopt replay` to check and to carry out again.
-    removal : mapping, optional
-        Options of `converter.commands.remove.remove_biases` (inputs, labels, budget ...): let the weights make up for
-        biases that matter. The result decides alike within the budget on data like that, and is not equal.
-    on_inconclusive : str
-        "fail" (`exit_code` 4, nothing is written) or "pass".
-    progress : callable, optional
-        Told what is being done, in a few words.
-    **checking
-        Further options of `converter.referee.verify.compare`: images, labels, tolerances, opt_level ...
+    options : FoldOptions, optional
+    {options}
+    **keywords
+        As shorthand, ``verify`` and ``bench`` may be bools and ``removal`` a mapping; fields of `VerifyOptions` go to
+        the proof, and those that say how a model is run to the benchmark and the removal as well; ``bench_time`` and
+        ``latency_margin`` go to the benchmark.
 
     Returns
     -------
@@ -180,52 +144,316 @@ def fold(
     ValueError
         A name is no pass's.
     """
-    options = chosen(only, skip, allow, stop_after, keep_bn, no_growth)
-    where = None if data is None else Path(data)
-    judging = {"shapes": shapes, "inputs": inputs, "custom_ops": custom_ops, "provider": provider, "data": where}
-    judging |= {"seed": seed, "quick": quick, "max_time": max_time, "max_memory": max_memory, "progress": progress}
-    check_names(checking)
-    if removal is not None and certificate is not None:
-        raise ValueError("a certificate is of exact rewrites; it excludes the removal of biases by data")
-    check_inputs(inputs if verify else None)
-    with quiet():
-        graph = load(model, data=data, freeze_overridable=freeze_overridable)
-        target = target_of(graph, out, force=force, in_place=in_place)
-        recorder = None if certificate is None else recorder_for(graph, Path(certificate), target, force=force)
-        with blame(graph):
-            outcome = pipeline.run(graph, options, progress, recorder)
-            blocked = blocked_by_callers(model, data, options, outcome, freeze_overridable)
-            result = FoldResult(**facts_of(graph, outcome, blocked), graph=graph)
-            staged = staged_at(graph, result, target, in_place) if target is not None else None
-        graph.file.forget()
-        made = staged.temporary if staged is not None else None
-        try:
-            pair = Pair(graph, result.changed, result.to_bytes, made, target)
-            parity = pair.prove(accuracy_margin, **judging, **checking) if verify else None
-            code = exit_code(parity, on_inconclusive)
-            if removal is not None and code == 0:
-                result, parity = removing.applied(result, parity, model, removal, judging)
-                code = exit_code(parity, on_inconclusive)
-                if staged is not None:
-                    staged.discard()
-                    staged = staged_at(graph, result, target, in_place) if target is not None and not code else None
-                made = staged.temporary if staged is not None else None
-                pair = Pair(graph, result.changed, result.to_bytes, made, target)
-            timed = bench and not code
-            latency = pair.measure(parity, latency_margin, bench_time, judging, checking) if timed else None
-            code = code or exit_code(latency, on_inconclusive)
-            if recorder is not None and code == 0:
-                pair.certify(recorder, Path(certificate or ""), where, progress)
-            if staged is not None and code == 0:
-                if in_place:
-                    graph.close()  # Windows does not replace a file that is open
-                staged.commit()
-            elif staged is not None:
-                staged.discard()
-        except BaseException:
-            if staged is not None:
-                staged.discard()
-            raise
-    written, said = (target, certificate) if code == 0 else (None, None)
-    told = None if said is None else Path(said)
-    return replace(result, output=written, parity=parity, latency=latency, certificate=told, exit_code=code)
+    with Run(model, out, fold_options(options, keywords)) as run:
+        run.open()
+        run.rewrite()
+        run.stage()
+        run.verify()
+        run.remove()
+        run.bench()
+        run.certify()
+        run.commit()
+        return run.result
+
+
+# -- options -------------------------------------------------------------------------------------------
+
+
+def fold_options(options: FoldOptions | None, keywords: Mapping[str, Any]) -> FoldOptions:
+    """The record that the keywords of `fold` are shorthand for.
+
+    Raises
+    ------
+    TypeError
+        There is no such keyword.
+    """
+    base, own = options or FoldOptions(), set(names(FoldOptions))
+    check_names(keywords, own | set(names(VerifyOptions)) | {"bench_time", "latency_margin"})
+    plain = {name: value for name, value in keywords.items() if name in own and name not in _NESTED}
+    judging = {name: value for name, value in keywords.items() if name not in own}
+    timing = {"max_time": judging.pop("bench_time", None), "margin": judging.pop("latency_margin", None)}
+    shared = {name: value for name, value in judging.items() if name in _SHARED}
+    timing = {name: value for name, value in timing.items() if value is not None}
+    timing |= {name: value for name, value in shared.items() if name in names(BenchOptions)}
+    return replace(
+        base,
+        **plain,
+        verify=_nested(VerifyOptions, keywords.get("verify", base.verify), judging),
+        bench=_nested(BenchOptions, keywords.get("bench", base.bench), timing),
+        removal=_nested(
+            RemovalOptions,
+            keywords.get("removal", base.removal),
+            {name: value for name, value in shared.items() if name in names(RemovalOptions) and value is not None},
+        ),
+    )
+
+
+def _nested(record: type[Any], asked: Any, keywords: Mapping[str, Any]) -> Any:
+    """The record of one step: as it is given, or by True or a mapping; None where the step is not to be."""
+    if asked is None or asked is False:
+        return None
+    if isinstance(asked, Mapping):
+        return record(**{**keywords, **asked})
+    return replace(record() if asked is True else asked, **keywords)
+
+
+def exit_code(found: Parity | Latency | None, on_inconclusive: str = "fail") -> int:
+    """0 for a proof (or none asked for), 1 for a failure, 4 where it is open (0 if that is to pass)."""
+    if found is None:
+        return 0
+    from converter.report.document import code
+
+    return code(found.verdict, on_inconclusive)
+
+
+# -- the run -------------------------------------------------------------------------------------------
+
+
+class Run:
+    """One fold on its way: each step does its part if those before it passed, and nothing half-done stays."""
+
+    def __init__(self, model: Model, out: str | Path | None, options: FoldOptions) -> None:
+        self.model, self.out, self.options = model, out, options
+        self.passes = pipeline_options(options, options.stop_after)
+        self.data = None if options.data is None else Path(options.data)
+        self.parity: Parity | None = None
+        self.latency: Latency | None = None
+        self.removed: Removed | None = None
+        self.exit_code = 0
+        self._staged: Staged | None = None
+        self._written = False
+        if options.removal is not None and options.certificate is not None:
+            raise ValueError("a certificate is of exact rewrites; it excludes the removal of biases by data")
+        _check_inputs(options.verify)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._discard()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing has failed so far."""
+        return self.exit_code == 0
+
+    @property
+    def result(self) -> FoldResult:
+        """What was done."""
+        certificate = self.options.certificate
+        return replace(
+            self.folded,
+            output=self.target if self._written else None,
+            parity=self.parity,
+            latency=self.latency,
+            certificate=Path(certificate) if certificate is not None and self.passed else None,
+            exit_code=self.exit_code,
+        )
+
+    def open(self) -> None:
+        """Read the model, and find out whether the result can be written where it is to be."""
+        asked = self.options
+        with quiet():
+            self.graph = load(self.model, data=asked.data, freeze_overridable=asked.freeze_overridable)
+            self.target = target_of(self.graph, self.out, force=asked.force, in_place=asked.in_place)
+            self.recorder = None if asked.certificate is None else self._recorder(Path(asked.certificate))
+
+    def rewrite(self) -> None:
+        """The passes."""
+        with quiet(), blame(self.graph):
+            outcome = pipeline.run(self.graph, self.passes, self.options.progress, self.recorder)
+            blocked = blocked_by_callers(self.model, self.options, self.passes, outcome)
+            self.folded = FoldResult(**facts_of(self.graph, outcome, blocked), graph=self.graph)
+
+    def stage(self) -> None:
+        """Write the result under another name beside its place, for those who judge."""
+        self._discard()
+        if self.target is not None:
+            with quiet(), blame(self.graph):
+                self._staged = staged_at(self.graph, self.folded, self.target, self.options.in_place)
+        self.graph.file.forget()
+
+    def verify(self) -> None:
+        """The referee's verdict; a model of which nothing was rewritten needs none."""
+        asked = self.options.verify
+        if asked is None:
+            return
+        if not self.folded.changed:
+            from converter.records import Parity
+
+            why = "nothing was rewritten; the output is the input"
+            self._judged(Parity(Verdict.PASS, "B", scope="identical", why=why))
+            return
+        from converter.referee import verify  # its libraries load slowly
+
+        margin = self.options.accuracy_margin
+        if margin is None and asked.labels is not None:
+            margin = asked.margin
+        if margin is not None:
+            asked = replace(asked, margin=margin, stages=STAGES)
+        asked = replace(asked, data=self.data, progress=self.options.progress)
+        parity = verify.compare(self._original, self._result, asked)
+        self._judged(replace(parity, b=self._named(parity.b)))
+
+    def remove(self) -> None:
+        """Remove biases by data from what is proved; the verdict on that is a stage of the parity."""
+        asked = self.options.removal
+        if asked is None or not self.passed:
+            return
+        from converter.commands.remove import add_stage, remove_biases
+        from converter.rewrite.analysis.counts import count
+        from converter.rewrite.analysis.facts import Facts
+
+        asked = replace(asked, data=self.data, progress=self.options.progress)
+        removed = remove_biases(self.graph, self.model, asked)
+        rewrites, after = (*self.folded.rewrites, *removed.rewrites), count(Facts(self.graph))
+        self.folded = replace(self.folded, rewrites=rewrites, after=after, removed=removed)
+        self._judged(add_stage(self.parity, removed))
+        if self.passed:
+            self.stage()
+
+    def bench(self) -> None:
+        """The latency of both, on inputs of the shapes that the proof ran on."""
+        asked = self.options.bench
+        if asked is None or not self.passed:
+            return
+        from converter.commands.bench import measure_latency
+
+        ran_on = self.parity.inputs if self.parity is not None else None
+        shapes = asked.shapes or (ran_on.shapes if ran_on is not None and ran_on.real else None)
+        asked = replace(
+            asked,
+            shapes=shapes,
+            data=(self.data, self.data),
+            advice=Advice(time="--bench-time"),
+            progress=self.options.progress,
+        )
+        latency = measure_latency(self._original, self._result, asked)
+        self.latency = replace(latency, model_b=self._named(latency.model_b))
+        self.exit_code = exit_code(self.latency, self.options.on_inconclusive)
+
+    def certify(self) -> None:
+        """Write the certificate of what the recorder saw."""
+        if self.recorder is None or not self.passed:
+            return
+        from converter.commands.certificate import certificate, write
+        from converter.referee.proto.source import LoadedModel
+
+        assert self.options.certificate is not None
+        original = LoadedModel.open(self._original, self.data, "original")
+        folder = original.folder if self._staged is None else None  # a file's own data lies beside it
+        folded = LoadedModel.open(self._result, folder, "folded model")
+        document = certificate(self.recorder, original, folded, progress=self.options.progress)
+        write(document, Path(self.options.certificate))
+
+    def commit(self) -> None:
+        """Put the result in its place."""
+        if self._staged is None or not self.passed:
+            return
+        if self.options.in_place:
+            self.graph.close()  # Windows does not replace a file that is open
+        staged, self._staged = self._staged, None
+        staged.commit()
+        self._written = True
+
+    def _judged(self, parity: Parity) -> None:
+        self.parity, self.exit_code = parity, exit_code(parity, self.options.on_inconclusive)
+
+    def _discard(self) -> None:
+        if self._staged is not None:
+            self._staged.discard()
+            self._staged = None
+
+    def _recorder(self, path: Path) -> Recorder:
+        """What watches the passes for a certificate, once it is clear that one can be written."""
+        from converter.commands.certificate import Recorder
+
+        if self.target is not None and path.resolve() == self.target.resolve():
+            raise ModelError(f"{path}: is the output itself; give the certificate another name")
+        check_target(self.graph, path, force=self.options.force)
+        return Recorder(self.graph)
+
+    @property
+    def _original(self) -> Path | bytes:
+        file = self.graph.file
+        return file.path if file.path is not None else bytes(file.buffer[0 : len(file.buffer)])
+
+    @property
+    def _result(self) -> Path | bytes:
+        """The folded model, as a temporary file if it is to be one."""
+        return self._staged.temporary if self._staged is not None else self.folded.to_bytes()
+
+    def _named(self, facts: ModelFacts | None) -> ModelFacts | None:
+        """What was judged is the file that is to be, not the temporary one."""
+        return facts if facts is None or self.target is None else replace(facts, path=str(self.target))
+
+
+def _check_inputs(asked: VerifyOptions | None) -> None:
+    """What is no file of inputs is found before the work."""
+    if asked is not None and asked.inputs is not None:
+        from converter.referee.inputs.files import open_inputs
+
+        inputs = asked.inputs
+        open_inputs([inputs] if isinstance(inputs, str | Path | Mapping) else list(inputs), {})
+
+
+# -- the command ---------------------------------------------------------------------------------------
+
+
+def run(
+    model: Path,
+    ending: Ending,
+    *,
+    verbose: bool,
+    output: Path | None,
+    no_verify: bool,
+    argv: Sequence[str],
+    **given: Any,
+) -> int:
+    """The command: fold, report, and return the exit code."""
+    if given["in_place"] and output is not None:
+        raise click.UsageError("--in-place and --output exclude each other.")
+    if given["bench_time"] is not None and not given["bench"]:
+        raise click.UsageError("--bench-time goes with --bench.")
+    if not given["in_place"] and output is None:
+        stem = model.name[:-5] if model.name.lower().endswith(".onnx") else model.name
+        output = model.with_name(f"{stem}.folded.onnx")
+    given["removal"] = _removal(given)
+    from converter.report import groups, text, wording
+    from converter.rewrite.passes import PASSES
+
+    def document() -> dict[str, Any]:
+        from converter.report.to_json import fold_json  # loads records that a fold with --no-verify does without
+
+        more: dict[str, Any] = {"bench": result.latency, "certificate": result.certificate}
+        return fold_json(result, __version__, argv=argv, said=reasons, removal=result.removal, **more)
+
+    ending.prepare()
+    with terminal.progress(quiet=ending.quiet) as progress:
+        result = fold(model, output, verify=not no_verify, progress=progress, failing=ending.folder, **given)
+    reasons = groups.reasons(PASSES)
+    return ending.end(
+        int(result.exit_code),
+        document,
+        lambda: text.fold_blocks(result, reasons, verbose=verbose, removal=(result.removal or {}).get("said", ())),
+        lambda: wording.failure(result.parity, result.latency),
+    )
+
+
+def _removal(given: dict[str, Any]) -> dict[str, Any] | None:
+    """What is asked of remove-biases, which is no pass; None where it is not allowed."""
+    flags = {"data": "--data", "budget": "--budget", "keep": "--keep-bias", "also": "--also-remove"}
+    asked = {name: value for name in flags if (value := given.pop(name))}
+    if REMOVE not in given["allow"]:
+        if asked:
+            raise click.UsageError(f"{flags[min(asked)]} goes with --allow {REMOVE}.")
+        return None
+    if not asked.get("data") and given["images"] is None:
+        raise click.UsageError(f"--allow {REMOVE} needs --data or --images.")
+    if given["certificate"] is not None:
+        raise click.UsageError(f"--allow {REMOVE} and --certificate exclude each other.")
+    given["allow"] = [name for name in given["allow"] if name != REMOVE]
+    inputs = asked.pop("data", None)
+    images = {} if inputs else {"images": given["images"], "preprocess": given["preprocess"]}
+    labels, given["labels"] = given["labels"], None
+    return {"inputs": inputs, "labels": labels, **images, **asked}

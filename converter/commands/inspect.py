@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import onnx
 
+from converter._version import __version__
 from converter.errors import BiasoptError, ModelError
 from converter.model.file import contradiction, problems
 from converter.model.graph import Graph, load, stored_files
 from converter.records import Counts, Fate, Finding, Gate, Rewrite, Status
+from converter.records.options import InspectOptions, documented, merged
+from converter.report import terminal
+from converter.report.ending import show
 from converter.rewrite import pipeline
 from converter.rewrite.analysis import recurrent as rnn
 from converter.rewrite.analysis.facts import Facts, PassOptions
-from converter.rewrite.bias_flow.fates import find_bias
+from converter.rewrite.bias_flow.fates import NoSuchBias, find_bias
 
 Model = str | Path | onnx.ModelProto | bytes
 
@@ -41,32 +46,15 @@ class InspectResult:
     gates: tuple[Gate, ...] = ()  # how long LSTMs and GRUs remember on their bias alone
 
 
-def inspect(
-    model: Model,
-    *,
-    only: Iterable[str] | None = None,
-    skip: Iterable[str] = (),
-    allow: Iterable[str] = (),
-    data: str | Path | None = None,
-    keep_bn: bool = False,
-    no_growth: bool = False,
-    freeze_overridable: bool = False,
-    progress: Callable[[str], None] | None = None,
-) -> InspectResult:
+@documented(InspectOptions)
+def inspect(model: Model, options: InspectOptions | None = None, **keywords: Any) -> InspectResult:
     """Find what `fold` would do, without writing. The same passes run on the same graph.
 
     Parameters
     ----------
     model : path, bytes or ModelProto
-    only, skip, allow : names of passes
-    data : path, optional
-        Directory of the external data of a proto.
-    keep_bn : bool
-        Move biases into batch norms instead of folding them.
-    no_growth : bool
-        Copy no tensor that other nodes read as well.
-    freeze_overridable : bool
-        Take initializers that are also graph inputs as constants.
+    options : InspectOptions, optional
+    {options}
 
     Raises
     ------
@@ -75,31 +63,14 @@ def inspect(
     ValueError
         A name is no pass's.
     """
-    options = chosen(only, skip, allow, None, keep_bn, no_growth)
-    with quiet():
-        graph = load(model, data=data, freeze_overridable=freeze_overridable)
-        try:
-            with blame(graph):
-                outcome = pipeline.run(graph, options, progress)
-                blocked = blocked_by_callers(model, data, options, outcome, freeze_overridable)
-                return InspectResult(**facts_of(graph, outcome, blocked))
-        finally:
-            graph.close()
+    asked = merged(InspectOptions, options, keywords)
+    passes = pipeline_options(asked)
+    with _rewritten(model, asked, passes) as (graph, outcome), blame(graph):
+        return InspectResult(**facts_of(graph, outcome, blocked_by_callers(model, asked, passes, outcome)))
 
 
-def explain(
-    model: Model,
-    node: str,
-    *,
-    only: Iterable[str] | None = None,
-    skip: Iterable[str] = (),
-    allow: Iterable[str] = (),
-    data: str | Path | None = None,
-    keep_bn: bool = False,
-    no_growth: bool = False,
-    freeze_overridable: bool = False,
-    progress: Callable[[str], None] | None = None,
-) -> Fate:
+@documented(InspectOptions)
+def explain(model: Model, node: str, options: InspectOptions | None = None, **keywords: Any) -> Fate:
     """Say what becomes of one bias, with every node that its shift meets on the way.
 
     Parameters
@@ -107,8 +78,8 @@ def explain(
     model : path, bytes or ModelProto
     node : str
         A node that bears a bias (by its name or label), its output, or the bias tensor's name.
-    only, skip, allow, data, keep_bn, no_growth, freeze_overridable
-        As in `inspect`.
+    options : InspectOptions, optional
+    {options}
 
     Returns
     -------
@@ -120,40 +91,57 @@ def explain(
     ------
     ModelError
         The model cannot be read.
-    UnknownBias
+    NoSuchBias
         No bias is called that; the message names those that come near.
     ValueError
         A name is no pass's.
     """
-    options = chosen(only, skip, allow, None, keep_bn, no_growth)
+    asked = merged(InspectOptions, options, keywords)
+    ops: dict[str, str] = {}
+
+    def note_ops(graph: Graph) -> None:
+        ops.update({n.label: str(n.op) for n in graph.nodes()})
+
+    with _rewritten(model, asked, pipeline_options(asked), note_ops) as (_, outcome):
+        return find_bias(outcome.fates, node, ops)
+
+
+@contextlib.contextmanager
+def _rewritten(
+    model: Model,
+    asked: InspectOptions,
+    passes: pipeline.Options,
+    before: Callable[[Graph], None] = lambda graph: None,
+) -> Iterator[tuple[Graph, pipeline.Outcome]]:
+    """The graph of a model after the passes, told to ``before`` as it came; closed in the end."""
     with quiet():
-        graph = load(model, data=data, freeze_overridable=freeze_overridable)
+        graph = load(model, data=asked.data, freeze_overridable=asked.freeze_overridable)
         try:
-            ops = {n.label: str(n.op) for n in graph.nodes()}
+            before(graph)
             with blame(graph):
-                outcome = pipeline.run(graph, options, progress)
-            return find_bias(outcome.fates, node, ops)
+                outcome = pipeline.run(graph, passes, asked.progress)
+            yield graph, outcome
         finally:
             graph.close()
 
 
-def chosen(
-    only: Iterable[str] | None,
-    skip: Iterable[str],
-    allow: Iterable[str],
-    stop_after: int | None,
-    keep_bn: bool,
-    no_growth: bool,
-) -> pipeline.Options:
-    for name, given in (("only", only), ("skip", skip), ("allow", allow)):
+def pipeline_options(asked: InspectOptions, stop_after: int | None = None) -> pipeline.Options:
+    """What the passes are to do.
+
+    Raises
+    ------
+    ValueError
+        A name is no pass's.
+    """
+    for name, given in (("only", asked.only), ("skip", asked.skip), ("allow", asked.allow)):
         if isinstance(given, str):
             raise TypeError(f"{name} takes several names, not one string; write [{given!r}]")
-    chosen = None if only is None else frozenset(only)
-    left_out, allowed = frozenset(skip), frozenset(allow)
-    unknown = pipeline.unknown_passes(sorted((chosen or frozenset()) | left_out | allowed))
+    only = None if asked.only is None else frozenset(asked.only)
+    skipped, allowed = frozenset(asked.skip), frozenset(asked.allow)
+    unknown = pipeline.unknown_passes(sorted((only or frozenset()) | skipped | allowed))
     if unknown:
         raise ValueError(f"no pass is named {', '.join(unknown)}")
-    return pipeline.Options(chosen, left_out, allowed, stop_after, PassOptions(keep_bn, no_growth))
+    return pipeline.Options(only, skipped, allowed, stop_after, PassOptions(asked.keep_bn, asked.no_growth))
 
 
 def facts_of(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict[str, Any]:
@@ -175,16 +163,14 @@ def facts_of(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict[str,
     }
 
 
-def blocked_by_callers(
-    model: Model, data: str | Path | None, options: pipeline.Options, outcome: pipeline.Outcome, frozen: bool
-) -> int:
+def blocked_by_callers(model: Model, asked: InspectOptions, passes: pipeline.Options, outcome: pipeline.Outcome) -> int:
     """How many more folds there would be if overridable initializers were constants: by trying."""
     stuck = any(f.status is Status.DECLINED and f.code == "overridable" for f in outcome.findings)
-    if frozen or not stuck or options.stop_after is not None:
+    if asked.freeze_overridable or not stuck or passes.stop_after is not None:
         return 0
-    graph = load(model, data=data, freeze_overridable=True)
+    graph = load(model, data=asked.data, freeze_overridable=True)
     try:
-        return max(0, len(pipeline.run(graph, options).rewrites) - len(outcome.rewrites))
+        return max(0, len(pipeline.run(graph, passes).rewrites) - len(outcome.rewrites))
     finally:
         graph.close()
 
@@ -215,3 +201,49 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         G_LOGGER.severity = before
+
+
+def run(models: tuple[Path, ...], explained: str | None, *, as_json: bool, **given: Any) -> int:
+    """The command: print what was found of each model, and return the worst exit code."""
+    if len(models) > 1 and (as_json or explained is not None):
+        raise click.UsageError("--json and --explain take one MODEL.")
+    if explained is not None:
+        return _explain(models[0], explained, as_json=as_json, **given)
+    return max([_inspect(model, next_to=place > 0, as_json=as_json, **given) for place, model in enumerate(models)])
+
+
+def _inspect(
+    model: Path, *, next_to: bool, check: bool, fates: bool, as_json: bool, verbose: bool, **given: Any
+) -> int:
+    from converter.report import groups, text, to_json
+    from converter.rewrite.passes import PASSES
+
+    with terminal.progress() as progress:
+        result = inspect(model, progress=progress, **given)
+    exit_code = 1 if check and (result.rewrites or result.frozen) else 0
+    terminal.say("\n" * next_to)
+    show(
+        lambda: to_json.inspect_json(result, __version__, exit_code),
+        lambda: text.inspect_blocks(result, groups.reasons(PASSES), verbose=verbose, each=fates),
+        as_json=as_json,
+    )
+    return exit_code
+
+
+def _explain(model: Path, node: str, *, check: bool, as_json: bool, fates: bool, verbose: bool, **given: Any) -> int:
+    from converter.report import explain as pages
+
+    if check:
+        raise click.UsageError("--explain and --check exclude each other.")
+    try:
+        with terminal.progress() as progress:
+            fate = explain(model, node, progress=progress, **given)
+    except NoSuchBias as unknown:
+        raise click.BadParameter(terminal.one_line(str(unknown)), param_hint="'--explain'") from None
+    show(
+        lambda: pages.explain_json(fate, model, __version__),
+        lambda: pages.explain_blocks(fate),
+        as_json=as_json,
+        width=80,
+    )
+    return 0

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter._version import __version__
 from converter.errors import ModelError
 from converter.records.lint import LintReport
+from converter.records.options import LintOptions, documented, merged
+from converter.report import terminal
 
 if TYPE_CHECKING:
     from converter.torch_models.lint import Linted
     from converter.torch_models.lint.fix.codemod import SourceFix
-    from converter.torch_models.spec import InputSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +31,17 @@ class LintResult:
     linted: Linted
 
 
-def lint_model(
-    spec: str,
-    *,
-    weights: Path | None = None,
-    inputs: Sequence[InputSpec] = (),
-    example: str | None = None,
-    strict: bool = True,
-    seed: int = 0,
-    progress: Callable[[str], None] | None = None,
-) -> LintResult:
+@documented(LintOptions)
+def lint_model(spec: str, options: LintOptions | None = None, **keywords: Any) -> LintResult:
     """Find the biases of a torch model that cannot matter in training.
 
-    Parameters as of `converter.torch_models.spec.loader`.
+    Parameters
+    ----------
+    spec : str
+        See `converter.torch_models.spec.loader`.
+    options : LintOptions, optional
+        Or as keywords.
+    {options}
 
     Returns
     -------
@@ -63,10 +64,18 @@ def lint_model(
         raise ModelError(f"{spec}: is a saved {saved}, which trains no longer; give the code that makes the model")
     from converter.torch_models.lint import examine, recording
 
-    tell = progress or (lambda stage: None)
+    asked = merged(LintOptions, options, keywords)
+    tell = asked.progress or (lambda stage: None)
     tell("making the model")
     with recording() as places:
-        loaded = load(spec, weights=weights, inputs=inputs, example=example, strict=strict, seed=seed)
+        loaded = load(
+            spec,
+            weights=None if asked.weights is None else Path(asked.weights),
+            inputs=asked.inputs,
+            example=asked.example,
+            strict=asked.strict,
+            seed=asked.seed,
+        )
     tell("tracing, and running in float64")
     linted = examine(
         loaded.module, loaded.example_inputs, loaded.example_kwargs, places=places, label=loaded.label, root=Path.cwd()
@@ -142,3 +151,40 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def run(
+    spec: str,
+    *,
+    fail_on: frozenset[str],
+    fix: bool,
+    write: bool,
+    checkpoint: tuple[Path, Path] | None,
+    force: bool,
+    form: dict[str, bool],
+    argv: Sequence[str],
+    **given: Any,
+) -> int:
+    """The command: lint, print or fix, and return the exit code. ``form`` says how findings are printed."""
+    import click
+
+    from converter.report import linted
+
+    chosen = [form["sarif"], form["github"], form["as_json"], fix]
+    if sum(chosen) > 1 or (write and not fix):
+        raise click.UsageError("--json, --sarif, --github and --fix exclude each other; --write goes with --fix.")
+    with terminal.progress() as progress:
+        result = lint_model(spec, progress=progress, **given)
+    exit_code = 1 if result.report.failed(fail_on) else 0
+    if fix:
+        source = fix_source(result, Path.cwd())
+        if write:
+            source.write()
+        terminal.say(source.diff)
+        for line in linted.fix_lines(source, wrote=write):
+            terminal.note(line)
+    else:
+        terminal.say(linted.rendered(result.report, __version__, argv, exit_code, stream=sys.stdout, **form))
+    if checkpoint is not None:
+        terminal.note(fix_checkpoint(result, *checkpoint, force=force))
+    return exit_code

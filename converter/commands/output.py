@@ -102,10 +102,10 @@ def target_of(graph: Graph, out: str | Path | None, *, force: bool, in_place: bo
         if graph.file.path is None:
             raise ModelError("<model>: is not a file, so it cannot be replaced in place; give out=PATH")
         return graph.file.path.resolve()
-    return None if out is None else checked_target(graph, Path(out), force=force)
+    return None if out is None else check_target(graph, Path(out), force=force)
 
 
-def checked_target(graph: Graph, target: Path, *, force: bool) -> Path:
+def check_target(graph: Graph, target: Path, *, force: bool) -> Path:
     sources = [Path(p) for p in stored_files(graph)] + ([graph.file.path] if graph.file.path else [])
     try:
         if target.is_dir():

@@ -1,11 +1,8 @@
-"""Remove biases by data: what `fold --allow remove-biases` does after the exact passes.
-
-`remove_biases` changes a graph that is folded already; `fold_and_remove` is the whole way from a file to a file.
-"""
+"""Remove biases by data: what `fold --allow remove-biases` does to a folded graph, once it is proved."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +13,15 @@ from converter.ablate.removal_report import removal_json
 from converter.ablate.samples import Data, DataSource
 from converter.ablate.session import Net, SessionOptions
 from converter.ablate.sites import BiasSites, Role, Site, choose_sites, find_sites
-from converter.commands.inspect import InspectResult, Model, blame, facts_of, quiet
-from converter.commands.output import pieces_of, staged_at, target_of
+from converter.commands.inspect import Model
 from converter.errors import InvariantViolation
-from converter.model.graph import Bypass, Edit, Graph, SetConst, emit, load
+from converter.model.graph import Bypass, Edit, Graph, SetConst, emit
 from converter.numerics import NewTensor
-from converter.records import InputSet, Rewrite, Safety, Stage, Verdict
+from converter.records import InputSet, Parity, Rewrite, Safety, Stage, Verdict
+from converter.records.options import RemovalOptions, documented, merged
 from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.verify.models import find_default_memory
 from converter.report import document
-from converter.rewrite import pipeline
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import LINEAR, MATMUL, Linear, drop_bias, linear_into
 
@@ -77,29 +73,8 @@ class Removed:
         return self.proposal.warnings
 
 
-def remove_biases(
-    graph: Graph,
-    original: Model,
-    *,
-    inputs: Any = None,
-    images: str | Path | None = None,
-    preprocess: str = "imagenet",
-    labels: Any = None,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    samples: int | None = None,
-    output: str | None = None,
-    budget: float = 1e-3,
-    alpha: float = 0.05,
-    keep: Sequence[str] = (),
-    also: Sequence[str] = (),
-    data: str | Path | None = None,
-    custom_ops: str | Path | None = None,
-    provider: str = "cpu",
-    seed: int = 0,
-    max_time: float = 300.0,
-    max_memory: int | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> Removed:
+@documented(RemovalOptions)
+def remove_biases(graph: Graph, original: Model, options: RemovalOptions | None = None, **keywords: Any) -> Removed:
     """Let weights make up for as many biases as the budget allows, and judge the result.
 
     The rows of the data are split: one part is fitted on, one decides which biases go, and the verdict comes from the
@@ -111,16 +86,9 @@ def remove_biases(
         After the exact passes. It is changed; unless the verdict is PASS the caller must throw it away.
     original : path, bytes or ModelProto
         The model as it came.
-    inputs, images, preprocess, labels, shapes, samples, output : as in `converter.commands.ablate.ablate`
-    budget : float
-        The accuracy that may be lost, as a share; without labels, the rows that may be decided differently.
-    alpha : float
-        The chance of overlooking a larger loss.
-    keep : names of nodes whose bias stays
-    also : names of nodes, or "first", "head", "depthwise"
-        Biases that may go although they stay by default.
-    data : path, optional
-        Directory of the external data of a proto.
+    options : RemovalOptions, optional
+        Or as keywords.
+    {options}
 
     Returns
     -------
@@ -133,25 +101,45 @@ def remove_biases(
     ValueError
         A name is no bias's, or the budget is no share.
     """
-    if not 0 < budget < 1 or not 0 < alpha < 0.5:
+    asked = merged(RemovalOptions, options, keywords)
+    if not 0 < asked.budget < 1 or not 0 < asked.alpha < 0.5:
         raise ValueError("the budget is a share between 0 and 1, and alpha one between 0 and 0.5")
-    tell = progress or (lambda text: None)
-    size = max_memory or find_default_memory()
+    tell = asked.progress or (lambda text: None)
+    size = asked.max_memory or find_default_memory()
     folded = _source(graph)
     found = find_sites(graph, ())
-    may, kept = _candidates(found, keep, also)
+    may, kept = _candidates(found, asked.keep, asked.also)
     tell("reading the data")
-    given = DataSource(inputs, images, preprocess, shapes, labels, samples)
+    given = DataSource(asked.inputs, asked.images, asked.preprocess, asked.shapes, asked.labels, asked.samples)
     rows = Data(given, folded.proto, list_free_inputs(folded.proto), size // 4)
-    where = SessionOptions(provider, None if custom_ops is None else Path(custom_ops))
-    limits = Budget(budget, alpha, output, seed=seed, max_time=max_time, max_bytes=size, progress=tell)
+    where = SessionOptions(asked.provider, None if asked.custom_ops is None else Path(asked.custom_ops))
+    limits = Budget(
+        asked.budget,
+        asked.alpha,
+        asked.output,
+        seed=asked.seed,
+        max_time=asked.max_time,
+        max_bytes=size,
+        progress=tell,
+    )
     proposal = propose(Net(folded, found.sites, where), may, kept, rows, limits)
     rewrites = tuple(_applied(graph, fit) for fit in proposal.fits)
     stage = proposal.stage
     if stage is None:
-        before = LoadedModel.open(original, None if data is None else Path(data))
+        before = LoadedModel.open(original, None if asked.data is None else Path(asked.data))
         stage = confirm(before, _source(graph), proposal, limits, where)
-    return Removed(stage, proposal, rewrites, rows.record, budget, seed)
+    return Removed(stage, proposal, rewrites, rows.record, asked.budget, asked.seed)
+
+
+def add_stage(parity: Parity | None, removed: Removed) -> Parity:
+    """What was proved of the exact part, and what the data say of the rest."""
+    stage = replace(removed.stage, id="removal")
+    scope = "removal" if removed.rewrites else (parity.scope if parity is not None else "none")
+    if parity is None:
+        return Parity(stage.status, "C", stages=(stage,), scope=scope, why=stage.why)
+    changed = stage.status in (Verdict.FAIL, Verdict.INCONCLUSIVE)
+    verdict, why = (stage.status, f"removal: {stage.why}") if changed else (parity.verdict, parity.why)
+    return replace(parity, verdict=verdict, why=why, scope=scope, stages=(*parity.stages, stage))
 
 
 def _source(graph: Graph) -> LoadedModel:
@@ -182,52 +170,3 @@ def _without(linear: Linear, site: Site) -> list[Edit]:
     if linear.op == "Gemm" and linear.node.scope.opset < 11:  # there it must have a third input
         return [SetConst(linear.node, 2, NewTensor(0 * site.bias, site.dtype), "bias")]
     return drop_bias(linear)
-
-
-# -- from a file to a file -------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FoldedAndRemoved:
-    """The whole way: what the exact passes did, what was removed by data, and the model."""
-
-    inspected: InspectResult
-    removed: Removed
-    output: Path | None
-    content: bytes
-
-    @property
-    def exit_code(self) -> int:
-        """Of the verdict."""
-        return self.removed.exit_code
-
-
-def fold_and_remove(
-    model: Model,
-    *,
-    out: str | Path | None = None,
-    force: bool = False,
-    data: str | Path | None = None,
-    **asked: Any,
-) -> FoldedAndRemoved:
-    """Fold exactly, remove biases by data, and write the result if the verdict is PASS: whole or not at all.
-
-    Parameters
-    ----------
-    model : path, bytes or ModelProto
-    out : path, optional
-    asked : as in `remove_biases`
-    """
-    with quiet():
-        graph = load(model, data=data)
-        target = target_of(graph, out, force=force, in_place=False)
-        with blame(graph):
-            outcome = pipeline.run(graph, pipeline.Options())
-            removed = remove_biases(graph, model, data=data, **asked)
-            found = InspectResult(**facts_of(graph, outcome, 0))
-            found = replace(found, rewrites=(*outcome.rewrites, *removed.rewrites))
-            content, written = pieces_of(graph, found, None).to_bytes(), None
-            if target is not None and removed.exit_code == 0:
-                staged_at(graph, found, target, in_place=False).commit()
-                written = target
-    return FoldedAndRemoved(found, removed, written, content)

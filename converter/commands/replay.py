@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converter._version import __version__
 from converter.errors import ModelError
+from converter.records.options import ReplayOptions, documented, merged
 from converter.referee import certificate as engine
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import hash_file
+from converter.report import terminal
+from converter.report.ending import show
 
 SCHEMA = "biasopt.replay/1"
 
@@ -61,14 +64,13 @@ class ReplayResult:
         }
 
 
+@documented(ReplayOptions)
 def replay_certificate(
     original: str | Path,
     certificate: str | Path,
-    *,
     out: str | Path | None = None,
-    data: str | Path | None = None,
-    force: bool = False,
-    progress: Callable[[str], None] | None = None,
+    options: ReplayOptions | None = None,
+    **keywords: Any,
 ) -> ReplayResult:
     """Check a certificate against the original that it names, step by step; write the folded model it leads to.
 
@@ -77,10 +79,9 @@ def replay_certificate(
     original, certificate : path
     out : path, optional
         Where to write the rebuilt model; only checked without it. Whole or absent, and absent where a claim fails.
-    data : path, optional
-        Directory of the original's external data; its own by default.
-    force : bool
-        Replace an existing `out`.
+    options : ReplayOptions, optional
+        Or as keywords.
+    {options}
 
     Returns
     -------
@@ -91,11 +92,12 @@ def replay_certificate(
     ModelError, DataError
         The original or the certificate cannot be read, or the output cannot be written.
     """
+    asked = merged(ReplayOptions, options, keywords)
     source_path, said_path = Path(original), Path(certificate)
     document = engine.read_certificate(said_path)
-    source = LoadedModel.open(source_path, None if data is None else Path(data))
-    target = None if out is None else _checked(Path(out), source_path, said_path, force=force)
-    found = engine.check_certificate(source, document, progress)
+    source = LoadedModel.open(source_path, None if asked.data is None else Path(asked.data))
+    target = None if out is None else _checked(Path(out), source_path, said_path, force=asked.force)
+    found = engine.check_certificate(source, document, asked.progress)
     same = None
     if found.holds and target is not None and found.write is not None:
         found.write(target)
@@ -124,3 +126,13 @@ def _checked(target: Path, original: Path, certificate: Path, *, force: bool) ->
         if not force:
             raise ModelError(f"{target}: exists already; give another output, or --force to replace it")
     return target
+
+
+def run(original: Path, certificate: Path, output: Path | None, *, as_json: bool, verbose: bool, **given: Any) -> int:
+    """The command: check, print, and return the exit code."""
+    from converter.report import replay_text
+
+    with terminal.progress() as progress:
+        result = replay_certificate(original, certificate, output, progress=progress, **given)
+    show(lambda: result.as_json(__version__), lambda: replay_text.blocks(result, verbose=verbose), as_json=as_json)
+    return result.exit_code

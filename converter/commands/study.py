@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
 from converter.errors import RuntimeUnavailable
+from converter.records.options import StudyOptions, documented, merged
+from converter.report import terminal
+from converter.report.ending import Ending
 from converter.study.data import load_dataset
 from converter.study.document import Ran, study_document
-from converter.study.plan import StudyOptions, parse_blocks
+from converter.study.plan import StudyOptions as Wanted
+from converter.study.plan import parse_blocks
 
 if TYPE_CHECKING:
     from converter.study.run import StudyRun
@@ -34,53 +39,16 @@ class StudyResult:
         return study_document(ran, self.margin, argv=argv, version=__version__)
 
 
-def study(
-    dataset: str = "digits",
-    *,
-    data_dir: str | Path | None = None,
-    full: bool = False,
-    blocks: Sequence[str] = (),
-    seeds: int | None = None,
-    seed: int = 0,
-    margin: float = 0.5,
-    quick: bool = False,
-    no_bias_anywhere: bool = False,
-    max_time: float | None = None,
-    jobs: int = 1,
-    device: str = "cpu",
-    out: str | Path | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> StudyResult:
+@documented(StudyOptions)
+def study(dataset: str = "digits", options: StudyOptions | None = None, **keywords: Any) -> StudyResult:
     """Train small convolutional nets with and without biases, and judge the difference.
 
     Parameters
     ----------
-    dataset : {"digits", "mnist", "fashion-mnist", "cifar10"}
-    data_dir : path, optional
-        Folder with the files of any but the first; nothing is downloaded.
-    full : bool
-        Keep the size of its images; else it is halved.
-    blocks : of `converter.study.plan.BLOCKS`
-        Only these parts.
-    seeds : int, optional
-        As many in every part; each draws a split, initial weights and an order of batches.
-    seed : int
-        That all others are mixed with.
-    margin : float, percentage points
-        Difference in accuracy that counts as none.
-    quick : bool
-        Few widths, few seeds.
-    no_bias_anywhere : bool
-        A third arm, in which the head has no bias either.
-    max_time : float, seconds
-        300, or 60 if quick. Seeds are left out to fit into it; nothing starts after it.
-    jobs : int
-        Stacks of nets trained side by side, each on one core.
-    device : {"cpu", "cuda"}
-    out : path, optional
-        Folder that keeps the rows; another run goes on with them.
-    progress : callable, optional
-        Told what is being done.
+    dataset : str
+        As in the options; those, or keywords, say all else.
+    options : StudyOptions, optional
+    {options}
 
     Raises
     ------
@@ -93,22 +61,45 @@ def study(
     ValueError
         A block's name is unknown.
     """
-    chosen = tuple(parse_blocks(blocks))
+    base = merged(StudyOptions, options, keywords)
+    asked = base if options is not None else replace(base, dataset=dataset)
+    chosen = tuple(parse_blocks(asked.blocks))
     try:
-        from converter.study import run
+        from converter.study import run as training
     except ImportError as missing:
         if (missing.name or "").partition(".")[0] != "torch":
             raise
         raise RuntimeUnavailable("study trains with torch, which is not installed; install biasopt[torch]") from missing
-    run.check_device(device)
-    how = run.RunOptions(
-        key=seed,
-        device=device,
-        lanes=jobs,
-        budget=max_time or (QUICK if quick else DEFAULT),
-        out=None if out is None else Path(out),
-        tell=progress or (lambda said: None),
+    training.check_device(asked.device)
+    how = training.RunOptions(
+        key=asked.seed,
+        device=asked.device,
+        lanes=asked.jobs,
+        budget=asked.max_time or (QUICK if asked.quick else DEFAULT),
+        out=None if asked.out is None else Path(asked.out),
+        tell=asked.progress or (lambda stage: None),
     )
-    images = load_dataset(dataset, None if data_dir is None else Path(data_dir), full)
-    asked = StudyOptions(chosen, seeds, quick, no_bias_anywhere)
-    return StudyResult(run.run_study(images, asked, how), margin, quick)
+    images = load_dataset(asked.dataset, None if asked.data_dir is None else Path(asked.data_dir), asked.full)
+    wanted = Wanted(chosen, asked.seeds, asked.quick, asked.no_bias_anywhere)
+    return StudyResult(training.run_study(images, wanted, how), asked.margin, asked.quick)
+
+
+def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) -> int:
+    """The command: train, report, and return the exit code."""
+    from converter.runtime.session import available_cores
+    from converter.study import saved
+
+    saved.check(ending.formats)
+    ending.prepare()  # both before the work that the reports tell of
+    with terminal.progress(quiet=ending.quiet) as progress:
+        side_by_side = jobs or (2 if given["device"] == "cuda" else available_cores())  # one GPU feeds few
+        result = study(jobs=side_by_side, progress=progress, **given)
+    document = result.document(argv)
+    saved.save(document, ending.folder, ending.formats)
+    if ending.as_json:
+        terminal.say(saved.text(document, "json"))
+    elif not ending.quiet:
+        from converter.study import text
+
+        terminal.say(text.rendered(document, sys.stdout))
+    return int(document["exit_code"])

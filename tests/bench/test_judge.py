@@ -8,8 +8,8 @@ import pytest
 
 from converter.bench import design as asked
 from converter.bench.design import Gate, answer, outcome, parse, share
+from converter.commands.options import parse_pairs
 from converter.records import Verdict
-from converter.report import given
 
 UP, DOWN = math.log(1.02), -math.log(1.02)
 TINY = 1e-9
@@ -86,7 +86,7 @@ def test_what_is_no_share(text: str) -> None:
 
 
 def test_options_of_a_provider() -> None:
-    assert given.pairs(["device_id=1", "trt_profile=a=b"]) == {"device_id": "1", "trt_profile": "a=b"}
+    assert parse_pairs(["device_id=1", "trt_profile=a=b"]) == {"device_id": "1", "trt_profile": "a=b"}
     for wrong in ("device_id", "=1"):
         with pytest.raises(ValueError, match="NAME=VALUE"):
-            given.pairs([wrong])
+            parse_pairs([wrong])

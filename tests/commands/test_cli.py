@@ -33,21 +33,24 @@ class Engine:
         self.error: BaseException | None = None
         self.asked: dict[str, Any] = {}
 
-    def fold(self, model: Path, *, progress: Callable[[str], None], **options: Any) -> Result:
+    def fold(self, model: Path, out: Path | None = None, *, progress: Callable[[str], None], **options: Any) -> Result:
         progress("folding")
-        self.asked = {"model": model, **options}
+        self.asked = {"model": model, "out": out, **options}
         if self.error is not None:
             raise self.error
         return self.result
 
-    inspect = fold
+    def inspect(self, model: Path, *, progress: Callable[[str], None], **options: Any) -> Result:
+        result = self.fold(model, progress=progress, **options)
+        del self.asked["out"]
+        return result
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     made = Engine()
-    monkeypatch.setattr(converter, "fold", made.fold, raising=False)
-    monkeypatch.setattr(converter, "inspect", made.inspect, raising=False)
+    monkeypatch.setattr("converter.commands.fold.fold", made.fold)
+    monkeypatch.setattr("converter.commands.inspect.inspect", made.inspect)
     monkeypatch.setattr(converter.rewrite.passes, "PASSES", PASSES, raising=False)
     return made
 
@@ -187,7 +190,7 @@ def test_what_is_not_asked_is_left_to_the_engine(run: Run, engine: Engine) -> No
     assert unset == {
         *("inputs", "images", "labels", "accuracy_margin", "custom_ops", "max_memory", "max_time", "failing"),
         "bench_time",
-        *("stop_after", "shapes", "only", "certificate", "removal"),
+        *("stop_after", "shapes", "only", "certificate", "removal", "provider_options"),
     }
     assert engine.asked["bench"] is False
 

@@ -114,11 +114,11 @@ def test_decisions_on_real_inputs(run: Run, pair: tuple[Path, Path], tmp_path: P
     code, out, _ = run(*pair, *given)
     assert code == 4
     assert "need \u2265 2,995 inputs for 0.1 %" in " ".join(out.split())
-    assert run(*pair, *given, "--margin", "1%")[0] == 0
+    assert run(*pair, *given, "--accuracy-margin", "1%")[0] == 0
     assert run(*pair, *given, "--no-decision")[0] == 0
     best = np.random.default_rng(0).integers(0, 10, 400)
     np.save(tmp_path / "l.npy", best)
-    assert run(*pair, *given, "--margin", "2%", "--labels", tmp_path / "l.npy")[0] == 0
+    assert run(*pair, *given, "--accuracy-margin", "2%", "--labels", tmp_path / "l.npy")[0] == 0
 
 
 def test_reports_and_failing_inputs_lie_in_the_folder(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -139,13 +139,13 @@ def test_reports_and_failing_inputs_lie_in_the_folder(run: Run, pair: tuple[Path
     ("option", "value"),
     [
         ("--stages", "algebra,typo"),
-        ("--range", "x=2:1"),
-        ("--range", "x"),
-        ("--map", "x"),
-        ("--tol", "max_abs"),
-        ("--tol", "=1"),
-        ("--margin", "0"),
-        ("--margin", "100%"),
+        ("--input-range", "x=2:1"),
+        ("--input-range", "x"),
+        ("--rename", "x"),
+        ("--tolerance", "max_abs"),
+        ("--tolerance", "=1"),
+        ("--accuracy-margin", "0"),
+        ("--accuracy-margin", "100%"),
         ("--samples", "0"),
         ("--provider", "tpu"),
         ("--provider-option", "k"),
@@ -168,13 +168,13 @@ def test_no_decision_excludes_what_decides(run: Run, pair: tuple[Path, Path]) ->
     [
         (("--inputs", "nothing.npz"), "nothing.npz"),
         (("--shape", "z=1"), "'z'"),
-        (("--range", "z=0:1"), "'z'"),
-        (("--tol", "z:max_abs=1"), "'z'"),
-        (("--tol", "speed=1"), "'speed'"),
+        (("--input-range", "z=0:1"), "'z'"),
+        (("--tolerance", "z:max_abs=1"), "'z'"),
+        (("--tolerance", "speed=1"), "'speed'"),
         (("--decision", "z"), "'z'"),
         (("--labels", "l.txt"), "--inputs"),
         (("--provider-option", "a=b"), "takes no options"),
-        (("--map", "x=z"), "'z'"),
+        (("--rename", "x=z"), "'z'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(run: Run, pair: tuple[Path, Path], options: tuple[str, ...], text: str) -> None:
@@ -200,15 +200,15 @@ def test_every_option_reaches_the_referee(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def spy(a: Any, b: Any, **options: Any) -> Any:
-        seen.update(options)
+    def spy(a: Any, b: Any, options: Any) -> Any:
+        seen.update(vars(options))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("converter.commands.verify.verify", spy)
-    asked = "--inputs d.npz --preprocess unit --samples 7 --seed 3 --shape x=1,2 --range x=0:1 --map x=data --provider"
-    asked += " cuda --provider-option k=v --opt-level basic --precision-gate strict --stages algebra --max-ratio 2"
-    asked += " --fail-ratio 9 --tol y:max_abs=1 --decision y --metric m.py:f --margin 2% --alpha 0.01 --require-level A"
-    asked += " --quick --max-time 5 --max-memory 1GB --labels l.npy --images pictures"
+    asked = "--inputs d.npz --preprocess unit --samples 7 --seed 3 --shape x=1,2 --input-range x=0:1 --rename x=data"
+    asked += " --provider cuda --provider-option k=v --opt-level basic --precision-gate strict --stages algebra"
+    asked += " --max-ratio 2 --fail-ratio 9 --tolerance y:max_abs=1 --decision y --metric m.py:f --accuracy-margin 2%"
+    asked += " --alpha 0.01 --require-level A --quick --max-time 5 --max-memory 1GB --labels l.npy --images pictures"
     assert run(*pair, *asked.split(), "--report", tmp_path)[0] == 130
     expected = {
         "inputs": ("d.npz",),

@@ -12,8 +12,9 @@ import pytest
 
 import converter
 import converter.commands.bench
-from converter.commands.judging import FURTHER
+from converter.commands.fold import fold_options
 from converter.records import Latency, Timing, Verdict
+from converter.records.options import Advice, BenchOptions, FoldOptions, VerifyOptions
 from converter.referee.verify.comparison import compare
 
 MODEL = Path(converter.__file__).parents[1] / "models" / "digits_cnn_bn.onnx"
@@ -29,8 +30,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the benchmark is asked; it answers with the verdict under "verdict"."""
     seen: dict[str, Any] = {"verdict": Verdict.PASS}
 
-    def measured(a: Any, b: Any, **options: Any) -> Latency:
-        seen.update(options, a=a, b=b)
+    def measured(a: Any, b: Any, options: BenchOptions) -> Latency:
+        seen.update(vars(options), a=a, b=b)
         return latency(seen["verdict"])
 
     monkeypatch.setattr(converter.commands.bench, "measure_latency", measured)
@@ -39,7 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_what_the_referee_takes_is_what_fold_passes_on() -> None:
     named = inspect.signature(converter.fold).parameters.keys()
-    assert inspect.signature(compare).parameters.keys() - named - {"ref", "got"} == FURTHER
+    assert inspect.signature(compare).parameters.keys() - {"ref", "got"} <= named
 
 
 def test_a_misspelt_option_is_found_before_the_work() -> None:
@@ -145,20 +146,20 @@ def test_what_is_not_written_is_not_certified(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_benchmark_has_a_time_of_its_own_and_its_advice_names_the_options_of_fold(
-    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def measured(a: Any, b: Any, **options: Any) -> Latency:
-        asked.update(options)
-        said = "give more with --max-time, or a wider --margin"
-        return replace(latency(Verdict.INCONCLUSIVE), why=said, warnings=(said,))
-
-    monkeypatch.setattr(converter.commands.bench, "measure_latency", measured)
-    result = converter.fold(MODEL, bench=True, bench_time=7.0, max_time=3.0, quick=True)
+def test_the_benchmark_has_a_time_of_its_own_and_advises_the_options_of_fold(asked: dict[str, Any]) -> None:
+    converter.fold(MODEL, bench=True, bench_time=7.0, max_time=3.0, quick=True)
     assert asked["max_time"] == 7.0
-    assert result.latency is not None
-    assert result.latency.why == "give more with --bench-time, or a wider --latency-margin"
-    assert result.latency.warnings == (result.latency.why,)
+    assert asked["advice"] == Advice(time="--bench-time", margin="--latency-margin")
+
+
+def test_records_say_what_keywords_say(asked: dict[str, Any]) -> None:
+    how = FoldOptions(verify=VerifyOptions(seed=4, quick=True), bench=BenchOptions(seed=4, quick=True, margin=0.05))
+    assert fold_options(None, {"seed": 4, "quick": True, "bench": True, "latency_margin": 0.05}) == how
+    assert fold_options(how, {}) is not how
+    assert fold_options(how, {"verify": False}).verify is None
+    assert fold_options(how, {"seed": 5}).bench == replace(how.bench, seed=5)
+    result = converter.fold(MODEL, None, how)
+    assert (result.exit_code, asked["seed"], asked["margin"]) == (0, 4, 0.05)
 
 
 DATA = {"image": np.random.default_rng(1).random((400, 1, 8, 8)).astype(np.float32)}

@@ -165,9 +165,9 @@ def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: pytest
 
 
 def test_every_format_that_can_be_asked_for_can_be_made() -> None:
-    from converter.report import given
+    from converter.commands.options import parse_formats
 
-    assert given.kinds(["json,md", "html,junit,text"]) == list(files.NAMES)
+    assert parse_formats(["json,md", "html,junit,text"]) == list(files.NAMES)
     assert set(files.FORMATS) < set(files.NAMES)
     for form in files.NAMES:
         assert files.made(json.loads(dumps(made.bench_json())), form).endswith("\n")

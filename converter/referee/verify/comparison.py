@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 from converter.errors import DataError
 from converter.records import Parity, Stage, Verdict
 from converter.records.evidence import Warning, WarningCode
+from converter.records.options import VerifyOptions, documented, merged
 from converter.referee.proto.copies import rename_ports
 from converter.referee.proto.diff import ChangedRegions, find_changed_regions, is_ours
 from converter.referee.proto.random_inputs import BATCHES, guess_shapes
@@ -28,14 +29,14 @@ from converter.referee.verify.coverage import (
     find_unexecuted,
 )
 from converter.referee.verify.decisions import run_decisions
-from converter.referee.verify.metrics import Tolerance, measure_distance
+from converter.referee.verify.metrics import measure_distance
 from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest
 from converter.referee.verify.options import Options
 from converter.referee.verify.outputs import NoiseFloor, judge_outputs
 from converter.referee.verify.parameters import check_parameters
 from converter.referee.verify.region_replay import RegionReplay
 from converter.referee.verify.regions import run_regions
-from converter.referee.verify.request import check_level, options_for
+from converter.referee.verify.request import check_level, resolve
 from converter.referee.verify.structure import check_structure, is_unseeded
 from converter.referee.verify.verdict import (
     complete,
@@ -150,7 +151,7 @@ class Referee:
     def _runtimes(self) -> None:
         """At strict precision, without optimisations; then as deployed, judged by the same reference."""
         strict = self._timed(self._runtime)
-        gate = self.options.gate
+        gate = self.options.precision_gate
         if gate == "as-deployed" and strict.status is not Verdict.PASS:
             why = f"no gate as deployed, and {strict.status.value} at strict precision: {strict.why}"
             self.stages.append(replace(strict, status=Verdict.SKIPPED, why=why))
@@ -295,41 +296,12 @@ class Referee:
         return is_same_computation(self.a.source, self.b.source, [s.name for s in self.difference.regions])
 
 
+@documented(VerifyOptions)
 def compare(
     ref: Path | str | bytes | ModelProto,
     got: Path | str | bytes | ModelProto,
-    *,
-    data: Path | None = None,
-    got_data: Path | None = None,
-    names: Mapping[str, str] | None = None,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    inputs: Any = None,
-    images: Path | str | None = None,
-    preprocess: str = "imagenet",
-    labels: Any = None,
-    ranges: Mapping[str, tuple[float, float]] | None = None,
-    samples: int | None = None,
-    custom_ops: Path | str | None = None,
-    provider: str = "cpu",
-    provider_options: Mapping[str, str] | None = None,
-    opt_level: str = "all",
-    precision_gate: str = "both",
-    stages: Iterable[str] | None = None,
-    max_ratio: float | None = None,
-    fail_ratio: float = 10.0,
-    tolerances: Sequence[Tolerance | tuple[str, str, float]] = (),
-    decision: Sequence[str] = (),
-    metric: str = "top1",
-    margin: float = 1e-3,
-    alpha: float = 0.05,
-    require_level: str | None = None,
-    failing: Path | str | None = None,
-    timed: bool = False,
-    seed: int = 0,
-    quick: bool = False,
-    max_time: float | None = None,
-    max_memory: int | None = None,
-    progress: Callable[[str], None] | None = None,
+    options: VerifyOptions | None = None,
+    **keywords: Any,
 ) -> Parity:
     """Judge whether ``got`` computes what ``ref`` computes, up to rounding.
 
@@ -337,63 +309,9 @@ def compare(
     ----------
     ref, got : Path, bytes or ModelProto
         The original and the rewritten model.
-    data : Path, optional
-        Directory of the external data of ``ref``; by default its own, where it is a file.
-    got_data : Path, optional
-        The same for ``got``; by default its own, where it is a file, else that of ``ref``.
-    names : mapping of a name in ``ref`` to one in ``got``, optional
-        Inputs and outputs that are called differently.
-    shapes : mapping of input name to shape, optional
-        Sizes that the model leaves open.
-    inputs : path, ``script.py:function``, mapping of input name to array, or a sequence of these, optional
-        Inputs to run on, see `converter.referee.inputs.files`; seeded random ones otherwise.
-    images : Path, optional
-        A folder of images to run on, by class or flat, scaled by ``preprocess``: imagenet, unit, tanh or none.
-    labels : Path or integer array, optional
-        The right class of every row of the inputs.
-    ranges : mapping of input name to (low, high), optional
-        Random values lie between these.
-    samples : int, optional
-        How many random inputs, or how many of the user's at most.
-    custom_ops : Path, optional
-        Library of custom operators for onnxruntime.
-    provider : {"cpu", "cuda", "tensorrt"}
-        Where onnxruntime runs the models; that it does is proved.
-    provider_options : mapping, optional
-        Of that provider, as deployed.
-    opt_level : {"all", "basic", "off"}
-        onnxruntime's optimisations as deployed.
-    precision_gate : {"strict", "as-deployed", "both"}
-        Whether the runtime stage counts with TF32 and optimisations off, as deployed, or both.
-    stages : iterable of str, optional
-        Of structure, algebra, parameters, local, runtime and decision; all but the last by default.
-    max_ratio, fail_ratio : float
-        The rewritten model's error over the original's: up to the first it passes, above the second it fails.
-    tolerances : sequence of (output, metric, value)
-        Further gates, on the usual measures; an empty name is every output.
-    decision : sequence of output names
-        The outputs that decide; every float output [N, C] by default.
-    metric : str
-        "top1", or ``script.py:function`` of (outputs, labels).
-    margin, alpha : float
-        The loss that is tolerated, as a share, and the chance of overlooking a larger one.
-    require_level : {"A", "B", "C", "D"}, optional
-        A claim below it is inconclusive.
-    failing : Path, optional
-        A folder to save inputs into on which the models differ.
-    timed : bool
-        Record how long every stage took; without it the same models give the same record.
-    seed : int
-        Of random inputs, perturbations and resamples.
-    quick : bool
-        One input and one perturbation instead of two, no stage as deployed, no decisions.
-    max_time : float, seconds
-        When no further inputs are added, 30 by default; what was begun is finished. The decision stage reads all
-        inputs unless this is given.
-    max_memory : int, bytes
-        What a float64 run may take, by default half of the free memory; above it, rewrite by rewrite.
-    progress : callable, optional
-        Told in a few words what is being done.
+    options : VerifyOptions, optional
+        Or as keywords.
+    {options}
 
     Returns
     -------
@@ -410,23 +328,24 @@ def compare(
     ValueError
         A choice is none of those that there are.
     """
-    given = dict(locals())
-    required = check_level(require_level)
-    a = LoadedModel.open(ref, data, "original")
+    request = merged(VerifyOptions, options, keywords)
+    required = check_level(request.require_level)
+    a = LoadedModel.open(ref, None if request.data is None else Path(request.data), "original")
+    got_data = None if request.got_data is None else Path(request.got_data)
     if got_data is None and not isinstance(got, Path | str):
         got_data = a.folder
     b = LoadedModel.open(got, got_data, "rewritten model")
-    options = options_for(a, given)
+    asked = resolve(a, request)
     sides = (a, b)
-    if names:
-        b = rename_ports(b, names)
-    referee, parity = _judge_pair(a, b, options)
-    if not timed:
+    if asked.names:
+        b = rename_ports(b, asked.names)
+    referee, parity = _judge_pair(a, b, asked)
+    if not asked.timed:
         parity = replace(parity, stages=tuple(replace(stage, seconds=None) for stage in parity.stages))
     ran, used = (None, None) if referee is None else (referee.a, referee.cases.record())
-    parity = complete(parity, sides, options, ran, used)
-    if parity.verdict is not Verdict.PASS and failing is not None and referee is not None:
-        parity = replace(parity, failing_inputs=save_failing(referee.failing_inputs(parity), Path(failing)))
+    parity = complete(parity, sides, asked, ran, used)
+    if parity.verdict is not Verdict.PASS and asked.failing is not None and referee is not None:
+        parity = replace(parity, failing_inputs=save_failing(referee.failing_inputs(parity), Path(asked.failing)))
     return hold_to_level(parity, required)
 
 

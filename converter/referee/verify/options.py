@@ -1,15 +1,17 @@
-"""How to compare two models: everything that a caller may choose, in one record."""
+"""How to compare two models: what a caller may choose, and what follows from it for two models at hand."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from converter.records.options import STAGES as CHOICES  # structure and environment always run
+from converter.records.options import Progress, VerifyOptions
 from converter.referee.inputs.stream import Stream
 from converter.referee.verify.metrics import Tolerance
 
@@ -24,11 +26,6 @@ STAGES = (
     "runtime-deployed",
     "decision",
 )
-# What `stages` may name; structure and environment always run, segments belong to local.
-CHOICES = ("structure", "algebra", "parameters", "local", "runtime", "decision")
-LEVELS = "ABCD"
-GATES = ("strict", "as-deployed", "both")
-OPT_LEVELS = ("all", "basic", "off")
 _REAL_INPUTS = 16  # of the user's that are held against float64; all of them take part in the decision stage
 
 
@@ -44,31 +41,22 @@ class Deciding:
     max_time: float | None = None  # seconds after which no further input is read
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to compare."""
+@dataclass(frozen=True, kw_only=True)
+class Options(VerifyOptions):
+    """What a caller asks, checked against the model, with what follows from it; see `request.resolve`."""
 
-    shapes: Mapping[str, tuple[int, ...]] | None = None
     stream: Stream | None = None  # the user's inputs; random ones without
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    samples: int | None = None
     custom_ops: Path | None = None
-    provider: str = "cpu"
     provider_options: Mapping[str, str] = field(default_factory=dict)
-    opt_level: str = "all"  # as deployed
-    seed: int = 0
-    quick: bool = False
     begun: float = field(default_factory=time.monotonic)
     deadline: float = float("inf")
     max_memory: int = 1 << 33
-    max_ratio: float | None = None  # 3; 5 where an output has fewer than 1,000 elements
-    fail_ratio: float = 10.0
     tolerances: tuple[Tolerance, ...] = ()
     stages: frozenset[str] = frozenset(CHOICES) - {"decision"}
-    gate: str = "both"
     prove: bool = True  # where the models ran; not for cut-out places, which hold shape arithmetic alone at times
     deciding: Deciding = field(default_factory=Deciding)
-    progress: Callable[[str], None] = field(default=lambda text: None)
+    progress: Progress = field(default=lambda text: None)
 
     @property
     def n_inputs(self) -> int:

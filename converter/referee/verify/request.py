@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from converter.errors import DataError
+from converter.records.options import LEVELS, OPT_LEVELS, PRECISIONS, STAGES, VerifyOptions, names
 from converter.referee.inputs.files import open_inputs, read_labels
 from converter.referee.inputs.images import PREPROCESS, open_images
 from converter.referee.inputs.stream import Stream
@@ -17,13 +18,13 @@ from converter.referee.proto.random_inputs import check_shapes
 from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.verify.metrics import Tolerance, check_tolerances
 from converter.referee.verify.models import find_default_memory
-from converter.referee.verify.options import CHOICES, GATES, LEVELS, OPT_LEVELS, Deciding, Options
+from converter.referee.verify.options import Deciding, Options
 from converter.runtime.placement import probe
 from converter.runtime.providers import check_provider
 
 
-def options_for(a: LoadedModel, given: Mapping[str, Any]) -> Options:
-    """The options of one comparison; ``given`` are the keywords of `compare`.
+def resolve(a: LoadedModel, asked: VerifyOptions) -> Options:
+    """What is asked for one comparison, checked against the original.
 
     Raises
     ------
@@ -34,46 +35,40 @@ def options_for(a: LoadedModel, given: Mapping[str, Any]) -> Options:
     ValueError
         A choice is none of those that there are.
     """
-    check_shapes(a.proto, given["shapes"])
-    for name in given["ranges"] or {}:
+    check_shapes(a.proto, asked.shapes)
+    for name in asked.ranges or {}:
         if name not in list_free_inputs(a.proto):
             raise DataError(
                 f"{name!r} is not an input of the model; its inputs are {_names(list_free_inputs(a.proto))}"
             )
-    check_provider(given["provider"], given["provider_options"])
-    if given["provider"] != "cpu":  # at once, whatever is to be run
-        probe(given["provider"], given["provider_options"])
-    tolerances = tuple(_tolerance(t) for t in given["tolerances"])
+    check_provider(asked.provider, asked.provider_options)
+    if asked.provider != "cpu":  # at once, whatever is to be run
+        probe(asked.provider, asked.provider_options)
+    tolerances = tuple(t if isinstance(t, Tolerance) else Tolerance(*t) for t in asked.tolerances)
     check_tolerances(tolerances, [o.name for o in a.proto.graph.output])
-    limit = given["max_time"]
+    _one_of("opt_level", asked.opt_level, OPT_LEVELS)
+    _one_of("precision_gate", asked.precision_gate, PRECISIONS)
     begun = time.monotonic()
-    return Options(
-        shapes=given["shapes"],
-        stream=_stream(a, given),
-        ranges=given["ranges"] or {},
-        samples=given["samples"],
-        custom_ops=None if given["custom_ops"] is None else Path(given["custom_ops"]),
-        provider=given["provider"],
-        provider_options=given["provider_options"] or {},
-        opt_level=_one_of("opt_level", given["opt_level"], OPT_LEVELS),
-        seed=given["seed"],
-        quick=given["quick"],
-        begun=begun,
-        deadline=begun + (30.0 if limit is None else limit),
-        max_memory=find_default_memory() if given["max_memory"] is None else given["max_memory"],
-        max_ratio=given["max_ratio"],
-        fail_ratio=given["fail_ratio"],
-        tolerances=tolerances,
-        stages=_stages(given),
-        gate=_one_of("precision_gate", given["precision_gate"], GATES),
-        deciding=_deciding(a, given),
-        progress=given["progress"] or (lambda text: None),
-    )
+    values: dict[str, Any] = {name: getattr(asked, name) for name in names(VerifyOptions)}
+    values |= {
+        "stream": _stream(a, asked),
+        "ranges": asked.ranges or {},
+        "custom_ops": None if asked.custom_ops is None else Path(asked.custom_ops),
+        "provider_options": asked.provider_options or {},
+        "begun": begun,
+        "deadline": begun + (30.0 if asked.max_time is None else asked.max_time),
+        "max_memory": find_default_memory() if asked.max_memory is None else asked.max_memory,
+        "tolerances": tolerances,
+        "stages": _stages(asked),
+        "deciding": _deciding(a, asked),
+        "progress": asked.progress or (lambda text: None),
+    }
+    return Options(**values)
 
 
 def check_level(level: str | None) -> str | None:
     """The level if it is one."""
-    return None if level is None else _one_of("require_level", level.upper(), tuple(LEVELS))
+    return None if level is None else _one_of("require_level", level.upper(), LEVELS)
 
 
 def _one_of(what: str, value: str, choices: tuple[str, ...]) -> str:
@@ -82,52 +77,47 @@ def _one_of(what: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def _tolerance(given: Tolerance | tuple[str, str, float]) -> Tolerance:
-    return given if isinstance(given, Tolerance) else Tolerance(*given)
+def _stages(asked: VerifyOptions) -> frozenset[str]:
+    if asked.stages is None:
+        return frozenset(STAGES) - {"decision"}
+    chosen = frozenset(_one_of("stage", name, STAGES) for name in asked.stages) | {"structure"}
+    return chosen if asked.decide else chosen - {"decision"}
 
 
-def _stages(given: Mapping[str, Any]) -> frozenset[str]:
-    asked = given["stages"]
-    if asked is None:
-        return frozenset(CHOICES) - {"decision"}
-    return frozenset(_one_of("stage", name, CHOICES) for name in asked) | {"structure"}
-
-
-def _stream(a: LoadedModel, given: Mapping[str, Any]) -> Stream | None:
-    inputs, images = given["inputs"], given["images"]
-    ports = list_free_inputs(a.proto)
-    if images is not None:
+def _stream(a: LoadedModel, asked: VerifyOptions) -> Stream | None:
+    inputs, ports = asked.inputs, list_free_inputs(a.proto)
+    if asked.images is not None:
         if inputs is not None:
             raise DataError("inputs and images exclude each other; give one of them")
-        how = _one_of("preprocess", given["preprocess"], PREPROCESS)
-        return open_images(Path(images), how, ports, given["shapes"] or {}, given["samples"])
+        how = _one_of("preprocess", asked.preprocess, PREPROCESS)
+        return open_images(Path(asked.images), how, ports, asked.shapes or {}, asked.samples)
     if inputs is None:
         return None
     single = isinstance(inputs, str | Path | Mapping)
-    return open_inputs([inputs] if single else list(inputs), ports, given["samples"])
+    return open_inputs([inputs] if single else list(inputs), ports, asked.samples)
 
 
-def _deciding(a: LoadedModel, given: Mapping[str, Any]) -> Deciding:
-    outputs, labels = given["decision"], given["labels"]
-    names = [o.name for o in a.proto.graph.output]
+def _deciding(a: LoadedModel, asked: VerifyOptions) -> Deciding:
+    outputs, labels = asked.decision, asked.labels
+    known = [o.name for o in a.proto.graph.output]
     for name in outputs:
-        if name not in names:
-            raise DataError(f"{name!r} is not an output of the model; its outputs are {_names(names)}")
-    if labels is not None and given["inputs"] is None and given["images"] is None:
+        if name not in known:
+            raise DataError(f"{name!r} is not an output of the model; its outputs are {_names(known)}")
+    if labels is not None and asked.inputs is None and asked.images is None:
         raise DataError("labels are of inputs; give those with --inputs")
     if isinstance(labels, str | Path):
         labels = read_labels(Path(labels))
-    if not 0 < given["margin"] < 1 or not 0 < given["alpha"] < 0.5:
+    if not 0 < asked.margin < 1 or not 0 < asked.alpha < 0.5:
         raise ValueError("margin is a share between 0 and 1, and alpha one between 0 and 0.5")
     return Deciding(
         outputs=tuple(outputs),
         labels=None if labels is None else np.asarray(labels),
-        metric=given["metric"],
-        margin=given["margin"],
-        alpha=given["alpha"],
-        max_time=given["max_time"],
+        metric=asked.metric,
+        margin=asked.margin,
+        alpha=asked.alpha,
+        max_time=asked.max_time,
     )
 
 
-def _names(names: Any) -> str:
-    return ", ".join(names) or "none"
+def _names(known: Any) -> str:
+    return ", ".join(known) or "none"

@@ -16,9 +16,10 @@ import numpy as np
 from converter.errors import DataError
 from converter.records import Environment, InputSet, OutputCheck, Parity, Stage, Verdict
 from converter.records.evidence import Warning, WarningCode, worst_verdict
+from converter.records.options import LEVELS
 from converter.referee.proto.source import LoadedModel, describe_model
 from converter.referee.verify.models import ModelUnderTest
-from converter.referee.verify.options import LEVELS, STAGES, Options
+from converter.referee.verify.options import STAGES, Options
 from converter.runtime.machine import environment
 from converter.runtime.providers import PROVIDERS, provider_list
 
@@ -155,7 +156,7 @@ def complete(
     if "NVIDIA_TF32_OVERRIDE" in where.machine and options.provider != "cpu":
         said = "NVIDIA_TF32_OVERRIDE is set: it rules over use_tf32 for the whole process"
         warnings.append(Warning(WarningCode.TF32, said))
-    if options.provider == "tensorrt" and options.gate != "as-deployed":
+    if options.provider == "tensorrt" and options.precision_gate != "as-deployed":
         said = "TensorRT has no option against TF32: at strict precision small errors may stay unseen"
         warnings.append(Warning(WarningCode.TF32, said))
     return replace(

@@ -1,0 +1,315 @@
+"""Options of the command line: made from the records in `converter.records.options`, and read as values.
+
+What is no such value is a `ValueError` that says what would be. Nothing here loads a library beside click.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from converter.errors import DataError
+from converter.records.options import PROBES, STAGES
+from converter.report import wording
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+REMOVE = "remove-biases"
+FORMATS = ("json", "md", "html", "junit", "text")
+
+
+# -- from records --------------------------------------------------------------------------------------
+
+
+class Option(click.Option):
+    """An option that also answers to names of earlier releases, which the help does not show."""
+
+    def __init__(self, *args: Any, old: Sequence[str] = (), **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.old = tuple(old)
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Tell the parser of the old names as well."""
+        shown, self.opts = self.opts, [*self.opts, *self.old]
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.opts = shown
+
+
+def options(record: type[Any], *chosen: str, unset: bool = False, **helps: str) -> Callable[[Command], Command]:
+    """The options of a record, in its order: all that have a help, or those ``chosen``.
+
+    Where nothing is given the value is the record's, or None if it is to be ``unset``. ``helps`` gives a field another
+    help than the record's, or another name on the command line and a help:
+    ``max_time="--bench-time: Seconds to measure it for."``.
+    """
+    known = {f.name: f for f in fields(record) if "help" in f.metadata}
+    wanted = [known[name] for name in chosen] if chosen else list(known.values())
+
+    def decorated(command: Command) -> Command:
+        for f in reversed(wanted):
+            command = _option(f, None if unset else f.default, helps.get(f.name, ""))(command)
+        return command
+
+    return decorated
+
+
+def _option(f: Field[Any], default: Any, other: str) -> Callable[[Command], Command]:
+    """One option of the command line, from a field and, where it is given, another help (and name) for it."""
+    flag, parameter = f.metadata["flag"] or "--" + f.name.replace("_", "-"), f.name
+    if other.startswith("--"):
+        flag, other = other.split(": ", 1)
+        parameter = flag.removeprefix("--").replace("-", "_")
+    attributes: dict[str, Any] = {"help": other or f.metadata["help"], "cls": Option, "old": f.metadata["old"]}
+    kind = f.metadata["kind"]
+    if f.type == "bool":
+        switched_off = default is True and flag.startswith("--no-")
+        attributes |= {"is_flag": True, "default": default is True and not switched_off}
+        if switched_off:
+            attributes["callback"] = lambda _context, _parameter, value: not value
+    else:
+        attributes["metavar"] = f.metadata["metavar"] or None
+        attributes |= (
+            {"type": click.Choice(kind), "default": default} if isinstance(kind, tuple) else KINDS[kind](default)
+        )
+    return click.option(flag, parameter, **attributes)
+
+
+def read_by(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A callback of a function that reads a value and says what is wrong with it."""
+
+    def callback(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+        try:
+            return parse(value)
+        except ValueError as wrong:
+            raise click.BadParameter(str(wrong)) from None
+
+    return callback
+
+
+def _number(kind: click.ParamType[Any]) -> Callable[[Any], dict[str, Any]]:
+    return lambda default: {"type": kind, "default": default}
+
+
+def _parsed(parse: Callable[[Any], Any], *, multiple: bool = True) -> Callable[[Any], dict[str, Any]]:
+    """What is read from text; the default where nothing is given."""
+
+    def attributes(default: Any) -> dict[str, Any]:
+        def given_or_default(value: Any) -> Any:
+            return default if value is None or value == () else parse(value)
+
+        return {"multiple": multiple, "callback": read_by(given_or_default)}
+
+    return attributes
+
+
+# -- from text -----------------------------------------------------------------------------------------
+
+
+def parse_size(value: str | None) -> int | None:
+    """Bytes, with a unit: ``500MB``, ``2GiB``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B?", (value or "").strip().upper())
+    n_bytes = int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")) if found else 0
+    if value is not None and not n_bytes:
+        raise ValueError(f"{value!r} is not a size such as 500MB or 2GiB.")
+    return n_bytes or None
+
+
+def parse_shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
+    """Shapes by name, from ``x=1,3,224,224``; split at the last ``=``, since a name may hold one."""
+    found = {}
+    for value in values:
+        name, _equals, dims = value.rpartition("=")
+        if not name or not re.fullmatch(r"(\d+(,\d+)*)?", dims):
+            raise ValueError(f"{value!r} is not an input's shape such as x=1,3,224,224.")
+        found[name] = tuple(int(dim) for dim in dims.split(",") if dim)
+    return found or None
+
+
+def read_arrays(values: Sequence[Path]) -> list[dict[str, Any]] | None:
+    """One set of inputs per .npz file, by name."""
+    return [_read_npz(value) for value in values] or None
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as exc:
+        raise DataError(f"{path}: no readable .npz file; save inputs by name with numpy.savez") from exc
+
+
+def parse_pairs(values: Sequence[str]) -> dict[str, str]:
+    """Options of a provider, or names of one model and the other's: ``k=v``."""
+    found = {}
+    for value in values:
+        name, equals, other = value.partition("=")
+        if not name or not equals or not other:
+            raise ValueError(f"{value!r} is not of the form NAME=VALUE.")
+        found[name] = other
+    return found
+
+
+def parse_ranges(values: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Ranges of random values by name, from ``x=-2:2``."""
+    found = {}
+    for value in values:
+        name, _equals, limits = value.rpartition("=")
+        try:
+            low, high = (float(part) for part in limits.split(":"))
+        except ValueError:
+            low, high = 1.0, 0.0
+        if not name or not -math.inf < low <= high < math.inf:
+            raise ValueError(f"{value!r} is not an input's range such as x=-2:2.")
+        found[name] = (low, high)
+    return found
+
+
+def parse_tolerances(values: Sequence[str]) -> list[tuple[str, str, float]]:
+    """Gates on usual measures, from ``y:max_abs=1e-4``, or ``max_abs=1e-4`` for every output."""
+    found = []
+    for value in values:
+        place, equals, limit = value.rpartition("=")
+        output, _colon, metric = place.rpartition(":")
+        try:
+            number = float(limit)
+        except ValueError:
+            equals, number = "", 0.0
+        if not metric or not equals:
+            raise ValueError(f"{value!r} is not a tolerance such as y:max_abs=1e-4.")
+        found.append((output, metric, number))
+    return found
+
+
+def parse_stages(values: Sequence[str]) -> list[str] | None:
+    """Stages of the referee."""
+    found = split_list(values)
+    if unknown := [name for name in found if name not in STAGES]:
+        raise ValueError(f"{unknown[0]!r} is no stage; there are {', '.join(STAGES)}.")
+    return found or None
+
+
+def parse_formats(values: Sequence[str]) -> list[str]:
+    """Kinds of report."""
+    found = split_list(values)
+    if unknown := set(found) - set(FORMATS):
+        raise ValueError(f"{min(unknown)!r} is no kind of report; there are json, md, html, junit and text.")
+    return found
+
+
+def parse_share(value: str | None) -> float | None:
+    """A share of one, in per cent or as a number: ``0.1%``, ``0.001``."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) *(%?)", value.strip())
+    part = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    if not 0 < part < 1:
+        raise ValueError(f"{value!r} is not a share such as 2% or 0.02.")
+    return part
+
+
+def parse_passes(values: Sequence[str]) -> list[str]:
+    """Names of passes, each of them one that there is; in them - and _ are the same."""
+    names = split_list(value.replace("_", "-") for value in values)
+    if names:
+        from converter.rewrite.passes import PASSES
+
+        known = [row.name for row in PASSES]
+        for name in names:
+            if name not in known:
+                raise ValueError(wording.no_such_pass(name, known))
+    return names
+
+
+def parse_allowed(values: Sequence[str]) -> list[str]:
+    """Names of passes, or of the one step that goes by data."""
+    names = split_list(value.replace("_", "-") for value in values)
+    return [*parse_passes([name for name in names if name != REMOVE]), *(name for name in names if name == REMOVE)]
+
+
+def parse_example_inputs(values: Sequence[str]) -> list[Any]:
+    """Example inputs of a torch module, from ``x=1,3,224,224:float32``."""
+    if not values:
+        return []
+    from converter.torch_models.spec import parse_input
+
+    return [parse_input(value) for value in values]
+
+
+def parse_open_sizes(values: Sequence[str]) -> Any:
+    """Sizes that an export leaves open, from ``batch`` or ``x=0:batch,2:height``."""
+    if not values:
+        return ()
+    from converter.torch_models.export import parse_dynamic
+
+    return parse_dynamic(values)
+
+
+def split_list(values: Iterable[str]) -> list[str]:
+    """Repeating an option and giving it a list with commas are the same."""
+    parts = (part.strip() for part in ",".join(values).split(","))
+    return list(dict.fromkeys(part for part in parts if part))
+
+
+def parse_lint_codes(value: str | None) -> frozenset[str]:
+    """Codes of the linter, from ``a,b``; or ``any``."""
+    from converter.records.lint import CODES
+
+    asked = frozenset(part.strip() for part in (value or "").split(",") if part.strip())
+    known = {code.name for code in CODES}
+    for name in sorted(asked - known - {"any"}):
+        raise ValueError(f"{name!r} is no code of lint; there are {', '.join(sorted(known))}, and any.")
+    return asked
+
+
+# -- kinds of options ------------------------------------------------------------------------------------
+
+
+def _parse_gate(value: str) -> str:
+    from converter.bench.design import gate
+
+    return gate(value)
+
+
+def _parse_study_blocks(values: Sequence[str]) -> Sequence[str]:
+    from converter.study.plan import parse_blocks
+
+    return parse_blocks(values)
+
+
+# What the kinds that `converter.records.options` names are on the command line.
+KINDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "text": lambda default: {"default": default},
+    "texts": _parsed(tuple),
+    "path": _number(click.Path(path_type=Path)),
+    "library": _number(click.Path(exists=True, dir_okay=False, path_type=Path)),
+    "natural": _number(click.IntRange(0)),
+    "count": _number(click.IntRange(1)),
+    "several": _number(click.IntRange(2)),
+    "seconds": _number(click.FloatRange(0, min_open=True)),
+    "size": _parsed(parse_size, multiple=False),
+    "share": _parsed(parse_share, multiple=False),
+    "gate": _parsed(_parse_gate, multiple=False),
+    "shapes": _parsed(parse_shapes),
+    "pairs": _parsed(parse_pairs),
+    "ranges": _parsed(parse_ranges),
+    "tolerances": _parsed(parse_tolerances),
+    "stages": _parsed(parse_stages),
+    "passes": _parsed(parse_passes),
+    "only": _parsed(lambda values: parse_passes(values) or None),
+    "allowed": _parsed(parse_allowed),
+    "arrays": lambda default: _parsed(read_arrays)(default) | {"type": click.Path(path_type=Path)},
+    "probes": lambda _: {"type": click.Choice(PROBES), "multiple": True},
+    "example_inputs": _parsed(parse_example_inputs),
+    "open_sizes": _parsed(parse_open_sizes),
+    "study_blocks": _parsed(_parse_study_blocks),
+}

@@ -1,0 +1,23 @@
+"""``passes``: the list of passes, or the pages of some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from converter._version import __version__
+from converter.report import terminal
+from converter.report.ending import show
+
+
+def run(names: Sequence[str], *, as_json: bool) -> int:
+    """The command: print, and return the exit code."""
+    from converter.report import pages, text, to_json
+    from converter.rewrite.passes import PASSES
+
+    chosen = [row for row in PASSES if row.name in names or not names]
+    if names and not as_json:
+        terminal.say("\n\n".join(pages.page(row, PASSES) for row in chosen))
+    else:
+        document = to_json.passes_json(chosen, PASSES, __version__)
+        show(lambda: document, lambda: text.passes_blocks(PASSES), as_json=as_json)
+    return 0
