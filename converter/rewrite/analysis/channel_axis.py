@@ -166,6 +166,16 @@ def squeezed_axes(facts: Facts, node: Node) -> list[int] | str:
 
 
 def _unsqueeze(facts: Facts, node: Node, axis: int) -> int | str:
+    axes = unsqueezed_axes(facts, node)
+    if isinstance(axes, str):
+        return axes
+    for a in sorted(axes):
+        axis += a <= axis
+    return axis
+
+
+def unsqueezed_axes(facts: Facts, node: Node) -> list[int] | str:
+    """The axes that an Unsqueeze adds, as they lie in its output, or a clause that says why they are not known."""
     axes = _axes(facts, node)
     if axes is None:
         return f"{node.label} adds axes that are known at run time only"
@@ -174,9 +184,7 @@ def _unsqueeze(facts: Facts, node: Node, axis: int) -> int | str:
         if rank is None:
             return f"{node.label} counts axes from the end of an unknown number"
         axes = [a % (rank + len(axes)) for a in axes]
-    for a in sorted(axes):
-        axis += a <= axis
-    return axis
+    return axes
 
 
 def _reshape(facts: Facts, node: Node, axis: int) -> int | str:

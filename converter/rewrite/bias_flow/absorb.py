@@ -15,7 +15,7 @@ from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine, affine_at, scale_and_shift, stats_problem, training_problem
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import Linear, linear_at, linear_into
-from converter.rewrite.bias_flow.rules.product import added_by_conv, conv_problem
+from converter.rewrite.bias_flow.rules.product import conv_problem, convolve_shift
 from converter.rewrite.bias_flow.shift import Array, Shift
 
 
@@ -116,19 +116,19 @@ def find_absorb(facts: Facts, options: TraceOptions, node: Node, shifts: dict[in
     if s.value is None or s.masked or s.tiled:
         return None
     if node.is_op("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return _into_linear(facts, options, node, s)
+        return _absorb_in_linear(facts, options, node, s)
     if node.is_op("BatchNormalization"):
-        return _into_mean(facts, node, s)
+        return _absorb_in_mean(facts, node, s)
     if node.is_op("Add", "Sub"):
-        return _into_constant(facts, node, slot, s)
+        return _absorb_in_constant(facts, node, slot, s)
     return None
 
 
-def _into_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift) -> Absorb | None:
+def _absorb_in_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift) -> Absorb | None:
     linear = linear_into(facts, node, str(node.op))
     if linear is None or node.function_attrs or facts.readable(linear.weight) is None:
         return None
-    make = _added(facts, linear, s)
+    make = _through_weights(facts, linear, s)
     if make is None:
         return None
     channels = lin.out_channels(facts, linear)
@@ -143,12 +143,12 @@ def _into_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift) -> A
     return Absorb(node, EffectKind.BIAS, linear, make, channels, f"its bias {linear.bias.name!r} takes it over")
 
 
-def _added(facts: Facts, linear: Linear, s: Shift) -> Callable[[], Array] | None:
+def _through_weights(facts: Facts, linear: Linear, s: Shift) -> Callable[[], Array] | None:
     """What the shift adds to the output channels, shape [O]; None if it is not one vector."""
     node, value = linear.node, s.value
     assert value is not None
     if linear.op in (lin.CONV, lin.CONV_TRANSPOSE):
-        return None if conv_problem(facts, node, s) else lambda: added_by_conv(facts, linear, s)
+        return None if conv_problem(facts, node, s) else lambda: convolve_shift(facts, linear, s)
     if lin.weight_rank_problem(facts, linear) is not None or node.attr("transA", 0):
         return None
     if not s.constant_on(range(s.rank - 1)):
@@ -157,7 +157,7 @@ def _added(facts: Facts, linear: Linear, s: Shift) -> Callable[[], Array] | None
     return lambda: lin.input_sum(facts, linear, row)
 
 
-def _into_mean(facts: Facts, node: Node, s: Shift) -> Absorb | None:
+def _absorb_in_mean(facts: Facts, node: Node, s: Shift) -> Absorb | None:
     bn = affine_at(node, 0)
     if bn is None or node.function_attrs or training_problem(bn) or stats_problem(facts, bn):
         return None
@@ -171,7 +171,7 @@ def _into_mean(facts: Facts, node: Node, s: Shift) -> Absorb | None:
     return Absorb(node, EffectKind.MEAN, bn, lambda: added, added.size, "its mean takes it over")
 
 
-def _into_constant(facts: Facts, node: Node, slot: int, s: Shift) -> Absorb | None:
+def _absorb_in_constant(facts: Facts, node: Node, slot: int, s: Shift) -> Absorb | None:
     """A constant Add, unless it is the bias of a MatMul (that one is reached through the MatMul)."""
     affine = affine_at(node, slot)
     if affine is None or node.scope.opset < 7 or facts.constants.problem(affine.params[0]) is not None:
@@ -181,7 +181,7 @@ def _into_constant(facts: Facts, node: Node, slot: int, s: Shift) -> Absorb | No
     if not numerics.is_float(weight.dtype):
         return None
     # The constant becomes c + D (Sub: c - D, or D subtracted with the value's sign); its shape must not grow.
-    value = s.value.reshape(_trimmed(s.value.shape, len(weight.shape)) or s.value.shape)
+    value = s.value.reshape(_trim_leading(s.value.shape, len(weight.shape)) or s.value.shape)
     if np.broadcast_shapes(value.shape, weight.shape) != weight.shape:
         return None
     sign = -1.0 if node.is_op("Sub") else 1.0
@@ -212,7 +212,7 @@ def _is_finite(facts: Facts, bn: Affine) -> bool:
     return all(np.isfinite(v).all() for v in (*scale_and_shift(facts, bn), *(facts.float64(t) for t in bn.params)))
 
 
-def _trimmed(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+def _trim_leading(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     """The last `rank` axes, if those before are of size 1."""
     lead = len(shape) - rank
     return shape[lead:] if lead > 0 and all(d == 1 for d in shape[:lead]) else ()

@@ -50,12 +50,12 @@ def find_bias(fates: Iterable[Fate], name: str, ops: Mapping[str, str]) -> Fate:
         passing = [f.node for f in biases if any(step.node == name for step in f.path)]
         met = f"; it meets that of {' and '.join(passing[:3])}" if passing else ""
         raise UnknownBias(f"{name!r} is a {ops[name]} without a bias{met}.")
-    near = _near(name, biases)
+    near = _find_near(name, biases)
     hint = f"did you mean {' or '.join(near)}?" if near else "`inspect --fates` lists them."
     raise UnknownBias(f"no bias is called {name!r}; {hint}")
 
 
-def _near(name: str, fates: list[Fate]) -> list[str]:
+def _find_near(name: str, fates: list[Fate]) -> list[str]:
     """Labels that hold the name, or are much like it."""
     holding = [f.node for f in fates if name.lower() in f.node.lower()]
     if holding:

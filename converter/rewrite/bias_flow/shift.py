@@ -61,6 +61,13 @@ class Shift:
         """A shift of which only the axes are known."""
         return cls(rank, frozenset(invariant), None, masked)
 
+    def moved(self, move: Callable[[Array], Array]) -> Shift:
+        """After an operator that only moves axes: it is applied to D itself, or to a stand-in of its shape."""
+        stand_in = np.zeros([1 if i in self.invariant else 2 for i in range(self.rank)])
+        array = move(stand_in if self.value is None else self.value)
+        invariant = frozenset(i for i, d in enumerate(array.shape) if d == 1)
+        return Shift(array.ndim, invariant, None if self.value is None else array, self.masked)
+
     @property
     def varying(self) -> tuple[int, ...]:
         """Axes along which D may vary."""
@@ -183,14 +190,18 @@ class Rule:
     since: int = 1
 
 
-def one_shift(effect: Callable[[Facts, Node, Shift], Effect]) -> Callable[[Facts, Node, Shifts], Effect]:
-    """The effect of an operator on a shift of its first input, if that is the only input that is shifted."""
+def one_shift(effect: Callable[[Facts, Node, Shift], Shift | Effect]) -> Callable[[Facts, Node, Shifts], Effect]:
+    """The effect of an operator on a shift of its first input, if that is the only input that is shifted.
+
+    Where `effect` gives a shift, it is that of the first output.
+    """
 
     @wraps(effect)
     def checked(facts: Facts, node: Node, shifts: Shifts) -> Effect:
         if set(shifts) != {0}:
             return Block("stops", "it feels a shift of its parameters")
-        return effect(facts, node, shifts[0])
+        result = effect(facts, node, shifts[0])
+        return Propagate({0: result}) if isinstance(result, Shift) else result
 
     return checked
 

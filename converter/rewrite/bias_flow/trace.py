@@ -254,7 +254,10 @@ def _find_parts(facts: Facts, bias: Bias) -> list[NDArray[np.bool_]]:
         _, _, node = heapq.heappop(state.queue)
         if not node.is_op(*_REARRANGES, *_PICKS):
             continue
-        effect = propagate(facts, node, state.shifts_of(node))
+        try:
+            effect = propagate(facts, node, state.shifts_of(node))
+        except (ValueError, IndexError):  # as in `run`
+            continue
         if not isinstance(effect, Propagate):
             continue
         for slot, shift in effect.shifts.items():

@@ -38,13 +38,13 @@ def _cast_like(facts: Facts, node: Node, shifts: Shifts) -> Effect:
 
 
 @one_shift
-def _same(_: Facts, __: Node, s: Shift) -> Effect:
-    return Propagate({0: s})
+def _same(_: Facts, __: Node, s: Shift) -> Shift | Effect:
+    return s
 
 
 @one_shift
-def _dropout(_: Facts, node: Node, s: Shift) -> Effect:
-    return Propagate({0: s}) if is_view(node) else Block("stops", "it may drop elements at random")
+def _dropout(_: Facts, node: Node, s: Shift) -> Shift | Effect:
+    return s if is_view(node) else Block("stops", "it may drop elements at random")
 
 
 _FLOATS = {10: (11, 5), 16: (8, 8), 1: (24, 8), 11: (53, 11)}  # element type -> bits of significand and exponent
@@ -63,16 +63,16 @@ def _widens(before: int | None, after: int | None) -> bool:
 
 
 @one_shift
-def _cast(facts: Facts, node: Node, s: Shift) -> Effect:
+def _cast(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
     before, after = facts.graph.elem_type(tensor_at(node, 0)), node.attr("to")
     if _widens(before, after):
-        return Propagate({0: s})
+        return s
     return Block("stops", "it rounds to a narrower type")
 
 
 @one_shift
-def _neg(_: Facts, __: Node, s: Shift) -> Effect:
-    return Propagate({0: s if s.value is None else Shift.of_value(-s.value)})
+def _neg(_: Facts, __: Node, s: Shift) -> Shift | Effect:
+    return s if s.value is None else Shift.of_value(-s.value)
 
 
 def _sum(facts: Facts, node: Node, shifts: Shifts) -> Effect:

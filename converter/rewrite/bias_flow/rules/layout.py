@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from converter.model.file import Size, size
 from converter.model.graph import Node
-from converter.rewrite.analysis.channel_axis import follow_axis, reshape_dims, squeezed_axes
+from converter.rewrite.analysis.channel_axis import follow_axis, reshape_dims, squeezed_axes, unsqueezed_axes
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.bias_flow.shift import (
     MOST_ELEMENTS,
@@ -27,12 +28,12 @@ Dims = Sequence[int | str | None]
 
 
 @one_shift
-def _reshape(facts: Facts, node: Node, s: Shift) -> Effect:
+def _reshape(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
     before, after = facts.shape(node.inputs[0]), reshape_dims(facts, node)
     if before is None or after is None or len(before) != s.rank:
-        return _by_axes(facts, node, s, after)
+        return _reshape_axes(facts, node, s, after)
     out = reshape_shift(s, before, after)
-    return _by_axes(facts, node, s, after) if out is None else Propagate({0: out})
+    return _reshape_axes(facts, node, s, after) if out is None else out
 
 
 def reshape_shift(s: Shift, before: Dims, after: Dims) -> Shift | None:
@@ -44,7 +45,7 @@ def reshape_shift(s: Shift, before: Dims, after: Dims) -> Shift | None:
     """
     if s.value is None:
         return None
-    n = _shared_tail(before, after, least=max(s.tiled, default=-1) + 1)
+    n = _count_shared(before, after, least=max(s.tiled, default=-1) + 1)
     dims, wanted, kept = list(before[: len(before) - n]), after[: len(after) - n], s.value.shape[s.rank - n :]
     value, at = s.value, min(next(iter(s.varying), s.rank), len(dims))
     if s.tiled:
@@ -57,14 +58,14 @@ def reshape_shift(s: Shift, before: Dims, after: Dims) -> Shift | None:
         tail = [d for d in dims[k:] if isinstance(d, int)]
         if len(tail) < len(dims) - k or math.prod((*tail, *kept)) > MOST_ELEMENTS:
             break
-        j = _matching_tail(wanted, math.prod(tail))
+        j = _match_tail(wanted, math.prod(tail))
         if j is not None:
             shape = [int(d) for d in wanted[j:] if isinstance(d, int)]
-            return Shift.of_value(_laid_out(value, [*tail, *kept], [*[1] * j, *shape, *kept]), s.masked)
-    return _repeated(s, value, dims[at:], wanted, kept)
+            return Shift.of_value(_reshape_tail(value, [*tail, *kept], [*[1] * j, *shape, *kept]), s.masked)
+    return _repeat_along(s, value, dims[at:], wanted, kept)
 
 
-def _shared_tail(before: Dims, after: Dims, least: int) -> int:
+def _count_shared(before: Dims, after: Dims, least: int) -> int:
     """How many of the last axes both shapes share, numbers or symbols; never any before axis `least`."""
     n = 0
     while n < min(len(before) - least, len(after)) and before[-1 - n] is not None and before[-1 - n] == after[-1 - n]:
@@ -72,13 +73,13 @@ def _shared_tail(before: Dims, after: Dims, least: int) -> int:
     return n
 
 
-def _laid_out(value: Array, sizes: Sequence[int], shape: Sequence[int]) -> Array:
+def _reshape_tail(value: Array, sizes: Sequence[int], shape: Sequence[int]) -> Array:
     """The value's last axes broadcast to `sizes`, in another shape."""
     full = np.broadcast_to(value.reshape(value.shape[value.ndim - len(sizes) :]), sizes)
     return np.ascontiguousarray(full).reshape(shape)
 
 
-def _repeated(s: Shift, value: Array, tail: Dims, after: Dims, kept: tuple[int, ...]) -> Shift | None:
+def _repeat_along(s: Shift, value: Array, tail: Dims, after: Dims, kept: tuple[int, ...]) -> Shift | None:
     """D where an axis of unknown length takes up some of those that D varies on: it repeats along that axis."""
     sizes = [d for d in tail if isinstance(d, int)]
     behind, j = 1, len(after)
@@ -92,10 +93,10 @@ def _repeated(s: Shift, value: Array, tail: Dims, after: Dims, kept: tuple[int, 
     if whole * math.prod(kept) > MOST_ELEMENTS or not isinstance(length, Size) or length.factor % period:
         return None
     shape = [*[1] * (j - 1), period, *(int(d) for d in after[j:] if isinstance(d, int)), *kept]
-    return Shift.of_value(_laid_out(value, [*sizes, *kept], shape), s.masked, [j - 1])
+    return Shift.of_value(_reshape_tail(value, [*sizes, *kept], shape), s.masked, [j - 1])
 
 
-def _matching_tail(after: Dims, size: int) -> int | None:
+def _match_tail(after: Dims, size: int) -> int | None:
     product = 1
     for j in range(len(after), -1, -1):
         if product == size:
@@ -107,7 +108,7 @@ def _matching_tail(after: Dims, size: int) -> int | None:
     return None
 
 
-def _by_axes(facts: Facts, node: Node, s: Shift, after: Dims | None) -> Effect:
+def _reshape_axes(facts: Facts, node: Node, s: Shift, after: Dims | None) -> Effect:
     """Only the axes: one that the reshape keeps whole, and along which D is the same, stays so."""
     if after is None:
         return Block("reshape", "its shape is not known")
@@ -116,62 +117,48 @@ def _by_axes(facts: Facts, node: Node, s: Shift, after: Dims | None) -> Effect:
 
 
 @one_shift
-def _squeeze(facts: Facts, node: Node, s: Shift) -> Effect:
-    moved = {i: follow_axis(facts, node, i) for i in range(s.rank)}
-    kept = {i: j for i, j in moved.items() if isinstance(j, int)}
-    dropped = squeezed_axes(facts, node) if node.op == "Squeeze" else []
-    if isinstance(dropped, str):
-        return Block("reshape", dropped)
-    unclear = [j for i, j in moved.items() if isinstance(j, str) and i not in dropped]
-    if unclear:
-        return Block("reshape", unclear[0])
-    if node.op == "Squeeze" and any(i in s.varying for i in moved if i not in kept):
+def _squeeze(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
+    axes = squeezed_axes(facts, node)
+    if isinstance(axes, str):
+        return Block("reshape", axes)
+    if not s.constant_on(axes):
         return Block("varies", "the shift varies along the axis that it drops")
-    rank = len(kept) if node.op == "Squeeze" else s.rank + _n_axes(facts, node)
-    invariant = set(range(rank)) - {kept[i] for i in s.varying}
-    if s.value is None:
-        return Propagate({0: Shift.of_axes(rank, invariant, s.masked)})
-    shape = [1] * rank
-    for i, j in kept.items():
-        shape[j] = s.value.shape[i]
-    return Propagate({0: Shift(rank, frozenset(invariant), s.value.reshape(shape), s.masked)})
-
-
-def _n_axes(facts: Facts, node: Node) -> int:
-    source = node.tensor_in(1)
-    if source is None:
-        return len(node.attr("axes") or [])
-    value = facts.constants.evaluate(source)
-    return 0 if value is None else int(value.size)
+    return s.moved(lambda d: np.squeeze(d, tuple(axes)))
 
 
 @one_shift
-def _transpose(_: Facts, node: Node, s: Shift) -> Effect:
+def _unsqueeze(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
+    axes = unsqueezed_axes(facts, node)
+    if isinstance(axes, str):
+        return Block("reshape", axes)
+    return s.moved(lambda d: np.expand_dims(d, tuple(axes)))
+
+
+@one_shift
+def _transpose(_: Facts, node: Node, s: Shift) -> Shift | Effect:
     perm = list(node.attr("perm") or range(s.rank)[::-1])
     if sorted(perm) != list(range(s.rank)):
         return Block("rank", "its permutation does not fit")
-    invariant = {j for j, i in enumerate(perm) if i in s.invariant}
-    value = None if s.value is None else s.value.transpose(perm)
     tiled = frozenset(j for j, i in enumerate(perm) if i in s.tiled)
-    return Propagate({0: Shift(s.rank, frozenset(invariant), value, s.masked, tiled)})
+    return replace(s.moved(lambda d: d.transpose(perm)), tiled=tiled)
 
 
 @one_shift
-def _expand(facts: Facts, node: Node, s: Shift) -> Effect:
+def _expand(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
     rank = facts.rank(node.outputs[0])
-    return Block("rank", "its shape is not known") if rank is None else Propagate({0: s.of_rank(rank)})
+    return Block("rank", "its shape is not known") if rank is None else s.of_rank(rank)
 
 
 @one_shift
-def _tile(facts: Facts, node: Node, s: Shift) -> Effect:
+def _tile(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
     source = node.tensor_in(1)
     repeats = None if source is None else facts.constants.evaluate(source)
     if s.constant_on(range(s.rank)):
-        return Propagate({0: s})
+        return s
     if repeats is None or s.value is None:
         return Block("reshape", "how often it repeats is not known")
     times = [int(r) if i in s.varying else 1 for i, r in enumerate(repeats.reshape(-1))]
-    return Propagate({0: Shift.of_value(np.tile(s.value, times))})
+    return Shift.of_value(np.tile(s.value, times))
 
 
 def _concat(facts: Facts, node: Node, shifts: Shifts) -> Effect:
@@ -192,21 +179,21 @@ def _concat(facts: Facts, node: Node, shifts: Shifts) -> Effect:
         if not isinstance(extent, int):
             return Block("concat", "it joins it with tensors that are not shifted, of unknown length")
         extents.append(extent)
-    parts = [_along(values.get(i), axis, extent, first.rank) for i, extent in enumerate(extents)]
-    wide = _alike_but(axis, parts)
+    parts = [_extend_along(values.get(i), axis, extent, first.rank) for i, extent in enumerate(extents)]
+    wide = _broadcast_except(axis, parts)
     if sum(p.size for p in wide) > MOST_ELEMENTS:
         return Block("too-large", "the shift would vary in too many places")
     return Propagate({0: Shift.of_value(np.concatenate(wide, axis))})
 
 
-def _alike_but(axis: int, parts: list[Array]) -> list[Array]:
+def _broadcast_except(axis: int, parts: list[Array]) -> list[Array]:
     """The arrays broadcast to each other on every axis but one."""
     thin = [p.shape[:axis] + p.shape[axis + 1 :] for p in parts]
     rest = np.broadcast_shapes(*thin)
     return [np.broadcast_to(p, (*rest[:axis], p.shape[axis], *rest[axis:])) for p in parts]
 
 
-def _along(value: Array | None, axis: int, extent: int, rank: int) -> Array:
+def _extend_along(value: Array | None, axis: int, extent: int, rank: int) -> Array:
     if value is None:
         value = np.zeros((1,) * rank)
     return np.repeat(value, extent, axis) if value.shape[axis] == 1 else value
@@ -220,14 +207,14 @@ def _split(facts: Facts, node: Node, s: Shift) -> Effect:
         return Propagate(dict.fromkeys(outputs, s))
     if s.value is None:
         return Block("stops", "it splits a shift that depends on the data")
-    sizes = _split_sizes(facts, node, s.value.shape[axis])
+    sizes = _read_split_sizes(facts, node, s.value.shape[axis])
     if sizes is None:
         return Block("split", "the sizes of its parts are not known")
     ends = np.cumsum([0, *sizes])
     return Propagate({i: Shift.of_value(s.value.take(range(ends[i], ends[i + 1]), axis)) for i in outputs})
 
 
-def _split_sizes(facts: Facts, node: Node, length: int) -> list[int] | None:
+def _read_split_sizes(facts: Facts, node: Node, length: int) -> list[int] | None:
     source = node.tensor_in(1)
     value = None if source is None else facts.constants.evaluate(source)
     sizes = list(node.attr("split") or []) if source is None else ([] if value is None else [int(v) for v in value])
@@ -241,20 +228,20 @@ def _split_sizes(facts: Facts, node: Node, length: int) -> list[int] | None:
 
 
 @one_shift
-def _slice(facts: Facts, node: Node, s: Shift) -> Effect:
-    cuts = _cuts(facts, node, s.rank)
+def _slice(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
+    cuts = _read_slices(facts, node, s.rank)
     if cuts is None:
-        return Propagate({0: s}) if s.constant_on(range(s.rank)) else Block("slice", "where it cuts is not known")
+        return s if s.constant_on(range(s.rank)) else Block("slice", "where it cuts is not known")
     index: list[slice] = [slice(None)] * s.rank
     for axis, cut in cuts.items():
         if axis in s.varying:
             if s.value is None or cut is None:
                 return Block("slice", "it cuts along an axis on which the shift varies")
             index[axis] = cut
-    return Propagate({0: s if s.value is None else Shift.of_value(s.value[tuple(index)])})
+    return s if s.value is None else Shift.of_value(s.value[tuple(index)])
 
 
-def _cuts(facts: Facts, node: Node, rank: int) -> dict[int, slice | None] | None:
+def _read_slices(facts: Facts, node: Node, rank: int) -> dict[int, slice | None] | None:
     """Axis -> slice (None where it is known at run time only); None if the axes are not known."""
     if node.tensor_in(1) is None:
         starts, ends = node.attr("starts") or [], node.attr("ends") or []
@@ -276,7 +263,7 @@ def _cuts(facts: Facts, node: Node, rank: int) -> dict[int, slice | None] | None
 
 
 @one_shift
-def _gather(facts: Facts, node: Node, s: Shift) -> Effect:
+def _gather(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
     axis = node.attr("axis", 0) % s.rank
     source = node.tensor_in(1)
     index = None if source is None else facts.constants.evaluate(source)
@@ -286,14 +273,12 @@ def _gather(facts: Facts, node: Node, s: Shift) -> Effect:
     if axis in s.varying:
         if index is None or s.value is None:
             return Block("gather", "it picks along an axis on which the shift varies")
-        return Propagate({0: Shift.of_value(np.take(s.value, index.astype(np.int64), axis))})
-    value = None if s.value is None else s.value.reshape(s.value.shape[:axis] + (1,) * rank + s.value.shape[axis + 1 :])
-    invariant = {i if i < axis else i + rank - 1 for i in s.invariant if i != axis} | set(range(axis, axis + rank))
-    return Propagate({0: Shift(s.rank + rank - 1, frozenset(invariant), value)})
+        return Shift.of_value(np.take(s.value, index.astype(np.int64), axis))
+    return s.moved(lambda d: d.reshape(d.shape[:axis] + (1,) * rank + d.shape[axis + 1 :]))
 
 
 @one_shift
-def _pad(facts: Facts, node: Node, s: Shift) -> Effect:
+def _pad(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
     source = node.tensor_in(1)
     value = None if source is None else facts.constants.evaluate(source)
     pads = list(node.attr("pads") or []) if source is None else (None if value is None else [int(v) for v in value])
@@ -301,7 +286,7 @@ def _pad(facts: Facts, node: Node, s: Shift) -> Effect:
     if pads is None:
         return Block("padding", "how much it pads is not known")
     if not any(pads):
-        return Propagate({0: s})
+        return s
     if mode == "constant" or any(p < 0 for p in pads):
         return Block("padding", "it pads with a constant that the shift does not reach")
     axes = list(range(s.rank))
@@ -313,13 +298,11 @@ def _pad(facts: Facts, node: Node, s: Shift) -> Effect:
         axes = [int(a) % s.rank for a in given.reshape(-1)]
     n = len(pads) // 2
     padded = [a for a, b, e in zip(axes, pads[:n], pads[n:], strict=True) if b or e]
-    return (
-        Propagate({0: s}) if s.constant_on(padded) else Block("varies", "the shift varies along the axes that it pads")
-    )
+    return s if s.constant_on(padded) else Block("varies", "the shift varies along the axes that it pads")
 
 
 @one_shift
-def _resize(facts: Facts, node: Node, s: Shift) -> Effect:
+def _resize(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
     if node.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         return Block("extrapolation", "it fills in a value outside of the picture, which the shift does not reach")
     if node.attr("antialias", 0):
@@ -329,36 +312,37 @@ def _resize(facts: Facts, node: Node, s: Shift) -> Effect:
         sizes = [None if d is None or axis >= len(d) else d[axis] for d in (before, after)]
         if sizes[0] is None or sizes[0] != sizes[1]:
             return Block("varies", "it may resize an axis along which the shift varies")
-    return Propagate({0: s})
+    return s
 
 
 @one_shift
-def _depth_to_space(_: Facts, node: Node, s: Shift) -> Effect:
+def _depth_to_space(_: Facts, node: Node, s: Shift) -> Shift | Effect:
     if s.value is None or not s.constant_on((0, 2, 3)):
         return Block("varies", "the shift varies over positions")
     if 1 in s.invariant:
-        return Propagate({0: s})
+        return s
     n = node.attr("blocksize") ** 2
     d = s.value.reshape(-1)
     phases = d.reshape(n, -1) if node.attr("mode", "DCR") == "DCR" else d.reshape(-1, n).T
     if (phases == phases[0]).all():
-        return Propagate({0: Shift.of_value(phases[0].reshape(1, -1, 1, 1))})
+        return Shift.of_value(phases[0].reshape(1, -1, 1, 1))
     return Block("phases", "it lays channels that are shifted differently side by side")
 
 
 @one_shift
-def _space_to_depth(_: Facts, node: Node, s: Shift) -> Effect:
+def _space_to_depth(_: Facts, node: Node, s: Shift) -> Shift | Effect:
     if s.value is None or not s.constant_on((0, 2, 3)):
         return Block("varies", "the shift varies over positions")
     if 1 in s.invariant:
-        return Propagate({0: s})
-    return Propagate({0: Shift.of_value(np.tile(s.value, (1, node.attr("blocksize") ** 2, 1, 1)))})
+        return s
+    return Shift.of_value(np.tile(s.value, (1, node.attr("blocksize") ** 2, 1, 1)))
 
 
 LAYOUT_RULES: dict[str, Rule] = {
     "Reshape": Rule(_reshape, masked=True, tiled=True, trunk=True),
     "Flatten": Rule(_reshape),
-    **dict.fromkeys(("Squeeze", "Unsqueeze"), Rule(_squeeze, masked=True)),
+    "Squeeze": Rule(_squeeze, masked=True),
+    "Unsqueeze": Rule(_unsqueeze, masked=True),
     "Transpose": Rule(_transpose, masked=True, tiled=True, trunk=True),
     "Expand": Rule(_expand),
     "Tile": Rule(_tile),

@@ -11,18 +11,18 @@ from converter.records import EffectKind
 from converter.rewrite.analysis.affine import affine_at, training_problem
 from converter.rewrite.analysis.channel_axis import average_counts_padding, is_average, is_pool
 from converter.rewrite.analysis.facts import Facts, further_outputs
-from converter.rewrite.bias_flow.shift import Block, Cancel, Effect, Propagate, Rule, Shift, one_shift, tensor_at
+from converter.rewrite.bias_flow.shift import Block, Cancel, Effect, Rule, Shift, one_shift, tensor_at
 
 
 @one_shift
-def _pool(_: Facts, node: Node, s: Shift) -> Effect:
+def _pool(_: Facts, node: Node, s: Shift) -> Shift | Effect:
     if not is_pool(node):
         return Block("stops", "its indices are read as well")
     if is_average(node) and average_counts_padding(node):
         return Block("counted-padding", "it averages padded zeros in, which the shift does not reach")
     if not s.constant_on(range(2, s.rank)):
         return Block("varies", "the shift varies over the positions that it pools")
-    return Propagate({0: s})
+    return s
 
 
 def reduced_axes(facts: Facts, node: Node, rank: int) -> list[int] | None:
@@ -41,7 +41,7 @@ def reduced_axes(facts: Facts, node: Node, rank: int) -> list[int] | None:
 
 
 @one_shift
-def _reduce(facts: Facts, node: Node, s: Shift) -> Effect:
+def _reduce(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
     axes = reduced_axes(facts, node, s.rank)
     if axes is None:
         return Block("axes", "its axes are known at run time only")
@@ -54,13 +54,8 @@ def _reduce(facts: Facts, node: Node, s: Shift) -> Effect:
         if any(not isinstance(d, int) for d in extents):
             return Block("axes", "the number of elements that it sums is not known")
         times = float(np.prod([d for d in extents if isinstance(d, int)]))
-    if node.attr("keepdims", 1):
-        return Propagate({0: s if s.value is None else Shift.of_value(s.value * times)})
-    kept = [i for i in range(s.rank) if i not in axes]
-    invariant = {j for j, i in enumerate(kept) if i in s.invariant}
-    if s.value is None:
-        return Propagate({0: Shift.of_axes(len(kept), invariant)})
-    return Propagate({0: Shift.of_value(s.value.reshape([s.value.shape[i] for i in kept]) * times)})
+    out = s if node.attr("keepdims", 1) else s.moved(lambda d: np.squeeze(d, tuple(axes)))
+    return out if out.value is None else Shift.of_value(out.value * times)
 
 
 def _centred(axes_of: Callable[[Facts, Node, int], list[int] | None], what: str) -> Rule:

@@ -31,14 +31,14 @@ def sums_to_one(facts: Facts, weights: Tensor, axis: int) -> bool:
     A guard in between (a fully masked row set to zero) would break the sum, so none may stand there. A cast
     rounds the weights, as it rounds what they weigh.
     """
-    maker, axis = _maker(facts, weights, axis)
+    maker, axis = _find_maker(facts, weights, axis)
     if maker is None or not maker.is_op("Softmax"):
         return False
     rank = facts.rank(maker.outputs[0]) or facts.rank(maker.inputs[0])
     return rank is not None and softmax_axes(maker, rank) == [axis]
 
 
-def _maker(facts: Facts, weights: Tensor, axis: int) -> tuple[Node | None, int]:
+def _find_maker(facts: Facts, weights: Tensor, axis: int) -> tuple[Node | None, int]:
     """The node that computes the weights, which others only hand on, and where `axis` lies there."""
     tensor = weights
     while True:
@@ -56,9 +56,9 @@ def _maker(facts: Facts, weights: Tensor, axis: int) -> tuple[Node | None, int]:
         tensor = node.inputs[0]
 
 
-def by_data(facts: Facts, weights: Tensor) -> tuple[EffectKind, str]:
+def weigh_by_data(facts: Facts, weights: Tensor) -> tuple[EffectKind, str]:
     """What to say of a product with data; of attention's, what keeps its weights from summing to one."""
-    maker, _ = _maker(facts, weights, 0)
+    maker, _ = _find_maker(facts, weights, 0)
     sources = [] if maker is None else [facts.graph.producer(t) for t in maker.inputs if t.name]
     if maker is None or not any(n is not None and n.is_op("Softmax") for n in sources):
         return EffectKind.DATA, ""
@@ -133,7 +133,7 @@ def conv_problem(facts: Facts, node: Node, s: Shift) -> Block | None:
     return Block("phases", "its borders and phases see unequal taps")
 
 
-def added_by_conv(facts: Facts, linear: Linear, s: Shift) -> Array:
+def convolve_shift(facts: Facts, linear: Linear, s: Shift) -> Array:
     """What the shift of the input adds to each output channel, shape [O]."""
     assert s.value is not None
     channels = lin.in_channels(facts, linear)
@@ -149,7 +149,7 @@ def _conv(facts: Facts, node: Node, shifts: Shifts) -> Effect:
         return problem
     if s.value is None:
         return Propagate({0: Shift.of_axes(s.rank, [0, *range(2, s.rank)])})
-    added = added_by_conv(facts, Linear(node, node, 2), s)
+    added = convolve_shift(facts, Linear(node, node, 2), s)
     return Propagate({0: Shift.of_value(added.reshape(1, -1, *[1] * (s.rank - 2)))}, EffectKind.WEIGHTS)
 
 
@@ -175,7 +175,7 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Effect:
         return Block("rank", "it is a product of vectors")
     weight = facts.readable(other)
     if s.value is not None and not s.tiled and weight is not None and len(weight.shape) >= 2:
-        return _constant_product(s.value, weight.float64(), slot)
+        return _multiply(s.value, weight.float64(), slot)
     rank = facts.rank(other)
     if rank is None or rank < 2:
         return Block("rank", "the number of axes of its other factor is not known, or one")
@@ -184,10 +184,10 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Effect:
         if s.constant_on([mine]):
             return Propagate({0: s.of_rank(max(rank, s.rank))}, EffectKind.SOFTMAX_ROWS)
         return Block("varies", "the shift varies along the axis that the weights sum over")
-    return Propagate({0: _bilinear(facts, s, other, rank, slot)}, *by_data(facts, other))
+    return Propagate({0: _multiply_by_data(facts, s, other, rank, slot)}, *weigh_by_data(facts, other))
 
 
-def _constant_product(value: Array, matrix: Array, slot: int) -> Effect:
+def _multiply(value: Array, matrix: Array, slot: int) -> Effect:
     contracted = matrix.shape[-2 if slot == 0 else -1]
     axis = value.ndim - 1 if slot == 0 else value.ndim - 2
     wide = np.repeat(value, contracted, axis) if value.shape[axis] == 1 else value
@@ -199,7 +199,7 @@ def _constant_product(value: Array, matrix: Array, slot: int) -> Effect:
     return Propagate({0: Shift.of_value(product)}, EffectKind.WEIGHTS)
 
 
-def _bilinear(facts: Facts, s: Shift, other: Tensor, rank: int, slot: int) -> Shift:
+def _multiply_by_data(facts: Facts, s: Shift, other: Tensor, rank: int, slot: int) -> Shift:
     """D times data: unknown, but the same along the axis that only the shifted factor has."""
     whole = s.of_rank(max(rank, s.rank))
     shape = facts.shape(other)
@@ -214,7 +214,7 @@ def _bilinear(facts: Facts, s: Shift, other: Tensor, rank: int, slot: int) -> Sh
 
 
 def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Effect:
-    terms = _parse(node.attr("equation", ""))
+    terms = _parse_equation(node.attr("equation", ""))
     if terms is None or len(shifts) != 1 or len(node.inputs) != 2:
         return Block("stops", "its equation is not a product of two factors")
     ((slot, s),) = shifts.items()
@@ -225,33 +225,31 @@ def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     contracted = [c for c in mine if c not in out]
     summed = [c for c in theirs if c not in out]  # one more than the softmax's axis would scale the sum
     averages = contracted == summed and len(summed) == 1 and sums_to_one(facts, other, theirs.index(summed[0]))
-    if averages and mine.index(contracted[0]) in s.invariant and not _alone(mine, theirs, out):
-        return _place(s, mine, out)
+    if averages and mine.index(contracted[0]) in s.invariant and not _sums_alone(mine, theirs, out):
+        return _place_axes(s, mine, out)
     invariant = [j for j, c in enumerate(out) if c in mine and c not in theirs and mine.index(c) in s.invariant]
     weight = facts.readable(other)
     if weight is not None and s.value is not None:
-        return _constant_einsum(s, weight.float64(), (mine, theirs, out))
-    return Propagate({0: Shift.of_axes(len(out), invariant)}, *by_data(facts, other))
+        return _multiply_einsum(s, weight.float64(), (mine, theirs, out))
+    return Propagate({0: Shift.of_axes(len(out), invariant)}, *weigh_by_data(facts, other))
 
 
-def _alone(mine: str, theirs: str, out: str) -> bool:
+def _sums_alone(mine: str, theirs: str, out: str) -> bool:
     """Whether an axis is summed over that the other factor has not: the sum would scale the shift."""
     return any(c not in out and c not in theirs for c in mine)
 
 
-def _place(s: Shift, mine: str, out: str) -> Effect:
-    kept = [c for c in mine if c in out]
+def _place_axes(s: Shift, mine: str, out: str) -> Effect:
     order = [c for c in out if c in mine]
-    invariant = {j for j, c in enumerate(out) if c not in mine or mine.index(c) in s.invariant}
-    if s.value is None:
-        return Propagate({0: Shift.of_axes(len(out), invariant)})
-    squeezed = s.value.reshape([s.value.shape[mine.index(c)] for c in kept])
-    moved = squeezed.transpose([kept.index(c) for c in order])
-    shape = [moved.shape[order.index(c)] if c in order else 1 for c in out]
-    return Propagate({0: Shift.of_value(moved.reshape(shape))}, EffectKind.SOFTMAX_ROWS)
+
+    def move(d: Array) -> Array:
+        placed = np.einsum(f"{mine}->{''.join(order)}", d)
+        return np.asarray(placed.reshape([placed.shape[order.index(c)] if c in order else 1 for c in out]))
+
+    return Propagate({0: s.moved(move)}, EffectKind.SOFTMAX_ROWS)
 
 
-def _constant_einsum(s: Shift, weight: Array, terms: tuple[str, str, str]) -> Effect:
+def _multiply_einsum(s: Shift, weight: Array, terms: tuple[str, str, str]) -> Effect:
     mine, theirs, out = terms
     assert s.value is not None
     if any(c not in theirs and (c not in out or s.value.shape[i] != 1) for i, c in enumerate(mine)):
@@ -267,7 +265,7 @@ def _constant_einsum(s: Shift, weight: Array, terms: tuple[str, str, str]) -> Ef
     )
 
 
-def _parse(equation: str) -> tuple[str, str, str] | None:
+def _parse_equation(equation: str) -> tuple[str, str, str] | None:
     text = equation.replace(" ", "")
     if "..." in text or "->" not in text or text.count(",") != 1:
         return None
