@@ -84,7 +84,7 @@ class ScaledTensor:
         step = max(1, _BLOCK // max(per_row, 1))
         if rows <= step or isinstance(self.base, NewTensor):
             return round_to(self.float64(), self.dtype)
-        spread = [_along_first(view, factor, self.shape) for view, factor in self.factors]
+        spread = [_lead_with_first_axis(view, factor, self.shape) for view, factor in self.factors]
         out = np.empty(self.shape, self.dtype)
         for start in range(0, rows, step):
             block = stored[start : start + step].astype(np.float64)
@@ -98,7 +98,9 @@ class ScaledTensor:
 _BLOCK = 1 << 17  # elements of a float64 block: 1 MB, stays in cache
 
 
-def _along_first(view: tuple[int, ...], factor: Array, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Array]:
+def _lead_with_first_axis(
+    view: tuple[int, ...], factor: Array, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], Array]:
     """The factor with the weight's first axis alone in front, and the view of the rest.
 
     `view` splits the first axis in leading axes (groups and channels of a group), so their sizes
@@ -202,7 +204,7 @@ def rounding_problem(weight: Weight) -> tuple[str, int] | None:
     """
     dtype = weight.dtype
     if not isinstance(weight, ScaledTensor):
-        return _rounding_of(weight.float64().reshape(weight.shape[0] if weight.shape else 1, -1), dtype)
+        return _rounded_problem(weight.float64().reshape(weight.shape[0] if weight.shape else 1, -1), dtype)
     stored, peaks = _scaled_peaks(weight)
     bad = first_bad(~np.isfinite(stored))
     if bad is not None:
@@ -215,7 +217,7 @@ def rounding_problem(weight: Weight) -> tuple[str, int] | None:
     tiny = float(_finfo(dtype).smallest_subnormal) / 2
     if not ((peaks > 0) & (peaks * 2 * unit_roundoff(dtype) < tiny)).any():
         return None
-    return _rounding_of(weight.float64().reshape(weight.shape[0], -1), dtype)
+    return _rounded_problem(weight.float64().reshape(weight.shape[0], -1), dtype)
 
 
 def _scaled_peaks(weight: ScaledTensor) -> tuple[Array, Array]:
@@ -234,7 +236,7 @@ def _scaled_peaks(weight: ScaledTensor) -> tuple[Array, Array]:
     return base, full.max(axis=1) if full.size else np.zeros(rows)
 
 
-def _rounding_of(value: Array, dtype: np.dtype[Any]) -> tuple[str, int] | None:
+def _rounded_problem(value: Array, dtype: np.dtype[Any]) -> tuple[str, int] | None:
     stored = round_to(value, dtype).astype(np.float64)
     bad = first_bad(~np.isfinite(stored).all(axis=1))
     if bad is not None:

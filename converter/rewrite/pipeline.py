@@ -18,7 +18,7 @@ from converter.rewrite.passes import PASSES, Pass
 OLDEST_OPSET = 6
 
 Progress = Callable[[str], None]
-# Told of each rewrite before it is applied; what it returns is told of it afterwards.
+# Called before each rewrite is applied; what it returns is called with the rewrite afterwards.
 Watch = Callable[[Pass, list[Edit]], Callable[[Rewrite], None]]
 
 
@@ -111,7 +111,7 @@ class _Run:
                 raise InvariantViolation(f"the passes found work {limit} times over; they undo each other")
         acted = tuple(Finding(r.id, r.pass_name, r.node, Status.ACT) for r in self.rewrites)
         declined = tuple(f for p in self.passes for f in self.declined.get(p.name, {}).values())
-        left = declined + tuple(self._leftover(declined))
+        left = declined + tuple(self._unexplained(declined))
         done = {r.id for r in self.rewrites}  # a batch norm that took a bias in, and is to be kept
         findings = acted + tuple(f for f in left if f.id not in done)
         return Outcome(tuple(self.rewrites), findings, before, count(self.facts), self._fates(left))
@@ -158,15 +158,15 @@ class _Run:
         unasked = {n.label: why for n in self.graph.nodes() if (why := opset_problem(n)) is not None}
         return self.biases.close([f for f in left if f.pass_name in takers or f.node in norms], unasked)
 
-    def _leftover(self, declined: tuple[Finding, ...]) -> Iterable[Finding]:
+    def _unexplained(self, declined: tuple[Finding, ...]) -> Iterable[Finding]:
         """Batch norms that no pass said a word about."""
-        asked = [p.name for p in self.passes if "BatchNormalization" in p.ops]
-        if not asked or self._full():
+        names = [p.name for p in self.passes if "BatchNormalization" in p.ops]
+        if not names or self._full():
             return
-        name = asked[0] if len(asked) == 1 else "fold-bn"  # one word for all of them
-        told = {f.node for f in declined}
+        name = names[0] if len(names) == 1 else "fold-bn"  # one word for all of them
+        explained = {f.node for f in declined}
         for node in self.graph.nodes():
-            if node.is_op("BatchNormalization") and node.label not in told:
+            if node.is_op("BatchNormalization") and node.label not in explained:
                 code, why = self._why_left(node)
                 yield Finding(f"{name}@{node.label}", name, node.label, Status.DECLINED, code, why)
 

@@ -40,7 +40,7 @@ class Graph:
         self._shapes: dict[int, dict[str, tuple[Dim, ...]]] | None = None
         self._types: dict[int, dict[str, int]] = {}
         self._values: dict[int, dict[str, NDArray[Any]]] = {}
-        self._held: dict[Node, StoredTensor | None] = {}
+        self._constant_weights: dict[Node, StoredTensor | None] = {}
         self.version = 0  # goes up with each change: what was found out before may no longer hold
         self.wiring = 0  # goes up with each change of more than constants and names
 
@@ -73,10 +73,10 @@ class Graph:
 
     def constant_weight(self, node: Node) -> StoredTensor | None:
         """The tensor that a Constant node holds."""
-        if node not in self._held:  # an edit takes a Constant out or leaves it as it is
+        if node not in self._constant_weights:  # an edit takes a Constant out or leaves it as it is
             ref = reader.attribute_tensor(self.file, node, "value")
-            self._held[node] = StoredTensor(self.file, ref) if ref is not None else None
-        return self._held[node]
+            self._constant_weights[node] = StoredTensor(self.file, ref) if ref is not None else None
+        return self._constant_weights[node]
 
     def shape(self, tensor: Tensor) -> tuple[Dim, ...] | None:
         """Dims as inferred by onnx: numbers, symbols, or None; None where even the rank is unknown."""
@@ -124,7 +124,7 @@ class Graph:
         self._solve_sizes()
 
     @staticmethod
-    def _inferred(tensor: Tensor, dims: dict[str, tuple[Dim, ...]]) -> tuple[Dim, ...] | None:
+    def _inferred_dims(tensor: Tensor, dims: dict[str, tuple[Dim, ...]]) -> tuple[Dim, ...] | None:
         return tuple(tensor.weight.shape) if isinstance(tensor, Const) else dims.get(tensor.origin)
 
     def _solve_sizes(self) -> None:
@@ -134,7 +134,7 @@ class Graph:
         for node in self.nodes():
             dims = self._shapes.get(id(node.scope), {})
             if node.is_op("Reshape") and len(node.inputs) > 1:
-                before, after = (self._inferred(t, dims) for t in (node.inputs[0], node.outputs[0]))
+                before, after = (self._inferred_dims(t, dims) for t in (node.inputs[0], node.outputs[0]))
                 if before is not None and after is not None:
                     solved |= _missing_size([solved.get(d, d) if isinstance(d, str) else d for d in before], after)
         for names in self._shapes.values():
@@ -173,7 +173,7 @@ class Graph:
                 case Bypass():
                     self._bypass(edit, change)
                 case Rename(tensor):
-                    self._rename(tensor, self._fresh(f"{tensor.origin}/biasopt"))
+                    self._rename(tensor, self._unused_name(f"{tensor.origin}/biasopt"))
         self._collect(change)
         return change.delta()
 
@@ -204,16 +204,16 @@ class Graph:
                         if i != slot:
                             loosen(tensor)
         free = [t for k, t in tensors.items() if t.name and lost[k] >= self.n_uses(t)]
-        return added - sum(self._held_bytes(t) for t in free)
+        return added - sum(self._constant_bytes(t) for t in free)
 
-    def _held_bytes(self, tensor: Tensor) -> int:
+    def _constant_bytes(self, tensor: Tensor) -> int:
         if isinstance(tensor, Const):
             return weight_bytes(tensor.weight)
         producer = self.producer(tensor)
         stored = self.constant_weight(producer) if producer is not None and producer.is_op("Constant") else None
         return 0 if stored is None else weight_bytes(stored)
 
-    def _fresh(self, name: str) -> str:
+    def _unused_name(self, name: str) -> str:
         candidate, n = name, 1
         while candidate in self._names:
             n += 1
@@ -223,7 +223,7 @@ class Graph:
 
     def _set_const(self, edit: SetConst, change: _Change) -> None:
         node = edit.node
-        const = Const(self._fresh(f"{node.label}/biasopt/{edit.role}"), node.scope, edit.weight)
+        const = Const(self._unused_name(f"{node.label}/biasopt/{edit.role}"), node.scope, edit.weight)
         node.scope.values[const.name] = const
         node.scope.added.append(const)
         while len(node.inputs) <= edit.slot:

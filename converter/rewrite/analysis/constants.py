@@ -81,7 +81,7 @@ class Constants:
             else:
                 origin = "" if t is tensor else f" (it comes from {t.name!r})"
                 return "not-constant", f"{tensor.name!r} is known at run time only{origin}"
-        if self._quantized(tensor):
+        if self._is_quantized(tensor):
             return "weight-quantized", f"{tensor.name!r} is dequantized from integers"
         if self.weight(tensor) is None:
             return "not-constant", f"{tensor.name!r} cannot be computed ahead"
@@ -125,12 +125,12 @@ class Constants:
             return None
         if node.op == "Constant":
             stored = self._graph.constant_weight(node)
-            return _fixed(constant(node.attr)) if stored is None else stored.load
+            return _as_recipe(constant(node.attr)) if stored is None else stored.load
         computed = self._graph.whole_numbers(tensor)
         if computed is not None:
-            return _fixed(computed)
+            return _as_recipe(computed)
         if node.op == "Shape":
-            return _fixed(self._shape_of(node))
+            return _as_recipe(self._shape_of(node))
         if node.op == "CastLike":  # of its second input only the type counts
             return self._cast_like(node, fuel)
         if node.op not in EVALUATORS or (node.op in _BROADCASTS and node.scope.opset < 7):
@@ -164,7 +164,7 @@ class Constants:
                 out.append(t)
         return out
 
-    def _quantized(self, tensor: Tensor) -> bool:
+    def _is_quantized(self, tensor: Tensor) -> bool:
         node, fuel = self._graph.producer(tensor), _FUEL
         while node is not None and fuel:
             if node.is_op("DequantizeLinear"):
@@ -178,7 +178,7 @@ class Constants:
         if source is None:
             return None
         dims = self._graph.shape(source)
-        if dims is None and (weight := self._graph_weight(source)) is not None:
+        if dims is None and (weight := self._stored_weight(source)) is not None:
             dims = weight.shape
         if dims is None:
             return None
@@ -187,7 +187,7 @@ class Constants:
             return None
         return np.array(part, np.int64)
 
-    def _graph_weight(self, tensor: Tensor) -> Weight | None:
+    def _stored_weight(self, tensor: Tensor) -> Weight | None:
         return tensor.weight if isinstance(tensor, Const) else None
 
     def _cast_like(self, node: Node, fuel: int) -> Recipe | None:
@@ -201,5 +201,5 @@ class Constants:
         return lambda: value().astype(dtype)
 
 
-def _fixed(value: NDArray[Any] | None) -> Recipe | None:
+def _as_recipe(value: NDArray[Any] | None) -> Recipe | None:
     return None if value is None else lambda: value

@@ -40,23 +40,24 @@ class Facts:
         self._wired: dict[Hashable, object] = {}
         self._wired_version = graph.wiring
 
-    def remembered(self, key: Hashable, find: Callable[[], _T]) -> _T:
-        """What `find` gives, asked once for each state of the graph."""
+    def remember(self, find: Callable[..., _T], *args: Hashable) -> _T:
+        """find(facts, *args), asked once for each state of the graph."""
         if self._memo_version != self.graph.version:
             self._memo.clear()
             self._memo_version = self.graph.version
+        key = (find, *args)
         if key not in self._memo:
-            self._memo[key] = find()
+            self._memo[key] = find(self, *args)
         return cast("_T", self._memo[key])
 
-    def of_wiring(self, key: Hashable, find: Callable[[], _T]) -> _T:
-        """What `find` gives, asked again only after nodes changed, not constants: it may look at no value."""
+    def remember_wiring(self, find: Callable[[Facts], _T]) -> _T:
+        """find(facts), asked again only after nodes changed, not constants: it may look at no value."""
         if self._wired_version != self.graph.wiring:
             self._wired.clear()
             self._wired_version = self.graph.wiring
-        if key not in self._wired:
-            self._wired[key] = find()
-        return cast("_T", self._wired[key])
+        if find not in self._wired:
+            self._wired[find] = find(self)
+        return cast("_T", self._wired[find])
 
     def weight(self, tensor: Tensor) -> Weight:
         """The value of a tensor that a guard found constant."""
@@ -65,7 +66,7 @@ class Facts:
             raise InvariantViolation(f"{tensor.name!r} was taken as a constant")
         return found
 
-    def readable(self, tensor: Tensor) -> Weight | None:
+    def read_weight(self, tensor: Tensor) -> Weight | None:
         """The value if it is sure to be this one at run time; integers behind DequantizeLinear may be read."""
         problem = self.constants.problem(tensor)
         return self.constants.weight(tensor) if problem is None or problem[0] == "weight-quantized" else None

@@ -57,7 +57,7 @@ class Recurrent:
         return self.node.tensor_in(BIAS)
 
     @property
-    def summed(self) -> NDArray[np.bool_]:
+    def is_summed(self) -> NDArray[np.bool_]:
         """Which gates add Wb and Rb with nothing between them, shape [G, 1].
 
         A GRU that applies its reset gate after the product adds r * (h R + Rb) to Wb in gate h.
@@ -95,8 +95,8 @@ def merge_biases(cell: Recurrent, value: Array) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):  # guards look at the result
         total = value.sum(axis=1)
     new = value.copy()
-    new[:, 0] = np.where(cell.summed, total, value[:, 0])
-    new[:, 1] = np.where(cell.summed, 0.0, value[:, 1])
+    new[:, 0] = np.where(cell.is_summed, total, value[:, 0])
+    new[:, 1] = np.where(cell.is_summed, 0.0, value[:, 1])
     return new
 
 
@@ -106,24 +106,24 @@ def merge_biases(cell: Recurrent, value: Array) -> Array:
 def find_gates(facts: Facts) -> tuple[Gate, ...]:
     """The forget gate of every LSTM and the update gate of every GRU, one for each direction."""
     cells = [recurrent_at(n) for n in facts.graph.nodes() if n.is_op(LSTM, GRU)]
-    return tuple(g for cell in cells if cell is not None for g in _gates(facts, cell))
+    return tuple(g for cell in cells if cell is not None for g in _gates_of(facts, cell))
 
 
-def _gates(facts: Facts, cell: Recurrent) -> list[Gate]:
+def _gates_of(facts: Facts, cell: Recurrent) -> list[Gate]:
     """One Gate for each direction."""
     name = "forget" if cell.op == LSTM else "update"
     directions = cell.directions or (str(cell.node.attr("direction")),)
     blank = [Gate(cell.node.label, cell.op, name, d, _units(facts, cell)) for d in directions]
-    why_not = _unknown(facts, cell)
+    why_not = _why_unknown(facts, cell)
     if why_not:
         return [replace(g, note=why_not) for g in blank]
     value = None if cell.bias is None else bias_value(facts, cell)
     if value is None:
-        return [_rest(cell, g, k, 0.0, 0.0) for k, g in enumerate(blank)]
+        return [_describe_gate(cell, g, k, 0.0, 0.0) for k, g in enumerate(blank)]
     with np.errstate(over="ignore", invalid="ignore"):
-        bias = _keeps(cell, value.sum(axis=1))
+        bias = _gate_opening(cell, value.sum(axis=1))
         means, stds = bias.mean(axis=1), bias.std(axis=1)
-    return [_rest(cell, g, k, float(means[k]), float(stds[k])) for k, g in enumerate(blank)]
+    return [_describe_gate(cell, g, k, float(means[k]), float(stds[k])) for k, g in enumerate(blank)]
 
 
 def _units(facts: Facts, cell: Recurrent) -> int | None:
@@ -133,7 +133,7 @@ def _units(facts: Facts, cell: Recurrent) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _unknown(facts: Facts, cell: Recurrent) -> str:
+def _why_unknown(facts: Facts, cell: Recurrent) -> str:
     """Why the bias is not known, as a sentence; empty if it is."""
     if cell.node.function_attrs:
         return f"Its attributes {', '.join(cell.node.function_attrs)} come from each call of its function."
@@ -147,14 +147,14 @@ def _unknown(facts: Facts, cell: Recurrent) -> str:
     return f"Its bias is not known: {wrong}." if wrong else ""
 
 
-def _keeps(cell: Recurrent, total: Array) -> Array:
+def _gate_opening(cell: Recurrent, total: Array) -> Array:
     """What opens the gate, shape [D, H], of Wb + Rb, shape [D, G, H]."""
     if cell.op == LSTM and cell.node.attr("input_forget", 0):
         return np.asarray(-total[:, cell.gates.index("i")])  # coupled: f = 1 - sigma(i) = sigma(-i)
     return np.asarray(total[:, cell.gates.index("f" if cell.op == LSTM else "z")])
 
 
-def _rest(cell: Recurrent, gate: Gate, k: int, mean: float, std: float) -> Gate:
+def _describe_gate(cell: Recurrent, gate: Gate, k: int, mean: float, std: float) -> Gate:
     """The gate of direction number `k` at a bias of this mean and deviation."""
     if not (math.isfinite(mean) and math.isfinite(std)):
         return replace(gate, note="Its bias is not finite.")
@@ -163,11 +163,11 @@ def _rest(cell: Recurrent, gate: Gate, k: int, mean: float, std: float) -> Gate:
         note = f"Its gates are {function}, not Sigmoid, so its bias alone does not tell its memory."
         return replace(gate, mean=mean, std=std, note=note)
     memory = 1.0 + math.exp(min(mean, _LARGEST))
-    note = _half_open(cell, gate) if abs(mean) < _NEAR_ZERO and std < _CLOSE else ""
+    note = _half_open_note(cell, gate) if abs(mean) < _NEAR_ZERO and std < _CLOSE else ""
     return replace(gate, mean=mean, std=std, kept=_sigmoid(mean), memory_steps=memory, note=note)
 
 
-def _half_open(cell: Recurrent, gate: Gate) -> str:
+def _half_open_note(cell: Recurrent, gate: Gate) -> str:
     bias = "has no bias" if cell.bias is None else "has a bias near 0"
     return (
         f"The {gate.gate} gate {bias}, so it rests half open: "

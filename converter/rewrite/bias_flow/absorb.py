@@ -77,7 +77,7 @@ class Absorb:
 
 def bias_at(facts: Facts, node: Node) -> Bias | None:
     """The bias that `node` adds, if it is a constant that may be replaced."""
-    return facts.remembered(("bias", id(node)), lambda: _read_bias(facts, node))
+    return facts.remember(_read_bias, node)
 
 
 def _read_bias(facts: Facts, node: Node) -> Bias | None:
@@ -126,7 +126,7 @@ def find_absorb(facts: Facts, options: TraceOptions, node: Node, shifts: dict[in
 
 def _absorb_in_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift) -> Absorb | None:
     linear = linear_into(facts, node, str(node.op))
-    if linear is None or node.function_attrs or facts.readable(linear.weight) is None:
+    if linear is None or node.function_attrs or facts.read_weight(linear.weight) is None:
         return None
     make = _through_weights(facts, linear, s)
     if make is None:

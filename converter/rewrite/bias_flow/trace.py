@@ -78,21 +78,30 @@ def trace_bias(facts: Facts, node: Node, options: TraceOptions | None = None) ->
 
     Remembered while the graph stays as it is: a pass, and who asks why it declined, see one trace.
     """
-    bias, chosen = bias_at(facts, node), options or TraceOptions()
-    if bias is None:
-        return None
-    return facts.remembered(("trace", id(node), chosen), lambda: _Tracer(facts, bias, chosen).run(bias.value))
+    return facts.remember(_trace_bias, node, options or TraceOptions())
+
+
+def _trace_bias(facts: Facts, node: Node, options: TraceOptions) -> Trace | None:
+    bias = bias_at(facts, node)
+    return None if bias is None else _Tracer(facts, bias, options).run(bias.value)
 
 
 def trace_parts(facts: Facts, node: Node) -> Sequence[tuple[NDArray[np.bool_], Trace]]:
     """The parts of a fused bias that are picked apart further down, each with its own trace."""
+    return facts.remember(_trace_parts, node)
+
+
+def _trace_parts(facts: Facts, node: Node) -> list[tuple[NDArray[np.bool_], Trace]]:
     bias = bias_at(facts, node)
-    return [] if bias is None else facts.remembered(("parts", id(node)), lambda: _trace_parts(facts, bias))
-
-
-def _trace_parts(facts: Facts, bias: Bias) -> list[tuple[NDArray[np.bool_], Trace]]:
+    if bias is None:
+        return []
     values = [(part, np.where(part, bias.value, 0.0)) for part in _find_parts(facts, bias)]
     return [(part, _Tracer(facts, bias, TraceOptions()).run(value)) for part, value in values if value.any()]
+
+
+def _known_blockers(_: Facts) -> dict[Tensor, tuple[Node, Block] | None]:
+    """What `first_blocker` found, tensor by tensor; empty at first."""
+    return {}
 
 
 def first_blocker(facts: Facts, tensor: Tensor) -> tuple[Node, Block] | None:
@@ -100,7 +109,7 @@ def first_blocker(facts: Facts, tensor: Tensor) -> tuple[Node, Block] | None:
 
     Remembered for every tensor on the way: a long trunk is walked once, not once for each of its biases.
     """
-    ends: dict[Tensor, tuple[Node, Block] | None] = facts.of_wiring(("blocker",), dict)
+    ends = facts.remember_wiring(_known_blockers)
     trail: list[Tensor] = []
     at: Tensor | None = tensor
     end: tuple[Node, Block] | None = None

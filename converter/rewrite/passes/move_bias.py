@@ -153,7 +153,7 @@ def _model_grows(_: Facts, m: MovableBias) -> str | None:
 
 
 def _overflow(facts: Facts, m: MovableBias) -> str | None:
-    for value, like, _ in _absorbed(facts, m):
+    for value, like, _ in _new_values(facts, m):
         problem = checks.overflow_problem(value, facts.weight(like), "what takes it over")
         if problem is not None:
             return problem
@@ -182,16 +182,16 @@ _CHECKS = (
 # -- plan ------------------------------------------------------------------------------------
 
 
-def _absorbed(facts: Facts, m: MovableBias) -> list[tuple[Array, Tensor, list[Edit]]]:
+def _new_values(facts: Facts, m: MovableBias) -> list[tuple[Array, Tensor, list[Edit]]]:
     """New value, a tensor of its type, and the edits, for each node that takes some of the shift over."""
     groups: dict[int, list[Absorb]] = {}
     for a in m.trace.absorbs:
         owner = (a.target.bias_node or a.target.node) if isinstance(a.target, Linear) else a.target.node
         groups.setdefault(id(owner), []).append(a)
-    return [_one(facts, group) for group in groups.values()]
+    return [_absorb_group(facts, group) for group in groups.values()]
 
 
-def _one(facts: Facts, group: list[Absorb]) -> tuple[Array, Tensor, list[Edit]]:
+def _absorb_group(facts: Facts, group: list[Absorb]) -> tuple[Array, Tensor, list[Edit]]:
     first = group[0]
     added = np.asarray(sum(a.make() for a in group))
     match first.target:
@@ -212,7 +212,7 @@ def _one(facts: Facts, group: list[Absorb]) -> tuple[Array, Tensor, list[Edit]]:
 
 def _plan(facts: Facts, m: MovableBias) -> list[Edit]:
     """The bias (or its part) out, what takes it over changed, fresh names for what changed its meaning."""
-    edits = [e for _, _, part in _absorbed(facts, m) for e in part]
+    edits = [e for _, _, part in _new_values(facts, m) for e in part]
     linear = m.bias.linear
     if m.part is not None:
         edits += lin.set_bias(facts, linear, np.where(m.part, 0.0, m.bias.value))
@@ -221,10 +221,10 @@ def _plan(facts: Facts, m: MovableBias) -> list[Edit]:
         edits.append(Bypass(linear.bias_node, 1 - linear.bias_slot))
     else:
         edits += lin.drop_bias(linear)
-    return edits + [Rename(t) for t in (*m.trace.shifted, *_between(m))]
+    return edits + [Rename(t) for t in (*m.trace.shifted, *_changed_off_path(m))]
 
 
-def _between(m: MovableBias) -> list[Tensor]:
+def _changed_off_path(m: MovableBias) -> list[Tensor]:
     """Tensors off the shift's way whose value changes: a sibling's output, a product before its bias."""
     found: dict[int, Tensor] = {}
     for a in m.trace.absorbs:

@@ -71,7 +71,7 @@ def find(facts: Facts, node: Node) -> RecurrentBias | None:
     if value is None:
         return RecurrentBias(cell, cell.bias, None, None)
     match = RecurrentBias(cell, cell.bias, value, rnn.merge_biases(cell, value))
-    to_merge = (cell.summed & (value[:, 1] != 0)).any()
+    to_merge = (cell.is_summed & (value[:, 1] != 0)).any()
     return match if to_merge or match.is_zero else None
 
 

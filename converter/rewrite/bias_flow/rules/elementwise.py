@@ -108,7 +108,7 @@ def _product(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     if other is None:
         return Block("stops", "it has one operand")
     rank = facts.rank(other)
-    weight = facts.readable(other)
+    weight = facts.read_weight(other)
     if weight is not None and s.value is not None:
         factor = weight.float64()
         if node.op == "Div" and (factor == 0).any():

@@ -117,7 +117,7 @@ def conv_problem(facts: Facts, node: Node, s: Shift) -> Block | None:
     """Why a convolution does not turn the shift into one shift per channel; None if it does."""
     if not s.constant_on([0, *range(2, s.rank)]):
         return Block("varies", "the shift varies over positions")
-    weight = facts.readable(node.inputs[1])
+    weight = facts.read_weight(node.inputs[1])
     if weight is None:
         return Block("stops", "its weight is known at run time only")
     if node.op == "Conv":
@@ -157,7 +157,7 @@ def _gemm(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     if set(shifts) != {0} or node.attr("transA", 0):
         return Block("stops", "it is not its first factor, as it stands, that is shifted")
     s = shifts[0]
-    if facts.readable(node.inputs[1]) is None:
+    if facts.read_weight(node.inputs[1]) is None:
         return Block("stops", "its weight is known at run time only")
     if s.value is None:
         return Propagate({0: Shift.of_axes(2, s.invariant & {0})})
@@ -173,7 +173,7 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     other = node.tensor_in(1 - slot)
     if other is None or s.rank < 2:
         return Block("rank", "it is a product of vectors")
-    weight = facts.readable(other)
+    weight = facts.read_weight(other)
     if s.value is not None and not s.tiled and weight is not None and len(weight.shape) >= 2:
         return _multiply(s.value, weight.float64(), slot)
     rank = facts.rank(other)
@@ -228,7 +228,7 @@ def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     if averages and mine.index(contracted[0]) in s.invariant and not _sums_alone(mine, theirs, out):
         return _place_axes(s, mine, out)
     invariant = [j for j, c in enumerate(out) if c in mine and c not in theirs and mine.index(c) in s.invariant]
-    weight = facts.readable(other)
+    weight = facts.read_weight(other)
     if weight is not None and s.value is not None:
         return _multiply_einsum(s, weight.float64(), (mine, theirs, out))
     return Propagate({0: Shift.of_axes(len(out), invariant)}, *weigh_by_data(facts, other))
