@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from converter.ablate import tables
-from converter.report.markdown_words import details, literal, prose, table
+from converter.report.render.markdown import details, literal, prose, table
 
 
 def markdown(document: Mapping[str, Any]) -> str:

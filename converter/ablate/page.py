@@ -12,7 +12,8 @@ from markupsafe import Markup
 from converter import report
 from converter.ablate import tables
 from converter.ablate.scoring import COMPENSABLE_ERROR, SMALL_ERROR
-from converter.report import svg, wording
+from converter.report import charts as svg
+from converter.report import wording
 
 _HERE = Path(__file__).parent / "templates"
 _SHOWN = 40  # biases in the chart

@@ -10,7 +10,8 @@ from rich.table import Table as Drawn
 from rich.text import Text
 
 from converter.ablate import tables
-from converter.report import text, wording
+from converter.report import wording
+from converter.report.render import text
 
 WIDTH = 80
 _COLOUR = {
@@ -25,10 +26,10 @@ _COLOUR = {
 
 def rendered(document: Mapping[str, Any], stream: TextIO | None = None, top: int | None = None) -> str:
     """The whole report."""
-    return text.render(blocks(document, top), stream, width=WIDTH)
+    return text.lay_out(blocks(document, top), stream, width=WIDTH)
 
 
-def blocks(document: Mapping[str, Any], top: int | None = None) -> list[text.Block]:
+def blocks(document: Mapping[str, Any], top: int | None = None) -> list[text.Lines]:
     """Its parts."""
     name = (document["model"]["path"] or "model in memory").replace("\\", "/").rpartition("/")[2]
     return [
@@ -45,7 +46,7 @@ def blocks(document: Mapping[str, Any], top: int | None = None) -> list[text.Blo
     ]
 
 
-def _ranking(document: Mapping[str, Any], top: int | None) -> text.Block:
+def _ranking(document: Mapping[str, Any], top: int | None) -> text.Lines:
     if not document["biases"]:
         return []
     block = _table("Biases, those that matter most first", tables.biases(document, top))
@@ -55,7 +56,7 @@ def _ranking(document: Mapping[str, Any], top: int | None) -> text.Block:
     return block
 
 
-def _table(title: str, table: tables.Table) -> text.Block:
+def _table(title: str, table: tables.Table) -> text.Lines:
     drawn = Drawn(box=None, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for place, name in enumerate(table.header):
         drawn.add_column(name, justify="right" if place in table.right else "left", overflow="fold", no_wrap=False)
@@ -64,7 +65,7 @@ def _table(title: str, table: tables.Table) -> text.Block:
     return [Text(title, style="bold"), Padding(drawn, (0, 0, 0, 2))]
 
 
-def _legend(document: Mapping[str, Any]) -> text.Block:
+def _legend(document: Mapping[str, Any]) -> text.Lines:
     if not document["biases"]:
         return []
     grid = Drawn.grid(padding=(0, 2, 0, 0))
@@ -75,21 +76,21 @@ def _legend(document: Mapping[str, Any]) -> text.Block:
     return [Padding(grid, (0, 0, 0, 2)), Padding(Text(tables.MEANING + star, style="dim"), (1, 0, 0, 2))]
 
 
-def _variants(document: Mapping[str, Any]) -> text.Block:
+def _variants(document: Mapping[str, Any]) -> text.Lines:
     if not document["variants"]:
         return []
     said = Padding(Text(tables.variants_mean(document), style="dim"), (1, 0, 0, 2))
     return [*_table("All at once", tables.variants(document)), said]
 
 
-def _probes(document: Mapping[str, Any]) -> text.Block:
+def _probes(document: Mapping[str, Any]) -> text.Lines:
     table = tables.probes(document)
     if table is None:
         return []
     return [*_table("Off the data", table), Padding(Text(tables.probes_mean(document), style="dim"), (1, 0, 0, 2))]
 
 
-def _findings(document: Mapping[str, Any]) -> text.Block:
+def _findings(document: Mapping[str, Any]) -> text.Lines:
     if not document["findings"]:
         return []
     found = [Padding(Text(said), (0, 0, 0, 2)) for said in tables.findings(document)]
@@ -100,7 +101,7 @@ def _findings(document: Mapping[str, Any]) -> text.Block:
     ]
 
 
-def _uncovered(document: Mapping[str, Any]) -> text.Block:
+def _uncovered(document: Mapping[str, Any]) -> text.Lines:
     if not document["uncovered"]:
         return []
     grid = Drawn.grid(padding=(0, 2, 0, 0))
@@ -109,7 +110,7 @@ def _uncovered(document: Mapping[str, Any]) -> text.Block:
     return [Text("Not covered", style="bold"), Padding(grid, (0, 0, 0, 2))]
 
 
-def _next(document: Mapping[str, Any]) -> text.Block:
+def _next(document: Mapping[str, Any]) -> text.Lines:
     exact = sum(b["class"] in ("DEAD", "REDUNDANT") for b in document["biases"])
     data = sum(b["class"] in ("SMALL", "COMPENSABLE") and b["role"] == "inner" for b in document["biases"])
     said = []

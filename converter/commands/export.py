@@ -174,15 +174,18 @@ def _ports(values: Any) -> tuple[TensorPort, ...]:
 
 def run(spec: str, out: Path, *, as_json: bool, verbose: bool, argv: Sequence[str], **given: Any) -> int:
     """The command: export, print, and return the exit code."""
-    from converter.report import exported, groups
+    from converter.report import exported
+    from converter.report.content.export import export_report
+    from converter.report.content.fold import collect_reasons
     from converter.rewrite.passes import PASSES
 
     with terminal.progress() as progress:
         result = export_model(spec, out, progress=progress, **given)
-    reasons = groups.reasons(PASSES)
+    reasons = collect_reasons(PASSES)
     return Ending(as_json=as_json).end(
         result.exit_code,
         lambda: exported.export_json(result, __version__, argv=argv, said=reasons),
-        lambda: exported.export_blocks(result, reasons, verbose=verbose),
+        lambda: export_report(result, reasons),
         lambda: exported.failure(result),
+        verbose=verbose,
     )

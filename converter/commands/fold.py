@@ -419,7 +419,9 @@ def run(
         stem = model.name[:-5] if model.name.lower().endswith(".onnx") else model.name
         output = model.with_name(f"{stem}.folded.onnx")
     given["removal"] = _removal(given)
-    from converter.report import groups, text, wording
+    from converter.report import wording
+    from converter.report.content import Run as Told
+    from converter.report.content.fold import collect_reasons, fold_report
     from converter.rewrite.passes import PASSES
 
     def document() -> dict[str, Any]:
@@ -431,12 +433,13 @@ def run(
     ending.prepare()
     with terminal.progress(quiet=ending.quiet) as progress:
         result = fold(model, output, verify=not no_verify, progress=progress, failing=ending.folder, **given)
-    reasons = groups.reasons(PASSES)
+    reasons = collect_reasons(PASSES)
     return ending.end(
         int(result.exit_code),
         document,
-        lambda: text.fold_blocks(result, reasons, verbose=verbose, removal=(result.removal or {}).get("said", ())),
+        lambda: fold_report(result, reasons, Told(), (result.removal or {}).get("said", ())),
         lambda: wording.failure(result.parity, result.latency),
+        verbose=verbose,
     )
 
 

@@ -215,7 +215,9 @@ def run(models: tuple[Path, ...], explained: str | None, *, as_json: bool, **giv
 def _inspect(
     model: Path, *, next_to: bool, check: bool, fates: bool, as_json: bool, verbose: bool, **given: Any
 ) -> int:
-    from converter.report import groups, text, to_json
+    from converter.report import to_json
+    from converter.report.content.fold import collect_reasons
+    from converter.report.content.inspect import inspect_report
     from converter.rewrite.passes import PASSES
 
     with terminal.progress() as progress:
@@ -224,14 +226,16 @@ def _inspect(
     terminal.say("\n" * next_to)
     show(
         lambda: to_json.inspect_json(result, __version__, exit_code),
-        lambda: text.inspect_blocks(result, groups.reasons(PASSES), verbose=verbose, each=fates),
+        lambda: inspect_report(result, collect_reasons(PASSES), each=fates),
         as_json=as_json,
+        verbose=verbose,
     )
     return exit_code
 
 
 def _explain(model: Path, node: str, *, check: bool, as_json: bool, fates: bool, verbose: bool, **given: Any) -> int:
-    from converter.report import explain as pages
+    from converter.report.content.bias_path import explain_report
+    from converter.report.to_json import explain_json
 
     if check:
         raise click.UsageError("--explain and --check exclude each other.")
@@ -241,9 +245,8 @@ def _explain(model: Path, node: str, *, check: bool, as_json: bool, fates: bool,
     except NoSuchBias as unknown:
         raise click.BadParameter(terminal.one_line(str(unknown)), param_hint="'--explain'") from None
     show(
-        lambda: pages.explain_json(fate, model, __version__),
-        lambda: pages.explain_blocks(fate),
+        lambda: explain_json(fate, model, __version__),
+        lambda: explain_report(fate),
         as_json=as_json,
-        width=80,
     )
     return 0

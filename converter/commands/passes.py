@@ -11,13 +11,14 @@ from converter.report.ending import show
 
 def run(names: Sequence[str], *, as_json: bool) -> int:
     """The command: print, and return the exit code."""
-    from converter.report import pages, text, to_json
+    from converter.report import docs, to_json
+    from converter.report.content.inspect import passes_report
     from converter.rewrite.passes import PASSES
 
     chosen = [row for row in PASSES if row.name in names or not names]
     if names and not as_json:
-        terminal.say("\n\n".join(pages.page(row, PASSES) for row in chosen))
+        terminal.say("\n\n".join(docs.render_page(row, PASSES) for row in chosen))
     else:
         document = to_json.passes_json(chosen, PASSES, __version__)
-        show(lambda: document, lambda: text.passes_blocks(PASSES), as_json=as_json)
+        show(lambda: document, lambda: passes_report(PASSES), as_json=as_json)
     return 0

@@ -57,7 +57,8 @@ def _margin(path: Path, document: Mapping[str, Any]) -> str:
 def shown(again: Again, form: str, stream: TextIO) -> str:
     """One report as text for a stream."""
     if form == "text":
-        from converter.report import document_text
+        from converter.report.content.document import report_of
+        from converter.report.render.text import render_text
 
-        return document_text.text(again.document, stream, verbose=again.verbose)
+        return render_text(report_of(again.document), stream, verbose=again.verbose)
     return files.made(again.document, form)

@@ -67,7 +67,16 @@ class Span:
 
 
 Words = str | Span | tuple[str | Span, ...]  # prose, which may quote names
-Cell = Words | Verdict  # a verdict is shown as a mark, a word or a chip
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines of one cell."""
+
+    lines: tuple[str, ...]
+
+
+Cell = Words | Lines | Verdict  # a verdict is shown as a mark, a word or a chip
 
 
 def spans(words: Words) -> tuple[Span, ...]:

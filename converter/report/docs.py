@@ -1,4 +1,4 @@
-"""Write what can be generated: ``python -m converter.report.docs [--check]``.
+"""The page of each pass, and what else can be generated: ``python -m converter.report.docs [--check]``.
 
 README.md gets the table of passes between ``<!-- BEGIN:passes -->`` and ``<!-- END:passes -->`` and the list of
 commands between ``<!-- BEGIN:commands -->`` and ``<!-- END:commands -->``; docs/commands.md gets each command's
@@ -12,10 +12,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from converter.errors import BiasoptError
-from converter.report.pages import pages_markdown, table_markdown
+from converter.report import wording
+from converter.report.content.fold import collect_reasons
+from converter.report.render.markdown import prose, table
+from converter.report.result import PassLike
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,13 +33,13 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         text = readme.read_text(encoding="utf-8")
     except OSError as exc:
         raise BiasoptError(f"{readme}: {exc.strerror}; run this in a checkout of the project") from exc
-    text = fill(text, "passes", table_markdown(PASSES))
+    text = fill(text, "passes", passes_table(PASSES))
     overview = _help(root)
     text = fill(text, "commands", _shown(overview))
     return {
         readme: text,
         root / "docs" / "commands.md": commands_markdown(root, overview),
-        root / "docs" / "passes.md": pages_markdown(PASSES),
+        root / "docs" / "passes.md": passes_markdown(PASSES),
     }
 
 
@@ -68,6 +72,50 @@ def _help(root: Path, *command: str) -> str:
         argv, env=env, capture_output=True, text=True, encoding="utf-8", check=True
     )
     return "\n".join(line.rstrip() for line in ran.stdout.splitlines()).strip()
+
+
+def render_page(row: PassLike, passes: Sequence[PassLike]) -> str:
+    """One pass's page as text: its docstring, its conditions, its promise and its place in the order."""
+    parts = [f"{row.name}\n{'=' * len(row.name)}", row.page, _guards(row)]
+    return "\n\n".join([*parts, "\n".join(_promise(row, passes))]) + "\n"
+
+
+def _guards(row: PassLike) -> str:
+    """The conditions under which the pass declines, one per line."""
+    if not row.guards:
+        return "Declines: never; what has the shape is folded."
+    said = collect_reasons([row])
+    width = max(map(len, said))
+    lines = [f"  {code:<{width}}  {why}" for code, why in said.items()]
+    return "\n".join(["Declines, in this order:", *lines])
+
+
+def passes_table(passes: Iterable[PassLike]) -> str:
+    """The table of passes, in the order in which they run."""
+    rows = [
+        (str(place), f"[`{row.name}`](docs/passes.md#{row.name})", prose(row.summary), row.safety.value)
+        for place, row in enumerate(passes, 1)
+    ]
+    return table(("", "pass", "what it does", "safety"), rows, right=(0,))
+
+
+def passes_markdown(passes: Sequence[PassLike]) -> str:
+    """Every page, as one Markdown document."""
+    head = "# Passes\n\nGenerated from the passes by `python -m converter.report.docs`; do not edit.\n"
+    return head + "".join(f"\n{_section(row, passes)}" for row in passes)
+
+
+def _section(row: PassLike, passes: Sequence[PassLike]) -> str:
+    guards = [(f"`{code}`", prose(why)) for code, why in collect_reasons([row]).items()]
+    declines = table(("declines", "because"), guards) if guards else "Declines never."
+    promise = "\n".join(f"- {line}" for line in _promise(row, passes))
+    return f"## {row.name}\n\n```text\n{row.page}\n```\n\n{declines}\n\n{promise}\n"
+
+
+def _promise(row: PassLike, passes: Sequence[PassLike]) -> list[str]:
+    place = [other.name for other in passes].index(row.name) + 1
+    order = f"Order: {place} of {len(passes)}" + (f", after {', '.join(row.after)}" if row.after else "")
+    return [f"Outputs: {wording.SAFETY[row.safety]}", order]
 
 
 def main(argv: list[str], root: Path = ROOT) -> int:

@@ -12,10 +12,10 @@ from converter.report import files, terminal
 
 if TYPE_CHECKING:
     from converter.report.blocks import Report
-    from converter.report.text import Block
+    from converter.report.render.text import Lines
 
 Document = Callable[[], Mapping[str, Any]]
-Blocks = Callable[[], "Report | list[Block]"]
+Blocks = Callable[[], "Report | list[Lines]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,11 @@ def show(document: Document, blocks: Blocks, *, as_json: bool, width: int | None
 
         terminal.say(to_json.dumps(document()))
     else:
-        from converter.report import text  # rich loads only where it is shown
         from converter.report.blocks import Report
-        from converter.report.render.text import render_text
+        from converter.report.render import text  # rich loads only where it is shown
 
         found = blocks()
         if isinstance(found, Report):
-            terminal.say(render_text(found, sys.stdout, verbose=verbose))
+            terminal.say(text.render_text(found, sys.stdout, verbose=verbose))
         else:
-            terminal.say(text.render(found, sys.stdout, text.WIDTH if width is None else width))
+            terminal.say(text.lay_out(found, sys.stdout, 110 if width is None else width))

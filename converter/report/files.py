@@ -68,19 +68,11 @@ def made(document: Mapping[str, Any], form: str) -> str:
 
             return dumps(document)
         case "md":
-            if "counts" in document:
-                from converter.report import markdown
-
-                return markdown.markdown(document)
             from converter.report.content.document import report_of
             from converter.report.render.markdown import render_markdown
 
             return render_markdown(report_of(document))
         case "html":
-            if "counts" in document:
-                from converter.report import html
-
-                return html.html(document)
             from converter.report.content.document import report_of
             from converter.report.render.html import render_html
 
@@ -90,9 +82,10 @@ def made(document: Mapping[str, Any], form: str) -> str:
 
             return junit.junit(document)
         case "text":
-            from converter.report import document_text
+            from converter.report.content.document import report_of
+            from converter.report.render.text import render_text
 
-            return document_text.text(document)
+            return render_text(report_of(document))
     raise ValueError(f"{form!r} is no kind of report; there are {', '.join(NAMES)}")
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from converter.records.lint import CODES, Kind, LintFinding, LintReport, Location
 from converter.report import wording
-from converter.report.text import Block
+from converter.report.render.text import Lines as Block
 
 WIDTH = 80
 _SHOWN = 3  # names of one group

@@ -66,9 +66,10 @@ def rendered(
         return to_json.dumps(lint_sarif.sarif(report, version, Path.cwd()))
     if github:
         return lint_sarif.workflow_commands(report, Path.cwd())
-    from converter.report import lint_text, text
+    from converter.report import lint_text
+    from converter.report.render import text
 
-    return text.render(lint_text.lint_blocks(report, Path.cwd(), verbose=verbose), stream, lint_text.WIDTH)
+    return text.lay_out(lint_text.lint_blocks(report, Path.cwd(), verbose=verbose), stream, lint_text.WIDTH)
 
 
 def fix_lines(fix: Fix, *, wrote: bool) -> Iterator[str]:

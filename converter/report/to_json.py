@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from converter.records import Counts, Fate, Finding, Latency, Rewrite, Step, Verb
+from converter.report.content.bias_path import describe_step, explain
 from converter.report.document import environment, facts, inputs, latency_json, parity_json, repro, tool
 from converter.report.result import Folded, Inspected, PassLike
 
 FOLD_SCHEMA = "biasopt.fold/1"
 INSPECT_SCHEMA = "biasopt.inspect/1"
 PASSES_SCHEMA = "biasopt.passes/1"
+EXPLAIN_SCHEMA = "biasopt.explain/1"
 
 
 def fold_json(
@@ -148,6 +150,21 @@ def fate_json(fate: Fate) -> dict[str, Any]:
         "where": fate.where,
         "code": fate.code,
         "why": fate.why,
+    }
+
+
+def explain_json(fate: Fate, model: Path | None, version: str) -> dict[str, Any]:
+    """What ``inspect --explain --json`` prints."""
+    head, why = explain(fate)
+    path = zip(fate.path, path_json(fate.path), strict=True)
+    return {
+        "schema": EXPLAIN_SCHEMA,
+        "version": version,
+        "input": _path(model),
+        **fate_json(fate),
+        "verdict": f"{head}: {why}",
+        "path": [row | {"says": describe_step(hop)} for hop, row in path],
+        "exit_code": 0,
     }
 
 

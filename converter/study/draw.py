@@ -1,6 +1,6 @@
 """Charts of the study: lines, forests, bars, strips. Each is a figure for the page, and a file of its own.
 
-Marks are those of `converter.report.svg`: x in per cent, y in pixels, so that they stretch.
+Marks are those of `converter.report.charts`: x in per cent, y in pixels, so that they stretch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from converter import report
-from converter.report import svg
+from converter.report import charts as svg
 
 MINUS = "\u2212"
 _FOOT = 22  # pixels for the labels of the x axis

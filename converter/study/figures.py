@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from converter.report import svg
+from converter.report import charts as svg
 from converter.study.draw import MINUS, Entry, Figure, Series, across, forest, lines
 from converter.study.figures_more import centring, contrast, error, recall, removal, replaceability
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from converter.report import svg
+from converter.report import charts as svg
 from converter.study.draw import Figure, Series, across, bars, foot, lines
 
 NAN = math.nan

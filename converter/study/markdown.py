@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converter.report.markdown_words import details, prose, table
+from converter.report.render.markdown import details, prose, table
 from converter.study.sections import Section, sections, spent
 from converter.study.table import Table
 

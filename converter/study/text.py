@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from converter.report import text
+from converter.report.render import text
 from converter.study import claims
 from converter.study.document import format_points
 from converter.study.sections import spent
@@ -27,10 +27,10 @@ _COLOUR = {
 
 def rendered(document: Mapping[str, Any], stream: TextIO | None = None) -> str:
     """The summary."""
-    return text.render(blocks(document), stream, width=WIDTH)
+    return text.lay_out(blocks(document), stream, width=WIDTH)
 
 
-def blocks(document: Mapping[str, Any]) -> list[text.Block]:
+def blocks(document: Mapping[str, Any]) -> list[text.Lines]:
     """Its parts."""
     return [
         [Text(document["verdict"]["sentence"], style="bold"), Text(document["verdict"]["more"])],
@@ -42,7 +42,7 @@ def blocks(document: Mapping[str, Any]) -> list[text.Block]:
     ]
 
 
-def _compared(document: Mapping[str, Any]) -> text.Block:
+def _compared(document: Mapping[str, Any]) -> text.Lines:
     found = document["results"].get("widths")
     if not found:
         return []
@@ -61,7 +61,7 @@ def _compared(document: Mapping[str, Any]) -> text.Block:
     return [Text("Accuracy in per cent, with and without biases in the convolutions", style="bold"), _in(drawn)]
 
 
-def _claims(document: Mapping[str, Any]) -> text.Block:
+def _claims(document: Mapping[str, Any]) -> text.Lines:
     drawn = _grid("", "")
     drawn.show_header = False
     for claim in document["claims"]:
@@ -71,7 +71,7 @@ def _claims(document: Mapping[str, Any]) -> text.Block:
     return [Text("What was claimed", style="bold"), _in(drawn)]
 
 
-def _controls(document: Mapping[str, Any]) -> text.Block:
+def _controls(document: Mapping[str, Any]) -> text.Lines:
     drawn = _grid("", "", "")
     drawn.show_header = False
     for check in document["checks"]:

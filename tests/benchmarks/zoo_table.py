@@ -20,9 +20,9 @@ from pathlib import Path
 import converter
 from converter.errors import BiasoptError
 from converter.records import Fate, FateKind
-from converter.report import fates as told
+from converter.report.content.bias_path import blocker, count_fates, percent_of
 from converter.report.docs import fill
-from converter.report.markdown import literal, prose, table
+from converter.report.render.markdown import literal, prose, table
 from tests.benchmarks import nets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,14 +87,14 @@ def row(name: str, all_fates: Sequence[Fate]) -> tuple[str, ...]:
     """One line of the table."""
     fates = [fate for fate in all_fates if fate.op != "BatchNormalization"]
     count = Counter(fate.kind for fate in fates)
-    total = told.totals(fates)
-    share = told.share(total.elements_removed, total.elements)
+    total = count_fates(fates)
+    share = percent_of(total.elements_removed, total.elements)
     gone = (f"{count[kind]:,}" if count[kind] else "" for kind in GONE)
     return (literal(name), f"{len(fates):,}", f"{count[FateKind.KEPT]:,}", *gone, share, prose(_felt(fates)))
 
 
 def _felt(fates: Sequence[Fate]) -> str:
-    ends = [told.stopper(fate) for fate in fates if fate.kind is FateKind.KEPT]
+    ends = [blocker(fate) for fate in fates if fate.kind is FateKind.KEPT]
     count = Counter("other reasons" if end is None else end.op for end in ends)
     others = count.pop("other reasons", 0)
     ranked = sorted(count.items(), key=lambda item: (-item[1], item[0]))

@@ -226,11 +226,13 @@ def test_options_of_removal_go_together(tmp_path: Path, options: list[str]) -> N
 
 
 def test_a_page_of_a_removal_says_that_outputs_changed(tmp_path: Path) -> None:
-    from converter.report import html_evidence, html_said
+    from converter.report.content import Run
+    from converter.report.content.verify import verify_report
+    from converter.report.render.html import render_html
 
     parity = converter.fold(MODEL, removal=removal()).parity
     assert parity is not None
-    assert html_said.outputs(parity) == "changed"
-    assert "within the margin" in html_said.decisions(parity)
-    shown = html_evidence.stages(parity)[-1].rows[0]
-    assert shown.limit.replace("\u00a0", " ") == "20 %"
+    page = render_html(verify_report(parity, Run())).replace("\u00a0", " ")
+    assert "<dt>Outputs</dt><dd>changed</dd>" in page
+    assert "<dt>Decisions</dt><dd>the same, within the margin</dd>" in page
+    assert "at most, limit 20 %" in page

@@ -157,3 +157,8 @@ def html(document: Mapping[str, Any]) -> str:
 def markdown(document: Mapping[str, Any]) -> str:
     """A document as Markdown."""
     return files.made(document, "md")
+
+
+def text(document: Mapping[str, Any]) -> str:
+    """A document as text."""
+    return files.made(document, "text")

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 
 from converter.records import EffectKind, Fate, FateKind, Step, Verb
-from converter.report import explain, hops, text, to_json
+from converter.report import to_json
+from converter.report.content.bias_path import describe_step, explain_report
+from converter.report.render.text import render_text
 from tests.report.made import absorbed, at_output, carries, ends, kept
 
 
 def shown(fate: Fate, stream: io.StringIO | None = None, width: int = 80) -> str:
-    return text.render(explain.explain_blocks(fate), stream, width=width)
+    return render_text(replace(explain_report(fate), width=width), stream)
 
 
 def residual() -> Fate:
-    """A bias on a trunk: two layers take it over, one after an Add each, and a norm at last does not feel it."""
+    """A bias on a trunk: two layers take it over, one after an Add each, and a norm at last cancels it."""
     path = (
         ends("conv2", "conv1", "absorbs", "Conv", "its bias 'b2' takes it over", EffectKind.BIAS),
         carries("add1", "conv1"),
@@ -42,7 +44,7 @@ Absorbed: this bias goes, and 5 nodes take it over.
 │ │                             others
 │ ● Conv conv3                  takes it over into its bias
 ○ Add add2                      carries it unchanged
-├─∅ InstanceNormalization norm  does not feel it: it subtracts the mean
+├─∅ InstanceNormalization norm  cancels it: it subtracts the mean
 ├─● Conv conv4                  takes it over into a new bias
 ○ Add add3                      carries it unchanged
 ● Conv conv5                    takes it over into its constant
@@ -93,7 +95,7 @@ def test_names_are_text_not_markup_and_not_control() -> None:
 @pytest.mark.parametrize(
     ("fate", "first"),
     [
-        (Fate("k", "MatMul", FateKind.DEAD, 4, 4), "Dead: nothing can feel this bias, so it goes."),
+        (Fate("k", "MatMul", FateKind.DEAD, 4, 4), "Dead: nothing downstream depends on this bias, so it goes."),
         (Fate("k", "Conv", FateKind.ZERO, 4, 4), "Zero: all elements of this bias are zero, so it goes."),
         (absorbed("a", "b"), "Absorbed: this bias goes, and b takes it over."),
         (Fate("k", "Conv", FateKind.MERGED, 4, 4, "d"), "Merged: this bias becomes one with that of d."),
@@ -120,7 +122,7 @@ def test_without_a_way_the_node_is_named() -> None:
 
 def test_a_way_that_was_not_gone_is_called_that() -> None:
     declined = replace(absorbed("a", "b"), kind=FateKind.KEPT, removed=0, code="model-grows", why="it would grow")
-    assert "Kept: it would grow.\n\nThe way that it could have gone:\n\n◆ Conv a" in shown(declined)
+    assert "Kept: it would grow.\n\nPossible path:\n\n◆ Conv a" in shown(declined)
 
 
 def test_each_part_has_a_tree_of_its_own() -> None:
@@ -131,10 +133,10 @@ def test_each_part_has_a_tree_of_its_own() -> None:
     fused = Fate("qkv", "Gemm", FateKind.KEPT, 18, 6, code="softmax", why="w", path=path)
     assert shown(fused).splitlines()[2:] == [
         "◆ Gemm qkv    its bias: key part, elements 6 to 11",
-        "∅ Softmax sm  does not feel it: alike",
+        "∅ Softmax sm  cancels it: alike",
         "",
         "◆ Gemm qkv    its bias: query part",
-        "■ Softmax sm  feels it: differently",
+        "■ Softmax sm  blocks it: differently",
     ]
 
 
@@ -167,11 +169,11 @@ def test_where_shifts_meet() -> None:
     ],
 )
 def test_what_a_node_does_is_told_in_plain_words(op: str, kind: EffectKind, said: str) -> None:
-    assert hops.does(carries("n", "c", op, kind)) == said
+    assert describe_step(carries("n", "c", op, kind)) == said
 
 
 def test_an_explanation_as_json() -> None:
-    document = explain.explain_json(absorbed("a", "b"), Path("m.onnx"), "9.9")
+    document = to_json.explain_json(absorbed("a", "b"), Path("m.onnx"), "9.9")
     assert json.loads(to_json.dumps(document)) == {
         "schema": "biasopt.explain/1",
         "version": "9.9",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from converter.records import FateKind, Latency, OutputCheck, Parity, Stage, Verdict
-from converter.report import svg_parity
+from converter.report import charts
 from converter.report.to_json import fold_json
 from tests.report import made_evidence as made
 from tests.report.made import FATES, SAID, declined, folded, html
@@ -151,12 +151,12 @@ def test_a_fold_tells_what_was_done_and_where_the_biases_went() -> None:
     assert "3 rewrites took out 53 of 53 batch norms and 3 of 6 biases; the outputs stay the same." in said
     assert "nodes 122 was 175 (\u221253)" in said
     assert "fold-bn-into-conv 2 equal up to float rounding" in said
-    assert "hence more bias vectors than before" in said
+    assert "what a BatchNormalization adds becomes a bias" in said
     assert "3 of 6 vectors go (50 %), 20 of 38 elements (53 %)" in said
     assert "absorbed 2 something further down that exists anyway takes it over" in said
     assert "conv1 → conv2" in said
-    assert "felt by Relu: it is not linear" in said
-    assert "another node reads it output-shared 2 bn3, mul4" in said
+    assert "blocked by Relu: it is not linear" in said
+    assert "output-shared 2 another node reads it bn3, mul4" in said
 
 
 def test_every_stage_says_what_it_proves_and_how_near_the_limit_it_came() -> None:
@@ -221,7 +221,7 @@ def test_what_is_needed_to_see_it_again_is_there() -> None:
 def test_what_is_missing_has_no_section() -> None:
     page = PAGES["fold, unverified"]()
     sections = re.findall(r'<section id="(\w+)">', page)
-    assert sections == ["changes", "again"]
+    assert sections == ["changes", "left", "again"]
     assert re.findall(r'<section id="(\w+)">', PAGES["bench"]()) == ["models", "latency", "again"]
 
 
@@ -231,7 +231,7 @@ def test_two_thousand_layers_are_drawn_and_listed_within_bounds() -> None:
     assert "2,000 places" in text_of(page)
     assert "The worst 100 of 2,000; --verbose and the JSON report have all of them." in text_of(page)
     assert "/layer2/Conv: 0.9 of the limit (the worst of 9)" in page
-    assert page.count("<rect") <= svg_parity.COLUMNS + 60
+    assert page.count("<rect") <= charts.COLUMNS + 60
     assert len(page) < 250_000
 
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 from converter.records import Verdict
-from converter.report import svg_parity
+from converter.report import charts
 from converter.report.to_json import dumps
 from tests.report import made_evidence as made
 from tests.report.made import html
@@ -58,9 +58,9 @@ def test_a_difference_needs_no_grade_of_evidence() -> None:
 def test_differences_by_size_are_a_map() -> None:
     found = {"low": -16.0, "step": 0.5, "counts": [0] * 40, "zeros": 0}
     found["by_size"] = {"low": -10.0, "cells": [[18, 18, 8], [20, 20, 900], [20, 30, 1]]}
-    drawn = svg_parity.heat(found, "by size")
+    drawn = charts.draw_heat(found, "by size")
     assert drawn is not None
     assert "900 elements of size 1e0 to 1e0.5: 1e-6 to 1e-5.5 apart" in drawn[1]
     assert [drawn[1].count(f'"heat heat-{shade}"') for shade in range(1, 6)] == [1, 1, 0, 0, 1]
     assert ">1e-1<" in drawn[0]  # the one far above the others
-    assert svg_parity.heat({"low": -16.0, "step": 0.5, "counts": []}, "old document") is None
+    assert charts.draw_heat({"low": -16.0, "step": 0.5, "counts": []}, "old document") is None

@@ -17,7 +17,7 @@ def told(result: Result) -> str:
 
 def test_the_verdict_comes_first() -> None:
     lines = told(folded()).splitlines()
-    assert lines[0] == "## biasopt: `net.onnx`"
+    assert lines[0] == "## biasopt fold: `net.onnx`"
     assert lines[2].startswith("✅ **Parity PASS**: same outputs, against a float64")
     assert lines[-1] == "<sub>biasopt 9.9</sub>"
 
@@ -27,15 +27,15 @@ def test_counts_passes_and_reasons_are_tables() -> None:
     assert "| BatchNormalization | 53 | 0 |\n" in said
     assert "| `fold-bn-into-conv` | 2 | equal up to float rounding |\n" in said
     assert "| `output-shared` | 2 | another node reads it | `bn3`, `mul4` |\n" in said
-    assert "Left as it was: 2 reasons" in said
+    assert "### Not folded\n\n<details><summary>2 reasons</summary>" in said
     assert "| float64: the change against the rounding of weights | PASS |  |" in said
 
 
 def test_biases_are_a_table() -> None:
     said = told(folded(fates=FATES))
     assert "### Biases\n\n3 of 6 vectors go (50 %), 20 of 38 elements (53 %)\n\n| fate | biases | why |" in said
-    assert "| absorbed | 2 | Conv further down takes it over | `conv1`, `conv5` |\n" in said
-    assert "| kept | 1 | felt by Relu: it is not linear | `conv2` |\n" in said
+    assert "| absorbed | 2 | Conv downstream takes it over | `conv1`, `conv5` |\n" in said
+    assert "| kept | 1 | blocked by Relu: it is not linear | `conv2` |\n" in said
     assert "### Biases" not in told(folded())
 
 

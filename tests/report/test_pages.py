@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from converter.records import Safety
-from converter.report import pages
+from converter.report import docs
 from tests.report.made import Guard, Pass
 
 FOLD = Pass(
@@ -31,21 +31,21 @@ Order: 2 of 2, after tidy-up
 
 
 def test_a_page_is_the_text_the_guards_the_promise_and_the_place() -> None:
-    assert pages.page(FOLD, ROWS) == PAGE
+    assert docs.render_page(FOLD, ROWS) == PAGE
 
 
 def test_a_pass_without_guards_says_so() -> None:
-    assert "Declines: never" in pages.page(ROWS[0], ROWS)
+    assert "Declines: never" in docs.render_page(ROWS[0], ROWS)
 
 
 def test_the_table_links_to_the_pages() -> None:
-    table = pages.table_markdown(ROWS).splitlines()
+    table = docs.passes_table(ROWS).splitlines()
     assert table[2] == "| 1 | [`tidy-up`](docs/passes.md#tidy-up) | one becomes the other | exact |"
     assert len(table) == 4
 
 
 def test_all_pages_in_one_document() -> None:
-    document = pages.pages_markdown(ROWS)
+    document = docs.passes_markdown(ROWS)
     assert "\n## tidy-up\n" in document
     assert "\n## fold-this-into-that\n\n```text\nThis becomes that.\n\nGiven  x\nResult y\n```\n" in document
     assert "| `odd` | that is \\|odd\\| |" in document

@@ -8,7 +8,11 @@ from unittest.mock import patch
 import pytest
 
 from converter.records import OutputCheck, Parity, Safety, Stage, Verdict
-from converter.report import text, wording
+from converter.report import wording
+from converter.report.content import Run
+from converter.report.content.fold import fold_report
+from converter.report.content.inspect import inspect_report, passes_report
+from converter.report.render.text import render_text
 from converter.rewrite.analysis.recurrent import Gate
 from tests.report.made import AFTER, BEFORE, FATES, SAID, Pass, Result, act, declined, folded, parity
 
@@ -21,27 +25,27 @@ class Terminal(io.StringIO):
 
 
 def shown(result: Result, *, verbose: bool = False) -> str:
-    return text.render(text.fold_blocks(result, SAID, verbose=verbose))
+    return render_text(fold_report(result, SAID, Run()), verbose=verbose)
 
 
 FOLDED = """\
 net.onnx  102 MB, opset 17, 175 nodes
 
-Done
-  2  fold-bn-into-conv  equal up to float rounding
-  1  drop-zero-bias     exactly equal
-
-Left as it was
-  2  output-shared  another node reads it
-                    bn3, mul4
-  1  padded         the convolution reads padding
-                    bn3
+What was done
+  fold-bn-into-conv  2  equal up to float rounding
+  drop-zero-bias     1  exactly equal
 
                       before   after
   BatchNormalization      53       0
   bias vectors             1      54  what a BatchNormalization adds becomes a bias
   nodes                  175     122
   parameters          102 MB  102 MB
+
+Not folded
+  output-shared  2  another node reads it
+                    bn3, mul4
+  padded         1  the convolution reads padding
+                    bn3
 
 Parity   PASS: same outputs, against a float64 reference (level B)
          logits: differs by 1e-06 at most, 0.63 x what rounding the weights can change (limit 4)
@@ -56,12 +60,12 @@ def test_a_fold_reads_like_this() -> None:
 @pytest.mark.parametrize("environ", [{"COLUMNS": "40"}, {"FORCE_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1"}])
 def test_what_is_piped_does_not_depend_on_the_window(environ: dict[str, str]) -> None:
     with patch.dict("os.environ", environ):
-        assert text.render(text.fold_blocks(folded(), SAID), io.StringIO()) == FOLDED
+        assert render_text(fold_report(folded(), SAID, Run()), io.StringIO()) == FOLDED
 
 
 def on_terminal(result: Result, **environ: str) -> str:
     with patch.dict("os.environ", {"TERM": "xterm-256color", **environ}, clear=True):
-        return text.render(text.fold_blocks(result, SAID), Terminal())
+        return render_text(fold_report(result, SAID, Run()), Terminal())
 
 
 def without_styles(output: str) -> str:
@@ -70,9 +74,9 @@ def without_styles(output: str) -> str:
 
 def test_a_terminal_gets_colour_unless_it_asks_for_none() -> None:
     coloured = on_terminal(folded(), COLUMNS="110")
-    assert "\x1b[32m" in coloured
+    assert "\x1b[1;32m" in coloured
     assert without_styles(coloured) == FOLDED
-    assert "\x1b[32m" not in on_terminal(folded(), COLUMNS="110", NO_COLOR="1")
+    assert "\x1b[1;32m" not in on_terminal(folded(), COLUMNS="110", NO_COLOR="1")
     assert "\x1b" not in on_terminal(folded(), TERM="dumb")
 
 
@@ -101,9 +105,9 @@ def test_verbose_names_every_node() -> None:
 
 def test_verbose_says_of_each_node_why() -> None:
     result = folded(findings=tuple(declined("p", node, "padded", f"{node} reads zeros") for node in ("c1", "c2")))
-    assert lines(shown(result))[5:7] == ["2  padded  a border would differ", "c1, c2"]
-    assert lines(shown(result, verbose=True))[8:11] == [
-        "2  padded  a border would differ",
+    assert lines(shown(result))[10:12] == ["padded  2  a border would differ", "c1, c2"]
+    assert lines(shown(result, verbose=True))[13:16] == [
+        "padded  2  a border would differ",
         "c1: c1 reads zeros",
         "c2: c2 reads zeros",
     ]
@@ -129,47 +133,48 @@ def test_fold_shows_ten_reasons_and_inspect_all() -> None:
     assert "code-09" in fold
     assert "code-10" not in fold
     assert "... 3 more reasons; `biasopt inspect` shows them all" in fold
-    assert "code-12" in text.render(text.inspect_blocks(folded(findings=many), SAID))
+    assert "code-12" in render_text(inspect_report(folded(findings=many), SAID))
 
 
 def test_inspect_says_would() -> None:
-    said = text.render(text.inspect_blocks(folded(), SAID))
-    assert "Would do\n  2  fold-bn-into-conv  equal up to float rounding\n" in said
+    said = render_text(inspect_report(folded(), SAID))
+    assert "Would do\n  fold-bn-into-conv  2  equal up to float rounding\n" in said
     assert "now  folded\n" in said
     assert "Parity" not in said
     assert "Written" not in said
 
 
 BIASES = """\
-Biases  3 of 6 vectors go (50 %), 20 of 38 elements (53 %)
-  1  zero      all its elements are zero
+Biases
+  3 of 6 vectors go (50 %), 20 of 38 elements (53 %)
+  zero      1  all its elements are zero
                conv3
-  2  absorbed  Conv further down takes it over
+  absorbed  2  Conv downstream takes it over
                conv1, conv5
-  1  kept      felt by Relu: it is not linear
+  kept      1  blocked by Relu: it is not linear
                conv2
-  1  kept      it reaches an output
+  kept      1  it reaches an output
                gemm
-  1  kept      overridable: 'b4' is also a graph input
+  kept      1  overridable: 'b4' is also a graph input
                conv4
 """
 
 
 def test_inspect_shows_where_biases_go() -> None:
-    said = text.render(text.inspect_blocks(folded(fates=FATES), SAID))
+    said = render_text(inspect_report(folded(fates=FATES), SAID))
     assert BIASES in said
 
 
 @pytest.mark.parametrize("options", [{"verbose": True}, {"each": True}])
 def test_each_bias_is_named_where_that_is_asked_for(options: dict[str, bool]) -> None:
-    said = text.render(text.inspect_blocks(folded(fates=FATES), SAID, **options))
+    said = render_text(inspect_report(folded(fates=FATES), SAID, each="each" in options), verbose="verbose" in options)
     shown = [line.strip() for line in said.splitlines()]
     assert {"conv1 -> conv2", "conv5 -> conv6", "conv2: Relu relu", "gemm: output y", "conv3"} <= set(shown)
 
 
 def test_fold_has_one_line_of_biases() -> None:
     said = shown(folded(fates=FATES))
-    line = "Biases   6 seen, 1 zero, 2 absorbed further down, 3 kept: felt by Relu 1, output 1, overridable 1\n"
+    line = "Biases   6 biases: 1 zero, 2 absorbed downstream, 3 kept: blocked by Relu 1, output 1, overridable 1\n"
     assert f"{line}Parity   PASS" in said
     assert "Biases" not in shown(folded())
 
@@ -179,7 +184,7 @@ def test_inspect_shows_what_gates_remember() -> None:
         Gate("lstm", "LSTM", "forget", "forward", 8, 1.0, 0.25, 0.731, 3.72),
         Gate("gru", "GRU", "update", "reverse", note="Its bias is not known."),
     )
-    said = text.render(text.inspect_blocks(folded(gates=gates), SAID))
+    said = render_text(inspect_report(folded(gates=gates), SAID))
     assert (
         """\
 Memory
@@ -198,7 +203,7 @@ def test_nothing_to_do_is_said() -> None:
     assert "Nothing to do: no pass applies here." in said
     assert "the output is a copy of the input" in said
     assert "before" not in said
-    assert "Nothing to do" in text.render(text.inspect_blocks(Result(after=BEFORE), SAID))
+    assert "Nothing to do" in render_text(inspect_report(Result(after=BEFORE), SAID))
 
 
 def test_a_failed_check_says_why_and_that_nothing_was_written() -> None:
@@ -255,7 +260,7 @@ def test_a_model_in_memory_has_a_header_too() -> None:
 
 
 def test_the_table_of_passes_is_in_order() -> None:
-    said = text.render(text.passes_blocks([Pass("first", safety=Safety.EXACT), Pass("second")]))
+    said = render_text(passes_report([Pass("first", safety=Safety.EXACT), Pass("second")]))
     assert "rounding  outputs are equal up to float rounding\n" in said
     assert said.splitlines()[:2] == [
         "1  first   exact     one becomes the other",
@@ -264,5 +269,5 @@ def test_the_table_of_passes_is_in_order() -> None:
 
 
 def test_acts_alone_leave_nothing_out() -> None:
-    said = text.render(text.inspect_blocks(folded(findings=(act("p", "n"),)), SAID))
-    assert "Left as it was" not in said
+    said = render_text(inspect_report(folded(findings=(act("p", "n"),)), SAID))
+    assert "Not folded" not in said

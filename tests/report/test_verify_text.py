@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from converter.records import Latency, ModelFacts, OutputCheck, Parity, Stage, Verdict
-from converter.report import document_text
 from converter.report.content import Run
 from converter.report.content.bench import bench_report
 from converter.report.content.verify import verify_report
 from converter.report.render.text import render_text
 from tests.report import made_evidence as made
+from tests.report.made import text
 
 
 def said(parity: Parity, *, verbose: bool = False) -> str:
@@ -135,12 +135,12 @@ def test_figures_that_are_missing_have_no_row() -> None:
 
 
 def test_a_document_reads_like_its_records() -> None:
-    assert document_text.text(made.verify_json()) == PASSED
-    both = document_text.text(made.verify_json(bench=made.latency()))
+    assert text(made.verify_json()) == PASSED
+    both = text(made.verify_json(bench=made.latency()))
     assert both.startswith(PASSED.partition("Inputs")[0])
     assert "PASS: B is not slower" in both
     assert both.count("Ran on") == 1
-    assert document_text.text(made.bench_json()).count("Ran on") == 1
+    assert text(made.bench_json()).count("Ran on") == 1
 
 
 def test_a_model_in_memory_is_called_that() -> None:

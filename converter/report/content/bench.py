@@ -108,7 +108,7 @@ def latency_section(latency: Latency, who: str, head: Medium = Medium.NONE) -> S
         ),
         about=about if who == "B" else f"{about} A is the original, B {who}.",
         id="latency",
-        titled=Medium.PAGE,
+        titled=Medium.FILES,
     )
 
 

@@ -8,13 +8,17 @@ from typing import Any
 from converter.report.blocks import Report
 from converter.report.content import Run
 from converter.report.content.bench import bench_report
+from converter.report.content.fold import fold_report
 from converter.report.content.verify import verify_report
-from converter.report.rebuilt import latency_of, parity_of
+from converter.report.rebuilt import fold_of, latency_of, parity_of
 
 
 def report_of(document: Mapping[str, Any]) -> Report:
     """The report of a ``biasopt.fold``, ``biasopt.verify`` or ``biasopt.bench`` document."""
     parity, latency, run = parity_of(document), latency_of(document), run_of(document)
+    if "counts" in document:
+        removal = (document.get("removal") or {}).get("said", ())
+        return fold_report(fold_of(document), document.get("reasons", {}), run, removal)
     if parity is not None:
         return verify_report(parity, run, latency)
     assert latency is not None  # a document that was read has one of the three

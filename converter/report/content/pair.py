@@ -92,7 +92,12 @@ def change(by: int, said: str = "") -> str:
 
 
 def again_section(
-    run: Run, *, parity: Parity | None = None, latency: Latency | None = None, certificate: str = ""
+    run: Run,
+    *,
+    parity: Parity | None = None,
+    latency: Latency | None = None,
+    certificate: str = "",
+    media: Medium = Medium.ALL,
 ) -> Section:
     """On what and where it ran, and how to see it again."""
     inputs = parity.inputs if parity else latency.inputs if latency else None
@@ -122,6 +127,7 @@ def again_section(
         ),
         about="What is needed to repeat this, and to know the files again.",
         id="again",
+        media=media,
         titled=Medium.PAGE,
     )
 

@@ -147,7 +147,7 @@ def _lede(parity: Parity) -> str:
 # ---- the evidence ------------------------------------------------------------------------------------
 
 
-def evidence_sections(parity: Parity | None) -> tuple[Section, ...]:
+def evidence_sections(parity: Parity | None, media: Medium = Medium.ALL) -> tuple[Section, ...]:
     """Each check with its comparisons beside their limits, how strong that is, and the chart of layers."""
     if parity is None or not parity.stages:
         return ()
@@ -161,6 +161,7 @@ def evidence_sections(parity: Parity | None) -> tuple[Section, ...]:
             tuple(blocks),
             about="Each check proves something that the others cannot. All of them must hold.",
             id="accuracy",
+            media=media,
             titled=Medium.FILES,
         ),
         *_layers(parity),

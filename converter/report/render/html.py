@@ -131,6 +131,8 @@ def _span(span: b.Span) -> Markup:
 
 
 def _cell(cell: b.Cell) -> Markup:
+    if isinstance(cell, b.Lines):
+        return Markup("<br>").join(map(_escape, cell.lines))
     return _chip(cell) if isinstance(cell, Verdict) else _text(cell)
 
 

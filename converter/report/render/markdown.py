@@ -76,6 +76,8 @@ def _span(span: b.Span) -> str:
 
 
 def _cell(cell: b.Cell) -> str:
+    if isinstance(cell, b.Lines):
+        return "<br>".join(map(prose, cell.lines))
     return cell.value if isinstance(cell, Verdict) else _text(cell)
 
 

@@ -150,6 +150,8 @@ def _text(words: b.Words, style: str = "", *, bold_names: bool = True) -> Text:
 def _cell(cell: b.Cell) -> Text:
     if isinstance(cell, Verdict):
         return Text(VERDICT[cell].mark, style=_STYLES[VERDICT[cell].style])
+    if isinstance(cell, b.Lines):
+        return Text("\n".join(map(plain, cell.lines)))
     return _text(cell, bold_names=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import converter
-from converter.report.hops import does
+from converter.report.content.bias_path import describe_step
 from tests.rewrite.bias_flow.attention_cases import ROWS
 from tests.rewrite.bias_flow.fused_cases import FUSED
 
@@ -25,7 +25,7 @@ def test_a_guard_after_softmax_is_named() -> None:
     row = next(r for r in ROWS if r.name == "mask at run time, guarded")
     fate = converter.explain(row.build(), "v")
     (hop,) = (h for h in fate.path if h.node == "z")
-    assert does(hop) == "it is multiplied by data: after Where (P) its weights need not sum to one"
+    assert describe_step(hop) == "it is multiplied by data: after Where (P) its weights need not sum to one"
     plain = converter.explain(next(r for r in ROWS if r.name == "sigmoid").build(), "v")
     (hop,) = (h for h in plain.path if h.node == "z")
-    assert does(hop) == "multiplies it by data; along one axis it stays the same"
+    assert describe_step(hop) == "multiplies it by data; along one axis it stays the same"

@@ -3,51 +3,54 @@ from __future__ import annotations
 import pytest
 
 from converter.records import Fate, FateKind
-from converter.report import fates
+from converter.report.content import bias_path
 from converter.rewrite.analysis.recurrent import Gate
 from tests.report.made import FATES, absorbed, at_output, ends, kept
 
 
 def test_the_totals_on_one_line() -> None:
-    assert fates.line(FATES) == (
-        "6 seen, 1 zero, 2 absorbed further down, 3 kept: felt by Relu 1, output 1, overridable 1"
+    assert bias_path.summarize_fates(FATES) == (
+        "6 biases: 1 zero, 2 absorbed downstream, 3 kept: blocked by Relu 1, output 1, overridable 1"
     )
-    assert fates.line([absorbed("a", "b")]) == "1 seen, 1 absorbed further down"
+    assert bias_path.summarize_fates([absorbed("a", "b")]) == "1 bias: 1 absorbed downstream"
 
 
 def test_frequent_reasons_first_and_rare_ones_together() -> None:
     by = ["Clip"] * 3 + ["Relu", "Relu", "Tanh", "Selu", "Elu", "Erf", "Erf"]
     found = [kept(f"c{i}", op) for i, op in enumerate(by)] + [at_output("y")]
-    assert fates.line(found) == "11 seen, 11 kept: felt by Clip 3, Erf 2, Relu 2, Elu 1, others 2, output 1"
+    assert (
+        bias_path.summarize_fates(found)
+        == "11 biases: 11 kept: blocked by Clip 3, Erf 2, Relu 2, Elu 1, others 2, output 1"
+    )
 
 
 def test_a_part_that_goes_is_counted() -> None:
     fused = Fate("qkv", "Gemm", FateKind.KEPT, 18, 12, code="softmax", why="w", path=kept("qkv", "Softmax").path)
-    assert fates.line([fused]) == "1 seen, 1 kept: felt by Softmax 1; 12 elements of these go"
-    assert fates.heading([fused]) == "0 of 1 vector go (0 %), 12 of 18 elements (67 %)"
-    assert fates.what(fused) == "but for a part: felt by Softmax"
+    assert bias_path.summarize_fates([fused]) == "1 bias: 1 kept: blocked by Softmax 1; 12 elements of these go"
+    assert bias_path.removed_share([fused]) == "0 of 1 vector go (0 %), 12 of 18 elements (67 %)"
+    assert bias_path.describe_end(fused) == "but for a part: blocked by Softmax"
 
 
 def test_totals_and_shares() -> None:
-    assert fates.totals(FATES) == fates.Totals(6, 3, 38, 20)
-    assert fates.heading(FATES) == "3 of 6 vectors go (50 %), 20 of 38 elements (53 %)"
+    assert bias_path.count_fates(FATES) == bias_path.BiasCounts(6, 3, 38, 20)
+    assert bias_path.removed_share(FATES) == "3 of 6 vectors go (50 %), 20 of 38 elements (53 %)"
 
 
 @pytest.mark.parametrize(
     ("part", "whole", "said"), [(0, 0, "0 %"), (1, 1000, "under 1 %"), (1, 3, "33 %"), (7, 7, "100 %")]
 )
 def test_a_share_is_never_rounded_to_nothing(part: int, whole: int, said: str) -> None:
-    assert fates.share(part, whole) == said
+    assert bias_path.percent_of(part, whole) == said
 
 
 def test_groups_are_in_the_order_of_fates_then_frequency() -> None:
     more = [*FATES, kept("c7"), kept("c8"), Fate("c9", "Conv", FateKind.DEAD, 1, 1)]
-    groups = fates.gathered(more)
+    groups = bias_path.group_fates(more)
     assert [(g.kind.value, len(g.fates), g.what) for g in groups] == [
-        ("dead", 1, "what follows does not feel it"),
+        ("dead", 1, "what follows cancels it"),
         ("zero", 1, "all its elements are zero"),
-        ("absorbed", 2, "Conv further down takes it over"),
-        ("kept", 3, "felt by Relu"),
+        ("absorbed", 2, "Conv downstream takes it over"),
+        ("kept", 3, "blocked by Relu"),
         ("kept", 1, "it reaches an output"),
         ("kept", 1, "overridable"),
     ]
@@ -55,12 +58,12 @@ def test_groups_are_in_the_order_of_fates_then_frequency() -> None:
 
 
 def test_a_reason_that_differs_is_told_one_by_one() -> None:
-    (group,) = fates.gathered([kept("a", how="for this"), kept("b", how="for that")])
+    (group,) = bias_path.group_fates([kept("a", how="for this"), kept("b", how="for that")])
     assert group.why == ""
 
 
 def test_one_bias_in_a_list() -> None:
-    assert [fates.tail(fate) for fate in FATES] == [
+    assert [bias_path.describe_one(fate) for fate in FATES] == [
         " -> conv2",
         ": Relu relu",
         "",
@@ -72,9 +75,9 @@ def test_one_bias_in_a_list() -> None:
 
 def test_what_ends_a_way_names_the_fate() -> None:
     dead = Fate("k", "MatMul", FateKind.DEAD, 4, 4, "sm", path=(ends("sm", "k", "annihilates", "Softmax"),))
-    assert fates.what(dead) == "Softmax does not feel it"
+    assert bias_path.describe_end(dead) == "Softmax cancels it"
     use = Fate("k", "Conv", FateKind.KEPT, 4, code="captured-by-subgraph", path=(ends("t", "k", "stops", "use"),))
-    assert fates.what(use) == "captured-by-subgraph"
+    assert bias_path.describe_end(use) == "captured-by-subgraph"
 
 
 @pytest.mark.parametrize(
@@ -93,9 +96,9 @@ def test_what_ends_a_way_names_the_fate() -> None:
     ],
 )
 def test_a_gates_memory(gate: Gate, said: str) -> None:
-    assert fates.gate(gate) == said
+    assert bias_path.describe_gate(gate) == said
 
 
 def test_a_gates_name_tells_an_unusual_direction() -> None:
-    assert fates.gate_name(Gate("n", "LSTM", "forget", "forward")) == "forget gate"
-    assert fates.gate_name(Gate("n", "GRU", "update", "reverse")) == "update gate, reverse"
+    assert bias_path.name_gate(Gate("n", "LSTM", "forget", "forward")) == "forget gate"
+    assert bias_path.name_gate(Gate("n", "GRU", "update", "reverse")) == "update gate, reverse"

@@ -1,0 +1,68 @@
+"""What ``fold`` would do and what not, every bias, what gates remember; and the table of passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from converter.records import Gate, Verdict
+from converter.report import wording
+from converter.report.blocks import Column, Medium, Paragraph, Report, Section, Table, code
+from converter.report.content.bias_path import describe_gate, name_gate
+from converter.report.content.fold import (
+    WIDTH,
+    Reasons,
+    done_sections,
+    fates_section,
+    header_section,
+    left_section,
+    overridable_section,
+)
+from converter.report.result import Inspected, PassLike
+
+
+def inspect_report(result: Inspected, reasons: Reasons, *, each: bool = False) -> Report:
+    """What ``fold`` would do, and what it would leave: every reason of it; with ``each`` every bias by name."""
+    return Report(
+        command="inspect",
+        name=result.path.name if result.path else "model in memory",
+        status=Verdict.SKIPPED,
+        headline="",
+        lede="",
+        width=WIDTH,
+        sections=(
+            header_section(result),
+            *done_sections(result, "Would do", ("now", "folded")),
+            left_section(result, reasons, most=None),
+            fates_section(result.fates, each=each),
+            _gates_section(result.gates),
+            overridable_section(result),
+        ),
+    )
+
+
+def _gates_section(gates: Sequence[Gate]) -> Section:
+    rows = [(f"{gate.op} {gate.node}", name_gate(gate), describe_gate(gate), gate.note) for gate in gates]
+    columns = (Column("layer"), Column("gate"), Column("what it keeps"), Column(under=Medium.ALL))
+    return Section("Memory", (Table(columns, rows, headless=Medium.SCREEN),))
+
+
+def passes_report(passes: Sequence[PassLike]) -> Report:
+    """The table of passes, in the order in which they run, and what its last words promise."""
+    rows = [(f"{place}", code(row.name), row.safety.value, row.summary) for place, row in enumerate(passes, 1)]
+    columns = (Column("order", right=True), Column("pass"), Column("safety"), Column("what it does"))
+    promises = [
+        (safety.value, f"outputs are {wording.SAFETY[safety]}") for safety in sorted({r.safety for r in passes})
+    ]
+    return Report(
+        command="passes",
+        name="",
+        status=Verdict.SKIPPED,
+        headline="",
+        lede="",
+        width=WIDTH,
+        sections=(
+            Section("", (Table(columns, rows, headless=Medium.SCREEN),)),
+            Section("", (Table((Column("safety"), Column("promise")), promises, headless=Medium.SCREEN),)),
+            Section("", (Paragraph("`biasopt passes NAME` explains one of them.", small=True),)),
+        ),
+    )
