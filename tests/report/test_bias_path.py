@@ -10,23 +10,22 @@ from tests.report.made import FATES, absorbed, at_output, ends, kept
 
 def test_the_totals_on_one_line() -> None:
     assert bias_path.summarize_fates(FATES) == (
-        "6 biases: 1 zero, 2 absorbed downstream, 3 kept: blocked by Relu 1, output 1, overridable 1"
+        "6: 1 zero, 2 absorbed downstream, 3 kept (blocked by Relu 1, output 1, overridable 1)"
     )
-    assert bias_path.summarize_fates([absorbed("a", "b")]) == "1 bias: 1 absorbed downstream"
+    assert bias_path.summarize_fates([absorbed("a", "b")]) == "1: 1 absorbed downstream"
 
 
 def test_frequent_reasons_first_and_rare_ones_together() -> None:
     by = ["Clip"] * 3 + ["Relu", "Relu", "Tanh", "Selu", "Elu", "Erf", "Erf"]
     found = [kept(f"c{i}", op) for i, op in enumerate(by)] + [at_output("y")]
     assert (
-        bias_path.summarize_fates(found)
-        == "11 biases: 11 kept: blocked by Clip 3, Erf 2, Relu 2, Elu 1, others 2, output 1"
+        bias_path.summarize_fates(found) == "11: 11 kept (blocked by Clip 3, Erf 2, Relu 2, Elu 1, others 2, output 1)"
     )
 
 
 def test_a_part_that_goes_is_counted() -> None:
     fused = Fate("qkv", "Gemm", FateKind.KEPT, 18, 12, code="softmax", why="w", path=kept("qkv", "Softmax").path)
-    assert bias_path.summarize_fates([fused]) == "1 bias: 1 kept: blocked by Softmax 1; 12 elements of these go"
+    assert bias_path.summarize_fates([fused]) == "1: 1 kept (blocked by Softmax 1; 12 elements of these go)"
     assert bias_path.removed_share([fused]) == "0 of 1 vector go (0 %), 12 of 18 elements (67 %)"
     assert bias_path.describe_end(fused) == "but for a part: blocked by Softmax"
 

@@ -69,7 +69,7 @@ def test_a_fold_reads_the_same_from_its_file(run: Run, tmp_path: Path) -> None:
     for form in ("md", "html", "junit", "text"):
         assert run("report", path, "--formats", form)[1] == files.made(document, form)
     out = run("report", path)[1]
-    assert "6 biases: 1 zero, 2 absorbed downstream, 3 kept: blocked by Relu 1, " in out
+    assert "6: 1 zero, 2 absorbed downstream, 3 kept (blocked by Relu 1, " in out
     assert "not slower" in out
 
 

@@ -174,7 +174,7 @@ def test_each_bias_is_named_where_that_is_asked_for(options: dict[str, bool]) ->
 
 def test_fold_has_one_line_of_biases() -> None:
     said = shown(folded(fates=FATES))
-    line = "Biases   6 biases: 1 zero, 2 absorbed downstream, 3 kept: blocked by Relu 1, output 1, overridable 1\n"
+    line = "Biases   6: 1 zero, 2 absorbed downstream, 3 kept (blocked by Relu 1, output 1, overridable 1)\n"
     assert f"{line}Parity   PASS" in said
     assert "Biases" not in shown(folded())
 

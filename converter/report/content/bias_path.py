@@ -233,7 +233,7 @@ def _common(fates: list[Fate]) -> str:
 
 
 def summarize_fates(fates: Sequence[Fate]) -> str:
-    """All of it on one line: ``52 biases: 17 absorbed downstream, 35 kept: blocked by Clip 34, output 1``."""
+    """All of it on one line: ``52: 17 absorbed downstream, 35 kept (blocked by Clip 34, output 1)``."""
     count = Counter(fate.kind for fate in fates)
     parts = [f"{count[kind]:,} {words.brief}" for kind, words in wording.FATE.items() if count[kind]]
     kept = [fate for fate in fates if fate.kind is FateKind.KEPT]
@@ -247,8 +247,8 @@ def summarize_fates(fates: Sequence[Fate]) -> str:
     reasons = [f"blocked by {_counted(blocked_by)}"] * bool(blocked_by) + [_counted(others)] * bool(others)
     partly = sum(fate.removed for fate in kept)
     more = f"; {wording.count(partly, 'element')} of these go" if partly else ""
-    told = ", ".join(parts) + (f": {', '.join(reasons)}" if reasons else "") + more
-    return f"{wording.count(len(fates), 'bias', 'biases')}: {told}"
+    why = f" ({', '.join(reasons)}{more})" if reasons or more else ""
+    return f"{len(fates):,}: {', '.join(parts)}{why}"
 
 
 def _counted(count: Counter[str]) -> str:

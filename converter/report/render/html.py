@@ -93,7 +93,7 @@ def _block(block: Any) -> Markup:
         case b.Measures(rows=measures):
             return _element("div", _lines(map(_measure, measures)), "measures")
         case b.Tiles(tiles=tiles):
-            notes = _join(_element("p", _escape(f"{tile.note}."), "small soft") for tile in tiles if tile.note)
+            notes = _join(_element("p", _escape(sentence(tile.note)), "small soft") for tile in tiles if tile.note)
             return _element("dl", _join(map(_tile, tiles)), "tiles") + notes
         case b.Ladder():
             return _ladder(block)
