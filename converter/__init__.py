@@ -15,37 +15,57 @@ from converter._version import __version__
 from converter.errors import BiasoptError, DataError, ExportError, InvariantViolation, ModelError, RuntimeUnavailable
 
 if TYPE_CHECKING:
-    from converter.commands.ablate import AblateResult
-    from converter.commands.ablate import ablate as score_biases
+    from converter.commands.ablate import AblateResult, score_biases
     from converter.commands.bench import measure_latency
     from converter.commands.export import ExportResult, export_model
     from converter.commands.fold import FoldResult, fold
     from converter.commands.inspect import InspectResult, explain, inspect
     from converter.commands.lint import LintResult, lint_model
     from converter.commands.replay import ReplayResult, replay_certificate
-    from converter.commands.study import StudyResult
-    from converter.commands.study import study as run_study
-    from converter.commands.verify import verify as compare
+    from converter.commands.study import StudyResult, run_study
+    from converter.commands.verify import compare
     from converter.model.graph import load
+    from converter.records.options import (
+        AblateOptions,
+        BenchOptions,
+        ExportOptions,
+        FoldOptions,
+        InspectOptions,
+        LintOptions,
+        RemovalOptions,
+        ReplayOptions,
+        StudyOptions,
+        VerifyOptions,
+    )
     from converter.referee import verify
     from converter.rewrite.bias_flow.fates import NoSuchBias, UnknownBias
 
 __all__ = [
+    "AblateOptions",
     "AblateResult",
+    "BenchOptions",
     "BiasoptError",
     "DataError",
     "ExportError",
+    "ExportOptions",
     "ExportResult",
+    "FoldOptions",
     "FoldResult",
+    "InspectOptions",
     "InspectResult",
     "InvariantViolation",
+    "LintOptions",
     "LintResult",
     "ModelError",
     "NoSuchBias",
+    "RemovalOptions",
+    "ReplayOptions",
     "ReplayResult",
     "RuntimeUnavailable",
+    "StudyOptions",
     "StudyResult",
     "UnknownBias",
+    "VerifyOptions",
     "__version__",
     "compare",
     "explain",
@@ -73,7 +93,7 @@ _HOME = {
     "ReplayResult": "commands.replay:ReplayResult",
     "UnknownBias": "rewrite.bias_flow.fates:UnknownBias",
     "StudyResult": "commands.study:StudyResult",
-    "compare": "commands.verify:verify",  # do two models give the same answers?
+    "compare": "commands.verify:compare",  # do two models give the same answers?
     "explain": "commands.inspect:explain",
     "export_model": "commands.export:export_model",
     "fold": "commands.fold:fold",
@@ -82,10 +102,13 @@ _HOME = {
     "load": "model.graph:load",
     "measure_latency": "commands.bench:measure_latency",
     "replay_certificate": "commands.replay:replay_certificate",
-    "run_study": "commands.study:study",  # (converter.study is the package)
-    "score_biases": "commands.ablate:ablate",  # (converter.ablate is the package)
+    "run_study": "commands.study:run_study",
+    "score_biases": "commands.ablate:score_biases",
     "verify": "referee.verify:",  # the referee: converter.verify.compare(a, b)
 }
+
+
+_HOME |= {name: f"records.options:{name}" for name in __all__ if name.endswith("Options")}
 
 
 def __getattr__(name: str) -> Any:

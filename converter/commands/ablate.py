@@ -10,13 +10,12 @@ from typing import Any
 
 from converter._version import __version__
 from converter.ablate.ablate import AblateOptions as Settings
-from converter.ablate.ablate import Ablation, OpenedModel, open_model
-from converter.ablate.ablate import ablate as score
+from converter.ablate.ablate import Ablation, OpenedModel, ablate, open_model
 from converter.ablate.document import ablate_document
 from converter.ablate.samples import Data, DataSource
 from converter.ablate.session import Net, SessionOptions
 from converter.ablate.sites import Uncovered, choose_sites
-from converter.commands.inspect import Model, blame, quiet
+from converter.commands.inspect import Model, blaming_the_model, silence_graphsurgeon
 from converter.records import InputSet, ModelFacts
 from converter.records.options import AblateOptions, documented, merged
 from converter.referee.proto.source import LoadedModel, describe_model, list_free_inputs
@@ -57,7 +56,7 @@ class AblateResult:
 
 
 @documented(AblateOptions)
-def ablate(model: Model, options: AblateOptions | None = None, **keywords: Any) -> AblateResult:
+def score_biases(model: Model, options: AblateOptions | None = None, **keywords: Any) -> AblateResult:
     """Score every bias of Conv, ConvTranspose, Gemm and MatMul + Add: dead, redundant, small, compensable, essential.
 
     Parameters
@@ -88,10 +87,10 @@ def ablate(model: Model, options: AblateOptions | None = None, **keywords: Any) 
         raise ValueError(f"{unknown[0]!r} is no probe; there are {', '.join(KINDS)}")
     tell = asked.progress or (lambda text: None)
     tell("reading the model")
-    with quiet():
+    with silence_graphsurgeon():
         made = open_model(model, asked.data, folds=asked.fold_first)
         try:
-            with blame(made.graph):
+            with blaming_the_model(made.graph):
                 sites = choose_sites(made.found.sites, asked.only) if asked.only else list(made.found.sites)
                 size = asked.max_memory or find_default_memory()
                 given = DataSource(
@@ -103,7 +102,7 @@ def ablate(model: Model, options: AblateOptions | None = None, **keywords: Any) 
                 settings = Settings(
                     asked.output, tuple(asked.probe), asked.seed, asked.max_time, size, asked.compensate, tell
                 )
-                result = score(net, sites, rows, settings)
+                result = ablate(net, sites, rows, settings)
         finally:
             made.graph.close()
     facts = describe_model(LoadedModel.open(model, None if asked.data is None else Path(asked.data)))
@@ -132,7 +131,7 @@ def run(model: Path, ending: Ending, *, top: int | None, argv: Sequence[str], **
     ending.prepare()
     try:
         with terminal.progress(quiet=ending.quiet) as progress:
-            result = ablate(model, progress=progress, **given)
+            result = score_biases(model, progress=progress, **given)
     except ValueError as unknown:  # a name that no bias has
         raise click.BadParameter(terminal.one_line(str(unknown)), param_hint="'--only'") from None
     saved.end(result.document(argv), ending, sys.stdout, top)

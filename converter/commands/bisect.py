@@ -87,7 +87,7 @@ def bisect(a: Any, b: Any, options: VerifyOptions | None = None, **keywords: Any
     original = LoadedModel.open(a, data, "original")
     got_data = asked.got_data or (original.folder if not isinstance(b, str | Path) else None)
     rewritten = LoadedModel.open(b, None if got_data is None else Path(got_data), "rewritten")
-    ids = _ids(rewritten)[len(_ids(original)) :]
+    ids = _read_rewrite_ids(rewritten)[len(_read_rewrite_ids(original)) :]
     if ids:
         judging = VerifyOptions(
             data=data,
@@ -111,7 +111,7 @@ def with_blame(parity: Parity, a: Any, b: Any, options: VerifyOptions) -> Parity
     return replace(parity, blame=bisect(a, b, options).text)
 
 
-def _ids(source: LoadedModel) -> list[str]:
+def _read_rewrite_ids(source: LoadedModel) -> list[str]:
     """What the model says was rewritten in it."""
     for entry in source.proto.metadata_props:
         if entry.key == _REWRITES:
@@ -130,24 +130,24 @@ class _Search:
 
     def run(self, rewritten: LoadedModel) -> Blame | None:
         """The answer; None if the fold cannot be made again."""
-        again = self._again()
+        again = self._repeat_fold()
         if again is None:
             return None
         way, rewrites = again
-        whole = self._folded(len(rewrites), way)
-        if not self._is_bad(len(rewrites), whole):
-            return self._after_the_fold(LoadedModel.open(whole, self._folder()), rewritten, rewrites)
+        refolded = self._build_model(len(rewrites), way)
+        if not self._is_bad(len(rewrites), refolded):
+            return self._find_change_since(LoadedModel.open(refolded, self._find_folder()), rewritten, rewrites)
         good, bad = 0, len(rewrites)
         while bad - good > 1:
             middle = (good + bad) // 2
-            if self._is_bad(middle, self._folded(middle, way)):
+            if self._is_bad(middle, self._build_model(middle, way)):
                 bad = middle
             else:
                 good = middle
         first = rewrites[bad - 1]
         return Blame(first.id, first.output, first.node, f"the first of {len(rewrites)} that differs", self._steps)
 
-    def _again(self) -> tuple[FoldOptions, tuple[Rewrite, ...]] | None:
+    def _repeat_fold(self) -> tuple[FoldOptions, tuple[Rewrite, ...]] | None:
         """How the fold was made, and its rewrites."""
         names = {i.partition("@")[0] for i in self._ids}
         for way in (*_WAYS, FoldOptions(only=names), FoldOptions(only=names, allow=names)):
@@ -160,13 +160,13 @@ class _Search:
     def _fold(self, count: int, way: FoldOptions) -> FoldResult:
         return fold(self._a, None, replace(way, verify=None, data=self._judging.data, stop_after=count))
 
-    def _folded(self, count: int, way: FoldOptions) -> ModelProto:
+    def _build_model(self, count: int, way: FoldOptions) -> ModelProto:
         return self._fold(count, way).model
 
-    def _folder(self) -> Path | None:
-        return LoadedModel.open(self._a, self._data()).folder
+    def _find_folder(self) -> Path | None:
+        return LoadedModel.open(self._a, self._find_data()).folder
 
-    def _data(self) -> Path | None:
+    def _find_data(self) -> Path | None:
         return None if self._judging.data is None else Path(self._judging.data)
 
     def _is_bad(self, count: int, model: ModelProto) -> bool:
@@ -174,12 +174,12 @@ class _Search:
 
         self._steps += 1
         self._tell(f"bisect: the first {count} rewrites")
-        parity = compare(self._a, model, replace(self._judging, got_data=self._folder()))
+        parity = compare(self._a, model, replace(self._judging, got_data=self._find_folder()))
         return parity.verdict is Verdict.FAIL
 
-    def _after_the_fold(self, whole: LoadedModel, rewritten: LoadedModel, rewrites: tuple[Rewrite, ...]) -> Blame:
+    def _find_change_since(self, refolded: LoadedModel, rewritten: LoadedModel, rewrites: tuple[Rewrite, ...]) -> Blame:
         """The model under test against the fold made again: they should be the same."""
-        found = next(_unlike(whole, rewritten), None)
+        found = next(_find_differences(refolded, rewritten), None)
         if found is None:
             return Blame(steps=self._steps, why="it is what the fold makes, and every rewrite of it passes")
         tensor, node, why = found
@@ -188,9 +188,9 @@ class _Search:
         return Blame("", tensor, f"{node}: {tensor}" if tensor else node, said, self._steps)
 
 
-def _unlike(whole: LoadedModel, rewritten: LoadedModel) -> Iterator[tuple[str, str, str]]:
+def _find_differences(refolded: LoadedModel, rewritten: LoadedModel) -> Iterator[tuple[str, str, str]]:
     """Tensor, node and difference, in the order of the data, where two models that should be the same are not."""
-    ours, theirs = build_scopes(whole, {}), build_scopes(rewritten, {})
+    ours, theirs = build_scopes(refolded, {}), build_scopes(rewritten, {})
     for key, scope in theirs.items():
         if key not in ours:
             continue
@@ -198,13 +198,13 @@ def _unlike(whole: LoadedModel, rewritten: LoadedModel) -> Iterator[tuple[str, s
         for node in scope.nodes:
             label = node.name or f"{node.op_type}:{node.output[0]}"
             for name in list_reads(node):
-                if name in scope.consts and (why := _changed(name, ours[key], scope)):
+                if name in scope.consts and (why := _describe_change(name, ours[key], scope)):
                     yield name, label, why
             if compute_signature(node) not in known:
                 yield "", label, "changed"
 
 
-def _changed(name: str, ours: Scope, theirs: Scope) -> str:
+def _describe_change(name: str, ours: Scope, theirs: Scope) -> str:
     old, new = ours.consts.get(name), theirs.consts[name]
     if old is None:
         return "put in"
@@ -213,9 +213,9 @@ def _changed(name: str, ours: Scope, theirs: Scope) -> str:
     if not isinstance(old, TensorProto) or list(old.dims) != list(new.dims):
         return "of another shape"
     x, y = read_tensor(old, ours.source.folder), read_tensor(new, theirs.source.folder)
-    apart = np.flatnonzero(~((x == y) | ((x != x) & (y != y))).reshape(-1))
-    if not apart.size or not x.ndim:
+    differing = np.flatnonzero(~((x == y) | ((x != x) & (y != y))).reshape(-1))
+    if not differing.size or not x.ndim:
         return "changed"
-    channels = np.unique(apart // max(x.size // x.shape[0], 1))
+    channels = np.unique(differing // max(x.size // x.shape[0], 1))
     rest = f" and {len(channels) - 1} more" if len(channels) > 1 else ""
     return f"changed in channel {int(channels[0])}{rest}"

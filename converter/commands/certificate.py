@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,7 @@ from converter.referee.certificate import (
 )
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import chain_hashes, hash_array, hash_file, hash_model
+from converter.report.files import write_whole
 from converter.rewrite.passes import Pass
 
 _LITERAL = 1 << 20  # elements of a constant that may stand in a certificate in full
@@ -44,7 +43,7 @@ class _Noted:
 class Recorder:
     """Watches a pipeline on one graph; made before the pipeline runs.
 
-    Give it to `pipeline.run` as ``watch``, then to `certificate`.
+    Give it to `pipeline.run` as ``watch``, then to `build_certificate`.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -79,7 +78,7 @@ class Recorder:
     def __call__(self, p: Pass, edits: list[Edit]) -> Callable[[Rewrite], None]:
         """Note a rewrite before it is applied."""
         noted = _Noted({"guards": [g.code for g in p.guards], "version": p.version})
-        noted.record["edits"] = [self._edit(e, noted) for e in edits]
+        noted.record["edits"] = [self._describe_edit(e, noted) for e in edits]
 
         def done(rewrite: Rewrite) -> None:
             for entry, node, slot in noted.consts:
@@ -92,11 +91,11 @@ class Recorder:
 
         return done
 
-    def _edit(self, edit: Edit, noted: _Noted) -> dict[str, Any]:
+    def _describe_edit(self, edit: Edit, noted: _Noted) -> dict[str, Any]:
         match edit:
             case SetConst(node, slot, weight):
                 entry = {"edit": "set-const", "node": self._paths[id(node)], "slot": slot}
-                entry["value"] = self._recipe(weight, node, slot)
+                entry["value"] = self._describe_constant(weight, node, slot)
                 noted.consts.append((entry, node, slot))
                 return entry
             case DropInput(node, slot):
@@ -112,7 +111,7 @@ class Recorder:
                 noted.renames.append((entry, tensor))
                 return entry
 
-    def _recipe(self, weight: Weight, node: Node, slot: int) -> dict[str, Any]:
+    def _describe_constant(self, weight: Weight, node: Node, slot: int) -> dict[str, Any]:
         """How a constant is made: never the whole of a weight where factors can say it."""
         dtype = weight.dtype.name
         if isinstance(weight, numerics.NewTensor):
@@ -120,10 +119,15 @@ class Recorder:
         base, factors = (weight.base, weight.factors) if isinstance(weight, numerics.ScaledTensor) else (weight, ())
         if isinstance(base, numerics.NewTensor):
             return {"kind": "fresh", "dtype": dtype, **encode_array(weight.float64())}
-        said = [{"view": list(view), **encode_array(factor)} for view, factor in factors]
-        return {"kind": "scaled", "dtype": dtype, "base": self._base(base, node, slot), "factors": said}
+        steps = [{"view": list(view), **encode_array(factor)} for view, factor in factors]
+        return {
+            "kind": "scaled",
+            "dtype": dtype,
+            "base": self._describe_base(base, node, slot),
+            "factors": steps,
+        }
 
-    def _base(self, base: Weight, node: Node, slot: int) -> dict[str, Any]:
+    def _describe_base(self, base: Weight, node: Node, slot: int) -> dict[str, Any]:
         """What factors start from, by where it lies in the original, or by what computes it now."""
         if id(base) not in self._bases:
             record = self._spans.get(base.ref.span) if isinstance(base, StoredTensor) else None
@@ -141,7 +145,7 @@ class Recorder:
         return sorted(self.graph.scopes[0].frozen)
 
 
-def certificate(
+def build_certificate(
     recorder: Recorder,
     original: LoadedModel,
     folded: LoadedModel,
@@ -161,7 +165,7 @@ def certificate(
     Returns
     -------
     dict
-        Schema ``biasopt.certificate/1``; write it with `write`.
+        Schema ``biasopt.certificate/1``; write it with `write_certificate`.
 
     Raises
     ------
@@ -187,23 +191,23 @@ def certificate(
     document = {
         "schema": SCHEMA,
         "tool": {"name": "biasopt", "version": __version__, "argv": argv or []},
-        "input": {**_facts(original), "digest": digest},
+        "input": {**_describe_file(original), "digest": digest},
         "frozen": recorder.frozen,
         "steps": steps,
-        "output": {**_facts(folded), "digest": got, "metadata": metadata},
+        "output": {**_describe_file(folded), "digest": got, "metadata": metadata},
         "summary": {"steps": len(steps), "recomputed": sum(s["check"]["recomputed"] for s in steps)},
     }
     return {**document, "seal": compute_seal(document)}
 
 
-def _facts(source: LoadedModel) -> dict[str, Any]:
-    said = describe_facts(source.proto)
+def _describe_file(source: LoadedModel) -> dict[str, Any]:
+    known = describe_facts(source.proto)
     if source.path is None:
-        return {**said, "sha256": None, "size_bytes": None}
-    return {**said, "sha256": hash_file(source.path), "size_bytes": source.path.stat().st_size}
+        return {**known, "sha256": None, "size_bytes": None}
+    return {**known, "sha256": hash_file(source.path), "size_bytes": source.path.stat().st_size}
 
 
-def write(document: dict[str, Any], path: Path) -> None:
+def write_certificate(document: dict[str, Any], path: Path) -> None:
     """Write a certificate, whole or not at all.
 
     Raises
@@ -211,17 +215,7 @@ def write(document: dict[str, Any], path: Path) -> None:
     ModelError
         It cannot be written.
     """
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-    temporary = ""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        write_whole(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
     except OSError as exc:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise ModelError(f"{path}: cannot be written ({exc.strerror}); choose another place") from exc

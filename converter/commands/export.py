@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.commands.export_check import parity_with_torch
+from converter.commands.export_check import compare_with_torch
 from converter.commands.fold import FoldResult, exit_code, fold
 from converter.errors import ExportError, ModelError
 from converter.model.file import ModelFile, problems
@@ -80,15 +80,15 @@ def export_model(spec: Any, out: str | Path, options: ExportOptions | None = Non
     """
     asked = merged(ExportOptions, options, keywords)
     progress = asked.progress or (lambda stage: None)
-    target = _target(Path(out), force=asked.force)
+    target = _check_target(Path(out), force=asked.force)
     progress("torch: making the module")
-    loaded = _loaded(spec, asked)
+    loaded = _load(spec, asked)
     opened = asked.dynamic if isinstance(asked.dynamic, Dynamic) else parse_dynamic(asked.dynamic)
     request = Request(asked.exporter or "", asked.opset, opened, asked.fuse_bn, asked.strict)
-    with _room(target) as folder:
+    with _open_folder(target) as folder:
         made = export(loaded, Path(folder) / target.name, request, progress)
         _check_proto(loaded, made)
-        parity = parity_with_torch(loaded, made, quick=asked.quick, progress=progress) if asked.verify else None
+        parity = compare_with_torch(loaded, made, quick=asked.quick, progress=progress) if asked.verify else None
         code = exit_code(parity, asked.on_inconclusive)
         how = FoldOptions(verify=None, only=())
         if asked.folded and code == 0:
@@ -97,10 +97,10 @@ def export_model(spec: Any, out: str | Path, options: ExportOptions | None = Non
         # Folding nothing is a copy, whole or absent; it counts what the model holds, too.
         how = replace(how, force=asked.force, progress=progress)
         done = fold(made.path, target if code == 0 else None, how)
-        return _result(loaded, made, done, parity, code, folded=asked.folded and code == 0)
+        return _build_result(loaded, made, done, parity, code, folded=asked.folded and code == 0)
 
 
-def _result(
+def _build_result(
     loaded: Loaded, made: Exported, done: FoldResult, parity: Parity | None, code: int, *, folded: bool
 ) -> ExportResult:
     graph = ModelFile(made.path).skeleton.graph
@@ -112,8 +112,8 @@ def _result(
         exporter=made.exporter,
         opset=made.opset,
         provenance=loaded.provenance,
-        inputs=_ports(graph.input),
-        outputs=_ports(graph.output),
+        inputs=_read_ports(graph.input),
+        outputs=_read_ports(graph.output),
         counts=done.before,
         size_bytes=done.size_bytes,
         notes=notes,
@@ -123,7 +123,7 @@ def _result(
     )
 
 
-def _loaded(spec: Any, asked: ExportOptions) -> Loaded:
+def _load(spec: Any, asked: ExportOptions) -> Loaded:
     how: dict[str, Any] = {"weights": None if asked.weights is None else Path(asked.weights)}
     how |= {"inputs": tuple(i if isinstance(i, InputSpec) else parse_input(i) for i in asked.inputs)}
     how |= {"example": asked.example, "strict": asked.strict, "seed": asked.seed}
@@ -132,7 +132,7 @@ def _loaded(spec: Any, asked: ExportOptions) -> Loaded:
     return load(os.fspath(spec), **how, trust=asked.trust)
 
 
-def _target(target: Path, *, force: bool) -> Path:
+def _check_target(target: Path, *, force: bool) -> Path:
     """What would be found out too late: after the export, which may take minutes."""
     try:
         if target.is_dir():
@@ -146,7 +146,7 @@ def _target(target: Path, *, force: bool) -> Path:
     return target
 
 
-def _room(target: Path) -> tempfile.TemporaryDirectory[str]:
+def _open_folder(target: Path) -> tempfile.TemporaryDirectory[str]:
     """A folder beside the output, where there is as much room as the output needs."""
     try:
         return tempfile.TemporaryDirectory(prefix=".biasopt-", dir=target.parent)
@@ -161,7 +161,7 @@ def _check_proto(loaded: Loaded, made: Exported) -> None:
         raise ExportError(f"{loaded.label}: onnx's checker objects to what the exporter wrote ({first})")
 
 
-def _ports(values: Any) -> tuple[TensorPort, ...]:
+def _read_ports(values: Any) -> tuple[TensorPort, ...]:
     from converter.referee.proto.source import get_dtype
 
     found = []

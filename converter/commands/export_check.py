@@ -32,7 +32,7 @@ class _Case:
     only_exact: bool = False  # both are of float64
 
 
-def parity_with_torch(loaded: Loaded, made: Exported, *, quick: bool, progress: Progress) -> Parity:
+def compare_with_torch(loaded: Loaded, made: Exported, *, quick: bool, progress: Progress) -> Parity:
     """The verdict on one export; see `converter.referee.verify.outputs` for the rule.
 
     Parameters
@@ -42,21 +42,24 @@ def parity_with_torch(loaded: Loaded, made: Exported, *, quick: bool, progress: 
     """
     _check_outputs(loaded, made)
     try:
-        run, note = _session(made), ""
+        run, note = _open_session(made), ""
     except ModelError as exc:  # no kernel for this type or operator on this machine
-        run, note = _in_float64(made), f"onnxruntime cannot run it ({_said(exc, made)}); compared in float64"
+        run, note = (
+            _open_float64(made),
+            f"onnxruntime cannot run it ({_shorten_message(exc, made)}); compared in float64",
+        )
     cases: list[_Case] = []
-    for where, tensors in (*_inputs(made, quick=quick), *_other_sizes(loaded, made, quick=quick)):
+    for where, tensors in (*_vary_inputs(made, quick=quick), *_vary_sizes(loaded, made, quick=quick)):
         progress(f"comparing {where}")
-        found = _case(loaded, made, tensors, run, where, only_exact=bool(note))
+        found = _run_case(loaded, made, tensors, run, where, only_exact=bool(note))
         if isinstance(found, str):
-            return _parity([], found, Verdict.INCONCLUSIVE if note else Verdict.FAIL)
+            return _conclude([], found, Verdict.INCONCLUSIVE if note else Verdict.FAIL)
         cases.append(found)
-    checks = [_check(name, cases) for name in made.answer.names]
+    checks = [_check_output(name, cases) for name in made.answer.names]
     if any(c.status is not Verdict.PASS for c in checks) and _is_random(loaded, made):
         why = "the module draws random numbers in eval mode: no two runs of it agree"
-        return _parity(checks, why, Verdict.INCONCLUSIVE)
-    return _parity(checks, warning=note)
+        return _conclude(checks, why, Verdict.INCONCLUSIVE)
+    return _conclude(checks, warning=note)
 
 
 def _check_outputs(loaded: Loaded, made: Exported) -> None:
@@ -73,7 +76,7 @@ def _check_outputs(loaded: Loaded, made: Exported) -> None:
 Run = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def _session(made: Exported) -> Run:
+def _open_session(made: Exported) -> Run:
     from converter.runtime import Session
 
     session = Session(made.path, optimize="off")
@@ -81,7 +84,7 @@ def _session(made: Exported) -> Run:
     return lambda feeds: session.run({n: v for n, v in feeds.items() if n in wanted})
 
 
-def _in_float64(made: Exported) -> Run:
+def _open_float64(made: Exported) -> Run:
     from converter.referee.proto.source import LoadedModel
     from converter.referee.reference.evaluator import Reference
     from converter.referee.verify.models import find_default_memory
@@ -92,13 +95,13 @@ def _in_float64(made: Exported) -> Run:
     return lambda feeds: model.run({n: v for n, v in feeds.items() if n in wanted})
 
 
-def _said(exc: BaseException, made: Exported) -> str:
+def _shorten_message(exc: BaseException, made: Exported) -> str:
     return str(exc).replace(str(made.path), made.path.name)
 
 
-def _inputs(made: Exported, *, quick: bool) -> Iterator[tuple[str, Sequence[Any]]]:
+def _vary_inputs(made: Exported, *, quick: bool) -> Iterator[tuple[str, Sequence[Any]]]:
     """An input that the exporter has not seen; the example; one of another batch size, where that is open."""
-    yield "on another input of the same shape", [_moved(t) for t in made.tensors]
+    yield "on another input of the same shape", [_perturb(t) for t in made.tensors]
     if quick:
         return
     yield "on the example", made.tensors
@@ -109,7 +112,7 @@ def _inputs(made: Exported, *, quick: bool) -> Iterator[tuple[str, Sequence[Any]
         yield "at another batch size", widen(first, made.names, made.tensors, least=least)
 
 
-def _other_sizes(loaded: Loaded, made: Exported, *, quick: bool) -> Iterator[tuple[str, Sequence[Any]]]:
+def _vary_sizes(loaded: Loaded, made: Exported, *, quick: bool) -> Iterator[tuple[str, Sequence[Any]]]:
     """Every open size but the batch's doubled, where the module itself takes that."""
     if quick:
         return
@@ -129,7 +132,7 @@ def _other_sizes(loaded: Loaded, made: Exported, *, quick: bool) -> Iterator[tup
         yield f"at another size of {label}", tensors
 
 
-def _moved(tensor: Any) -> Any:
+def _perturb(tensor: Any) -> Any:
     """Other floats of the same signs and about the same size; integers as they are, since they may index something."""
     if not tensor.is_floating_point():
         return tensor
@@ -138,48 +141,48 @@ def _moved(tensor: Any) -> Any:
     return tensor * factors.to(tensor.dtype)
 
 
-def _case(
+def _run_case(
     loaded: Loaded, made: Exported, tensors: Sequence[Any], run: Run, where: str, *, only_exact: bool
 ) -> _Case | str:
     """One input run everywhere; a sentence where the exported model does not run."""
     from converter.referee.reference.kernels import Unsupported
     from converter.referee.verify.models import find_default_memory
 
-    mine = made.answer if tensors is made.tensors else run_module(loaded, tensors, made.rebuild)
+    by_torch = made.answer if tensors is made.tensors else run_module(loaded, tensors, made.rebuild)
     feeds = {name: to_array(t) for name, t in zip(made.names, tensors, strict=True)}
     try:
-        theirs = run(feeds)
+        by_onnx = run(feeds)
     except (DataError, ModelError, Unsupported) as exc:
-        return f"the exported model does not run {where} ({_said(exc, made)})"
+        return f"the exported model does not run {where} ({_shorten_message(exc, made)})"
     # Twice the parameters' bytes again: a system that grants memory which it lacks ends the process, not the call.
-    found = run_in_float64(loaded, tensors, made.rebuild) if 2 * _held(loaded) <= find_default_memory() else None
+    found = run_in_float64(loaded, tensors, made.rebuild) if 2 * _count_bytes(loaded) <= find_default_memory() else None
     exact = None if found is None else found.arrays()
     if only_exact:
-        return _Case(where, exact, theirs, None, True) if exact else f"neither runs in float64 {where}"
-    return _Case(where, mine.arrays(), theirs, exact if exact is not None else _exact_by_onnx(made, feeds))
+        return _Case(where, exact, by_onnx, None, True) if exact else f"neither runs in float64 {where}"
+    return _Case(where, by_torch.arrays(), by_onnx, exact if exact is not None else _run_exactly_by_onnx(made, feeds))
 
 
-def _held(loaded: Loaded) -> int:
+def _count_bytes(loaded: Loaded) -> int:
     return sum(int(p.nbytes) for p in loaded.module.parameters())
 
 
-def _exact_by_onnx(made: Exported, feeds: dict[str, Any]) -> dict[str, Any] | None:
+def _run_exactly_by_onnx(made: Exported, feeds: dict[str, Any]) -> dict[str, Any] | None:
     """The exported model in float64, where the module cannot be run so: its distance from torch counts all the same."""
     from converter.referee.reference.kernels import Unsupported
 
     try:
-        return _in_float64(made)(feeds)
+        return _open_float64(made)(feeds)
     except (Unsupported, DataError, ModelError):
         return None
 
 
-def _check(name: str, cases: Sequence[_Case]) -> OutputCheck:
+def _check_output(name: str, cases: Sequence[_Case]) -> OutputCheck:
     """One output over all inputs; where it does not pass, with the first input that shows it."""
-    check = _judged(name, cases)
+    check = _judge_output(name, cases)
     if check.status is Verdict.PASS:
         return check
     for case in cases:
-        alone = _judged(name, [case])
+        alone = _judge_output(name, [case])
         if alone.status is check.status:
             return OutputCheck(
                 name,
@@ -193,7 +196,7 @@ def _check(name: str, cases: Sequence[_Case]) -> OutputCheck:
     return check
 
 
-def _judged(name: str, cases: Sequence[_Case]) -> OutputCheck:
+def _judge_output(name: str, cases: Sequence[_Case]) -> OutputCheck:
     from converter.referee.verify.outputs import judge_exact, judge_values
 
     if all(c.only_exact for c in cases):
@@ -210,13 +213,15 @@ def _is_random(loaded: Loaded, made: Exported) -> bool:
     return any(not np.array_equal(first[n], v) for n, v in again.items() if v.dtype.kind in "fiub")
 
 
-def _parity(checks: Sequence[OutputCheck], why: str = "", verdict: Verdict | None = None, warning: str = "") -> Parity:
+def _conclude(
+    checks: Sequence[OutputCheck], why: str = "", verdict: Verdict | None = None, warning: str = ""
+) -> Parity:
     from converter.referee.verify.verdict import has_trusted_reference
 
     if verdict is None:
         verdict = worst_verdict(c.status for c in checks)
         why = next((f"output {c.name!r} {c.why}" for c in checks if c.status is verdict and c.why), "")
-    why = why or f"onnxruntime against torch: {_best(checks)}"
+    why = why or f"onnxruntime against torch: {_describe_best(checks)}"
     if warning and verdict is Verdict.PASS:
         why = "the exported model and the module are the same in float64"
     stage = Stage("algebra" if warning else "runtime", verdict, why, tuple(checks))
@@ -229,7 +234,7 @@ def _parity(checks: Sequence[OutputCheck], why: str = "", verdict: Verdict | Non
     )
 
 
-def _best(checks: Sequence[OutputCheck]) -> str:
+def _describe_best(checks: Sequence[OutputCheck]) -> str:
     worst = max(checks, key=lambda c: c.score or 0.0)
     if "note" in worst.detail or worst.score is None or worst.limit is None or worst.score > worst.limit:
         return "the same to 8 units in the last place"

@@ -14,14 +14,14 @@ from converter._version import __version__
 from converter.commands.inspect import (
     InspectResult,
     Model,
-    blame,
-    blocked_by_callers,
-    facts_of,
+    blaming_the_model,
+    collect_facts,
+    count_blocked_folds,
     pipeline_options,
-    quiet,
+    silence_graphsurgeon,
 )
 from converter.commands.options import REMOVE
-from converter.commands.output import check_target, pieces_of, staged_at, target_of
+from converter.commands.output import build_pieces, check_target, find_target, stage_model
 from converter.errors import ModelError
 from converter.model.graph import Graph, load
 from converter.records import Verdict
@@ -90,7 +90,7 @@ class FoldResult(InspectResult):
         if self.output is not None:  # the input may have been replaced
             return self.output.read_bytes()
         assert self.graph is not None
-        return pieces_of(self.graph, self, None).to_bytes()
+        return build_pieces(self.graph, self, None).to_bytes()
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the model to `path`, whole or not at all.
@@ -108,7 +108,7 @@ class FoldResult(InspectResult):
             return copy.output
         assert self.graph is not None
         target = check_target(self.graph, Path(path), force=force)
-        staged_at(self.graph, self, target, in_place=False).commit()
+        stage_model(self.graph, self, target, in_place=False).commit()
         return target
 
 
@@ -253,24 +253,24 @@ class Run:
     def open(self) -> None:
         """Read the model, and find out whether the result can be written where it is to be."""
         asked = self.options
-        with quiet():
+        with silence_graphsurgeon():
             self.graph = load(self.model, data=asked.data, freeze_overridable=asked.freeze_overridable)
-            self.target = target_of(self.graph, self.out, force=asked.force, in_place=asked.in_place)
+            self.target = find_target(self.graph, self.out, force=asked.force, in_place=asked.in_place)
             self.recorder = None if asked.certificate is None else self._recorder(Path(asked.certificate))
 
     def rewrite(self) -> None:
         """The passes."""
-        with quiet(), blame(self.graph):
+        with silence_graphsurgeon(), blaming_the_model(self.graph):
             outcome = pipeline.run(self.graph, self.passes, self.options.progress, self.recorder)
-            blocked = blocked_by_callers(self.model, self.options, self.passes, outcome)
-            self.folded = FoldResult(**facts_of(self.graph, outcome, blocked), graph=self.graph)
+            blocked = count_blocked_folds(self.model, self.options, self.passes, outcome)
+            self.folded = FoldResult(**collect_facts(self.graph, outcome, blocked), graph=self.graph)
 
     def stage(self) -> None:
         """Write the result under another name beside its place, for those who judge."""
         self._discard()
         if self.target is not None:
-            with quiet(), blame(self.graph):
-                self._staged = staged_at(self.graph, self.folded, self.target, self.options.in_place)
+            with silence_graphsurgeon(), blaming_the_model(self.graph):
+                self._staged = stage_model(self.graph, self.folded, self.target, self.options.in_place)
         self.graph.file.forget()
 
     def verify(self) -> None:
@@ -336,15 +336,15 @@ class Run:
         """Write the certificate of what the recorder saw."""
         if self.recorder is None or not self.passed:
             return
-        from converter.commands.certificate import certificate, write
+        from converter.commands.certificate import build_certificate, write_certificate
         from converter.referee.proto.source import LoadedModel
 
         assert self.options.certificate is not None
         original = LoadedModel.open(self._original, self.data, "original")
         folder = original.folder if self._staged is None else None  # a file's own data lies beside it
         folded = LoadedModel.open(self._result, folder, "folded model")
-        document = certificate(self.recorder, original, folded, progress=self.options.progress)
-        write(document, Path(self.options.certificate))
+        document = build_certificate(self.recorder, original, folded, progress=self.options.progress)
+        write_certificate(document, Path(self.options.certificate))
 
     def commit(self) -> None:
         """Put the result in its place."""

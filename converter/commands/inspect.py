@@ -65,8 +65,8 @@ def inspect(model: Model, options: InspectOptions | None = None, **keywords: Any
     """
     asked = merged(InspectOptions, options, keywords)
     passes = pipeline_options(asked)
-    with _rewritten(model, asked, passes) as (graph, outcome), blame(graph):
-        return InspectResult(**facts_of(graph, outcome, blocked_by_callers(model, asked, passes, outcome)))
+    with _rewritten(model, asked, passes) as (graph, outcome), blaming_the_model(graph):
+        return InspectResult(**collect_facts(graph, outcome, count_blocked_folds(model, asked, passes, outcome)))
 
 
 @documented(InspectOptions)
@@ -114,11 +114,11 @@ def _rewritten(
     before: Callable[[Graph], None] = lambda graph: None,
 ) -> Iterator[tuple[Graph, pipeline.Outcome]]:
     """The graph of a model after the passes, told to ``before`` as it came; closed in the end."""
-    with quiet():
+    with silence_graphsurgeon():
         graph = load(model, data=asked.data, freeze_overridable=asked.freeze_overridable)
         try:
             before(graph)
-            with blame(graph):
+            with blaming_the_model(graph):
                 outcome = pipeline.run(graph, passes, asked.progress)
             yield graph, outcome
         finally:
@@ -144,7 +144,7 @@ def pipeline_options(asked: InspectOptions, stop_after: int | None = None) -> pi
     return pipeline.Options(only, skipped, allowed, stop_after, PassOptions(asked.keep_bn, asked.no_growth))
 
 
-def facts_of(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict[str, Any]:
+def collect_facts(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict[str, Any]:
     main = graph.scopes[0]
     return {
         "path": graph.file.path,
@@ -163,7 +163,9 @@ def facts_of(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict[str,
     }
 
 
-def blocked_by_callers(model: Model, asked: InspectOptions, passes: pipeline.Options, outcome: pipeline.Outcome) -> int:
+def count_blocked_folds(
+    model: Model, asked: InspectOptions, passes: pipeline.Options, outcome: pipeline.Outcome
+) -> int:
     """How many more folds there would be if overridable initializers were constants: by trying."""
     stuck = any(f.status is Status.DECLINED and f.code == "overridable" for f in outcome.findings)
     if asked.freeze_overridable or not stuck or passes.stop_after is not None:
@@ -176,7 +178,7 @@ def blocked_by_callers(model: Model, asked: InspectOptions, passes: pipeline.Opt
 
 
 @contextlib.contextmanager
-def blame(graph: Graph) -> Iterator[None]:
+def blaming_the_model(graph: Graph) -> Iterator[None]:
     """An error of ours on a model whose shapes or names contradict each other is the model's; else it is a bug."""
     try:
         yield
@@ -191,7 +193,7 @@ def blame(graph: Graph) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_graphsurgeon() -> Iterator[None]:
     """Keep graphsurgeon's own remarks off the user's terminal."""
     from onnx_graphsurgeon.logger import G_LOGGER
 

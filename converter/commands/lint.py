@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ from converter.errors import ModelError
 from converter.records.lint import LintReport
 from converter.records.options import LintOptions, documented, merged
 from converter.report import terminal
+from converter.report.files import write_whole
 
 if TYPE_CHECKING:
     from converter.torch_models.lint import Linted
@@ -101,7 +99,12 @@ def fix_checkpoint(result: LintResult, source: Path, target: Path, *, force: boo
         raise ModelError(f"{target}: exists already; give another name, or --force to replace it")
     stripped = strip(result.module, linted=result.linted)
     done = migrate_checkpoint(stripped, source)
-    _write(target, done.content, force=force)
+    try:
+        write_whole(target, done.content, force=force)
+    except FileExistsError as exc:  # somebody made it meanwhile
+        raise ModelError(f"{target}: exists already; give another name, or --force to replace it") from exc
+    except OSError as exc:
+        raise ModelError(f"{target}: cannot be written ({exc.strerror}); check the folder and the disk") from exc
     plan = checkpoints(stripped).plan
     parts = [f"{done.n_removed:,} parameters removed"]
     if plan.zeroed:
@@ -120,37 +123,6 @@ def fix_source(result: LintResult, root: Path) -> SourceFix:
     from converter.torch_models.lint.fix.codemod import plan_source_fix
 
     return plan_source_fix(result.linted, result.module, root)
-
-
-def _write(target: Path, content: bytes, *, force: bool) -> None:
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    except OSError as exc:
-        raise ModelError(f"{target}: cannot be written ({exc.strerror}); check the folder") from exc
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())
-        if force:
-            part.replace(target)
-        else:
-            os.link(part, target)  # fails where somebody made it meanwhile
-    except FileExistsError as exc:
-        raise ModelError(f"{target}: exists already; give another name, or --force to replace it") from exc
-    except OSError as exc:
-        raise ModelError(f"{target}: cannot be written ({exc.strerror}); check the disk") from exc
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def run(

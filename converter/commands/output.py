@@ -19,15 +19,15 @@ from converter.records import Rewrite
 _PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 
 
-def pieces_of(graph: Graph, result: InspectResult, data: DataFile | None) -> Pieces:
+def build_pieces(graph: Graph, result: InspectResult, data: DataFile | None) -> Pieces:
     if not (result.rewrites or result.frozen) and data is None:
         out = Pieces()
         out.add(span_of(graph.file.buffer, graph.file.path, *graph.file.root))
         return out
-    return emit(graph, _metadata(graph, result.rewrites), data)
+    return emit(graph, _build_metadata(graph, result.rewrites), data)
 
 
-def _metadata(graph: Graph, rewrites: tuple[Rewrite, ...]) -> dict[str, str]:
+def _build_metadata(graph: Graph, rewrites: tuple[Rewrite, ...]) -> dict[str, str]:
     """What the output says of itself: the version, and the id of every rewrite, earlier ones first."""
     if not rewrites:
         return {}
@@ -40,32 +40,32 @@ def _metadata(graph: Graph, rewrites: tuple[Rewrite, ...]) -> dict[str, str]:
     return {"biasopt.version": __version__, "biasopt.rewrites": json.dumps(ids, separators=(",", ":"))}
 
 
-def staged_at(graph: Graph, result: InspectResult, target: Path, in_place: bool) -> Staged:
+def stage_model(graph: Graph, result: InspectResult, target: Path, in_place: bool) -> Staged:
     data: DataFile | None = None
     if has_external(graph):
-        data = DataFile(data_name(target, _seed(graph)))
-    pieces = pieces_of(graph, result, data)
+        data = DataFile(data_name(target, _serialize_skeleton(graph)))
+    pieces = build_pieces(graph, result, data)
     if data is None and pieces.n_bytes > _PROTO_LIMIT:
-        data = DataFile(data_name(target, _seed(graph)))
-        pieces = pieces_of(graph, result, data)
+        data = DataFile(data_name(target, _serialize_skeleton(graph)))
+        pieces = build_pieces(graph, result, data)
     mode = stat.S_IMODE(target.stat().st_mode) if in_place else None
     own = set() if in_place else {Path(p) for p in stored_files(graph)}
-    stale = _stale_data(target, own) if target.exists() else ()
+    stale = _find_stale_data(target, own) if target.exists() else ()
     return stage(target, pieces, data, mode=mode, stale_data=stale)
 
 
-def _seed(graph: Graph) -> bytes:
+def _serialize_skeleton(graph: Graph) -> bytes:
     return bytes(graph.file.skeleton.SerializeToString(deterministic=True))
 
 
-def _stale_data(old: Path, keep: set[Path]) -> tuple[Path, ...]:
+def _find_stale_data(old: Path, keep: set[Path]) -> tuple[Path, ...]:
     """Data files that the model about to be replaced uses, and that nothing else around it may use."""
-    kept = {k.resolve() for k in keep}
-    mine = {p for p in _data_files(old) if p.resolve() not in kept}
-    return tuple(sorted(p for p in mine if not _named_elsewhere(p, old)))
+    retained = {k.resolve() for k in keep}
+    own_data = {p for p in _list_data_files(old) if p.resolve() not in retained}
+    return tuple(sorted(p for p in own_data if not _is_named_elsewhere(p, old)))
 
 
-def _named_elsewhere(data: Path, old: Path) -> bool:
+def _is_named_elsewhere(data: Path, old: Path) -> bool:
     """Whether another file here, or one folder up, has the data file's name in it, or cannot be read.
 
     A model names its data files in plain bytes, whatever its own name, version or state.
@@ -84,7 +84,7 @@ def _named_elsewhere(data: Path, old: Path) -> bool:
     return False
 
 
-def _data_files(path: Path) -> set[Path]:
+def _list_data_files(path: Path) -> set[Path]:
     try:
         graph = load(path)
     except BiasoptError:
@@ -95,7 +95,7 @@ def _data_files(path: Path) -> set[Path]:
         graph.close()
 
 
-def target_of(graph: Graph, out: str | Path | None, *, force: bool, in_place: bool) -> Path | None:
+def find_target(graph: Graph, out: str | Path | None, *, force: bool, in_place: bool) -> Path | None:
     if in_place:
         if out is not None:
             raise ModelError(f"{out}: in place means no other output; give one of the two")

@@ -96,7 +96,7 @@ def replay_certificate(
     source_path, said_path = Path(original), Path(certificate)
     document = engine.read_certificate(said_path)
     source = LoadedModel.open(source_path, None if asked.data is None else Path(asked.data))
-    target = None if out is None else _checked(Path(out), source_path, said_path, force=asked.force)
+    target = None if out is None else _check_target(Path(out), source_path, said_path, force=asked.force)
     found = engine.check_certificate(source, document, asked.progress)
     same = None
     if found.holds and target is not None and found.write is not None:
@@ -117,7 +117,7 @@ def replay_certificate(
     )
 
 
-def _checked(target: Path, original: Path, certificate: Path, *, force: bool) -> Path:
+def _check_target(target: Path, original: Path, certificate: Path, *, force: bool) -> Path:
     if target.is_dir() or not target.parent.is_dir():
         raise ModelError(f"{target}: is a directory, or its directory does not exist; give a file name")
     if os.path.lexists(target):

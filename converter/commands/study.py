@@ -40,7 +40,7 @@ class StudyResult:
 
 
 @documented(StudyOptions)
-def study(dataset: str = "digits", options: StudyOptions | None = None, **keywords: Any) -> StudyResult:
+def run_study(dataset: str = "digits", options: StudyOptions | None = None, **keywords: Any) -> StudyResult:
     """Train small convolutional nets with and without biases, and judge the difference.
 
     Parameters
@@ -93,7 +93,7 @@ def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) 
     ending.prepare()  # both before the work that the reports tell of
     with terminal.progress(quiet=ending.quiet) as progress:
         side_by_side = jobs or (2 if given["device"] == "cuda" else available_cores())  # one GPU feeds few
-        result = study(jobs=side_by_side, progress=progress, **given)
+        result = run_study(jobs=side_by_side, progress=progress, **given)
     document = result.document(argv)
     saved.save(document, ending.folder, ending.formats)
     if ending.as_json:

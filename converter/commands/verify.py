@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @documented(VerifyOptions)
-def verify(
+def compare(
     a: Path | str | bytes | ModelProto,
     b: Path | str | bytes | ModelProto,
     options: VerifyOptions | None = None,
@@ -51,10 +51,10 @@ def verify(
     >>> parity.verdict  # doctest: +SKIP
     <Verdict.PASS: 'PASS'>
     """
-    from converter.referee.verify import compare
+    from converter.referee import verify  # its libraries load slowly
 
     asked = merged(VerifyOptions, options, keywords)
-    return compare(a, b, replace(asked, stages=STAGES if asked.stages is None else asked.stages, timed=True))
+    return verify.compare(a, b, replace(asked, stages=STAGES if asked.stages is None else asked.stages, timed=True))
 
 
 def run(
@@ -80,7 +80,7 @@ def run(
     ending.prepare()
     with terminal.progress(quiet=ending.quiet) as progress:
         options = VerifyOptions(failing=ending.folder, progress=progress, **given)
-        parity = verify(a, b, options)
+        parity = compare(a, b, options)
         if bisects:
             from converter.commands.bisect import with_blame
 

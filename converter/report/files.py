@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def save(
         return []
     make = form_of or made
     try:
-        return [_written(folder / NAMES[form], make(document, form)) for form in formats]
+        return [write_whole(folder / NAMES[form], make(document, form)) for form in formats]
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
 
@@ -89,15 +90,37 @@ def made(document: Mapping[str, Any], form: str) -> str:
     raise ValueError(f"{form!r} is no kind of report; there are {', '.join(NAMES)}")
 
 
-def _written(path: Path, text: str) -> Path:
-    """Write beside the file, then take its place: a reader never sees half a report."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def write_whole(path: Path, content: str | bytes, *, force: bool = True) -> Path:
+    """Write beside the file, then take its place: a reader never sees half of it.
+
+    Raises
+    ------
+    FileExistsError
+        There is such a file, and it is not to be replaced by ``force``.
+    OSError
+        It cannot be written.
+    """
+    # a name that no encoding has was escaped by the report; what is left is replaced, not a crash
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
     try:
-        # a name that no encoding has was escaped by the report; what is left is replaced, not a crash
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-        temporary.replace(path)
-    except BaseException:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_read_umask())
+        if force:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path)  # fails where somebody made it meanwhile
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise
     return path
+
+
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import BiasoptError
-from converter.report.files import NAMES, _written
+from converter.report.files import NAMES, write_whole
 from converter.report.to_json import dumps
 
 FIGURES = "figures"
@@ -32,7 +32,7 @@ def save(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str
     if folder is None:
         return []
     try:
-        made = [_written(folder / NAMES[form], text(document, form)) for form in formats]
+        made = [write_whole(folder / NAMES[form], text(document, form)) for form in formats]
         return made + (drawn(document, folder / FIGURES) if "md" in formats else [])
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
@@ -43,7 +43,7 @@ def drawn(document: Mapping[str, Any], folder: Path) -> list[Path]:
     from converter.study.figures import figures
 
     folder.mkdir(parents=True, exist_ok=True)
-    return [_written(folder / f"{name}.svg", figure.file()) for name, figure in figures(document).items()]
+    return [write_whole(folder / f"{name}.svg", figure.file()) for name, figure in figures(document).items()]
 
 
 def text(document: Mapping[str, Any], form: str) -> str:

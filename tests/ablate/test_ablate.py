@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from converter.ablate import saved, statistics, tables
-from converter.commands.ablate import ablate
+from converter.commands.ablate import score_biases as ablate
 from converter.errors import BiasoptError, DataError, ModelError, RuntimeUnavailable
 from converter.report.to_json import dumps
 from models import zoo

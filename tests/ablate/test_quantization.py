@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from converter.ablate import saved
-from converter.commands.ablate import ablate
+from converter.commands.ablate import score_biases as ablate
 from tests.ablate.made import draw
 from tests.tiny import model
 

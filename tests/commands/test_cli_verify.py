@@ -204,7 +204,7 @@ def test_every_option_reaches_the_referee(
         seen.update(vars(options))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("converter.commands.verify.verify", spy)
+    monkeypatch.setattr("converter.commands.verify.compare", spy)
     asked = "--inputs d.npz --preprocess unit --samples 7 --seed 3 --shape x=1,2 --input-range x=0:1 --rename x=data"
     asked += " --provider cuda --provider-option k=v --opt-level basic --precision-gate strict --stages algebra"
     asked += " --max-ratio 2 --fail-ratio 9 --tolerance y:max_abs=1 --decision y --metric m.py:f --accuracy-margin 2%"

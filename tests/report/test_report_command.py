@@ -151,7 +151,7 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
     def full(*_: object, **__: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BiasoptError, match="No space left"):
         files.save(made.bench_json(), tmp_path, ["json"])
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
@@ -173,3 +173,15 @@ def test_every_format_that_can_be_asked_for_can_be_made() -> None:
         assert files.made(json.loads(dumps(made.bench_json())), form).endswith("\n")
     with pytest.raises(ValueError, match="no kind of report"):
         files.made(made.bench_json(), "pdf")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    files.write_whole(path, "one\n")
+    with pytest.raises(FileExistsError):
+        files.write_whole(path, b"two", force=False)
+    assert path.read_bytes() == b"one\n"
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        files.write_whole(path, "three")
+    assert (path.read_bytes(), [p.name for p in tmp_path.iterdir()]) == (b"one\n", ["x"])

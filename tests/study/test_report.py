@@ -201,8 +201,8 @@ def test_the_committed_page_is_made_of_the_committed_document() -> None:
 
 
 def test_asked_for_in_python_too() -> None:
-    from converter.commands.study import study
+    from converter.commands.study import run_study
 
     with pytest.raises(ValueError, match="is no part of the study"):
-        study(blocks=["nothing"])
+        run_study(blocks=["nothing"])
     assert StudyOptions().blocks == ()

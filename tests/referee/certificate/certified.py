@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 import converter
-from converter.commands.certificate import Recorder, certificate, write
+from converter.commands.certificate import Recorder, build_certificate, write_certificate
 from converter.model.graph import load
 from converter.referee.certificate import compute_seal
 from converter.referee.proto.source import LoadedModel
@@ -30,7 +30,7 @@ def certify(model: Path | onnx.ModelProto, folded: Path | None = None, **options
     pipeline.run(graph, pipeline.Options(), watch=recorder)
     result = converter.fold(model, out=folded, verify=False, **options)
     after = LoadedModel.open(folded) if folded is not None else LoadedModel.open(result.model)
-    return json.loads(json.dumps(certificate(recorder, LoadedModel.open(model), after)))
+    return json.loads(json.dumps(build_certificate(recorder, LoadedModel.open(model), after)))
 
 
 def certified(model: onnx.ModelProto, folder: Path) -> tuple[Path, Path, Path]:
@@ -38,7 +38,7 @@ def certified(model: onnx.ModelProto, folder: Path) -> tuple[Path, Path, Path]:
     original, folded, said = folder / "a.onnx", folder / "a.folded.onnx", folder / "a.json"
     if not original.exists():
         original.write_bytes(model.SerializeToString())
-    write(certify(original, folded), said)
+    write_certificate(certify(original, folded), said)
     return original, folded, said
 
 
