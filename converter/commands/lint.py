@@ -140,7 +140,7 @@ def run(
     """The command: lint, print or fix, and return the exit code. ``form`` says how findings are printed."""
     import click
 
-    from converter.report import linted
+    from converter.report.content.lint import fix_lines
 
     chosen = [form["sarif"], form["github"], form["as_json"], fix]
     if sum(chosen) > 1 or (write and not fix):
@@ -153,10 +153,38 @@ def run(
         if write:
             source.write()
         terminal.say(source.diff)
-        for line in linted.fix_lines(source, wrote=write):
+        for line in fix_lines(source, wrote=write):
             terminal.note(line)
     else:
-        terminal.say(linted.rendered(result.report, __version__, argv, exit_code, stream=sys.stdout, **form))
+        terminal.say(_render(result.report, argv, exit_code, **form))
     if checkpoint is not None:
         terminal.note(fix_checkpoint(result, *checkpoint, force=force))
     return exit_code
+
+
+def _render(
+    report: LintReport,
+    argv: Sequence[str],
+    exit_code: int,
+    *,
+    as_json: bool = False,
+    sarif: bool = False,
+    github: bool = False,
+    verbose: bool = False,
+) -> str:
+    """The report as text, JSON, SARIF or annotations; what a form needs is loaded only for it."""
+    if as_json:
+        from converter.report import lint_json, to_json
+
+        return to_json.dumps(lint_json.lint_json(report, __version__, argv=argv, exit_code=exit_code))
+    if sarif or github:
+        from converter.report import to_json
+        from converter.report.render import sarif as forms
+
+        if github:
+            return forms.workflow_commands(report, Path.cwd())
+        return to_json.dumps(forms.sarif(report, __version__, Path.cwd()))
+    from converter.report.content.lint import lint_report
+    from converter.report.render.text import render_text
+
+    return render_text(lint_report(report, Path.cwd()), sys.stdout, verbose=verbose)

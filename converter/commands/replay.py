@@ -130,9 +130,9 @@ def _check_target(target: Path, original: Path, certificate: Path, *, force: boo
 
 def run(original: Path, certificate: Path, output: Path | None, *, as_json: bool, verbose: bool, **given: Any) -> int:
     """The command: check, print, and return the exit code."""
-    from converter.report import replay_text
+    from converter.report.content.replay import replay_report
 
     with terminal.progress() as progress:
         result = replay_certificate(original, certificate, output, progress=progress, **given)
-    show(lambda: result.as_json(__version__), lambda: replay_text.blocks(result, verbose=verbose), as_json=as_json)
+    show(lambda: result.as_json(__version__), lambda: replay_report(result), as_json=as_json, verbose=verbose)
     return result.exit_code

@@ -85,6 +85,11 @@ def spans(words: Words) -> tuple[Span, ...]:
     return tuple(part if isinstance(part, Span) else Span(part) for part in parts if part)
 
 
+def is_styled(cell: Cell) -> bool:
+    """Whether a part of a cell has a style of its own."""
+    return not isinstance(cell, Lines | Verdict) and any(span.style is not Style.PLAIN for span in spans(cell))
+
+
 def name(text: str) -> Span:
     """A name from a model."""
     return Span(text, Style.NAME)

@@ -182,7 +182,8 @@ def _stacked(cells: tuple[b.Cell, ...], place: int, under: list[int]) -> Text:
     for below in under:
         more = _cell(cells[below])
         if len(more):
-            more.stylize("dim")
+            if not b.is_styled(cells[below]):
+                more.stylize("dim")
             cell = cell.append("\n").append_text(more) if len(cell) else more
     return cell
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 import pytest
 
 from converter.records.lint import CODES, Kind, LintFinding, LintReport, Location, Unconfirmed
-from converter.report import linted, to_json
+from converter.report import to_json
+from converter.report.content.lint import lint_report
 from converter.report.lint_json import lint_json
-from converter.report.lint_sarif import sarif, workflow_commands
+from converter.report.render.sarif import sarif, workflow_commands
+from converter.report.render.text import render_text
 
 ROOT = Path("/checkout")
 HERE = Location("/checkout/my net.py", 8, 19, 8, 48)
@@ -39,8 +40,8 @@ def report(*findings: LintFinding, unconfirmed: tuple[Unconfirmed, ...] = ()) ->
     return LintReport("net.py:make", findings, unconfirmed, 9, 900, 123_456, "torch.export", ("a note",))
 
 
-def text(of: LintReport, **form: bool) -> str:
-    return linted.rendered(of, "1.2", ("lint", "net.py:make"), 0, stream=io.StringIO(), **form)
+def text(of: LintReport, *, verbose: bool = False) -> str:
+    return render_text(lint_report(of, ROOT), verbose=verbose)
 
 
 # What GitHub asks of a SARIF file beside the standard's own required fields.
