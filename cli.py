@@ -116,7 +116,7 @@ def cli() -> None:
 @options(
     VerifyOptions,
     *("inputs", "images", "preprocess", "labels", "shapes", "seed", "quick"),
-    *("provider", "provider_options", "opt_level", "custom_ops", "max_time", "max_memory"),
+    *("provider", "provider_options", "opt_level", "custom_ops", "max_time", "max_memory", "timeout"),
     quick="Compare on one input only; a shorter --bench.",
     max_time="Seconds to add inputs to compare for.  [30]",
 )
@@ -327,6 +327,7 @@ def report(**given: Any) -> int:
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     terminal.prepare_streams()
+    terminal.leave_on_signals()
     given_argv = list(sys.argv[1:] if argv is None else argv)
     try:
         with cli.make_context("biasopt", list(given_argv), obj=given_argv) as context:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
+from converter.errors import RuntimeUnavailable
 from converter.records import Latency
 from converter.records.options import BenchOptions, documented, merged
 from converter.report import terminal
@@ -68,11 +70,23 @@ def measure_latency(
         flush=asked.flush_l2,
         unoptimised=asked.show_unoptimised,
         samples=asked.samples,
-        say=asked.progress or (lambda stage: None),
     )
-    return compare(
-        LoadedModel.open(a, asked.data[0], label="A"), LoadedModel.open(b, asked.data[1], label="B"), request
-    )
+
+    def measure(tell: Callable[[str], None]) -> Latency:
+        left = LoadedModel.open(a, asked.data[0], label="A")
+        right = LoadedModel.open(b, asked.data[1], label="B")
+        return compare(left, right, replace(request, say=tell))
+
+    tell = asked.progress or (lambda stage: None)
+    if not asked.isolated:
+        return measure(tell)
+    from converter.commands.verify import memory_limit
+    from converter.runtime.isolation import Died, run_isolated
+
+    try:
+        return run_isolated(measure, Latency, seconds=asked.timeout, n_bytes=memory_limit(None), progress=tell)
+    except Died as died:
+        raise RuntimeUnavailable(f"the benchmark {died}; onnxruntime does not run these models to an end") from died
 
 
 def run(a: Path, b: Path, ending: Ending, *, on_inconclusive: str, argv: Sequence[str], **given: Any) -> int:
@@ -89,7 +103,7 @@ def run(a: Path, b: Path, ending: Ending, *, on_inconclusive: str, argv: Sequenc
     ending.prepare()
     given |= {"inputs": inputs and inputs[0], "samples": ending.folder and ending.folder / "samples.npz"}
     with terminal.progress(quiet=ending.quiet, still=True) as progress:
-        latency = measure_latency(a, b, progress=progress, **given)
+        latency = measure_latency(a, b, progress=progress, isolated=True, **given)
     exit_code = document.code(latency.verdict, on_inconclusive)
     return ending.end(
         exit_code,

@@ -284,7 +284,7 @@ class Run:
             why = "nothing was rewritten; the output is the input"
             self._judged(Parity(Verdict.PASS, "B", scope="identical", why=why))
             return
-        from converter.referee import verify  # its libraries load slowly
+        from converter.commands.verify import judge
 
         margin = self.options.accuracy_margin
         if margin is None and asked.labels is not None:
@@ -292,7 +292,7 @@ class Run:
         if margin is not None:
             asked = replace(asked, margin=margin, stages=STAGES)
         asked = replace(asked, data=self.data, progress=self.options.progress)
-        parity = verify.compare(self._original, self._result, asked)
+        parity = judge(self._original, self._result, asked)
         self._judged(replace(parity, b=self._named(parity.b)))
 
     def remove(self) -> None:
@@ -432,7 +432,8 @@ def run(
 
     ending.prepare()
     with terminal.progress(quiet=ending.quiet) as progress:
-        result = fold(model, output, verify=not no_verify, progress=progress, failing=ending.folder, **given)
+        given |= {"progress": progress, "failing": ending.folder, "isolated": True}
+        result = fold(model, output, verify=not no_verify, **given)
     reasons = collect_reasons(PASSES)
     return ending.end(
         int(result.exit_code),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
-from converter.records import Parity
+from converter.records import Parity, Verdict
 from converter.records.options import STAGES, VerifyOptions, documented, merged
 from converter.report import terminal
 from converter.report.ending import Ending
@@ -51,10 +51,43 @@ def compare(
     >>> parity.verdict  # doctest: +SKIP
     <Verdict.PASS: 'PASS'>
     """
+    asked = merged(VerifyOptions, options, keywords)
+    return judge(a, b, replace(asked, stages=STAGES if asked.stages is None else asked.stages, timed=True))
+
+
+def judge(a: Path | str | bytes | ModelProto, b: Path | str | bytes | ModelProto, asked: VerifyOptions) -> Parity:
+    """The referee's verdict, in a child process where that is asked for; inconclusive where the child dies."""
     from converter.referee import verify  # its libraries load slowly
 
-    asked = merged(VerifyOptions, options, keywords)
-    return verify.compare(a, b, replace(asked, stages=STAGES if asked.stages is None else asked.stages, timed=True))
+    if not asked.isolated:
+        return verify.compare(a, b, asked)
+    from converter.runtime.isolation import Died, run_isolated
+
+    try:
+        return run_isolated(
+            lambda tell: verify.compare(a, b, replace(asked, progress=tell)),
+            Parity,
+            seconds=asked.timeout,
+            n_bytes=memory_limit(asked.max_memory),
+            progress=asked.progress,
+        )
+    except Died as died:
+        why = f"the comparison {died}"
+        return Parity(Verdict.INCONCLUSIVE, "D", scope="none", why=why)
+
+
+def memory_limit(asked: int | None) -> int | None:
+    """Resident bytes at which the child that runs the models is ended; None where the system does not say.
+
+    What is asked for bounds a float64 run alone: onnxruntime holds its own copies of both models beside it, and the
+    libraries a few hundred megabytes.
+    """
+    from converter.runtime.machine import free_bytes
+
+    if asked is not None:
+        return 2 * asked + (1 << 30)
+    free = free_bytes()
+    return None if free is None else free * 9 // 10
 
 
 def run(
@@ -79,7 +112,7 @@ def run(
         raise click.UsageError("--no-decision excludes --decision, --labels and --metric.")
     ending.prepare()
     with terminal.progress(quiet=ending.quiet) as progress:
-        options = VerifyOptions(failing=ending.folder, progress=progress, **given)
+        options = VerifyOptions(failing=ending.folder, progress=progress, isolated=True, **given)
         parity = compare(a, b, options)
         if bisects:
             from converter.commands.bisect import with_blame

@@ -221,6 +221,18 @@ class RuntimeOptions:
         doc="onnxruntime's optimisations, as deployed.",
     )
     custom_ops: str | Path | None = option(None, "Library of custom operators for onnxruntime.", "LIB", "library")
+    timeout: float = option(
+        1200.0,
+        "Seconds after which it is given up.  [1200]",
+        "S",
+        "seconds",
+        doc="Seconds after which it is given up, where it is `isolated`.",
+    )
+    isolated: bool = argument(
+        False,
+        "Run the models in a child process, so that one that never ends, fills the memory or ends onnxruntime does not "
+        "do that here (Linux only). The commands do.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

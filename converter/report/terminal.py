@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +19,21 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def leave_on_signals() -> None:
+    """Let SIGTERM and SIGHUP, which CI systems send, unwind as an exit does, so that no temporary file stays."""
+
+    def leave(number: int, _: object) -> None:
+        note(f"ended by {signal.Signals(number).name}")
+        sys.exit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Only the main thread may; and who started this with a signal ignored (nohup) wants it ignored.
+        main = threading.current_thread() is threading.main_thread()
+        if number is not None and main and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, leave)
 
 
 def say(text: str) -> None:

@@ -19,12 +19,13 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from converter import errors
 from converter.errors import BiasoptError, InvariantViolation
+from converter.records.evidence import Warning, WarningCode
 
 Found = TypeVar("Found")
 Progress = Callable[[str], None]
@@ -95,7 +96,7 @@ def _work(work: Callable[[Progress], Found], fd: int) -> None:
         _end_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends this process
         found = work(lambda text: _send(fd, b"P", text.encode("utf-8", "replace")))
-        _send(fd, b"R", msgspec.msgpack.encode(found))
+        _send(fd, b"R", msgspec.msgpack.encode(found, enc_hook=_pack))
     except BiasoptError as exc:
         _send(
             fd,
@@ -111,6 +112,21 @@ def _work(work: Callable[[Progress], Found], fd: int) -> None:
             with contextlib.suppress(Exception):
                 stream.flush()
         os._exit(0)
+
+
+def _pack(value: Any) -> Any:
+    """What msgpack has no form for."""
+    if isinstance(value, Warning):
+        return value.code.value, str(value)
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays, where a record has plain values
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"a result holds a {type(value).__name__}")
+
+
+def _unpack(kind: type[Any], value: Any) -> Any:
+    return Warning(WarningCode(value[0]), value[1]) if issubclass(kind, Warning) else kind(value)
 
 
 def _end_with_parent() -> None:
@@ -150,7 +166,7 @@ class _Watch:
             self.buffer += part
             for tag, text in self._messages():
                 if tag == b"R":
-                    return msgspec.msgpack.decode(text, type=kind)
+                    return msgspec.msgpack.decode(text, type=kind, dec_hook=_unpack)
                 self._heed(tag, text)
 
     def _messages(self) -> list[tuple[bytes, bytes]]:
