@@ -140,6 +140,7 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         "--only fold_bn_into_conv,drop-zero-bias --only drop-zero-bias --skip drop-zero-bias --allow drop-zero-bias"
         " --stop-after 3 --force --no-verify --keep-bn --no-growth --freeze-overridable --shape a=b=1,3,224,224"
         " --shape s= --provider cuda --max-time 2.5 --max-memory 1.5GiB --quick"
+        " --timeout 60"
         " --seed 7 --on-inconclusive pass --inputs a.npz --inputs b.py:load --images pictures --preprocess unit"
         " --labels l.npy --accuracy-margin 0.5% --latency-margin 3%"
         " --bench --bench-time 9 --provider-option a=b --opt-level basic"
@@ -175,6 +176,8 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         "shapes": {"a=b": (1, 3, 224, 224), "s": ()},
         "custom_ops": Path(cli.__file__),
         "provider": "cuda",
+        "timeout": 60.0,
+        "isolated": True,
         "max_time": 2.5,
         "max_memory": 1_610_612_736,
         "quick": True,
