@@ -222,7 +222,7 @@ def _warnings(found: Measured, a: Timing) -> list[str]:
 
 
 def _why(latency: Latency, doubt: str, stopped: str, design: Design) -> str:
-    head = f"{latency.ratio:.3f}x [{latency.low:.3f}, {latency.high:.3f}]"
+    head = latency.numbers
     if doubt:
         return f"{head}: {doubt}"
     margin = f"{100 * latency.margin:g} %"

@@ -215,3 +215,8 @@ class Latency:
     model_a: ModelFacts | None = field(default=None, metadata=SHARED)
     model_b: ModelFacts | None = field(default=None, metadata=SHARED)
     inputs: InputSet | None = field(default=None, metadata=SHARED)
+
+    @property
+    def numbers(self) -> str:
+        """The ratio with its interval, with which ``why`` begins."""
+        return f"{self.ratio:.3f}x [{self.low:.3f}, {self.high:.3f}]"

@@ -357,10 +357,11 @@ def _sessions(latency: Latency) -> list[Markup]:
 
 def _limits(latency: Latency, y: Any) -> list[Markup]:
     """The margin as a line, on the side or sides that the gate looks at."""
-    gate, margin = latency.gate, latency.margin
+    gate, _, amount = latency.gate.partition(":")
+    margin = latency.margin
     sides = [margin, -margin] if gate == "equivalent" else [margin] if gate == "not-slower" else []
-    if gate.startswith("faster"):
-        sides = [1 / (1 + _needed(gate)) - 1]
+    if gate == "faster":
+        sides = [1 / (1 + _needed(amount)) - 1]
     lines = []
     for side in sides:
         label = f"limit {signed(side)}"
@@ -368,9 +369,9 @@ def _limits(latency: Latency, y: Any) -> list[Markup]:
     return lines
 
 
-def _needed(gate: str) -> float:
+def _needed(amount: str) -> float:
     try:
-        return float(gate.partition(":")[2].rstrip("% ") or 0) / 100
+        return float(amount.rstrip("% ") or 0) / 100
     except ValueError:
         return 0.0
 

@@ -312,8 +312,7 @@ def speed(latency: Latency, who: str = "") -> str:
 
 def reason(latency: Latency) -> str:
     """Why the latency verdict is what it is, without the numbers, which `speed` says."""
-    head, found, tail = latency.why.partition("]: ")
-    return tail if found and head.startswith(f"{latency.ratio:.3f}") else latency.why
+    return latency.why.removeprefix(f"{latency.numbers}: ")
 
 
 def sentence(clause: str) -> str:

@@ -253,7 +253,7 @@ def _beside(stage: Stage, check: OutputCheck) -> Measure:
 
 def _counts_disagreement(check: OutputCheck) -> bool:
     """Whether the metric counts how often two models differ, and not how much better one is."""
-    return "disagreement" in str(check.detail.get("metric"))
+    return check.detail.get("metric") in ("top1_disagreement", "pixel_disagreement")
 
 
 _DECIDES = {"n": "inputs", "k": "decided differently", "needed_n": "inputs needed"}
