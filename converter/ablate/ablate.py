@@ -130,7 +130,7 @@ _FIT_MOST = 1024  # rows that the compensation shown here is fitted on
 
 
 @dataclass(frozen=True, slots=True)
-class AblateOptions:
+class AblationSettings:
     """What a caller may choose."""
 
     output: str | None = None
@@ -186,7 +186,7 @@ def is_dead(site: Site) -> bool:
     return proven_fate(site) in (FateKind.DEAD, FateKind.ZERO)
 
 
-def ablate(net: Net, sites: Sequence[Site], data: Data, settings: AblateOptions) -> Ablation:
+def ablate(net: Net, sites: Sequence[Site], data: Data, settings: AblationSettings) -> Ablation:
     """Score every bias of ``sites``, and try what becomes of the model without all of them.
 
     Raises
@@ -225,7 +225,7 @@ def ablate(net: Net, sites: Sequence[Site], data: Data, settings: AblateOptions)
 
 
 def _measure_imitated(
-    net: Net, scores: list[Score], rest: Part, zeroed: ZeroedBiases, settings: AblateOptions, begun: float
+    net: Net, scores: list[Score], rest: Part, zeroed: ZeroedBiases, settings: AblationSettings, begun: float
 ) -> list[Score]:
     """With the measured effect of weights in place of each bias, where that was not shown to be dead."""
     wanted = {s.site.label: s.v for s in scores if s.v is not None and not s.problem and not is_dead(s.site)}
@@ -254,7 +254,7 @@ def _try_variants(
     fit: Part,
     rest: Part,
     zeroed: ZeroedBiases,
-    settings: AblateOptions,
+    settings: AblationSettings,
     deadline: float,
 ) -> tuple[list[TriedVariant], tuple[Any, ...], list[str]]:
     sound = [s.site for s in scores if not s.problem]
@@ -292,7 +292,9 @@ def _try_variants(
     return made, fits, warnings
 
 
-def _compensate(net: Net, sites: list[Site], fit: Part, settings: AblateOptions, deadline: float) -> Compensated | None:
+def _compensate(
+    net: Net, sites: list[Site], fit: Part, settings: AblationSettings, deadline: float
+) -> Compensated | None:
     how = FitOptions(max_bytes=settings.max_bytes // 4, seed=settings.seed)
     return compensate(net, sites, fit, how, settings.progress, deadline)
 
@@ -309,7 +311,7 @@ def _run_probes(
     variants: Sequence[TriedVariant],
     rest: Part,
     zeroed: ZeroedBiases,
-    settings: AblateOptions,
+    settings: AblationSettings,
     deadline: float,
 ) -> tuple[ProbeResult, ...]:
     states = {"original": net.original} | {v.name: state for v, state, _ in variants if not v.name.startswith("zero")}

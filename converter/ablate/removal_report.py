@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from converter.ablate import tables
 from converter.ablate.document import fit_json
 from converter.ablate.removal import Proposal
 from converter.records import Stage, Verdict
 from converter.report import document as parts
 from converter.report import wording
+from converter.report.content.ablate import share
 
 ASSUMPTION = (
     "assumes that the model will meet data like this: equal in its decisions within the budget, not in its outputs"
@@ -62,7 +62,7 @@ def removal_lines(document: Mapping[str, Any]) -> list[str]:
 
 def _fit(fit: Mapping[str, Any]) -> str:
     steps = f", {fit['steps']} steps" if fit["steps"] else ""
-    left = tables.share(fit["left"])
+    left = share(fit["left"])
     return f"{wording.plain(fit['node'])}: {left} of the squared error left ({fit['method']}{steps})"
 
 

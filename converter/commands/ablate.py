@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.ablate.ablate import AblateOptions as Settings
-from converter.ablate.ablate import Ablation, OpenedModel, ablate, open_model
+from converter.ablate.ablate import Ablation, AblationSettings, OpenedModel, ablate, open_model
 from converter.ablate.document import ablate_document
 from converter.ablate.samples import Data, DataSource
 from converter.ablate.session import Net, SessionOptions
@@ -99,7 +97,7 @@ def score_biases(model: Model, options: AblateOptions | None = None, **keywords:
                 rows = read(given, made.source, size, tell)
                 where = SessionOptions(asked.provider, None if asked.custom_ops is None else Path(asked.custom_ops))
                 net = Net(made.source, made.found.sites, where)
-                settings = Settings(
+                settings = AblationSettings(
                     asked.output, tuple(asked.probe), asked.seed, asked.max_time, size, asked.compensate, tell
                 )
                 result = ablate(net, sites, rows, settings)
@@ -124,15 +122,24 @@ def run(model: Path, ending: Ending, *, top: int | None, argv: Sequence[str], **
     """The command: score, report, and return the exit code."""
     import click
 
-    from converter.ablate import saved
+    from converter.report import files
+    from converter.report.blocks import Report
 
     if not given["inputs"] and given["images"] is None:
         raise click.UsageError("Give data with --data, or images with --images.")
+    files.check_formats(ending.formats)
     ending.prepare()
     try:
         with terminal.progress(quiet=ending.quiet) as progress:
             result = score_biases(model, progress=progress, **given)
     except ValueError as unknown:  # a name that no bias has
         raise click.BadParameter(terminal.one_line(str(unknown)), param_hint="'--only'") from None
-    saved.end(result.document(argv), ending, sys.stdout, top)
-    return 0
+    document = result.document(argv)
+
+    def tell() -> Report:
+        from converter.report.content.ablate import ablate_report
+        from converter.report.content.document import run_of
+
+        return ablate_report(document, run_of(document), top)
+
+    return ending.end(0, lambda: document, tell, lambda: "")

@@ -15,8 +15,7 @@ from converter.report import terminal
 from converter.report.ending import Ending
 from converter.study.data import load_dataset
 from converter.study.document import Ran, study_document
-from converter.study.plan import StudyOptions as Wanted
-from converter.study.plan import parse_blocks
+from converter.study.plan import StudyScope, parse_blocks
 
 if TYPE_CHECKING:
     from converter.study.run import StudyRun
@@ -80,7 +79,7 @@ def run_study(dataset: str = "digits", options: StudyOptions | None = None, **ke
         tell=asked.progress or (lambda stage: None),
     )
     images = load_dataset(asked.dataset, None if asked.data_dir is None else Path(asked.data_dir), asked.full)
-    wanted = Wanted(chosen, asked.seeds, asked.quick, asked.no_bias_anywhere)
+    wanted = StudyScope(chosen, asked.seeds, asked.quick, asked.no_bias_anywhere)
     return StudyResult(training.run_study(images, wanted, how), asked.margin, asked.quick)
 
 

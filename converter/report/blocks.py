@@ -293,6 +293,15 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A drawing that stands in a file beside the report, for a form that can only name it: a path and what it shows."""
+
+    path: str
+    title: str
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Details:
     """What unfolds on a click; on a screen, which has no clicks, it is simply there."""
 
@@ -360,6 +369,7 @@ Block = (
     | Tiles
     | Ladder
     | Chart
+    | Picture
     | Details
     | Heading
     | Code
@@ -392,7 +402,7 @@ class Report:
 
     command: str  # "fold"
     name: str  # of what it is about; empty where the sections say it
-    status: Verdict
+    status: Verdict | None  # None of a report that passes or fails nothing
     headline: str  # a sentence of a few words
     lede: str  # and one that says more
     sections: tuple[Section, ...]
@@ -435,6 +445,8 @@ def _is_empty(block: Block, medium: Medium) -> bool:
             return not tiles
         case Chart():
             return not medium & Medium.PAGE
+        case Picture():
+            return not medium & Medium.COMMENT
         case Ladder():
             return not medium & Medium.PAGE
     return False

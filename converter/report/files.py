@@ -22,6 +22,15 @@ NAMES = {
     "text": "report.txt",
 }
 FORMATS = ("json", "md", "html")  # written where none is asked for
+FINDINGS = ("json", "md", "html", "text")  # of reports that pass or fail nothing
+
+
+def check_formats(formats: Iterable[str]) -> None:
+    """Refuse, before the work, a form that a report which passes or fails nothing does not have."""
+    for form in formats:
+        if form not in FINDINGS:
+            listed = f"{', '.join(FINDINGS[:-1])} or {FINDINGS[-1]}"
+            raise BiasoptError(f"this report passes or fails nothing, so there is no {form} of it; give {listed}")
 
 
 def prepare(folder: Path | None) -> None:

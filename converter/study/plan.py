@@ -81,7 +81,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyOptions:
+class StudyScope:
     """What part of the study is wanted.
 
     Attributes
@@ -107,7 +107,7 @@ def parse_blocks(values: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def plan_jobs(asked: StudyOptions) -> list[Job]:
+def plan_jobs(asked: StudyScope) -> list[Job]:
     """All jobs, the most wanted first: one part of everything, the controls before the rest, then second parts."""
     wanted = asked.blocks or (("exact", "identity", "contrast", "widths", "recall") if asked.quick else tuple(BLOCKS))
     made = [job for block in wanted for job in _MADE[block](asked)]
@@ -115,7 +115,7 @@ def plan_jobs(asked: StudyOptions) -> list[Job]:
     return sorted(made, key=lambda job: (job.part, order.index(job.block)))
 
 
-def _split_job(job: Job, count: int, asked: StudyOptions) -> list[Job]:
+def _split_job(job: Job, count: int, asked: StudyScope) -> list[Job]:
     """The job for seeds 0 to ``count`` - 1, a few at a time; small nets in larger stacks."""
     seeds = range(asked.seeds or (min(count, _PART) if asked.quick else count))
     size = 2 * _PART if job.width <= 4 and job.kind == "train" else _PART
@@ -129,11 +129,11 @@ def _make_variants(
     return tuple(Variant(bias, given, **more) for bias, given in product(biases, inputs))
 
 
-def _plan_exact(asked: StudyOptions) -> list[Job]:
+def _plan_exact(asked: StudyScope) -> list[Job]:
     return [Job("exact", "exact", (0,))]
 
 
-def _plan_identity(asked: StudyOptions) -> list[Job]:
+def _plan_identity(asked: StudyScope) -> list[Job]:
     norms = ("batch",) if asked.quick else ("batch", "instance")
     make = [
         Job("identity", "identity", (0,), width=4, norm=n, variants=_make_variants(), steps=STEPS // 2) for n in norms
@@ -141,7 +141,7 @@ def _plan_identity(asked: StudyOptions) -> list[Job]:
     return [job for one in make for job in _split_job(one, 4, replace(asked, seeds=min(asked.seeds or 4, 4)))]
 
 
-def _plan_contrast(asked: StudyOptions) -> list[Job]:
+def _plan_contrast(asked: StudyScope) -> list[Job]:
     arms = _make_variants(("all", "head", "none"))
     widths = (4, 32) if asked.quick else (4, 8, 16, 32)
     steps = STEPS // 2
@@ -149,7 +149,7 @@ def _plan_contrast(asked: StudyOptions) -> list[Job]:
     return [job for one in make for job in _split_job(one, 4, asked)]
 
 
-def _plan_widths(asked: StudyOptions) -> list[Job]:
+def _plan_widths(asked: StudyScope) -> list[Job]:
     plan = {2: 4, 8: 4, 32: 4} if asked.quick else {2: 32, 4: 32, 8: 16, 16: 12, 32: 8, 64: 4}
     biases = ("all", "head", "none") if asked.nowhere else ("all", "head")
     make = [
@@ -168,7 +168,7 @@ def _plan_widths(asked: StudyOptions) -> list[Job]:
     return [job for one, n in make for job in _split_job(one, n, asked)]
 
 
-def _plan_norms(asked: StudyOptions) -> list[Job]:
+def _plan_norms(asked: StudyScope) -> list[Job]:
     make = [
         Job("norms", "train", (0,), width=w, norm=n, variants=_make_variants())
         for n, w in product(("batch", "instance", "layer"), (4, 16))
@@ -176,12 +176,12 @@ def _plan_norms(asked: StudyOptions) -> list[Job]:
     return [job for one in make for job in _split_job(one, 8, asked)]
 
 
-def _plan_depth(asked: StudyOptions) -> list[Job]:
+def _plan_depth(asked: StudyScope) -> list[Job]:
     make = [Job("depth", "train", (0,), width=w, depth=4, variants=_make_variants()) for w in (4, 8, 16)]
     return [job for one in make for job in _split_job(one, 8, asked)]
 
 
-def _plan_capacity(asked: StudyOptions) -> list[Job]:
+def _plan_capacity(asked: StudyScope) -> list[Job]:
     made = []
     for width in (8, 16, 32):
         arms = tuple(v for decay in (0.0, 1e-2) for v in _make_variants(decay=decay, rate=choose_rate(width)))
@@ -189,11 +189,11 @@ def _plan_capacity(asked: StudyOptions) -> list[Job]:
     return made
 
 
-def _plan_recall(asked: StudyOptions) -> list[Job]:
+def _plan_recall(asked: StudyScope) -> list[Job]:
     return _split_job(Job("recall", "recall", (0,), steps=100 if asked.quick else 200), 8, asked)
 
 
-def _plan_ablation(asked: StudyOptions) -> list[Job]:
+def _plan_ablation(asked: StudyScope) -> list[Job]:
     make = [
         Job("ablation", "ablate", (0,), width=w, depth=3, norm=n)
         for n, w in product(("none", "batch"), (4, 8, 16, 32, 64))
@@ -201,12 +201,12 @@ def _plan_ablation(asked: StudyOptions) -> list[Job]:
     return [job for one in make for job in _split_job(one, 4, asked)]
 
 
-def _plan_drift(asked: StudyOptions) -> list[Job]:
+def _plan_drift(asked: StudyScope) -> list[Job]:
     arms = tuple(Variant(bias, "raw", 0.0, rate) for bias, rate in product(("all", "head"), (1e-2,)))
     return _split_job(Job("drift", "drift", (0,), width=8, norm="batch", variants=arms, steps=STEPS // 2), 4, asked)
 
 
-def _plan_rates(asked: StudyOptions) -> list[Job]:
+def _plan_rates(asked: StudyScope) -> list[Job]:
     made = []
     for width, rates, seeds in ((4, _RATES, 4), (16, _RATES, 4), (64, _RATES_WIDE, 2)):
         arms = tuple(Variant(bias, "raw", 0.0, rate) for bias, rate in product(("all", "head"), rates))

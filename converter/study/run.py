@@ -226,7 +226,7 @@ def check_device(device: str) -> None:
         raise RuntimeUnavailable(f"--device cuda: {why}; install a CUDA build of torch, or use --device cpu")
 
 
-def run_study(images: Images, asked: plan.StudyOptions, how: RunOptions) -> StudyRun:
+def run_study(images: Images, asked: plan.StudyScope, how: RunOptions) -> StudyRun:
     """Run what is asked, in the time given; jobs that an earlier run in the same folder finished are not run again."""
     check_device(how.device)
     cpu = time.process_time()

@@ -10,9 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from converter.ablate import saved, statistics, tables
+from converter.ablate import statistics
 from converter.commands.ablate import score_biases as ablate
 from converter.errors import BiasoptError, DataError, ModelError, RuntimeUnavailable
+from converter.report import files
+from converter.report.content import ablate as ablate_content
 from converter.report.to_json import dumps
 from models import zoo
 from tests.ablate.made import chain, draw, images
@@ -100,11 +102,11 @@ def test_first_order_effects_foretell_measured_ones(mobilenet: dict[str, Any]) -
 
 
 def test_every_form_holds_every_bias_and_no_raw_markup(mobilenet: dict[str, Any], tmp_path: Path) -> None:
-    saved.save(mobilenet, tmp_path, ["json", "md", "html", "text"])
+    files.save(mobilenet, tmp_path, ["json", "md", "html", "text"])
     for form in ("md", "html", "txt"):
         content = (tmp_path / f"report.{form}").read_text(encoding="utf-8")
         flat = "".join(content.split())
-        assert "".join(tables.headline(mobilenet).split()) in flat
+        assert "".join(ablate_content.headline(mobilenet).split()) in flat
         assert all(b["node"] in flat for b in mobilenet["biases"])
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == json.loads(dumps(mobilenet))
     assert max(map(len, (tmp_path / "report.txt").read_text(encoding="utf-8").splitlines())) <= 80
@@ -112,7 +114,7 @@ def test_every_form_holds_every_bias_and_no_raw_markup(mobilenet: dict[str, Any]
     assert page.count("<svg") == 3
     assert "<script" not in page
     with pytest.raises(BiasoptError, match="no junit of it"):
-        saved.save(mobilenet, tmp_path, ["junit"])
+        files.check_formats(["junit"])
 
 
 def test_names_from_a_model_are_no_markup(tmp_path: Path) -> None:
@@ -120,8 +122,8 @@ def test_names_from_a_model_are_no_markup(tmp_path: Path) -> None:
     for node in proto.graph.node:
         node.name = f"<b>{node.output[0]}</b>|x"
     document = ablate(proto, inputs={"x": images(32)}).document()
-    assert "<b>a</b>" not in saved.made(document, "html")
-    assert "`<b>a</b>\\|x (first)`" in saved.made(document, "md")
+    assert "<b>a</b>" not in files.made(document, "html")
+    assert "`<b>a</b>\\|x` (first)" in files.made(document, "md")
 
 
 def test_the_same_data_and_seed_give_the_same_document() -> None:
@@ -174,10 +176,16 @@ def test_outputs_that_are_all_the_same_are_told() -> None:
 
 
 def test_numbers_for_people() -> None:
-    shown = [tables.number(v) for v in (None, 0.0, 1e-12, 0.0004, 0.0123, 0.5, 12.3, 1234.5)]
+    shown = [ablate_content.number(v) for v in (None, 0.0, 1e-12, 0.0004, 0.0123, 0.5, 12.3, 1234.5)]
     assert shown == ["\u2014", "0", "0", "4e-4", "0.012", "0.5", "12", "1,234"]
-    assert [tables.share(v) for v in (None, 0.0, 1e-7, 0.0012, 0.5)] == ["\u2014", "0 %", "0 %", "0.12 %", "50.0 %"]
-    assert [tables.points(v) for v in (None, -0.123, 0.0)] == ["\u2014", "\u221212.3", "+0.0"]
+    assert [ablate_content.share(v) for v in (None, 0.0, 1e-7, 0.0012, 0.5)] == [
+        "\u2014",
+        "0 %",
+        "0 %",
+        "0.12 %",
+        "50.0 %",
+    ]
+    assert [ablate_content.points(v) for v in (None, -0.123, 0.0)] == ["\u2014", "\u221212.3", "+0.0"]
 
 
 def test_labels_may_come_with_the_samples(tmp_path: Path) -> None:
@@ -238,8 +246,8 @@ def test_a_model_without_biases_has_nothing_to_say() -> None:
     proto = model("(float[N,3] x) => (float[N,5] y) { y = MatMul(x, w) }", {"w": draw(3, 5)})
     document = ablate(proto, inputs={"x": draw(40, 3)}).document()
     assert document["biases"] == []
-    assert tables.headline(document) in saved.made(document, "text")
-    assert "no bias" in saved.made(document, "html")
+    assert ablate_content.headline(document) in files.made(document, "text")
+    assert "no bias" in files.made(document, "html")
 
 
 @pytest.mark.parametrize("dtype", [onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE])

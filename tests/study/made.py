@@ -54,7 +54,7 @@ def small(job: Job, steps: int = FEW) -> Job:
 
 def one_of(block: str, **more: object) -> Job:
     """The first job of a block, shortened."""
-    job = plan.plan_jobs(plan.StudyOptions(blocks=(block,), seeds=2))[0]
+    job = plan.plan_jobs(plan.StudyScope(blocks=(block,), seeds=2))[0]
     return replace(small(job), **more)
 
 

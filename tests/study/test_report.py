@@ -16,7 +16,7 @@ import cli
 from converter.commands.study import StudyResult
 from converter.errors import BiasoptError
 from converter.study import data, plan, run, saved
-from converter.study.plan import StudyOptions
+from converter.study.plan import StudyScope
 from tests.study import made
 from tests.study.test_claims import GOOD, ablation, capacity, depth, drift, recall, widths
 
@@ -205,4 +205,4 @@ def test_asked_for_in_python_too() -> None:
 
     with pytest.raises(ValueError, match="is no part of the study"):
         run_study(blocks=["nothing"])
-    assert StudyOptions().blocks == ()
+    assert StudyScope().blocks == ()

@@ -12,7 +12,7 @@ import torch
 
 from converter.errors import BiasoptError, RuntimeUnavailable
 from converter.study import jobs, plan, run
-from converter.study.plan import StudyOptions
+from converter.study.plan import StudyScope
 from converter.study.run import ROWS, RowLog
 from tests.study import made
 
@@ -26,14 +26,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan of the same shape with small nets and few steps."""
     jobs = plan.plan_jobs
 
-    def few(asked: StudyOptions) -> list[plan.Job]:
+    def few(asked: StudyScope) -> list[plan.Job]:
         return [replace(job, width=min(job.width, 3), steps=3, depth=2) for job in jobs(asked) if job.width <= 4]
 
     monkeypatch.setattr(plan, "plan_jobs", few)
 
 
-def ran(out: Path | None = None, asked: StudyOptions | None = None, **how: object) -> run.StudyRun:
-    return run.run_study(IMAGES, asked or StudyOptions(("widths", "identity"), seeds=6), run.RunOptions(out=out, **how))
+def ran(out: Path | None = None, asked: StudyScope | None = None, **how: object) -> run.StudyRun:
+    return run.run_study(IMAGES, asked or StudyScope(("widths", "identity"), seeds=6), run.RunOptions(out=out, **how))
 
 
 def test_rows_do_not_depend_on_how_many_run_side_by_side() -> None:
@@ -42,7 +42,7 @@ def test_rows_do_not_depend_on_how_many_run_side_by_side() -> None:
 
 def test_a_second_run_goes_on_and_gives_the_same_rows(tmp_path: Path) -> None:
     whole = ran(tmp_path / "whole")
-    ran(tmp_path / "parts", StudyOptions(("identity",), seeds=6))
+    ran(tmp_path / "parts", StudyScope(("identity",), seeds=6))
     second = ran(tmp_path / "parts")
     assert second.resumed > 0
     assert second.rows == whole.rows
@@ -69,7 +69,7 @@ def test_another_study_is_refused(tmp_path: Path) -> None:
         ran(tmp_path, key=1)
     other = replace(IMAGES, x=IMAGES.x + 1)
     with pytest.raises(BiasoptError, match="digest differ"):
-        run.run_study(other, StudyOptions(("identity",), seeds=2), run.RunOptions(out=tmp_path))
+        run.run_study(other, StudyScope(("identity",), seeds=2), run.RunOptions(out=tmp_path))
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_stop_ends_training_at_the_next_step() -> None:
 
 def test_threads_of_torch_are_as_before() -> None:
     before = torch.get_num_threads()
-    ran(asked=StudyOptions(("identity",), seeds=2))
+    ran(asked=StudyScope(("identity",), seeds=2))
     assert torch.get_num_threads() == before
 
 

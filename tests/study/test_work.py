@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from converter.study import jobs, plan, recall_task
-from converter.study.plan import Job, StudyOptions
+from converter.study.plan import Job, StudyScope
 from converter.study.run import TimeBudget
 from tests.study import made
 
@@ -82,7 +82,7 @@ def test_solved_means_solved_until_the_end() -> None:
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_the_plan(quick: bool) -> None:
-    jobs = plan.plan_jobs(StudyOptions(quick=quick))
+    jobs = plan.plan_jobs(StudyScope(quick=quick))
     assert len({job.id for job in jobs}) == len(jobs)
     assert jobs[0].block == "exact"
     assert [job.part for job in jobs] == sorted(job.part for job in jobs)
@@ -96,7 +96,7 @@ def test_the_plan(quick: bool) -> None:
 
 
 def test_seeds_and_arms_that_are_asked_for() -> None:
-    jobs = plan.plan_jobs(StudyOptions(("widths",), seeds=6, nowhere=True))
+    jobs = plan.plan_jobs(StudyScope(("widths",), seeds=6, nowhere=True))
     assert {job.block for job in jobs} == {"widths"}
     assert {v.bias for v in jobs[0].variants} == {"all", "head", "none"}
     widest = [job for job in jobs if job.width == 64]
@@ -104,7 +104,7 @@ def test_seeds_and_arms_that_are_asked_for() -> None:
 
 
 def test_both_arms_of_every_job_have_the_same_rates() -> None:
-    for job in plan.plan_jobs(StudyOptions()):
+    for job in plan.plan_jobs(StudyScope()):
         rates = {bias: [v.rate for v in job.variants if v.bias == bias] for bias in ("all", "head")}
         assert not rates["head"] or rates["all"] == rates["head"]
 

@@ -14,8 +14,13 @@ from converter.report.rebuilt import fold_of, latency_of, parity_of
 
 
 def report_of(document: Mapping[str, Any]) -> Report:
-    """The report of a ``biasopt.fold``, ``biasopt.verify`` or ``biasopt.bench`` document."""
-    parity, latency, run = parity_of(document), latency_of(document), run_of(document)
+    """The report of a document, by what it holds."""
+    run = run_of(document)
+    if document["schema"].startswith("biasopt.ablate/"):
+        from converter.report.content.ablate import ablate_report  # with the limits of its classes, and what they need
+
+        return ablate_report(document, run)
+    parity, latency = parity_of(document), latency_of(document)
     if "counts" in document:
         removal = (document.get("removal") or {}).get("said", ())
         return fold_report(fold_of(document), document.get("reasons", {}), run, removal)

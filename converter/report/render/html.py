@@ -38,7 +38,7 @@ def render_html(report: Report) -> str:
         for section, held in report.shown(Medium.PAGE)
     ]
     claims = [(key, _text(words)) for key, words in report.claims]
-    words = VERDICT[report.status]
+    words = None if report.status is None else VERDICT[report.status]
     template = templates.get_template("report.html")
     return template.render(report=report, words=words, claims=claims, sections=sections) + "\n"
 

@@ -51,6 +51,8 @@ def _block(block: Any, *, each: bool) -> str:
         case b.Tiles():
             tiles = [(tile.label, tile.before, tile.after) for tile in block.tiles]
             return table(("", block.before, block.after), tiles, right=(1, 2))
+        case b.Picture():
+            return f"![{prose(block.title)}]({block.path})\n\n<sub>{prose(block.caption)}</sub>"
         case b.Details(title=title, blocks=inner):
             return details(prose(title), "\n\n".join(_block(one, each=each) for one in inner))
         case b.Heading(text=said):

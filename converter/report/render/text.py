@@ -81,19 +81,23 @@ def lay_out(parts: Iterable[Lines], stream: TextIO | None = None, width: int = 1
 
 
 def _section(section: b.Section, held: list[Any], medium: Medium) -> list[Lines]:
-    """Its blocks; there is an empty line between two that have columns."""
+    """Its blocks; there is an empty line between two that have columns, and before a note below columns."""
     titled = bool(section.title) and bool(section.titled & medium)
     found: list[Lines] = [[Text(section.title, style="bold")]] if titled else [[]]
     last: Any = None
     for block in _opened(held):
         for k, lines in enumerate(_block(block, medium)):
             part: Lines = [Padding(line, (0, 0, 0, _INDENT)) for line in lines] if titled else lines
-            if k or (isinstance(block, _TABULAR) and isinstance(last, _TABULAR)):
+            if k or (isinstance(last, _TABULAR) and (isinstance(block, _TABULAR) or _is_note(block))):
                 found.append(part)
             else:
                 found[-1] += part
         last = block
     return found
+
+
+def _is_note(block: Any) -> bool:
+    return isinstance(block, b.Paragraph) and block.small
 
 
 def _opened(held: Iterable[Any]) -> Iterator[Any]:

@@ -1,0 +1,360 @@
+"""What each bias is worth: the ranking, all biases at once, off the data, and what a quantisation should know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from converter.ablate.scoring import COMPENSABLE_ERROR, SMALL_ERROR
+from converter.report import charts, wording
+from converter.report.blocks import (
+    Block,
+    Chart,
+    Code,
+    Column,
+    Details,
+    KeyValues,
+    ListBlock,
+    Medium,
+    Paragraph,
+    Report,
+    Section,
+    Span,
+    Style,
+    Table,
+    Warnings,
+    Words,
+    name,
+    quiet,
+    strong,
+)
+from converter.report.content import Run
+
+MINUS = "\u2212"
+SHOWN = 6  # findings in a report for people
+CHARTED = 40  # biases in the chart
+_NOTHING = 1e-9  # what is less is rounding
+_NOISE = 5e-6  # of a float32 model without any change
+_ALPHA = 0.05
+NAMES = {
+    "original": "original",
+    "zero-all": "all left out",
+    "zero-inner": "inner left out",
+    "head-corrected": "head corrected",
+    "compensate-inner": "inner imitated",
+    "compensate-all": "all imitated",
+}
+CHANGES = {
+    "zero-all": "all left out: every bias is zero",
+    "zero-inner": "inner left out: those of layers that are neither first nor head nor depthwise",
+    "head-corrected": "head corrected: all but the head's left out, and the mean of the outputs put right there",
+    "compensate-inner": "inner imitated: left out, and weights fitted to make up for them, layer after layer",
+    "compensate-all": "all imitated: the same for all but the head's",
+}
+MEANING = (
+    "|b|/sd: size of the bias beside the deviation of its layer's result, mean over channels. r: what the best "
+    "imitation of it by its layer's other weights leaves, in mean square (0: superfluous, 1: irreplaceable), on rows "
+    "that it was not fitted on. error: change of the outputs without it, relative. imitated: the same where weights "
+    "W + b v imitate it, on rows that v was not fitted on."
+)
+_STYLES = {
+    **dict.fromkeys(("DEAD", "REDUNDANT", "SMALL"), Style.PASS),
+    "ESSENTIAL": Style.OPEN,
+    "UNKNOWN": Style.QUIET,
+}
+_LIMITS = {"SMALL up to here": SMALL_ERROR, "COMPENSABLE where the imitation is up to here": COMPENSABLE_ERROR}
+
+Document = Mapping[str, Any]  # biasopt.ablate/1
+
+
+def ablate_report(document: Document, run: Run, top: int | None = None) -> Report:
+    """What was found out about the biases of a model; screens show the first ``top`` of them."""
+    path = document["model"]["path"] or "model in memory"
+    file = wording.plain(path).replace("\\", "/").rpartition("/")[2]
+    return Report(
+        command="ablate",
+        name=file,
+        status=None,
+        headline=headline(document),
+        lede=f"{_about(document)}.",
+        warnings=document["warnings"],
+        version=run.version,
+        schema=run.schema,
+        sections=(
+            Section("", (Paragraph((strong(file),)), Paragraph(_about(document))), media=Medium.SCREEN),
+            Section("", (Paragraph((strong(headline(document)),)),), media=~Medium.PAGE),
+            Section("", (Paragraph(_about(document)),), media=Medium.COMMENT),
+            Section("", (Warnings(document["warnings"]),), media=~Medium.PAGE),
+            _ranking(document, top),
+            _variants(document),
+            _probes(document),
+            _findings(document),
+            _uncovered(document),
+            Section("", tuple(_advice(document)), media=Medium.SCREEN),
+            _again(document, run),
+        ),
+    )
+
+
+def headline(document: Document) -> str:
+    """One sentence: how many biases matter."""
+    counts = {name: c["biases"] for name, c in document["classes"].items()}
+    total = len(document["biases"])
+    if not total:
+        return "There is no bias to look at."
+    needless = sum(counts.get(n, 0) for n in ("DEAD", "REDUNDANT", "SMALL", "COMPENSABLE"))
+    listed = ", ".join(f"{n} {name.lower()}" for name, n in counts.items())
+    if needless == total:
+        return f"None of {wording.count(total, 'bias', 'biases')} is essential on this data: {listed}."
+    return f"{needless} of {wording.count(total, 'bias', 'biases')} can be done without on this data: {listed}."
+
+
+def _about(document: Document) -> str:
+    """What was looked at."""
+    rows, folded = document["rows"], document["folded_batch_norms"]
+    first = f"opset {document['model']['opset']}, {wording.count(len(document['biases']), 'bias', 'biases')}"
+    if folded:
+        first += f"; {wording.count(folded, 'batch norm')} folded first, in memory"
+    labelled = "with labels" if document["labelled"] else "no labels"
+    return f"{first}; {wording.count(rows['all'], 'row')} of data, {labelled}; output {document['output']['name']}"
+
+
+def _ranking(document: Document, top: int | None) -> Section:
+    biases = document["biases"]
+    if not biases:
+        return Section("", ())
+    starred = any(b["p_holm"] is not None and b["p_holm"] < _ALPHA for b in biases)
+    star = " *: McNemar's exact test, p < 0.05 after Holm's correction over all biases." if starred else ""
+    classes = [
+        (Span(n, _STYLES.get(n, Style.STRONG)), str(c["biases"]), c["means"]) for n, c in document["classes"].items()
+    ]
+    columns = (Column("class"), Column("biases", right=True, media=Medium.FILES), Column("means"))
+    return Section(
+        "Biases, those that matter most first",
+        (
+            Chart(
+                partial(charts.draw_bias_errors, biases[:CHARTED], imitated, share, _LIMITS),
+                "Error of the outputs.",
+                f"Logarithmic. The dashed lines are the limits of SMALL ({100 * SMALL_ERROR:g} %) and COMPENSABLE "
+                f"({100 * COMPENSABLE_ERROR:g} %).{_uncharted(len(biases) - CHARTED)}",
+                key=(("a", "without the bias, measured"), ("b", "with weights that imitate it")),
+            ),
+            _bias_table(document, top),
+            Details("What the classes mean", (Table(columns, classes, headless=Medium.SCREEN),)),
+            Paragraph(MEANING + star, small=True),
+        ),
+        about="Leaving a bias out is one thing; letting its layer's weights imitate it another.",
+        id="biases",
+    )
+
+
+def _uncharted(more: int) -> str:
+    return f" {more} more are in the table." if more > 0 else ""
+
+
+def _bias_table(document: Document, top: int | None) -> Table:
+    decides = document["output"]["decides"]
+    tested = document["labelled"] and any(b["p_holm"] is not None for b in document["biases"])
+    columns = [Column("class"), Column("layer"), Column("|b|/sd", right=True, wide=True), Column("r", right=True)]
+    if decides:
+        columns.append(Column("accuracy" if tested else "agree", right=True, wide=True))
+    columns += [Column("error", right=True), Column("imitated", right=True, wide=True)]
+    rows = [tuple(_bias_row(b, decides=decides, tested=tested)) for b in document["biases"]]
+    most = {} if top is None else dict.fromkeys((Medium.TERMINAL, Medium.VERBOSE), top)
+    return Table(tuple(columns), rows, most=most, rest="... and {rest} more; --top and --json show them")
+
+
+def _bias_row(bias: Document, *, decides: bool, tested: bool) -> Iterator[Words]:
+    effect = bias["effect"] or {}
+    bound = "\u2264" if bias["r_is_bound"] else ""
+    yield Span(bias["class"], _STYLES.get(bias["class"], Style.PLAIN))
+    yield (name(bias["node"]), *([] if bias["role"] == "inner" else [f" ({bias['role']})"]))
+    yield number(bias["ratio"])
+    yield bound + number(bias["r_held_out"] if bias["r_held_out"] is not None else bias["r"])
+    if decides and tested:
+        star = "*" if bias["p_holm"] is not None and bias["p_holm"] < _ALPHA else ""
+        yield points(effect.get("difference")) + star
+    elif decides:
+        yield share(effect.get("agreement"))
+    yield share(effect.get("relative_error", bias["predicted_error"]))
+    yield share(imitated(bias))
+
+
+def imitated(bias: Document) -> float | None:
+    """Error with weights in place of the bias, measured, else foretold; none of a bias that is dead."""
+    if bias["imitated"] is not None:
+        return float(bias["imitated"]["relative_error"])
+    return None if bias["class"] == "DEAD" else bias["predicted_error_compensated"]
+
+
+def _variants(document: Document) -> Section:
+    """All biases at once."""
+    variants, decides, rows = document["variants"], document["output"]["decides"], document["rows"]
+    tested = any("difference" in v["effect"] for v in variants)
+    columns = [Column(), Column("biases", right=True, wide=True)]
+    columns += [Column("agree", right=True), Column("KL", right=True, wide=True)] if decides else []
+    columns.append(Column("error", right=True))
+    columns += [Column("accuracy", right=True), Column("change, 95 %", right=True, wide=True)] if tested else []
+    said = "; ".join(CHANGES[v["name"]] for v in variants)
+    measured = f"On {rows['all'] - rows['fitted_on']:,} rows; what is fitted is fitted on {rows['fitted_on']:,} others."
+    if not variants:
+        return Section("", ())
+    return Section(
+        "All at once",
+        (
+            Chart(
+                partial(charts.draw_variants, variants, NAMES, share, interval),
+                "Right answers." if document["labelled"] else "Answers as before.",
+            ),
+            Table(tuple(columns), [tuple(_variant_row(v, decides=decides, tested=tested)) for v in variants]),
+            Paragraph(f"{measured} {said}.", small=True),
+        ),
+        about="Without biases, and with weights that imitate them.",
+        id="whole",
+    )
+
+
+def _variant_row(variant: Document, *, decides: bool, tested: bool) -> Iterator[Words]:
+    effect = variant["effect"]
+    yield NAMES[variant["name"]]
+    yield str(variant["biases"])
+    if decides:
+        yield share(effect.get("agreement"))
+        yield number(effect.get("kl"))
+    yield share(effect["relative_error"])
+    if tested:
+        yield share(effect.get("accuracy_after"))
+        yield interval(effect)
+
+
+def _probes(document: Document) -> Section:
+    """Off the data, where that was asked for."""
+    probes, decides = document["probes"], document["output"]["decides"]
+    if not probes:
+        return Section("", ())
+    names = [n for n in probes[0]["effects"] if decides or n != "original"]
+    rows = [(probe["said"], *(_probe_cell(probe, n, decides=decides) for n in names)) for probe in probes]
+    columns = (Column("inputs"), *(Column(NAMES[n], right=True) for n in names))
+    keys = (("a", "original"), ("b", "inner biases imitated"), ("pass", "all but the head's"))
+    title = "Right answers on inputs that were moved."
+    chart = Chart(partial(charts.draw_probes, probes, NAMES, share), title, key=keys)
+    return Section(
+        "Off the data",
+        (*([chart] if decides else []), Table(columns, rows), Paragraph(_probes_mean(document), small=True)),
+        about="A net without biases cannot tell a bright image from a dark one. Whether that is a gain or a loss "
+        "depends on what the level of the inputs means.",
+        id="probes",
+    )
+
+
+def _probe_cell(probe: Document, variant: str, *, decides: bool) -> str:
+    effect = probe["effects"][variant]
+    mark = "!" if variant in probe["changes"] else ""
+    return share(effect.get("accuracy_after") if decides else effect["relative_error"]) + mark
+
+
+def _probes_mean(document: Document) -> str:
+    """What the figures off the data are."""
+    if not document["output"]["decides"]:
+        return "relative error against the original on the same inputs; ! where it grows off the data"
+    right = "labels" if document["labelled"] else "the original's answers to the inputs as they were"
+    return f"accuracy against {right}; ! where a changed model decides otherwise than the original there, and not here"
+
+
+def _findings(document: Document) -> Section:
+    """For a quantisation: absorptions first, then the largest shifts; and how many more there are."""
+    found = document["findings"]
+    if not found:
+        return Section("", ())
+    order = sorted(found, key=lambda f: (f["code"] != "high-bias", -f.get("largest_in_deviations", 0.0)))
+    rest = len(order) - SHOWN
+    more = [f"... and {wording.count(rest, 'more finding')}, in the JSON report"] if rest > 0 else []
+    return Section(
+        "For a quantisation",
+        (ListBlock([*map(_describe_finding, order[:SHOWN]), *more]), Paragraph(document["note"], small=True)),
+        about="Findings; nothing was changed.",
+        id="findings",
+    )
+
+
+def _describe_finding(found: Document) -> Words:
+    """A finding in words."""
+    channels = f"{found['channels']} of {found['of']} channels"
+    if found["code"] == "high-bias":
+        span = f"from {number(found['range_before'])} to {number(found['range_after'])}"
+        what = "absorbing that into the next layer would shrink the range"
+        return name(found["node"]), f": {channels} before the ReLU never fall to 0; {what} {span}"
+    most = number(found["largest_in_deviations"])
+    said = f": 8-bit weights would shift the mean of {channels} by up to {most} of their deviation"
+    return name(found["node"]), said
+
+
+def _uncovered(document: Document) -> Section:
+    rows = [(name(each["node"]), each["op"], quiet(each["why"])) for each in document["uncovered"]]
+    columns = (Column("bias"), Column("operator"), Column("why"))
+    table = Table(columns, rows, headless=Medium.SCREEN)
+    return Section("Not covered", (table,), about="Biases that were not looked at.", id="uncovered")
+
+
+def _advice(document: Document) -> Iterator[Block]:
+    """What to do about it."""
+    exact = sum(b["class"] in ("DEAD", "REDUNDANT") for b in document["biases"])
+    data = sum(b["class"] in ("SMALL", "COMPENSABLE") and b["role"] == "inner" for b in document["biases"])
+    lines = []
+    if exact:
+        lines.append(f"`biasopt fold` removes or merges {exact} of them exactly.")
+    if data:
+        lines.append("`biasopt fold --allow remove-biases --data D --budget 1%` removes what the data allows.")
+    if lines:
+        yield Paragraph(" ".join(lines), small=True)
+
+
+def _again(document: Document, run: Run) -> Section:
+    inputs = document["inputs"] or {}
+    model = document["model"]
+    facts: list[tuple[str, Words]] = [
+        ("model", (model["path"] or "in memory", quiet(f" sha256 {model['sha256']}"))),
+        ("data", (inputs.get("source", ""), quiet(f" sha256 {inputs.get('sha256', '')}"))),
+        ("seed", str(document["seed"])),
+    ]
+    command = (Code(run.command_line),) if run.command_line else ()
+    about = "What is needed to repeat this."
+    return Section("See it again", (*command, KeyValues(facts)), about=about, id="again", media=Medium.PAGE)
+
+
+# ---- numbers -------------------------------------------------------------------------------------------
+
+
+def number(value: float | None) -> str:
+    """Two digits; a dash where there is none."""
+    if value is None:
+        return "\u2014"
+    if abs(value) < _NOTHING:
+        return "0"
+    if abs(value) >= 99.5:
+        return wording.number(value)
+    if abs(value) < 0.00095:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.2g}" if abs(value) >= 0.1 else f"{value:.3f}"
+
+
+def share(value: float | None) -> str:
+    """In per cent; a dash where there is none."""
+    if value is None:
+        return "\u2014"
+    if value < _NOISE:
+        return "0 %"
+    return f"{100 * value:.1f} %" if value >= 0.0095 or not value else f"{100 * value:.2g} %"
+
+
+def points(value: float | None) -> str:
+    """A difference in percentage points, signed."""
+    return "\u2014" if value is None else f"{100 * value:+.1f}".replace("-", MINUS)
+
+
+def interval(effect: Document) -> str:
+    """A difference of accuracies with Newcombe's interval, in points."""
+    if "difference" not in effect:
+        return "\u2014"
+    return f"{points(effect['difference'])} [{points(effect['low'])}, {points(effect['high'])}]"
