@@ -142,7 +142,7 @@ class Recorder:
     @property
     def frozen(self) -> list[str]:
         """Names that were taken out of the graph's inputs."""
-        return sorted(self.graph.scopes[0].frozen)
+        return sorted(self.graph.scopes[0].frozen_inputs)
 
 
 def build_certificate(

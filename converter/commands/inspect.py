@@ -154,7 +154,7 @@ def collect_facts(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict
         "findings": outcome.findings,
         "before": outcome.before,
         "after": outcome.after,
-        "frozen": tuple(sorted(main.frozen)),
+        "frozen": tuple(sorted(main.frozen_inputs)),
         "overridable_blocked": blocked,
         "overridable_names": sum(getattr(t, "overridable", False) for t in main.values.values()),
         "problem": problems(graph.file.skeleton),

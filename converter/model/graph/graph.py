@@ -225,7 +225,7 @@ class Graph:
         node = edit.node
         const = Const(self._unused_name(f"{node.label}/biasopt/{edit.role}"), node.scope, edit.weight)
         node.scope.values[const.name] = const
-        node.scope.added.append(const)
+        node.scope.new_constants.append(const)
         while len(node.inputs) <= edit.slot:
             node.inputs.append(Value("", node.scope))
         change.loose.append(node.inputs[edit.slot])
@@ -291,7 +291,7 @@ class Graph:
         if tensor.external_uses or tensor.is_input:
             raise InvariantViolation(f"{tensor.name!r} is part of the model's interface and cannot be renamed")
         scope = tensor.scope
-        scope.gone.add(tensor.name)
+        scope.removed_names.add(tensor.name)
         del scope.values[tensor.name]
         tensor.name = name
         scope.values[name] = tensor
@@ -300,7 +300,7 @@ class Graph:
         scope = tensor.scope
         if scope.values.get(tensor.name) is tensor:
             del scope.values[tensor.name]
-            scope.gone.add(tensor.name)
+            scope.removed_names.add(tensor.name)
 
     def _collect(self, change: _Change) -> None:
         while change.loose:
@@ -323,9 +323,9 @@ class Graph:
         if scope.values.get(tensor.name) is not tensor:
             return
         if tensor.field is None:
-            scope.added = [t for t in scope.added if t is not tensor]
+            scope.new_constants = [t for t in scope.new_constants if t is not tensor]
         else:
-            scope.removed.add(tensor.field.start)
+            scope.removed_fields.add(tensor.field.start)
         self._forget(tensor)
         change.removed[id(tensor)] = tensor
 

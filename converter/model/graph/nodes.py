@@ -192,10 +192,10 @@ class Scope:
         self.field: Field | None = None  # the function's, in the model
         self.nodes: list[Node] = []
         self.values: dict[str, Tensor] = {}
-        self.added: list[Const] = []
-        self.removed: set[int] = set()  # start of the field of each initializer that went away
-        self.gone: set[str] = set()  # names that no longer exist here
-        self.frozen: set[str] = set()  # names taken out of the graph's inputs
+        self.new_constants: list[Const] = []
+        self.removed_fields: set[int] = set()  # start of the field of each initializer that went away
+        self.removed_names: set[str] = set()  # names that no longer exist here
+        self.frozen_inputs: set[str] = set()  # names taken out of the graph's inputs
 
     def find(self, name: str) -> Tensor | None:
         """The tensor of that name, here or in an enclosing graph."""

@@ -113,7 +113,7 @@ class _Reader:
         const.overridable = listed and self.ir >= 4
         if const.overridable and self.freeze and scope.kind == "main":
             const.overridable = const.is_input = False
-            scope.frozen.add(header.name)
+            scope.frozen_inputs.add(header.name)
         scope.values[header.name] = const
 
     def _nodes(self, scope: Scope, places: list[Field], protos: list[onnx.NodeProto]) -> None:

@@ -80,10 +80,10 @@ class _Writer:
     def changed(self, scope: Scope) -> bool:
         if id(scope) not in self._changed:
             self._changed[id(scope)] = bool(
-                scope.removed
-                or scope.added
-                or scope.gone
-                or scope.frozen
+                scope.removed_fields
+                or scope.new_constants
+                or scope.removed_names
+                or scope.frozen_inputs
                 or any(self.node_changed(n) for n in scope.nodes)
                 or (self.data is not None and any(map(_external, _initializers(scope))))
             )
@@ -111,7 +111,11 @@ class _Writer:
             _VALUE_INFO: iter([i.name for i in proto.value_info]),
             _ANNOTATION: iter([q.tensor_name for q in proto.quantization_annotation]),
         }
-        hidden = {_INPUT: scope.gone | scope.frozen, _VALUE_INFO: scope.gone, _ANNOTATION: scope.gone}
+        hidden = {
+            _INPUT: scope.removed_names | scope.frozen_inputs,
+            _VALUE_INFO: scope.removed_names,
+            _ANNOTATION: scope.removed_names,
+        }
         headers = iter(proto.initializer)
         as_nodes = scope.kind == "body" and self.graph.ir_version < 4
         out = Pieces()
@@ -125,7 +129,7 @@ class _Writer:
                 self._initializer(out, f, next(headers), scope)
             elif f.number in named:
                 name = next(named[f.number])
-                if name not in hidden[f.number] or (name in scope.values and name not in scope.frozen):
+                if name not in hidden[f.number] or (name in scope.values and name not in scope.frozen_inputs):
                     out.add(self.copy(f))
             else:
                 out.add(self.copy(f))
@@ -143,7 +147,7 @@ class _Writer:
         for f in fields(self.file.buffer, *scope.span):
             if f.number == _FUNCTION_NODE:
                 self._node(out, f, nodes[f.start])
-            elif f.number != _FUNCTION_VALUE_INFO or next(infos).name not in scope.gone:
+            elif f.number != _FUNCTION_VALUE_INFO or next(infos).name not in scope.removed_names:
                 out.add(self.copy(f))
         return out
 
@@ -192,7 +196,7 @@ class _Writer:
     # -- tensors ---------------------------------------------------------------------------
 
     def _initializer(self, out: Pieces, f: Field, header: TensorProto, scope: Scope) -> None:
-        if f.start in scope.removed:
+        if f.start in scope.removed_fields:
             return
         if self.data is not None and _external(header):
             out.message(f.number, self._moved(f, header))
@@ -206,7 +210,7 @@ class _Writer:
         return _whole(_pointing(header, self.data.name, offset, where.n_bytes).SerializeToString())
 
     def _new_initializers(self, out: Pieces, scope: Scope) -> None:
-        for const in scope.added:
+        for const in scope.new_constants:
             out.message(_INITIALIZER, self.tensor(const.name, const.weight))
             if self.graph.ir_version < 4:
                 info = onnx.helper.make_tensor_value_info(
@@ -216,7 +220,7 @@ class _Writer:
 
     def _constant_nodes(self, out: Pieces, scope: Scope, number: int) -> None:
         # A function has no initializers, and below IR 4 those of a body would have to be its inputs.
-        for const in scope.added:
+        for const in scope.new_constants:
             node = onnx.helper.make_node("Constant", [], [const.name], name=const.name)
             attribute = Pieces()
             attribute.add(onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR).SerializeToString())

@@ -14,7 +14,9 @@ def count(facts: Facts) -> Counts:
     nodes = batch_norms = biases = 0
     # Where there can be no initializers, new constants are written as nodes.
     nodes += sum(
-        len(s.added) for s in graph.scopes if s.kind == "function" or (s.kind == "body" and graph.ir_version < 4)
+        len(s.new_constants)
+        for s in graph.scopes
+        if s.kind == "function" or (s.kind == "body" and graph.ir_version < 4)
     )
     for node in graph.nodes():
         nodes += 1
