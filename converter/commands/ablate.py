@@ -15,7 +15,8 @@ from converter.ablate.session import Net, SessionOptions
 from converter.ablate.sites import Uncovered, choose_sites
 from converter.commands.inspect import Model, blaming_the_model, silence_graphsurgeon
 from converter.records import InputSet, ModelFacts
-from converter.records.options import AblateOptions, documented, merged
+from converter.records.option import documented, merged
+from converter.records.options import AblateOptions
 from converter.referee.proto.source import LoadedModel, describe_model, list_free_inputs
 from converter.referee.verify.models import find_default_memory
 from converter.report import terminal

@@ -14,7 +14,8 @@ from onnx import TensorProto
 
 from converter.commands.fold import FoldResult, fold
 from converter.records import Parity, Rewrite, Verdict
-from converter.records.options import FoldOptions, Progress, VerifyOptions, merged
+from converter.records.option import merged
+from converter.records.options import FoldOptions, Progress, VerifyOptions
 from converter.referee.proto.diff import Scope, build_scopes, compute_signature, is_same_constant, list_reads
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.tensors import read_tensor

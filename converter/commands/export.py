@@ -15,7 +15,8 @@ from converter.commands.fold import FoldResult, exit_code, fold
 from converter.errors import ExportError, ModelError
 from converter.model.file import ModelFile, problems
 from converter.records import Counts, Parity
-from converter.records.options import ExportOptions, FoldOptions, VerifyOptions, documented, merged
+from converter.records.option import documented, merged
+from converter.records.options import ExportOptions, FoldOptions, VerifyOptions
 from converter.report import terminal
 from converter.report.ending import Ending
 from converter.torch_models.export import Dynamic, Exported, Request, export, parse_dynamic

@@ -25,6 +25,7 @@ from converter.commands.output import build_pieces, check_target, find_target, s
 from converter.errors import ModelError
 from converter.model.graph import Graph, load
 from converter.records import Verdict
+from converter.records.option import check_names, documented, names
 from converter.records.options import (
     STAGES,
     Advice,
@@ -33,9 +34,6 @@ from converter.records.options import (
     RemovalOptions,
     RuntimeOptions,
     VerifyOptions,
-    check_names,
-    documented,
-    names,
 )
 from converter.report import terminal
 from converter.report.ending import Ending

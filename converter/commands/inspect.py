@@ -16,7 +16,8 @@ from converter.errors import BiasoptError, ModelError
 from converter.model.file import contradiction, problems
 from converter.model.graph import Graph, load, stored_files
 from converter.records import Counts, Fate, Finding, Gate, Rewrite, Status
-from converter.records.options import InspectOptions, documented, merged
+from converter.records.option import documented, merged
+from converter.records.options import InspectOptions
 from converter.report import terminal
 from converter.report.ending import show
 from converter.rewrite import pipeline

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from converter._version import __version__
 from converter.errors import ModelError
 from converter.records.lint import LintReport
-from converter.records.options import LintOptions, documented, merged
+from converter.records.option import documented, merged
+from converter.records.options import LintOptions
 from converter.report import terminal
 from converter.report.files import write_whole
 

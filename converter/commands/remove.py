@@ -18,7 +18,8 @@ from converter.errors import InvariantViolation
 from converter.model.graph import Bypass, Edit, Graph, SetConst, emit
 from converter.numerics import NewTensor
 from converter.records import InputSet, Parity, Rewrite, Safety, Stage, Verdict
-from converter.records.options import RemovalOptions, documented, merged
+from converter.records.option import documented, merged
+from converter.records.options import RemovalOptions
 from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.verify.models import find_default_memory
 from converter.report import document

@@ -9,7 +9,8 @@ from typing import Any
 
 from converter._version import __version__
 from converter.errors import ModelError
-from converter.records.options import ReplayOptions, documented, merged
+from converter.records.option import documented, merged
+from converter.records.options import ReplayOptions
 from converter.referee import certificate as engine
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import hash_file

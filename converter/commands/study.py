@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
 from converter.errors import RuntimeUnavailable
-from converter.records.options import StudyOptions, documented, merged
+from converter.records.option import documented, merged
+from converter.records.options import StudyOptions
 from converter.report import terminal
 from converter.report.ending import Ending
 from converter.study.data import load_dataset

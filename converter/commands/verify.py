@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
 from converter.records import Parity, Verdict
-from converter.records.options import STAGES, VerifyOptions, documented, merged
+from converter.records.option import documented, merged
+from converter.records.options import STAGES, VerifyOptions
 from converter.report import terminal
 from converter.report.ending import Ending
 

@@ -1,25 +1,20 @@
 """What each command may be asked: one frozen record a command, a field an option.
 
-The command line is made from these records (`converter.commands.options`), and so are the tables of parameters in the
-docstrings of the API. A field is an option: its default, and what `option` notes of it. A field without ``help`` is of
-the API alone. A function of the API takes its record, or fields of it as keywords, or both: see `merged`.
-
-A record has the fields of its last base first.
+A field is an option of the command line and of the API, or if it has no help an argument of the API alone; see
+`converter.records.option`. A record has the fields of its last base first.
 """
 
 # ruff: noqa: RUF009  (`option` and `argument` are `dataclasses.field`, with what it is to note)
 
 from __future__ import annotations
 
-import inspect
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-Record = TypeVar("Record")
-Function = TypeVar("Function", bound=Callable[..., Any])
+from converter.records.option import argument, option
+
 Progress = Callable[[str], None]
 Names = Mapping[str, str]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,109 +32,6 @@ DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
 EXPORTERS = ("dynamo", "torchscript")
 
 
-def option(
-    default: Any,
-    help: str,  # noqa: A002  (as click calls it)
-    metavar: str = "",
-    kind: str | Sequence[str] = "text",
-    *,
-    flag: str = "",
-    old: str = "",
-    doc: str = "",
-) -> Any:
-    """A field that is an option of the command line.
-
-    Parameters
-    ----------
-    help : what ``--help`` says
-    kind : a name in `converter.commands.options.KINDS`, or the choices that there are
-    flag : its name there, where that is not the field's; ``--no-x`` of a bool that is True turns it off
-    old : names that it had in earlier releases, and still answers to
-    doc : what the API's docstring says, where that is not ``help``
-    """
-    return field(
-        default=default,
-        metadata={"help": help, "metavar": metavar, "kind": kind, "flag": flag, "old": tuple(old.split()), "doc": doc},
-    )
-
-
-def argument(default: Any, doc: str) -> Any:
-    """A field that is an argument of the API alone."""
-    return field(default=default, metadata={"doc": doc})
-
-
-def names(record: type[Any]) -> tuple[str, ...]:
-    """The names of the fields of a record."""
-    return tuple(f.name for f in fields(record))
-
-
-def merged(record: type[Record], options: Record | None, keywords: Mapping[str, Any]) -> Record:
-    """A record with the fields that are given as keywords.
-
-    Raises
-    ------
-    TypeError
-        A keyword is no field; the message names those that there are.
-    """
-    check_names(keywords, names(record))
-    return replace(record() if options is None else options, **keywords)  # type: ignore[type-var]
-
-
-def check_names(keywords: Iterable[str], known: Iterable[str]) -> None:
-    """Find what no function takes before the work, not after it."""
-    known = sorted(known)
-    if unknown := sorted(set(keywords) - set(known)):
-        raise TypeError(f"there is no argument {unknown[0]!r}; there are {', '.join(known)}")
-
-
-def documented(*records: type[Any]) -> Callable[[Function], Function]:
-    """Fill in ``{options}`` in a function's docstring, and its keywords in its signature, from the records it takes."""
-
-    def fill(function: Function) -> Function:
-        known = {f.name: f for record in records for f in reversed(fields(record))}
-        if function.__doc__:
-            table = textwrap.indent(_table(list(reversed(known.values()))), "    ")
-            function.__doc__ = function.__doc__.replace("    {options}", table)
-        signature = inspect.signature(function)
-        plain = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        more = [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-            for f in reversed(known.values())
-            if f.name not in signature.parameters
-        ]
-        function.__signature__ = signature.replace(parameters=plain + more)  # type: ignore[attr-defined]
-        return function
-
-    return fill
-
-
-def _table(known: Sequence[Field[Any]]) -> str:
-    return "\n".join(f"{f.name} : {_type(f)}\n{textwrap.indent(_meaning(f), '    ')}" for f in known)
-
-
-_READABLE = {
-    "Any": "see below",
-    "Names": "mapping of str to str",
-    "Progress": "callable",
-    "Shapes": "mapping of input name to shape",
-    "Sequence[Any]": "sequence",
-    "str | Path": "path",
-}
-
-
-def _type(known: Field[Any]) -> str:
-    choices = known.metadata.get("kind")
-    if isinstance(choices, tuple):
-        return "{" + ", ".join(f'"{choice}"' for choice in choices) + "}"
-    written = str(known.type).removesuffix(" | None")
-    readable = _READABLE.get(written, written)
-    return f"{readable}, optional" if str(known.type).endswith(" | None") else readable
-
-
-def _meaning(known: Field[Any]) -> str:
-    return "\n".join(textwrap.wrap(known.metadata["doc"] or known.metadata["help"].partition("  [")[0], 110))
-
-
 # -- what several commands share ---------------------------------------------------------------------
 
 
@@ -150,19 +42,9 @@ class InspectOptions:
     only: Iterable[str] | None = option(None, "Only this pass; repeatable.", "PASS", "only")
     skip: Iterable[str] = option((), "Not this pass; repeatable.", "PASS", "passes")
     allow: Iterable[str] = argument((), "Passes that assume something, by name.")
-    keep_bn: bool = option(
-        False,
-        "Keep BatchNormalization and move biases into it, to train on.",
-        doc="Move biases into batch norms instead of folding them.",
-    )
-    no_growth: bool = option(
-        False, "Leave what needs a copy of a shared weight.", doc="Copy no tensor that other nodes read as well."
-    )
-    freeze_overridable: bool = option(
-        False,
-        "Make inputs that have a default value constants.",
-        doc="Take initializers that are also graph inputs as constants.",
-    )
+    keep_bn: bool = option(False, "Keep BatchNormalization and move biases into it, to train on.")
+    no_growth: bool = option(False, "Leave what needs a copy of a shared weight.")
+    freeze_overridable: bool = option(False, "Make inputs that have a default value constants.")
     data: str | Path | None = argument(None, "Directory of the external data of a proto.")
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")
 
@@ -179,13 +61,7 @@ class DataOptions:
         doc="Path, ``script.py:function``, mapping of input name to array, or a sequence of these; see "
         "`converter.referee.inputs.files`. Seeded random ones otherwise, where that will do.",
     )
-    images: str | Path | None = option(
-        None,
-        "Run on these images; class folders are labels.",
-        "DIR",
-        "path",
-        doc="A folder of images to run on instead, by class or flat.",
-    )
+    images: str | Path | None = option(None, "Run on these images; class folders are labels.", "DIR", "path")
     preprocess: str = option("imagenet", "How images are scaled.  [imagenet]", kind=PREPROCESS)
     labels: Any = option(
         None,
@@ -203,23 +79,11 @@ class RuntimeOptions:
     shapes: Shapes | None = option(
         None, "Shape of input X.", "X=1,3,8,8", "shapes", flag="--shape", doc="Sizes that the model leaves open."
     )
-    seed: int = option(0, "Seed of everything random.  [0]", "N", "natural", doc="Of everything random.")
+    seed: int = option(0, "Seed of everything random.  [0]", "N", "natural")
     quick: bool = option(False, "One input, no decisions, not as deployed.")
-    provider: str = option(
-        "cpu",
-        "Where to run; that it ran there is proved.  [cpu]",
-        kind=PROVIDERS,
-        doc="Where onnxruntime runs the models; that it does is proved.",
-    )
-    provider_options: Names | None = option(
-        None, "One of its options.", "K=V", "pairs", flag="--provider-option", doc="Of that provider, as deployed."
-    )
-    opt_level: str = option(
-        "all",
-        "onnxruntime's own, as deployed.  [all]",
-        kind=OPT_LEVELS,
-        doc="onnxruntime's optimisations, as deployed.",
-    )
+    provider: str = option("cpu", "Where to run; that it ran there is proved.  [cpu]", kind=PROVIDERS)
+    provider_options: Names | None = option(None, "One of its options.", "K=V", "pairs", flag="--provider-option")
+    opt_level: str = option("all", "onnxruntime's own, as deployed.  [all]", kind=OPT_LEVELS)
     custom_ops: str | Path | None = option(None, "Library of custom operators for onnxruntime.", "LIB", "library")
     timeout: float = option(
         1200.0,
@@ -239,25 +103,14 @@ class RuntimeOptions:
 class DecisionOptions:
     """By what the decisions of two models are judged."""
 
-    decision: Sequence[str] = option(
-        (),
-        "Output that decides.  [floats of shape [N, C]]",
-        "OUT",
-        "texts",
-        doc="The outputs that decide; every float output [N, C] by default.",
-    )
+    decision: Sequence[str] = option((), "Output that decides.  [floats of shape [N, C]]", "OUT", "texts")
     decide: bool = option(
         True,
         "Do not judge decisions.",
         flag="--no-decision",
         doc="Judge what the models decide on the user's inputs as well, where there are some.",
     )
-    metric: str = option(
-        "top1",
-        "top1, or script.py:function of outputs, labels.  [top1]",
-        "M",
-        doc='"top1", or ``script.py:function`` of (outputs, labels).',
-    )
+    metric: str = option("top1", "top1, or script.py:function of outputs, labels.  [top1]", "M")
     margin: float = option(
         1e-3,
         "Loss of accuracy that counts as none.  [0.1%]",
@@ -267,9 +120,7 @@ class DecisionOptions:
         old="--margin",
         doc="The loss that is tolerated, as a share.",
     )
-    alpha: float = option(
-        0.05, "Chance to miss a larger one.  [0.05]", "P", "share", doc="The chance of overlooking a larger loss."
-    )
+    alpha: float = option(0.05, "Chance to miss a larger one.  [0.05]", "P", "share")
 
 
 # -- one record a command ----------------------------------------------------------------------------
@@ -279,21 +130,9 @@ class DecisionOptions:
 class VerifyOptions(DecisionOptions, RuntimeOptions, DataOptions):
     """How to compare two models: `converter.compare`, and the proof of a fold."""
 
-    samples: int | None = option(
-        None,
-        "How many inputs.  [2 random, or all there are]",
-        "N",
-        "count",
-        doc="How many random inputs, or how many of the user's at most.",
-    )
+    samples: int | None = option(None, "How many inputs.  [2 random, or all there are]", "N", "count")
     ranges: Mapping[str, tuple[float, float]] | None = option(
-        None,
-        "Random values of input X.",
-        "X=-2:2",
-        "ranges",
-        flag="--input-range",
-        old="--range",
-        doc="Random values of the input of that name lie between these.",
+        None, "Random values of input X.", "X=-2:2", "ranges", flag="--input-range", old="--range"
     )
     names: Names | None = option(
         None,
@@ -330,9 +169,7 @@ class VerifyOptions(DecisionOptions, RuntimeOptions, DataOptions):
         old="--tol",
         doc="Further gates on the usual measures, as (output, measure, value); an empty name is every output.",
     )
-    require_level: str | None = option(
-        None, "A weaker claim is inconclusive.", kind=LEVELS, doc="A claim below it is inconclusive."
-    )
+    require_level: str | None = option(None, "A weaker claim is inconclusive.", kind=LEVELS)
     max_time: float | None = option(
         None,
         "Seconds to add inputs for.  [30; decisions: no limit]",
@@ -371,31 +208,15 @@ class Advice:
 class BenchOptions(RuntimeOptions):
     """How to measure whether one model is slower than another."""
 
-    gate: str = option(
-        "not-slower",
-        "not-slower, faster:5%, equivalent or none.  [not-slower]",
-        "GATE",
-        "gate",
-        doc="``not-slower``, ``faster:5%``, ``equivalent`` or ``none``.",
-    )
+    gate: str = option("not-slower", "not-slower, faster:5%, equivalent or none.  [not-slower]", "GATE", "gate")
     margin: float = option(
-        0.02,
-        "Slow-down that counts as none.  [2%]",
-        "P",
-        "share",
-        flag="--latency-margin",
-        old="--margin",
-        doc="The slow-down that still counts as none: 0.02 for 2 %.",
+        0.02, "Slow-down that counts as none.  [2%]", "P", "share", flag="--latency-margin", old="--margin"
     )
-    alpha: float = option(0.05, "Error of each bound.  [0.05]", "P", "share", doc="Of each bound of the interval.")
-    sessions: int | None = option(None, "Times that both are loaded anew.  [5]", "N", "count", doc="5; 3 if quick.")
-    blocks: int | None = option(
-        None, "Blocks of each session.  [4]", "N", "count", doc="Of each session: 4, 3 if quick."
-    )
-    pairs: int | None = option(None, "Pairs of runs of each block.  [20]", "N", "count", doc="20; 10 if quick.")
-    max_time: float | None = option(
-        None, "Seconds to measure for.  [120]", "S", "seconds", doc="Seconds for all of it: 120, 20 if quick."
-    )
+    alpha: float = option(0.05, "Error of each bound.  [0.05]", "P", "share")
+    sessions: int | None = option(None, "Times that both are loaded anew.  [5]", "N", "count")
+    blocks: int | None = option(None, "Blocks of each session.  [4]", "N", "count")
+    pairs: int | None = option(None, "Pairs of runs of each block.  [20]", "N", "count")
+    max_time: float | None = option(None, "Seconds to measure for.  [120]", "S", "seconds")
     quick: bool = option(False, "About 20 seconds, and a wide interval.")
     inputs: Any = option(
         None,
@@ -406,13 +227,7 @@ class BenchOptions(RuntimeOptions):
     )
     batch: int | None = option(None, "Batch size, where a model leaves it open.  [1]", "N", "count")
     show_unoptimised: bool = option(False, "Measure without onnxruntime's optimisations too.")
-    threads: int | None = option(
-        None,
-        "Threads of one model.  [all cores]",
-        "N",
-        "count",
-        doc="All cores that are free otherwise.",
-    )
+    threads: int | None = option(None, "Threads of one model.  [all cores]", "N", "count")
     cuda_graph: bool = option(False, "Launch the whole model as one CUDA graph.")
     include_h2d: bool = option(False, "Time the copy of the inputs too.")
     flush_l2: bool = option(False, "Empty the caches before every sample.")
@@ -437,39 +252,13 @@ class LayerOptions(DataOptions):
         doc="Path, ``script.py:function``, mapping of input name to array, or a sequence of these; see "
         "`converter.referee.inputs.files`.",
     )
-    samples: int | None = option(
-        None, "How many inputs.  [all there are]", "N", "count", doc="How many runs of the data to read at most."
-    )
-    shapes: Shapes | None = option(
-        None,
-        "Shape of images.",
-        "X=1,3,8,8",
-        "shapes",
-        flag="--shape",
-        doc="Of images: sizes that are open.",
-    )
-    output: str | None = option(
-        None,
-        "Output to look at.  [the first that decides]",
-        "OUT",
-        doc="The output to look at; a classifier's by default, else the first of floating-point numbers.",
-    )
+    samples: int | None = option(None, "How many inputs.  [all there are]", "N", "count")
+    shapes: Shapes | None = option(None, "Shape of images.", "X=1,3,8,8", "shapes", flag="--shape")
+    output: str | None = option(None, "Output to look at.  [the first that decides]", "OUT")
     provider: str = option("cpu", "Where to run.  [cpu]", kind=DEVICES)
     custom_ops: str | Path | None = option(None, "Library of custom operators for onnxruntime.", "LIB", "library")
-    seed: int = option(
-        0,
-        "Seed of everything random.  [0]",
-        "N",
-        "natural",
-        doc="Of the parts that the data are split into, drawn positions and noise.",
-    )
-    max_memory: int | None = option(
-        None,
-        "Memory to work in.  [half of what is free]",
-        "SIZE",
-        "size",
-        doc="Bytes to hold at once; half of the free memory by default.",
-    )
+    seed: int = option(0, "Seed of everything random.  [0]", "N", "natural")
+    max_memory: int | None = option(None, "Memory to work in.  [half of what is free]", "SIZE", "size")
     data: str | Path | None = argument(None, "Directory of the external data of a proto.")
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")
 
@@ -478,14 +267,8 @@ class LayerOptions(DataOptions):
 class AblateOptions(LayerOptions):
     """How to find out what each bias is worth."""
 
-    only: Sequence[str] = option((), "Only this layer's bias; repeatable.", "NODE", "texts", doc="Look at these alone.")
-    probe: Sequence[str] = option(
-        (),
-        "Also off the data: contrast, offset, noise.",
-        "KIND",
-        "probes",
-        doc='Of "contrast", "offset", "noise": ask as well what happens off the data.',
-    )
+    only: Sequence[str] = option((), "Only this layer's bias; repeatable.", "NODE", "texts")
+    probe: Sequence[str] = option((), "Also off the data: contrast, offset, noise.", "KIND", "probes")
     compensate: bool = option(
         True,
         "Do not try weights in place of biases.",
@@ -499,22 +282,14 @@ class AblateOptions(LayerOptions):
         old="--as-it-is",
         doc="Fold batch norms first, so that the biases that they hold are looked at, too.",
     )
-    max_time: float = option(
-        120.0,
-        "Seconds; what was begun is finished.  [120]",
-        "S",
-        "seconds",
-        doc="Seconds. What was begun is finished; what was not measured is said.",
-    )
+    max_time: float = option(120.0, "Seconds; what was begun is finished.  [120]", "S", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemovalOptions(LayerOptions):
     """How to remove biases by data, after all that folds exactly."""
 
-    inputs: Any = option(
-        None, "What remove-biases goes by; as --inputs.", "DATA", "texts", flag="--data", doc="As in `AblateOptions`."
-    )
+    inputs: Any = option(None, "What remove-biases goes by; as --inputs.", "DATA", "texts", flag="--data")
     budget: float = option(
         1e-3,
         "Decisions that it may change.  [0.1%]",
@@ -523,13 +298,7 @@ class RemovalOptions(LayerOptions):
         doc="The accuracy that may be lost, as a share; without labels, the rows that may be decided differently.",
     )
     keep: Sequence[str] = option(
-        (),
-        "Bias that it must leave; repeatable.",
-        "NODE",
-        "texts",
-        flag="--keep-bias",
-        old="--keep",
-        doc="Names of nodes whose bias stays.",
+        (), "Bias that it must leave; repeatable.", "NODE", "texts", flag="--keep-bias", old="--keep"
     )
     also: Sequence[str] = option(
         (),
@@ -548,36 +317,22 @@ class RemovalOptions(LayerOptions):
 class FoldOptions(InspectOptions):
     """How to fold, and how to make sure of the result: ``None`` for what is not to be done."""
 
-    allow: Iterable[str] = option((), "What assumes: remove-biases.", "PASS", "allowed", doc="As in `inspect`.")
+    allow: Iterable[str] = option((), "What assumes: remove-biases.", "PASS", "allowed")
     in_place: bool = option(
         False,
         "Replace MODEL itself.",
         doc="Replace the input, atomically; follows symbolic links and keeps the mode.",
     )
-    force: bool = option(False, "Replace an OUT that exists.", doc="Replace an existing output.")
-    stop_after: int | None = option(
-        None, "Stop after N rewrites.", "N", "natural", doc="Number of rewrites after which to stop."
-    )
-    certificate: str | Path | None = option(
-        None,
-        "Write every rewrite as data, for replay to check.",
-        "CERT",
-        "path",
-        doc="Where to write every rewrite as data, for `biasopt replay` to check and to carry out again.",
-    )
+    force: bool = option(False, "Replace an OUT that exists.")
+    stop_after: int | None = option(None, "Stop after N rewrites.", "N", "natural")
+    certificate: str | Path | None = option(None, "Write every rewrite as data, for replay to check.", "CERT", "path")
     on_inconclusive: str = option(
         "fail",
         "Outcome if undecided.  [fail]",
         kind=OUTCOMES,
         doc="What an undecided proof counts as: with fail, `exit_code` is 4 and nothing is written.",
     )
-    accuracy_margin: float | None = option(
-        None,
-        "Judge decisions too: 0.1% may change.",
-        "P",
-        "share",
-        doc="Judge as well whether more than this share of the decisions on the inputs (or images) changes.",
-    )
+    accuracy_margin: float | None = option(None, "Judge decisions too: 0.1% may change.", "P", "share")
     verify: VerifyOptions | None = argument(VerifyOptions(), "The proof: compare outputs before and after.")
     bench: BenchOptions | None = argument(None, "Measure the latency of both models; the folded one may not be slower.")
     removal: RemovalOptions | None = argument(
@@ -591,13 +346,7 @@ class FoldOptions(InspectOptions):
 class TorchOptions:
     """How a torch model is made."""
 
-    weights: str | Path | None = option(
-        None,
-        "State dict: torch.save's or safetensors.",
-        "FILE",
-        "path",
-        doc="A state dict; see `converter.torch_models.spec.loader`.",
-    )
+    weights: str | Path | None = option(None, "State dict: torch.save's or safetensors.", "FILE", "path")
     strict: bool = option(
         True,
         "Whether odd keys and odd modules are errors.  [strict]",
@@ -619,7 +368,7 @@ class TorchOptions:
         "FILE.py:FN",
         doc="``file.py:function`` that makes the inputs; or, for a module, the inputs themselves.",
     )
-    seed: int = option(0, "Seed of everything random.  [0]", "N", "natural", doc="Of random weights and inputs.")
+    seed: int = option(0, "Seed of everything random.  [0]", "N", "natural")
     progress: Progress | None = argument(None, "Told in a few words what is being done.")
 
 
@@ -632,39 +381,20 @@ class LintOptions(TorchOptions):
 class ExportOptions(TorchOptions):
     """How to export a torch model, and how to make sure of the result."""
 
-    dynamic: Any = option(
-        (),
-        "batch, or X=0:batch,2:h.",
-        "SIZES",
-        "open_sizes",
-        doc="``batch``, or ``x=0:batch,2:height``: the sizes to leave open.",
-    )
-    opset: int | None = option(
-        None, "ONNX operator set.  [the exporter's own]", "N", "count", doc="The exporter's own default otherwise."
-    )
-    exporter: str | None = option(
-        None, "Which of torch's.  [dynamo]", kind=EXPORTERS, doc="dynamo, except for a TorchScript file."
-    )
-    fuse_bn: bool = option(
-        False, "Let the exporter fuse BatchNorm itself.", doc="Let the exporter fuse Conv and BatchNorm itself."
-    )
-    folded: bool = option(
-        False,
-        "Fold the exported model, as `biasopt fold` does.",
-        flag="--fold",
-        doc="Go on to the folded model, as `fold` does.",
-    )
-    force: bool = option(False, "Replace an OUT that exists.", doc="Replace an existing output.")
+    dynamic: Any = option((), "batch, or X=0:batch,2:h.", "SIZES", "open_sizes")
+    opset: int | None = option(None, "ONNX operator set.  [the exporter's own]", "N", "count")
+    exporter: str | None = option(None, "Which of torch's.  [dynamo]", kind=EXPORTERS)
+    fuse_bn: bool = option(False, "Let the exporter fuse BatchNorm itself.")
+    folded: bool = option(False, "Fold the exported model, as `biasopt fold` does.", flag="--fold")
+    force: bool = option(False, "Replace an OUT that exists.")
     verify: bool = option(
         True,
         "Write without comparing outputs.",
         flag="--no-verify",
         doc="Compare with torch, and if `folded`, the folded model with the exported one.",
     )
-    on_inconclusive: str = option(
-        "fail", "Outcome if undecided.  [fail]", kind=OUTCOMES, doc="What an undecided comparison counts as."
-    )
-    quick: bool = option(False, "Compare on one input only.", doc="Fewer inputs for the comparisons.")
+    on_inconclusive: str = option("fail", "Outcome if undecided.  [fail]", kind=OUTCOMES)
+    quick: bool = option(False, "Compare on one input only.")
     trust: bool = option(
         False,
         "Load a TorchScript or .pt2 file even if it can run code as you.",
@@ -676,7 +406,7 @@ class ExportOptions(TorchOptions):
 class ReplayOptions:
     """How to check a certificate."""
 
-    force: bool = option(False, "Replace an OUT that exists.", doc="Replace an existing output.")
+    force: bool = option(False, "Replace an OUT that exists.")
     data: str | Path | None = argument(None, "Directory of the original's external data; its own by default.")
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")
 
@@ -687,13 +417,9 @@ class StudyOptions:
 
     dataset: str = option("digits", "What to train on.  [digits]", kind=DATASETS)
     data_dir: str | Path | None = option(
-        None,
-        "Its files; nothing is downloaded. Not needed for digits.",
-        "DIR",
-        "path",
-        doc="Folder with the files of any but the first; nothing is downloaded.",
+        None, "Its files; nothing is downloaded. Not needed for digits.", "DIR", "path"
     )
-    full: bool = option(False, "Do not halve the images.", doc="Keep the size of the images; else it is halved.")
+    full: bool = option(False, "Do not halve the images.")
     blocks: Sequence[str] = option(
         (), "Only these parts.  [all]", "LIST", "study_blocks", doc="Of `converter.study.plan.BLOCKS`: only these."
     )
@@ -704,7 +430,7 @@ class StudyOptions:
         "several",
         doc="As many in every part; each draws a split, initial weights and an order of batches.",
     )
-    seed: int = option(0, "Seed of the seeds.  [0]", "N", "natural", doc="That all others are mixed with.")
+    seed: int = option(0, "Seed of the seeds.  [0]", "N", "natural")
     margin: float = option(
         0.5,
         "Points of accuracy that count as none.  [0.5]",
@@ -714,12 +440,8 @@ class StudyOptions:
         old="--margin",
         doc="Percentage points: the difference in accuracy that counts as none.",
     )
-    no_bias_anywhere: bool = option(
-        False,
-        "A third arm, without biases in the head either.",
-        doc="A third arm, in which the head has no bias either.",
-    )
-    quick: bool = option(False, "In a minute: few widths, few seeds.", doc="Few widths, few seeds.")
+    no_bias_anywhere: bool = option(False, "A third arm, without biases in the head either.")
+    quick: bool = option(False, "In a minute: few widths, few seeds.")
     max_time: float | None = option(
         None,
         "Seconds; fewer seeds to fit the time.  [300; quick: 60]",
@@ -729,13 +451,7 @@ class StudyOptions:
     )
     jobs: int = argument(1, "Stacks of nets trained side by side, each on one core.")
     device: str = option("cpu", "Where to train.  [cpu]", kind=DEVICES)
-    out: str | Path | None = option(
-        None,
-        "Keep all rows there; another run goes on with them.",
-        "DIR",
-        "path",
-        doc="Folder that keeps the rows; another run goes on with them.",
-    )
+    out: str | Path | None = option(None, "Keep all rows there; another run goes on with them.", "DIR", "path")
     progress: Progress | None = argument(None, "Told what is being done.")
 
 

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 import cli
 import converter
-from converter.commands.options import KINDS, Option, options
+from converter.commands.options import FORMATS, KINDS, Option, options
 from converter.records import options as records
-from converter.records.options import argument, documented, merged, option
+from converter.records.option import argument, documented, merged, option
 
 RECORDS = [
     value
@@ -133,3 +133,17 @@ def test_the_api_names_every_option() -> None:
         assert "{options}" not in function.__doc__
         for f in dataclasses.fields(record):
             assert f"    {f.name} : " in function.__doc__
+
+
+def test_choices_are_those_of_the_code_that_reads_them() -> None:
+    from converter.ablate.measure import KINDS as PROBES
+    from converter.referee.inputs.images import PREPROCESS
+    from converter.referee.verify.options import STAGES
+    from converter.report import files
+    from converter.runtime.providers import PROVIDERS
+
+    assert set(records.PROBES) == set(PROBES)
+    assert set(records.PREPROCESS) == set(PREPROCESS)
+    assert set(records.PROVIDERS) == set(PROVIDERS)
+    assert set(records.STAGES) < set(STAGES)
+    assert list(FORMATS) == list(files.NAMES)

@@ -14,7 +14,8 @@ import numpy as np
 from converter.errors import DataError
 from converter.records import Parity, Stage, Verdict
 from converter.records.evidence import Warning, WarningCode
-from converter.records.options import VerifyOptions, documented, merged
+from converter.records.option import documented, merged
+from converter.records.options import VerifyOptions
 from converter.referee.proto.copies import rename_ports
 from converter.referee.proto.diff import ChangedRegions, find_changed_regions, is_ours
 from converter.referee.proto.random_inputs import BATCHES, guess_shapes

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from converter.errors import DataError
-from converter.records.options import LEVELS, OPT_LEVELS, PRECISIONS, STAGES, VerifyOptions, names
+from converter.records.option import names
+from converter.records.options import LEVELS, OPT_LEVELS, PRECISIONS, STAGES, VerifyOptions
 from converter.referee.inputs.files import open_inputs, read_labels
 from converter.referee.inputs.images import PREPROCESS, open_images
 from converter.referee.inputs.stream import Stream
