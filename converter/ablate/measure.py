@@ -305,7 +305,6 @@ def measure_mean_gap(net: Net, state: State, part: Part, output: str) -> NDArray
     return total / max(rows, 1)
 
 
-KINDS = ("contrast", "offset", "noise")
 _FACTORS = (2.0, 0.7, 0.5, 0.25)
 _OFFSETS = (0.5, -0.5)  # in deviations of the inputs
 _NOISE = (0.5,)

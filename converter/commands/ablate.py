@@ -16,7 +16,7 @@ from converter.ablate.sites import Uncovered, choose_sites
 from converter.commands.inspect import Model, blaming_the_model, silence_graphsurgeon
 from converter.records import InputSet, ModelFacts
 from converter.records.option import documented, merged
-from converter.records.options import AblateOptions
+from converter.records.options import PROBES, AblateOptions
 from converter.referee.proto.source import LoadedModel, describe_model, list_free_inputs
 from converter.referee.verify.models import find_default_memory
 from converter.report import terminal
@@ -79,11 +79,9 @@ def score_biases(model: Model, options: AblateOptions | None = None, **keywords:
         A name is no bias's, or no probe's.
     """
     asked = merged(AblateOptions, options, keywords)
-    from converter.ablate.measure import KINDS
-
-    unknown = [p for p in asked.probe if p not in KINDS]
+    unknown = [p for p in asked.probe if p not in PROBES]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no probe; there are {', '.join(KINDS)}")
+        raise ValueError(f"{unknown[0]!r} is no probe; there are {', '.join(PROBES)}")
     tell = asked.progress or (lambda text: None)
     tell("reading the model")
     with silence_graphsurgeon():

@@ -96,7 +96,6 @@ def _read_pickled(folder: Path) -> Images:
 
 
 Array = np.ndarray[Any, np.dtype[Any]]
-DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
 INPUTS = ("raw", "centred", "pixel")
 TRAIN, TEST = 4_000, 2_000  # drawn per seed from a data set that comes with a test set of its own
 DIM = 0.5  # contrast of the darker class of the contrast task: a power of two, so that scaling rounds nothing

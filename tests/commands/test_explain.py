@@ -74,7 +74,7 @@ def test_the_way_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert (document["schema"], document["fate"], document["input"]) == ("biasopt.explain/1", "dead", VIT)
     end = document["path"][-1]
     assert (end["op"], end["verb"], end["from"]) == ("Softmax", "annihilates", ["node_div"])
-    assert end["says"].startswith("does not feel it: ")
+    assert end["says"].startswith("cancels it: ")
 
 
 def test_options_of_inspect_hold_for_an_explanation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,6 @@ from converter.errors import DataError
 from converter.referee.inputs.stream import Array, Sample, Stream
 from converter.referee.proto.source import Port
 
-PREPROCESS = ("imagenet", "unit", "tanh", "none")
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff", ".pgm", ".gif"}
 _SIZE = 224  # where the model leaves it open
 _RESIZE = 256 / 224  # shorter side before the centre is cut out, as torchvision's reference transforms have it

@@ -11,9 +11,9 @@ import numpy as np
 
 from converter.errors import DataError
 from converter.records.option import names
-from converter.records.options import LEVELS, OPT_LEVELS, PRECISIONS, STAGES, VerifyOptions
+from converter.records.options import LEVELS, OPT_LEVELS, PRECISIONS, PREPROCESS, STAGES, VerifyOptions
 from converter.referee.inputs.files import open_inputs, read_labels
-from converter.referee.inputs.images import PREPROCESS, open_images
+from converter.referee.inputs.images import open_images
 from converter.referee.inputs.stream import Stream
 from converter.referee.proto.random_inputs import check_shapes
 from converter.referee.proto.source import LoadedModel, list_free_inputs
