@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.rewrite.bias_flow.attention_cases import ROWS, Row
-from tests.rewrite.bias_flow.fused_cases import FUSED, OPERATORS, Fused, Operator
+from tests.rewrite.bias_flow.attention_nets import ROWS, Row
+from tests.rewrite.bias_flow.fused_nets import FUSED, OPERATORS, Fused, Operator
 from tests.rewrite.bias_flow.judge import biases, feeds_of, feels, judged, model
 
 rows = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])

@@ -11,9 +11,9 @@ import pytest
 import converter
 from converter.rewrite.bias_flow.shift import Block
 from converter.rewrite.passes.reasons import FLOW
-from tests.rewrite.bias_flow.cases_traps import TRAPS
 from tests.rewrite.bias_flow.judge import model
-from tests.rewrite.bias_flow.transfer_cases import CASES
+from tests.rewrite.bias_flow.rules.cases import CASES
+from tests.rewrite.bias_flow.rules.cases_traps import TRAPS
 
 X = "double[2,3,6,7] x"
 CONV: dict[str, Any] = {"w": (4, 3, 1, 1), "b": (4,)}

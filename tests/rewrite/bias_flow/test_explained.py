@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import converter
 from converter.report.content.bias_path import describe_step
-from tests.rewrite.bias_flow.attention_cases import ROWS
-from tests.rewrite.bias_flow.fused_cases import FUSED
+from tests.rewrite.bias_flow.attention_nets import ROWS
+from tests.rewrite.bias_flow.fused_nets import FUSED
 
 
 def test_readers_of_the_shape_alone_are_no_ends() -> None:

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.rewrite.bias_flow.judge import feeds_of, feels, judged, ops
-from tests.rewrite.bias_flow.norm_cases import ABSORBED, DEAD, LIVE, SPECIAL, Row
+from tests.rewrite.bias_flow.norm_nets import ABSORBED, DEAD, LIVE, SPECIAL, Row
 
 
 def by_name(rows: list[Row]) -> pytest.MarkDecorator:

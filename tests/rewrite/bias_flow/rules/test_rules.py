@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import helper
 
 from converter.records import EffectKind
+from converter.rewrite import bias_flow
 from converter.rewrite.bias_flow.rules import RULES, propagate
 from converter.rewrite.bias_flow.shift import Block, Cancel, Propagate, Shift
-from tests.rewrite.bias_flow.cases_plain import PLAIN
-from tests.rewrite.bias_flow.cases_traps import TRAPS
-from tests.rewrite.bias_flow.one_node import Case, axes_of, holds, is_felt, sets_of
-from tests.rewrite.bias_flow.transfer_cases import CASES
-from tests.rewrite.bias_flow.values import X3, ints, some
+from converter.rewrite.passes import reasons
+from tests.rewrite.bias_flow.rules.cases import CASES
+from tests.rewrite.bias_flow.rules.cases_elementwise import PLAIN
+from tests.rewrite.bias_flow.rules.cases_traps import TRAPS
+from tests.rewrite.bias_flow.rules.one_node import Case, axes_of, holds, is_felt, sets_of
+from tests.rewrite.bias_flow.rules.values import X3, ints, some
 
 by_case = pytest.mark.parametrize("case", CASES, ids=[case.label for case in CASES])
 
@@ -188,3 +192,27 @@ def test_what_is_only_known_at_run_time_stops() -> None:
     ):
         outcome = case.asked(case.shifts(axes_of("012")))
         assert isinstance(outcome, Block), case.label
+
+
+# ---- words for people ---------------------------------------------------------------------------
+
+
+def test_every_code_that_blocks_is_in_the_catalogue() -> None:
+    """And the catalogue has no code that nothing gives."""
+    folder = Path(bias_flow.__file__).parent
+    used = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
+                used.add(node.value)
+            match node:
+                case ast.Call(ast.Name("Block"), [ast.Constant(str(code)), *_]):
+                    assert code in reasons.MEANINGS, f"{path.name}: {code}"
+    assert set(reasons.FLOW) <= used
+
+
+def test_every_kind_of_propagation_has_a_clause_of_its_own() -> None:
+    plain = {kind: Propagate({}, kind).how for kind in EffectKind}
+    said = [how for how in plain.values() if how]
+    assert len(said) == len(set(said)) == 5
+    assert Propagate({}, EffectKind.UNNORMALIZED, "after Where (P)").how == "after Where (P)"

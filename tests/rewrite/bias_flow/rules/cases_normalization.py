@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.rewrite.bias_flow.one_node import Case
-from tests.rewrite.bias_flow.values import ALL3, X3, X4, ints
+from tests.rewrite.bias_flow.rules.one_node import Case
+from tests.rewrite.bias_flow.rules.values import ALL3, X3, X4, ints
 
 POOL = [
     Case("y = MaxPool<kernel_shape = [2, 2]>(x)", X4, "- 0 1 01"),

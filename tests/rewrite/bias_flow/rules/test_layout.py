@@ -17,8 +17,8 @@ from converter.rewrite.bias_flow.rules import propagate
 from converter.rewrite.bias_flow.rules.layout import reshape_shift
 from converter.rewrite.bias_flow.shift import Block, Propagate, Shift
 from tests.rewrite.bias_flow.judge import model
-from tests.rewrite.bias_flow.one_node import Case
-from tests.rewrite.bias_flow.values import ints
+from tests.rewrite.bias_flow.rules.one_node import Case
+from tests.rewrite.bias_flow.rules.values import ints
 
 Dims = Sequence[int | str | None]
 NUMBERS = ({"N": 1, "L": 3}, {"N": 2, "L": 5}, {"N": 3, "L": 2})

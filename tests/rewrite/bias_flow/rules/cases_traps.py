@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.rewrite.bias_flow.cases_attention import SUM_ONE, einsum
-from tests.rewrite.bias_flow.one_node import Case
-from tests.rewrite.bias_flow.values import ALL2, ALL3, X2, X3, some
+from tests.rewrite.bias_flow.rules.cases_attention import SUM_ONE, einsum
+from tests.rewrite.bias_flow.rules.one_node import Case
+from tests.rewrite.bias_flow.rules.values import ALL2, ALL3, X2, X3, some
 
 # Their outputs have another number of axes than one expects, or count the shift more than once.
 TRAPS = [

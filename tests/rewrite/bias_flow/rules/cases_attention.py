@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.rewrite.bias_flow.one_node import Case
-from tests.rewrite.bias_flow.values import ALL3, ALL4, X2, X3, some
+from tests.rewrite.bias_flow.rules.one_node import Case
+from tests.rewrite.bias_flow.rules.values import ALL3, ALL4, X2, X3, some
 
 
 def einsum(equation: str, *shapes: object, **more: object) -> Case:

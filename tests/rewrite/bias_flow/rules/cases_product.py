@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.rewrite.bias_flow.one_node import Case
-from tests.rewrite.bias_flow.values import ALL2, ALL3, X2, X3, some
+from tests.rewrite.bias_flow.rules.one_node import Case
+from tests.rewrite.bias_flow.rules.values import ALL2, ALL3, X2, X3, some
 
 
 def conv(attributes: str, *weight: int, x: tuple[int, ...] = (2, 4, 5, 5), op: str = "Conv") -> Case:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from tests.rewrite.bias_flow.one_node import Case
-from tests.rewrite.bias_flow.values import ALL3, X3
+from tests.rewrite.bias_flow.rules.one_node import Case
+from tests.rewrite.bias_flow.rules.values import ALL3, X3
 
 PLAIN = [
     Case("y = Identity(x)", X3, ALL3),

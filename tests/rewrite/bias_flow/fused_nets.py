@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tests.rewrite.bias_flow.attention_cases import OUT, SCORES, SOFTMAX, WEIGH
+from tests.rewrite.bias_flow.attention_nets import OUT, SCORES, SOFTMAX, WEIGH
 from tests.rewrite.bias_flow.judge import model
 
 PICKED = f"{SCORES} {SOFTMAX} {WEIGH} {OUT}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.rewrite.bias_flow.one_node import Case
-from tests.rewrite.bias_flow.values import ALL2, ALL3, ALL4, X2, X3, X4, ints
+from tests.rewrite.bias_flow.rules.one_node import Case
+from tests.rewrite.bias_flow.rules.values import ALL2, ALL3, ALL4, X2, X3, X4, ints
 
 MOVE = [
     Case("y = Transpose(x)", X3, ALL3),
