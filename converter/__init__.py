@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from converter.commands.bench import measure_latency
     from converter.commands.export import ExportResult, export_model
     from converter.commands.fold import FoldResult, fold
-    from converter.commands.inspect import InspectResult, explain, inspect
+    from converter.commands.inspect import explain, inspect
     from converter.commands.lint import LintResult, lint_model
     from converter.commands.replay import ReplayResult, replay_certificate
     from converter.commands.study import StudyResult, run_study
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         StudyOptions,
         VerifyOptions,
     )
+    from converter.records.results import InspectResult
     from converter.referee import verify
     from converter.rewrite.bias_flow.fates import NoSuchBias, UnknownBias
 
@@ -87,7 +88,7 @@ _HOME = {
     "AblateResult": "commands.ablate:AblateResult",
     "ExportResult": "commands.export:ExportResult",
     "FoldResult": "commands.fold:FoldResult",
-    "InspectResult": "commands.inspect:InspectResult",
+    "InspectResult": "records.results:InspectResult",
     "LintResult": "commands.lint:LintResult",
     "NoSuchBias": "rewrite.bias_flow.fates:UnknownBias",  # the name of earlier versions
     "ReplayResult": "commands.replay:ReplayResult",

@@ -10,7 +10,7 @@ from converter.ablate.ablate import Ablation, count_classes
 from converter.ablate.compensate import Fit
 from converter.ablate.measure import Effect, changes_off_data
 from converter.ablate.scoring import MEANS, NOTE, Score
-from converter.report import document as parts
+from converter.report import serialize as parts
 
 if TYPE_CHECKING:
     from converter.ablate.sites import Uncovered
@@ -38,8 +38,8 @@ def ablate_document(
         "tool": parts.tool(argv, version),
         "exit_code": 0,
         "warnings": list(result.warnings),
-        "model": parts.facts(model),
-        "inputs": parts.inputs(inputs),
+        "model": parts.model_json(model),
+        "inputs": parts.encode(inputs),
         "seed": seed,
         "folded_batch_norms": folded,
         "output": {"name": result.zeroed.output, "decides": result.zeroed.decides},

@@ -9,7 +9,7 @@ from typing import Any
 from converter.ablate.document import fit_json
 from converter.ablate.removal import Proposal
 from converter.records import Stage, Verdict
-from converter.report import document as parts
+from converter.report import serialize as parts
 from converter.report import wording
 from converter.report.content.ablate import share
 
@@ -35,7 +35,7 @@ def removal_json(proposal: Proposal, stage: Stage, budget: float, inputs: Mappin
         "kept": [{"node": k.node, "op": k.op, "code": k.code, "why": k.why} for k in proposal.kept],
         "off_the_data": [{"said": o.said, "differ": o.share, "changes": o.changes} for o in proposal.off],
         "warnings": list(proposal.warnings),
-        "decision": parts.stage_json(stage),
+        "decision": parts.encode(stage),
         "inputs": dict(inputs) if inputs is not None else None,
     }
 

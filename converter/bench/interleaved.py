@@ -109,8 +109,8 @@ def _detail(halves: tuple[Samples, Samples], clocks: tuple[Reading, Reading]) ->
         np.concatenate([np.multiply(getattr(half, side), clock.sm_mhz) for half, clock in both]) for side in ("a", "b")
     ]
     return {
-        "sm_clock_mhz": [early, late],
-        "throttle": throttled,
+        "sm_clock_mhz": (early, late),
+        "throttle": tuple(throttled),
         "unsteady": bool(throttled) or drift > _DRIFT,
         "cycles_log_ratio": math.log(float(np.median(cycles[1]) / np.median(cycles[0]))) if early and late else None,
     }
@@ -209,7 +209,7 @@ class Measured:
     @property
     def counted(self) -> list[Block]:
         """The blocks that the interval rests on."""
-        return [block for block in self.blocks if not block.detail.get("discarded")]
+        return [block for block in self.blocks if not block.discarded]
 
 
 Say = Callable[[str], None]
@@ -372,7 +372,7 @@ class Duet:
             samples, detail = watched(lambda count: self._take(runs, count), self.design.pairs, self.read)
             if detail.get("unsteady") and attempt < _RETRIES:
                 detail["discarded"] = True
-            block = Block(session, samples.log_ratio, median(samples.a), median(samples.b), detail=detail)
+            block = Block(session, samples.log_ratio, median(samples.a), median(samples.b), **detail)
             self.found.blocks.append(block)
             if not detail.get("discarded"):
                 self.found.samples.append(samples)

@@ -146,7 +146,7 @@ def _shown(control: Interval, design: Design) -> str:
 def _cycles(found: Measured, main: Interval) -> str:
     """Whether counting cycles in place of seconds says something else: then clocks made the difference."""
     design, counted = found.design, found.counted
-    cycles = [b.detail.get("cycles_log_ratio") for b in counted]
+    cycles = [b.cycles_log_ratio for b in counted]
     known = [float(c) for c in cycles if c is not None]
     if not known or len(known) < len(counted):
         return ""
@@ -206,9 +206,9 @@ def _warnings(found: Measured, a: Timing) -> list[str]:
     total = sum(len(side.warm_ups) for side in found.sides)
     if unsettled:
         said.append(f"{unsettled} of {total} warm-ups ended before the times agreed within 3 %")
-    kept = [b for b in found.counted if b.detail.get("unsteady")]
+    kept = [b for b in found.counted if b.unsteady]
     if kept:
-        reasons = sorted({why for b in kept for why in b.detail["throttle"]}) or ["its clock drifts"]
+        reasons = sorted({why for b in kept for why in b.throttle or ()}) or ["its clock drifts"]
         said.append(f"the GPU was unsteady in {len(kept)} blocks that count ({', '.join(reasons)})")
     outliers = robustness([b.log_ratio for b in found.counted])["outliers"]
     if outliers:

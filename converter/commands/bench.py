@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
 from converter.errors import RuntimeUnavailable
-from converter.records import Latency
+from converter.records import Latency, exit_code_of
 from converter.records.option import documented, merged
 from converter.records.options import BenchOptions
 from converter.report import terminal
@@ -94,7 +94,7 @@ def run(a: Path, b: Path, ending: Ending, *, on_inconclusive: str, argv: Sequenc
     """The command: measure, report, and return the exit code."""
     import click
 
-    from converter.report import document
+    from converter.report import serialize
     from converter.report.content import Run
     from converter.report.content.bench import bench_report
 
@@ -105,10 +105,10 @@ def run(a: Path, b: Path, ending: Ending, *, on_inconclusive: str, argv: Sequenc
     given |= {"inputs": inputs and inputs[0], "samples": ending.folder and ending.folder / "samples.npz"}
     with terminal.progress(quiet=ending.quiet, still=True) as progress:
         latency = measure_latency(a, b, progress=progress, isolated=True, **given)
-    exit_code = document.code(latency.verdict, on_inconclusive)
+    exit_code = exit_code_of(latency.verdict, on_inconclusive)
     return ending.end(
         exit_code,
-        lambda: document.bench_document(latency, argv=argv, version=__version__, exit_code=exit_code),
+        lambda: serialize.bench_document(latency, argv=argv, version=__version__, exit_code=exit_code),
         lambda: bench_report(latency, Run()),
         lambda: latency.why,
     )

@@ -185,7 +185,7 @@ def run(spec: str, out: Path, *, as_json: bool, verbose: bool, argv: Sequence[st
     reasons = collect_reasons(PASSES)
     return Ending(as_json=as_json).end(
         result.exit_code,
-        lambda: exported.export_json(result, __version__, argv=argv, said=reasons),
+        lambda: exported.export_document(result, __version__, argv=argv, said=reasons),
         lambda: export_report(result, reasons),
         lambda: exported.failure(result),
         verbose=verbose,

@@ -12,7 +12,6 @@ import onnx
 
 from converter._version import __version__
 from converter.commands.inspect import (
-    InspectResult,
     Model,
     blaming_the_model,
     collect_facts,
@@ -24,7 +23,7 @@ from converter.commands.options import REMOVE
 from converter.commands.output import build_pieces, check_target, find_target, stage_model
 from converter.errors import ModelError
 from converter.model.graph import Graph, load
-from converter.records import Verdict
+from converter.records import Verdict, exit_code_of, results
 from converter.records.option import check_names, documented, names
 from converter.records.options import (
     STAGES,
@@ -51,15 +50,10 @@ _NESTED = ("verify", "bench", "removal")
 
 
 @dataclass(frozen=True)
-class FoldResult(InspectResult):
+class FoldResult(results.FoldResult):
     """What `fold` did, with the proof, and the folded model."""
 
-    output: Path | None = None
-    parity: Parity | None = None
-    latency: Latency | None = None  # of the original and the folded model, where it was measured
-    certificate: Path | None = None
     removed: Removed | None = None  # biases that went by data, where that was asked for
-    exit_code: int = 0
     graph: Graph | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -199,9 +193,7 @@ def exit_code(found: Parity | Latency | None, on_inconclusive: str = "fail") -> 
     """0 for a proof (or none asked for), 1 for a failure, 4 where it is open (0 if that is to pass)."""
     if found is None:
         return 0
-    from converter.report.document import code
-
-    return code(found.verdict, on_inconclusive)
+    return exit_code_of(found.verdict, on_inconclusive)
 
 
 # -- the run -------------------------------------------------------------------------------------------
@@ -423,10 +415,10 @@ def run(
     from converter.rewrite.passes import PASSES
 
     def document() -> dict[str, Any]:
-        from converter.report.to_json import fold_json  # loads records that a fold with --no-verify does without
+        from converter.report.serialize import fold_document  # loads records that a fold with --no-verify does without
 
         more: dict[str, Any] = {"bench": result.latency, "certificate": result.certificate}
-        return fold_json(result, __version__, argv=argv, said=reasons, removal=result.removal, **more)
+        return fold_document(result, __version__, argv=argv, said=reasons, removal=result.removal, **more)
 
     ending.prepare()
     with terminal.progress(quiet=ending.quiet) as progress:

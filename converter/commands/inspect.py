@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from converter._version import __version__
 from converter.errors import BiasoptError, ModelError
 from converter.model.file import contradiction, problems
 from converter.model.graph import Graph, load, stored_files
-from converter.records import Counts, Fate, Finding, Gate, Rewrite, Status
+from converter.records import Fate, Status
 from converter.records.option import documented, merged
 from converter.records.options import InspectOptions
+from converter.records.results import InspectResult
 from converter.report import terminal
 from converter.report.ending import show
 from converter.rewrite import pipeline
@@ -26,25 +26,6 @@ from converter.rewrite.analysis.facts import Facts, PassOptions
 from converter.rewrite.bias_flow.fates import NoSuchBias, find_bias
 
 Model = str | Path | onnx.ModelProto | bytes
-
-
-@dataclass(frozen=True)
-class InspectResult:
-    """What `fold` would do and what it would leave."""
-
-    path: Path | None  # None for a model in memory
-    size_bytes: int  # of the model and its data files
-    opset: int
-    rewrites: tuple[Rewrite, ...]
-    findings: tuple[Finding, ...]
-    before: Counts
-    after: Counts
-    frozen: tuple[str, ...] = ()  # names taken out of the graph's inputs
-    overridable_blocked: int = 0  # folds that freeze_overridable would win
-    overridable_names: int = 0
-    problem: str = ""  # what onnx's checker says against the model as it came
-    fates: tuple[Fate, ...] = ()  # of every bias: where it went, or why it is kept
-    gates: tuple[Gate, ...] = ()  # how long LSTMs and GRUs remember on their bias alone
 
 
 @documented(InspectOptions)
@@ -218,7 +199,7 @@ def run(models: tuple[Path, ...], explained: str | None, *, as_json: bool, **giv
 def _inspect(
     model: Path, *, next_to: bool, check: bool, fates: bool, as_json: bool, verbose: bool, **given: Any
 ) -> int:
-    from converter.report import to_json
+    from converter.report import serialize
     from converter.report.content.fold import collect_reasons
     from converter.report.content.inspect import inspect_report
     from converter.rewrite.passes import PASSES
@@ -228,7 +209,7 @@ def _inspect(
     exit_code = 1 if check and (result.rewrites or result.frozen) else 0
     terminal.say("\n" * next_to)
     show(
-        lambda: to_json.inspect_json(result, __version__, exit_code),
+        lambda: serialize.inspect_document(result, __version__, exit_code),
         lambda: inspect_report(result, collect_reasons(PASSES), each=fates),
         as_json=as_json,
         verbose=verbose,
@@ -238,7 +219,7 @@ def _inspect(
 
 def _explain(model: Path, node: str, *, check: bool, as_json: bool, fates: bool, verbose: bool, **given: Any) -> int:
     from converter.report.content.bias_path import explain_report
-    from converter.report.to_json import explain_json
+    from converter.report.serialize import explain_document
 
     if check:
         raise click.UsageError("--explain and --check exclude each other.")
@@ -248,7 +229,7 @@ def _explain(model: Path, node: str, *, check: bool, as_json: bool, fates: bool,
     except NoSuchBias as unknown:
         raise click.BadParameter(terminal.one_line(str(unknown)), param_hint="'--explain'") from None
     show(
-        lambda: explain_json(fate, model, __version__),
+        lambda: explain_document(fate, model, __version__),
         lambda: explain_report(fate),
         as_json=as_json,
     )

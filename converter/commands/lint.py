@@ -175,16 +175,16 @@ def _render(
 ) -> str:
     """The report as text, JSON, SARIF or annotations; what a form needs is loaded only for it."""
     if as_json:
-        from converter.report import lint_json, to_json
+        from converter.report import serialize
 
-        return to_json.dumps(lint_json.lint_json(report, __version__, argv=argv, exit_code=exit_code))
+        return serialize.dumps(serialize.lint_document(report, __version__, argv=argv, exit_code=exit_code))
     if sarif or github:
-        from converter.report import to_json
+        from converter.report import serialize
         from converter.report.render import sarif as forms
 
         if github:
             return forms.workflow_commands(report, Path.cwd())
-        return to_json.dumps(forms.sarif(report, __version__, Path.cwd()))
+        return serialize.dumps(forms.sarif(report, __version__, Path.cwd()))
     from converter.report.content.lint import lint_report
     from converter.report.render.text import render_text
 

@@ -10,11 +10,11 @@ import stat
 from pathlib import Path
 
 from converter._version import __version__
-from converter.commands.inspect import InspectResult
 from converter.errors import BiasoptError, ModelError
 from converter.model.file import DataFile, Pieces, Staged, data_name, span_of, stage
 from converter.model.graph import Graph, emit, has_external, load, stored_files
 from converter.records import Rewrite
+from converter.records.results import InspectResult
 
 _PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 

@@ -22,7 +22,7 @@ from converter.records.option import documented, merged
 from converter.records.options import RemovalOptions
 from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.verify.models import find_default_memory
-from converter.report import document
+from converter.report import serialize
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import LINEAR, MATMUL, Linear, drop_bias, linear_into
 
@@ -56,7 +56,7 @@ class Removed:
 
     def document(self) -> dict[str, Any]:
         """JSON values for a report; `removal_lines` makes words of them."""
-        return removal_json(self.proposal, self.stage, self.budget, document.inputs(self.inputs))
+        return removal_json(self.proposal, self.stage, self.budget, serialize.encode(self.inputs))
 
     @property
     def kept(self) -> tuple[KeptBias, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
-from converter.records import Parity, Verdict
+from converter.records import Parity, Verdict, exit_code_of
 from converter.records.option import documented, merged
 from converter.records.options import STAGES, VerifyOptions
 from converter.report import terminal
@@ -105,7 +105,7 @@ def run(
     """The command: compare, report, and return the exit code."""
     import click
 
-    from converter.report import document
+    from converter.report import serialize
     from converter.report.content import Run
     from converter.report.content.verify import verify_report
 
@@ -119,10 +119,10 @@ def run(
             from converter.commands.bisect import with_blame
 
             parity = with_blame(parity, a, b, options)
-    exit_code = document.code(parity.verdict, on_inconclusive)
+    exit_code = exit_code_of(parity.verdict, on_inconclusive)
     return ending.end(
         exit_code,
-        lambda: document.verify_document(parity, argv=argv, version=__version__, exit_code=exit_code),
+        lambda: serialize.verify_document(parity, argv=argv, version=__version__, exit_code=exit_code),
         lambda: verify_report(parity, Run()),
         lambda: parity.why,
         verbose=verbose,

@@ -18,6 +18,7 @@ from converter.records.evidence import (
     Verdict,
     Warning,
     WarningCode,
+    exit_code_of,
 )
 from converter.records.rewrites import (
     Counts,
@@ -61,4 +62,5 @@ __all__ = [
     "Warning",
     "WarningCode",
     "Weight",
+    "exit_code_of",
 ]

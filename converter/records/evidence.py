@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
 
-# What a document holds once, for all its parts (models, environment, inputs), is in the JSON of none of them.
-SHARED: Final = {"json": "shared"}
+# Metadata of a field that is not in the JSON under its own name; see `converter.report.serialize`.
+HIDDEN: Final = {"json": ""}  # not in it: a document holds it once for all its parts, or it follows from another field
+INLINE: Final = {"json": "*"}  # its own fields stand in its place
+OPTIONAL: Final = {"optional": True}  # there only where it is known
 
 
 class Verdict(StrEnum):
@@ -35,6 +37,14 @@ def worst_verdict(verdicts: Iterable[Verdict], nothing: Verdict = Verdict.INCONC
     """
     worst = max(verdicts, key=SEVERITY.index, default=Verdict.SKIPPED)
     return nothing if worst is Verdict.SKIPPED else worst
+
+
+def exit_code_of(verdict: Verdict, on_inconclusive: str = "fail") -> int:
+    """The exit code that a verdict stands for; what is open is 0 where it is to ``pass``."""
+    return 0 if verdict is Verdict.INCONCLUSIVE and on_inconclusive == "pass" else _CODES[verdict]
+
+
+_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4, Verdict.SKIPPED: 0}
 
 
 class WarningCode(StrEnum):
@@ -103,11 +113,11 @@ class Stage:
 class ModelFacts:
     """One of the two models as it came: what a reader needs to know it again."""
 
-    path: str  # empty for a model in memory
-    sha256: str
-    size_bytes: int  # with its data files
-    ir_version: int
-    opset: int
+    path: str | None  # None for a model in memory
+    sha256: str = ""
+    size_bytes: int = 0  # with its data files
+    ir_version: int = 0
+    opset: int = 0
     nodes: dict[str, int] = field(default_factory=dict)  # operator -> nodes of it, most frequent first
 
 
@@ -154,11 +164,11 @@ class Parity:
     warnings: tuple[Warning, ...] = ()
     stages: tuple[Stage, ...] = ()
     blame: str = ""  # the first rewrite or tensor that breaks parity, where it was looked for
-    a: ModelFacts | None = field(default=None, metadata=SHARED)
-    b: ModelFacts | None = field(default=None, metadata=SHARED)
-    environment: Environment | None = field(default=None, metadata=SHARED)
-    inputs: InputSet | None = field(default=None, metadata=SHARED)
-    failing_inputs: str = field(default="", metadata=SHARED)  # a file that holds them
+    a: ModelFacts | None = field(default=None, metadata=HIDDEN)
+    b: ModelFacts | None = field(default=None, metadata=HIDDEN)
+    environment: Environment | None = field(default=None, metadata=HIDDEN)
+    inputs: InputSet | None = field(default=None, metadata=HIDDEN)
+    failing_inputs: str = field(default="", metadata=HIDDEN)  # a file that holds them
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +196,11 @@ class Block:
     log_ratio: float
     a_ms: float
     b_ms: float
-    detail: dict[str, Any] = field(default_factory=dict)  # sm_clock_mhz, throttle, discarded
+    sm_clock_mhz: tuple[float, ...] | None = field(default=None, metadata=OPTIONAL)  # early, late; on a GPU
+    throttle: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)  # why the clock was held down
+    unsteady: bool | None = field(default=None, metadata=OPTIONAL)  # the clock drifted, or was held down
+    cycles_log_ratio: float | None = field(default=None, metadata=OPTIONAL)  # the same as log_ratio, in clock cycles
+    discarded: bool | None = field(default=None, metadata=OPTIONAL)  # taken again, for want of a steady clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +225,10 @@ class Latency:
     design: dict[str, Any] = field(default_factory=dict)  # sessions, blocks, pairs, seed, threads, opt_level, alpha …
     warnings: tuple[str, ...] = ()
     unoptimised: Latency | None = None  # the same pair without onnxruntime's graph optimisations, where asked for
-    environment: Environment | None = field(default=None, metadata=SHARED)
-    model_a: ModelFacts | None = field(default=None, metadata=SHARED)
-    model_b: ModelFacts | None = field(default=None, metadata=SHARED)
-    inputs: InputSet | None = field(default=None, metadata=SHARED)
+    environment: Environment | None = field(default=None, metadata=HIDDEN)
+    model_a: ModelFacts | None = field(default=None, metadata=HIDDEN)
+    model_b: ModelFacts | None = field(default=None, metadata=HIDDEN)
+    inputs: InputSet | None = field(default=None, metadata=HIDDEN)
 
     @property
     def numbers(self) -> str:

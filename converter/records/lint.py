@@ -141,13 +141,13 @@ class LintFinding:
     kind: Kind
     module: str  # qualified name; "" is the module itself
     parameter: str  # qualified name
+    part: tuple[int, int] | None  # elements start:stop of the parameter; None: all
     n_parameters: int  # that the finding is about
     message: str  # one clause
     fix: str
     cost: str  # what it costs in training
     location: Location | None = None  # of the call that constructs the module
     called_from: Location | None = None  # of the nearest call in the user's own folder, where that is another
-    part: tuple[int, int] | None = None  # elements start:stop of the parameter; None: all
     evidence: dict[str, Any] = field(default_factory=dict)  # JSON values only
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from converter.records.evidence import HIDDEN, INLINE
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -34,8 +36,8 @@ class Finding:
     """
 
     id: str  # pass@node
-    pass_name: str
-    node: str
+    pass_name: str = field(metadata=HIDDEN)
+    node: str = field(metadata=HIDDEN)
     status: Status
     code: str = ""
     why: str = ""
@@ -57,11 +59,11 @@ class Rewrite:
     """One applied match: ``output`` is the tensor whose value is the same before and after."""
 
     id: str
-    pass_name: str
+    pass_name: str = field(metadata={"json": "pass"})
     node: str
     safety: Safety
     output: str
-    delta: Delta = field(default_factory=Delta)
+    delta: Delta = field(default_factory=Delta, metadata=INLINE)
 
 
 class FateKind(StrEnum):
@@ -145,14 +147,14 @@ class Fate:
 
     node: str
     op: str
-    kind: FateKind
+    kind: FateKind = field(metadata={"json": "fate"})
     elements: int
     removed: int = 0
     where: str = ""  # the nodes where it went
     code: str = ""  # why it is kept
     why: str = ""
-    path: tuple[Step, ...] = ()
-    names: tuple[str, ...] = field(default=(), repr=False)
+    path: tuple[Step, ...] = field(default=(), metadata=HIDDEN)
+    names: tuple[str, ...] = field(default=(), repr=False, metadata=HIDDEN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from converter.errors import DataError
 from converter.report import files, wording
-from converter.report.reading import read
+from converter.report.serialize import read
 
 
 @dataclass(frozen=True, slots=True)

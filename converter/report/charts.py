@@ -316,7 +316,7 @@ def draw_ratios(latency: Latency) -> tuple[Markup, Markup] | None:
     marks += _limits(latency, y)
     marks.append(across(y(latency.ratio - 1), "mean"))
     for k, (block, share) in enumerate(zip(latency.blocks, shares, strict=True)):
-        out = bool(block.detail.get("discarded"))
+        out = bool(block.discarded)
         said = f"block {k + 1}, session {block.session + 1}: {signed(share)}{', left out' * out}"
         kind = "point out" if out else "point beyond" if abs(share) > reach else "point"
         marks.append(dot((k + 0.5) / len(shares), y(share), kind, said))
@@ -335,13 +335,13 @@ def has_far_blocks(latency: Latency) -> bool:
     """Whether some blocks are drawn as rings: further off than the chart goes."""
     shares = [math.expm1(block.log_ratio) for block in latency.blocks]
     reach = _reach(latency, shares) if shares else 0.0
-    counted = (x for x, b in zip(shares, latency.blocks, strict=True) if not b.detail.get("discarded"))
+    counted = (x for x, b in zip(shares, latency.blocks, strict=True) if not b.discarded)
     return any(abs(x) > reach for x in counted)
 
 
 def has_discarded(latency: Latency) -> bool:
     """Whether some blocks were left out."""
-    return any(block.detail.get("discarded") for block in latency.blocks)
+    return any(block.discarded for block in latency.blocks)
 
 
 def _sessions(latency: Latency) -> list[Markup]:

@@ -2,26 +2,30 @@
 
 README.md gets the table of passes between ``<!-- BEGIN:passes -->`` and ``<!-- END:passes -->`` and the list of
 commands between ``<!-- BEGIN:commands -->`` and ``<!-- END:commands -->``; docs/commands.md gets each command's
-help, docs/passes.md each pass's page. With ``--check`` nothing is written, and the exit status is 1 where
-something is out of date.
+help, docs/passes.md each pass's page, docs/schema/ the JSON Schema of each document. With ``--check`` nothing is
+written, and the exit status is 1 where something is out of date.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from converter.errors import BiasoptError
-from converter.report import wording
+from converter.report import serialize, wording
 from converter.report.content.fold import collect_reasons
 from converter.report.render.markdown import prose, table
-from converter.report.result import PassLike
 
 ROOT = Path(__file__).resolve().parents[2]
+
+if TYPE_CHECKING:
+    from converter.rewrite.passes import Pass
 
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
@@ -41,6 +45,12 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         root / "docs" / "commands.md": commands_markdown(root, overview),
         root / "docs" / "passes.md": passes_markdown(PASSES),
     }
+
+
+def schemas() -> dict[str, str]:
+    """The JSON Schema of each document that is read again, by its name."""
+    found = {name.removeprefix("biasopt.").partition("/")[0]: serialize.schema(name) for name in serialize.DOCUMENTS}
+    return {name: json.dumps(schema, indent=1, default=list) + "\n" for name, schema in found.items()}
 
 
 def fill(text: str, name: str, body: str) -> str:
@@ -74,13 +84,13 @@ def _help(root: Path, *command: str) -> str:
     return "\n".join(line.rstrip() for line in ran.stdout.splitlines()).strip()
 
 
-def render_page(row: PassLike, passes: Sequence[PassLike]) -> str:
+def render_page(row: Pass, passes: Sequence[Pass]) -> str:
     """One pass's page as text: its docstring, its conditions, its promise and its place in the order."""
     parts = [f"{row.name}\n{'=' * len(row.name)}", row.page, _guards(row)]
     return "\n\n".join([*parts, "\n".join(_promise(row, passes))]) + "\n"
 
 
-def _guards(row: PassLike) -> str:
+def _guards(row: Pass) -> str:
     """The conditions under which the pass declines, one per line."""
     if not row.guards:
         return "Declines: never; what has the shape is folded."
@@ -90,7 +100,7 @@ def _guards(row: PassLike) -> str:
     return "\n".join(["Declines, in this order:", *lines])
 
 
-def passes_table(passes: Iterable[PassLike]) -> str:
+def passes_table(passes: Iterable[Pass]) -> str:
     """The table of passes, in the order in which they run."""
     rows = [
         (str(place), f"[`{row.name}`](docs/passes.md#{row.name})", prose(row.summary), row.safety.value)
@@ -99,20 +109,20 @@ def passes_table(passes: Iterable[PassLike]) -> str:
     return table(("", "pass", "what it does", "safety"), rows, right=(0,))
 
 
-def passes_markdown(passes: Sequence[PassLike]) -> str:
+def passes_markdown(passes: Sequence[Pass]) -> str:
     """Every page, as one Markdown document."""
     head = "# Passes\n\nGenerated from the passes by `python -m converter.report.docs`; do not edit.\n"
     return head + "".join(f"\n{_section(row, passes)}" for row in passes)
 
 
-def _section(row: PassLike, passes: Sequence[PassLike]) -> str:
+def _section(row: Pass, passes: Sequence[Pass]) -> str:
     guards = [(f"`{code}`", prose(why)) for code, why in collect_reasons([row]).items()]
     declines = table(("declines", "because"), guards) if guards else "Declines never."
     promise = "\n".join(f"- {line}" for line in _promise(row, passes))
     return f"## {row.name}\n\n```text\n{row.page}\n```\n\n{declines}\n\n{promise}\n"
 
 
-def _promise(row: PassLike, passes: Sequence[PassLike]) -> list[str]:
+def _promise(row: Pass, passes: Sequence[Pass]) -> list[str]:
     place = [other.name for other in passes].index(row.name) + 1
     order = f"Order: {place} of {len(passes)}" + (f", after {', '.join(row.after)}" if row.after else "")
     return [f"Outputs: {wording.SAFETY[row.safety]}", order]
@@ -130,7 +140,7 @@ def main(argv: list[str], root: Path = ROOT) -> int:
     for path in stale:
         sys.stdout.write(f"{path.relative_to(root)}: {'out of date; run `make docs`' if check else 'written'}\n")
         if not check:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted[path], encoding="utf-8", newline="\n")
     return 1 if check and stale else 0
 

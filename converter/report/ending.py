@@ -58,9 +58,9 @@ class Ending:
 def show(document: Document, blocks: Blocks, *, as_json: bool, width: int | None = None, verbose: bool = False) -> None:
     """Print the document, or for people what the blocks hold; ``width`` where that goes to no terminal."""
     if as_json:
-        from converter.report import to_json
+        from converter.report import serialize
 
-        terminal.say(to_json.dumps(document()))
+        terminal.say(serialize.dumps(document()))
     else:
         from converter.report.blocks import Report
         from converter.report.render import text  # rich loads only where it is shown

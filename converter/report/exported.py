@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from converter.records import Counts, Parity
+from converter.records.results import FoldResult
 from converter.report import wording
-from converter.report.document import parity_json, repro, tool
-from converter.report.result import Folded
-from converter.report.to_json import fold_json
+from converter.report.serialize import encode, fold_document, repro, tool
 
 EXPORT_SCHEMA = "biasopt.export/1"
 
@@ -81,16 +80,16 @@ class ExportedModel(Protocol):
     def parity(self) -> Parity | None: ...
 
     @property
-    def fold(self) -> Folded | None: ...
+    def fold(self) -> FoldResult | None: ...
 
     @property
     def exit_code(self) -> int: ...
 
 
-def export_json(
+def export_document(
     made: ExportedModel, version: str, *, argv: Sequence[str] = (), said: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What ``export --json`` prints; parameters as in `converter.report.to_json.fold_json`."""
+    """What ``export --json`` prints; parameters as in `converter.report.serialize.fold_document`."""
     came = made.provenance
     return {
         "schema": EXPORT_SCHEMA,
@@ -112,8 +111,8 @@ def export_json(
         },
         "size_bytes": made.size_bytes,
         "notes": list(made.notes),
-        "parity": None if made.parity is None else parity_json(made.parity),
-        "fold": None if made.fold is None else fold_json(made.fold, version, said=said),
+        "parity": None if made.parity is None else encode(made.parity),
+        "fold": None if made.fold is None else fold_document(made.fold, version, said=said),
         "repro": repro(argv),
         "exit_code": made.exit_code,
     }

@@ -74,7 +74,7 @@ def made(document: Mapping[str, Any], form: str) -> str:
     """The document in one of the formats of `NAMES`. What a format needs is loaded only for it."""
     match form:
         case "json":
-            from converter.report.to_json import dumps
+            from converter.report.serialize import dumps
 
             return dumps(document)
         case "md":

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from converter.records import Latency, OutputCheck, Parity, Stage, Verdict
 from converter.report import wording
-from converter.report.rebuilt import latency_of, parity_of
+from converter.report.serialize import latency_of, parity_of
 
 # What XML 1.0 cannot hold even as a reference: control characters but tab and line breaks, lone surrogates.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

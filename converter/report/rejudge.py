@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from converter.records import Latency, OutputCheck, Parity, Stage, Verdict
+from converter.records import Latency, OutputCheck, Parity, Stage, Verdict, exit_code_of
 from converter.records.evidence import worst_verdict
-from converter.report import document as documents
-from converter.report import wording
-from converter.report.rebuilt import latency_of, parity_of
+from converter.report import serialize, wording
+from converter.report.serialize import latency_of, parity_of
 
 FAIL_RATIO, ALGEBRA_FAIL = 10.0, 10.0  # above it a runtime score fails; that many times the limit an algebra score
 
@@ -44,12 +43,12 @@ def rejudge(document: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     judged = None if parity is None else _parity(parity, limits)
     timed = None if latency is None else _latency(latency, limits)
     was, now = _overall(parity, latency), _overall(judged, timed)
-    made = dict(document) | {"exit_code": documents.code(now)}
+    made = dict(document) | {"exit_code": exit_code_of(now)}
     made["rejudged"] = {"limits": limits.given(), "was": was.value}
     if judged is not None:
         made |= _told(document, judged)
     if timed is not None:
-        made["bench"] = documents.latency_json(timed)
+        made["bench"] = serialize.encode(timed)
         if judged is None and "counts" not in document:
             made |= {"verdict": timed.verdict.value, "outcome": timed.outcome, "why": timed.why}
     return _with_warning(made, limits, was)
@@ -57,8 +56,8 @@ def rejudge(document: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
 
 def _told(document: Mapping[str, Any], parity: Parity) -> dict[str, Any]:
     if "counts" in document:
-        return {"parity": dict(document["parity"]) | documents.parity_json(parity)}
-    stages = [documents.stage_json(stage) for stage in parity.stages]
+        return {"parity": dict(document["parity"]) | serialize.encode(parity)}
+    stages = [serialize.encode(stage) for stage in parity.stages]
     return {"verdict": parity.verdict.value, "why": parity.why, "stages": stages}
 
 
@@ -141,7 +140,7 @@ def _latency(latency: Latency, limits: Limits) -> Latency:
 
     margin = latency.margin if limits.latency_margin is None else limits.latency_margin
     low, high = math.log(latency.low) if latency.low > 0 else -math.inf, math.log(latency.high)
-    counted = [block for block in latency.blocks if not block.detail.get("discarded")]
+    counted = [block for block in latency.blocks if not block.discarded]
     if limits.alpha is not None and len(counted) > 1:
         found = interval([b.log_ratio for b in counted], [b.session for b in counted], limits.alpha)
         low, high = found.low, found.high

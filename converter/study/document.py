@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from converter.report import document as parts
+from converter.report import serialize as parts
 from converter.study import claims
 from converter.study.results import DIFFERENT, EQUIVALENT, add_parameters, summarize_blocks
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.errors import BiasoptError
 from converter.report.files import NAMES, write_whole
-from converter.report.to_json import dumps
+from converter.report.serialize import dumps
 
 FIGURES = "figures"
 FORMS = ("json", "md", "html", "text")

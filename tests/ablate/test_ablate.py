@@ -15,7 +15,7 @@ from converter.commands.ablate import score_biases as ablate
 from converter.errors import BiasoptError, DataError, ModelError, RuntimeUnavailable
 from converter.report import files
 from converter.report.content import ablate as ablate_content
-from converter.report.to_json import dumps
+from converter.report.serialize import dumps
 from models import zoo
 from tests.ablate.made import chain, draw, images
 from tests.tiny import model

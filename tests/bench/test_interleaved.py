@@ -189,9 +189,9 @@ def test_a_throttled_block_is_discarded_and_made_again() -> None:
             yield Reading(1900)
 
     found = clocked(readings())
-    assert [b.detail.get("discarded", False) for b in found.blocks][:3] == [True, False, False]
+    assert [bool(b.discarded) for b in found.blocks][:3] == [True, False, False]
     assert len(found.counted) == len(found.samples)
-    assert found.blocks[0].detail["throttle"] == ["hardware thermal slowdown"]
+    assert found.blocks[0].throttle == ("hardware thermal slowdown",)
     assert judge(found).design["discarded"] == 1
 
 
@@ -217,12 +217,12 @@ def test_a_gpu_that_never_steadies_is_measured_all_the_same_and_said_to_be_so() 
 def test_a_difference_of_clocks_is_no_difference_of_models() -> None:
     """B looks 10 % faster in seconds; in cycles, the two are the same."""
     found = measured(Machine(noise=0.001), ratio=0.9)
-    blocks = [replace(b, detail={"cycles_log_ratio": 0.0 + 1e-4 * k}) for k, b in enumerate(found.blocks)]
+    blocks = [replace(b, cycles_log_ratio=0.0 + 1e-4 * k) for k, b in enumerate(found.blocks)]
     found.blocks[:] = blocks
     said = judge(found)
     assert said.outcome == "INCONCLUSIVE"
     assert "clock" in said.why
-    found.blocks[:] = [replace(b, detail={"cycles_log_ratio": b.log_ratio}) for b in blocks]
+    found.blocks[:] = [replace(b, cycles_log_ratio=b.log_ratio) for b in blocks]
     assert judge(found).outcome == "FASTER"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from converter.records import FateKind, Latency, OutputCheck, Parity, Stage, Verdict
 from converter.report import charts
-from converter.report.to_json import fold_json
+from converter.report.serialize import fold_document
 from tests.report import made_evidence as made
 from tests.report.made import FATES, SAID, declined, folded, html
 
@@ -18,7 +18,7 @@ HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>&amp;{{7*7}
 
 def fold_page(bench: Latency | None = None, **changes: Any) -> str:
     result = folded(**({"fates": FATES, "parity": made.parity()} | changes))
-    return html(fold_json(result, "9.9", argv=["fold", "net.onnx"], said=SAID, bench=bench))
+    return html(fold_document(result, "9.9", argv=["fold", "net.onnx"], said=SAID, bench=bench))
 
 
 def hostile() -> dict[str, Any]:
@@ -35,7 +35,7 @@ def hostile() -> dict[str, Any]:
     fates = (replace(FATES[1], node=HOSTILE, why=HOSTILE, where=HOSTILE), replace(FATES[0], where=HOSTILE))
     result = folded(parity=parity, fates=fates, findings=(declined("p", HOSTILE, HOSTILE, HOSTILE),), exit_code=1)
     latency = made.latency(why=HOSTILE, warnings=(HOSTILE,), design={"threads": HOSTILE})
-    return fold_json(result, HOSTILE, argv=[HOSTILE], said={HOSTILE: HOSTILE}, bench=latency)
+    return fold_document(result, HOSTILE, argv=[HOSTILE], said={HOSTILE: HOSTILE}, bench=latency)
 
 
 class Parser(HTMLParser):
@@ -194,7 +194,7 @@ def test_blocks_that_lie_far_off_are_rings_and_do_not_shrink_the_rest() -> None:
     assert "Rings lie further off" in page
     assert "+2 %" in page
     assert "Rings lie further off" not in PAGES["bench"]()
-    out = replace(latency.blocks[3], detail={"discarded": True})
+    out = replace(latency.blocks[3], discarded=True)
     page = html(made.bench_json(replace(latency, blocks=(*latency.blocks, out))))
     assert "left out" in page
 

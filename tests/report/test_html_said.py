@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from converter.records import Verdict
 from converter.report import charts
-from converter.report.to_json import dumps
+from converter.report.serialize import dumps
 from tests.report import made_evidence as made
 from tests.report.made import html
 from tests.report.test_html import PAGES, text_of
@@ -16,7 +16,7 @@ from tests.report.test_html import PAGES, text_of
 
 def test_blocks_that_were_left_out_are_grey_and_do_not_count() -> None:
     latency = made.latency()
-    out = replace(latency.blocks[3], log_ratio=2.0, detail={"discarded": True})
+    out = replace(latency.blocks[3], log_ratio=2.0, discarded=True)
     page = html(made.bench_json(replace(latency, blocks=(*latency.blocks, out))))
     assert page.count('class="point out"') == 1
     assert "Grey ones were left out" in page

@@ -10,7 +10,7 @@ import pytest
 
 from converter.records import OutputCheck, Stage, Verdict
 from converter.report.junit import junit
-from converter.report.to_json import fold_json
+from converter.report.serialize import fold_document
 from tests.report import made_evidence as made
 from tests.report.made import folded
 
@@ -28,8 +28,8 @@ DOCUMENTS = {
     "fail": lambda: made.verify_json(made.failing()),
     "open": lambda: made.verify_json(made.undecided()),
     "bench": lambda: made.bench_json(made.latency(1.08)),
-    "fold": lambda: fold_json(folded(), "9.9"),
-    "unverified": lambda: fold_json(folded(parity=None), "9.9"),
+    "fold": lambda: fold_document(folded(), "9.9"),
+    "unverified": lambda: fold_document(folded(parity=None), "9.9"),
     "no stages": lambda: made.verify_json(made.parity(stages=())),
     "hostile": hostile,
 }
@@ -117,7 +117,7 @@ def test_a_stage_that_says_more_than_its_outputs_is_a_case() -> None:
 
 
 def test_a_fold_that_was_not_checked_is_skipped() -> None:
-    (case,) = cases(fold_json(folded(parity=None), "9.9")).values()
+    (case,) = cases(fold_document(folded(parity=None), "9.9")).values()
     assert case.find("skipped") is not None
 
 

@@ -6,13 +6,13 @@ import pytest
 
 from converter.records import OutputCheck, Stage, Verdict
 from converter.report.render.markdown import prose
-from converter.report.to_json import fold_json
+from converter.report.serialize import fold_document
 from tests.report import made_evidence
 from tests.report.made import FATES, SAID, Result, declined, folded, markdown, parity
 
 
 def told(result: Result) -> str:
-    return markdown(fold_json(result, "9.9", said=SAID))
+    return markdown(fold_document(result, "9.9", said=SAID))
 
 
 def test_the_verdict_comes_first() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from converter.records import OutputCheck, Parity, Stage, Verdict
-from converter.report import schema
+from converter.report import serialize
 from converter.report.rejudge import Limits, rejudge
-from converter.report.to_json import dumps, fold_json
+from converter.report.serialize import dumps, fold_document
 from tests.report import made_evidence as made
 from tests.report.made import folded
 
@@ -18,7 +18,7 @@ from tests.report.made import folded
 def judged(document: dict[str, Any], **limits: float) -> dict[str, Any]:
     again = rejudge(json.loads(dumps(document)), Limits(**limits))
     strict: dict[str, Any] = json.loads(dumps(again))
-    assert schema.problems(strict) == []
+    serialize.check(strict)
     return strict
 
 
@@ -165,7 +165,7 @@ def test_alpha_widens_the_interval_and_leaves_out_what_was_left_out() -> None:
     latency = made.latency()
     narrow, wide = (judged(made.bench_json(latency), alpha=alpha)["bench"] for alpha in (0.2, 0.001))
     assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
-    far = replace(latency.blocks[0], log_ratio=3.0, detail={"discarded": True})
+    far = replace(latency.blocks[0], log_ratio=3.0, discarded=True)
     marked = judged(made.bench_json(replace(latency, blocks=(far, *latency.blocks))), alpha=0.2)["bench"]
     assert marked["high"] == pytest.approx(narrow["high"])
 
@@ -178,8 +178,8 @@ def test_both_parts_of_a_document_count() -> None:
 
 
 def test_a_fold_is_judged_again_too() -> None:
-    document = judged(fold_json(folded(parity=made.parity()), "9.9", bench=made.latency(1.08)), max_local=0.1)
+    document = judged(fold_document(folded(parity=made.parity()), "9.9", bench=made.latency(1.08)), max_local=0.1)
     assert (document["parity"]["verdict"], document["exit_code"]) == ("FAIL", 1)
     assert "judged again" in document["parity"]["warnings"][-1]
-    alone = judged(fold_json(folded(parity=None), "9.9"), max_ratio=1.0)
+    alone = judged(fold_document(folded(parity=None), "9.9"), max_ratio=1.0)
     assert (alone["parity"], alone["exit_code"]) == (None, 0)

@@ -10,7 +10,7 @@ import pytest
 import cli
 from converter.errors import BiasoptError
 from converter.report import files
-from converter.report.to_json import dumps, fold_json
+from converter.report.serialize import dumps, fold_document
 from tests.report import made_evidence as made
 from tests.report.made import FATES, SAID, folded
 
@@ -64,7 +64,7 @@ def test_a_folder_gets_each_format_whole(run: Run, failing: Path, tmp_path: Path
 
 def test_a_fold_reads_the_same_from_its_file(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "fold.json"
-    document = fold_json(folded(fates=FATES, parity=made.parity()), "9.9", said=SAID, bench=made.latency())
+    document = fold_document(folded(fates=FATES, parity=made.parity()), "9.9", said=SAID, bench=made.latency())
     path.write_text(dumps(document), encoding="utf-8")
     for form in ("md", "html", "junit", "text"):
         assert run("report", path, "--formats", form)[1] == files.made(document, form)
@@ -122,7 +122,7 @@ def test_a_limit_without_rethreshold_is_said(run: Run, failing: Path) -> None:
         ('{"schema": "other/1"}', "no report of biasopt"),
         ('{"schema": "biasopt.verify/2"}', "its schema is 'biasopt.verify/2'; this version reads biasopt.verify/1"),
         ('{"schema": "biasopt.inspect/1"}', "its schema is 'biasopt.inspect/1'"),
-        ('{"schema": "biasopt.bench/1"}', "no whole biasopt.bench/1: tool is missing"),
+        ('{"schema": "biasopt.bench/1"}', "no whole biasopt.bench/1: $: object missing required field `tool`"),
     ],
 )
 def test_what_is_no_document_is_one_line_and_3(run: Run, tmp_path: Path, text: str, said: str) -> None:

@@ -280,7 +280,7 @@ def describe_model(source: LoadedModel) -> ModelFacts:
         size += _update(digest, path)
     counts = Counter(n.op_type for n in walk_nodes(source.proto))
     return ModelFacts(
-        path=str(source.path or ""),
+        path=None if source.path is None else str(source.path),
         sha256=digest.hexdigest(),
         size_bytes=size,
         ir_version=int(source.proto.ir_version),

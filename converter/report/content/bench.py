@@ -204,7 +204,7 @@ def _numbers(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 def _rests(latency: Latency, design: Mapping[str, Any]) -> str:
     """The data of the interval: blocks, or sessions where these differ more than their blocks do."""
-    discarded = sum(bool(block.detail.get("discarded")) for block in latency.blocks)
+    discarded = sum(bool(block.discarded) for block in latency.blocks)
     counted = wording.count(len(latency.blocks) - discarded, "block")
     if latency.blocks and design.get("unit") == "session":
         counted += f" in {wording.count(design['units'], 'session')}, which differ more than their blocks do"

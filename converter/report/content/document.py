@@ -10,7 +10,7 @@ from converter.report.content import Run
 from converter.report.content.bench import bench_report
 from converter.report.content.fold import fold_report
 from converter.report.content.verify import verify_report
-from converter.report.rebuilt import fold_of, latency_of, parity_of
+from converter.report.serialize import fold_of, latency_of, parity_of
 
 
 def report_of(document: Mapping[str, Any]) -> Report:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from converter.records import Fate, FateKind, Finding, Latency, Parity, Rewrite, Safety, Status, Verdict
+from converter.records.results import FoldResult, InspectResult
 from converter.report import charts, wording
 from converter.report.blocks import (
     Block,
@@ -36,7 +38,6 @@ from converter.report.content.bench import latency_claims, latency_head, latency
 from converter.report.content.bias_path import FateGroup, describe_one, group_fates, removed_share, summarize_fates
 from converter.report.content.pair import again_section, change
 from converter.report.content.verify import answers, evidence_sections, parity_claims, parity_head, unless_passed, worst
-from converter.report.result import Folded, Inspected, PassLike
 
 WIDTH = 110
 REASONS = 10  # that are shown where a few lines are wanted; `inspect` shows them all
@@ -44,8 +45,11 @@ WHO = "the folded model"
 
 Reasons = Mapping[str, str]  # code -> the clause that holds wherever the code is given
 
+if TYPE_CHECKING:
+    from converter.rewrite.passes import Pass
 
-def fold_report(result: Folded, reasons: Reasons, run: Run, removal: Sequence[str] = ()) -> Report:
+
+def fold_report(result: FoldResult, reasons: Reasons, run: Run, removal: Sequence[str] = ()) -> Report:
     """What ``fold`` did, what it left and why, and whether that was checked; ``removal`` tells what went by data."""
     parity, latency = result.parity, result.latency
     heads: list[Block] = [*parity_head(parity), *(latency_head(latency, WHO) if latency else ())]
@@ -82,7 +86,7 @@ def fold_report(result: Folded, reasons: Reasons, run: Run, removal: Sequence[st
 # ---- the model and what was done to it ---------------------------------------------------------------
 
 
-def header_section(result: Inspected) -> Section:
+def header_section(result: InspectResult) -> Section:
     """The model as it came."""
     facts = [wording.size(result.size_bytes), f"opset {result.opset}", wording.count(result.before.nodes, "node")]
     blocks: list[Block] = [Paragraph((strong(_name(result)), "  ", ", ".join(facts)))]
@@ -92,11 +96,11 @@ def header_section(result: Inspected) -> Section:
     return Section("", tuple(blocks), media=Medium.SCREEN)
 
 
-def _name(result: Inspected) -> str:
+def _name(result: InspectResult) -> str:
     return result.path.name if result.path else "model in memory"
 
 
-def done_sections(result: Inspected, title: str, heads: tuple[str, str]) -> Iterator[Section]:
+def done_sections(result: InspectResult, title: str, heads: tuple[str, str]) -> Iterator[Section]:
     """Which passes acted, and what the model holds before and after."""
     rows: list[Row] = []
     for item in group_rewrites(result.rewrites):
@@ -128,7 +132,7 @@ def done_sections(result: Inspected, title: str, heads: tuple[str, str]) -> Iter
     )
 
 
-def _tiles(result: Inspected) -> Iterator[Tile]:
+def _tiles(result: InspectResult) -> Iterator[Tile]:
     before, after = result.before, result.after
     shifts = "what a BatchNormalization adds becomes a bias" if after.biases > before.biases else ""
     yield _tile("BatchNormalization", before.batch_norms, after.batch_norms)
@@ -145,12 +149,12 @@ def _tile(label: str, before: int, after: int, note: str = "") -> Tile:
     return Tile(label, f"{before:,}", f"{after:,}", change(after - before), note)
 
 
-def _frozen(result: Inspected) -> Iterator[Block]:
+def _frozen(result: InspectResult) -> Iterator[Block]:
     if result.frozen:
         yield Paragraph(f"No longer inputs of the model: {', '.join(result.frozen)}", small=True)
 
 
-def _written(result: Folded) -> Iterator[Block]:
+def _written(result: FoldResult) -> Iterator[Block]:
     yield Paragraph(("Written: ", name(result.output.name)) if result.output else "No model was written.")
     if result.frozen:
         title = f"No longer inputs of the model: {wording.count(len(result.frozen), 'initializer')}"
@@ -192,7 +196,7 @@ class Decline:
     whys: tuple[str, ...]
 
 
-def collect_reasons(passes: Iterable[PassLike]) -> Reasons:
+def collect_reasons(passes: Iterable[Pass]) -> Reasons:
     """What each code means in general: the first pass's words for it."""
     said: dict[str, str] = {}
     for row in passes:
@@ -219,7 +223,7 @@ def group_declines(findings: Iterable[Finding], reasons: Reasons) -> list[Declin
     return sorted(groups, key=lambda group: (-len(group.nodes), group.code))
 
 
-def left_section(result: Inspected, reasons: Reasons, most: int | None = REASONS) -> Section:
+def left_section(result: InspectResult, reasons: Reasons, most: int | None = REASONS) -> Section:
     """What no pass could touch, and why; ``most`` reasons where a few lines are wanted."""
     items = group_declines(result.findings, reasons)
     rows: list[Row] = []
@@ -338,7 +342,7 @@ def _where(fate: Fate) -> str:
 # ---- the outcome -------------------------------------------------------------------------------------
 
 
-def _headline(result: Folded, parity: Parity | None, latency: Latency | None) -> str:
+def _headline(result: FoldResult, parity: Parity | None, latency: Latency | None) -> str:
     if parity is None:
         return "Folded, but not checked."
     if parity.scope == "identical" and not result.rewrites:
@@ -347,7 +351,7 @@ def _headline(result: Folded, parity: Parity | None, latency: Latency | None) ->
     return answers(parity) + (f" {speed_sentence(latency)}" if passed and latency else "")
 
 
-def _lede(result: Folded) -> str:
+def _lede(result: FoldResult) -> str:
     """What was done, what that means for the outputs, and what was written."""
     parity, gone = result.parity, result.before.batch_norms - result.after.batch_norms
     removed = sum(fate.kind is not FateKind.KEPT for fate in result.fates)
@@ -369,7 +373,7 @@ def _lede(result: Folded) -> str:
     return f"{why} No model was written.".strip() if result.output is None else why
 
 
-def _claims(result: Folded) -> Iterator[tuple[str, Words]]:
+def _claims(result: FoldResult) -> Iterator[tuple[str, Words]]:
     if result.parity:
         yield from parity_claims(result.parity)
     if result.latency:
@@ -380,7 +384,7 @@ def _claims(result: Folded) -> Iterator[tuple[str, Words]]:
         yield "Certificate", name(str(result.certificate))
 
 
-def _outcome(result: Folded) -> Iterator[Block]:
+def _outcome(result: FoldResult) -> Iterator[Block]:
     """The last lines on a screen: what came of it all."""
     rows: list[tuple[str, Words]] = []
     if result.fates:
@@ -428,7 +432,7 @@ def _warning_lines(warnings: Iterable[str]) -> Iterator[Words]:
     return (Span(f"warning: {warning}", wording.VERDICT[Verdict.SKIPPED].style) for warning in warnings)
 
 
-def overridable_section(result: Inspected) -> Section:
+def overridable_section(result: InspectResult) -> Section:
     """How much waits for constants that are graph inputs too."""
     if not result.overridable_blocked:
         return Section("", ())

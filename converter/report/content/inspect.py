@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from converter.records import Gate, Verdict
+from converter.records.results import InspectResult
 from converter.report import wording
 from converter.report.blocks import Column, Medium, Paragraph, Report, Section, Table, code
 from converter.report.content.bias_path import describe_gate, name_gate
@@ -17,10 +19,12 @@ from converter.report.content.fold import (
     left_section,
     overridable_section,
 )
-from converter.report.result import Inspected, PassLike
+
+if TYPE_CHECKING:
+    from converter.rewrite.passes import Pass
 
 
-def inspect_report(result: Inspected, reasons: Reasons, *, each: bool = False) -> Report:
+def inspect_report(result: InspectResult, reasons: Reasons, *, each: bool = False) -> Report:
     """What ``fold`` would do, and what it would leave: every reason of it; with ``each`` every bias by name."""
     return Report(
         command="inspect",
@@ -46,7 +50,7 @@ def _gates_section(gates: Sequence[Gate]) -> Section:
     return Section("Memory", (Table(columns, rows, headless=Medium.SCREEN),))
 
 
-def passes_report(passes: Sequence[PassLike]) -> Report:
+def passes_report(passes: Sequence[Pass]) -> Report:
     """The table of passes, in the order in which they run, and what its last words promise."""
     rows = [(f"{place}", code(row.name), row.safety.value, row.summary) for place, row in enumerate(passes, 1)]
     columns = (Column("order", right=True), Column("pass"), Column("safety"), Column("what it does"))

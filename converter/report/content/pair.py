@@ -68,7 +68,7 @@ def models_section(a: ModelFacts | None, b: ModelFacts | None) -> Section:
 
 def model_name(model: ModelFacts | None) -> str:
     """The name of its file."""
-    return (wording.file_name(model.path) if model else "") or "model in memory"
+    return wording.file_name(model.path or "" if model else "") or "model in memory"
 
 
 def _facts(model: ModelFacts) -> str:

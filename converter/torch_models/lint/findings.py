@@ -208,7 +208,7 @@ class Finder:
                 text = f"{name or 'a flag'} switches on {n:,} parameters in {len(dead)} biases that are dead"
                 code = _CODES["use-bias-if-instance-norm"]
                 found.append(
-                    LintFinding(code.name, code.kind, "", "", 0, text, code.fix, _COST["kept"], location, None)
+                    LintFinding(code.name, code.kind, "", "", None, 0, text, code.fix, _COST["kept"], location, None)
                 )
         return found
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from converter.records.lint import CODES, Kind, LintFinding, LintReport, Location, Unconfirmed
-from converter.report import to_json
+from converter.report import serialize
 from converter.report.content.lint import lint_report
-from converter.report.lint_json import lint_json
 from converter.report.render.sarif import sarif, workflow_commands
 from converter.report.render.text import render_text
+from converter.report.serialize import lint_document
 
 ROOT = Path("/checkout")
 HERE = Location("/checkout/my net.py", 8, 19, 8, 48)
@@ -25,6 +25,7 @@ def finding(code: str = "bias-before-batch-norm", **changes: Any) -> LintFinding
         "code": code,
         "kind": Kind.DEAD,
         "module": "a.c",
+        "part": None,
         "parameter": "a.c.bias",
         "n_parameters": 64,
         "message": "a.n (BatchNorm2d) subtracts it",
@@ -117,7 +118,7 @@ def test_annotation_of_something_redundant_is_a_notice() -> None:
 
 
 def test_json() -> None:
-    document = json.loads(to_json.dumps(lint_json(report(finding()), "1.2", argv=("lint", "x"), exit_code=1)))
+    document = json.loads(serialize.dumps(lint_document(report(finding()), "1.2", argv=("lint", "x"), exit_code=1)))
     assert list(document) == ("schema tool spec tracer counts findings unconfirmed codes notes exit_code repro".split())
     assert (document["schema"], document["exit_code"]) == ("biasopt.lint/1", 1)
     assert document["counts"]["dead"] == 64

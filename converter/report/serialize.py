@@ -1,0 +1,666 @@
+"""Records as JSON documents and back: numbered schemas, strict JSON, and errors that name the place.
+
+A record's JSON has the record's fields, by their names and in their order; what differs is said in the field's
+metadata (`converter.records.evidence.as_json`). A field may be added within the number of a schema; one that changes
+its meaning or goes away makes a new number. JSON has no NaN and no infinity, so these are the strings ``"NaN"``,
+``"Infinity"`` and ``"-Infinity"``.
+
+``biasopt.fold/1``, ``biasopt.verify/1`` and ``biasopt.bench/1`` are read again, also long after the run. Fields that
+a document lacks keep the default of the record, so that a report of a document says what is there and is silent on
+what is not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+
+import msgspec
+
+from converter.errors import DataError
+from converter.records import (
+    Block,
+    Counts,
+    EffectKind,
+    Environment,
+    Fate,
+    Finding,
+    InputSet,
+    Latency,
+    ModelFacts,
+    Parity,
+    Rewrite,
+    Step,
+    Verb,
+    Verdict,
+    Warning,
+    WarningCode,
+    exit_code_of,
+)
+from converter.records.lint import CODES, LintReport
+from converter.records.results import FoldResult, InspectResult
+from converter.report.content.bias_path import describe_step, explain
+
+if TYPE_CHECKING:
+    from converter.rewrite.passes import Pass
+
+Json = Mapping[str, Any]
+Value = TypeVar("Value")
+MOST_BYTES = 1 << 30  # a report of 100,000 layers has 60 MB
+
+
+# ---- one record ----------------------------------------------------------------------------------------------------
+
+
+def encode(value: Any) -> Any:
+    """A record, or anything made of records, as JSON values."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _encode_fields(value)
+    if isinstance(value, Mapping):
+        return {str(key): encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _encode_fields(record: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in fields(record):
+        name, value = json_name(field), getattr(record, field.name)
+        if name == "*":
+            found |= encode(value)
+        elif name and not (value is None and "optional" in field.metadata):
+            found[name] = encode(value)
+    return found
+
+
+def json_name(field: Field[Any]) -> str:
+    """What a field is called in JSON: "*" where its own fields stand in its place, empty where it is not there."""
+    return str(field.metadata.get("json", field.name))
+
+
+def dumps(document: Json) -> str:
+    """Strict JSON in ASCII, so that any terminal and any reader take it."""
+    return json.dumps(encode(document), indent=2, allow_nan=False) + "\n"
+
+
+def convert(value: Any, into: type[Value]) -> Value:
+    """JSON values as a record, or as what a type says.
+
+    Raises
+    ------
+    ValueError
+        Something is missing or of another type; the message begins with its place, such as ``$.stages[0].id``.
+    """
+    try:
+        return msgspec.convert(value, into, strict=False, dec_hook=_read_special)  # "NaN" is a number
+    except msgspec.ValidationError as wrong:
+        said, _, place = str(wrong).partition(" - at `")
+        raise ValueError(f"{place.rstrip('`') or '$'}: {said[:1].lower()}{said[1:]}") from None
+
+
+def _read_special(into: type, value: Any) -> Any:
+    if into is Warning and isinstance(value, str):
+        return Warning(WarningCode.UNKNOWN, value)
+    raise TypeError(f"expected {into.__name__}")
+
+
+# ---- the documents -------------------------------------------------------------------------------------------------
+
+
+class Tool(msgspec.Struct):
+    """What made the document; ``argv``: what stood on the command line after the program's name."""
+
+    name: Literal["biasopt"]
+    version: str
+    argv: tuple[str, ...]
+
+
+class Repro(msgspec.Struct):
+    """How to see it again; ``failing_inputs``: a file that holds the inputs that failed."""
+
+    cmd: str | None = None
+    failing_inputs: str | None = None
+
+
+class Models(msgspec.Struct):
+    """The two models; null for one of which nothing is known."""
+
+    a: ModelFacts | None = None
+    b: ModelFacts | None = None
+
+
+class Rejudged(msgspec.Struct):
+    """The limits that were given when it was judged again, and the verdict before."""
+
+    limits: dict[str, float]
+    was: Verdict
+
+
+class Totals(msgspec.Struct):
+    """What the model holds before and after."""
+
+    before: Counts
+    after: Counts
+
+
+class End(msgspec.Struct):
+    """A node at which the path of a bias ends."""
+
+    node: str
+    op: str
+    verb: Verb
+    how: str = ""
+
+
+def columns(record: type, **renamed: str) -> list[tuple[str, Any, Any]]:
+    """The fields of a record's JSON: name, type and default."""
+    found: list[tuple[str, Any, Any]] = []
+    hints = get_type_hints(record)
+    for field in fields(record):
+        name = json_name(field)
+        if name == "*":
+            found += columns(hints[field.name])
+        elif name:
+            default: Any = msgspec.NODEFAULT if field.default is MISSING else field.default
+            if field.default_factory is not MISSING:
+                default = msgspec.field(default_factory=field.default_factory)
+            found.append((renamed.get(name, name), hints[field.name], default))
+    return found
+
+
+VERIFY_SCHEMA, BENCH_SCHEMA, FOLD_SCHEMA = "biasopt.verify/1", "biasopt.bench/1", "biasopt.fold/1"
+INSPECT_SCHEMA, EXPLAIN_SCHEMA, PASSES_SCHEMA = "biasopt.inspect/1", "biasopt.explain/1", "biasopt.passes/1"
+LINT_SCHEMA, EXPORT_SCHEMA = "biasopt.lint/1", "biasopt.export/1"
+
+
+def _struct(name: str, doc: str, *parts: tuple[str, Any] | tuple[str, Any, Any]) -> Any:
+    return msgspec.defstruct(name, parts, kw_only=True, namespace={"__doc__": doc})
+
+
+# What a verdict is of, and the exit code of it, stand among what was found: JSON keeps its order.
+_HEAD = (("tool", Tool),)
+_TAIL = (("repro", Repro), ("rejudged", Rejudged | None, None))
+_GROUND = (("models", Models), ("env", Environment | None), ("inputs", InputSet | None))
+_CODE = ("exit_code", Literal[0, 1, 4])
+
+
+def _with(columns: Iterable[tuple[Any, ...]], after: Mapping[str, Iterable[tuple[Any, ...]]]) -> list[Any]:
+    return [part for column in columns for part in (column, *after.get(column[0], ()))]
+
+
+VerifyDocument: Any = _struct(
+    "biasopt.verify",
+    "What `biasopt verify --json` prints.",
+    ("schema", Literal["biasopt.verify/1"]),
+    *_HEAD,
+    *_with(columns(Parity, level="claim_level"), {"scope": [_CODE], "warnings": _GROUND}),
+    ("bench", Latency | None),
+    *_TAIL,
+)
+BenchDocument: Any = _struct(
+    "biasopt.bench",
+    "What `biasopt bench --json` prints.",
+    ("schema", Literal["biasopt.bench/1"]),
+    *_HEAD,
+    ("verdict", Verdict),
+    ("outcome", str),
+    _CODE,
+    ("why", str),
+    ("warnings", tuple[str, ...]),
+    *_GROUND,
+    ("bench", Latency),
+    *_TAIL,
+)
+RewriteRow: Any = _struct("Rewrite", Rewrite.__doc__ or "", *columns(Rewrite))
+FindingRow: Any = _struct("Finding", Finding.__doc__ or "", *columns(Finding))
+FateRow: Any = _struct("Fate", Fate.__doc__ or "", *columns(Fate), ("ends", tuple[End, ...], ()))
+FoldDocument: Any = _struct(
+    "biasopt.fold",
+    "What `biasopt fold --json` prints.",
+    ("schema", Literal["biasopt.fold/1"]),
+    ("version", str),
+    ("tool", Tool | None, None),
+    ("input", str | None),
+    ("output", str | None),
+    ("models", Models, msgspec.field(default_factory=Models)),
+    ("counts", Totals),
+    ("rewrites", tuple.__class_getitem__((RewriteRow, ...))),
+    ("findings", tuple.__class_getitem__((FindingRow, ...))),
+    ("reasons", dict[str, str], msgspec.field(default_factory=dict)),
+    ("fates", tuple.__class_getitem__((FateRow, ...))),
+    ("overridable_blocked", int, 0),
+    ("overridable_names", int, 0),
+    ("problem", str, ""),
+    ("parity", Parity | None),
+    ("bench", Latency | None, None),
+    ("env", Environment | None, None),
+    ("inputs", InputSet | None, None),
+    ("certificate", str | None, None),
+    ("repro", Repro, msgspec.field(default_factory=Repro)),
+    _CODE,
+    ("removal", dict[str, Any] | None, None),
+    ("frozen", tuple[str, ...], ()),
+    ("rejudged", Rejudged | None, None),
+)
+DOCUMENTS: dict[str, Any] = {
+    VERIFY_SCHEMA: VerifyDocument,
+    BENCH_SCHEMA: BenchDocument,
+    FOLD_SCHEMA: FoldDocument,
+}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The document in a file.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or is no document of a known schema.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise DataError(f"{path}: too large for a report; give the report.json of fold, verify or bench")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read ({exc.strerror})") from exc
+    except (ValueError, RecursionError) as exc:
+        raise DataError(f"{path}: not JSON; give the report.json of fold, verify or bench") from exc
+    name = found.get("schema") if isinstance(found, dict) else None
+    if name not in DOCUMENTS:
+        raise DataError(f"{path}: {_describe_stranger(name)}; this version reads {', '.join(DOCUMENTS)}")
+    try:
+        check(found)
+    except ValueError as exc:
+        raise DataError(f"{path}: no whole {name}: {exc}; make it again") from None
+    return dict(found)
+
+
+def _describe_stranger(name: object) -> str:
+    if not isinstance(name, str):
+        return "no report of biasopt: it names no schema"
+    return f"its schema is {name[:60]!r}" if name.startswith("biasopt.") else "no report of biasopt"
+
+
+def check(document: Json) -> None:
+    """Hold a document against its schema.
+
+    Raises
+    ------
+    ValueError
+        Something is missing or of another type; the message begins with its place.
+    """
+    convert(document, DOCUMENTS[document["schema"]])
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a document, such as ``biasopt.fold/1``: what is written, all of it."""
+    found = msgspec.json.schema(DOCUMENTS[name], schema_hook=_schema_of_special)
+    parts: dict[str, Any] = found["$defs"]
+    for record in (Parity, Latency):
+        for hidden in (field.name for field in fields(record) if not json_name(field)):
+            parts.get(record.__name__, {"properties": {}})["properties"].pop(hidden, None)
+    for part in parts.values():
+        part.pop("required", None)
+        if "properties" in part:
+            part["required"] = [key for key in part["properties"] if key not in _NOT_ALWAYS]
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"{name}.json"}
+    whole: dict[str, Any] = _with_odd_numbers(found)
+    return head | whole
+
+
+# Fields that are there only where there is something to say.
+_NOT_ALWAYS = frozenset({"rejudged", "removal", "frozen", *(f.name for f in fields(Block) if "optional" in f.metadata)})
+
+
+def _with_odd_numbers(rule: Any) -> Any:
+    """The same rule, by which a number that JSON lacks may be a string."""
+    if isinstance(rule, list):
+        return [_with_odd_numbers(item) for item in rule]
+    if not isinstance(rule, dict):
+        return rule
+    if rule.get("type") == "number":
+        rest = {key: value for key, value in rule.items() if key != "type"}
+        return rest | {"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
+    return {key: _with_odd_numbers(value) for key, value in rule.items()}
+
+
+def _schema_of_special(special: type) -> dict[str, Any]:
+    if special is Warning:
+        return {"type": "string"}
+    raise NotImplementedError(special)
+
+
+# ---- documents to records ------------------------------------------------------------------------------------------
+
+
+def parity_of(document: Json) -> Parity | None:
+    """The referee's verdict in a ``biasopt.verify/1`` or ``biasopt.fold/1``; None where there is none."""
+    part = document.get("parity") if "counts" in document else document
+    if part is None or "stages" not in part:
+        return None
+    level = part.get("level") or part.get("claim_level") or "D"
+    models = _models(document)
+    return replace(
+        convert({**part, "level": level, "blame": part.get("blame") or ""}, Parity),
+        a=models.a,
+        b=models.b,
+        environment=_part(document, "env", Environment),
+        inputs=_part(document, "inputs", InputSet),
+        failing_inputs=(document.get("repro") or {}).get("failing_inputs") or "",
+    )
+
+
+def latency_of(document: Json) -> Latency | None:
+    """The latency in a document of any kind; None where none was measured."""
+    found = _part(document, "bench", Latency)
+    if found is None:
+        return None
+    models = _models(document)
+    return replace(
+        _with_numbers(found),
+        environment=_part(document, "env", Environment),
+        model_a=models.a,
+        model_b=models.b,
+        inputs=_part(document, "inputs", InputSet),
+    )
+
+
+def _with_numbers(latency: Latency) -> Latency:
+    beside = None if latency.unoptimised is None else _with_numbers(latency.unoptimised)
+    return replace(latency, aa={key: read_number(value) for key, value in latency.aa.items()}, unoptimised=beside)
+
+
+def read_number(value: Any) -> Any:
+    """A number that strict JSON lacks is a string there."""
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
+
+
+def _models(document: Json) -> Models:
+    return convert(document.get("models") or {}, Models)
+
+
+def _part(document: Json, name: str, record: type[Value]) -> Value | None:
+    part = document.get(name)
+    return None if part is None else convert(part, record)
+
+
+def fold_of(document: Json) -> FoldResult:
+    """The fold that a ``biasopt.fold/1`` tells of."""
+    given: Json = (document.get("models") or {}).get("a") or {}
+    rows = convert(document, FoldDocument)
+    return FoldResult(
+        path=_path(rows.input),
+        size_bytes=given.get("size_bytes", 0),
+        opset=given.get("opset", 0),
+        rewrites=tuple(_record(Rewrite, row) for row in rows.rewrites),
+        findings=tuple(_finding(row) for row in rows.findings),
+        before=rows.counts.before,
+        after=rows.counts.after,
+        frozen=rows.frozen,
+        overridable_blocked=rows.overridable_blocked,
+        overridable_names=rows.overridable_names,
+        problem=rows.problem,
+        fates=tuple(_record(Fate, row, path=tuple(map(_hop, row.ends))) for row in rows.fates),
+        output=_path(rows.output),
+        parity=parity_of(document),
+        latency=latency_of(document),
+        certificate=_path(rows.certificate),
+        exit_code=rows.exit_code,
+    )
+
+
+def _path(value: str | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _record(record: type[Value], row: Any, **more: Any) -> Value:
+    """The record that a row of a document tells of."""
+    hints = get_type_hints(record)
+    values: dict[str, Any] = {}
+    for field in fields(record):  # type: ignore[arg-type]
+        name = json_name(field)
+        if name:
+            values[field.name] = _record(hints[field.name], row) if name == "*" else getattr(row, name)
+    return record(**values | more)
+
+
+def _finding(row: Any) -> Finding:
+    pass_name, _at, node = row.id.partition("@")
+    return _record(Finding, row, pass_name=pass_name, node=node)
+
+
+_NONLINEAR = "it is not linear, so it feels the shift"  # documents hold the sentence, not its tag
+
+
+def _hop(end: End) -> Step:
+    kind = EffectKind.NONLINEAR if end.how == _NONLINEAR else EffectKind.PLAIN
+    return Step(end.node, end.op, end.verb, end.how, kind)
+
+
+# ---- records to documents ------------------------------------------------------------------------------------------
+
+
+def tool(argv: Sequence[str], version: str) -> dict[str, Any]:
+    """What made the document."""
+    return {"name": "biasopt", "version": version, "argv": list(argv)}
+
+
+def repro(argv: Sequence[str], failing_inputs: str = "") -> dict[str, Any]:
+    """How to see it again."""
+    return {"cmd": shlex.join(["biasopt", *argv]) if argv else None, "failing_inputs": failing_inputs or None}
+
+
+def model_json(model: ModelFacts | None) -> dict[str, Any] | None:
+    """One model as it came; null for one of which nothing is known."""
+    return None if model is None else encode(model) | {"path": model.path or None}
+
+
+def verify_document(
+    parity: Parity,
+    *,
+    argv: Sequence[str],
+    version: str,
+    exit_code: int | None = None,
+    bench: Latency | None = None,
+) -> dict[str, Any]:
+    """What ``verify --json`` prints.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        What stood on the command line after the program's name.
+    version : str
+        Of biasopt.
+    exit_code : int, optional
+        With which the command ends; by default as the verdict says.
+    bench : Latency, optional
+        The latency of the same pair, where that was measured too.
+    """
+    values = encode(parity) | {
+        "schema": VERIFY_SCHEMA,
+        "tool": tool(argv, version),
+        "claim_level": parity.level,
+        "exit_code": exit_code_of(parity.verdict) if exit_code is None else exit_code,
+        "models": {"a": model_json(parity.a), "b": model_json(parity.b)},
+        "env": encode(parity.environment),
+        "inputs": encode(parity.inputs),
+        "bench": encode(bench),
+        "repro": repro(argv, parity.failing_inputs),
+    }
+    return {name: values[name] for name in VerifyDocument.__struct_fields__ if name in values}
+
+
+def bench_document(
+    latency: Latency, *, argv: Sequence[str], version: str, exit_code: int | None = None
+) -> dict[str, Any]:
+    """What ``bench --json`` prints; parameters as in `verify_document`."""
+    values = encode(latency) | {
+        "schema": BENCH_SCHEMA,
+        "tool": tool(argv, version),
+        "exit_code": exit_code_of(latency.verdict) if exit_code is None else exit_code,
+        "models": {"a": model_json(latency.model_a), "b": model_json(latency.model_b)},
+        "env": encode(latency.environment),
+        "inputs": encode(latency.inputs),
+        "bench": encode(latency),
+        "repro": repro(argv),
+    }
+    return {name: values[name] for name in BenchDocument.__struct_fields__ if name in values}
+
+
+def fold_document(
+    result: FoldResult,
+    version: str,
+    *,
+    argv: Sequence[str] = (),
+    said: Mapping[str, str] | None = None,
+    bench: Latency | None = None,
+    certificate: Path | None = None,
+    removal: Json | None = None,
+) -> dict[str, Any]:
+    """What ``fold --json`` prints.
+
+    ``argv`` is what stood on the command line, ``said`` what codes mean in general, ``bench`` the latency of
+    the original and the folded model, ``certificate`` the file that holds the certificate, ``removal`` what went
+    by data, in words under ``said``.
+    """
+    parity = result.parity
+    codes = {finding.code for finding in result.findings if finding.code}
+    ran_on = parity.environment if parity is not None else bench.environment if bench else None
+    document = {
+        "schema": FOLD_SCHEMA,
+        "version": version,
+        "tool": tool(argv, version),
+        "input": encode(result.path),
+        "output": encode(result.output),
+        "models": {"a": _original(result), "b": None if parity is None else model_json(parity.b)},
+        "counts": {"before": encode(result.before), "after": encode(result.after)},
+        "rewrites": encode(result.rewrites),
+        "findings": encode(result.findings),
+        "reasons": {code: why for code, why in (said or {}).items() if code in codes},
+        "fates": [encode(fate) | {"ends": _ends(fate)} for fate in result.fates],
+        "overridable_blocked": result.overridable_blocked,
+        "overridable_names": result.overridable_names,
+        "problem": result.problem,
+        "parity": encode(parity),
+        "bench": encode(bench),
+        "env": encode(ran_on),
+        "inputs": None if parity is None else encode(parity.inputs),
+        "certificate": encode(certificate),
+        "repro": repro(argv, "" if parity is None else parity.failing_inputs),
+        "exit_code": result.exit_code,
+    }
+    document |= {"removal": dict(removal)} if removal is not None else {}
+    # the one change to a model's interface that can be asked for; there only when it was made
+    return document | ({"frozen": list(result.frozen)} if result.frozen else {})
+
+
+def _original(result: FoldResult) -> dict[str, Any]:
+    """What is known of the model that came in, also where no referee looked at it."""
+    known = model_json(result.parity.a if result.parity is not None else None) or {}
+    return known | {"path": encode(result.path), "size_bytes": result.size_bytes, "opset": result.opset}
+
+
+def _ends(fate: Fate) -> list[dict[str, Any]]:
+    """Where the paths of a bias end, and last its very last node, which says what keeps it."""
+    ends = [hop for hop in fate.path[:-1] if hop.verb is not Verb.PROPAGATES] + list(fate.path[-1:])
+    return [{"node": hop.node, "op": hop.op, "verb": hop.verb.value, "how": hop.how} for hop in ends]
+
+
+def inspect_document(result: InspectResult, version: str, exit_code: int) -> dict[str, Any]:
+    """What ``inspect --json`` prints: the same findings as in ``biasopt.fold/1``."""
+    return {
+        "schema": INSPECT_SCHEMA,
+        "version": version,
+        "input": encode(result.path),
+        "counts": {"before": encode(result.before), "after": encode(result.after)},
+        "findings": encode(result.findings),
+        "fates": encode(result.fates),
+        "gates": encode(result.gates),
+        "overridable_blocked": result.overridable_blocked,
+        "exit_code": exit_code,
+    }
+
+
+def explain_document(fate: Fate, model: Path | None, version: str) -> dict[str, Any]:
+    """What ``inspect --explain --json`` prints."""
+    head, why = explain(fate)
+    path = zip(fate.path, path_json(fate.path), strict=True)
+    return {
+        "schema": EXPLAIN_SCHEMA,
+        "version": version,
+        "input": encode(model),
+        **encode(fate),
+        "verdict": f"{head}: {why}",
+        "path": [row | {"says": describe_step(step)} for step, row in path],
+        "exit_code": 0,
+    }
+
+
+def path_json(path: Iterable[Step]) -> list[dict[str, Any]]:
+    """The nodes that a bias's shift meets, each with those that hand it the shift."""
+    return [
+        {
+            "node": hop.node,
+            "op": hop.op,
+            "verb": hop.verb.value,
+            "how": hop.how,
+            "from": list(hop.sources),
+            "part": hop.part,
+        }
+        for hop in path
+    ]
+
+
+def passes_document(chosen: Iterable[Pass], passes: Sequence[Pass], version: str) -> dict[str, Any]:
+    """What ``passes --json`` prints: the ``chosen`` of all ``passes``."""
+    order = {row.name: place for place, row in enumerate(passes, 1)}
+    rows = [
+        {
+            "name": row.name,
+            "summary": row.summary,
+            "safety": row.safety.value,
+            "order": order[row.name],
+            "after": list(row.after),
+            "guards": [{"code": guard.code, "why": guard.why} for guard in row.guards],
+            "docstring": row.page,
+        }
+        for row in chosen
+    ]
+    return {"schema": PASSES_SCHEMA, "version": version, "passes": rows}
+
+
+def lint_document(report: LintReport, version: str, *, argv: Sequence[str] = (), exit_code: int = 0) -> dict[str, Any]:
+    """What ``lint --json`` prints. A finding's ``code`` is public API."""
+    used = {finding.code for finding in report.findings} | {item.code for item in report.unconfirmed}
+    return {
+        "schema": LINT_SCHEMA,
+        "tool": tool(argv, version),
+        "spec": report.label,
+        "tracer": report.tracer,
+        "counts": {
+            "parameters": report.n_parameters,
+            "biases": report.n_biases,
+            "bias_parameters": report.n_bias_parameters,
+            "dead": report.n_dead,
+            "redundant": report.n_redundant,
+        },
+        "findings": encode(report.findings),
+        "unconfirmed": encode(report.unconfirmed),
+        "codes": {code.name: code.summary for code in CODES if code.name in used},
+        "notes": list(report.notes),
+        "exit_code": exit_code,
+        "repro": repro(argv),
+    }
