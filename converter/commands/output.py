@@ -33,7 +33,7 @@ def _build_metadata(graph: Graph, rewrites: tuple[Rewrite, ...]) -> dict[str, st
         return {}
     known = {e.key: e.value for e in graph.file.skeleton.metadata_props}
     earlier: list[str] = []
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):  # what a stranger wrote there stops nothing
         found = json.loads(known.get("biasopt.rewrites", "[]"))
         earlier = [str(i) for i in found] if isinstance(found, list) else []
     ids = [*earlier, *(r.id for r in rewrites)]

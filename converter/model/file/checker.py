@@ -14,6 +14,14 @@ from onnx import TensorProto
 
 from converter.model.file.reader import graphs
 
+# What onnx raises of a model that cannot be. Its checker looks at functions, also while shapes are inferred.
+_REFUSALS = (
+    *(onnx.shape_inference.InferenceError, onnx.checker.ValidationError, DecodeError),
+    *(RuntimeError, ValueError, TypeError),
+)
+
+_MOST_JOINED = 1 << 20  # tensors that chains of Concat join into one; a net has thousands
+
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     for g in graphs(model.graph):
@@ -35,8 +43,10 @@ def _has_data(t: TensorProto) -> bool:
 @contextlib.contextmanager
 def no_remarks() -> Iterator[None]:
     """onnx prints remarks on old operators from C++; the user's terminal, and a pipe of JSON, are not theirs."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by the caller
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
     saved: list[tuple[int, int]] = []
     with Path(os.devnull).open("wb") as nowhere:
         for fd in (1, 2):
@@ -87,6 +97,19 @@ def problems(skeleton: onnx.ModelProto) -> str:
     return ""
 
 
+def _may_propagate(skeleton: onnx.ModelProto) -> bool:
+    """Whether onnx may follow the values of shapes: of what is joined with itself, n nodes make 2^n numbers."""
+    counts: dict[str, int] = {}
+    for g in graphs(skeleton.graph):
+        for node in g.node:
+            read = [counts.get(name, 1) for name in node.input]
+            n = sum(read) if node.op_type == "Concat" else max(read, default=1)
+            if n > _MOST_JOINED:
+                return False
+            counts |= dict.fromkeys(node.output, n)
+    return True
+
+
 def contradiction(skeleton: onnx.ModelProto) -> str:
     """Why the model cannot be right: names that are no text, shapes or types that cannot be; empty if unknown."""
     problem = _odd_name(skeleton)
@@ -94,8 +117,10 @@ def contradiction(skeleton: onnx.ModelProto) -> str:
         return problem
     try:
         with no_remarks():
-            onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.shape_inference.InferenceError, DecodeError, RuntimeError, ValueError) as exc:
+            onnx.shape_inference.infer_shapes(
+                skeleton, check_type=True, strict_mode=True, data_prop=_may_propagate(skeleton)
+            )
+    except _REFUSALS as exc:
         return str(exc).strip() or type(exc).__name__
     return ""
 
@@ -104,6 +129,8 @@ def infer_shapes(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """The skeleton with value_info where onnx can infer it; unchanged where it cannot."""
     try:
         with no_remarks():
-            return onnx.shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
-    except (onnx.shape_inference.InferenceError, DecodeError, RuntimeError, ValueError):
+            return onnx.shape_inference.infer_shapes(
+                skeleton, check_type=False, strict_mode=False, data_prop=_may_propagate(skeleton)
+            )
+    except _REFUSALS:
         return skeleton

@@ -6,7 +6,7 @@ import contextlib
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from onnx import TensorProto, numpy_helper
 
 from converter.errors import ModelError
 from converter.model.file import wire
+from converter.model.file.validate import external_entry, first_line, malformed, validate
 from converter.model.file.wire import Buffer, Field, Kind, WireError
 
 # The newest operator set of this onnx; a newer model may mean other things by the same names.
@@ -112,7 +113,9 @@ class ModelFile:
             self._external_dir = source.absolute().parent
         self._kept: dict[tuple[int, int], NDArray[Any]] = {}
         self._room = _KEPT_BYTES
-        self.skeleton = self._parse()
+        with malformed(self.label):
+            self.skeleton = self._parse()
+        validate(self.skeleton, self.label, has_all_data=False)
         self.root = (0, len(self.buffer))
 
     def _parse(self) -> onnx.ModelProto:
@@ -121,7 +124,7 @@ class ModelFile:
             slim = wire.slim(self.buffer, 0, len(self.buffer), Kind.MODEL)
             model: onnx.ModelProto = onnx.ModelProto.FromString(slim)
         except (WireError, DecodeError, RecursionError) as exc:
-            raise ModelError(f"{self.label}: not an ONNX model ({_first_line(exc)}); give an .onnx file") from exc
+            raise ModelError(f"{self.label}: not an ONNX model ({first_line(exc)}); give an .onnx file") from exc
         n_graphs = sum(f.number == 7 for f in top)
         if n_graphs == 0 or not model.ir_version:
             raise ModelError(f"{self.label}: not an ONNX model (no graph in it); give an .onnx file")
@@ -149,48 +152,18 @@ class ModelFile:
         """Where the tensor's external data lies, checked; None if its data is in the model."""
         if header.data_location != TensorProto.EXTERNAL:
             return None
-        info = {e.key: e.value for e in header.external_data}
         where = f"{self.label}: tensor {header.name!r}"
-        path = self._resolve(info.get("location", ""), where)
-        try:
-            offset = int(info.get("offset", "0") or 0)
-            n_bytes = int(info["length"]) if info.get("length") else packed_bytes(header)
-            size = path.stat().st_size
-        except ValueError as exc:
-            raise ModelError(f"{where}: offset or length of its external data is not a number") from exc
-        except OSError as exc:
-            raise ModelError(
-                f"{where}: its data file {path} cannot be read ({exc.strerror}); put it beside the model"
-            ) from exc
-        if offset < 0 or n_bytes < packed_bytes(header) or offset + n_bytes > size:
+        if self._external_dir is None:
+            raise ModelError(f"{where}: has external data, but the model is not a file; give data=DIRECTORY")
+        location, offset, length = external_entry(header, where)
+        path, size = resolve_location(location, dict.fromkeys((self._external_dir, self.base)), where)
+        n_bytes = packed_bytes(header) if length is None else length
+        if n_bytes < packed_bytes(header) or offset + n_bytes > size:
             raise ModelError(
                 f"{where}: needs bytes {offset} to {offset + max(n_bytes, packed_bytes(header))} of {path},"
                 f" which has {size}; the data file is cut short or belongs to another model"
             )
         return External(path, offset, n_bytes)
-
-    def _resolve(self, location: str, where: str) -> Path:
-        if self._external_dir is None:
-            raise ModelError(f"{where}: has external data, but the model is not a file; give data=DIRECTORY")
-        if not location:
-            raise ModelError(f"{where}: external data without a location")
-        if Path(location).is_absolute() or ".." in Path(location.replace("\\", "/")).parts:
-            raise ModelError(f"{where}: external data at {location!r} lies outside the model's directory; refused")
-        for directory in dict.fromkeys((self._external_dir, self.base)):
-            assert directory is not None
-            path = directory / location
-            if path.exists():
-                break
-        else:
-            raise ModelError(
-                f"{where}: its data file {self._external_dir / location} is missing; put it beside the model"
-            )
-        home = directory.resolve()
-        if not path.resolve().is_relative_to(home):
-            raise ModelError(f"{where}: external data at {location!r} leads outside the model's directory; refused")
-        if not path.is_file():
-            raise ModelError(f"{where}: its data file {path} is not a file")
-        return path
 
     def raw_span(self, ref: TensorRef) -> tuple[int, int] | None:
         """Where the tensor's raw_data lies in the source; None if it is stored otherwise."""
@@ -223,7 +196,8 @@ class ModelFile:
         span = self.raw_span(ref)
         if span is None:
             whole = TensorProto.FromString(self.buffer[ref.span[0] : ref.span[1]])
-            return np.asarray(numpy_helper.to_array(whole))
+            with malformed(f"{self.label}: tensor {ref.header.name!r}"):
+                return np.asarray(numpy_helper.to_array(whole))
         if self.path is not None and isinstance(self.buffer, mmap.mmap) and span[1] - span[0] > _SMALL:
             # Through read(), not the map: mapped pages would stay in the process's memory.
             return self._from_raw(ref, read_bytes(self.path, span[0], span[1] - span[0]))
@@ -254,8 +228,29 @@ class ModelFile:
                 self.buffer.close()
 
 
-def _first_line(exc: BaseException) -> str:
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+def resolve_location(location: str, folders: Iterable[Path | None], where: str) -> tuple[Path, int]:
+    """Find a data file in the first of `folders` that has it; returns it, and its size in bytes.
+
+    Raises
+    ------
+    ModelError
+        It is in none of them, leads out of them, or is no regular file (a pipe would wait for a writer).
+    """
+    known = [folder for folder in folders if folder is not None]
+    try:
+        folder = next((each for each in known if (each / location).exists()), None)
+        if folder is None:
+            raise ModelError(f"{where}: its data file {known[0] / location} is missing; put it beside the model")
+        path = folder / location
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"{where}: external data at {location!r} leads outside the model's directory; refused")
+        status = path.stat()
+    except (OSError, RuntimeError, ValueError) as exc:  # RuntimeError: a loop of links
+        why = getattr(exc, "strerror", None) or first_line(exc)
+        raise ModelError(f"{where}: its data file {location!r:.200} cannot be read ({why})") from exc
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{where}: its data file {path} is not a file")
+    return path, status.st_size
 
 
 def _map(path: Path) -> Buffer:
@@ -272,7 +267,28 @@ def _map(path: Path) -> Buffer:
     except FileNotFoundError as exc:
         raise ModelError(f"{path}: no such file; check the path") from exc
     except (OSError, ValueError) as exc:
-        raise ModelError(f"{path}: cannot be read ({_first_line(exc)})") from exc
+        raise ModelError(f"{path}: cannot be read ({first_line(exc)})") from exc
+
+
+def read_whole(path: Path, limit: int) -> bytes:
+    """All of a regular file of at most `limit` bytes.
+
+    Raises
+    ------
+    ModelError
+        It is missing, no regular file (a pipe would wait, a device never ends), longer, or cannot be read.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ModelError(f"{path}: is a directory; give a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{path}: is not a regular file; give a file")
+        if status.st_size > limit:
+            raise ModelError(f"{path}: has {status.st_size} bytes, and such a file has {limit} at most")
+        return path.read_bytes()
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from exc
 
 
 def read_bytes(path: Path, offset: int, n_bytes: int) -> memoryview:

@@ -8,7 +8,10 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from onnx import OptionalProto, SequenceProto, TensorProto, numpy_helper
 
-from converter.errors import DataError
+from converter.errors import DataError, ModelError
+from converter.model.file.reader import read_whole
+
+_LARGEST = (1 << 31) - 1  # bytes of a protobuf message
 
 
 def read_value(path: Path, kind: str = "tensor") -> tuple[str, Any]:
@@ -25,11 +28,15 @@ def read_value(path: Path, kind: str = "tensor") -> tuple[str, Any]:
     elif kind == "optional":
         made = OptionalProto()
     try:
-        made.ParseFromString(path.read_bytes())
+        made.ParseFromString(read_whole(path, _LARGEST))
         if isinstance(made, TensorProto):
-            return made.name, numpy_helper.to_array(made, str(path.parent))
+            if made.data_location == TensorProto.EXTERNAL:
+                raise ValueError("its data lies in another file")
+            return made.name, numpy_helper.to_array(made)
         if isinstance(made, SequenceProto):
             return made.name, numpy_helper.to_list(made)
         return made.name, numpy_helper.to_optional(made)
-    except (OSError, DecodeError, ValueError, TypeError) as exc:
+    except ModelError as exc:  # no regular file, or too long
+        raise DataError(str(exc)) from exc
+    except (OSError, DecodeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as exc:
         raise DataError(f"{path}: holds no {kind} ({' '.join(str(exc).split())[:120]})") from exc

@@ -80,9 +80,14 @@ def _constant_of_shape(attr: Attr, args: list[Any]) -> NDArray[Any]:
 
 
 def _filled(value: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    if math.prod(shape) > _MOST_ELEMENTS:
-        raise ValueError("too large to be a parameter")
+    _check_size(math.prod(shape))
     return np.broadcast_to(value, shape)
+
+
+def _check_size(n_elements: int) -> None:
+    """Before anything is computed: a few small constants make one of any size."""
+    if n_elements > _MOST_ELEMENTS:
+        raise ValueError("too large to be a parameter")
 
 
 def _slice(attr: Attr, args: list[Any]) -> NDArray[Any]:
@@ -103,10 +108,13 @@ def _slice(attr: Attr, args: list[Any]) -> NDArray[Any]:
 
 
 def _gather(attr: Attr, args: list[Any]) -> NDArray[Any]:
-    return np.asarray(np.take(args[0], args[1].astype(np.int64), axis=attr("axis", 0)))
+    axis = int(attr("axis", 0))
+    _check_size(args[0].size // max(1, args[0].shape[axis]) * args[1].size)
+    return np.asarray(np.take(args[0], args[1].astype(np.int64), axis=axis))
 
 
 def _concat(attr: Attr, args: list[Any]) -> NDArray[Any]:
+    _check_size(sum(arg.size for arg in args))
     return np.concatenate(args, axis=attr("axis", 1))
 
 
@@ -119,14 +127,16 @@ def _dequantize(attr: Attr, args: list[Any]) -> NDArray[Any]:
         dims = [1] * value.ndim
         dims[attr("axis", 1)] = -1
         scale, zero = scale.reshape(dims), zero.reshape(dims)
+    _check_size(math.prod(np.broadcast_shapes(value.shape, zero.shape, scale.shape)))
     return np.asarray(((value.astype(np.float64) - zero.astype(np.float64)) * scale).astype(scale.dtype))
 
 
 def _arithmetic(op: Callable[..., Any], args: list[Any]) -> NDArray[Any]:
     """In the type of the operands, as the runtime would compute it."""
+    _check_size(math.prod(np.broadcast_shapes(*(arg.shape for arg in args))))
     with np.errstate(all="ignore"):
         out = np.asarray(op(*args))
-    if out.size > _MOST_ELEMENTS or out.dtype != args[0].dtype:
+    if out.dtype != args[0].dtype:
         raise ValueError("not a parameter")
     return out
 

@@ -8,6 +8,7 @@ import onnx
 
 from converter.errors import ModelError
 from converter.model.file import ModelFile, TensorRef
+from converter.model.file.validate import malformed
 from converter.model.file.wire import Field, fields
 from converter.model.graph.nodes import Body, Const, Node, Scope, StoredTensor, Value
 
@@ -21,7 +22,8 @@ def standard_opset(imports: object) -> int:
 
 def read(file: ModelFile, *, freeze_overridable: bool = False) -> list[Scope]:
     """Every scope of the model: the main graph first, graphs inside nodes after it, functions last."""
-    return _Reader(file, freeze_overridable).read()
+    with malformed(file.label):
+        return _Reader(file, freeze_overridable).read()
 
 
 class _Reader:

@@ -17,7 +17,9 @@ import base64
 import importlib.util
 import io
 import json
+import math
 import re
+import stat
 import sys
 import zipfile
 import zlib
@@ -33,6 +35,8 @@ from converter.model.file.tensorfile import read_value
 from converter.referee.inputs.stream import MOST_ROWS, Array, Reader, Sample, Stream, cut_samples
 from converter.referee.proto.source import Port
 
+MOST_BYTES = 1 << 32  # of one run's inputs in memory, and of a file of text; a few kilobytes unpack to any size
+
 
 def read_labels(path: Path) -> np.ndarray[Any, Any]:
     """Labels from .npy, or from text: one whole number per line, the last column where there are commas.
@@ -43,10 +47,11 @@ def read_labels(path: Path) -> np.ndarray[Any, Any]:
         The file holds no whole numbers.
     """
     try:
+        _check_file(path)
         found = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _read_text(path)
     except OSError as exc:
         raise DataError(f"{path}: cannot be read ({exc.strerror or exc}); give labels as .npy or text") from exc
-    except (ValueError, EOFError) as exc:
+    except (ValueError, EOFError, OverflowError, MemoryError) as exc:
         raise DataError(f"{path}: no labels; give whole numbers as .npy, or one per line") from exc
     if found.dtype.kind not in "iub" or not found.ndim:
         raise DataError(
@@ -61,6 +66,15 @@ def _read_text(path: Path) -> np.ndarray[Any, Any]:
     if values and not values[0].lstrip("-").isdigit():
         values = values[1:]  # the column's name
     return np.array([int(v) for v in values], np.int64)
+
+
+def _check_file(path: Path) -> None:
+    """A device never ends and a pipe waits; of text, and of what is kept in memory whole, there is a most."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: is not a regular file; give a file")
+    if path.suffix.lower() != ".npy" and status.st_size > MOST_BYTES:
+        raise DataError(f"{path}: has {status.st_size} bytes, and {MOST_BYTES} are read at most; give a part of it")
 
 
 def is_script(text: str) -> bool:
@@ -200,10 +214,17 @@ def _read_npy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
         raise DataError(f"{path}: a .npy file is for a model with one input; save a .npz with the keys {names}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as exc:
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as exc:
         raise DataError(f"{path}: no readable .npy file of numbers; save it with numpy.save") from exc
     for sample in cut_samples({next(iter(ports)): array}, ports):
         yield replace(sample, feeds={n: np.array(v) for n, v in sample.feeds.items()})
+
+
+# What numpy, zipfile and zlib raise of a file that is not what it says.
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, KeyError, OverflowError, MemoryError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def _read_npz(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
@@ -211,7 +232,7 @@ def _read_npz(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
         with zipfile.ZipFile(path) as archive:
             members = {n.removesuffix(".npy"): n for n in archive.namelist()}
             yield from _read_stacked(archive, members, ports)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as exc:
+    except _UNREADABLE as exc:
         raise DataError(f"{path}: no readable .npz file of numbers; save inputs by name with numpy.savez") from exc
 
 
@@ -221,8 +242,10 @@ def _read_stacked(archive: zipfile.ZipFile, members: Mapping[str, str], ports: M
     lengths = {shape[0] if shape else 0 for shape, fortran, _ in heads.values() if not fortran}
     more = [n for n, (s, _, _) in heads.items() if n in ports and (d := ports[n].dims) is not None and len(s) > len(d)]
     if len(more) < len(heads) or len(lengths) != 1 or any(fortran for _, fortran, _ in heads.values()):
+        _check_bytes(sum(_n_bytes(shape, dtype) for shape, _, dtype in heads.values()))
         yield from cut_samples({n: _read_array(archive, m) for n, m in members.items()}, ports)
         return
+    _check_bytes(sum(_n_bytes((MOST_ROWS, *shape[1:]), dtype) for shape, _, dtype in heads.values()))
     opened = {n: archive.open(m) for n, m in members.items()}
     try:
         for name, stream in opened.items():
@@ -232,6 +255,17 @@ def _read_stacked(archive: zipfile.ZipFile, members: Mapping[str, str], ports: M
     finally:
         for stream in opened.values():
             stream.close()
+
+
+def _n_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    if any(size < 0 for size in shape):
+        raise ValueError("a negative size")
+    return math.prod(shape) * dtype.itemsize
+
+
+def _check_bytes(n_bytes: int) -> None:
+    if n_bytes > MOST_BYTES:
+        raise ValueError(f"holds {n_bytes} bytes for one run")
 
 
 def _read_header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -286,11 +320,12 @@ def _read_test_data(folder: Path, ports: Mapping[str, Port]) -> Iterator[Sample]
 
 def _read_polygraphy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
     try:
+        _check_file(path)
         found = json.loads(path.read_text(encoding="utf-8"))
         runs = found if isinstance(found, list) else [found]
         for run in runs:
             yield from cut_samples({str(name): _decode(value) for name, value in run.items()}, ports)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError) as exc:
+    except (*_UNREADABLE, AttributeError, TypeError, RecursionError) as exc:
         why = "; save inputs with polygraphy run --save-inputs"
         raise DataError(f"{path}: not a list of inputs as Polygraphy saves them{why}") from exc
 
@@ -309,5 +344,8 @@ def _decode(value: Any) -> Array:
     except ValueError:
         content = value["array"].encode("latin-1")
     if not content.startswith(_NPY):
-        content = zlib.decompress(content)
+        unpacked = zlib.decompressobj()
+        content = unpacked.decompress(content, MOST_BYTES)
+        if unpacked.unconsumed_tail:
+            raise ValueError("unpacks to too much")
     return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,14 @@ def _read_pixels(path: Path, channels: int, height: int, width: int) -> Array:
     """The centre of the resized image, [height, width, channels] in 0 to 255."""
     image_module = _import_pillow()
     try:
-        with image_module.open(path) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError) as exc:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", image_module.DecompressionBombWarning)  # over 89 million pixels
+            with image_module.open(path) as opened:
+                image = opened.convert("L" if channels == 1 else "RGB")
+    except (
+        *(OSError, ValueError, SyntaxError, OverflowError, MemoryError),
+        *(image_module.DecompressionBombError, image_module.DecompressionBombWarning),
+    ) as exc:
         raise DataError(f"{path}: no readable image ({' '.join(str(exc).split())[:100]})") from exc
     scale = max(height / image.height, width / image.width) * _RESIZE
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))

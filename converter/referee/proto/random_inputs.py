@@ -29,6 +29,7 @@ BATCHES = (1, 3)
 _OPEN_SIZES = (64, 224, 32, 128, 16, 256, 8, 512, 1, 3, 4, 80, 100, 160)
 _MAX_GUESSES = 24
 MAX_ELEMENTS = 1 << 24  # of a tensor whose size is guessed
+LARGEST_INPUT = 1 << 31  # elements; a model of a few bytes may ask for any number of them
 _ELEMENTWISE = {"Mul", "Div", "Add", "Sub", "PRelu"}
 _PASSED_THROUGH = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Flatten", "Transpose", "Expand", "Clip"}
 
@@ -176,6 +177,10 @@ def make_feeds(model: ModelProto, guess: Guess, seed: int, known: Hints | None =
 def _make_value(port: Port, guess: Guess, seed: int, known: Hints) -> Array:
     if port.kind != "tensor" or port.dtype is None:
         raise DataError(f"input {port.name!r} is no tensor of numbers; give its values with --inputs")
+    if math.prod(guess.shapes[port.name]) > LARGEST_INPUT:
+        raise DataError(
+            f"input {port.name!r} has the shape {list(guess.shapes[port.name])}, too large to be fed; give --shape"
+        )
     rng = np.random.default_rng([seed, zlib.crc32(port.name.encode())])
     return make_random_tensor(rng, port.name, port.dtype, guess.shapes[port.name], known.bounds.get(port.name), guess)
 

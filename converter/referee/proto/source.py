@@ -16,9 +16,12 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from converter.errors import ModelError
+from converter.model.file.reader import read_whole
+from converter.model.file.validate import validate
 from converter.records import ModelFacts
 from converter.referee.proto.tensors import is_external
 
+_LARGEST = (1 << 31) - 1  # bytes of a protobuf message
 _SMALL = 1 << 12  # elements up to which a skeleton keeps a tensor's values: shapes and axes are known by value
 
 
@@ -62,15 +65,12 @@ class LoadedModel:
     ) -> LoadedModel:
         """Read ``model``; ``data`` is the directory of its external data, by default the file's own."""
         if isinstance(model, ModelProto):
+            validate(model, label, has_all_data=True)
             return cls(model, label, None, data)
         if isinstance(model, bytes):
             return cls(_parse(model, label), label, None, data)
         path = Path(model)
-        try:
-            content = path.read_bytes()
-        except OSError as exc:
-            raise ModelError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
-        proto = _parse(content, str(path))
+        proto = _parse(read_whole(path, _LARGEST), str(path))
         return cls(proto, str(path), path, data or _find_folder(path, proto))
 
     def for_runtime(self) -> tuple[bytes | Path, Path | None]:
@@ -99,6 +99,7 @@ def _parse(content: bytes, label: str) -> ModelProto:
         raise ModelError(f"{label}: not an ONNX model, or truncated") from exc
     if not model.HasField("graph"):
         raise ModelError(f"{label}: not an ONNX model: it has no graph")
+    validate(model, label, has_all_data=True)
     return model
 
 

@@ -157,6 +157,7 @@ class _Hasher:
         self._source = source
         self._given = given
         self._depth = 0
+        self._hashed: dict[str, str] = {}
         self._functions = {(normalize_domain(f.domain), f.name, get_overload(f)): f for f in source.proto.functions}
 
     def graph(self, graph: GraphProto, names: Names, opsets: Mapping[str, int], key: str) -> list[str]:
@@ -200,12 +201,18 @@ class _Hasher:
         )
 
     def _function(self, function: FunctionProto) -> str:
+        """The hash of a function, once: functions that call each other twice would take 2^n steps."""
         key = format_function_key(function)
+        if key in self._hashed:
+            return self._hashed[key]
+        depth, self._depth = self._depth, 0  # it sees nothing of where it is called
         names = {name: _hash("argument", key, k) for k, name in enumerate(function.input)}
         opsets = read_opset_versions(function.opset_import)
         self._nodes(function.node, names, opsets, key)
         defaults = sorted(self._attribute(a, names, opsets, key) for a in function.attribute_proto)
-        return _hash("function", [names[o] for o in function.output], sorted(function.attribute), defaults)
+        made = _hash("function", [names[o] for o in function.output], sorted(function.attribute), defaults)
+        self._depth, self._hashed[key] = depth, made
+        return made
 
     def _attribute(self, a: AttributeProto, names: Names, opsets: Mapping[str, int], key: str) -> str:
         if a.type == AttributeProto.TENSOR and a.HasField("t"):

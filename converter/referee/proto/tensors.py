@@ -12,6 +12,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from converter.errors import ModelError
+from converter.model.file.reader import resolve_location
+from converter.model.file.validate import external_entry, malformed, stored_bytes
 from converter.referee.reference.conv import Array
 
 # Unit roundoff of the float types that become float64 (and of float64 itself).
@@ -34,16 +36,19 @@ def widen(value: Any) -> Any:
 
 
 def locate_external(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int | None]:
-    """File, offset and length (None: to the end) of a tensor's external data."""
-    info = {entry.key: entry.value for entry in tensor.external_data}
-    location = info.get("location", "")
+    """File, offset and length (None: to the end) of a tensor's external data.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, no regular file, or outside the model's directory.
+    """
+    where = f"tensor {tensor.name!r}"
     if folder is None:
-        raise ModelError(f"tensor {tensor.name!r} is in external data; say in which directory")
-    path = folder / location
-    if not location or Path(location).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise ModelError(f"tensor {tensor.name!r}: external data location {location!r} leaves the model's directory")
-    length = info.get("length")
-    return path, int(info.get("offset") or 0), int(length) if length else None
+        raise ModelError(f"{where} is in external data; say in which directory")
+    location, offset, length = external_entry(tensor, where)
+    path, _ = resolve_location(location, (folder,), where)
+    return path, offset, length
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -54,26 +59,36 @@ def is_external(tensor: TensorProto) -> bool:
 def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
     """The tensor in its stored type; the proto is not changed."""
     if not is_external(tensor):
-        return np.asarray(numpy_helper.to_array(tensor))
+        with malformed(f"tensor {tensor.name!r}"):
+            return np.asarray(numpy_helper.to_array(tensor))
     path, offset, length = locate_external(tensor, folder)
     inline = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    needed = stored_bytes(tensor)
+    if needed is None:
+        raise ModelError(f"tensor {tensor.name!r}: external data of a type that has no size; export the model again")
+    if length is not None and length < needed:
+        raise ModelError(
+            f"{path}: cannot read tensor {tensor.name!r} ({length} bytes are said, its shape needs {needed});"
+            " the data file may be truncated"
+        )
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            inline.raw_data = file.read() if length is None else file.read(length)
+            inline.raw_data = file.read(needed)  # what the shape needs, whatever length the model says
         return np.asarray(numpy_helper.to_array(inline))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, TypeError, KeyError) as exc:
         raise ModelError(f"{path}: cannot read tensor {tensor.name!r} ({exc}); the data file may be truncated") from exc
 
 
 def densify(tensor: onnx.SparseTensorProto, folder: Path | None = None) -> Array:
     """A sparse tensor as a dense array in its stored type."""
     values, indices = read_tensor(tensor.values, folder), read_tensor(tensor.indices, folder)
-    dense = np.zeros(tuple(tensor.dims), dtype=values.dtype)
-    if indices.ndim == 2:
-        dense[tuple(indices.T)] = values
-    else:
-        dense.reshape(-1)[indices] = values
+    with malformed(f"tensor {tensor.values.name!r}"):
+        dense = np.zeros(tuple(tensor.dims), dtype=values.dtype)
+        if indices.ndim == 2:
+            dense[tuple(indices.T)] = values
+        else:
+            dense.reshape(-1)[indices] = values
     return dense
 
 

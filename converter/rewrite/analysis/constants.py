@@ -136,11 +136,18 @@ class Constants:
         if node.op not in EVALUATORS or (node.op in _BROADCASTS and node.scope.opset < 7):
             return None
         sources = [node.tensor_in(slot) for slot in range(len(node.inputs))]
-        args = [None if t is None else self._recipe(t, fuel - 1) for t in sources]
+        # A tensor that is read twice is followed, and computed, once: chains that double would take 2^n steps.
+        found = {id(t): self._recipe(t, fuel - 1) for t in sources if t is not None}
+        args = [None if t is None else found[id(t)] for t in sources]
         if any(a is None and t is not None for a, t in zip(args, sources, strict=True)):
             return None
         evaluator = EVALUATORS[node.op]
-        return lambda: evaluator(node.attr, [None if a is None else a() for a in args])
+
+        def compute() -> NDArray[Any]:
+            values = {key: recipe() for key, recipe in found.items() if recipe is not None}
+            return evaluator(node.attr, [None if t is None else values[id(t)] for t in sources])
+
+        return compute
 
     def _leaves(self, tensor: Tensor) -> list[Tensor]:
         """The tensors that the value comes from, through carriers; empty where all is in the nodes."""
@@ -159,7 +166,7 @@ class Constants:
             elif node.op == "CastLike":
                 stack += [(s, fuel - 1) for s in node.inputs[:1]]
             elif node.op in _CARRIERS or node.op == "DequantizeLinear":
-                stack += [(s, fuel - 1) for s in node.inputs if s.name]
+                stack += [(s, fuel - 1) for s in {id(s): s for s in node.inputs if s.name}.values()]
             elif node.op != "Constant":
                 out.append(t)
         return out
