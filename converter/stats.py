@@ -48,7 +48,7 @@ class Interval:
         return (self.high - self.low) / 2
 
 
-def interval(log_ratios: Sequence[float], sessions: Sequence[int], alpha: float = 0.05) -> Interval:
+def estimate_interval(log_ratios: Sequence[float], sessions: Sequence[int], alpha: float = 0.05) -> Interval:
     """The t-interval over blocks, or over the means of sessions where those dominate.
 
     Parameters
@@ -71,7 +71,7 @@ def interval(log_ratios: Sequence[float], sessions: Sequence[int], alpha: float 
     if len(means) < 2 or len(values) == len(means):
         return by_block
     by_session = _t_interval(means, alpha, "session")
-    p, icc = between(values, groups)
+    p, icc = compare_sessions(values, groups)
     chosen = by_session if p < _POOL or icc > _ICC else by_block
     if len(means) == 2 and chosen is by_block and by_session.half_width > by_block.half_width:
         chosen = by_session  # two sessions cannot tell whether sessions differ: take the wider
@@ -83,11 +83,11 @@ def _t_interval(values: Array, alpha: float, unit: str) -> Interval:
     theta = float(values.mean()) if n else math.nan
     if n < 2:
         return Interval(theta, -math.inf, math.inf, unit, n)
-    half = float(t_quantile(1 - alpha, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Interval(theta, theta - half, theta + half, unit, n)
+    low, high = _bound_mean(values, 1 - alpha, 1 / n)
+    return Interval(theta, low, high, unit, n)
 
 
-def between(values: Array, groups: Array) -> tuple[float, float]:
+def compare_sessions(values: Array, groups: Array) -> tuple[float, float]:
     """The p-value of the F-test that sessions do not differ, and the intraclass correlation (one-way ANOVA)."""
     from scipy import special
 
@@ -103,7 +103,7 @@ def between(values: Array, groups: Array) -> tuple[float, float]:
     return float(special.fdtrc(k - 1, n - k, among / within)), max(0.0, float(icc))
 
 
-def robustness(log_ratios: Sequence[float]) -> dict[str, Any]:
+def measure_robustness(log_ratios: Sequence[float]) -> dict[str, Any]:
     """Blocks far from the rest, and what the estimate would be without the extremes: said, never acted upon."""
     values = np.asarray(log_ratios, float)
     centre = float(np.median(values))
@@ -117,7 +117,7 @@ def robustness(log_ratios: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def upper_quantile(samples: Sequence[float], q: float = 0.99, confidence: float = 0.95) -> float | None:
+def bound_quantile(samples: Sequence[float], q: float = 0.99, confidence: float = 0.95) -> float | None:
     """A bound that the quantile is below with this confidence, free of any distribution; None if n is too small.
 
     n = 299 is the least for q = 0.99 at 95 %; 662 leave room for one sample above it at 99 %.
@@ -133,7 +133,7 @@ def upper_quantile(samples: Sequence[float], q: float = 0.99, confidence: float 
 
 
 _STEPS = 200  # of a bisection: to the last bit of a float64
-_POWER = 0.9  # that a planned number of samples gives
+_POWER = 0.9  # that a planned number of samples or seeds gives
 RESAMPLES = 10_000
 
 
@@ -258,14 +258,14 @@ def needed_without_labels(k: float, n: int, margin: float, alpha: float) -> int 
         return None
     k_expected = 0
     while True:  # the more samples, the more disagreements among them: the least number at which both agree
-        count = _enough(k_expected, margin, alpha)
+        count = _find_least_samples(k_expected, margin, alpha)
         seen = math.ceil(rate * count - 1e-9)  # 1 in 3 of 3 is 1, whatever the floats say
         if seen <= k_expected:
             return count
         k_expected = seen
 
 
-def _enough(k: int, margin: float, alpha: float) -> int:
+def _find_least_samples(k: int, margin: float, alpha: float) -> int:
     """The least number of samples of which ``k`` may disagree."""
     low, high = k + 1, 2 * k + 64
     while clopper_pearson(k, high, alpha)[1] > margin:
@@ -329,18 +329,18 @@ def newcombe(both: int, first: int, second: int, neither: int, alpha: float = 0.
     right_a, right_b = both + first, both + second
     difference = (right_b - right_a) / n
     (low_a, high_a), (low_b, high_b) = wilson(right_a, n, alpha), wilson(right_b, n, alpha)
-    phi = _phi(both, first, second, neither)
+    phi = _correlate(both, first, second, neither)
     rate_a, rate_b = right_a / n, right_b / n
-    down = _joined(rate_b - low_b, high_a - rate_a, phi)
-    up = _joined(high_b - rate_b, rate_a - low_a, phi)
+    down = _join(rate_b - low_b, high_a - rate_a, phi)
+    up = _join(high_b - rate_b, rate_a - low_a, phi)
     return difference, difference - down, difference + up
 
 
-def _joined(one: float, other: float, phi: float) -> float:
+def _join(one: float, other: float, phi: float) -> float:
     return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
 
 
-def _phi(both: int, first: int, second: int, neither: int) -> float:
+def _correlate(both: int, first: int, second: int, neither: int) -> float:
     margins = (both + first) * (second + neither) * (both + second) * (first + neither)
     if margins == 0:
         return 0.0
@@ -364,7 +364,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 _EXACT = 16  # differences up to which every one of the 2^n signs is tried
 _DRAWS = 20_000  # of signs beyond that
-_POWER = 0.9
 _MOST_SEEDS = 100_000  # beyond which it is not worth saying how many
 
 
@@ -378,7 +377,7 @@ def t_quantile(p: float, df: float) -> float:
 def t_interval(differences: Sequence[float] | Array, level: float) -> tuple[float, float]:
     """Two-sided interval of the mean; infinite for fewer than two values."""
     d = np.asarray(differences, dtype=np.float64)
-    return _mean_interval(d, level, 1 / len(d)) if len(d) > 1 else (-math.inf, math.inf)
+    return _bound_mean(d, (1 + level) / 2, 1 / len(d)) if len(d) > 1 else (-math.inf, math.inf)
 
 
 def nadeau_bengio(differences: Sequence[float] | Array, share: float, level: float) -> tuple[float, float]:
@@ -390,15 +389,16 @@ def nadeau_bengio(differences: Sequence[float] | Array, share: float, level: flo
         Test images over training images of each split.
     """
     d = np.asarray(differences, dtype=np.float64)
-    return _mean_interval(d, level, 1 / len(d) + share) if len(d) > 1 else (-math.inf, math.inf)
+    return _bound_mean(d, (1 + level) / 2, 1 / len(d) + share) if len(d) > 1 else (-math.inf, math.inf)
 
 
-def _mean_interval(d: Array, level: float, factor: float) -> tuple[float, float]:
-    half = t_quantile((1 + level) / 2, len(d) - 1) * math.sqrt(factor * float(d.var(ddof=1)))
-    return float(d.mean()) - half, float(d.mean()) + half
+def _bound_mean(values: Array, p: float, factor: float) -> tuple[float, float]:
+    """Bounds of the mean, each by the ``p`` quantile of Student's t; its variance is ``factor`` times theirs."""
+    half = t_quantile(p, len(values) - 1) * math.sqrt(factor * float(values.var(ddof=1)))
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
-def _tail(distance: float, se: float, df: int) -> float:
+def _compute_tail(distance: float, se: float, df: int) -> float:
     """P(T > distance / se); where nothing varies, 0 or 1."""
     from scipy.special import stdtr
 
@@ -412,7 +412,7 @@ def t_test(differences: Sequence[float] | Array) -> float:
     d = np.asarray(differences, dtype=np.float64)
     if len(d) < 2:
         return 1.0
-    return min(1.0, 2 * _tail(abs(float(d.mean())), float(d.std(ddof=1)) / math.sqrt(len(d)), len(d) - 1))
+    return min(1.0, 2 * _compute_tail(abs(float(d.mean())), float(d.std(ddof=1)) / math.sqrt(len(d)), len(d) - 1))
 
 
 def tost(differences: Sequence[float] | Array, margin: float) -> float:
@@ -421,7 +421,7 @@ def tost(differences: Sequence[float] | Array, margin: float) -> float:
     if len(d) < 2:
         return 1.0
     mean, se = float(d.mean()), float(d.std(ddof=1)) / math.sqrt(len(d))
-    return max(_tail(mean + margin, se, len(d) - 1), _tail(margin - mean, se, len(d) - 1))
+    return max(_compute_tail(mean + margin, se, len(d) - 1), _compute_tail(margin - mean, se, len(d) - 1))
 
 
 def sign_flip(differences: Sequence[float] | Array, seed: int = 0) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,25 +14,26 @@ from typing import Any
 import numpy as np
 
 from converter.bench.design import Design, Gate
-from converter.bench.interleaved import Duet, Loaded, Measured, Open
-from converter.bench.isolated import Alternate, Ask, asker
-from converter.bench.judge import context, judge
-from converter.bench.worker import pack
+from converter.bench.interleaved import InterleavedBench, LoadedSession, Measurement, Open
+from converter.bench.isolated import IsolatedBench, WorkerCall, make_worker_call
+from converter.bench.judge import explain_context, judge
+from converter.bench.worker import write_feeds
 from converter.errors import BiasoptError, DataError
 from converter.records import InputSet, Latency
 from converter.referee.proto.copies import make_loadable
 from converter.referee.proto.random_inputs import check_given, check_shapes, guess_shapes, has_open_batch, make_feeds
 from converter.referee.proto.source import LoadedModel, describe_model
-from converter.runtime.machine import HINT, clock_reader, environment, free_bytes
-from converter.runtime.placement import Placement, placement, prove
-from converter.runtime.session import available_cores
-from converter.runtime.timing import Deployment, TimedSession, flusher
+from converter.runtime.machine import HINT, describe_environment, find_free_bytes, make_clock_reader
+from converter.runtime.placement import Placement, find_placement, prove_placement
+from converter.runtime.providers import is_out_of_memory
+from converter.runtime.session import count_cores
+from converter.runtime.timing import Deployment, TimedSession, make_flusher
 
 Feeds = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def choose(
+def choose_feeds(
     source: LoadedModel, accepts: Callable[[Feeds], None], shapes: Shapes | None, batch: int | None, seed: int
 ) -> Feeds:
     """Random inputs that the model runs on.
@@ -63,12 +63,12 @@ def choose(
     raise DataError(f"{refused or f'{source.label}: no inputs fit'}; give --shape or --inputs") from refused
 
 
-def check(source: LoadedModel, feeds: Mapping[str, Any]) -> None:
+def check_feeds(source: LoadedModel, feeds: Mapping[str, Any]) -> None:
     """Raise DataError unless inputs from the user, or of the other model, are this model's."""
     check_given(source.proto, feeds)
 
 
-def record(feeds: Mapping[str, Any], seed: int, *, real: bool) -> InputSet:
+def record_feeds(feeds: Mapping[str, Any], seed: int, *, real: bool) -> InputSet:
     """What they were, for the report."""
     digest = hashlib.sha256()
     for name in sorted(feeds):
@@ -86,7 +86,7 @@ def record(feeds: Mapping[str, Any], seed: int, *, real: bool) -> InputSet:
     )
 
 
-def write(found: Measured, path: Path) -> None:
+def write_samples(found: Measurement, path: Path) -> None:
     """Write the times of the blocks that count, in the order in which they were taken.
 
     ``a_ms`` and ``b_ms`` hold a time per pair, ``block`` the block of each pair, ``session`` the session of each
@@ -154,13 +154,13 @@ class Bench:
         session = self._load(0, request.how)
         if given is None:
             seed = request.design.seed
-            feeds = choose(self.sources[0], session.bind, request.shapes, request.batch, seed)
+            feeds = choose_feeds(self.sources[0], session.bind, request.shapes, request.batch, seed)
         else:
             feeds = dict(given)
-            check(self.sources[0], feeds)
+            check_feeds(self.sources[0], feeds)
             session.bind(feeds)
         session.close()
-        check(self.sources[1], feeds)
+        check_feeds(self.sources[1], feeds)
         other = self._load(1, request.how)
         other.bind(feeds)
         other.close()
@@ -168,7 +168,7 @@ class Bench:
 
     def _peaks(self) -> tuple[int | None, int | None]:
         """The memory that each model takes alone."""
-        pack(self.feeds, self.folder / "feeds.npz")
+        write_feeds(self.feeds, self.folder / "feeds.npz")
         found: list[int | None] = []
         for which in (0, 1):
             self.request.say(f"memory of {'AB'[which]}")
@@ -179,16 +179,18 @@ class Bench:
                 self.warnings.append(f"peak memory is unknown: {exc}")
         return found[0], found[1]
 
-    def _asker(self, which: int, how: Deployment) -> Ask:
+    def _asker(self, which: int, how: Deployment) -> WorkerCall:
         model, external = self.models[which]
         if isinstance(model, bytes):
             path = self.folder / f"{'ab'[which]}.onnx"
             path.write_bytes(model)
             model = path
-        return asker(model, external, how, self.folder / "feeds.npz", max(60.0, self.request.design.max_time))
+        return make_worker_call(
+            model, external, how, self.folder / "feeds.npz", max(60.0, self.request.design.max_time)
+        )
 
     def _both_fit(self) -> bool:
-        free = free_bytes()
+        free = find_free_bytes()
         held = [peak for peak in self.peaks if peak is not None]
         return free is None or len(held) < 2 or sum(held) < _MEMORY_SHARE * free
 
@@ -200,16 +202,16 @@ class Bench:
             side.peak_bytes = peak
         if self.request.samples is not None:
             suffix = "" if how.level == self.request.how.level else f"-{how.level}"
-            write(found, self.request.samples.with_name(f"{self.request.samples.stem}{suffix}.npz"))
+            write_samples(found, self.request.samples.with_name(f"{self.request.samples.stem}{suffix}.npz"))
         return self._complete(judge(found), how, placed)
 
-    def _measured(self, how: Deployment, design: Design) -> Measured:
+    def _measured(self, how: Deployment, design: Design) -> Measurement:
         if not self._both_fit():
             return self._alternate(how, design)
         try:
             return self._duet(how, design)
         except BiasoptError as exc:
-            if how.provider == "cpu" or not re.search("out of memory|failed to allocate", str(exc), re.IGNORECASE):
+            if how.provider == "cpu" or not is_out_of_memory(exc):
                 raise
             return self._alternate(how, design)  # the GPU's memory holds one of them: that one ran before
 
@@ -217,7 +219,7 @@ class Bench:
         """Which provider ran which node; refused if what was asked for did not run the arithmetic."""
         self.request.say(f"where {'AB'[which]} runs")
         model, external = self.models[which]
-        found = placement(
+        found = find_placement(
             model,
             how.provider,
             self.feeds,
@@ -229,21 +231,21 @@ class Bench:
             strict=False,
         )
         if how.provider != "cpu":
-            prove(found, how.provider, self.sources[which].label)
+            prove_placement(found, how.provider, self.sources[which].label)
         return found
 
     def _opener(self, which: int, how: Deployment) -> Open:
-        def load() -> Loaded:
+        def load() -> LoadedSession:
             session = self._load(which, how)
             session.bind(self.feeds)
             return session
 
         return load
 
-    def _duet(self, how: Deployment, design: Design) -> Measured:
-        read = None if how.provider == "cpu" else clock_reader(int(how.options.get("device_id", 0)))
-        before = flusher(how) if self.request.flush else None
-        duet = Duet(
+    def _duet(self, how: Deployment, design: Design) -> Measurement:
+        read = None if how.provider == "cpu" else make_clock_reader(int(how.options.get("device_id", 0)))
+        before = make_flusher(how) if self.request.flush else None
+        duet = InterleavedBench(
             (self._opener(0, how), self._opener(1, how)),
             design,
             clock=time.perf_counter_ns,
@@ -257,16 +259,16 @@ class Bench:
             found.warnings.append("the GPU's clock cannot be read: neither nvidia-ml-py nor nvidia-smi answers")
         return found
 
-    def _alternate(self, how: Deployment, design: Design) -> Measured:
+    def _alternate(self, how: Deployment, design: Design) -> Measurement:
         asks = self._asker(0, how), self._asker(1, how)
-        return Alternate(asks, design, clock=time.perf_counter_ns, say=self.request.say).measure()
+        return IsolatedBench(asks, design, clock=time.perf_counter_ns, say=self.request.say).measure()
 
     def _complete(self, latency: Latency, how: Deployment, placed: list[Placement]) -> Latency:
         options = how.provider_options()
         names = {"a": placed[0], "b": placed[1]}
         design = latency.design | {
             "opt_level": how.level,
-            "threads": how.threads or available_cores(),
+            "threads": how.threads or count_cores(),
             "provider": how.provider,
             "cuda_graph": how.cuda_graph,
             "include_h2d": how.include_h2d,
@@ -280,18 +282,18 @@ class Bench:
             latency,
             design=design,
             warnings=(*self.warnings, *latency.warnings),
-            environment=environment(
+            environment=describe_environment(
                 how.provider, providers=tuple(placed[1].nodes), options=options, nodes=placed[1].nodes
             ),
             model_a=self.facts[0],
             model_b=self.facts[1],
-            inputs=record(self.feeds, self.request.design.seed, real=self.request.feeds is not None),
+            inputs=record_feeds(self.feeds, self.request.design.seed, real=self.request.feeds is not None),
         )
-        return replace(done, why=done.why + context(done))
+        return replace(done, why=done.why + explain_context(done))
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
+def _make_scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="biasopt-bench-") as folder:
         yield Path(folder)
 
@@ -304,7 +306,7 @@ def compare(a: LoadedModel, b: LoadedModel, request: Request) -> Latency:
     ModelError, DataError, RuntimeUnavailable
         One of them cannot be loaded or run as was asked.
     """
-    with _scratch() as folder:
+    with _make_scratch() as folder:
         bench = Bench(a, b, request, folder)
         if not request.unoptimised or request.how.level == "off":
             return bench.measure(request.how, request.design)

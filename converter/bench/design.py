@@ -24,7 +24,7 @@ class Gate:
         return f"faster:{100 * self.amount:g}%" if self.kind == "faster" else self.kind
 
 
-def parse(text: str) -> Gate:
+def parse_gate(text: str) -> Gate:
     """Read ``not-slower``, ``faster:5%``, ``equivalent`` or ``none``.
 
     Raises
@@ -34,13 +34,13 @@ def parse(text: str) -> Gate:
     """
     kind, _, amount = text.strip().partition(":")
     if kind == "faster":
-        return Gate(kind, share(amount))
+        return Gate(kind, parse_share(amount))
     if kind in KINDS and not amount:
         return Gate(kind)
     raise ValueError(f"{text!r} is no gate; use not-slower, faster:5%, equivalent or none.")
 
 
-def share(text: str) -> float:
+def parse_share(text: str) -> float:
     """Read ``2%`` or ``0.02`` as 0.02.
 
     Raises
@@ -55,7 +55,7 @@ def share(text: str) -> float:
     return value
 
 
-def beyond(low: float, high: float, noise: float) -> tuple[float, float]:
+def widen_interval(low: float, high: float, noise: float) -> tuple[float, float]:
     """The interval with what the machine shows where there is nothing to see added on both sides.
 
     Parameters
@@ -68,7 +68,7 @@ def beyond(low: float, high: float, noise: float) -> tuple[float, float]:
     return low - noise, high + noise
 
 
-def outcome(low: float, high: float, margin: float, gate: Gate) -> str:
+def conclude_outcome(low: float, high: float, margin: float, gate: Gate) -> str:
     """What an interval of log(time of B / time of A) says.
 
     Not-a-number decides nothing: it compares false with everything.
@@ -83,7 +83,7 @@ def outcome(low: float, high: float, margin: float, gate: Gate) -> str:
     return "SLOWER" if low > limit else "INCONCLUSIVE"
 
 
-def answer(low: float, high: float, margin: float, gate: Gate) -> Verdict:
+def judge_gate(low: float, high: float, margin: float, gate: Gate) -> Verdict:
     """Whether the interval passes the gate, fails it, or leaves it open; SKIPPED where nothing was asked."""
     limit, wanted = math.log1p(margin), -math.log1p(gate.amount)
     passes, fails = {
@@ -100,9 +100,9 @@ def answer(low: float, high: float, margin: float, gate: Gate) -> Verdict:
 GATES = "not-slower, faster:5%, equivalent or none.  [not-slower]"
 
 
-def gate(text: str) -> str:
+def normalize_gate(text: str) -> str:
     """A gate in its own spelling."""
-    return str(parse(text))
+    return str(parse_gate(text))
 
 
 AA_BLOCKS = 5
@@ -113,7 +113,7 @@ FEWEST_PAIRS, _FEWEST_BLOCKS, _FEWEST_SESSIONS = 3, 2, 2
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """The plan of one measurement; what becomes of it on a slow model is `fit`'s to say."""
+    """The plan of one measurement; what becomes of it on a slow model is `fit_design`'s to say."""
 
     sessions: int = 5
     blocks: int = 4  # of each session
@@ -155,7 +155,7 @@ class Design:
         return plan
 
 
-def fit(design: Design, pair_seconds: float, session_seconds: float, left: float) -> Design:
+def fit_design(design: Design, pair_seconds: float, session_seconds: float, left: float) -> Design:
     """The plan cut down to the seconds that are left: first pairs, then blocks, then sessions.
 
     Parameters
@@ -167,16 +167,16 @@ def fit(design: Design, pair_seconds: float, session_seconds: float, left: float
     left : float
         Seconds for all sessions.
     """
-    for sessions, blocks in _smaller(design):
+    for sessions, blocks in _list_smaller(design):
         room = left - sessions * session_seconds
         pairs = int(room / (sessions * blocks * max(pair_seconds, 1e-9)))
         if pairs >= min(FEWEST_PAIRS, design.pairs):
             return replace(design, sessions=sessions, blocks=blocks, pairs=min(pairs, design.pairs))
-    sessions, blocks = list(_smaller(design))[-1]
+    sessions, blocks = list(_list_smaller(design))[-1]
     return replace(design, sessions=sessions, blocks=blocks, pairs=min(FEWEST_PAIRS, design.pairs))
 
 
-def _smaller(design: Design) -> list[tuple[int, int]]:
+def _list_smaller(design: Design) -> list[tuple[int, int]]:
     fewer = [(design.sessions, blocks) for blocks in range(design.blocks, _FEWEST_BLOCKS - 1, -1)]
     last = min(design.blocks, _FEWEST_BLOCKS)
     return (fewer or [(design.sessions, design.blocks)]) + [

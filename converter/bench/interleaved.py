@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from converter.bench.design import AA_BLOCKS, EXTENSION, FEWEST_PAIRS, MOST_BLOCKS, Design, fit
+from converter.bench.design import AA_BLOCKS, EXTENSION, FEWEST_PAIRS, MOST_BLOCKS, Design, fit_design
 from converter.records import Block
 from converter.runtime.machine import Reading
-from converter.stats import interval
+from converter.stats import estimate_interval
 
 Run = Callable[[], None]
 Clock = Callable[[], int]  # nanoseconds
@@ -44,12 +44,14 @@ class Samples:
         return Samples(self.b, self.a)
 
 
-def orders(rng: random.Random, pairs: int) -> list[int]:
+def draw_orders(rng: random.Random, pairs: int) -> list[int]:
     """Which model comes first in each pair: 0 for A, 1 for B."""
     return [rng.randrange(2) for _ in range(pairs)]
 
 
-def take(runs: tuple[Run, Run], order: Sequence[int], repeat: int, clock: Clock, before: Run | None = None) -> Samples:
+def time_pairs(
+    runs: tuple[Run, Run], order: Sequence[int], repeat: int, clock: Clock, before: Run | None = None
+) -> Samples:
     """Time one pair per entry of ``order``; a sample is ``repeat`` runs in a row, ``before`` comes untimed."""
     times: tuple[list[float], list[float]] = ([], [])
     scale = 1e6 * repeat
@@ -65,13 +67,13 @@ def take(runs: tuple[Run, Run], order: Sequence[int], repeat: int, clock: Clock,
     return Samples(tuple(times[0]), tuple(times[1]))
 
 
-def repeats(run_ms: float) -> int:
+def count_repeats(run_ms: float) -> int:
     """How many runs make a sample that is long enough to be timed."""
     return max(1, math.ceil(_SHORT_NS / max(1.0, 1e6 * run_ms)))
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
+def pause_garbage_collection() -> Iterator[None]:
     """Keep Python's garbage collector out of what is timed."""
     was = gc.isenabled()
     gc.collect()
@@ -88,7 +90,7 @@ Read = Callable[[], Reading]
 _DRIFT = 0.03  # of the clock between the halves of a block
 
 
-def watched(take: Callable[[int], Samples], count: int, read: Read | None) -> tuple[Samples, dict[str, Any]]:
+def time_with_clock(take: Callable[[int], Samples], count: int, read: Read | None) -> tuple[Samples, dict[str, Any]]:
     """Time ``count`` pairs in two halves and read the clock after each; without a clock, in one go."""
     if read is None or count < 2:
         return take(count), {}
@@ -96,10 +98,10 @@ def watched(take: Callable[[int], Samples], count: int, read: Read | None) -> tu
     early = read()
     second = take(count - count // 2)
     late = read()
-    return first + second, _detail((first, second), (early, late))
+    return first + second, _describe_clock((first, second), (early, late))
 
 
-def _detail(halves: tuple[Samples, Samples], clocks: tuple[Reading, Reading]) -> dict[str, Any]:
+def _describe_clock(halves: tuple[Samples, Samples], clocks: tuple[Reading, Reading]) -> dict[str, Any]:
     throttled = sorted({why for clock in clocks for why in clock.throttled})
     early, late = (clock.sm_mhz for clock in clocks)
     drift = abs(late - early) / max(early, late, 1.0)
@@ -144,12 +146,12 @@ def warm_up(run: Run, clock: Clock, least: float, most: float, extra: int = 0) -
     """
     begun = clock()
     for _ in range(extra + 1):
-        first = _timed(run, clock)
+        first = _time_run(run, clock)
     # A slow model gets smaller windows, so that three of them fit.
     window = max(_SMALLEST, min(_WINDOW, int(1e9 * most / (_WINDOWS * max(first, 1)))))
     times: list[int] = []
     while True:
-        times.extend(_timed(run, clock) for _ in range(window))
+        times.extend(_time_run(run, clock) for _ in range(window))
         medians = [median(times[k : k + window]) for k in range(0, len(times), window)][-_WINDOWS:]
         seconds = (clock() - begun) / 1e9
         settled = len(medians) == _WINDOWS and max(medians) <= _AGREEMENT * min(medians)
@@ -157,13 +159,13 @@ def warm_up(run: Run, clock: Clock, least: float, most: float, extra: int = 0) -
             return WarmUp(len(times) + extra + 1, seconds, settled, medians[-1] / 1e6)
 
 
-def _timed(run: Run, clock: Clock) -> int:
+def _time_run(run: Run, clock: Clock) -> int:
     begun = clock()
     run()
     return clock() - begun
 
 
-class Loaded(Protocol):
+class LoadedSession(Protocol):
     """A model that is loaded, and has been run once."""
 
     load_ms: float
@@ -177,11 +179,11 @@ class Loaded(Protocol):
         """Let go of it."""
 
 
-Open = Callable[[], Loaded]
+Open = Callable[[], LoadedSession]
 
 
 @dataclass(slots=True)
-class Side:
+class ModelTimes:
     """What was seen of one model: an entry per session."""
 
     loads: list[float] = field(default_factory=list)  # ms
@@ -192,11 +194,11 @@ class Side:
 
 
 @dataclass(slots=True)
-class Measured:
+class Measurement:
     """Times of a pair, and how they were come by."""
 
     design: Design  # as it was carried out
-    sides: tuple[Side, Side] = field(default_factory=lambda: (Side(), Side()))
+    sides: tuple[ModelTimes, ModelTimes] = field(default_factory=lambda: (ModelTimes(), ModelTimes()))
     blocks: list[Block] = field(default_factory=list)  # discarded ones too
     samples: list[Samples] = field(default_factory=list)  # of the blocks that count
     aa: list[float] = field(default_factory=list)  # log-ratios of the same model beside itself
@@ -223,7 +225,7 @@ _SUBMITS = 20
 _FIRST, _SECOND = 0, 1
 
 
-class Duet:
+class InterleavedBench:
     """One measurement of a pair.
 
     Parameters
@@ -258,12 +260,12 @@ class Duet:
         self.rng = random.Random(design.seed)  # noqa: S311  (an order of runs, no secret)
         self.first = self.rng.randrange(2)
         self.begun = clock()
-        self.found = Measured(design)
+        self.found = Measurement(design)
         self.session_seconds = 0.0  # the longest that loading and warming both up took
 
-    def measure(self) -> Measured:
+    def measure(self) -> Measurement:
         """The control, the sessions that were planned, and more until the interval is narrow enough."""
-        with no_collection():
+        with pause_garbage_collection():
             self._control()
             self._loads()
             self._plan()
@@ -280,7 +282,7 @@ class Duet:
     def _left(self) -> float:
         return self.design.max_time - self._elapsed()
 
-    def _open(self, which: int, side: Side | None, stage: str) -> tuple[Loaded, float]:
+    def _open(self, which: int, side: ModelTimes | None, stage: str) -> tuple[LoadedSession, float]:
         """Load and warm up one model; the time of a run at the end of it in ms."""
         self.say(f"{stage}, load {'AB'[which]}")
         model = self.opens[which]()
@@ -298,7 +300,7 @@ class Duet:
         """
         begun = self._elapsed()
         model, run_ms = self._open(_FIRST, None, "A/A control")
-        self.found.repeat = repeats(run_ms)
+        self.found.repeat = count_repeats(run_ms)
         self.pair_seconds = 2e-3 * run_ms * self.found.repeat
         # A disturbance of a few milliseconds must not fill a block.
         self.design = replace(self.design, pairs=max(self.design.pairs, math.ceil(_BLOCK_SECONDS / self.pair_seconds)))
@@ -333,12 +335,12 @@ class Duet:
                 break
 
     @staticmethod
-    def _note(side: Side, model: Loaded) -> None:
+    def _note(side: ModelTimes, model: LoadedSession) -> None:
         side.loads.append(model.load_ms)
         side.firsts.append(model.first_run_ms)
 
     def _plan(self) -> None:
-        fitted = fit(self.design, self.pair_seconds, self.session_seconds, self._left())
+        fitted = fit_design(self.design, self.pair_seconds, self.session_seconds, self._left())
         asked = self.found.design
         if (fitted.sessions, fitted.blocks) != (asked.sessions, asked.blocks) or fitted.pairs < asked.pairs:
             self.found.warnings.append(
@@ -357,7 +359,7 @@ class Duet:
         runs = opened[_FIRST].run, opened[_SECOND].run
         if session == 0:
             fastest = min(side.warm_ups[0].run_ms for side in self.found.sides)
-            self.found.repeat = repeats(fastest)
+            self.found.repeat = count_repeats(fastest)
         for k in range(blocks):
             self.say(f"{stage}, block {k + 1} of {blocks}")
             self._block(session, runs)
@@ -369,7 +371,7 @@ class Duet:
 
     def _block(self, session: int, runs: tuple[Run, Run]) -> None:
         for attempt in range(_RETRIES + 1):
-            samples, detail = watched(lambda count: self._take(runs, count), self.design.pairs, self.read)
+            samples, detail = time_with_clock(lambda count: self._take(runs, count), self.design.pairs, self.read)
             if detail.get("unsteady") and attempt < _RETRIES:
                 detail["discarded"] = True
             block = Block(session, samples.log_ratio, median(samples.a), median(samples.b), **detail)
@@ -379,7 +381,7 @@ class Duet:
                 return
 
     def _take(self, runs: tuple[Run, Run], count: int) -> Samples:
-        return take(runs, orders(self.rng, count), self.found.repeat, self.clock, self.before)
+        return time_pairs(runs, draw_orders(self.rng, count), self.found.repeat, self.clock, self.before)
 
     def _extend(self) -> None:
         """More sessions for as long as the interval is too wide: its width decides, never where it lies."""
@@ -394,21 +396,21 @@ class Duet:
         needed = self.session_seconds + EXTENSION * self.design.pairs * self.pair_seconds
         reasons = {
             "quick": self.design.quick,
-            "narrow": narrow([b.log_ratio for b in counted], [b.session for b in counted], self.design),
+            "narrow": is_narrow([b.log_ratio for b in counted], [b.session for b in counted], self.design),
             "most blocks": len(counted) + EXTENSION > MOST_BLOCKS,
-            "noise": not steady(self.found.aa, self.design),  # what could still be measured would decide nothing
+            "noise": not is_steady(self.found.aa, self.design),  # what could still be measured would decide nothing
             "time": self._left() < needed,
         }
         self.found.stopped = next((why for why, holds in reasons.items() if holds), "")
         return bool(self.found.stopped)
 
 
-def narrow(log_ratios: Sequence[float], sessions: Sequence[int], design: Design) -> bool:
+def is_narrow(log_ratios: Sequence[float], sessions: Sequence[int], design: Design) -> bool:
     """Whether the interval is narrow enough to stop, wherever it lies."""
-    return interval(log_ratios, sessions, design.alpha).half_width <= design.enough
+    return estimate_interval(log_ratios, sessions, design.alpha).half_width <= design.enough
 
 
-def steady(aa: Sequence[float], design: Design) -> bool:
+def is_steady(aa: Sequence[float], design: Design) -> bool:
     """Whether the same model beside itself shows no difference, narrowly enough to see the margin."""
-    control, limit = interval(aa, range(len(aa)), design.alpha), math.log1p(design.margin)
+    control, limit = estimate_interval(aa, range(len(aa)), design.alpha), math.log1p(design.margin)
     return abs(control.theta) <= limit / 2 and control.half_width <= limit

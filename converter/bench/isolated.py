@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from converter.bench.design import AA_BLOCKS, Design
-from converter.bench.interleaved import Clock, Measured, Samples
+from converter.bench.interleaved import Clock, Measurement, Samples
 from converter.errors import BiasoptError, DataError
 from converter.records import Block
 from converter.runtime.timing import Deployment
@@ -25,10 +25,12 @@ from converter.runtime.timing import Deployment
 _ROOT = Path(__file__).resolve().parents[2]
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from converter.bench.worker import main; main()"
 
-Ask = Callable[..., dict[str, Any]]
+WorkerCall = Callable[..., dict[str, Any]]
 
 
-def asker(model: Path, external_dir: Path | None, how: Deployment, feeds: Path, timeout: float) -> Ask:
+def make_worker_call(
+    model: Path, external_dir: Path | None, how: Deployment, feeds: Path, timeout: float
+) -> WorkerCall:
     """Give a function that starts the process for one model and returns what it says.
 
     Raises (when called)
@@ -47,12 +49,12 @@ def asker(model: Path, external_dir: Path | None, how: Deployment, feeds: Path, 
             "warm_up": list(warm_up),
             "repeat": repeat,
         }
-        return _start(asked, timeout)
+        return _run_worker(asked, timeout)
 
     return ask
 
 
-def _start(asked: dict[str, Any], timeout: float) -> dict[str, Any]:
+def _run_worker(asked: dict[str, Any], timeout: float) -> dict[str, Any]:
     # -P: what lies in the working directory is not imported.
     command = [sys.executable, "-P", "-c", _START, str(_ROOT)]
     try:
@@ -70,7 +72,7 @@ def _start(asked: dict[str, Any], timeout: float) -> dict[str, Any]:
 _SECONDS = 1e9
 
 
-class Alternate:
+class IsolatedBench:
     """One measurement of a pair, process by process.
 
     Parameters
@@ -80,14 +82,19 @@ class Alternate:
     """
 
     def __init__(
-        self, asks: tuple[Ask, Ask], design: Design, *, clock: Clock, say: Callable[[str], None] = lambda stage: None
+        self,
+        asks: tuple[WorkerCall, WorkerCall],
+        design: Design,
+        *,
+        clock: Clock,
+        say: Callable[[str], None] = lambda stage: None,
     ) -> None:
         self.asks, self.design, self.clock, self.say = asks, design, clock, say
         self.rng = random.Random(design.seed)  # noqa: S311
         self.begun = clock()
-        self.found = Measured(design, mode="two processes")
+        self.found = Measurement(design, mode="two processes")
 
-    def measure(self) -> Measured:
+    def measure(self) -> Measurement:
         """The control, then blocks until there are enough, or no time for another."""
         longest = 0.0
         for k in range(AA_BLOCKS + self.design.total):

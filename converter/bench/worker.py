@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from converter.bench.interleaved import no_collection, repeats, take, warm_up
+from converter.bench.interleaved import count_repeats, pause_garbage_collection, time_pairs, warm_up
 from converter.errors import BiasoptError
 from converter.runtime.timing import Deployment, TimedSession
 
@@ -26,38 +26,38 @@ def main() -> None:
     """Do what stdin asks for."""
     asked = json.load(sys.stdin)
     try:
-        said: dict[str, Any] = work(asked)
+        said: dict[str, Any] = run_request(asked)
     except BiasoptError as exc:
         said = {"error": str(exc)}
     sys.stdout.write(json.dumps(said))
 
 
-def work(asked: dict[str, Any]) -> dict[str, Any]:
+def run_request(asked: dict[str, Any]) -> dict[str, Any]:
     """Load, run a few times, and say how much memory there was at most; with ``samples``, time that many."""
     how = asked["how"]
     how["custom_ops"] = Path(how["custom_ops"]) if how["custom_ops"] else None
     folder = Path(asked["external_dir"]) if asked["external_dir"] else None
     path = Path(asked["model"])
     model = TimedSession(path if folder is None else path.read_bytes(), Deployment(**how), folder)
-    model.bind(unpack(Path(asked["feeds"])))
+    model.bind(read_feeds(Path(asked["feeds"])))
     for _ in range(_RUNS):
         model.run()
-    said = {"load_ms": model.load_ms, "first_run_ms": model.first_run_ms, "peak_bytes": peak_bytes()}
+    said = {"load_ms": model.load_ms, "first_run_ms": model.first_run_ms, "peak_bytes": find_peak_bytes()}
     if asked["samples"]:
-        said |= _timed(model, asked)
+        said |= _time_runs(model, asked)
     return said
 
 
-def _timed(model: TimedSession, asked: dict[str, Any]) -> dict[str, Any]:
-    with no_collection():
+def _time_runs(model: TimedSession, asked: dict[str, Any]) -> dict[str, Any]:
+    with pause_garbage_collection():
         least, most = asked["warm_up"]
         warm = warm_up(model.run, perf_counter_ns, least, most, extra=3 * bool(model.how.cuda_graph))
-        repeat = asked["repeat"] or repeats(warm.run_ms)
-        samples = take((model.run, lambda: None), [0] * asked["samples"], repeat, perf_counter_ns)
+        repeat = asked["repeat"] or count_repeats(warm.run_ms)
+        samples = time_pairs((model.run, lambda: None), [0] * asked["samples"], repeat, perf_counter_ns)
     return {"samples": samples.a, "repeat": repeat, "settled": warm.settled, "run_ms": warm.run_ms}
 
 
-def peak_bytes() -> int | None:
+def find_peak_bytes() -> int | None:
     """The most memory that this process held in RAM so far; None where the system does not say."""
     try:
         with Path("/proc/self/status").open(encoding="ascii", errors="replace") as status:
@@ -66,12 +66,12 @@ def peak_bytes() -> int | None:
                     return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return _without_proc()
+    return _find_peak_without_proc()
 
 
-def _without_proc() -> int | None:
+def _find_peak_without_proc() -> int | None:
     if sys.platform == "win32":
-        return _windows()
+        return _find_peak_on_windows()
     try:
         import resource
     except ImportError:
@@ -80,7 +80,7 @@ def _without_proc() -> int | None:
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024  # bytes there, kilobytes elsewhere
 
 
-def _windows() -> int | None:
+def _find_peak_on_windows() -> int | None:
     """GetProcessMemoryInfo's PeakWorkingSetSize (PROCESS_MEMORY_COUNTERS of psapi.h)."""
     import ctypes
 
@@ -99,7 +99,7 @@ def _windows() -> int | None:
     return int(counters.peak) if done else None
 
 
-def pack(feeds: dict[str, Any], path: Path) -> None:
+def write_feeds(feeds: dict[str, Any], path: Path) -> None:
     """Write inputs to a file; types that numpy lacks go as their bytes, with their names."""
     arrays = {name: np.ascontiguousarray(value) for name, value in feeds.items()}
     kinds = {name: str(value.dtype) for name, value in arrays.items() if value.dtype.kind == "V"}
@@ -110,8 +110,8 @@ def pack(feeds: dict[str, Any], path: Path) -> None:
     np.savez(path, names=np.array(json.dumps([list(arrays), kinds])), **numbered)  # type: ignore[arg-type]
 
 
-def unpack(path: Path) -> dict[str, Any]:
-    """Read what `pack` wrote."""
+def read_feeds(path: Path) -> dict[str, Any]:
+    """Read what `write_feeds` wrote."""
     with np.load(path, allow_pickle=False) as found:
         names, kinds = json.loads(str(found["names"]))
         values = {name: found[f"value{k}"] for k, name in enumerate(names)}

@@ -44,14 +44,14 @@ def measure_latency(
         An option is none of those above.
     """
     from converter.bench.compare import Request, compare
-    from converter.bench.design import Design, parse
+    from converter.bench.design import Design, parse_gate
     from converter.referee.proto.source import LoadedModel
     from converter.runtime.timing import Deployment
 
     asked = merged(BenchOptions, options, keywords)
     plan = {name: getattr(asked, name) for name in ("sessions", "blocks", "pairs", "max_time")}
     chosen: dict[str, Any] = {name: value for name, value in plan.items() if value is not None}
-    chosen |= {"gate": parse(asked.gate), "margin": asked.margin, "alpha": asked.alpha, "seed": asked.seed}
+    chosen |= {"gate": parse_gate(asked.gate), "margin": asked.margin, "alpha": asked.alpha, "seed": asked.seed}
     chosen["advice"] = asked.advice
     how = Deployment(
         provider=asked.provider,

@@ -275,9 +275,9 @@ def parse_lint_codes(value: str | None) -> frozenset[str]:
 
 
 def _parse_gate(value: str) -> str:
-    from converter.bench.design import gate
+    from converter.bench.design import normalize_gate
 
-    return gate(value)
+    return normalize_gate(value)
 
 
 def _parse_study_blocks(values: Sequence[str]) -> Sequence[str]:

@@ -86,13 +86,13 @@ def run_study(dataset: str = "digits", options: StudyOptions | None = None, **ke
 
 def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) -> int:
     """The command: train, report, and return the exit code."""
-    from converter.runtime.session import available_cores
+    from converter.runtime.session import count_cores
     from converter.study import saved
 
     saved.check(ending.formats)
     ending.prepare()  # both before the work that the reports tell of
     with terminal.progress(quiet=ending.quiet) as progress:
-        side_by_side = jobs or (2 if given["device"] == "cuda" else available_cores())  # one GPU feeds few
+        side_by_side = jobs or (2 if given["device"] == "cuda" else count_cores())  # one GPU feeds few
         result = run_study(jobs=side_by_side, progress=progress, **given)
     document = result.document(argv)
     saved.save(document, ending.folder, ending.formats)

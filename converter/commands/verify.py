@@ -83,11 +83,11 @@ def memory_limit(asked: int | None) -> int | None:
     What is asked for bounds a float64 run alone: onnxruntime holds its own copies of both models beside it, and the
     libraries a few hundred megabytes.
     """
-    from converter.runtime.machine import free_bytes
+    from converter.runtime.machine import find_free_bytes
 
     if asked is not None:
         return 2 * asked + (1 << 30)
-    free = free_bytes()
+    free = find_free_bytes()
     return None if free is None else free * 9 // 10
 
 

@@ -136,18 +136,18 @@ def _latency(latency: Latency, limits: Limits) -> Latency:
     if limits.latency_margin is None and limits.alpha is None:
         return latency
     from converter.bench import design as gates
-    from converter.stats import interval
+    from converter.stats import estimate_interval
 
     margin = latency.margin if limits.latency_margin is None else limits.latency_margin
     low, high = math.log(latency.low) if latency.low > 0 else -math.inf, math.log(latency.high)
     counted = [block for block in latency.blocks if not block.discarded]
     if limits.alpha is not None and len(counted) > 1:
-        found = interval([b.log_ratio for b in counted], [b.session for b in counted], limits.alpha)
+        found = estimate_interval([b.log_ratio for b in counted], [b.session for b in counted], limits.alpha)
         low, high = found.low, found.high
-    gate = gates.parse(latency.gate)
+    gate = gates.parse_gate(latency.gate)
     noise = _noise(latency, margin)
-    sure = gates.beyond(low, high, noise)
-    outcome, verdict = gates.outcome(*sure, margin, gate), gates.answer(*sure, margin, gate)
+    sure = gates.widen_interval(low, high, noise)
+    outcome, verdict = gates.conclude_outcome(*sure, margin, gate), gates.judge_gate(*sure, margin, gate)
     why = f"{latency.ratio:.3f}x [{math.exp(low):.3f}, {math.exp(min(high, 700.0)):.3f}], margin {100 * margin:g} %"
     if noise and verdict is Verdict.INCONCLUSIVE:
         outcome, why = "INCONCLUSIVE", f"{why}: machine too noisy for this margin"

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from converter.runtime.session import Port, Session, available_cores
+from converter.runtime.session import Port, Session, count_cores
 
-__all__ = ["Port", "Session", "available_cores"]
+__all__ = ["Port", "Session", "count_cores"]

@@ -15,8 +15,8 @@ from typing import Any
 
 from converter._version import __version__
 from converter.records import Environment
-from converter.runtime.providers import distributions, gpu_facts, onnxruntime
-from converter.runtime.session import available_cores
+from converter.runtime.providers import describe_gpu, import_onnxruntime, list_distributions
+from converter.runtime.session import count_cores
 
 # What slows a GPU down against its will; idle, clocks that the user set and a display's clocks are none of it.
 # Source: NVML API reference, nvmlClocksEventReasons.
@@ -44,38 +44,38 @@ class Reading:
         return tuple(name for bit, name in THROTTLES.items() if self.reasons & bit)
 
 
-def clock_reader(device_id: int = 0) -> Callable[[], Reading] | None:
+def make_clock_reader(device_id: int = 0) -> Callable[[], Reading] | None:
     """Give a function that reads the clock now; None where it cannot be read."""
-    for make in (_by_library, _by_tool):
+    for make in (_read_by_library, _read_by_tool):
         with suppress(Exception):  # no library, no tool, no driver, no GPU, no right to ask: all the same here
-            read = make(visible(device_id))
+            read = make(find_visible_device(device_id))
             read()
             return read
     return None
 
 
-def visible(device_id: int) -> str:
+def find_visible_device(device_id: int) -> str:
     """Which GPU of the machine CUDA means by a number: its index, or its uuid."""
     listed = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
     return listed[device_id] if device_id < len(listed) else str(device_id)
 
 
-def _by_library(device: str) -> Callable[[], Reading]:
+def _read_by_library(device: str) -> Callable[[], Reading]:
     import pynvml
 
     pynvml.nvmlInit()
     by_index = device.isdigit()
-    handle: Any = pynvml.nvmlDeviceGetHandleByIndex(int(device)) if by_index else _by_uuid(pynvml, device)
+    handle: Any = pynvml.nvmlDeviceGetHandleByIndex(int(device)) if by_index else _find_by_uuid(pynvml, device)
     reasons = getattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
     reasons = reasons or pynvml.nvmlDeviceGetCurrentClocksThrottleReasons
     return lambda: Reading(float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)), int(reasons(handle)))
 
 
-def _by_uuid(pynvml: Any, uuid: str) -> Any:
+def _find_by_uuid(pynvml: Any, uuid: str) -> Any:
     return pynvml.nvmlDeviceGetHandleByUUID(uuid)
 
 
-def _by_tool(device: str) -> Callable[[], Reading]:
+def _read_by_tool(device: str) -> Callable[[], Reading]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         raise FileNotFoundError("nvidia-smi")
@@ -94,12 +94,12 @@ def _ask(tool: str, query: str, device: str) -> Reading | None:
     command = [tool, f"--id={device}", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
-        return parse(done.stdout)
+        return parse_reading(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
 
 
-def parse(line: str) -> Reading:
+def parse_reading(line: str) -> Reading:
     """One line of nvidia-smi: ``1980, 0x0000000000000004``.
 
     Raises
@@ -111,7 +111,7 @@ def parse(line: str) -> Reading:
     return Reading(float(clock), int(reasons, 16))
 
 
-def environment(
+def describe_environment(
     provider: str = "cpu",
     *,
     providers: tuple[str, ...] = (),
@@ -120,28 +120,28 @@ def environment(
 ) -> Environment:
     """Versions, machine and provider; the GPU only where one was asked for."""
     return Environment(
-        versions=_versions(),
-        ort_dists=distributions(),
-        machine=_machine(),
+        versions=_list_versions(),
+        ort_dists=list_distributions(),
+        machine=_describe_machine(),
         provider_requested=provider,
         providers_active=providers,
         provider_options=dict(options or {}),
         nodes_by_ep=dict(nodes or {}),
-        gpu=gpu_facts() if provider != "cpu" else {},
+        gpu=describe_gpu() if provider != "cpu" else {},
     )
 
 
-def _versions() -> dict[str, str]:
+def _list_versions() -> dict[str, str]:
     found = {"biasopt": __version__, "python": platform.python_version()}
     for name in ("onnx", "numpy"):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    found["onnxruntime"] = str(onnxruntime().__version__)
+    found["onnxruntime"] = str(import_onnxruntime().__version__)
     return found
 
 
-def _machine() -> dict[str, Any]:
-    found: dict[str, Any] = {"os": platform.platform(terse=True), "cpu": _cpu(), "cores": available_cores()}
+def _describe_machine() -> dict[str, Any]:
+    found: dict[str, Any] = {"os": platform.platform(terse=True), "cpu": _find_cpu_name(), "cores": count_cores()}
     with suppress(OSError, ValueError, AttributeError):
         found["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if value := os.environ.get("NVIDIA_TF32_OVERRIDE"):  # rules over every option, for the whole process
@@ -149,7 +149,7 @@ def _machine() -> dict[str, Any]:
     return found
 
 
-def _cpu() -> str:
+def _find_cpu_name() -> str:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -157,7 +157,7 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def free_bytes() -> int | None:
+def find_free_bytes() -> int | None:
     """Memory that can be had without swapping, in bytes; None where the system does not say. Source: /proc/meminfo."""
     with suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():

@@ -28,7 +28,7 @@ _PROBE = bytes.fromhex(
 )
 
 
-def probe(provider: str, options: Mapping[str, str] | None = None) -> None:
+def probe_provider(provider: str, options: Mapping[str, str] | None = None) -> None:
     """Have a session on the provider, of the smallest model.
 
     Raises
@@ -55,12 +55,12 @@ class Placement:
         return [f"{node} ({op}) on {where}" for where, op, node in self.heavy if where != wanted]
 
 
-def placement(model: bytes | Path, provider: str, feeds: Mapping[str, Any], **session: Any) -> Placement:
+def find_placement(model: bytes | Path, provider: str, feeds: Mapping[str, Any], **session: Any) -> Placement:
     """Run ``model`` once in a session of its own, profiled into a folder that is gone afterwards."""
-    return placement_and_run(model, provider, feeds, **session)[0]
+    return run_with_placement(model, provider, feeds, **session)[0]
 
 
-def placement_and_run(
+def run_with_placement(
     model: bytes | Path, provider: str, feeds: Mapping[str, Any], **session: Any
 ) -> tuple[Placement, dict[str, Any]]:
     """The same, with the outputs of that run."""
@@ -98,7 +98,7 @@ def read_profile(path: Path) -> Placement:
     return Placement(dict(counts.most_common()), tuple(heavy))
 
 
-def prove(found: Placement, provider: str, label: str) -> None:
+def prove_placement(found: Placement, provider: str, label: str) -> None:
     """Refuse a run whose arithmetic was done elsewhere.
 
     Raises

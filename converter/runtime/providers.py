@@ -28,7 +28,7 @@ SILENT = 4  # onnxruntime's severity "fatal"
 _QUERY = ("name", "uuid", "driver_version")
 
 
-def one_line(exc: BaseException) -> str:
+def format_error(exc: BaseException) -> str:
     """The error's text on one line, without onnxruntime's codes and source paths."""
     text = " ".join(str(exc).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
@@ -40,12 +40,17 @@ def one_line(exc: BaseException) -> str:
     return text[:300] or type(exc).__name__
 
 
-def onnxruntime() -> ModuleType:
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Whether onnxruntime gave up for want of memory; it has no code for that, so that its own words must tell."""
+    return re.search("out of memory|failed to allocate", str(exc), re.IGNORECASE) is not None
+
+
+def import_onnxruntime() -> ModuleType:
     """The package, told to be silent."""
     try:
         import onnxruntime as ort
     except ImportError as exc:
-        raise RuntimeUnavailable(f"onnxruntime cannot be imported ({one_line(exc)}); install it to verify") from exc
+        raise RuntimeUnavailable(f"onnxruntime cannot be imported ({format_error(exc)}); install it to verify") from exc
     ort.set_default_logger_severity(SILENT)
     return ort  # type: ignore[no-any-return]
 
@@ -60,7 +65,7 @@ def check_provider(provider: str, options: Mapping[str, str] | None = None) -> s
     """
     if provider not in PROVIDERS:
         raise RuntimeUnavailable(f"provider {provider!r} is unknown; use one of {', '.join(PROVIDERS)}")
-    wanted, ort = PROVIDERS[provider], onnxruntime()
+    wanted, ort = PROVIDERS[provider], import_onnxruntime()
     if wanted not in ort.get_available_providers():
         there = ", ".join(ort.get_available_providers())
         raise RuntimeUnavailable(
@@ -69,19 +74,19 @@ def check_provider(provider: str, options: Mapping[str, str] | None = None) -> s
     if provider == "cpu" and options:
         raise RuntimeUnavailable(f"provider 'cpu' takes no options; leave out {min(options)!r}, or name a provider")
     if provider != "cpu":
-        preload(ort)
+        preload_cuda(ort)
     return wanted
 
 
 _preloaded: list[str] = []  # what loading said; filled once per process
 
 
-def preload(ort: ModuleType) -> None:
+def preload_cuda(ort: ModuleType) -> None:
     """Load CUDA and cuDNN from pip's packages, so that ``pip install biasopt[cuda]`` is enough; only once."""
     load = getattr(ort, "preload_dlls", None)
     if _preloaded or load is None:
         return
-    with silenced() as said:
+    with silence() as said:
         try:
             load()
         except Exception as exc:  # a missing library is found out by the session, with the reason
@@ -90,14 +95,14 @@ def preload(ort: ModuleType) -> None:
 
 
 @contextlib.contextmanager
-def silenced() -> Iterator[io.StringIO]:
+def silence() -> Iterator[io.StringIO]:
     """Keep what a library prints off the user's terminal, where stdout is for data."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         yield said
 
 
-def provider_list(
+def list_providers(
     provider: str, options: Mapping[str, str] | None = None, *, strict: bool = True, alone: bool = True
 ) -> list[Any]:
     """What a session is given: the provider with its options, and those behind it unless ``alone``.
@@ -116,14 +121,14 @@ def provider_list(
     return [first] if alone else [first, *behind]
 
 
-def loading_said() -> str:
+def explain_loading() -> str:
     """Which of CUDA's libraries did not load, empty where all did or none was tried."""
     missing = list(dict.fromkeys(re.findall(r"Failed to load (\S+?):?(?: |$)", "".join(_preloaded))))
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return f"{', '.join(missing[:3])}{more} cannot be loaded" if missing else ""
 
 
-def distributions() -> tuple[str, ...]:
+def list_distributions() -> tuple[str, ...]:
     """Every installed distribution that brings an ``onnxruntime`` package: two of them overwrite each other."""
     found = set()
     for each in importlib.metadata.distributions():
@@ -133,15 +138,15 @@ def distributions() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def gpu_facts() -> dict[str, Any]:
+def describe_gpu() -> dict[str, Any]:
     """Name, uuid and driver of the first GPU, by NVIDIA's library or its tool; empty without either."""
     try:
-        return _by_library()
+        return _describe_by_library()
     except Exception:  # no library, no driver, no GPU: all the same here
-        return _by_tool()
+        return _describe_by_tool()
 
 
-def _by_library() -> dict[str, Any]:
+def _describe_by_library() -> dict[str, Any]:
     import pynvml
 
     pynvml.nvmlInit()
@@ -158,7 +163,7 @@ def _by_library() -> dict[str, Any]:
     return dict(zip(("name", "uuid", "driver"), texts, strict=True))
 
 
-def _by_tool() -> dict[str, Any]:
+def _describe_by_tool() -> dict[str, Any]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return {}

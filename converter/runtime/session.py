@@ -22,11 +22,11 @@ from converter.errors import DataError, ModelError, RuntimeUnavailable
 from converter.runtime.providers import (
     SILENT,
     check_provider,
-    loading_said,
-    one_line,
-    onnxruntime,
-    provider_list,
-    silenced,
+    explain_loading,
+    format_error,
+    import_onnxruntime,
+    list_providers,
+    silence,
 )
 
 Array = np.ndarray[Any, Any]
@@ -97,8 +97,8 @@ class Session:
     ) -> None:
         self._label = str(model) if isinstance(model, Path) else "model"
         wanted = check_provider(provider, options)
-        ort = onnxruntime()
-        settings = _options(ort, optimize, threads)
+        ort = import_onnxruntime()
+        settings = _make_options(ort, optimize, threads)
         if custom_ops is not None:
             _register(settings, custom_ops)
         if external_dir is not None and isinstance(model, bytes):
@@ -106,7 +106,7 @@ class Session:
         if profile is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(profile)
-        lists = [provider_list(provider, options, strict=strict, alone=alone) for alone in (True, False)]
+        lists = [list_providers(provider, options, strict=strict, alone=alone) for alone in (True, False)]
         self._session, self.alone = _create(ort, model, wanted, lists, settings, self._label)
         self.providers = tuple(self._session.get_providers())
         self.inputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_inputs())
@@ -129,7 +129,7 @@ class Session:
                 return self._run_values(feeds)
             results = self._session.run(None, dict(feeds))
         except Exception as exc:  # onnxruntime's errors have no common base of their own
-            raise DataError(f"{self._label}: onnxruntime could not run it: {one_line(exc)}") from exc
+            raise DataError(f"{self._label}: onnxruntime could not run it: {format_error(exc)}") from exc
         return dict(zip((p.name for p in self.outputs), results, strict=True))
 
     def _run_values(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class Session:
         return {p.name: _from_value(v, p.type) for p, v in zip(self.outputs, results, strict=True)}
 
 
-def available_cores() -> int:
+def count_cores() -> int:
     """The cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -148,12 +148,12 @@ def available_cores() -> int:
 _LEVELS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "off": "ORT_DISABLE_ALL"}
 
 
-def _options(ort: ModuleType, optimize: bool | str, threads: int | None) -> Any:
+def _make_options(ort: ModuleType, optimize: bool | str, threads: int | None) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
     level = optimize if isinstance(optimize, str) else "all" if optimize else "off"
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
-    options.intra_op_num_threads = threads or available_cores()
+    options.intra_op_num_threads = threads or count_cores()
     options.inter_op_num_threads = 1
     # Memory goes back as soon as a tensor dies; an arena would keep the largest sum ever reached.
     options.enable_cpu_mem_arena = False
@@ -166,7 +166,7 @@ def _register(options: Any, library: Path) -> None:
     try:
         options.register_custom_ops_library(str(library))
     except Exception as exc:
-        raise RuntimeUnavailable(f"{library}: not a custom operator library: {one_line(exc)}") from exc
+        raise RuntimeUnavailable(f"{library}: not a custom operator library: {format_error(exc)}") from exc
 
 
 def _create(
@@ -174,38 +174,38 @@ def _create(
 ) -> tuple[Any, bool]:
     """The session, and whether the provider runs all of it; ``lists`` are without and with providers behind it."""
     if len(lists[1]) == 1:
-        return _session(ort, model, lists[0], options, label), True
+        return _make_session(ort, model, lists[0], options, label), True
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     alone = True
     try:
-        session = _session(ort, model, lists[0], options, label)
+        session = _make_session(ort, model, lists[0], options, label)
     except ModelError:
         # Shape arithmetic belongs on the CPU: allow that, but only behind a provider that did load.
         alone = False
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
-        session = _session(ort, model, lists[1], options, label)
+        session = _make_session(ort, model, lists[1], options, label)
     if session.get_providers()[:1] != [wanted]:
         there = ", ".join(session.get_providers())
-        said = loading_said() or "its libraries do not load"
+        said = explain_loading() or "its libraries do not load"
         raise RuntimeUnavailable(f"asked for {wanted}, got {there}: {said}; install biasopt[cuda], or ask for the cpu")
     return session, alone
 
 
-def _session(ort: ModuleType, model: bytes | Path, providers: Sequence[Any], options: Any, label: str) -> Any:
+def _make_session(ort: ModuleType, model: bytes | Path, providers: Sequence[Any], options: Any, label: str) -> Any:
     source = str(model) if isinstance(model, Path) else model
     try:
         # It prints what it falls back to, on stdout; whether it did is found out from the session itself.
-        with warnings.catch_warnings(), silenced():
+        with warnings.catch_warnings(), silence():
             warnings.simplefilter("ignore")
             session = ort.InferenceSession(source, options, providers=list(providers))
     except Exception as exc:
-        raise ModelError(f"{label}: onnxruntime cannot load it: {one_line(exc)}") from exc
+        raise ModelError(f"{label}: onnxruntime cannot load it: {format_error(exc)}") from exc
     session.disable_fallback()
     return session
 
 
 def _to_value(value: Any, kind: str) -> Any:
-    ort = onnxruntime()
+    ort = import_onnxruntime()
     if kind not in _FOREIGN:
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
     code, dtype, raw = _FOREIGN[kind]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from converter.errors import DataError, RuntimeUnavailable
-from converter.runtime.providers import SILENT, check_provider, one_line, onnxruntime, provider_list
+from converter.runtime.providers import SILENT, check_provider, format_error, import_onnxruntime, list_providers
 
 # Package-private: how a session is made, strictly, is decided in one place.
-from converter.runtime.session import _FOREIGN, _LEVELS, Port, _create, _register, available_cores
+from converter.runtime.session import _FOREIGN, _LEVELS, Port, _create, _register, count_cores
 
 Array = np.ndarray[Any, Any]
 
@@ -91,11 +91,11 @@ class TimedSession:
         self._label = str(model) if isinstance(model, Path) else "model"
         self.how = how
         options = how.provider_options()
-        wanted, ort = check_provider(how.provider, options), onnxruntime()
-        settings = _settings(ort, how)
+        wanted, ort = check_provider(how.provider, options), import_onnxruntime()
+        settings = _make_options(ort, how)
         if external_dir is not None and isinstance(model, bytes):
             settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(external_dir))
-        lists = [provider_list(how.provider, options, strict=False, alone=alone) for alone in (True, False)]
+        lists = [list_providers(how.provider, options, strict=False, alone=alone) for alone in (True, False)]
         begun = time.perf_counter_ns()
         self._session, self.alone = _create(ort, model, wanted, lists, settings, self._label)
         self.load_ms = (time.perf_counter_ns() - begun) / 1e6
@@ -125,7 +125,7 @@ class TimedSession:
             self.first_run_ms = self._first(fixed=True)
         except Exception as exc:  # onnxruntime's errors have no common base of their own
             if self.how.cuda_graph:
-                raise DataError(f"{self._label}: cannot be run as a CUDA graph: {one_line(exc)}") from exc
+                raise DataError(f"{self._label}: cannot be run as a CUDA graph: {format_error(exc)}") from exc
             self._first_unfixed()
 
     def _first_unfixed(self) -> None:
@@ -134,7 +134,7 @@ class TimedSession:
             self.first_run_ms = self._first(fixed=False)
             self.run = self._rebound
         except Exception as exc:
-            raise DataError(f"{self._label}: onnxruntime could not run it: {one_line(exc)}") from exc
+            raise DataError(f"{self._label}: onnxruntime could not run it: {format_error(exc)}") from exc
 
     def _place(self, feeds: Mapping[str, Any]) -> None:
         missing = [p.name for p in self.inputs if p.name not in feeds]
@@ -144,10 +144,10 @@ class TimedSession:
         try:
             self._values = {p.name: self._resident(self._arrays[p.name], p.type) for p in self.inputs}
         except Exception as exc:
-            raise DataError(f"{self._label}: its inputs cannot be placed: {one_line(exc)}") from exc
+            raise DataError(f"{self._label}: its inputs cannot be placed: {format_error(exc)}") from exc
 
     def _resident(self, value: Array, kind: str) -> Any:
-        ort = onnxruntime()
+        ort = import_onnxruntime()
         if kind in _FOREIGN:  # made on the CPU only; onnxruntime copies it to where it is read
             code, dtype, raw = _FOREIGN[kind]
             return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value.astype(dtype, copy=False).view(raw), code)
@@ -167,7 +167,7 @@ class TimedSession:
             self._binding.bind_ortvalue_input(port.name, self._values[port.name])
         for port in self.outputs:
             if fixed and _is_fixed(port):
-                value = onnxruntime().OrtValue.ortvalue_from_shape_and_type(
+                value = import_onnxruntime().OrtValue.ortvalue_from_shape_and_type(
                     list(port.shape), _ELEMENTS[port.type], *self._device
                 )
                 self._values[f"output {port.name}"] = value
@@ -194,7 +194,7 @@ class TimedSession:
 
     def submit_ms(self) -> tuple[float, float]:
         """Time of one run until its kernels are queued, and until they are done, in ms; the same on the CPU."""
-        options = onnxruntime().RunOptions()
+        options = import_onnxruntime().RunOptions()
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         begun = time.perf_counter_ns()
         self._session.run_with_iobinding(self._binding, options)
@@ -209,7 +209,7 @@ class TimedSession:
         self._values.clear()
 
 
-def flusher(how: Deployment) -> Callable[[], None]:
+def make_flusher(how: Deployment) -> Callable[[], None]:
     """Give a function that drives the model out of the caches, by writing a buffer larger than they are."""
     if how.provider == "cpu":
         buffer = np.zeros(_CPU_CACHE, np.uint8)
@@ -219,7 +219,7 @@ def flusher(how: Deployment) -> Callable[[], None]:
 
         return flush
     content = np.zeros(_GPU_CACHE, np.uint8)
-    value = onnxruntime().OrtValue.ortvalue_from_numpy(content, *how.device)
+    value = import_onnxruntime().OrtValue.ortvalue_from_numpy(content, *how.device)
     return lambda: value.update_inplace(content)
 
 
@@ -227,12 +227,12 @@ def _is_fixed(port: Port) -> bool:
     return port.type in _ELEMENTS and all(isinstance(dim, int) for dim in port.shape)
 
 
-def _settings(ort: Any, how: Deployment) -> Any:
+def _make_options(ort: Any, how: Deployment) -> Any:
     """Settings of a session as deployed: onnxruntime's own, but for what a duet needs."""
     settings = ort.SessionOptions()
     settings.log_severity_level = SILENT
     settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[how.level])
-    settings.intra_op_num_threads = how.threads or available_cores()
+    settings.intra_op_num_threads = how.threads or count_cores()
     # Threads that spin after a run would take the cores from the other model's: measured on 2 cores, that alone
     # doubles MobileNetV2's time.
     settings.add_session_config_entry("session.force_spinning_stop", "1")

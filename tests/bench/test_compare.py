@@ -17,7 +17,7 @@ import cli
 import converter
 from converter.bench.compare import Bench, Request
 from converter.bench.design import Design
-from converter.bench.interleaved import Duet, Measured
+from converter.bench.interleaved import InterleavedBench, Measurement
 from converter.errors import DataError, ModelError, RuntimeUnavailable
 from converter.records import Latency, Verdict
 from converter.referee.proto.source import LoadedModel
@@ -46,10 +46,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setattr(Bench, "_peaks", lambda self: (100, 90))
 
     def tell(ratio: float = 1.0, off: float = 1.0, **noise: float) -> None:
-        def duet(_: Bench, how: Deployment, design: Design) -> Measured:
+        def duet(_: Bench, how: Deployment, design: Design) -> Measurement:
             told = Machine(**({"noise": 0.002} | noise))  # type: ignore[arg-type]
             opens = told.pair(off if how.level == "off" else ratio)
-            return Duet(opens, replace(design, sessions=3, blocks=2, pairs=6), clock=told.clock).measure()
+            return InterleavedBench(opens, replace(design, sessions=3, blocks=2, pairs=6), clock=told.clock).measure()
 
         monkeypatch.setattr(Bench, "_duet", duet)
 
@@ -143,22 +143,22 @@ def test_a_folder_of_external_data(pair: Pair, tmp_path: Path, machine: Callable
 def test_memory_too_small_for_both(pair: Pair, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     machine()
     called = []
-    monkeypatch.setattr("converter.bench.compare.free_bytes", lambda: 200)  # 100 + 90 are more than 80 % of it
+    monkeypatch.setattr("converter.bench.compare.find_free_bytes", lambda: 200)  # 100 + 90 are more than 80 % of it
     monkeypatch.setattr(Bench, "_alternate", lambda self, how, design: called.append(1) or self._duet(how, design))
     converter.measure_latency(*pair)
-    monkeypatch.setattr("converter.bench.compare.free_bytes", lambda: 300)
+    monkeypatch.setattr("converter.bench.compare.find_free_bytes", lambda: 300)
     converter.measure_latency(*pair)
     assert called == [1]
 
 
 def test_memory_of_the_gpu_too_small_for_both(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Bench, how: Deployment, design: Design) -> Measured:
+    def full(self: Bench, how: Deployment, design: Design) -> Measurement:
         raise ModelError("CUDA failure 2: out of memory")
 
     monkeypatch.setattr(Bench, "__init__", lambda self: None)
     monkeypatch.setattr(Bench, "_both_fit", lambda self: True)
     monkeypatch.setattr(Bench, "_duet", full)
-    monkeypatch.setattr(Bench, "_alternate", lambda self, how, design: Measured(design, mode="two processes"))
+    monkeypatch.setattr(Bench, "_alternate", lambda self, how, design: Measurement(design, mode="two processes"))
     bench = Bench()  # type: ignore[call-arg]
     assert bench._measured(Deployment("cuda"), Design()).mode == "two processes"
     with pytest.raises(ModelError):
@@ -171,7 +171,7 @@ def test_a_model_that_runs_elsewhere_has_no_time(monkeypatch: pytest.MonkeyPatch
     bench.request, bench.feeds, bench.models = Request(), {}, [(pair[0], None)]
     bench.sources = (LoadedModel.open(pair[0]), LoadedModel.open(pair[1]))
     found = Placement({"CPUExecutionProvider": 1}, (("CPUExecutionProvider", "Conv", "conv"),))
-    monkeypatch.setattr("converter.bench.compare.placement", lambda *_, **__: found)
+    monkeypatch.setattr("converter.bench.compare.find_placement", lambda *_, **__: found)
     assert bench._placement(0, Deployment()) is found
     with pytest.raises(RuntimeUnavailable, match="asked for CUDAExecutionProvider"):
         bench._placement(0, Deployment("cuda"))

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from converter.bench.design import AA_BLOCKS, MOST_BLOCKS, Design, parse
-from converter.bench.interleaved import Duet, Measured, Samples
+from converter.bench.design import AA_BLOCKS, MOST_BLOCKS, Design, parse_gate
+from converter.bench.interleaved import InterleavedBench, Measurement, Samples
 from converter.bench.judge import judge
 from converter.records import Latency, Verdict
 from converter.runtime.machine import Reading
@@ -18,8 +18,8 @@ from tests.bench.machine import Machine
 SMALL = Design(sessions=3, blocks=2, pairs=6, max_time=60.0)
 
 
-def measured(machine: Machine, design: Design = SMALL, ratio: float = 1.0, ms: float = 20.0, **more) -> Measured:
-    return Duet(machine.pair(ratio, ms), design, clock=machine.clock, **more).measure()
+def measured(machine: Machine, design: Design = SMALL, ratio: float = 1.0, ms: float = 20.0, **more) -> Measurement:
+    return InterleavedBench(machine.pair(ratio, ms), design, clock=machine.clock, **more).measure()
 
 
 def judged(machine: Machine, design: Design = SMALL, ratio: float = 1.0, ms: float = 20.0) -> Latency:
@@ -56,7 +56,7 @@ def test_the_control_comes_first_with_a_model_loaded_anew_for_each_block() -> No
 def test_a_control_that_takes_long_to_load_is_loaded_once() -> None:
     machine = Machine()
     opens = machine.opener("a", 20, load_ms=4000), machine.opener("b", 20)
-    found = Duet(opens, SMALL, clock=machine.clock).measure()
+    found = InterleavedBench(opens, SMALL, clock=machine.clock).measure()
     assert machine.loaded.index("b") <= 3  # two of A for the control
     assert len(found.aa) == AA_BLOCKS
     assert machine.closed == len(machine.loaded)
@@ -76,7 +76,7 @@ def test_the_control_takes_turns_in_which_of_the_two_is_the_first() -> None:
         model.kept = 0.01 * (len(machine.loaded) > 1)
         return model
 
-    found = Duet((later, opens[1]), SMALL, clock=machine.clock).measure()
+    found = InterleavedBench((later, opens[1]), SMALL, clock=machine.clock).measure()
     assert {round(x, 4) for x in found.aa} == {0.01, -0.01}
 
 
@@ -91,7 +91,7 @@ def test_sessions_take_turns_in_loading_first() -> None:
 def test_load_and_first_run_are_kept_apart_from_runs() -> None:
     machine = Machine()
     opens = machine.opener("a", 20, load_ms=5), machine.opener("b", 20, load_ms=8)
-    found = judge(Duet(opens, SMALL, clock=machine.clock).measure())
+    found = judge(InterleavedBench(opens, SMALL, clock=machine.clock).measure())
     assert (found.a.load_ms, found.b.load_ms, found.a.first_run_ms) == (5, 8, 40)
     assert found.design["load"]["ratio"] == pytest.approx(1.6)
     assert found.outcome == "NOT-SLOWER"
@@ -167,7 +167,7 @@ def test_what_the_control_shows_is_added_to_the_interval() -> None:
     said = judge(found)
     assert (said.outcome, said.verdict) == ("INCONCLUSIVE", Verdict.INCONCLUSIVE)
     assert "machine too noisy (A/A +10" in said.why
-    found.design = replace(found.design, gate=parse("none"))
+    found.design = replace(found.design, gate=parse_gate("none"))
     assert (judge(found).outcome, judge(found).verdict) == ("INCONCLUSIVE", Verdict.SKIPPED)
 
 
@@ -178,7 +178,7 @@ def test_a_beside_a_is_never_faster_or_slower(seed: int) -> None:
     assert found.outcome in ("NOT-SLOWER", "INCONCLUSIVE")
 
 
-def clocked(readings: Iterator[Reading]) -> Measured:
+def clocked(readings: Iterator[Reading]) -> Measurement:
     return measured(Machine(noise=0.001), replace(SMALL, sessions=1, blocks=2), read=lambda: next(readings))
 
 
@@ -266,5 +266,5 @@ def test_samples_are_interleaved_so_medians_are_of_neighbours() -> None:
     ],
 )
 def test_a_gate_that_asks_for_more_says_what_is_missing(ratio: float, said: str) -> None:
-    found = judged(Machine(noise=0.002), replace(SMALL, gate=parse("faster:5%")), ratio=ratio)
+    found = judged(Machine(noise=0.002), replace(SMALL, gate=parse_gate("faster:5%")), ratio=ratio)
     assert found.why.partition("]: ")[2].replace(" (by 2 % at most)", "") == said

@@ -16,10 +16,10 @@ import pytest
 from converter.bench import isolated as alone
 from converter.bench import worker as child
 from converter.bench.design import AA_BLOCKS, Design
-from converter.bench.isolated import Alternate, asker
+from converter.bench.isolated import IsolatedBench, make_worker_call
 from converter.bench.judge import judge
 from converter.errors import BiasoptError, DataError
-from converter.runtime.machine import free_bytes
+from converter.runtime.machine import find_free_bytes
 from converter.runtime.timing import Deployment
 from tests.bench import nets
 from tests.bench.machine import Machine
@@ -29,8 +29,8 @@ X = {"x": np.ones((1, 8), np.float32)}
 
 def test_a_process_says_what_its_model_takes(tmp_path: Path) -> None:
     path = nets.saved(nets.dense(), tmp_path / "m.onnx")
-    child.pack(X, tmp_path / "x.npz")
-    said = asker(path, None, Deployment(threads=1), tmp_path / "x.npz", 100)(3, (0.0, 0.1), 2)
+    child.write_feeds(X, tmp_path / "x.npz")
+    said = make_worker_call(path, None, Deployment(threads=1), tmp_path / "x.npz", 100)(3, (0.0, 0.1), 2)
     assert said["peak_bytes"] > 10_000_000
     assert said["load_ms"] > 0
     assert len(said["samples"]) == 3
@@ -39,9 +39,9 @@ def test_a_process_says_what_its_model_takes(tmp_path: Path) -> None:
 
 def test_an_error_in_the_process_is_one_here(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"no model")
-    child.pack(X, tmp_path / "x.npz")
+    child.write_feeds(X, tmp_path / "x.npz")
     with pytest.raises(BiasoptError, match="cannot load it"):
-        asker(tmp_path / "m.onnx", None, Deployment(), tmp_path / "x.npz", 100)()
+        make_worker_call(tmp_path / "m.onnx", None, Deployment(), tmp_path / "x.npz", 100)()
 
 
 def test_a_process_that_dies_or_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def test_a_process_that_dies_or_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(alone.subprocess, "run", dies)
     with pytest.raises(DataError, match="TimeoutExpired"):
-        asker(Path("m.onnx"), None, Deployment(), Path("x.npz"), 1)()
+        make_worker_call(Path("m.onnx"), None, Deployment(), Path("x.npz"), 1)()
 
 
 def test_the_process_loads_only_what_a_run_needs() -> None:
@@ -65,7 +65,7 @@ def test_the_process_loads_only_what_a_run_needs() -> None:
 
 def test_work_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = nets.saved(nets.dense(), tmp_path / "m.onnx")
-    child.pack(X, tmp_path / "x.npz")
+    child.write_feeds(X, tmp_path / "x.npz")
     how = {"provider": "cpu", "options": {}, "level": "off", "threads": 1, "custom_ops": None}
     asked = {"model": str(path), "external_dir": str(tmp_path), "feeds": str(tmp_path / "x.npz"), "how": how}
     asked |= {"samples": 2, "warm_up": [0, 0.1], "repeat": 0}
@@ -83,8 +83,8 @@ def test_inputs_survive_the_way(tmp_path: Path) -> None:
         "bf": np.array([[1, 2]], ml_dtypes.bfloat16),
         "f8": np.array([1, 2], ml_dtypes.float8_e4m3fn),
     }
-    child.pack(feeds, tmp_path / "x.npz")
-    back = child.unpack(tmp_path / "x.npz")
+    child.write_feeds(feeds, tmp_path / "x.npz")
+    back = child.read_feeds(tmp_path / "x.npz")
     assert list(back) == list(feeds)
     for name, value in feeds.items():
         assert back[name].dtype == value.dtype
@@ -92,14 +92,14 @@ def test_inputs_survive_the_way(tmp_path: Path) -> None:
 
 
 def test_memory_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = child.peak_bytes()
+    here = child.find_peak_bytes()
 
     def missing(*_: object, **__: object) -> None:
         raise OSError
 
     monkeypatch.setattr(child.Path, "open", missing)
     monkeypatch.setattr(alone.Path, "read_text", missing)
-    for found in (here, child.peak_bytes(), free_bytes()):
+    for found in (here, child.find_peak_bytes(), find_free_bytes()):
         assert found is None or found > 1 << 20
 
 
@@ -120,7 +120,7 @@ class Process:
 def alternated(design: Design, ratio: float, noise: float = 0.0) -> tuple[Any, tuple[Process, Process]]:
     machine = Machine()
     processes = Process(machine, 20, noise), Process(machine, 20 * ratio, noise)
-    return Alternate(processes, design, clock=machine.clock).measure(), processes
+    return IsolatedBench(processes, design, clock=machine.clock).measure(), processes
 
 
 def test_pairs_that_do_not_fit_together_take_turns() -> None:

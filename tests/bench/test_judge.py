@@ -7,7 +7,7 @@ import math
 import pytest
 
 from converter.bench import design as asked
-from converter.bench.design import Gate, answer, outcome, parse, share
+from converter.bench.design import Gate, conclude_outcome, judge_gate, parse_gate, parse_share
 from converter.commands.options import parse_pairs
 from converter.records import Verdict
 
@@ -30,13 +30,13 @@ NOT_SLOWER, EQUIVALENT, NONE = Gate(), Gate("equivalent"), Gate("none")
     ],
 )
 def test_outcomes(low: float, high: float, said: str) -> None:
-    assert outcome(low, high, 0.02, NOT_SLOWER) == said
+    assert conclude_outcome(low, high, 0.02, NOT_SLOWER) == said
 
 
 def test_equivalent_is_an_outcome_only_where_it_was_asked_for() -> None:
-    assert outcome(DOWN + TINY, UP - TINY, 0.02, EQUIVALENT) == "EQUIVALENT"
-    assert outcome(DOWN + TINY, UP - TINY, 0.02, NOT_SLOWER) == "NOT-SLOWER"
-    assert outcome(DOWN - TINY, UP - TINY, 0.02, EQUIVALENT) == "NOT-SLOWER"
+    assert conclude_outcome(DOWN + TINY, UP - TINY, 0.02, EQUIVALENT) == "EQUIVALENT"
+    assert conclude_outcome(DOWN + TINY, UP - TINY, 0.02, NOT_SLOWER) == "NOT-SLOWER"
+    assert conclude_outcome(DOWN - TINY, UP - TINY, 0.02, EQUIVALENT) == "NOT-SLOWER"
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_equivalent_is_an_outcome_only_where_it_was_asked_for() -> None:
     ],
 )
 def test_verdicts(gate: str, low: float, high: float, verdict: Verdict) -> None:
-    assert answer(low, high, 0.02, parse(gate)) is verdict
+    assert judge_gate(low, high, 0.02, parse_gate(gate)) is verdict
 
 
 @pytest.mark.parametrize("text", ["not-slower", "faster:5%", "equivalent", "none"])
 def test_a_gate_says_itself(text: str) -> None:
-    assert str(parse(text)) == text == asked.gate(f" {text} ")
+    assert str(parse_gate(text)) == text == asked.normalize_gate(f" {text} ")
 
 
 @pytest.mark.parametrize(
@@ -71,18 +71,18 @@ def test_a_gate_says_itself(text: str) -> None:
 )
 def test_what_is_no_gate(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no"):
-        parse(text)
+        parse_gate(text)
 
 
 @pytest.mark.parametrize(("text", "value"), [("2%", 0.02), ("0.02", 0.02), ("0.5 %", 0.005), (".1", 0.1)])
 def test_shares(text: str, value: float) -> None:
-    assert share(text) == pytest.approx(value)
+    assert parse_share(text) == pytest.approx(value)
 
 
 @pytest.mark.parametrize("text", ["", "0", "100%", "-2%", "nan", "inf", "2", "two"])
 def test_what_is_no_share(text: str) -> None:
     with pytest.raises(ValueError, match="is not a share"):
-        share(text)
+        parse_share(text)
 
 
 def test_options_of_a_provider() -> None:

@@ -7,8 +7,15 @@ import random
 
 import pytest
 
-from converter.bench.design import Design, fit
-from converter.bench.interleaved import Samples, no_collection, orders, repeats, take, warm_up
+from converter.bench.design import Design, fit_design
+from converter.bench.interleaved import (
+    Samples,
+    count_repeats,
+    draw_orders,
+    pause_garbage_collection,
+    time_pairs,
+    warm_up,
+)
 from tests.bench.machine import Machine
 
 
@@ -28,34 +35,34 @@ class Recorder:
 
 def test_each_pair_holds_both_in_the_order_that_was_drawn() -> None:
     told = Recorder()
-    found = take(told.pair(), [0, 1, 1], 1, told.machine.clock)
+    found = time_pairs(told.pair(), [0, 1, 1], 1, told.machine.clock)
     assert told.said == "abbaba"
     assert found == Samples((3.0, 3.0, 3.0), (5.0, 5.0, 5.0))
 
 
 def test_a_sample_is_the_mean_of_runs_in_a_row() -> None:
     told = Recorder()
-    found = take(told.pair(), [0], 4, told.machine.clock)
+    found = time_pairs(told.pair(), [0], 4, told.machine.clock)
     assert told.said == "aaaabbbb"
     assert found == Samples((3.0,), (5.0,))
 
 
 def test_what_comes_before_a_sample_is_not_timed() -> None:
     told = Recorder()
-    found = take(told.pair(), [0], 2, told.machine.clock, before=lambda: told.run("f", 100))
+    found = time_pairs(told.pair(), [0], 2, told.machine.clock, before=lambda: told.run("f", 100))
     assert told.said == "faafbb"
     assert found == Samples((3.0,), (5.0,))
 
 
 def test_orders_are_random_and_seeded() -> None:
-    first = orders(random.Random(1), 400)
-    assert first == orders(random.Random(1), 400) != orders(random.Random(2), 400)
+    first = draw_orders(random.Random(1), 400)
+    assert first == draw_orders(random.Random(1), 400) != draw_orders(random.Random(2), 400)
     assert 150 < sum(first) < 250
 
 
 @pytest.mark.parametrize(("ms", "count"), [(10, 1), (0.2, 1), (0.199, 2), (0.02, 10), (0.0, 200_000)])
 def test_short_models_run_several_times_a_sample(ms: float, count: int) -> None:
-    assert repeats(ms) == count
+    assert count_repeats(ms) == count
 
 
 def test_the_collector_rests_and_comes_back() -> None:
@@ -63,7 +70,7 @@ def test_the_collector_rests_and_comes_back() -> None:
     seen = []
 
     def fail() -> None:
-        with no_collection():
+        with pause_garbage_collection():
             seen.append(gc.isenabled())
             raise KeyError
 
@@ -117,18 +124,20 @@ def test_a_graph_is_recorded_before_the_first_window() -> None:
 
 def test_a_plan_that_fits_is_kept() -> None:
     design = Design()
-    assert fit(design, 0.1, 5.0, 100.0) == design
+    assert fit_design(design, 0.1, 5.0, 100.0) == design
 
 
 def test_a_plan_gives_up_pairs_then_blocks_and_sessions() -> None:
     design = Design()
-    sizes = [(f.sessions, f.blocks, f.pairs) for f in (fit(design, t, 2.0, 100.0) for t in (0.3, 1.5, 4.0, 100.0))]
+    sizes = [
+        (f.sessions, f.blocks, f.pairs) for f in (fit_design(design, t, 2.0, 100.0) for t in (0.3, 1.5, 4.0, 100.0))
+    ]
     assert sizes == [(5, 4, 15), (5, 4, 3), (3, 2, 3), (2, 2, 3)]
 
 
 def test_a_plan_that_is_small_to_begin_with_stays_so() -> None:
     small = Design(sessions=1, blocks=1, pairs=2)
-    assert fit(small, 10.0, 1.0, 1.0) == small
+    assert fit_design(small, 10.0, 1.0, 1.0) == small
 
 
 def test_the_quick_plan() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from converter.bench.design import EXTENSION, MOST_BLOCKS, Design, Gate, outcome
-from converter.bench.interleaved import narrow, steady
-from converter.stats import between, interval, robustness, upper_quantile
+from converter.bench.design import EXTENSION, MOST_BLOCKS, Design, Gate, conclude_outcome
+from converter.bench.interleaved import is_narrow, is_steady
+from converter.stats import bound_quantile, compare_sessions, estimate_interval, measure_robustness
 
 MARGIN = 0.02
 SLOWER = math.log1p(MARGIN)  # at the margin itself: passing is wrong here
@@ -20,19 +20,19 @@ Rng = np.random.Generator
 
 def test_over_blocks_it_is_the_t_interval() -> None:
     values = np.random.default_rng(1).normal(0, 0.01, 12)
-    found = interval(values, [0] * 12, 0.05)
+    found = estimate_interval(values, [0] * 12, 0.05)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
     assert (found.unit, found.n) == ("block", 12)
     assert found.theta == pytest.approx(values.mean())
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert interval(values, [0] * 12, 0.01).half_width > found.half_width
+    assert estimate_interval(values, [0] * 12, 0.01).half_width > found.half_width
 
 
 def test_sessions_that_differ_are_the_unit() -> None:
     rng = np.random.default_rng(2)
     sessions = np.repeat(range(5), 4)
     values = rng.normal(0, 0.001, 20) + rng.normal(0, 0.02, 5)[sessions]
-    found = interval(values, sessions, 0.05)
+    found = estimate_interval(values, sessions, 0.05)
     means = values.reshape(5, 4).mean(1)
     expected = stats.ttest_1samp(means, 0).confidence_interval(0.9)
     assert (found.unit, found.n) == ("session", 5)
@@ -42,7 +42,7 @@ def test_sessions_that_differ_are_the_unit() -> None:
 
 def test_sessions_that_agree_are_pooled() -> None:
     values = np.tile([-0.01, 0.0, 0.01, 0.002], 5)
-    found = interval(values, np.repeat(range(5), 4), 0.05)
+    found = estimate_interval(values, np.repeat(range(5), 4), 0.05)
     assert (found.unit, found.n, found.icc) == ("block", 20, 0.0)
 
 
@@ -50,17 +50,17 @@ def test_two_sessions_cannot_tell_whether_they_differ() -> None:
     """Between them the wider interval is taken, whatever the test says."""
     values = np.array([0.013, -0.007, 0.013, -0.007, 0.007, -0.013, 0.007, -0.013])
     groups = np.repeat([0, 1], 4)
-    p, icc = between(values, groups)
+    p, icc = compare_sessions(values, groups)
     assert p > 0.25
     assert icc < 0.3
-    assert interval(values, groups).half_width > 2 * interval(values, [0] * 8).half_width
+    assert estimate_interval(values, groups).half_width > 2 * estimate_interval(values, [0] * 8).half_width
 
 
 def test_sessions_are_pooled_only_where_little_speaks_for_a_difference() -> None:
     """A test at 5 % would pool these."""
     groups = np.repeat(range(10), 4)
     values = np.tile([-0.01, 0.01, -0.01, 0.01], 10) + 0.0068 * np.tile(np.repeat([-1.0, 1.0], 4), 5)
-    found = interval(values, groups)
+    found = estimate_interval(values, groups)
     assert found.p_sessions is not None
     assert 0.05 < found.p_sessions < 0.25
     assert found.icc < 0.3
@@ -70,18 +70,18 @@ def test_sessions_are_pooled_only_where_little_speaks_for_a_difference() -> None
 def test_the_f_test() -> None:
     rng = np.random.default_rng(3)
     values, groups = rng.normal(0, 1, 11), np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
-    p, icc = between(values, groups)
+    p, icc = compare_sessions(values, groups)
     assert p == pytest.approx(stats.f_oneway(*(values[groups == g] for g in range(3))).pvalue)
     assert 0 <= icc <= 1
-    assert between(np.array([1.0, 1, 2, 2]), np.array([0, 0, 1, 1])) == (0.0, 1.0)
-    assert between(np.ones(4), np.array([0, 0, 1, 1])) == (1.0, 0.0)
+    assert compare_sessions(np.array([1.0, 1, 2, 2]), np.array([0, 0, 1, 1])) == (0.0, 1.0)
+    assert compare_sessions(np.ones(4), np.array([0, 0, 1, 1])) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("values", [[], [0.1]])
 def test_too_few_decide_nothing(values: list[float]) -> None:
-    found = interval(values, range(len(values)))
+    found = estimate_interval(values, range(len(values)))
     assert (found.low, found.high) == (-math.inf, math.inf)
-    assert outcome(found.low, found.high, MARGIN, Gate()) == "INCONCLUSIVE"
+    assert conclude_outcome(found.low, found.high, MARGIN, Gate()) == "INCONCLUSIVE"
 
 
 def noisy(
@@ -117,7 +117,7 @@ GROUPS = np.repeat(range(SESSIONS), BLOCKS)
 def test_a_slower_model_passes_in_five_percent(kind: str) -> None:
     rng = np.random.default_rng(4)
     ratios = noisy(rng, 2000, SLOWER, **NOISE[kind])
-    found = [interval(row, GROUPS) for row in ratios]
+    found = [estimate_interval(row, GROUPS) for row in ratios]
     passed, failed = [i.high < SLOWER for i in found], [i.low > SLOWER for i in found]
     # 0.06 is what is promised; 2,000 experiments know the rate to 0.005
     assert np.mean(passed) < 0.06 + 2 * 0.005
@@ -129,14 +129,14 @@ def test_counting_runs_in_place_of_blocks_would_pass_far_more() -> None:
     """Why a block is the unit: with layouts of memory as the noise, 20 blocks are 5 units."""
     rng = np.random.default_rng(5)
     ratios = noisy(rng, 800, SLOWER, **NOISE["mostly layouts"])
-    naive = [interval(row, np.zeros(len(row))).high < SLOWER for row in ratios]
+    naive = [estimate_interval(row, np.zeros(len(row))).high < SLOWER for row in ratios]
     assert np.mean(naive) > 0.15
 
 
 def test_the_power_to_see_that_nothing_changed() -> None:
     rng = np.random.default_rng(6)
     ratios = noisy(rng, 300, 0.0, **NOISE["correlated"])
-    assert np.mean([interval(row, GROUPS).high < SLOWER for row in ratios]) > 0.7
+    assert np.mean([estimate_interval(row, GROUPS).high < SLOWER for row in ratios]) > 0.7
 
 
 def test_stopping_by_width_keeps_the_error_and_stopping_by_verdict_would_not() -> None:
@@ -148,11 +148,11 @@ def test_stopping_by_width_keeps_the_error_and_stopping_by_verdict_would_not() -
     by_width, by_verdict = 0, 0
     for row in blocks:
         count = design.total
-        while count < MOST_BLOCKS and not narrow(row[:count], sessions[:count], design):
+        while count < MOST_BLOCKS and not is_narrow(row[:count], sessions[:count], design):
             count += EXTENSION
-        by_width += interval(row[:count], sessions[:count]).high < SLOWER
+        by_width += estimate_interval(row[:count], sessions[:count]).high < SLOWER
         ends = range(design.total, MOST_BLOCKS + 1, 2 * EXTENSION)
-        by_verdict += any(interval(row[:k], sessions[:k]).high < SLOWER for k in ends)
+        by_verdict += any(estimate_interval(row[:k], sessions[:k]).high < SLOWER for k in ends)
     assert by_width / n < 0.06 + 2 * 0.009
     assert by_verdict / n > 0.10
 
@@ -161,21 +161,21 @@ def test_the_control_lets_a_quiet_machine_through_and_stops_a_noisy_one() -> Non
     rng = np.random.default_rng(8)
 
     def rate(sd: float, shift: float = 0.0) -> float:
-        return float(np.mean([steady(list(rng.normal(shift, sd, 5)), Design()) for _ in range(400)]))
+        return float(np.mean([is_steady(list(rng.normal(shift, sd, 5)), Design()) for _ in range(400)]))
 
     assert rate(0.002) > 0.99
     assert rate(0.06) < 0.1
     assert rate(0.002, shift=0.015) < 0.01  # narrow, but it shows what is not there
-    assert not steady([0.001], Design())
+    assert not is_steady([0.001], Design())
 
 
 def test_outliers_are_counted_and_kept() -> None:
     values = [0.001, -0.001, 0.0, 0.002, -0.002, 0.001, 0.0, -0.001, 0.002, 0.9]
-    said = robustness(values)
+    said = measure_robustness(values)
     assert said["outliers"] == 1
     assert said["trimmed_ratio"] < 1.01
-    assert interval(values, range(10)).theta == pytest.approx(np.mean(values))  # the estimate has it in
-    assert robustness([0.1] * 10)["outliers"] == 0
+    assert estimate_interval(values, range(10)).theta == pytest.approx(np.mean(values))  # the estimate has it in
+    assert measure_robustness([0.1] * 10)["outliers"] == 0
 
 
 @pytest.mark.parametrize(
@@ -183,5 +183,5 @@ def test_outliers_are_counted_and_kept() -> None:
 )
 def test_bounds_of_the_99th_percentile(n: int, confidence: float, rank: int | None) -> None:
     """299 samples bound it at 95 % by their largest; 662 at 99 % by their second largest (MLPerf's early stopping)."""
-    found = upper_quantile([float(k) for k in range(1, n + 1)], 0.99, confidence)
+    found = bound_quantile([float(k) for k in range(1, n + 1)], 0.99, confidence)
     assert found == rank

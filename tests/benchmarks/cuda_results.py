@@ -29,7 +29,7 @@ import converter
 from converter.errors import BiasoptError
 from converter.referee.reference.evaluator import Reference
 from converter.runtime import Session
-from converter.runtime.machine import environment
+from converter.runtime.machine import describe_environment
 from tests.benchmarks import cuda_nets, cuda_tables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -74,7 +74,7 @@ def main() -> int:
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"nets": {}}
     results["date"] = datetime.date.today().isoformat()
     results["rehearsal"] = given.provider == "cpu" or given.small
-    results["env"] = asdict(environment(given.provider))
+    results["env"] = asdict(describe_environment(given.provider))
     for name in given.nets:
         for batch in given.batches:
             print(f"{name}, batch {batch}", file=sys.stderr, flush=True)

@@ -15,8 +15,8 @@ import pytest
 from converter.errors import DataError, ModelError, RuntimeUnavailable
 from converter.runtime import machine as gpu
 from converter.runtime import timing
-from converter.runtime.machine import Reading, clock_reader, parse, visible
-from converter.runtime.timing import Deployment, TimedSession, flusher
+from converter.runtime.machine import Reading, find_visible_device, make_clock_reader, parse_reading
+from converter.runtime.timing import Deployment, TimedSession, make_flusher
 from tests.bench import nets
 
 X = {"x": np.arange(-4, 4, dtype=np.float32).reshape(1, 8)}
@@ -101,15 +101,15 @@ def test_queueing_and_doing() -> None:
 
 
 def test_levels_of_optimisation_and_threads_reach_the_session() -> None:
-    ort = timing.onnxruntime()
-    settings = timing._settings(ort, Deployment(level="basic", threads=3))
+    ort = timing.import_onnxruntime()
+    settings = timing._make_options(ort, Deployment(level="basic", threads=3))
     assert settings.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     assert settings.intra_op_num_threads == 3
     assert settings.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_a_provider_that_is_not_there_is_refused() -> None:
-    if "CUDAExecutionProvider" in timing.onnxruntime().get_available_providers():
+    if "CUDAExecutionProvider" in timing.import_onnxruntime().get_available_providers():
         pytest.skip("this onnxruntime has it")
     with pytest.raises(RuntimeUnavailable, match="CUDAExecutionProvider"):
         loaded(nets.dense(), provider="cuda")
@@ -117,7 +117,7 @@ def test_a_provider_that_is_not_there_is_refused() -> None:
 
 def test_a_provider_that_is_listed_but_does_not_load_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What onnxruntime does without CUDA's libraries: it lists the provider, and runs on the CPU."""
-    ort = timing.onnxruntime()
+    ort = timing.import_onnxruntime()
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("it may load here")
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
@@ -142,7 +142,7 @@ def test_a_cuda_graph_of_an_open_shape_is_refused() -> None:
 
 
 def test_caches_are_flushed_by_writing() -> None:
-    flush = flusher(Deployment())
+    flush = make_flusher(Deployment())
     flush()
     flush()
 
@@ -159,8 +159,8 @@ def test_the_caches_that_are_flushed_are_those_of_the_gpu_that_runs(monkeypatch:
         def update_inplace(self, content: np.ndarray) -> None:
             placed.append(content.nbytes)
 
-    monkeypatch.setattr(timing, "onnxruntime", lambda: types.SimpleNamespace(OrtValue=Values))
-    flusher(Deployment(provider="cuda", options={"device_id": "3"}))()
+    monkeypatch.setattr(timing, "import_onnxruntime", lambda: types.SimpleNamespace(OrtValue=Values))
+    make_flusher(Deployment(provider="cuda", options={"device_id": "3"}))()
     assert placed == [("cuda", 3), 128 << 20]
 
 
@@ -173,13 +173,13 @@ def test_the_caches_that_are_flushed_are_those_of_the_gpu_that_runs(monkeypatch:
     ],
 )
 def test_what_nvidia_smi_prints(line: str, reading: Reading) -> None:
-    assert parse(line) == reading
+    assert parse_reading(line) == reading
 
 
 @pytest.mark.parametrize("line", ["", "[N/A], [N/A]", "No devices were found"])
 def test_what_it_prints_without_an_answer(line: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
-        parse(line)
+        parse_reading(line)
 
 
 def test_idle_and_set_clocks_are_no_throttling() -> None:
@@ -189,9 +189,9 @@ def test_idle_and_set_clocks_are_no_throttling() -> None:
 
 def test_which_gpu_cuda_means(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert visible(1) == "1"
+    assert find_visible_device(1) == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
-    assert (visible(0), visible(1), visible(2)) == ("3", "GPU-abc", "2")
+    assert (find_visible_device(0), find_visible_device(1), find_visible_device(2)) == ("3", "GPU-abc", "2")
 
 
 def library(**more: object) -> types.ModuleType:
@@ -212,7 +212,7 @@ def library(**more: object) -> types.ModuleType:
 def test_clocks_by_the_library_newer_and_older(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", library(**{name: lambda handle: 0x20}))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-abc")
-    first, second = clock_reader(0), clock_reader(1)
+    first, second = make_clock_reader(0), make_clock_reader(1)
     assert first is not None
     assert second is not None
     assert first() == Reading(1501.0, 0x20)
@@ -230,7 +230,7 @@ def test_clocks_by_the_tool_newer_and_older(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpu.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(gpu.subprocess, "run", answer)
-    read = clock_reader()
+    read = make_clock_reader()
     assert read is not None
     assert read() == Reading(1410.0, 4)
 
@@ -238,7 +238,7 @@ def test_clocks_by_the_tool_newer_and_older(monkeypatch: pytest.MonkeyPatch) -> 
 def test_without_library_and_tool_there_is_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
-    assert clock_reader() is None
+    assert make_clock_reader() is None
 
 
 def test_external_data_of_a_model_given_as_bytes(tmp_path: Path) -> None:
@@ -257,4 +257,4 @@ def test_on_a_gpu() -> None:
     queued, done = session.submit_ms()
     assert queued <= done
     assert session.providers[0] == "CUDAExecutionProvider"
-    assert clock_reader() is not None
+    assert make_clock_reader() is not None

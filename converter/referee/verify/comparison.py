@@ -35,8 +35,7 @@ from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderT
 from converter.referee.verify.options import Options
 from converter.referee.verify.outputs import NoiseFloor, judge_outputs
 from converter.referee.verify.parameters import check_parameters
-from converter.referee.verify.region_replay import RegionReplay
-from converter.referee.verify.regions import run_regions
+from converter.referee.verify.region_replay import RegionReplay, run_regions
 from converter.referee.verify.request import check_level, resolve
 from converter.referee.verify.structure import check_structure, is_unseeded
 from converter.referee.verify.verdict import (

@@ -33,8 +33,8 @@ from converter.referee.reference.evaluator import Reference
 from converter.referee.reference.kernels import Unsupported
 from converter.referee.verify.options import Options
 from converter.runtime import Session
-from converter.runtime.machine import free_bytes
-from converter.runtime.placement import Placement, placement_and_run, prove
+from converter.runtime.machine import find_free_bytes
+from converter.runtime.placement import Placement, prove_placement, run_with_placement
 
 Outputs = dict[str, Any]
 
@@ -77,8 +77,8 @@ class ModelUnderTest:
         if self._seen is None or self._seen[0] is not feeds:
             model, settings = self._settings()
             provider = self._options.provider
-            self.placement, values = placement_and_run(model, provider, _select_feeds(self.source, feeds), **settings)
-            prove(self.placement, provider, self.source.label)
+            self.placement, values = run_with_placement(model, provider, _select_feeds(self.source, feeds), **settings)
+            prove_placement(self.placement, provider, self.source.label)
             self._seen = feeds, values
         return self._seen[1]
 
@@ -293,7 +293,7 @@ def _shorten(exc: BaseException) -> str:
 
 def find_default_memory() -> int:
     """Half of the memory that is free now, in bytes; 4 GiB where the system does not say."""
-    free = free_bytes()
+    free = find_free_bytes()
     return 1 << 32 if free is None else free // 2
 
 

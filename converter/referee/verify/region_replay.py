@@ -4,6 +4,11 @@ The original is run node by node for the algebra stage anyway; here its tensors 
 place's inputs are there, they are rounded to the model's type, the rewritten place is run on them, and its output
 is held against the original's own tensor, in units of what rounding explains. A tensor is let go after its last
 place. So an error is found at the layer where it arises, whatever becomes of it further down.
+
+`run_regions` runs the places on inputs of their own: for models that cannot be run whole, and beside a whole run for
+the errors that no output shows (an epsilon dropped in one layer, a weight of a channel that is always off). Each
+region is a pair of small models with the same inputs, judged as whole models are: in float64 against the rounding of
+its weights, and on onnxruntime where that has the kernels.
 """
 
 from __future__ import annotations
@@ -11,182 +16,26 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto
 
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
-from converter.referee.proto.diff import ChangedRegions, Region
-from converter.referee.proto.inference import infer_types
+from converter.referee.proto.diff import ChangedRegions, Region, is_ours, shrink
 from converter.referee.proto.source import LoadedModel, Port, find_float_types, read_ports
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, read_tensor
-from converter.referee.reference.kernels import Unsupported, read_attributes
-from converter.referee.verify.algebra import PASS_BELOW, judge_algebra
+from converter.referee.reference.kernels import Unsupported
+from converter.referee.verify.algebra import DOUBT_DRAWS, PASS_BELOW, judge_algebra
 from converter.referee.verify.metrics import measure_difference
-from converter.referee.verify.models import ModelInput, ModelUnderTest, make_region_options
+from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest, make_region_options
 from converter.referee.verify.options import Options
-
-_LEAST = 16.0  # rounding errors of what is not a sum: the bias, the weights themselves, the inputs
-_PER_ROOT = 4.0
-_SUFFIX = "/biasopt/absolute"
-_ALL = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sum", "Concat"}  # of every input the absolute value
-_FIRST = {
-    *("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "Expand", "Dropout"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Relu"),
-}
-_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
-
-@dataclass(frozen=True, slots=True)
-class BoundedModel:
-    """A model with a second output, ``bound``: |W| * |x| + |b|, to be multiplied by ``factor`` * u."""
-
-    model: ModelProto
-    bound: str
-    factor: float  # sum of max(16, 4 sqrt(n)) over the operators
-    n: int  # products of the largest sum
-    op: str
-    layer: str
-    axis: int  # of the output channels
-
-
-def add_bound(model: ModelProto) -> BoundedModel | None:
-    """The model with its bound; None where it holds an operator that is not linear."""
-    writer = _BoundWriter(model)
-    output = model.graph.output[0].name
-    for node in model.graph.node:
-        if not writer.add(node):
-            return None
-    if output not in writer.absolute or not writer.linear:
-        return None
-    copy = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    copy.graph.CopyFrom(model.graph)
-    copy.graph.node.extend(writer.nodes)
-    bound = writer.absolute[output]
-    copy.graph.output.append(helper.make_tensor_value_info(bound, TensorProto.FLOAT, None))
-    n, main = max(writer.linear, key=lambda pair: pair[0])
-    label = main.name or f"{main.op_type}:{main.output[0]}"
-    axis = -1 if main.op_type == "MatMul" else 1
-    return BoundedModel(copy, bound, writer.factor, n, main.op_type, label, axis)
-
-
-class _BoundWriter:
-    """Writes the nodes on absolute values, in float32."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self.nodes: list[NodeProto] = []
-        self.absolute: dict[str, str] = {}
-        self.linear: list[tuple[int, NodeProto]] = []
-        self.factor = 0.0
-        self._types: dict[str, Port] = infer_types(model)
-        self._fixed = {t.name for t in model.graph.initializer}
-        self._moving = {i.name for i in model.graph.input}
-
-    def add(self, node: NodeProto) -> bool:
-        """Write one node; False if it has no counterpart."""
-        if node.op_type == "Constant" or not any(self._is_float(name) for name in (*node.input, *node.output)):
-            self._fixed.update(node.output)
-            return True
-        if all(name in self._fixed for name in node.input if name):
-            self._fixed.update(node.output)  # made of constants: its own value is what is read
-            return True
-        made = self._made(node)
-        if made is None:
-            return False
-        self.factor += self._weight(node)
-        self.nodes.append(made)
-        self.absolute[node.output[0]] = made.output[0]
-        return True
-
-    def _made(self, node: NodeProto) -> NodeProto | None:
-        op, given = node.op_type, read_attributes(node)
-        if any(node.output[1:]) or node.domain not in ("", "ai.onnx"):
-            return None
-        inputs, attributes = list(node.input), list(node.attribute)
-        match op:
-            case _ if op in _ALL:
-                inputs = [self.of(n) for n in inputs]
-            case _ if op in _FIRST:
-                inputs = [self.of(inputs[0]), *inputs[1:]]
-            case "Sub":
-                op, inputs = "Add", [self.of(n) for n in inputs]
-            case "Neg":
-                op, inputs = "Identity", [self.of(inputs[0])]
-            case "Mul" if any(n in self._fixed for n in inputs):
-                inputs = [self.of(n) for n in inputs]
-            case "Div" if inputs[1] in self._fixed:
-                inputs = [self.of(n) for n in inputs]
-            case "BatchNormalization" if not given.get("training_mode", 0):
-                x, gamma, beta, mean, var = inputs
-                inputs = [self.of(x), self.of(gamma), self.of(beta), self._negative(mean), self._wide(var)]
-            case _:
-                return None
-        made = NodeProto(op_type=op, input=inputs, output=[f"{node.output[0]}{_SUFFIX}"])
-        if op == node.op_type:
-            made.attribute.extend(attributes)
-            for attribute in made.attribute:
-                if node.op_type == "Gemm" and attribute.name in ("alpha", "beta"):
-                    attribute.f = abs(attribute.f)
-        return made
-
-    def of(self, name: str) -> str:
-        """The absolute value of a tensor."""
-        if name and name not in self.absolute:
-            self.absolute[name] = self._op("Abs", self._wide(name), f"{name}{_SUFFIX}")
-        return self.absolute.get(name, "")
-
-    def _negative(self, name: str) -> str:
-        return self._op("Neg", self.of(name), f"{name}{_SUFFIX}/negative")
-
-    def _wide(self, name: str) -> str:
-        port = self._types.get(name)
-        if port is not None and port.elem == TensorProto.FLOAT:
-            return name
-        made = self._op("Cast", name, f"{name}{_SUFFIX}/wide")
-        self.nodes[-1].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
-        return made
-
-    def _op(self, op: str, name: str, output: str) -> str:
-        self.nodes.append(NodeProto(op_type=op, input=[name], output=[output]))
-        return output
-
-    def _is_float(self, name: str) -> bool:
-        port = self._types.get(name)
-        return bool(name) and (port is None or port.dtype is None or port.dtype.kind in "fV")
-
-    def _weight(self, node: NodeProto) -> float:
-        """max(16, 4 sqrt(n)) of an operator; 0 of one that only moves elements."""
-        n = self._products(node)
-        if node.op_type in _LINEAR:
-            self.linear.append((n, node))
-        return max(_LEAST, _PER_ROOT * math.sqrt(n)) if n else 0.0
-
-    def _products(self, node: NodeProto) -> int:
-        """How many numbers the operator sums for one of its output."""
-        op = node.op_type
-        dims = [self._dims(name) for name in node.input[:2]]
-        if op in _LINEAR and len(dims) > 1:
-            w = [d if isinstance(d, int) else 1 for d in dims[1] or ()]
-            given = read_attributes(node)
-            if op == "Conv":
-                return math.prod(w[1:])
-            if op == "ConvTranspose":
-                return int(w[0] // max(int(given.get("group", 1)), 1) * math.prod(w[2:])) if w else 1
-            axis = -1 if op == "Gemm" and given.get("transB", 0) else -2
-            return int(w[axis]) if len(w) >= 2 else 1
-        if op in ("GlobalAveragePool", "AveragePool", "ReduceMean"):
-            kernel = read_attributes(node).get("kernel_shape") or [d for d in (dims[0] or ())[2:] if isinstance(d, int)]
-            return max(int(math.prod(kernel)), 1)
-        return 1 if op in ("Add", "Sub", "Sum", "Mul", "Div", "BatchNormalization") else 0
-
-    def _dims(self, name: str) -> tuple[int | str | None, ...] | None:
-        port = self._types.get(name)
-        return None if port is None else port.dims
-
+from converter.referee.verify.outputs import judge_outputs
+from converter.referee.verify.rounding_bound import BoundedModel, add_bound
 
 Array = np.ndarray[Any, Any]
 
@@ -280,7 +129,7 @@ class RegionReplay:
         for region in ready:
             self._waiting.remove(region)
             if self.seconds + time.process_time() - begun < self._limit:
-                self._judge(region)
+                self._judge_region(region)
             self._release(region)
         self.seconds += time.process_time() - begun
 
@@ -313,7 +162,7 @@ class RegionReplay:
 
     # -- one place -------------------------------------------------------------------------------
 
-    def _judge(self, region: Region) -> None:
+    def _judge_region(self, region: Region) -> None:
         self._options.progress(f"place {len(self.checks) + 1} of {self.total}: {region.output}")
         expected = np.asarray(self._values[region.output])
         if expected.dtype.kind != "f" or not np.isfinite(expected).all():
@@ -437,3 +286,110 @@ def _compute_norms(before: ModelProto, a: LoadedModel) -> dict[str, float]:
                 scales.append(float(np.max(np.abs(gamma) / np.sqrt(var + epsilon), initial=0.0)))
             variances.append(float(np.min(var, initial=np.inf)))
     return {"scale_max": max(scales), "var_min": min(variances)} if scales else {}
+
+
+# -- places on inputs of their own ---------------------------------------------------------------
+
+_NO_LIMIT = 1 << 62
+_SMALL, _LARGE = 16, 64  # spatial sizes to shrink to: quickly, or in little memory
+
+
+def run_regions(
+    difference: ChangedRegions,
+    a: LoadedModel,
+    b: LoadedModel,
+    options: Options,
+    *,
+    light: bool = False,
+    partial: bool = False,
+) -> Stage:
+    """The stage over all regions of a pair.
+
+    ``light``: one small input each, in float64 alone. ``partial``: until the deadline, and without a word on
+    places that cannot be run.
+    """
+    checks = list(_check_regions(difference, a, b, options, light, partial))
+    if not partial:
+        checks += [OutputCheck(n, Verdict.INCONCLUSIVE, why="cannot be cut out and run") for n in difference.unmatched]
+    if not is_ours(a, b):
+        checks = [_doubt_name(c) for c in checks]
+    if not checks:
+        return Stage("segments", Verdict.SKIPPED, "no rewritten place could be run on its own")
+    bad = [c for c in checks if c.status is not Verdict.PASS]
+    top = max((c.score for c in checks if c.score is not None), default=0.0)
+    count = f"{len(checks)} of {len(difference.regions) + len(difference.unmatched)}"
+    why = f"{count} rewritten places run before and after; score at most {top:.2g} (limit 4)"
+    return Stage(
+        "segments",
+        worst_verdict(c.status for c in checks),
+        f"{bad[0].name}: {bad[0].why}" if bad else why,
+        tuple(checks),
+    )
+
+
+def _check_regions(
+    difference: ChangedRegions, a: LoadedModel, b: LoadedModel, options: Options, light: bool, partial: bool
+) -> Iterator[OutputCheck]:
+    for k, region in enumerate(difference.regions):
+        late = options.time_left() < 0
+        if partial and late:
+            return
+        small = replace(make_region_options(options), quick=light or late or options.quick)
+        options.progress(f"region {k + 1} of {len(difference.regions)}: {region.output}")
+        check = _check_region(region, a, b, small, light or late)
+        if not partial or check.status in (Verdict.PASS, Verdict.FAIL):
+            yield check
+
+
+def _doubt_name(check: OutputCheck) -> OutputCheck:
+    """In a model of another tool a tensor may have kept its name and changed its meaning."""
+    if check.status is not Verdict.FAIL:
+        return check
+    return replace(check, status=Verdict.INCONCLUSIVE, why=f"{check.why}; or this name no longer means the same")
+
+
+def _check_region(region: Region, a: LoadedModel, b: LoadedModel, options: Options, light: bool) -> OutputCheck:
+    name = region.name
+    why = ""
+    for before, after, limits in _list_sizes(region, options):
+        left = ModelUnderTest(LoadedModel(before, name, None, a.folder), limits)
+        right = ModelUnderTest(LoadedModel(after, name, None, b.folder), limits)
+        cases = ModelInputs(left, limits, exact_only=light)
+        try:
+            if cases.fill(limits.n_inputs):
+                found = _judge(left, right, cases, limits, light)
+                if light and found.score is None and found.status is Verdict.INCONCLUSIVE:
+                    return _check_region(region, a, b, options, light=False)  # no float64: then by onnxruntime alone
+                return replace(found, name=name)
+            why = cases.why_not
+        except (DataError, ModelError, Unsupported) as exc:
+            why = str(exc)
+        finally:
+            left.close()
+            right.close()
+    return OutputCheck(name, Verdict.INCONCLUSIVE, why=f"could not be run: {why}")
+
+
+def _list_sizes(region: Region, options: Options) -> Iterator[tuple[ModelProto, ModelProto, Options]]:
+    """The region in the sizes to try: small (a layer is the same layer at any size), as it is, within memory."""
+    free = replace(options, max_memory=_NO_LIMIT)
+    yield shrink(region.before, _SMALL), shrink(region.after, _SMALL), free
+    yield region.before, region.after, options
+    yield shrink(region.before, _LARGE), shrink(region.after, _LARGE), free
+
+
+def _judge(a: ModelUnderTest, b: ModelUnderTest, cases: ModelInputs, options: Options, light: bool) -> OutputCheck:
+    """Float64 first; onnxruntime as well where it can, while there is time."""
+    exact = judge_algebra(a, b, cases.items, options)
+    if exact.status is Verdict.INCONCLUSIVE and cases.fill(2 * len(cases.items)):
+        exact = judge_algebra(a, b, cases.items, options, DOUBT_DRAWS)
+    if exact.status is Verdict.SKIPPED and cases.no_runtime:
+        return OutputCheck("", Verdict.INCONCLUSIVE, why=f"no way to run it: {exact.why}; {cases.no_runtime}")
+    if exact.status is Verdict.FAIL or cases.no_runtime or (exact.outputs and (light or options.time_left() < 0)):
+        return exact.outputs[0]
+    ran = judge_outputs(a, b, cases.items, options)
+    if not ran.outputs:
+        return OutputCheck("", ran.status, why=ran.why)
+    if exact.status is Verdict.SKIPPED or ran.status is not Verdict.PASS:
+        return ran.outputs[0]
+    return exact.outputs[0]

@@ -20,7 +20,7 @@ from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.verify.metrics import Tolerance, check_tolerances
 from converter.referee.verify.models import find_default_memory
 from converter.referee.verify.options import Deciding, Options
-from converter.runtime.placement import probe
+from converter.runtime.placement import probe_provider
 from converter.runtime.providers import check_provider
 
 
@@ -44,7 +44,7 @@ def resolve(a: LoadedModel, asked: VerifyOptions) -> Options:
             )
     check_provider(asked.provider, asked.provider_options)
     if asked.provider != "cpu":  # at once, whatever is to be run
-        probe(asked.provider, asked.provider_options)
+        probe_provider(asked.provider, asked.provider_options)
     tolerances = tuple(t if isinstance(t, Tolerance) else Tolerance(*t) for t in asked.tolerances)
     check_tolerances(tolerances, [o.name for o in a.proto.graph.output])
     _one_of("opt_level", asked.opt_level, OPT_LEVELS)

@@ -20,8 +20,8 @@ from converter.records.options import LEVELS
 from converter.referee.proto.source import LoadedModel, describe_model
 from converter.referee.verify.models import ModelUnderTest
 from converter.referee.verify.options import STAGES, Options
-from converter.runtime.machine import environment
-from converter.runtime.providers import PROVIDERS, provider_list
+from converter.runtime.machine import describe_environment
+from converter.runtime.providers import PROVIDERS, list_providers
 
 FAILING = "failing_inputs.npz"
 _NO_NUMBERS = ("environment", "structure")
@@ -171,8 +171,8 @@ def complete(
 
 
 def _describe_environment(options: Options, ran: ModelUnderTest | None) -> Environment:
-    asked: Any = provider_list(options.provider, options.provider_options)[0]
-    return environment(
+    asked: Any = list_providers(options.provider, options.provider_options)[0]
+    return describe_environment(
         options.provider,
         providers=(ran.providers if ran is not None else ()) or (PROVIDERS[options.provider],),
         options=asked[1] if isinstance(asked, tuple) else {},

@@ -11,7 +11,7 @@ from converter.records import Verdict
 from converter.referee.proto.diff import ChangedRegions, find_changed_regions
 from converter.referee.proto.source import LoadedModel
 from converter.referee.verify.models import Options
-from converter.referee.verify.regions import run_regions
+from converter.referee.verify.region_replay import run_regions
 from tests.referee.verify import nets
 
 

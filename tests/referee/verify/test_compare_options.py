@@ -277,7 +277,7 @@ def test_an_override_of_tf32_is_a_warning(provider: str, warned: bool, monkeypat
 
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     monkeypatch.setattr(asked, "check_provider", lambda provider, options: "")
-    monkeypatch.setattr(asked, "probe", lambda provider, options: None)
+    monkeypatch.setattr(asked, "probe_provider", lambda provider, options: None)
     parity = compare(MODEL, MODEL, provider=provider)
     assert any("NVIDIA_TF32_OVERRIDE" in w for w in parity.warnings) is warned
 

@@ -19,7 +19,7 @@ from converter.referee.verify import compare
 from converter.referee.verify.models import ModelUnderTest
 from converter.runtime import machine, providers
 from converter.runtime import placement as profile
-from converter.runtime.placement import Placement, placement, prove, read_profile
+from converter.runtime.placement import Placement, find_placement, prove_placement, read_profile
 from tests.referee.verify import nets
 
 CPU, CUDA, TENSORRT = providers.PROVIDERS["cpu"], providers.PROVIDERS["cuda"], providers.PROVIDERS["tensorrt"]
@@ -55,37 +55,37 @@ def test_a_profile_says_where_every_node_ran(tmp_path: Path) -> None:
 def test_arithmetic_elsewhere_is_refused_and_named(op: str, tmp_path: Path) -> None:
     ran = events(("heavy", op, CPU), ("r", "Relu", CUDA))
     with pytest.raises(RuntimeUnavailable, match=rf"model: .*{CUDA}.*heavy \({op}\)"):
-        prove(read_profile(written(tmp_path / "p.json", ran)), "cuda", "model")
+        prove_placement(read_profile(written(tmp_path / "p.json", ran)), "cuda", "model")
 
 
 def test_shape_arithmetic_may_be_anywhere_but_not_everything() -> None:
-    prove(Placement({CUDA: 3, CPU: 4}, ((CUDA, "Conv", "c"),)), "cuda", "model")
+    prove_placement(Placement({CUDA: 3, CPU: 4}, ((CUDA, "Conv", "c"),)), "cuda", "model")
     with pytest.raises(RuntimeUnavailable, match="every node"):
-        prove(Placement({CPU: 4}, ()), "cuda", "model")
+        prove_placement(Placement({CPU: 4}, ()), "cuda", "model")
     many = tuple((CPU, "Conv", f"c{k}") for k in range(9))
     with pytest.raises(RuntimeUnavailable, match="and 6 more"):
-        prove(Placement({CPU: 9}, many), "cuda", "model")
+        prove_placement(Placement({CPU: 9}, many), "cuda", "model")
 
 
 def test_a_real_run_is_placed(tmp_path: Path) -> None:
     onnx.save(nets.plain(), tmp_path / "m.onnx")
-    found = placement(tmp_path / "m.onnx", "cpu", X)
+    found = find_placement(tmp_path / "m.onnx", "cpu", X)
     assert found.nodes == {CPU: len(nets.plain().graph.node)}
     assert {op for _, op, _ in found.heavy} == {"Conv", "BatchNormalization", "Gemm"}
     assert list(tmp_path.iterdir()) == [tmp_path / "m.onnx"]  # the profile is gone
 
 
 def test_what_a_session_is_given() -> None:
-    strict = providers.provider_list("cuda", {"use_tf32": "1", "device_id": "1"})
+    strict = providers.list_providers("cuda", {"use_tf32": "1", "device_id": "1"})
     assert strict == [(CUDA, {"use_tf32": "0", "device_id": "1", "cudnn_conv_algo_search": "DEFAULT"})]
-    deployed = providers.provider_list("cuda", {"device_id": "1"}, strict=False, alone=False)
+    deployed = providers.list_providers("cuda", {"device_id": "1"}, strict=False, alone=False)
     assert deployed == [(CUDA, {"device_id": "1"}), CPU]
-    assert providers.provider_list("cuda", strict=False) == [CUDA]
-    behind = providers.provider_list("tensorrt", {"trt_fp16_enable": "1", "device_id": "0"}, alone=False)
+    assert providers.list_providers("cuda", strict=False) == [CUDA]
+    behind = providers.list_providers("tensorrt", {"trt_fp16_enable": "1", "device_id": "0"}, alone=False)
     assert behind[0] == (TENSORRT, {"trt_fp16_enable": "0", "device_id": "0"})
     assert behind[1] == (CUDA, providers.STRICT)
-    assert providers.provider_list("tensorrt", {"trt_fp16_enable": "1"}, strict=False)[0][1]["trt_fp16_enable"] == "1"
-    assert providers.provider_list("cpu") == [CPU]
+    assert providers.list_providers("tensorrt", {"trt_fp16_enable": "1"}, strict=False)[0][1]["trt_fp16_enable"] == "1"
+    assert providers.list_providers("cpu") == [CPU]
 
 
 class FakeOrt(types.SimpleNamespace):
@@ -103,13 +103,13 @@ class FakeOrt(types.SimpleNamespace):
 
 
 def test_libraries_are_loaded_once_and_silently(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(providers, "onnxruntime", FakeOrt)
+    monkeypatch.setattr(providers, "import_onnxruntime", FakeOrt)
     monkeypatch.setattr(providers, "_preloaded", [])
     assert providers.check_provider("cuda", {"device_id": "0"}) == CUDA
     assert providers.check_provider("cuda") == CUDA
     assert FakeOrt.loads == 1
     assert capsys.readouterr() == ("", "")
-    assert providers.loading_said() == "liba.so.9, libb.so.9, libc.so.9 and 1 more cannot be loaded"
+    assert providers.explain_loading() == "liba.so.9, libb.so.9, libc.so.9 and 1 more cannot be loaded"
     for provider, options in (("tensorrt", None), ("tpu", None), ("cpu", {"a": "b"})):
         with pytest.raises(RuntimeUnavailable):
             providers.check_provider(provider, options)
@@ -154,7 +154,7 @@ def test_a_provider_is_tried_before_anything_is_compared(monkeypatch: pytest.Mon
         tried.append((provider, options))
         raise RuntimeUnavailable("listed, but not there")
 
-    monkeypatch.setattr(asked, "probe", broken)
+    monkeypatch.setattr(asked, "probe_provider", broken)
     model = nets.plain()
     with pytest.raises(RuntimeUnavailable, match="not there"):
         compare(model, model, provider="cuda", provider_options={"device_id": "0"})
@@ -162,7 +162,7 @@ def test_a_provider_is_tried_before_anything_is_compared(monkeypatch: pytest.Mon
 
 
 def test_the_probe_is_a_model() -> None:
-    profile.probe("cpu")
+    profile.probe_provider("cpu")
     assert onnx.load_from_string(profile._PROBE).graph.node[0].op_type == "Relu"
 
 
@@ -176,7 +176,7 @@ def test_what_onnxruntime_prints_is_kept_off_the_terminal(monkeypatch: pytest.Mo
         return real(*args, **kwargs)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", noisy)
-    profile.probe("cpu")
+    profile.probe_provider("cpu")
     assert capfd.readouterr() == ("", "")
 
 
@@ -185,7 +185,7 @@ def test_the_referee_proves_the_provider(monkeypatch: pytest.MonkeyPatch) -> Non
     from converter.referee.verify import models as side
     from converter.referee.verify import request as asked
 
-    real_session, real_run = side.Session, profile.placement_and_run
+    real_session, real_run = side.Session, profile.run_with_placement
     shared: dict[str, Any] = {"where": CPU}
 
     def on_cpu(model: Any, provider: str, feeds: Any, **settings: Any) -> Any:
@@ -194,11 +194,11 @@ def test_the_referee_proves_the_provider(monkeypatch: pytest.MonkeyPatch) -> Non
         return Placement({shared["where"]: len(heavy), CPU: 1}, heavy), values
 
     monkeypatch.setattr(asked, "check_provider", lambda provider, options: CUDA)
-    monkeypatch.setattr(asked, "probe", lambda provider, options: None)
+    monkeypatch.setattr(asked, "probe_provider", lambda provider, options: None)
     monkeypatch.setattr(
         side, "Session", lambda model, provider, **settings: real_session(model, "cpu", **settings | {"options": {}})
     )
-    monkeypatch.setattr(side, "placement_and_run", on_cpu)
+    monkeypatch.setattr(side, "run_with_placement", on_cpu)
     model = nets.plain()
     with pytest.raises(RuntimeUnavailable, match=r"original: asked for CUDA.*\(BatchNormalization\)"):
         compare(model, nets.fold(model), provider="cuda")
@@ -231,7 +231,7 @@ def test_strict_and_deployed_sessions_differ(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_several_distributions_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     both = ("onnxruntime 1.32.0", "onnxruntime-gpu 1.32.0")
-    monkeypatch.setattr(machine, "distributions", lambda: both)
+    monkeypatch.setattr(machine, "list_distributions", lambda: both)
     model = nets.plain()
     parity = compare(model, nets.fold(model), quick=True)
     assert parity.verdict is Verdict.PASS
@@ -242,11 +242,11 @@ def test_distributions_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["onnxruntime", "onnxruntime_gpu", "onnxruntime-extensions", "onnxruntime-tools", "numpy", "ort-nightly"]
     held = [types.SimpleNamespace(metadata={"Name": n}, version="1") for n in names]
     monkeypatch.setattr(providers.importlib.metadata, "distributions", lambda: held)
-    assert providers.distributions() == ("onnxruntime 1", "onnxruntime-gpu 1", "ort-nightly 1")
+    assert providers.list_distributions() == ("onnxruntime 1", "onnxruntime-gpu 1", "ort-nightly 1")
 
 
 def test_the_machine_is_told() -> None:
-    found = machine.environment()
+    found = machine.describe_environment()
     assert set(found.versions) == {"biasopt", "python", "onnx", "numpy", "onnxruntime"}
     assert found.machine["cores"] >= 1
     assert found.gpu == {}
@@ -262,15 +262,15 @@ def test_gpu_facts_by_library_by_tool_or_not_at_all(tmp_path: Path, monkeypatch:
         nvmlSystemGetDriverVersion=lambda: "600.1",
     )
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    assert providers.gpu_facts() == {"name": "NVIDIA X", "uuid": "GPU-1", "driver": "600.1"}
+    assert providers.describe_gpu() == {"name": "NVIDIA X", "uuid": "GPU-1", "driver": "600.1"}
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert providers.gpu_facts() == {}
+    assert providers.describe_gpu() == {}
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA Y, GPU-2, 601.0'\n")
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     if sys.platform != "win32":
-        assert providers.gpu_facts() == {"name": "NVIDIA Y", "uuid": "GPU-2", "driver": "601.0"}
+        assert providers.describe_gpu() == {"name": "NVIDIA Y", "uuid": "GPU-2", "driver": "601.0"}
 
 
 def test_placing_is_left_out_for_cut_out_places() -> None:
@@ -293,13 +293,13 @@ def test_a_placing_run_is_made_once_per_input(monkeypatch: pytest.MonkeyPatch) -
     from converter.referee.verify.options import Options
 
     count = [0]
-    real = side.placement_and_run
+    real = side.run_with_placement
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         count[0] += 1
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(side, "placement_and_run", counted)
+    monkeypatch.setattr(side, "run_with_placement", counted)
     made = ModelUnderTest(LoadedModel.open(nets.plain()), Options())
     first, second = made.again(X), made.again(X)
     assert first is second
