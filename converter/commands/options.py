@@ -18,10 +18,11 @@ import click
 from converter.errors import DataError
 from converter.records.options import PROBES, STAGES
 from converter.report import wording
+from converter.report.render import FORMS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 REMOVE = "remove-biases"
-FORMATS = ("json", "md", "html", "junit", "text")
+FORMATS = ("json", *FORMS)
 
 
 # -- from records --------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def parse_formats(values: Sequence[str]) -> list[str]:
     """Kinds of report."""
     found = split_list(values)
     if unknown := set(found) - set(FORMATS):
-        raise ValueError(f"{min(unknown)!r} is no kind of report; there are json, md, html, junit and text.")
+        raise ValueError(f"{min(unknown)!r} is no kind of report; there are {', '.join(FORMATS)}.")
     return found
 
 

@@ -397,6 +397,18 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """One thing that was tested, for forms that know tests only: what is open or was not run is never passed."""
+
+    suite: str
+    name: str
+    status: Verdict
+    message: str
+    body: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a command found. The head is shown by forms that have room for one; screens begin with the sections."""
 
@@ -408,8 +420,10 @@ class Report:
     sections: tuple[Section, ...]
     claims: Sequence[tuple[str, Words]] = ()  # what is to be seen at a glance
     warnings: Sequence[str] = ()
+    cases: Sequence[Case] = ()
     version: str = ""
     schema: str = ""
+    exit_code: int = 0
     width: int = 80  # columns, where a screen does not say
 
     def shown(self, medium: Medium) -> Iterator[tuple[Section, list[Any]]]:

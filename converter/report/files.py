@@ -13,14 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import BiasoptError
+from converter.report.render import FORMS
 
-NAMES = {
-    "json": "report.json",
-    "md": "report.md",
-    "html": "report.html",
-    "junit": "report.xml",
-    "text": "report.txt",
-}
+NAMES = {"json": "report.json"} | {name: form.file for name, form in FORMS.items()}
 FORMATS = ("json", "md", "html")  # written where none is asked for
 FINDINGS = ("json", "md", "html", "text")  # of reports that pass or fail nothing
 
@@ -72,30 +67,14 @@ def save(
 
 def made(document: Mapping[str, Any], form: str) -> str:
     """The document in one of the formats of `NAMES`. What a format needs is loaded only for it."""
-    match form:
-        case "json":
-            from converter.report.serialize import dumps
+    if form == "json":
+        from converter.report.serialize import dumps
 
-            return dumps(document)
-        case "md":
-            from converter.report.content.document import report_of
-            from converter.report.render.markdown import render_markdown
+        return dumps(document)
+    if form in FORMS:
+        from converter.report.content.document import report_of
 
-            return render_markdown(report_of(document))
-        case "html":
-            from converter.report.content.document import report_of
-            from converter.report.render.html import render_html
-
-            return render_html(report_of(document))
-        case "junit":
-            from converter.report import junit
-
-            return junit.junit(document)
-        case "text":
-            from converter.report.content.document import report_of
-            from converter.report.render.text import render_text
-
-            return render_text(report_of(document))
+        return FORMS[form].render(report_of(document))
     raise ValueError(f"{form!r} is no kind of report; there are {', '.join(NAMES)}")
 
 

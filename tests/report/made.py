@@ -162,3 +162,8 @@ def markdown(document: Mapping[str, Any]) -> str:
 def text(document: Mapping[str, Any]) -> str:
     """A document as text."""
     return files.made(document, "text")
+
+
+def junit(document: Mapping[str, Any]) -> str:
+    """A document as JUnit XML."""
+    return files.made(document, "junit")

@@ -9,10 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from converter.records import OutputCheck, Stage, Verdict
-from converter.report.junit import junit
 from converter.report.serialize import fold_document
 from tests.report import made_evidence as made
-from tests.report.made import folded
+from tests.report.made import folded, junit
 
 HOSTILE = "a<b>&\"'\x00\x1b[2J\ud800]]>" + "x" * 3000
 

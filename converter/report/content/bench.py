@@ -10,6 +10,7 @@ from converter.records import Latency, Timing, Verdict
 from converter.report import charts, wording
 from converter.report.blocks import (
     Block,
+    Case,
     Chart,
     Column,
     Details,
@@ -61,6 +62,8 @@ def bench_report(latency: Latency, run: Run) -> Report:
         warnings=latency.warnings,
         version=run.version,
         schema=run.schema,
+        exit_code=run.exit_code,
+        cases=list(latency_cases(latency)),
         sections=(
             Section("", latency_head(latency, "B"), media=~Medium.PAGE),
             models_section(latency.model_a, latency.model_b),
@@ -229,3 +232,11 @@ def _band(found: Mapping[str, Any]) -> str:
     if not {"low", "high"} <= found.keys():
         return ""
     return f" ({wording.ratio(found['low'])} to {wording.ratio(found['high'])})"
+
+
+def latency_cases(latency: Latency | None) -> Iterator[Case]:
+    """The benchmark as a test."""
+    if latency is not None:
+        said = wording.speed(latency)
+        body = "\n".join((said, *latency.warnings))
+        yield Case("latency", f"gate {latency.gate}", latency.verdict, latency.why or said, body)

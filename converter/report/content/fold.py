@@ -34,10 +34,18 @@ from converter.report.blocks import (
     strong,
 )
 from converter.report.content import Run
-from converter.report.content.bench import latency_claims, latency_head, latency_section, speed_sentence
+from converter.report.content.bench import latency_cases, latency_claims, latency_head, latency_section, speed_sentence
 from converter.report.content.bias_path import FateGroup, describe_one, group_fates, removed_share, summarize_fates
 from converter.report.content.pair import again_section, change
-from converter.report.content.verify import answers, evidence_sections, parity_claims, parity_head, unless_passed, worst
+from converter.report.content.verify import (
+    answers,
+    evidence_sections,
+    parity_cases,
+    parity_claims,
+    parity_head,
+    unless_passed,
+    worst,
+)
 
 WIDTH = 110
 REASONS = 10  # that are shown where a few lines are wanted; `inspect` shows them all
@@ -64,6 +72,8 @@ def fold_report(result: FoldResult, reasons: Reasons, run: Run, removal: Sequenc
         warnings=tuple(dict.fromkeys(warnings)),
         version=run.version,
         schema=run.schema,
+        exit_code=run.exit_code,
+        cases=[*parity_cases(parity), *latency_cases(latency)],
         width=WIDTH,
         sections=(
             header_section(result),

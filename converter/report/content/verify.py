@@ -12,6 +12,7 @@ from converter.records.evidence import SEVERITY, worst_verdict
 from converter.report import charts, wording
 from converter.report.blocks import (
     Block,
+    Case,
     Chart,
     Check,
     Checks,
@@ -36,7 +37,7 @@ from converter.report.blocks import (
     strong,
 )
 from converter.report.content import Run
-from converter.report.content.bench import latency_claims, latency_head, latency_section, speed_sentence
+from converter.report.content.bench import latency_cases, latency_claims, latency_head, latency_section, speed_sentence
 from converter.report.content.pair import again_section, model_name, models_section
 
 BESIDE = 4  # outputs of a stage shown beside their limits; the rest is in the list that unfolds
@@ -57,6 +58,8 @@ def verify_report(parity: Parity, run: Run, latency: Latency | None = None) -> R
         warnings=tuple(dict.fromkeys((*parity.warnings, *(latency.warnings if latency else ())))),
         version=run.version,
         schema=run.schema,
+        exit_code=run.exit_code,
+        cases=[*parity_cases(parity), *latency_cases(latency)],
         sections=(
             Section("", parity_head(parity), media=~Medium.PAGE),
             *([Section("", latency_head(latency, "B"), media=Medium.COMMENT)] if latency else []),
@@ -348,3 +351,43 @@ def _layers(parity: Parity) -> Iterator[Section]:
                 media=Medium.PAGE,
             )
             return
+
+
+# ---- as tests ------------------------------------------------------------------------------------------
+
+
+def parity_cases(parity: Parity | None) -> Iterator[Case]:
+    """One test per stage and output."""
+    if parity is None:
+        yield Case("parity", "parity", Verdict.SKIPPED, "not checked (--no-verify)")
+        return
+    for stage in parity.stages:
+        yield from _stage_cases(stage)
+    if not parity.stages or _disagrees(parity):  # the verdict must show even where no stage carries it
+        body = "\n".join((f"level {parity.level}", *parity.warnings))
+        message = parity.why or wording.VERDICT[parity.verdict].clause
+        yield Case("verdict", "parity", parity.verdict, message, body)
+
+
+def _disagrees(parity: Parity) -> bool:
+    """Whether a verdict that does not pass shows in no stage."""
+    found = {stage.status for stage in parity.stages} | {c.status for s in parity.stages for c in s.outputs}
+    return parity.verdict is not Verdict.PASS and parity.verdict not in found
+
+
+def _stage_cases(stage: Stage) -> Iterator[Case]:
+    """A case per output, and one of the stage's own where no output says what the stage does."""
+    each = 0.0 if stage.seconds is None else stage.seconds / max(1, len(stage.outputs))
+    statuses = {check.status for check in stage.outputs}
+    if stage.status not in statuses:
+        yield Case(stage.id, stage.id, stage.status, stage.why, seconds=each)
+    for check in stage.outputs:
+        message = f"{check.name}: {check.why or 'no reason given'}" if check.status is not Verdict.PASS else ""
+        yield Case(stage.id, check.name or stage.id, check.status, message, _numbers(check), each)
+
+
+def _numbers(check: OutputCheck) -> str:
+    numbers = (("score", check.score), ("limit", check.limit), ("largest difference", check.max_abs))
+    lines = [f"{key}: {value:.6g}" for key, value in numbers if value is not None]
+    plain = {key: value for key, value in check.detail.items() if isinstance(value, int | float | str)}
+    return "\n".join(lines + [f"{key}: {value}" for key, value in plain.items()])

@@ -1,1 +1,33 @@
-"""One file a form: a `converter.report.blocks.Report` in, text out."""
+"""One file a form: a `converter.report.blocks.Report` in, text out. A new form is its file and its row in `FORMS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from converter.report.blocks import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The file that a form is written to, and the function that makes it; its module loads when it is called."""
+
+    file: str
+    module: str
+    function: str
+
+    def render(self, report: Report) -> str:
+        """The report in this form."""
+        make: Callable[[Report], str] = getattr(import_module(f"{__name__}.{self.module}"), self.function)
+        return make(report)
+
+
+FORMS = {
+    "md": Form("report.md", "markdown", "render_markdown"),
+    "html": Form("report.html", "html", "render_html"),
+    "junit": Form("report.xml", "junit", "render_junit"),
+    "text": Form("report.txt", "text", "render_text"),
+}

@@ -1,0 +1,85 @@
+"""Reports as JUnit XML, for the test pages of Jenkins, GitLab and others.
+
+One test case per stage and output: what could not be decided or was not run is ``skipped``, never passed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from xml.etree import ElementTree
+
+from converter.records import Verdict
+from converter.report.blocks import Case, Report
+
+# What XML 1.0 cannot hold even as a reference: control characters but tab and line breaks, lone surrogates.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def render_junit(report: Report) -> str:
+    """The test cases of a report as JUnit XML that ends in a newline."""
+    kind = report.schema.partition("/")[0]
+    cases = list(_unique(report.cases))
+    suites: dict[str, list[Case]] = {}
+    for case in cases:
+        suites.setdefault(case.suite, []).append(case)
+    root = ElementTree.Element("testsuites", {"name": kind} | _counts(cases))
+    for name, members in suites.items():
+        _suite(root, f"{kind}.{name}", members, report)
+    ElementTree.indent(root)
+    text: str = ElementTree.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def _suite(root: ElementTree.Element, name: str, cases: list[Case], report: Report) -> None:
+    suite = ElementTree.SubElement(root, "testsuite", {"name": _xml(name), "skipped": _skipped(cases)} | _counts(cases))
+    properties = ElementTree.SubElement(suite, "properties")
+    for key, value in (("version", report.version), ("exit_code", report.exit_code)):
+        ElementTree.SubElement(properties, "property", name=f"biasopt.{key}", value=_xml(f"{value}"))
+    for case in cases:
+        _case(suite, name, case)
+
+
+def _case(suite: ElementTree.Element, classname: str, case: Case) -> None:
+    element = ElementTree.SubElement(
+        suite, "testcase", name=_xml(case.name), classname=_xml(classname), time=f"{case.seconds or 0:.3f}"
+    )
+    match case.status:
+        case Verdict.FAIL:
+            told = ElementTree.SubElement(element, "failure", message=_xml(case.message), type=_xml(case.suite))
+            told.text = _xml(f"{case.message}\n{case.body}".strip())
+        case Verdict.INCONCLUSIVE | Verdict.SKIPPED:
+            ElementTree.SubElement(element, "skipped", message=_xml(f"{case.status.value}: {case.message}"))
+    if case.body and case.status is not Verdict.FAIL:
+        ElementTree.SubElement(element, "system-out").text = _xml(case.body)
+
+
+def _counts(cases: list[Case]) -> dict[str, str]:
+    failed = sum(case.status is Verdict.FAIL for case in cases)
+    seconds = sum(case.seconds or 0.0 for case in cases)
+    return {
+        "tests": str(len(cases)),
+        "failures": str(failed),
+        "errors": "0",
+        "time": f"{seconds:.3f}",
+    }
+
+
+def _skipped(cases: list[Case]) -> str:
+    return str(sum(case.status in (Verdict.INCONCLUSIVE, Verdict.SKIPPED) for case in cases))
+
+
+def _unique(cases: Iterable[Case]) -> Iterator[Case]:
+    """Names that come twice in a suite get a number: readers tell cases apart by suite and name."""
+    seen: Counter[tuple[str, str]] = Counter()
+    for case in cases:
+        seen[case.suite, case.name] += 1
+        again = seen[case.suite, case.name]
+        yield case if again == 1 else replace(case, name=f"{case.name} ({again})")
+
+
+def _xml(text: str) -> str:
+    """The text with what XML cannot hold written as an escape."""
+    return _NOT_XML.sub(lambda c: f"\\u{ord(c[0]):04x}", text)
