@@ -111,7 +111,7 @@ class _Run:
                 raise InvariantViolation(f"the passes found work {limit} times over; they undo each other")
         acted = tuple(Finding(r.id, r.pass_name, r.node, Status.ACT) for r in self.rewrites)
         declined = tuple(f for p in self.passes for f in self.declined.get(p.name, {}).values())
-        left = declined + tuple(self._unexplained(declined))
+        left = declined + tuple(self._find_unexplained(declined))
         done = {r.id for r in self.rewrites}  # a batch norm that took a bias in, and is to be kept
         findings = acted + tuple(f for f in left if f.id not in done)
         return Outcome(tuple(self.rewrites), findings, before, count(self.facts), self._fates(left))
@@ -158,7 +158,7 @@ class _Run:
         unasked = {n.label: why for n in self.graph.nodes() if (why := opset_problem(n)) is not None}
         return self.biases.close([f for f in left if f.pass_name in takers or f.node in norms], unasked)
 
-    def _unexplained(self, declined: tuple[Finding, ...]) -> Iterable[Finding]:
+    def _find_unexplained(self, declined: tuple[Finding, ...]) -> Iterable[Finding]:
         """Batch norms that no pass said a word about."""
         names = [p.name for p in self.passes if "BatchNormalization" in p.ops]
         if not names or self._full():

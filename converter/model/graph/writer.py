@@ -66,18 +66,18 @@ class _Writer:
                 out.add(self.copy(f))
         for key, value in self.metadata.items():
             entry = onnx.StringStringEntryProto(key=key, value=value)
-            out.message(_MODEL_METADATA, _whole(entry.SerializeToString()))
+            out.message(_MODEL_METADATA, _as_pieces(entry.SerializeToString()))
         return out
 
     def _message(self, out: Pieces, f: Field, scope: Scope, body: Callable[[Scope], Pieces]) -> None:
-        if self.changed(scope):
+        if self.scope_changed(scope):
             out.message(f.number, body(scope))
         else:
             out.add(self.copy(f))
 
     # -- what changed ----------------------------------------------------------------------
 
-    def changed(self, scope: Scope) -> bool:
+    def scope_changed(self, scope: Scope) -> bool:
         if id(scope) not in self._changed:
             self._changed[id(scope)] = bool(
                 scope.removed_fields
@@ -97,7 +97,7 @@ class _Writer:
             or bool(node.attr_edits)
             or [t.name for t in node.inputs] != list(p.input)
             or [t.name for t in node.outputs] != list(p.output)
-            or any(self.changed(b.scope) for b in node.bodies)
+            or any(self.scope_changed(b.scope) for b in node.bodies)
             or (self.data is not None and any(_external(a.t) for a in p.attribute))
         )
 
@@ -173,13 +173,13 @@ class _Writer:
             if proto.name in node.attr_edits:
                 continue
             bodies = {b.graph.start: b.scope for b in node.bodies if b.attribute == place}
-            if any(self.changed(s) for s in bodies.values()) or (self.data is not None and _external(proto.t)):
+            if any(self.scope_changed(s) for s in bodies.values()) or (self.data is not None and _external(proto.t)):
                 out.message(_ATTRIBUTE, self._attribute(place, proto, bodies))
             else:
                 out.add(self.copy(place))
         for name, value in node.attr_edits.items():
             if value is not None:
-                out.message(_ATTRIBUTE, _whole(onnx.helper.make_attribute(name, value).SerializeToString()))
+                out.message(_ATTRIBUTE, _as_pieces(onnx.helper.make_attribute(name, value).SerializeToString()))
         return out
 
     def _attribute(self, place: Field, proto: onnx.AttributeProto, bodies: dict[int, Scope]) -> Pieces:
@@ -188,7 +188,7 @@ class _Writer:
             if f.start in bodies:
                 self._message(out, f, bodies[f.start], self.graph_body)
             elif f.number == _ATTRIBUTE_TENSOR and _external(proto.t) and self.data is not None:
-                out.message(f.number, self._moved(f, proto.t))
+                out.message(f.number, self._move_outside(f, proto.t))
             else:
                 out.add(self.copy(f))
         return out
@@ -199,15 +199,15 @@ class _Writer:
         if f.start in scope.removed_fields:
             return
         if self.data is not None and _external(header):
-            out.message(f.number, self._moved(f, header))
+            out.message(f.number, self._move_outside(f, header))
         else:
             out.add(self.copy(f))
 
-    def _moved(self, f: Field, header: TensorProto) -> Pieces:
+    def _move_outside(self, f: Field, header: TensorProto) -> Pieces:
         where = self.file.ref(header, f).external
         assert where is not None and self.data is not None
         offset = self.data.place(Span(where.path, where.offset, where.n_bytes))
-        return _whole(_pointing(header, self.data.name, offset, where.n_bytes).SerializeToString())
+        return _as_pieces(_pointing(header, self.data.name, offset, where.n_bytes).SerializeToString())
 
     def _new_initializers(self, out: Pieces, scope: Scope) -> None:
         for const in scope.new_constants:
@@ -216,7 +216,7 @@ class _Writer:
                 info = onnx.helper.make_tensor_value_info(
                     const.name, onnx.helper.np_dtype_to_tensor_dtype(const.weight.dtype), const.weight.shape
                 )
-                out.message(_INPUT, _whole(info.SerializeToString()))
+                out.message(_INPUT, _as_pieces(info.SerializeToString()))
 
     def _constant_nodes(self, out: Pieces, scope: Scope, number: int) -> None:
         # A function has no initializers, and below IR 4 those of a body would have to be its inputs.
@@ -225,7 +225,7 @@ class _Writer:
             attribute = Pieces()
             attribute.add(onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR).SerializeToString())
             attribute.message(_ATTRIBUTE_TENSOR, self.tensor(const.name, const.weight))
-            body = _whole(node.SerializeToString())
+            body = _as_pieces(node.SerializeToString())
             body.message(_ATTRIBUTE, attribute)
             out.message(number, body)
 
@@ -235,15 +235,15 @@ class _Writer:
         value = Computed(n_bytes, weight.load)
         if self.data is not None and n_bytes >= _EXTERNAL_FROM:
             offset = self.data.place(value)
-            return _whole(_pointing(header, self.data.name, offset, n_bytes).SerializeToString())
-        out = _whole(header.SerializeToString())
+            return _as_pieces(_pointing(header, self.data.name, offset, n_bytes).SerializeToString())
+        out = _as_pieces(header.SerializeToString())
         raw = Pieces()
         raw.add(value)
         out.message(_RAW_DATA, raw)
         return out
 
 
-def _whole(data: bytes) -> Pieces:
+def _as_pieces(data: bytes) -> Pieces:
     out = Pieces()
     out.add(data)
     return out

@@ -47,7 +47,7 @@ class BiasAndNorm(Match):
         return [(self.linear.result, self.bn.node)]
 
     @property
-    def read(self) -> Sequence[Tensor]:
+    def constants_read(self) -> Sequence[Tensor]:
         """The parameters and the bias."""
         return [*self.bn.params, self.bias]
 

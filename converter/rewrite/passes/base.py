@@ -38,12 +38,12 @@ class Match:
         return ()
 
     @property
-    def read(self) -> Sequence[Tensor]:
+    def constants_read(self) -> Sequence[Tensor]:
         """Constants that are read."""
         return [t for a in self.affines for t in a.params]
 
     @property
-    def replaced(self) -> Sequence[Tensor]:
+    def constants_replaced(self) -> Sequence[Tensor]:
         """Constants that others take the place of."""
         return ()
 
@@ -55,7 +55,7 @@ class LinearMatch(Match):
     linear: Linear
 
     @property
-    def read(self) -> Sequence[Tensor]:
+    def constants_read(self) -> Sequence[Tensor]:
         """The bias, if there is one."""
         return [] if self.linear.bias is None else [self.linear.bias]
 

@@ -33,7 +33,7 @@ _RUN_TIME = ("overridable", "function-input", "not-constant")
 
 
 def _read_problem(facts: Facts, match: Match) -> Decline | None:
-    found = [facts.constants.problem(t) for t in (*match.read, *match.replaced)]
+    found = [facts.constants.problem(t) for t in (*match.constants_read, *match.constants_replaced)]
     return next((p for code in _RUN_TIME for p in found if p is not None and p[0] == code), None)
 
 
@@ -41,12 +41,12 @@ def _constant_problem(facts: Facts, match: Match) -> Decline | None:
     problem = _read_problem(facts, match)
     if problem is not None:
         return problem
-    found = [facts.constants.problem(t) for t in match.replaced]
+    found = [facts.constants.problem(t) for t in match.constants_replaced]
     return next((p for p in found if p is not None), None)  # quantized: nothing else is left
 
 
 def _type_problem(facts: Facts, match: Match) -> str | None:
-    for tensor in match.replaced or match.read:
+    for tensor in match.constants_replaced or match.constants_read:
         dtype = facts.weight(tensor).dtype
         if not numerics.is_float(dtype):
             return f"{tensor.name!r} is {dtype}"
@@ -68,7 +68,7 @@ ONE_READER = Check(("output-is-graph-output", "captured-by-subgraph", "several-r
 READABLE = Check(_RUN_TIME, _read_problem)  # of constants that stay; they may be quantized
 CONSTANT = Check((*_RUN_TIME, "weight-quantized"), _constant_problem)
 FLOAT = Check("not-float", _type_problem)
-NOT_SHARED = Check("weight-shared", lambda f, m: shared_problem(f, m.replaced))
+NOT_SHARED = Check("weight-shared", lambda f, m: shared_problem(f, m.constants_replaced))
 
 # -- what batch norms and arithmetic compute --------------------------------------------------
 

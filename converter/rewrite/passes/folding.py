@@ -89,7 +89,7 @@ class Fold(Match, ABC):
         return (self.affine,)
 
     @property
-    def replaced(self) -> Sequence[Tensor]:
+    def constants_replaced(self) -> Sequence[Tensor]:
         """The weight, and the bias if there is one."""
         return [t for t in (self.linear.weight, self.linear.bias) if t is not None]
 
@@ -115,7 +115,7 @@ class Fold(Match, ABC):
 
     def shared_problem(self, facts: Facts) -> str | None:
         """What would be copied, or grow, that may not."""
-        return checks.shared_problem(facts, self.replaced)
+        return checks.shared_problem(facts, self.constants_replaced)
 
     def vectors(self, facts: Facts) -> tuple[Array, Array] | str:
         """Scale and shift, each of shape [channels], or why there are none."""
@@ -166,7 +166,7 @@ def _not_per_channel(facts: Facts, m: Fold) -> str | None:
 
 
 def _not_finite(facts: Facts, m: Fold) -> str | None:
-    return checks.finite_problem(facts, m.affine, m.replaced[1:]) or m.rounding_problem(facts, "not-finite")
+    return checks.finite_problem(facts, m.affine, m.constants_replaced[1:]) or m.rounding_problem(facts, "not-finite")
 
 
 def _no_bias_slot(facts: Facts, m: Fold) -> str | None:

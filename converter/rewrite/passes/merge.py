@@ -182,7 +182,7 @@ class Pair(Match):
     @property
     def like(self) -> Tensor:
         """A constant whose type is that of the merged one."""
-        return self.read[0]
+        return self.constants_read[0]
 
     def constant(self, facts: Facts) -> Array:
         """The merged constant."""
@@ -216,7 +216,7 @@ def _old_broadcast(_: Facts, m: Pair) -> str | None:
 
 
 def _model_grows(facts: Facts, m: Pair) -> str | None:
-    shapes = [facts.weight(t).shape for t in m.read]
+    shapes = [facts.weight(t).shape for t in m.constants_read]
     merged = np.broadcast_shapes(*shapes)
     if int(np.prod(merged)) > max(int(np.prod(s)) for s in shapes):
         return f"together the constants would be larger ({list(merged)}) than either"

@@ -42,7 +42,7 @@ class MovableBias(Match):
         return [self.bias.node]
 
     @property
-    def replaced(self) -> Sequence[Tensor]:
+    def constants_replaced(self) -> Sequence[Tensor]:
         """The bias, and what takes it over."""
         return [self.bias.tensor, *self.targets]
 
@@ -64,7 +64,7 @@ class MovableBias(Match):
         return self.part is None
 
     @property
-    def removed(self) -> int:
+    def n_removed(self) -> int:
         """Elements of the bias that go."""
         return self.bias.value.size if self.part is None else int(self.part.sum())
 
@@ -252,7 +252,7 @@ def _flow_pass(page: str, find: Find, fate: FateKind, name: str, after: str, *, 
         part = "" if m.part is None else m.trace.name_part(m.part)
         of_part = FateKind.ABSORBED if m.trace.absorbs else FateKind.DEAD
         kind = of_part if part else fate
-        return BiasChange(m.bias.node.label, kind, m.where, m.removed, part, m.trace.path(part))
+        return BiasChange(m.bias.node.label, kind, m.where, m.n_removed, part, m.trace.path(part))
 
     return Pass(
         page,

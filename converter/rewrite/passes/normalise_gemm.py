@@ -23,7 +23,7 @@ def find(facts: Facts, node: Node) -> LinearMatch | None:
 
 def plan(facts: Facts, m: LinearMatch) -> list[Edit]:
     """The MatMul turned into a Gemm with a copy of the bias, the Add out."""
-    gemm = set_bias(facts, Linear(m.linear.node, None, 0), facts.float64(m.read[0]))
+    gemm = set_bias(facts, Linear(m.linear.node, None, 0), facts.float64(m.constants_read[0]))
     return [*gemm, Bypass(m.linear.last, 1 - m.linear.bias_slot)]
 
 

@@ -42,12 +42,12 @@ class RecurrentBias(Match):
         return [self.cell.node]
 
     @property
-    def read(self) -> Sequence[Tensor]:
+    def constants_read(self) -> Sequence[Tensor]:
         """The bias."""
         return [self.bias]
 
     @property
-    def replaced(self) -> Sequence[Tensor]:
+    def constants_replaced(self) -> Sequence[Tensor]:
         """The bias, where something is left of it."""
         return [] if self.is_zero else [self.bias]
 

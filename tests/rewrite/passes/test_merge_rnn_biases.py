@@ -51,7 +51,7 @@ KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
 EVERY = [(op, {**attrs, "direction": way}) for (op, attrs), way in itertools.product(KINDS, WAYS)]
 
 
-def made(op: str, attrs: dict[str, Any], dtype: Any = np.float32, **more: Any) -> onnx.ModelProto:
+def build_cell(op: str, attrs: dict[str, Any], dtype: Any = np.float32, **more: Any) -> onnx.ModelProto:
     """Return a cell; each direction has activations of its own."""
     attrs = dict(attrs)
     if "activations" in attrs:
@@ -59,7 +59,7 @@ def made(op: str, attrs: dict[str, Any], dtype: Any = np.float32, **more: Any) -
     return cell(op, dtype, **attrs, **more)
 
 
-def apart(proto: onnx.ModelProto) -> list[int]:
+def gates_kept_apart(proto: onnx.ModelProto) -> list[int]:
     """Return the gates that keep both biases."""
     attrs = {a.name: a.i for a in proto.graph.node[0].attribute}
     return [2] if proto.graph.node[0].op_type == "GRU" and attrs.get("linear_before_reset") else []
@@ -70,10 +70,10 @@ def apart(proto: onnx.ModelProto) -> list[int]:
 
 @pytest.mark.parametrize(("op", "attrs"), EVERY, ids=str)
 def test_equal_in_float64(op: str, attrs: dict[str, Any]) -> None:
-    before = made(op, attrs, np.float64)
+    before = build_cell(op, attrs, np.float64)
     after = merge(before).model
     was, now = halves(before), halves(after)
-    kept = apart(before)
+    kept = gates_kept_apart(before)
     assert not np.delete(now[:, 1], kept, axis=1).any()
     np.testing.assert_array_equal(now[:, 1, kept], was[:, 1, kept])
     np.testing.assert_array_equal(now[:, 0, kept], was[:, 0, kept])
@@ -85,7 +85,7 @@ def test_equal_in_float64(op: str, attrs: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("op", "attrs"), EVERY, ids=str)
 def test_equal_on_onnxruntime(op: str, attrs: dict[str, Any]) -> None:
-    before = made(op, attrs)
+    before = build_cell(op, attrs)
     after = merge(before).model
     for feeds in feeds_of(before):
         exact, was, now = recurrence.run(before, feeds["x"]), run_ort(before, feeds), run_ort(after, feeds)
