@@ -17,11 +17,11 @@ from converter.errors import BiasoptError, DataError, ExportError, InvariantViol
 if TYPE_CHECKING:
     from converter.commands.ablate import AblateResult, score_biases
     from converter.commands.bench import measure_latency
-    from converter.commands.export import ExportResult, export_model
+    from converter.commands.export import export_model
     from converter.commands.fold import FoldResult, fold
     from converter.commands.inspect import explain, inspect
     from converter.commands.lint import LintResult, lint_model
-    from converter.commands.replay import ReplayResult, replay_certificate
+    from converter.commands.replay import replay_certificate
     from converter.commands.study import StudyResult, run_study
     from converter.commands.verify import compare
     from converter.model.graph import load
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         StudyOptions,
         VerifyOptions,
     )
-    from converter.records.results import InspectResult
+    from converter.records.results import ExportResult, InspectResult, ReplayResult
     from converter.referee import verify
     from converter.rewrite.bias_flow.fates import NoSuchBias, UnknownBias
 
@@ -86,12 +86,12 @@ __all__ = [
 # Where each public name lives. The functions load numpy, onnx and onnxruntime; `import converter` alone does not.
 _HOME = {
     "AblateResult": "commands.ablate:AblateResult",
-    "ExportResult": "commands.export:ExportResult",
+    "ExportResult": "records.results:ExportResult",
     "FoldResult": "commands.fold:FoldResult",
     "InspectResult": "records.results:InspectResult",
     "LintResult": "commands.lint:LintResult",
     "NoSuchBias": "rewrite.bias_flow.fates:UnknownBias",  # the name of earlier versions
-    "ReplayResult": "commands.replay:ReplayResult",
+    "ReplayResult": "records.results:ReplayResult",
     "UnknownBias": "rewrite.bias_flow.fates:UnknownBias",
     "StudyResult": "commands.study:StudyResult",
     "compare": "commands.verify:compare",  # do two models give the same answers?

@@ -10,7 +10,7 @@ from converter.ablate.ablate import Ablation, count_classes
 from converter.ablate.compensate import Fit
 from converter.ablate.measure import Effect, changes_off_data
 from converter.ablate.scoring import MEANS, NOTE, Score
-from converter.report import serialize as parts
+from converter.report import documents, serialize
 
 if TYPE_CHECKING:
     from converter.ablate.sites import Uncovered
@@ -35,11 +35,11 @@ def ablate_document(
     classes = count_classes(result.scores)
     return {
         "schema": SCHEMA,
-        "tool": parts.tool(argv, version),
+        "tool": documents.tool(argv, version),
         "exit_code": 0,
         "warnings": list(result.warnings),
-        "model": parts.model_json(model),
-        "inputs": parts.encode(inputs),
+        "model": documents.model_json(model),
+        "inputs": serialize.encode(inputs),
         "seed": seed,
         "folded_batch_norms": folded,
         "output": {"name": result.zeroed.output, "decides": result.zeroed.decides},
@@ -55,7 +55,7 @@ def ablate_document(
         "findings": [finding for score in result.scores for finding in score.findings],
         "note": NOTE if any(s.findings for s in result.scores) else None,
         "uncovered": [{"node": u.label, "op": u.op, "why": u.why} for u in uncovered],
-        "repro": parts.repro(argv),
+        "repro": documents.repro(argv),
     }
 
 

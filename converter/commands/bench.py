@@ -94,7 +94,7 @@ def run(a: Path, b: Path, ending: Ending, *, on_inconclusive: str, argv: Sequenc
     """The command: measure, report, and return the exit code."""
     import click
 
-    from converter.report import serialize
+    from converter.report import documents
     from converter.report.content import Run
     from converter.report.content.bench import bench_report
 
@@ -108,7 +108,7 @@ def run(a: Path, b: Path, ending: Ending, *, on_inconclusive: str, argv: Sequenc
     exit_code = exit_code_of(latency.verdict, on_inconclusive)
     return ending.end(
         exit_code,
-        lambda: serialize.bench_document(latency, argv=argv, version=__version__, exit_code=exit_code),
+        lambda: documents.bench_document(latency, argv=argv, version=__version__, exit_code=exit_code),
         lambda: bench_report(latency, Run()),
         lambda: latency.why,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +14,14 @@ from converter.commands.export_check import compare_with_torch
 from converter.commands.fold import FoldResult, exit_code, fold
 from converter.errors import ExportError, ModelError
 from converter.model.file import ModelFile, problems
-from converter.records import Counts, Parity
+from converter.records import Parity
 from converter.records.option import documented, merged
 from converter.records.options import ExportOptions, FoldOptions, VerifyOptions
+from converter.records.results import ExportResult, TensorPort
 from converter.report import terminal
 from converter.report.ending import Ending
 from converter.torch_models.export import Dynamic, Exported, Request, export, parse_dynamic
-from converter.torch_models.spec import InputSpec, Loaded, Provenance, load, parse_input, wrap_module
-
-
-@dataclass(frozen=True, slots=True)
-class TensorPort:
-    """An input or output of the exported model; an open size is a name."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ExportResult:
-    """What was exported, with the proof; `output` is None where nothing was written."""
-
-    spec: str
-    output: Path | None
-    exporter: str
-    opset: int
-    provenance: Provenance
-    inputs: tuple[TensorPort, ...]
-    outputs: tuple[TensorPort, ...]
-    counts: Counts  # of the exported model, before any fold
-    size_bytes: int
-    notes: tuple[str, ...]
-    parity: Parity | None
-    fold: FoldResult | None = None
-    exit_code: int = 0
+from converter.torch_models.spec import InputSpec, Loaded, load, parse_input, wrap_module
 
 
 @documented(ExportOptions)
@@ -175,8 +148,8 @@ def _read_ports(values: Any) -> tuple[TensorPort, ...]:
 
 def run(spec: str, out: Path, *, as_json: bool, verbose: bool, argv: Sequence[str], **given: Any) -> int:
     """The command: export, print, and return the exit code."""
-    from converter.report import exported
-    from converter.report.content.export import export_report
+    from converter.report import documents
+    from converter.report.content.export import explain_failure, export_report
     from converter.report.content.fold import collect_reasons
     from converter.rewrite.passes import PASSES
 
@@ -185,8 +158,8 @@ def run(spec: str, out: Path, *, as_json: bool, verbose: bool, argv: Sequence[st
     reasons = collect_reasons(PASSES)
     return Ending(as_json=as_json).end(
         result.exit_code,
-        lambda: exported.export_document(result, __version__, argv=argv, said=reasons),
+        lambda: documents.export_document(result, __version__, argv=argv, said=reasons),
         lambda: export_report(result, reasons),
-        lambda: exported.failure(result),
+        lambda: explain_failure(result),
         verbose=verbose,
     )

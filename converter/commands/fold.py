@@ -415,7 +415,7 @@ def run(
     from converter.rewrite.passes import PASSES
 
     def document() -> dict[str, Any]:
-        from converter.report.serialize import fold_document  # loads records that a fold with --no-verify does without
+        from converter.report.documents import fold_document
 
         more: dict[str, Any] = {"bench": result.latency, "certificate": result.certificate}
         return fold_document(result, __version__, argv=argv, said=reasons, removal=result.removal, **more)

@@ -199,7 +199,7 @@ def run(models: tuple[Path, ...], explained: str | None, *, as_json: bool, **giv
 def _inspect(
     model: Path, *, next_to: bool, check: bool, fates: bool, as_json: bool, verbose: bool, **given: Any
 ) -> int:
-    from converter.report import serialize
+    from converter.report import documents
     from converter.report.content.fold import collect_reasons
     from converter.report.content.inspect import inspect_report
     from converter.rewrite.passes import PASSES
@@ -209,7 +209,7 @@ def _inspect(
     exit_code = 1 if check and (result.rewrites or result.frozen) else 0
     terminal.say("\n" * next_to)
     show(
-        lambda: serialize.inspect_document(result, __version__, exit_code),
+        lambda: documents.inspect_document(result, __version__, exit_code),
         lambda: inspect_report(result, collect_reasons(PASSES), each=fates),
         as_json=as_json,
         verbose=verbose,
@@ -219,7 +219,7 @@ def _inspect(
 
 def _explain(model: Path, node: str, *, check: bool, as_json: bool, fates: bool, verbose: bool, **given: Any) -> int:
     from converter.report.content.bias_path import explain_report
-    from converter.report.serialize import explain_document
+    from converter.report.documents import explain_document
 
     if check:
         raise click.UsageError("--explain and --check exclude each other.")

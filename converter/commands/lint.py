@@ -175,11 +175,11 @@ def _render(
 ) -> str:
     """The report as text, JSON, SARIF or annotations; what a form needs is loaded only for it."""
     if as_json:
-        from converter.report import serialize
+        from converter.report import documents, serialize
 
-        return serialize.dumps(serialize.lint_document(report, __version__, argv=argv, exit_code=exit_code))
+        return serialize.dumps(documents.lint_document(report, __version__, argv=argv, exit_code=exit_code))
     if sarif or github:
-        from converter.report import serialize
+        from converter.report import documents, serialize
         from converter.report.render import sarif as forms
 
         if github:

@@ -11,7 +11,7 @@ from converter.report.ending import show
 
 def run(names: Sequence[str], *, as_json: bool) -> int:
     """The command: print, and return the exit code."""
-    from converter.report import docs, serialize
+    from converter.report import docs, documents
     from converter.report.content.inspect import passes_report
     from converter.rewrite.passes import PASSES
 
@@ -19,6 +19,6 @@ def run(names: Sequence[str], *, as_json: bool) -> int:
     if names and not as_json:
         terminal.say("\n\n".join(docs.render_page(row, PASSES) for row in chosen))
     else:
-        document = serialize.passes_document(chosen, PASSES, __version__)
+        document = documents.passes_document(chosen, PASSES, __version__)
         show(lambda: document, lambda: passes_report(PASSES), as_json=as_json)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,58 +10,12 @@ from converter._version import __version__
 from converter.errors import ModelError
 from converter.records.option import documented, merged
 from converter.records.options import ReplayOptions
+from converter.records.results import ReplayResult
 from converter.referee import certificate as engine
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import hash_file
 from converter.report import terminal
 from converter.report.ending import show
-
-SCHEMA = "biasopt.replay/1"
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayResult:
-    """What a third party can say of a certificate, and where the model was rebuilt.
-
-    ``exit_code``: 0 if every claim holds, 1 if one does not (``where`` names the step or field, ``why`` says what is
-    wrong).
-    """
-
-    original: str
-    certificate: str
-    steps: int
-    replayed: int
-    recomputed: int
-    open_steps: tuple[tuple[str, str], ...]
-    where: str = ""
-    why: str = ""
-    digest: str = ""
-    output: Path | None = None
-    same_bytes: bool | None = None  # as the file that was certified; the layout of a file is no part of the digest
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command."""
-        return 1 if self.why else 0
-
-    def as_json(self, version: str) -> dict[str, Any]:
-        """The result as a document."""
-        return {
-            "schema": SCHEMA,
-            "version": version,
-            "original": self.original,
-            "certificate": self.certificate,
-            "holds": not self.why,
-            "steps": self.steps,
-            "replayed": self.replayed,
-            "recomputed": self.recomputed,
-            "open": [{"id": name, "why": why} for name, why in self.open_steps],
-            "failure": {"where": self.where, "why": self.why} if self.why else None,
-            "digest": self.digest or None,
-            "output": None if self.output is None else str(self.output),
-            "same_bytes": self.same_bytes,
-            "exit_code": self.exit_code,
-        }
 
 
 @documented(ReplayOptions)
@@ -131,9 +84,15 @@ def _check_target(target: Path, original: Path, certificate: Path, *, force: boo
 
 def run(original: Path, certificate: Path, output: Path | None, *, as_json: bool, verbose: bool, **given: Any) -> int:
     """The command: check, print, and return the exit code."""
+    from converter.report import documents
     from converter.report.content.replay import replay_report
 
     with terminal.progress() as progress:
         result = replay_certificate(original, certificate, output, progress=progress, **given)
-    show(lambda: result.as_json(__version__), lambda: replay_report(result), as_json=as_json, verbose=verbose)
+    show(
+        lambda: documents.replay_document(result, __version__),
+        lambda: replay_report(result),
+        as_json=as_json,
+        verbose=verbose,
+    )
     return result.exit_code

@@ -105,7 +105,7 @@ def run(
     """The command: compare, report, and return the exit code."""
     import click
 
-    from converter.report import serialize
+    from converter.report import documents
     from converter.report.content import Run
     from converter.report.content.verify import verify_report
 
@@ -122,7 +122,7 @@ def run(
     exit_code = exit_code_of(parity.verdict, on_inconclusive)
     return ending.end(
         exit_code,
-        lambda: serialize.verify_document(parity, argv=argv, version=__version__, exit_code=exit_code),
+        lambda: documents.verify_document(parity, argv=argv, version=__version__, exit_code=exit_code),
         lambda: verify_report(parity, Run()),
         lambda: parity.why,
         verbose=verbose,

@@ -37,3 +37,67 @@ class FoldResult(InspectResult):
     latency: Latency | None = None  # of the original and the folded model, where it was measured
     certificate: Path | None = None  # the file that holds every rewrite as data
     exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a module came from. Names of folders on this machine are no part of it."""
+
+    spec: str
+    torch: str  # its version
+    weights_sha256: str = ""  # empty: no file of weights was given
+    random_weights: bool = False  # nothing gave the parameters but a random generator
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPort:
+    """An input or output of the exported model; an open size is a name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What was exported, with the proof; `output` is None where nothing was written."""
+
+    spec: str
+    output: Path | None
+    exporter: str
+    opset: int
+    provenance: Provenance
+    inputs: tuple[TensorPort, ...]
+    outputs: tuple[TensorPort, ...]
+    counts: Counts  # of the exported model, before any fold
+    size_bytes: int
+    notes: tuple[str, ...]
+    parity: Parity | None
+    fold: FoldResult | None = None  # where folding was asked for, too
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What a third party can say of a certificate, and where the model was rebuilt.
+
+    ``exit_code``: 0 if every claim holds, 1 if one does not (``where`` names the step or field, ``why`` says what is
+    wrong).
+    """
+
+    original: str
+    certificate: str
+    steps: int
+    replayed: int
+    recomputed: int
+    open_steps: tuple[tuple[str, str], ...]
+    where: str = ""
+    why: str = ""
+    digest: str = ""
+    output: Path | None = None
+    same_bytes: bool | None = None  # as the file that was certified; the layout of a file is no part of the digest
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        return 1 if self.why else 0

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
@@ -41,14 +40,8 @@ from converter.records import (
     Verdict,
     Warning,
     WarningCode,
-    exit_code_of,
 )
-from converter.records.lint import CODES, LintReport
-from converter.records.results import FoldResult, InspectResult
-from converter.report.content.bias_path import describe_step, explain
-
-if TYPE_CHECKING:
-    from converter.rewrite.passes import Pass
+from converter.records.results import FoldResult
 
 Json = Mapping[str, Any]
 Value = TypeVar("Value")
@@ -182,8 +175,6 @@ def columns(record: type, **renamed: str) -> list[tuple[str, Any, Any]]:
 
 
 VERIFY_SCHEMA, BENCH_SCHEMA, FOLD_SCHEMA = "biasopt.verify/1", "biasopt.bench/1", "biasopt.fold/1"
-INSPECT_SCHEMA, EXPLAIN_SCHEMA, PASSES_SCHEMA = "biasopt.inspect/1", "biasopt.explain/1", "biasopt.passes/1"
-LINT_SCHEMA, EXPORT_SCHEMA = "biasopt.lint/1", "biasopt.export/1"
 
 
 def _struct(name: str, doc: str, *parts: tuple[str, Any] | tuple[str, Any, Any]) -> Any:
@@ -448,219 +439,3 @@ _NONLINEAR = "it is not linear, so it feels the shift"  # documents hold the sen
 def _hop(end: End) -> Step:
     kind = EffectKind.NONLINEAR if end.how == _NONLINEAR else EffectKind.PLAIN
     return Step(end.node, end.op, end.verb, end.how, kind)
-
-
-# ---- records to documents ------------------------------------------------------------------------------------------
-
-
-def tool(argv: Sequence[str], version: str) -> dict[str, Any]:
-    """What made the document."""
-    return {"name": "biasopt", "version": version, "argv": list(argv)}
-
-
-def repro(argv: Sequence[str], failing_inputs: str = "") -> dict[str, Any]:
-    """How to see it again."""
-    return {"cmd": shlex.join(["biasopt", *argv]) if argv else None, "failing_inputs": failing_inputs or None}
-
-
-def model_json(model: ModelFacts | None) -> dict[str, Any] | None:
-    """One model as it came; null for one of which nothing is known."""
-    return None if model is None else encode(model) | {"path": model.path or None}
-
-
-def verify_document(
-    parity: Parity,
-    *,
-    argv: Sequence[str],
-    version: str,
-    exit_code: int | None = None,
-    bench: Latency | None = None,
-) -> dict[str, Any]:
-    """What ``verify --json`` prints.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        What stood on the command line after the program's name.
-    version : str
-        Of biasopt.
-    exit_code : int, optional
-        With which the command ends; by default as the verdict says.
-    bench : Latency, optional
-        The latency of the same pair, where that was measured too.
-    """
-    values = encode(parity) | {
-        "schema": VERIFY_SCHEMA,
-        "tool": tool(argv, version),
-        "claim_level": parity.level,
-        "exit_code": exit_code_of(parity.verdict) if exit_code is None else exit_code,
-        "models": {"a": model_json(parity.a), "b": model_json(parity.b)},
-        "env": encode(parity.environment),
-        "inputs": encode(parity.inputs),
-        "bench": encode(bench),
-        "repro": repro(argv, parity.failing_inputs),
-    }
-    return {name: values[name] for name in VerifyDocument.__struct_fields__ if name in values}
-
-
-def bench_document(
-    latency: Latency, *, argv: Sequence[str], version: str, exit_code: int | None = None
-) -> dict[str, Any]:
-    """What ``bench --json`` prints; parameters as in `verify_document`."""
-    values = encode(latency) | {
-        "schema": BENCH_SCHEMA,
-        "tool": tool(argv, version),
-        "exit_code": exit_code_of(latency.verdict) if exit_code is None else exit_code,
-        "models": {"a": model_json(latency.model_a), "b": model_json(latency.model_b)},
-        "env": encode(latency.environment),
-        "inputs": encode(latency.inputs),
-        "bench": encode(latency),
-        "repro": repro(argv),
-    }
-    return {name: values[name] for name in BenchDocument.__struct_fields__ if name in values}
-
-
-def fold_document(
-    result: FoldResult,
-    version: str,
-    *,
-    argv: Sequence[str] = (),
-    said: Mapping[str, str] | None = None,
-    bench: Latency | None = None,
-    certificate: Path | None = None,
-    removal: Json | None = None,
-) -> dict[str, Any]:
-    """What ``fold --json`` prints.
-
-    ``argv`` is what stood on the command line, ``said`` what codes mean in general, ``bench`` the latency of
-    the original and the folded model, ``certificate`` the file that holds the certificate, ``removal`` what went
-    by data, in words under ``said``.
-    """
-    parity = result.parity
-    codes = {finding.code for finding in result.findings if finding.code}
-    ran_on = parity.environment if parity is not None else bench.environment if bench else None
-    document = {
-        "schema": FOLD_SCHEMA,
-        "version": version,
-        "tool": tool(argv, version),
-        "input": encode(result.path),
-        "output": encode(result.output),
-        "models": {"a": _original(result), "b": None if parity is None else model_json(parity.b)},
-        "counts": {"before": encode(result.before), "after": encode(result.after)},
-        "rewrites": encode(result.rewrites),
-        "findings": encode(result.findings),
-        "reasons": {code: why for code, why in (said or {}).items() if code in codes},
-        "fates": [encode(fate) | {"ends": _ends(fate)} for fate in result.fates],
-        "overridable_blocked": result.overridable_blocked,
-        "overridable_names": result.overridable_names,
-        "problem": result.problem,
-        "parity": encode(parity),
-        "bench": encode(bench),
-        "env": encode(ran_on),
-        "inputs": None if parity is None else encode(parity.inputs),
-        "certificate": encode(certificate),
-        "repro": repro(argv, "" if parity is None else parity.failing_inputs),
-        "exit_code": result.exit_code,
-    }
-    document |= {"removal": dict(removal)} if removal is not None else {}
-    # the one change to a model's interface that can be asked for; there only when it was made
-    return document | ({"frozen": list(result.frozen)} if result.frozen else {})
-
-
-def _original(result: FoldResult) -> dict[str, Any]:
-    """What is known of the model that came in, also where no referee looked at it."""
-    known = model_json(result.parity.a if result.parity is not None else None) or {}
-    return known | {"path": encode(result.path), "size_bytes": result.size_bytes, "opset": result.opset}
-
-
-def _ends(fate: Fate) -> list[dict[str, Any]]:
-    """Where the paths of a bias end, and last its very last node, which says what keeps it."""
-    ends = [hop for hop in fate.path[:-1] if hop.verb is not Verb.PROPAGATES] + list(fate.path[-1:])
-    return [{"node": hop.node, "op": hop.op, "verb": hop.verb.value, "how": hop.how} for hop in ends]
-
-
-def inspect_document(result: InspectResult, version: str, exit_code: int) -> dict[str, Any]:
-    """What ``inspect --json`` prints: the same findings as in ``biasopt.fold/1``."""
-    return {
-        "schema": INSPECT_SCHEMA,
-        "version": version,
-        "input": encode(result.path),
-        "counts": {"before": encode(result.before), "after": encode(result.after)},
-        "findings": encode(result.findings),
-        "fates": encode(result.fates),
-        "gates": encode(result.gates),
-        "overridable_blocked": result.overridable_blocked,
-        "exit_code": exit_code,
-    }
-
-
-def explain_document(fate: Fate, model: Path | None, version: str) -> dict[str, Any]:
-    """What ``inspect --explain --json`` prints."""
-    head, why = explain(fate)
-    path = zip(fate.path, path_json(fate.path), strict=True)
-    return {
-        "schema": EXPLAIN_SCHEMA,
-        "version": version,
-        "input": encode(model),
-        **encode(fate),
-        "verdict": f"{head}: {why}",
-        "path": [row | {"says": describe_step(step)} for step, row in path],
-        "exit_code": 0,
-    }
-
-
-def path_json(path: Iterable[Step]) -> list[dict[str, Any]]:
-    """The nodes that a bias's shift meets, each with those that hand it the shift."""
-    return [
-        {
-            "node": hop.node,
-            "op": hop.op,
-            "verb": hop.verb.value,
-            "how": hop.how,
-            "from": list(hop.sources),
-            "part": hop.part,
-        }
-        for hop in path
-    ]
-
-
-def passes_document(chosen: Iterable[Pass], passes: Sequence[Pass], version: str) -> dict[str, Any]:
-    """What ``passes --json`` prints: the ``chosen`` of all ``passes``."""
-    order = {row.name: place for place, row in enumerate(passes, 1)}
-    rows = [
-        {
-            "name": row.name,
-            "summary": row.summary,
-            "safety": row.safety.value,
-            "order": order[row.name],
-            "after": list(row.after),
-            "guards": [{"code": guard.code, "why": guard.why} for guard in row.guards],
-            "docstring": row.page,
-        }
-        for row in chosen
-    ]
-    return {"schema": PASSES_SCHEMA, "version": version, "passes": rows}
-
-
-def lint_document(report: LintReport, version: str, *, argv: Sequence[str] = (), exit_code: int = 0) -> dict[str, Any]:
-    """What ``lint --json`` prints. A finding's ``code`` is public API."""
-    used = {finding.code for finding in report.findings} | {item.code for item in report.unconfirmed}
-    return {
-        "schema": LINT_SCHEMA,
-        "tool": tool(argv, version),
-        "spec": report.label,
-        "tracer": report.tracer,
-        "counts": {
-            "parameters": report.n_parameters,
-            "biases": report.n_biases,
-            "bias_parameters": report.n_bias_parameters,
-            "dead": report.n_dead,
-            "redundant": report.n_redundant,
-        },
-        "findings": encode(report.findings),
-        "unconfirmed": encode(report.unconfirmed),
-        "codes": {code.name: code.summary for code in CODES if code.name in used},
-        "notes": list(report.notes),
-        "exit_code": exit_code,
-        "repro": repro(argv),
-    }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from converter.report import serialize as parts
+from converter.report import documents
 from converter.study import claims
 from converter.study.results import DIFFERENT, EQUIVALENT, add_parameters, summarize_blocks
 
@@ -44,7 +44,7 @@ def study_document(ran: Ran, margin: float, *, argv: Sequence[str], version: str
     valid = claims.is_valid(made)
     return {
         "schema": SCHEMA,
-        "tool": parts.tool(argv, version),
+        "tool": documents.tool(argv, version),
         "exit_code": 1 if valid is False else 0,
         "verdict": write_verdict(found, made, ran.facts["dataset"], margin),
         "valid": valid,
@@ -65,7 +65,7 @@ def study_document(ran: Ran, margin: float, *, argv: Sequence[str], version: str
             "quick": ran.quick,
         },
         "rows": [{k: _shorten(v) for k, v in row.items() if k not in ("job", "of")} for row in ran.rows],
-        "repro": parts.repro(argv),
+        "repro": documents.repro(argv),
     }
 
 

@@ -19,7 +19,7 @@ from converter.records import (
     Timing,
     Verdict,
 )
-from converter.report.serialize import bench_document, verify_document
+from converter.report.documents import bench_document, verify_document
 
 VERSION = "9.9"
 A = ModelFacts(

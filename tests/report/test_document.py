@@ -11,7 +11,8 @@ import pytest
 
 from converter.records import Verdict
 from converter.report import serialize
-from converter.report.serialize import bench_document, dumps, fold_document, verify_document
+from converter.report.documents import bench_document, fold_document, verify_document
+from converter.report.serialize import dumps
 from tests.report import made_evidence as made
 from tests.report.made import FATES, SAID, folded
 

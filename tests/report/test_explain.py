@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from converter.records import EffectKind, Fate, FateKind, Step, Verb
-from converter.report import serialize
+from converter.report import documents, serialize
 from converter.report.content.bias_path import describe_step, explain_report
 from converter.report.render.text import render_text
 from tests.report.made import absorbed, at_output, carries, ends, kept
@@ -173,7 +173,7 @@ def test_what_a_node_does_is_told_in_plain_words(op: str, kind: EffectKind, said
 
 
 def test_an_explanation_as_json() -> None:
-    document = serialize.explain_document(absorbed("a", "b"), Path("m.onnx"), "9.9")
+    document = documents.explain_document(absorbed("a", "b"), Path("m.onnx"), "9.9")
     assert json.loads(serialize.dumps(document)) == {
         "schema": "biasopt.explain/1",
         "version": "9.9",

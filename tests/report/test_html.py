@@ -9,7 +9,7 @@ import pytest
 
 from converter.records import FateKind, Latency, OutputCheck, Parity, Stage, Verdict
 from converter.report import charts
-from converter.report.serialize import fold_document
+from converter.report.documents import fold_document
 from tests.report import made_evidence as made
 from tests.report.made import FATES, SAID, declined, folded, html
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from converter.records import OutputCheck, Stage, Verdict
-from converter.report.serialize import fold_document
+from converter.report.documents import fold_document
 from tests.report import made_evidence as made
 from tests.report.made import folded, junit
 

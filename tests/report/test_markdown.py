@@ -5,8 +5,8 @@ import re
 import pytest
 
 from converter.records import OutputCheck, Stage, Verdict
+from converter.report.documents import fold_document
 from converter.report.render.markdown import prose
-from converter.report.serialize import fold_document
 from tests.report import made_evidence
 from tests.report.made import FATES, SAID, Result, declined, folded, markdown, parity
 

@@ -9,8 +9,9 @@ import pytest
 
 from converter.records import OutputCheck, Parity, Stage, Verdict
 from converter.report import serialize
+from converter.report.documents import fold_document
 from converter.report.rejudge import Limits, rejudge
-from converter.report.serialize import dumps, fold_document
+from converter.report.serialize import dumps
 from tests.report import made_evidence as made
 from tests.report.made import folded
 

@@ -10,7 +10,8 @@ import pytest
 import cli
 from converter.errors import BiasoptError
 from converter.report import files
-from converter.report.serialize import dumps, fold_document
+from converter.report.documents import fold_document
+from converter.report.serialize import dumps
 from tests.report import made_evidence as made
 from tests.report.made import FATES, SAID, folded
 

@@ -5,13 +5,13 @@ import math
 from pathlib import Path
 
 from converter.records import OutputCheck, Stage, Verdict
-from converter.report import serialize
+from converter.report import documents, serialize
 from converter.rewrite.analysis.recurrent import Gate
 from tests.report.made import FATES, Guard, Pass, Result, folded, parity
 
 
 def parsed(result: Result) -> dict[str, object]:
-    document = json.loads(serialize.dumps(serialize.fold_document(result, "9.9")))
+    document = json.loads(serialize.dumps(documents.fold_document(result, "9.9")))
     assert isinstance(document, dict)
     return document
 
@@ -58,7 +58,7 @@ def test_fates_are_in_both() -> None:
     fates = document["fates"]
     assert isinstance(fates, list)
     ends = [fate.pop("ends") for fate in fates]
-    assert fates == serialize.inspect_document(folded(fates=FATES), "9.9", 0)["fates"]
+    assert fates == documents.inspect_document(folded(fates=FATES), "9.9", 0)["fates"]
     assert ends[0] == [{"node": "conv2", "op": "Conv", "verb": "absorbs", "how": "its bias 'b' takes it over"}]
     assert fates[0] == {
         "node": "conv1",
@@ -74,7 +74,7 @@ def test_fates_are_in_both() -> None:
 
 
 def test_gates_are_in_inspect() -> None:
-    document = serialize.inspect_document(folded(gates=(Gate("n", "GRU", "update", "forward", note="why"),)), "9.9", 0)
+    document = documents.inspect_document(folded(gates=(Gate("n", "GRU", "update", "forward", note="why"),)), "9.9", 0)
     assert document["gates"] == [
         {
             "node": "n",
@@ -92,7 +92,7 @@ def test_gates_are_in_inspect() -> None:
 
 
 def test_rewrites_and_findings_carry_their_ids() -> None:
-    document = json.loads(serialize.dumps(serialize.fold_document(folded(), "9.9")))
+    document = json.loads(serialize.dumps(documents.fold_document(folded(), "9.9")))
     assert document["rewrites"][2] == {
         "id": "fold-bn-into-conv@bn2",
         "pass": "fold-bn-into-conv",
@@ -115,7 +115,7 @@ def test_rewrites_and_findings_carry_their_ids() -> None:
 
 
 def test_parity_is_whole_or_null() -> None:
-    document = json.loads(serialize.dumps(serialize.fold_document(folded(), "9.9")))
+    document = json.loads(serialize.dumps(documents.fold_document(folded(), "9.9")))
     assert document["parity"] == {
         "verdict": "PASS",
         "level": "B",
@@ -151,7 +151,7 @@ def test_numbers_that_json_lacks_are_strings() -> None:
     detail = {"list": [math.inf, 1.0], "nested": {"x": -math.inf}}
     check = OutputCheck("y", Verdict.FAIL, score=math.nan, limit=4.0, max_abs=math.inf, detail=detail)
     failed = parity(Verdict.FAIL, stages=(Stage("runtime", Verdict.FAIL, "", (check,)),))
-    document = json.loads(serialize.dumps(serialize.fold_document(folded(parity=failed), "9.9")))
+    document = json.loads(serialize.dumps(documents.fold_document(folded(parity=failed), "9.9")))
     output = document["parity"]["stages"][0]["outputs"][0]
     assert output["score"] == "NaN"
     assert output["max_abs"] == "Infinity"
@@ -159,7 +159,7 @@ def test_numbers_that_json_lacks_are_strings() -> None:
 
 
 def test_json_is_ascii_and_ends_in_a_newline() -> None:
-    said = serialize.dumps(serialize.fold_document(folded(path=Path("größe\udcff.onnx")), "9.9"))
+    said = serialize.dumps(documents.fold_document(folded(path=Path("größe\udcff.onnx")), "9.9"))
     assert said.isascii()
     assert said.endswith("}\n")
     assert json.loads(said)["input"] == "größe\udcff.onnx"
@@ -171,16 +171,16 @@ def test_frozen_inputs_are_there_when_there_are_any() -> None:
 
 
 def test_inspect_has_the_findings_and_the_counts_of_fold() -> None:
-    document = serialize.inspect_document(folded(), "9.9", 1)
+    document = documents.inspect_document(folded(), "9.9", 1)
     assert document["schema"] == "biasopt.inspect/1"
-    assert document["counts"] == serialize.fold_document(folded(), "9.9")["counts"]
-    assert document["findings"] == serialize.fold_document(folded(), "9.9")["findings"]
+    assert document["counts"] == documents.fold_document(folded(), "9.9")["counts"]
+    assert document["findings"] == documents.fold_document(folded(), "9.9")["findings"]
     assert document["exit_code"] == 1
 
 
 def test_passes_hold_their_guards_and_their_place() -> None:
     rows = [Pass("a"), Pass("b", guards=(Guard("shared", "another node reads it"),), after=("a",))]
-    document = serialize.passes_document(rows[1:], rows, "9.9")
+    document = documents.passes_document(rows[1:], rows, "9.9")
     assert document["schema"] == "biasopt.passes/1"
     (row,) = document["passes"]
     assert row["docstring"] == "One becomes the other."

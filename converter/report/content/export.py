@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from converter.records import OutputCheck, Parity, Verdict
+from converter.records.results import ExportResult
 from converter.report import wording
 from converter.report.blocks import (
     Column,
@@ -23,13 +23,10 @@ from converter.report.blocks import (
 from converter.report.content import Run
 from converter.report.content.fold import WIDTH, Reasons, fold_report
 
-if TYPE_CHECKING:
-    from converter.report.exported import ExportedModel
-
 MOST = 5  # outputs that do not pass, shown one by one
 
 
-def export_report(result: ExportedModel, reasons: Reasons) -> Report:
+def export_report(result: ExportResult, reasons: Reasons) -> Report:
     """What was exported, whether it answers as torch does, and, where that was asked for, what folding it did."""
     counts = result.counts
     facts = [wording.size(result.size_bytes), f"opset {result.opset}", wording.count(counts.nodes, "node")]
@@ -67,7 +64,7 @@ def export_report(result: ExportedModel, reasons: Reasons) -> Report:
     )
 
 
-def _outcome(result: ExportedModel) -> Iterator[tuple[str, Words]]:
+def _outcome(result: ExportResult) -> Iterator[tuple[str, Words]]:
     yield "Exporter", f"{result.exporter}, torch {result.provenance.torch}"
     for index, line in enumerate(_parity(result.parity)):
         yield "" if index else "Parity", line
@@ -88,3 +85,11 @@ def _parity(parity: Parity | None) -> Iterator[Words]:
 def _check(check: OutputCheck) -> str:
     apart = "" if check.max_abs is None else f", at most {check.max_abs:.3g} apart"
     return f"{check.name}: {check.status.value}{apart}, {check.why}"
+
+
+def explain_failure(result: ExportResult) -> str:
+    """Why nothing was written, in one line."""
+    if result.fold is not None:
+        return wording.failure(result.fold.parity)
+    parity = result.parity
+    return "nothing was written" if parity is None else f"nothing was written: {parity.verdict.value}: {parity.why}"

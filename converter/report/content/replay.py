@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from converter.records import Verdict
+from converter.records.results import ReplayResult
 from converter.report import wording
 from converter.report.blocks import Block, Column, Medium, Paragraph, Report, Section, Span, Table, name
-
-if TYPE_CHECKING:
-    from converter.commands.replay import ReplayResult
 
 MOST = 5  # open steps that are named
 

@@ -5,7 +5,8 @@ Importing this loads no torch; calling `load` does.
 
 from __future__ import annotations
 
-from converter.torch_models.spec.factory import Kind, Loaded, Provenance
+from converter.records.results import Provenance
+from converter.torch_models.spec.factory import Kind, Loaded
 from converter.torch_models.spec.inputs import InputSpec, parse_input
 from converter.torch_models.spec.loader import load, saved_kind, wrap_module
 

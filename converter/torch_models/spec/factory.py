@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from converter.errors import BiasoptError, DataError, ModelError
+from converter.records.results import Provenance
 from converter.torch_models.spec.libraries import need
 
 
@@ -30,16 +31,6 @@ class Kind(StrEnum):
     MODULE = "module"
     TORCHSCRIPT = "torchscript"
     PROGRAM = "program"  # of torch.export
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """Where a module came from. Names of folders on this machine are no part of it."""
-
-    spec: str
-    torch: str  # its version
-    weights_sha256: str = ""  # empty: no file of weights was given
-    random_weights: bool = False  # nothing gave the parameters but a random generator
 
 
 @dataclass(frozen=True, slots=True)

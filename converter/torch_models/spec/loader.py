@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import DataError, ModelError
+from converter.records.results import Provenance
 from converter.torch_models.spec import factory, files
-from converter.torch_models.spec.factory import Kind, Loaded, Provenance, call_example, split_arguments
+from converter.torch_models.spec.factory import Kind, Loaded, call_example, split_arguments
 from converter.torch_models.spec.files import load_weights
 from converter.torch_models.spec.inputs import InputSpec, bind_inputs, name_leaves
 from converter.torch_models.spec.libraries import need

@@ -11,9 +11,9 @@ import pytest
 from converter.records.lint import CODES, Kind, LintFinding, LintReport, Location, Unconfirmed
 from converter.report import serialize
 from converter.report.content.lint import lint_report
+from converter.report.documents import lint_document
 from converter.report.render.sarif import sarif, workflow_commands
 from converter.report.render.text import render_text
-from converter.report.serialize import lint_document
 
 ROOT = Path("/checkout")
 HERE = Location("/checkout/my net.py", 8, 19, 8, 48)
