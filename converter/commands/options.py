@@ -17,7 +17,6 @@ import click
 
 from converter.errors import DataError
 from converter.records.options import PROBES, STAGES
-from converter.report import wording
 from converter.report.render import FORMS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -222,6 +221,7 @@ def parse_passes(values: Sequence[str]) -> list[str]:
     """Names of passes, each of them one that there is; in them - and _ are the same."""
     names = split_list(value.replace("_", "-") for value in values)
     if names:
+        from converter.report import wording
         from converter.rewrite.passes import PASSES
 
         known = [row.name for row in PASSES]

@@ -16,6 +16,16 @@ Record = TypeVar("Record")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+class OptionRecord:
+    """A record of options; in print, those that are not as by default."""
+
+    def __repr__(self) -> str:
+        known = fields(self)  # type: ignore[arg-type]
+        values = ((f.name, getattr(self, f.name), f.default) for f in known)
+        changed = ", ".join(f"{name}={value!r}" for name, value, default in values if value is not default)
+        return f"{type(self).__name__}({changed})"
+
+
 def option(
     default: Any,
     help: str,  # noqa: A002  (as click calls it)

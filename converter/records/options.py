@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converter.records.option import argument, option
+from converter.records.option import OptionRecord, argument, option
 
 Progress = Callable[[str], None]
 Names = Mapping[str, str]
@@ -35,8 +35,8 @@ EXPORTERS = ("dynamo", "torchscript")
 # -- what several commands share ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class InspectOptions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class InspectOptions(OptionRecord):
     """Which passes there are, and what they may do: `inspect`, `explain`, and `fold` as well."""
 
     only: Iterable[str] | None = option(None, "Only this pass; repeatable.", "PASS", "only")
@@ -49,8 +49,8 @@ class InspectOptions:
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class DataOptions(OptionRecord):
     """The user's inputs, and what is right for them."""
 
     inputs: Any = option(
@@ -72,8 +72,8 @@ class DataOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RuntimeOptions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RuntimeOptions(OptionRecord):
     """How a model is run: what a proof and a benchmark of it have in common."""
 
     shapes: Shapes | None = option(
@@ -99,8 +99,8 @@ class RuntimeOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecisionOptions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class DecisionOptions(OptionRecord):
     """By what the decisions of two models are judged."""
 
     decision: Sequence[str] = option((), "Output that decides.  [floats of shape [N, C]]", "OUT", "texts")
@@ -126,7 +126,7 @@ class DecisionOptions:
 # -- one record a command ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class VerifyOptions(DecisionOptions, RuntimeOptions, DataOptions):
     """How to compare two models: `converter.compare`, and the proof of a fold."""
 
@@ -204,7 +204,7 @@ class Advice:
     margin: str = "--latency-margin"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class BenchOptions(RuntimeOptions):
     """How to measure whether one model is slower than another."""
 
@@ -239,7 +239,7 @@ class BenchOptions(RuntimeOptions):
     progress: Progress | None = argument(None, "Told the present stage.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LayerOptions(DataOptions):
     """What the layers of a model are looked at on: ablation and the removal of biases go by the user's data."""
 
@@ -263,7 +263,7 @@ class LayerOptions(DataOptions):
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class AblateOptions(LayerOptions):
     """How to find out what each bias is worth."""
 
@@ -285,7 +285,7 @@ class AblateOptions(LayerOptions):
     max_time: float = option(120.0, "Seconds; what was begun is finished.  [120]", "S", "seconds")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RemovalOptions(LayerOptions):
     """How to remove biases by data, after all that folds exactly."""
 
@@ -313,7 +313,7 @@ class RemovalOptions(LayerOptions):
     max_time: float = argument(300.0, "Seconds.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class FoldOptions(InspectOptions):
     """How to fold, and how to make sure of the result: ``None`` for what is not to be done."""
 
@@ -342,8 +342,8 @@ class FoldOptions(InspectOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TorchOptions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TorchOptions(OptionRecord):
     """How a torch model is made."""
 
     weights: str | Path | None = option(None, "State dict: torch.save's or safetensors.", "FILE", "path")
@@ -372,12 +372,12 @@ class TorchOptions:
     progress: Progress | None = argument(None, "Told in a few words what is being done.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LintOptions(TorchOptions):
     """How to look for biases that cannot matter in training."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ExportOptions(TorchOptions):
     """How to export a torch model, and how to make sure of the result."""
 
@@ -402,8 +402,8 @@ class ExportOptions(TorchOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplayOptions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ReplayOptions(OptionRecord):
     """How to check a certificate."""
 
     force: bool = option(False, "Replace an OUT that exists.")
@@ -411,8 +411,8 @@ class ReplayOptions:
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudyOptions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StudyOptions(OptionRecord):
     """Which nets to train, on what, and for how long."""
 
     dataset: str = option("digits", "What to train on.  [digits]", kind=DATASETS)
@@ -455,8 +455,8 @@ class StudyOptions:
     progress: Progress | None = argument(None, "Told what is being done.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ReportOptions(OptionRecord):
     """By which limits a report is judged again; those that are not given are the report's own."""
 
     rethreshold: bool = option(False, "Judge again by the limits below, without running.")

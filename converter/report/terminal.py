@@ -11,8 +11,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from converter.report import wording
-
 
 def prepare_streams() -> None:
     """Let a name that the terminal's encoding lacks be escaped, not crash the report."""
@@ -62,6 +60,8 @@ def bug(version: str) -> None:
 
 def one_line(text: str) -> str:
     """The text without line breaks and control characters."""
+    from converter.report import wording  # only where there is something to say: what it needs loads slowly
+
     return wording.plain(" ".join(text.split()))
 
 

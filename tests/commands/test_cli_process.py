@@ -15,6 +15,7 @@ from typing import BinaryIO
 import onnx
 import pytest
 
+import cli
 from tests.tiny import model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +26,7 @@ def python(*argv: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, **options)  # type: ignore[call-overload, no-any-return]
 
 
-@pytest.mark.parametrize("argv", ["--help", "--version", "fold --help", "inspect --help", "passes --help", "fold", ""])
+@pytest.mark.parametrize("argv", ["--help", "--version", *(f"{name} --help" for name in cli.cli.commands), "fold", ""])
 def test_help_version_and_usage_load_nothing_heavy(argv: str) -> None:
     code = f"import cli, sys; cli.run({argv.split()!r}); print(sorted(set({HEAVY!r}) & set(sys.modules)))"
     assert python("-c", code).stdout.splitlines()[-1] == "[]"

@@ -120,6 +120,11 @@ def test_a_field_becomes_an_option_and_a_line_of_the_docstring() -> None:
         play("x", sice=4)
 
 
+def test_a_record_in_print_is_what_was_given() -> None:
+    assert repr(records.VerifyOptions(seed=4, samples=2)) == "VerifyOptions(seed=4, samples=2)"
+    assert repr(records.FoldOptions()) == "FoldOptions()"
+
+
 def test_the_api_names_every_option() -> None:
     for function, record in (
         (converter.compare, records.VerifyOptions),
