@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,20 +85,26 @@ def run_study(dataset: str = "digits", options: StudyOptions | None = None, **ke
 
 def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) -> int:
     """The command: train, report, and return the exit code."""
+    from converter.report import files
+    from converter.report.blocks import Report
     from converter.runtime.session import count_cores
-    from converter.study import saved
 
-    saved.check(ending.formats)
+    files.check_formats(ending.formats)
     ending.prepare()  # both before the work that the reports tell of
     with terminal.progress(quiet=ending.quiet) as progress:
         side_by_side = jobs or (2 if given["device"] == "cuda" else count_cores())  # one GPU feeds few
         result = run_study(jobs=side_by_side, progress=progress, **given)
     document = result.document(argv)
-    saved.save(document, ending.folder, ending.formats)
-    if ending.as_json:
-        terminal.say(saved.text(document, "json"))
-    elif not ending.quiet:
-        from converter.study import text
+    if ending.folder is not None and "md" in ending.formats:
+        from converter.report.content import study_figures
 
-        terminal.say(text.rendered(document, sys.stdout))
-    return int(document["exit_code"])
+        figures = study_figures.draw_figures(document)
+        files.save_drawings({n: figure.render_file() for n, figure in figures.items()}, ending.folder)
+
+    def tell() -> Report:
+        from converter.report.content.document import run_of
+        from converter.report.content.study import study_report
+
+        return study_report(document, run_of(document))
+
+    return ending.end(int(document["exit_code"]), lambda: document, tell, lambda: document["verdict"]["sentence"])

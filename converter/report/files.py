@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +41,8 @@ def prepare(folder: Path | None) -> None:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); choose another --report folder") from exc
 
 
-def save(
-    document: Mapping[str, Any],
-    folder: Path | None,
-    formats: Iterable[str],
-    form_of: Callable[[Mapping[str, Any], str], str] | None = None,
-) -> list[Path]:
+def save(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str]) -> list[Path]:
     """Write a document in each of ``formats`` (the keys of `NAMES`), each file whole or not at all.
-
-    ``form_of`` makes the text of a document in one format; `made` by default.
 
     Raises
     ------
@@ -58,9 +51,23 @@ def save(
     """
     if folder is None:
         return []
-    make = form_of or made
     try:
-        return [write_whole(folder / NAMES[form], make(document, form)) for form in formats]
+        return [write_whole(folder / NAMES[form], made(document, form)) for form in formats]
+    except OSError as exc:
+        raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
+
+
+def save_drawings(drawings: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write drawings that a Markdown report shows into ``figures`` beside it: the text of an SVG by name.
+
+    Raises
+    ------
+    BiasoptError
+        The folder cannot be written to.
+    """
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        return [write_whole(folder / "figures" / f"{name}.svg", text) for name, text in drawings.items()]
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
 

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from converter.report.content.document import run_of
+from converter.report.content.study import QUESTION, study_report
+from converter.report.content.study_figures import draw_figures
 from converter.report.docs import ROOT, fill
-from converter.study import markdown
-from converter.study.figures import figures
+from converter.report.render.markdown import render_markdown
 
 PAGE, FOLDER = Path("docs/study.md"), Path("docs/study")
 _INFINITE = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
@@ -21,11 +23,10 @@ _INFINITE = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float(
 def generated(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file and what it should hold."""
     document = read(root / FOLDER / "report.json")
-    title, _, rest = markdown.markdown(document, FOLDER.name).partition("\n")
-    body = f"#{title}\n{rest}"  # one level down: the page has a title of its own
-    assert title.startswith("# ")
+    whole = render_markdown(study_report(document, run_of(document), FOLDER.name))
+    body = f"## {QUESTION}\n{whole.partition(chr(10))[2]}"
     page = fill((root / PAGE).read_text(encoding="utf-8"), "result", body)
-    drawn = {root / FOLDER / f"{name}.svg": figure.file() for name, figure in figures(document).items()}
+    drawn = {root / FOLDER / f"{name}.svg": figure.render_file() for name, figure in draw_figures(document).items()}
     return {root / PAGE: page} | drawn
 
 

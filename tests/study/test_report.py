@@ -15,7 +15,9 @@ import pytest
 import cli
 from converter.commands.study import StudyResult
 from converter.errors import BiasoptError
-from converter.study import data, plan, run, saved
+from converter.report import files
+from converter.report.content.study_figures import draw_figures
+from converter.study import data, plan, run
 from converter.study.plan import StudyScope
 from tests.study import made
 from tests.study.test_claims import GOOD, ablation, capacity, depth, drift, recall, widths
@@ -45,7 +47,7 @@ def test_document(said: dict) -> None:
     assert "50 % without" in said["verdict"]["more"]
     assert len(said["rows"]) == len(FOUND)
     assert said["repro"]["cmd"] == "biasopt study --report x"
-    assert json.loads(saved.text(said, "json"))["claims"] == said["claims"]
+    assert json.loads(files.made(said, "json"))["claims"] == said["claims"]
 
 
 def test_a_failed_control_comes_first_and_is_exit_1() -> None:
@@ -53,14 +55,14 @@ def test_a_failed_control_comes_first_and_is_exit_1() -> None:
     found = document(rows)
     assert found["exit_code"] == 1
     assert found["verdict"]["sentence"] == "This run is invalid: a control failed."
-    assert "hero fail" in saved.text(found, "html")
-    assert "FAILED" in saved.text(found, "text")
+    assert "hero fail" in files.made(found, "html")
+    assert "FAILED" in files.made(found, "text")
 
 
 def test_no_answer_is_said_to_be_none() -> None:
     found = document((*GOOD, *widths({2: 0.0, 4: 0.0, 8: 0.0}, spread=4.0)))
     assert "cannot tell" in found["verdict"]["sentence"]
-    assert "hero open" in saved.text(found, "html")
+    assert "hero open" in files.made(found, "html")
 
 
 def test_what_there_was_no_time_for_is_said() -> None:
@@ -86,7 +88,7 @@ class _Page(html.parser.HTMLParser):
 
 
 def test_page(said: dict) -> None:
-    text = saved.text(said, "html")
+    text = files.made(said, "html")
     page = _Page()
     page.feed(text)
     assert not page.loads
@@ -97,7 +99,8 @@ def test_page(said: dict) -> None:
 
 
 def test_figures_are_files_that_hold_their_styles(said: dict, tmp_path: Path) -> None:
-    saved.save(said, tmp_path, ["md"])
+    files.save(said, tmp_path, ["md"])
+    files.save_drawings({name: figure.render_file() for name, figure in draw_figures(said).items()}, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     names = [path.name for path in (tmp_path / "figures").iterdir()]
     assert {"accuracy-raw.svg", "differences.svg", "multiplier.svg", "removal.svg", "recall.svg"} <= set(names)
@@ -111,21 +114,21 @@ def test_figures_are_files_that_hold_their_styles(said: dict, tmp_path: Path) ->
 
 
 def test_summary_is_80_columns(said: dict) -> None:
-    lines = saved.text(said, "text").splitlines()
+    lines = files.made(said, "text").splitlines()
     assert max(map(len, lines)) <= 80
     assert any("equivalent" in line for line in lines)
     assert not any("\u2026" in line for line in lines)
 
 
 def test_markdown_has_no_empty_table(said: dict) -> None:
-    text = saved.text(said, "md")
+    text = files.made(said, "md")
     assert text.count("CONFIRMED") >= 8
     assert "nan" not in text
 
 
 def test_forms_that_there_are_not_are_refused() -> None:
-    with pytest.raises(BiasoptError, match="there is no junit of a study"):
-        saved.check(["junit"])
+    with pytest.raises(BiasoptError, match="there is no junit of it"):
+        files.check_formats(["junit"])
 
 
 @pytest.fixture

@@ -20,6 +20,10 @@ def report_of(document: Mapping[str, Any]) -> Report:
         from converter.report.content.ablate import ablate_report  # with the limits of its classes, and what they need
 
         return ablate_report(document, run)
+    if document["schema"].startswith("biasopt.study/"):
+        from converter.report.content.study import study_report
+
+        return study_report(document, run)
     parity, latency = parity_of(document), latency_of(document)
     if "counts" in document:
         removal = (document.get("removal") or {}).get("said", ())

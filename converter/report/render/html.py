@@ -20,6 +20,7 @@ from converter.report.blocks import FATE_STYLES, Medium, Report, Style
 from converter.report.wording import VERDICT, plain, sentence
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
+_MOST_COLUMNS = 8  # that a page has room for; a table with more is scrolled
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|us|ms|s|dB|x|\u00d7)(?![\w/]))")
 
 
@@ -152,6 +153,8 @@ def _table(table: b.Table) -> Markup:
         for row in rows
     )
     drawn = _element("table", _element("thead", _element("tr", heads)) + _element("tbody", body))
+    if len(layout) > _MOST_COLUMNS:
+        drawn = _element("div", drawn, "scroll")
     return drawn + (_element("p", _escape(rest), "soft small") if rest else "")
 
 

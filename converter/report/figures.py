@@ -1,4 +1,4 @@
-"""Charts of the study: lines, forests, bars, strips. Each is a figure for the page, and a file of its own.
+"""Figures: lines, forests, bars. Each is drawn for the page, and as a file of its own.
 
 Marks are those of `converter.report.charts`: x in per cent, y in pixels, so that they stretch.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from converter import report
-from converter.report import charts as svg
+from converter.report import charts
+from converter.report.charts import Scale
 
 MINUS = "\u2212"
 _FOOT = 22  # pixels for the labels of the x axis
@@ -45,36 +45,39 @@ class Figure:
     labels: Mapping[str, float] = field(default_factory=dict)
     keys: tuple[tuple[str, str], ...] = ()
 
-    def inline(self) -> Markup:
-        """For the page, which has the styles."""
-        axis = svg.tag(
+    def draw(self) -> tuple[Markup, Markup]:
+        """The axis and the chart, for the page, which has the styles."""
+        axis = charts.tag(
             "svg",
-            *(svg.tag("text", said, x=_LEFT - 10, y=round(y, 1), text_anchor="end") for said, y in self.labels.items()),
+            *(
+                charts.tag("text", said, x=_LEFT - 10, y=round(y, 1), text_anchor="end")
+                for said, y in self.labels.items()
+            ),
             class_="yaxis",
             width=_LEFT,
             height=self.height,
             aria_hidden="true",
         )
-        return axis + svg.chart(self.height, f"{self.title} {self.caption}", *self.marks)
+        return axis, charts.chart(self.height, f"{self.title} {self.caption}", *self.marks)
 
-    def file(self) -> str:
+    def render_file(self) -> str:
         """As an SVG of its own, readable on a light and on a dark page."""
         top = 30 + (_LINE if self.keys else 0)
-        title = svg.tag("text", self.title, class_="title", x=_EDGE, y=20)
+        title = charts.tag("text", self.title, class_="title", x=_EDGE, y=20)
         labels = [
-            svg.tag("text", said, x=_LEFT - 10, y=round(y + top, 1), text_anchor="end")
+            charts.tag("text", said, x=_LEFT - 10, y=round(y + top, 1), text_anchor="end")
             for said, y in self.labels.items()
         ]
-        plot = svg.tag(
+        plot = charts.tag(
             "svg", *self.marks, class_="chart", x=_LEFT, y=top, width=_WIDE - _LEFT - _EDGE - 12, height=self.height,
             overflow="visible",
         )  # fmt: skip
-        whole = svg.tag(
+        whole = charts.tag(
             "svg",
-            svg.tag("title", self.title),
-            svg.tag("desc", self.caption),
-            svg.tag("style", Markup(_style())),  # noqa: S704 - the package's own style sheet
-            svg.tag("rect", class_="paper", width="100%", height="100%"),
+            charts.tag("title", self.title),
+            charts.tag("desc", self.caption),
+            charts.tag("style", Markup(_style())),  # noqa: S704 - the package's own style sheet
+            charts.tag("rect", class_="paper", width="100%", height="100%"),
             title,
             *self._legend(),
             *labels,
@@ -91,27 +94,26 @@ class Figure:
     def _legend(self) -> list[Markup]:
         marks, x = [], float(_EDGE)
         for class_, said in self.keys:
-            marks.append(svg.tag("rect", class_=class_, x=x, y=33, width=12, height=9))
-            marks.append(svg.tag("text", said, x=x + 18, y=42))
+            marks.append(charts.tag("rect", class_=class_, x=x, y=33, width=12, height=9))
+            marks.append(charts.tag("text", said, x=x + 18, y=42))
             x += 34 + 6.6 * len(said)
         return marks
 
 
 def _style() -> str:
     """The colours and the classes of charts, out of the page's style sheet."""
-    css = (Path(report.__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
+    css = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
     head = css[: css.index("* {")]
-    charts = css[css.index("/* charts */") : css.index(".plot {")]
-    own = (Path(__file__).parent / "templates" / "charts.css").read_text(encoding="utf-8")
+    marks = css[css.index("/* charts */") : css.index(".plot {")]
     base = "svg { font-family: system-ui, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif; }"
-    return f"{head}{base}\n{charts}{own}.paper {{ fill: var(--paper); }} .title {{ font-weight: 620; }}"
+    return f"{head}{base}\n{marks}.paper {{ fill: var(--paper); }} .title {{ font-weight: 620; }}"
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str, title: str = "") -> Markup:
     """A line between two points."""
-    inside = (svg.tag("title", title),) if title else ()
-    return svg.tag(
-        "line", *inside, class_=class_, x1=svg.percent(x1), x2=svg.percent(x2), y1=round(y1, 2), y2=round(y2, 2)
+    inside = (charts.tag("title", title),) if title else ()
+    return charts.tag(
+        "line", *inside, class_=class_, x1=charts.percent(x1), x2=charts.percent(x2), y1=round(y1, 2), y2=round(y2, 2)
     )
 
 
@@ -128,7 +130,7 @@ class Series:
 
 def lines(
     series: Sequence[Series],
-    scale: svg.Scale,
+    scale: Scale,
     ticks: Mapping[str, float],
     feet: Mapping[str, float],
     tall: float,
@@ -139,15 +141,15 @@ def lines(
     def y(value: float) -> float:
         return tall * (1 - scale(value))
 
-    marks = [svg.across(y(value), "grid") for value in ticks.values()]
+    marks = [charts.across(y(value), "grid") for value in ticks.values()]
     for one in series:
         marks += _polyline(one, y)
         for x, value, low, high in one.points if one.dots else ():
             said = f"{one.name}: {value:.4g}{unit}"
             if math.isfinite(low) and math.isfinite(high) and high > low:
-                marks.append(svg.down(x, y(high), y(low), f"whisker {one.tone}"))
+                marks.append(charts.down(x, y(high), y(low), f"whisker {one.tone}"))
                 said += f" [{low:.4g}, {high:.4g}]"
-            marks.append(svg.dot(x, y(value), f"mark {one.tone}", said))
+            marks.append(charts.dot(x, y(value), f"mark {one.tone}", said))
     marks += foot(feet, tall)
     return tuple(marks), {said: y(value) + 4 for said, value in ticks.items()}
 
@@ -162,7 +164,7 @@ def _polyline(one: Series, y: object) -> list[Markup]:
 def foot(feet: Mapping[str, float], tall: float) -> list[Markup]:
     """Labels below a chart."""
     return [
-        svg.text(x, tall + 18, said, "tick", "start" if x < 0.02 else "end" if x > 0.98 else "middle")
+        charts.text(x, tall + 18, said, "tick", "start" if x < 0.02 else "end" if x > 0.98 else "middle")
         for said, x in feet.items()
     ]
 
@@ -190,15 +192,15 @@ ROW = 25.0
 
 
 def forest(
-    rows: Sequence[Entry], scale: svg.Scale, ticks: Mapping[str, float], band: tuple[float, float] | None, zero: float
+    rows: Sequence[Entry], scale: Scale, ticks: Mapping[str, float], band: tuple[float, float] | None, zero: float
 ) -> tuple[tuple[Markup, ...], dict[str, float], float]:
     """Marks, left labels and height of a forest plot."""
     tall = ROW * len(rows)
     marks = []
     if band:
-        marks.append(svg.rect(scale(band[0]), 0, scale(band[1]) - scale(band[0]), tall, "room"))
-    marks += [svg.down(scale(value), 0, tall, "grid") for value in ticks.values()]
-    marks.append(svg.down(scale(zero), 0, tall, "zero"))
+        marks.append(charts.rect(scale(band[0]), 0, scale(band[1]) - scale(band[0]), tall, "room"))
+    marks += [charts.down(scale(value), 0, tall, "grid") for value in ticks.values()]
+    marks.append(charts.down(scale(zero), 0, tall, "zero"))
     labels: dict[str, float] = {}
     for k, row in enumerate(rows):
         middle = ROW * (k + 0.5)
@@ -208,15 +210,15 @@ def forest(
     return (*marks, *foot({said: scale(v) for said, v in ticks.items()}, tall)), labels, tall + _FOOT
 
 
-def _entry(row: Entry, scale: svg.Scale, middle: float) -> list[Markup]:
+def _entry(row: Entry, scale: Scale, middle: float) -> list[Markup]:
     marks = []
     said = f"{row.label}: {row.value:.3g} [{row.low:.3g}, {row.high:.3g}] {row.note}"
     if math.isfinite(row.low) and math.isfinite(row.high):
         marks.append(line(scale(row.low), middle, scale(row.high), middle, f"whisker {row.tone}", said))
         for end, limit in ((row.low, scale.low), (row.high, scale.high)):
             if (end < limit) if limit == scale.low else (end > limit):
-                marks.append(svg.dot(scale(end), middle, f"beyond-edge {row.tone}", "goes on beyond the chart", 2.5))
-    marks.append(svg.dot(scale(row.value), middle, f"mark {row.tone}{' hollow' if row.hollow else ''}", said, 4.5))
+                marks.append(charts.dot(scale(end), middle, f"beyond-edge {row.tone}", "goes on beyond the chart", 2.5))
+    marks.append(charts.dot(scale(row.value), middle, f"mark {row.tone}{' hollow' if row.hollow else ''}", said, 4.5))
     return marks
 
 
@@ -229,10 +231,10 @@ def bars(
         labels[label + "\u200b" * k] = at + 5.5 * len(group) + 4
         for tone, value in group:
             said = f"{value:.3g}{unit}"
-            marks.append(svg.rect(0, at, max(0.86 * value / top, 0.002), 9, f"bar {tone}", f"{label}: {said}"))
-            marks.append(svg.text(0.86 * value / top + 0.008, at + 9, said, "tick"))
+            marks.append(charts.rect(0, at, max(0.86 * value / top, 0.002), 9, f"bar {tone}", f"{label}: {said}"))
+            marks.append(charts.text(0.86 * value / top + 0.008, at + 9, said, "tick"))
             at += 11
         at += 9
     if limit is not None:
-        marks.append(svg.down(0.86 * limit / top, 0, at - 4, "limit", f"{limit:g}{unit}"))
+        marks.append(charts.down(0.86 * limit / top, 0, at - 4, "limit", f"{limit:g}{unit}"))
     return tuple(marks), labels, at + 4

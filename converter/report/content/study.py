@@ -1,0 +1,319 @@
+"""What a study says: the answer, the claims, the controls, and part by part its pictures and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from converter.records import Verdict
+from converter.report.blocks import (
+    Block,
+    Chart,
+    Code,
+    Column,
+    Details,
+    KeyValues,
+    ListBlock,
+    Medium,
+    Only,
+    Paragraph,
+    Picture,
+    Report,
+    Section,
+    Span,
+    Style,
+    Table,
+    Warnings,
+    Words,
+    quiet,
+    strong,
+)
+from converter.report.content import Run
+from converter.report.content.study_figures import draw_figures
+from converter.report.content.study_tables import TITLES, Grid, format_percent, format_span, tabulate
+from converter.report.figures import Figure
+from converter.study import claims
+from converter.study.document import format_points
+
+FIGURES = "figures"  # the folder beside a Markdown report
+QUESTION = "Does bias in the convolutional layer make a difference?"
+_CLAIM_STYLES = {
+    claims.CONFIRMED: Style.PASS,
+    claims.CONDITION: Style.PASS,
+    claims.UNSUPPORTED: Style.OPEN,
+    claims.FALSE: Style.FAIL,
+    claims.OPEN: Style.SKIP,
+}
+_CONTROLS = {
+    True: Span("passed", Style.PASS),
+    False: Span("FAILED", Style.FAIL),
+    None: Span("not run", Style.OPEN),
+}
+_COLOURS = {"a": "a", "b": "b", "warm": "open", "good": "pass", "bad": "fail"}  # of a figure, on the page
+
+Found = Mapping[str, Any]
+
+
+def study_report(document: Found, run: Run, figures: str = FIGURES) -> Report:
+    """What a study found; Markdown shows the drawings that lie in the folder ``figures``, none if it is empty."""
+    verdict = document["verdict"]
+    parts = list(_parts(document, figures))
+    return Report(
+        command="study",
+        name=document["facts"]["dataset"],
+        status=_status(document),
+        headline=verdict["sentence"],
+        lede=verdict["more"],
+        claims=[("Controls", _count_controls(document))],
+        warnings=document["warnings"],
+        version=run.version,
+        schema=run.schema,
+        sections=(
+            Section("", (Paragraph((strong(verdict["sentence"]),)), Paragraph(verdict["more"])), media=~Medium.PAGE),
+            Section("", (Warnings(document["warnings"]),), media=~Medium.PAGE),
+            _brief(document),
+            _claims_section(document, parts),
+            _controls_section(document),
+            *(section for _, section in parts),
+            Section(
+                "What this does not show",
+                (ListBlock(document["limits"]),),
+                about="So that nobody reads more into it.",
+                id="limits",
+                media=Medium.FILES,
+            ),
+            _again(document, run),
+            Section("", (Paragraph(describe_cost(document), small=True),), media=~Medium.PAGE),
+        ),
+    )
+
+
+def _status(document: Found) -> Verdict:
+    """A failure if the run is invalid, a pass if there is an answer."""
+    if document["valid"] is False:
+        return Verdict.FAIL
+    return Verdict.PASS if document["verdict"]["answered"] else Verdict.INCONCLUSIVE
+
+
+def _count_controls(document: Found) -> str:
+    states = [check["passed"] for check in document["checks"]]
+    return f"{states.count(True)} of {len(states)} passed"
+
+
+def _brief(document: Found) -> Section:
+    """The main comparison, for a screen."""
+    found = document["results"].get("widths")
+    rows = [
+        (
+            c["input"],
+            f"{c['width']}",
+            f"{c['n']}",
+            format_percent(c["with"]["mean"]),
+            format_percent(c["without"]["mean"]),
+            format_points(c["mean"]),
+            format_span(c["low90"], c["high90"], format_points),
+            c["verdict"].lower(),
+        )
+        for c in (found["comparisons"] if found else ())
+    ]
+    heads = ("channels", "n", "with", "without", "\u0394", "90 % interval")
+    columns = (Column("input"), *(Column(head, right=True) for head in heads), Column())
+    title = "Accuracy in per cent, with and without biases in the convolutions"
+    return Section(title, (Table(columns, rows),), media=Medium.SCREEN)
+
+
+def _claims_section(document: Found, parts: Sequence[tuple[str, Section]]) -> Section:
+    rows = [
+        (
+            claim["id"],
+            claim["said"],
+            Span(claim["stamp"], _CLAIM_STYLES[claim["stamp"]]),
+            claim["because"],
+            seen,
+        )
+        for claim in document["claims"]
+        for seen in ["; ".join(section.title for section in _places(claim, parts))]
+    ]
+    below = Medium.SCREEN | Medium.PAGE
+    columns = (
+        Column(right=True),
+        Column("claimed"),
+        Column("here", under=below),
+        Column("because", under=below),
+        Column("see", media=Medium.PAGE, under=below),
+    )
+    return Section(
+        "What was claimed",
+        (Table(columns, rows, headless=below),),
+        about="The answers that are given to the question, each with what became of it here. The verdicts are derived "
+        "from the results below.",
+        id="claims",
+    )
+
+
+def _controls_section(document: Found) -> Section:
+    rows = [(_CONTROLS[check["passed"]], check["name"], check["said"]) for check in document["checks"]]
+    columns = (Column(), Column("control"), Column("found"))
+    about = "Without which nothing else counts."
+    return Section("Controls", (Table(columns, rows, headless=Medium.SCREEN),), about=about, id="controls")
+
+
+def _parts(document: Found, folder: str) -> Iterator[tuple[str, Section]]:
+    """The parts for which there are results, by name: what each asks, and which pictures and tables answer it."""
+    drawn, grids = draw_figures(document), tabulate(document["results"])
+    for key, title, lead, pictures, tables in _ORDER:
+        blocks: list[Block] = []
+        for figure in (drawn[name] for name in pictures if name in drawn):
+            blocks += _show(figure, folder)
+        for k, name in enumerate(name for name in tables if name in grids):
+            laid = tuple(_blocks_of(grids[name]))
+            blocks += [Details(TITLES[name], laid)] if k else laid
+        if blocks:
+            yield key, Section(title, (Only(Medium.COMMENT, Paragraph(lead)), *blocks), lead, key, Medium.FILES)
+
+
+def _show(figure: Figure, folder: str) -> Iterator[Block]:
+    keys = [(_COLOURS[class_.rpartition(" ")[2]], said) for class_, said in figure.keys]
+    yield Chart(figure.draw, f"{figure.title}.", figure.caption, keys)
+    if folder:
+        yield Picture(f"{folder}/{figure.name}.svg", figure.title, figure.caption)
+
+
+def _places(claim: Found, parts: Sequence[tuple[str, Section]]) -> list[Section]:
+    """The parts that a claim's verdict is read from."""
+    wanted: Sequence[str] = _SEEN_IN.get(claim["id"]) or claim["blocks"]
+    return [section for key, section in parts if key in wanted]
+
+
+def _name_places(sections: Sequence[Section]) -> str:
+    return f"See: {'; '.join(section.title for section in sections)}" if sections else ""
+
+
+def describe_cost(document: Found) -> str:
+    """How many models, on what, in which time."""
+    run, facts = document["run"], document["facts"]
+    minutes, cpu = run["seconds"] / 60, run["cpu_seconds"] / 60
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return (
+        f"{run['models']:,} models, {minutes:.1f} minutes on the clock, {cpu:.1f} of processor time; "
+        f"seed {facts['seed']}; {versions}"
+    )
+
+
+def _again(document: Found, run: Run) -> Section:
+    facts = document["facts"]
+    split = f"{facts['train']} to train on, {facts['test']} to test on per seed"
+    data: Words = (f"{facts['dataset']}, {facts['images']:,} images; {split} ", quiet(f"sha256 {facts['digest']}"))
+    rows: list[tuple[str, Words]] = [
+        ("run", describe_cost(document)),
+        ("data", data),
+        ("machine", f"{facts['machine']['os']}, {facts['device']}"),
+    ]
+    command = (Code(run.command_line),) if run.command_line else ()
+    about = "The same seed gives the same rows; every one of them is in the JSON."
+    return Section("See it again", (*command, KeyValues(rows)), about=about, id="again", media=Medium.PAGE)
+
+
+def _blocks_of(grid: Grid) -> Iterator[Block]:
+    columns = tuple(Column(head, right=k in grid.right) for k, head in enumerate(grid.header))
+    yield Table(columns, grid.rows)
+    if grid.note:
+        yield Paragraph(grid.note, small=True)
+
+
+# ---- the parts, in their order -------------------------------------------------------------------------
+
+_ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
+    (
+        "widths",
+        "Does it make a difference?",
+        (
+            "The same nets trained twice, with biases in their convolutions and without: same split, weights, batches. "
+            "The head keeps its bias."
+        ),
+        ("accuracy-raw", "accuracy-centred", "differences", "multiplier"),
+        ("widths", "multiplier"),
+    ),
+    (
+        "contrast",
+        "Where a level is the answer",
+        "A control that must come out so: a net without biases is the same function at every brightness, however wide.",
+        ("contrast",),
+        ("contrast",),
+    ),
+    (
+        "identity",
+        "Before batch norm",
+        "The other control: what a norm subtracts again cannot matter. Where it does not subtract it, it does.",
+        ("norms",),
+        ("dead", "identity", "norms"),
+    ),
+    (
+        "exact",
+        "Why: other weights make the bias",
+        (
+            "Inputs with positive means imitate a bias: the more, the better, if they vary independently. "
+            "What is left is r."
+        ),
+        ("replaceability", "centring"),
+        ("replaceability", "first layer"),
+    ),
+    (
+        "ablation",
+        "Out of trained nets",
+        (
+            "Batch norm, once folded, leaves large biases behind. Left out, they are missed; moved into the weights, "
+            "they are not, and that works better the wider the net."
+        ),
+        ("removal", "error"),
+        ("ablation", "layers", "off the data"),
+    ),
+    (
+        "recall",
+        "The forget gate",
+        "An LSTM that is to recall what it saw first: its forget gate must be open at the start.",
+        ("recall",),
+        ("recall",),
+    ),
+    ("depth", "Deeper nets", "Four convolutions in place of two.", ("depth",), ("depth",)),
+    (
+        "capacity",
+        "More channels than needed",
+        "Twice and four times the channels, with and without weight decay, with and without biases.",
+        ("capacity",),
+        ("capacity", "capacity, bias"),
+    ),
+    (
+        "drift",
+        "How a bias learns",
+        "Its step is its delta times the rate, for plain SGD. A dead bias has no gradient but rounding.",
+        (),
+        ("update", "drift"),
+    ),
+    (
+        "constant",
+        "A neuron that is always 1",
+        "A bias is the weight of one more channel that is constant, but for what padding does to that channel.",
+        (),
+        ("constant channel",),
+    ),
+    (
+        "rates",
+        "Is the learning rate fair?",
+        (
+            "If one arm liked another rate better, an effect of the bias could be one of the rate. "
+            "Accuracy on a third of the training images."
+        ),
+        (),
+        ("rates",),
+    ),
+)
+
+
+_SEEN_IN: dict[str, tuple[str, ...]] = {
+    "1": ("drift",),
+    "3": ("exact",),
+    "6": ("identity",),
+    "7c": ("depth", "ablation"),
+    "9": ("constant",),
+}
