@@ -14,8 +14,8 @@ from converter._version import __version__
 from converter.commands.inspect import (
     Model,
     blaming_the_model,
-    collect_facts,
     count_blocked_folds,
+    describe,
     pipeline_options,
     silence_graphsurgeon,
 )
@@ -208,7 +208,6 @@ class Run:
         self.data = None if options.data is None else Path(options.data)
         self.parity: Parity | None = None
         self.latency: Latency | None = None
-        self.removed: Removed | None = None
         self.exit_code = 0
         self._staged: Staged | None = None
         self._written = False
@@ -253,7 +252,7 @@ class Run:
         with silence_graphsurgeon(), blaming_the_model(self.graph):
             outcome = pipeline.run(self.graph, self.passes, self.options.progress, self.recorder)
             blocked = count_blocked_folds(self.model, self.options, self.passes, outcome)
-            self.folded = FoldResult(**collect_facts(self.graph, outcome, blocked), graph=self.graph)
+            self.folded = FoldResult(**vars(describe(self.graph, outcome, blocked)), graph=self.graph)
 
     def stage(self) -> None:
         """Write the result under another name beside its place, for those who judge."""
@@ -272,7 +271,7 @@ class Run:
             from converter.records import Parity
 
             why = "nothing was rewritten; the output is the input"
-            self._judged(Parity(Verdict.PASS, "B", scope="identical", why=why))
+            self._note(Parity(Verdict.PASS, "B", scope="identical", why=why))
             return
         from converter.commands.verify import judge
 
@@ -283,7 +282,7 @@ class Run:
             asked = replace(asked, margin=margin, stages=STAGES)
         asked = replace(asked, data=self.data, progress=self.options.progress)
         parity = judge(self._original, self._result, asked)
-        self._judged(replace(parity, b=self._named(parity.b)))
+        self._note(replace(parity, b=self._named(parity.b)))
 
     def remove(self) -> None:
         """Remove biases by data from what is proved; the verdict on that is a stage of the parity."""
@@ -298,7 +297,7 @@ class Run:
         removed = remove_biases(self.graph, self.model, asked)
         rewrites, after = (*self.folded.rewrites, *removed.rewrites), count(Facts(self.graph))
         self.folded = replace(self.folded, rewrites=rewrites, after=after, removed=removed)
-        self._judged(add_stage(self.parity, removed))
+        self._note(add_stage(self.parity, removed))
         if self.passed:
             self.stage()
 
@@ -346,7 +345,7 @@ class Run:
         staged.commit()
         self._written = True
 
-    def _judged(self, parity: Parity) -> None:
+    def _note(self, parity: Parity) -> None:
         self.parity, self.exit_code = parity, exit_code(parity, self.options.on_inconclusive)
 
     def _discard(self) -> None:

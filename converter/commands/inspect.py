@@ -48,7 +48,7 @@ def inspect(model: Model, options: InspectOptions | None = None, **keywords: Any
     asked = merged(InspectOptions, options, keywords)
     passes = pipeline_options(asked)
     with _rewritten(model, asked, passes) as (graph, outcome), blaming_the_model(graph):
-        return InspectResult(**collect_facts(graph, outcome, count_blocked_folds(model, asked, passes, outcome)))
+        return describe(graph, outcome, count_blocked_folds(model, asked, passes, outcome))
 
 
 @documented(InspectOptions)
@@ -126,23 +126,24 @@ def pipeline_options(asked: InspectOptions, stop_after: int | None = None) -> pi
     return pipeline.Options(only, skipped, allowed, stop_after, PassOptions(asked.keep_bn, asked.no_growth))
 
 
-def collect_facts(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> dict[str, Any]:
+def describe(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> InspectResult:
+    """What the passes did to a graph; ``blocked`` folds wait for overridable initializers to be constants."""
     main = graph.scopes[0]
-    return {
-        "path": graph.file.path,
-        "size_bytes": len(graph.file.buffer) + sum(Path(p).stat().st_size for p in stored_files(graph)),
-        "opset": main.opset,
-        "rewrites": outcome.rewrites,
-        "findings": outcome.findings,
-        "before": outcome.before,
-        "after": outcome.after,
-        "frozen": tuple(sorted(main.frozen_inputs)),
-        "overridable_blocked": blocked,
-        "overridable_names": sum(getattr(t, "overridable", False) for t in main.values.values()),
-        "problem": problems(graph.file.skeleton),
-        "fates": outcome.fates,
-        "gates": rnn.find_gates(Facts(graph)),
-    }
+    return InspectResult(
+        path=graph.file.path,
+        size_bytes=len(graph.file.buffer) + sum(Path(p).stat().st_size for p in stored_files(graph)),
+        opset=main.opset,
+        rewrites=outcome.rewrites,
+        findings=outcome.findings,
+        before=outcome.before,
+        after=outcome.after,
+        frozen=tuple(sorted(main.frozen_inputs)),
+        overridable_blocked=blocked,
+        overridable_names=sum(getattr(t, "overridable", False) for t in main.values.values()),
+        problem=problems(graph.file.skeleton),
+        fates=outcome.fates,
+        gates=rnn.find_gates(Facts(graph)),
+    )
 
 
 def count_blocked_folds(
