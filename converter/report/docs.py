@@ -44,6 +44,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         readme: text,
         root / "docs" / "commands.md": commands_markdown(root, overview),
         root / "docs" / "passes.md": passes_markdown(PASSES),
+        **{root / "docs" / "schema" / f"{name}.json": text for name, text in schemas().items()},
     }
 
 

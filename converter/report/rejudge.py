@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.records import Latency, OutputCheck, Parity, Stage, Verdict, exit_code_of
 from converter.records.evidence import worst_verdict
 from converter.report import serialize, wording
 from converter.report.serialize import latency_of, parity_of
+
+if TYPE_CHECKING:
+    from converter.referee.verify.decisions import AgreementCounts
 
 FAIL_RATIO, ALGEBRA_FAIL = 10.0, 10.0  # above it a runtime score fails; that many times the limit an algebra score
 
@@ -105,9 +108,7 @@ def _stage(stage: Stage, limits: Limits) -> Stage:
 
 def _check(stage: str, check: OutputCheck, limits: Limits) -> OutputCheck:
     if stage in wording.DECIDES:
-        from converter.report import rejudge_decisions
-
-        return rejudge_decisions.check(check, limits.accuracy_margin, limits.alpha)
+        return _recount(check, limits.accuracy_margin, limits.alpha)
     wanted = _wanted(stage, check, limits)
     if wanted is None or check.score is None or check.limit is None or not math.isfinite(check.score):
         return check
@@ -117,6 +118,50 @@ def _check(stage: str, check: OutputCheck, limits: Limits) -> OutputCheck:
     status = Verdict.PASS if check.score <= limit else Verdict.FAIL if check.score > fails else Verdict.INCONCLUSIVE
     why = "" if status is Verdict.PASS else f"its score is {check.score:.3g}, the limit {limit:g}"
     return replace(check, status=status, limit=limit, why=check.why if status is check.status else why)
+
+
+def _recount(found: OutputCheck, margin: float | None, alpha: float | None) -> OutputCheck:
+    """One output's decisions by another margin or level, from the counts in the document; as it was without these."""
+    from converter.referee.verify.decisions import decide, decide_by_interval
+    from converter.referee.verify.options import Deciding
+
+    detail = found.detail
+    if (margin is None and alpha is None) or "n" not in detail or "margin" not in detail:
+        return found
+    ask = Deciding(
+        margin=detail["margin"] if margin is None else margin, alpha=detail["alpha"] if alpha is None else alpha
+    )
+    if "k" in detail:
+        again = decide(found.name, _read_counts(detail), ask)
+        return replace(again, detail=detail | again.detail)
+    if alpha is not None or "lower" not in detail or "upper" not in detail or found.score is None:
+        return found  # a bootstrap at another level needs the samples
+    bounds = (float(detail["lower"]), float(detail["upper"]))
+    return decide_by_interval(
+        found.name,
+        found.score,
+        bounds,
+        ask,
+        detail | {"margin": ask.margin, "alpha": ask.alpha},
+        f"changes by {found.score:+.3g}",
+        "give more inputs",
+    )
+
+
+def _read_counts(detail: dict[str, Any]) -> AgreementCounts:
+    from converter.referee.verify.decisions import AgreementCounts
+
+    n, labelled = int(detail["n"]), "gained" in detail
+    return AgreementCounts(
+        rows=n,
+        differ=float(detail["k"]),
+        maps=detail.get("metric") == "pixel_disagreement",
+        right_a=n * float(detail.get("accuracy_a", 0.0)),
+        right_b=n * float(detail.get("accuracy_b", 0.0)),
+        gained=int(detail.get("gained", 0)),
+        lost=int(detail.get("lost", 0)),
+        labelled=n if labelled else 0,
+    )
 
 
 def _wanted(stage: str, check: OutputCheck, limits: Limits) -> tuple[float, float] | None:
