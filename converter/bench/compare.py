@@ -140,14 +140,14 @@ class Bench:
         self.models = [source.for_runtime() for source in self.sources]
         self.facts = describe_model(a), describe_model(b)
         self.warnings: list[str] = []
-        self.feeds = self._feeds()
-        self.peaks = self._peaks()
+        self.feeds = self._choose_feeds()
+        self.peaks = self._find_peaks()
 
     def _load(self, which: int, how: Deployment) -> TimedSession:
         model, external = self.models[which]
         return TimedSession(model, how, external)
 
-    def _feeds(self) -> dict[str, Any]:
+    def _choose_feeds(self) -> dict[str, Any]:
         """Inputs that both run on; loading both once also fills the system's cache of files for all later loads."""
         request, given = self.request, self.request.feeds
         request.say("inputs")
@@ -166,20 +166,20 @@ class Bench:
         other.close()
         return feeds
 
-    def _peaks(self) -> tuple[int | None, int | None]:
+    def _find_peaks(self) -> tuple[int | None, int | None]:
         """The memory that each model takes alone."""
         write_feeds(self.feeds, self.folder / "feeds.npz")
         found: list[int | None] = []
         for which in (0, 1):
             self.request.say(f"memory of {'AB'[which]}")
             try:
-                found.append(self._asker(which, self.request.how)()["peak_bytes"])
+                found.append(self._make_worker_call(which, self.request.how)()["peak_bytes"])
             except BiasoptError as exc:
                 found.append(None)
                 self.warnings.append(f"peak memory is unknown: {exc}")
         return found[0], found[1]
 
-    def _asker(self, which: int, how: Deployment) -> WorkerCall:
+    def _make_worker_call(self, which: int, how: Deployment) -> WorkerCall:
         model, external = self.models[which]
         if isinstance(model, bytes):
             path = self.folder / f"{'ab'[which]}.onnx"
@@ -196,8 +196,8 @@ class Bench:
 
     def measure(self, how: Deployment, design: Design) -> Latency:
         """One measurement of the pair, at one level of optimisation."""
-        placed = [self._placement(which, how) for which in (0, 1)]
-        found = self._measured(how, design)
+        placed = [self._find_placement(which, how) for which in (0, 1)]
+        found = self._measure_times(how, design)
         for side, peak in zip(found.sides, self.peaks, strict=True):
             side.peak_bytes = peak
         if self.request.samples is not None:
@@ -205,17 +205,17 @@ class Bench:
             write_samples(found, self.request.samples.with_name(f"{self.request.samples.stem}{suffix}.npz"))
         return self._complete(judge(found), how, placed)
 
-    def _measured(self, how: Deployment, design: Design) -> Measurement:
+    def _measure_times(self, how: Deployment, design: Design) -> Measurement:
         if not self._both_fit():
-            return self._alternate(how, design)
+            return self._measure_isolated(how, design)
         try:
-            return self._duet(how, design)
+            return self._measure_interleaved(how, design)
         except BiasoptError as exc:
             if how.provider == "cpu" or not is_out_of_memory(exc):
                 raise
-            return self._alternate(how, design)  # the GPU's memory holds one of them: that one ran before
+            return self._measure_isolated(how, design)  # the GPU's memory holds one of them: that one ran before
 
-    def _placement(self, which: int, how: Deployment) -> Placement:
+    def _find_placement(self, which: int, how: Deployment) -> Placement:
         """Which provider ran which node; refused if what was asked for did not run the arithmetic."""
         self.request.say(f"where {'AB'[which]} runs")
         model, external = self.models[which]
@@ -234,7 +234,7 @@ class Bench:
             prove_placement(found, how.provider, self.sources[which].label)
         return found
 
-    def _opener(self, which: int, how: Deployment) -> Open:
+    def _make_opener(self, which: int, how: Deployment) -> Open:
         def load() -> LoadedSession:
             session = self._load(which, how)
             session.bind(self.feeds)
@@ -242,11 +242,11 @@ class Bench:
 
         return load
 
-    def _duet(self, how: Deployment, design: Design) -> Measurement:
+    def _measure_interleaved(self, how: Deployment, design: Design) -> Measurement:
         read = None if how.provider == "cpu" else make_clock_reader(int(how.options.get("device_id", 0)))
         before = make_flusher(how) if self.request.flush else None
-        duet = InterleavedBench(
-            (self._opener(0, how), self._opener(1, how)),
+        bench = InterleavedBench(
+            (self._make_opener(0, how), self._make_opener(1, how)),
             design,
             clock=time.perf_counter_ns,
             say=self.request.say,
@@ -254,13 +254,13 @@ class Bench:
             before=before,
             read=read,
         )
-        found = duet.measure()
+        found = bench.measure()
         if how.provider != "cpu" and read is None:
             found.warnings.append("the GPU's clock cannot be read: neither nvidia-ml-py nor nvidia-smi answers")
         return found
 
-    def _alternate(self, how: Deployment, design: Design) -> Measurement:
-        asks = self._asker(0, how), self._asker(1, how)
+    def _measure_isolated(self, how: Deployment, design: Design) -> Measurement:
+        asks = self._make_worker_call(0, how), self._make_worker_call(1, how)
         return IsolatedBench(asks, design, clock=time.perf_counter_ns, say=self.request.say).measure()
 
     def _complete(self, latency: Latency, how: Deployment, placed: list[Placement]) -> Latency:

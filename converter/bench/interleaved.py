@@ -279,7 +279,7 @@ class InterleavedBench:
     def _elapsed(self) -> float:
         return (self.clock() - self.begun) / 1e9
 
-    def _left(self) -> float:
+    def _find_time_left(self) -> float:
         return self.design.max_time - self._elapsed()
 
     def _open(self, which: int, side: ModelTimes | None, stage: str) -> tuple[LoadedSession, float]:
@@ -340,7 +340,7 @@ class InterleavedBench:
         side.firsts.append(model.first_run_ms)
 
     def _plan(self) -> None:
-        fitted = fit_design(self.design, self.pair_seconds, self.session_seconds, self._left())
+        fitted = fit_design(self.design, self.pair_seconds, self.session_seconds, self._find_time_left())
         asked = self.found.design
         if (fitted.sessions, fitted.blocks) != (asked.sessions, asked.blocks) or fitted.pairs < asked.pairs:
             self.found.warnings.append(
@@ -399,7 +399,7 @@ class InterleavedBench:
             "narrow": is_narrow([b.log_ratio for b in counted], [b.session for b in counted], self.design),
             "most blocks": len(counted) + EXTENSION > MOST_BLOCKS,
             "noise": not is_steady(self.found.aa, self.design),  # what could still be measured would decide nothing
-            "time": self._left() < needed,
+            "time": self._find_time_left() < needed,
         }
         self.found.stopped = next((why for why, holds in reasons.items() if holds), "")
         return bool(self.found.stopped)

@@ -107,9 +107,9 @@ class TimedSession:
         self._arrays: dict[str, Array] = {}
         self._binding: Any = None
         self.first_run_ms = float("nan")
-        self.run: Callable[[], None] = self._unbound
+        self.run: Callable[[], None] = self._refuse_unbound
 
-    def _unbound(self) -> None:
+    def _refuse_unbound(self) -> None:
         raise DataError(f"{self._label}: bind inputs before a run")
 
     def bind(self, feeds: Mapping[str, Any]) -> None:
@@ -122,7 +122,7 @@ class TimedSession:
         """
         self._place(feeds)
         try:
-            self.first_run_ms = self._first(fixed=True)
+            self.first_run_ms = self._run_first(fixed=True)
         except Exception as exc:  # onnxruntime's errors have no common base of their own
             if self.how.cuda_graph:
                 raise DataError(f"{self._label}: cannot be run as a CUDA graph: {format_error(exc)}") from exc
@@ -131,8 +131,8 @@ class TimedSession:
     def _first_unfixed(self) -> None:
         """Let onnxruntime make room for the outputs: a declared shape may be wrong."""
         try:
-            self.first_run_ms = self._first(fixed=False)
-            self.run = self._rebound
+            self.first_run_ms = self._run_first(fixed=False)
+            self.run = self._run_rebound
         except Exception as exc:
             raise DataError(f"{self._label}: onnxruntime could not run it: {format_error(exc)}") from exc
 
@@ -142,23 +142,23 @@ class TimedSession:
             raise DataError(f"{self._label}: input {missing[0]!r} has no value")
         self._arrays = {p.name: np.ascontiguousarray(feeds[p.name]) for p in self.inputs}
         try:
-            self._values = {p.name: self._resident(self._arrays[p.name], p.type) for p in self.inputs}
+            self._values = {p.name: self._place_value(self._arrays[p.name], p.type) for p in self.inputs}
         except Exception as exc:
             raise DataError(f"{self._label}: its inputs cannot be placed: {format_error(exc)}") from exc
 
-    def _resident(self, value: Array, kind: str) -> Any:
+    def _place_value(self, value: Array, kind: str) -> Any:
         ort = import_onnxruntime()
         if kind in _FOREIGN:  # made on the CPU only; onnxruntime copies it to where it is read
             code, dtype, raw = _FOREIGN[kind]
             return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value.astype(dtype, copy=False).view(raw), code)
         return ort.OrtValue.ortvalue_from_numpy(value, *self._device)
 
-    def _first(self, *, fixed: bool) -> float:
+    def _run_first(self, *, fixed: bool) -> float:
         self._bind(fixed=fixed)
         begun = time.perf_counter_ns()
         self._session.run_with_iobinding(self._binding)
         taken = (time.perf_counter_ns() - begun) / 1e6
-        self.run = self._with_copy if self.how.include_h2d else self._plain
+        self.run = self._run_with_copy if self.how.include_h2d else self._run_plain
         return taken
 
     def _bind(self, *, fixed: bool) -> None:
@@ -177,16 +177,16 @@ class TimedSession:
             else:
                 self._binding.bind_output(port.name, *self._device)
 
-    def _plain(self) -> None:
+    def _run_plain(self) -> None:
         self._session.run_with_iobinding(self._binding)
 
-    def _rebound(self) -> None:
+    def _run_rebound(self) -> None:
         # After a run the binding holds the output, which onnxruntime would check against the declared shape.
         for port in self.outputs:
             self._binding.bind_output(port.name, *self._device)
-        (self._with_copy if self.how.include_h2d else self._plain)()
+        (self._run_with_copy if self.how.include_h2d else self._run_plain)()
 
-    def _with_copy(self) -> None:
+    def _run_with_copy(self) -> None:
         for name, array in self._arrays.items():
             if array.dtype.kind != "V":
                 self._values[name].update_inplace(array)
@@ -204,7 +204,7 @@ class TimedSession:
 
     def close(self) -> None:
         """Let go of the model and its memory."""
-        self.run = self._unbound
+        self.run = self._refuse_unbound
         self._binding = self._session = None
         self._values.clear()
 

@@ -43,7 +43,7 @@ def pair(tmp_path: Path) -> Pair:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Give a function that replaces the measuring by that of a machine whose time is told."""
-    monkeypatch.setattr(Bench, "_peaks", lambda self: (100, 90))
+    monkeypatch.setattr(Bench, "_find_peaks", lambda self: (100, 90))
 
     def tell(ratio: float = 1.0, off: float = 1.0, **noise: float) -> None:
         def duet(_: Bench, how: Deployment, design: Design) -> Measurement:
@@ -51,7 +51,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             opens = told.pair(off if how.level == "off" else ratio)
             return InterleavedBench(opens, replace(design, sessions=3, blocks=2, pairs=6), clock=told.clock).measure()
 
-        monkeypatch.setattr(Bench, "_duet", duet)
+        monkeypatch.setattr(Bench, "_measure_interleaved", duet)
 
     return tell
 
@@ -144,7 +144,9 @@ def test_memory_too_small_for_both(pair: Pair, machine: Callable[..., None], mon
     machine()
     called = []
     monkeypatch.setattr("converter.bench.compare.find_free_bytes", lambda: 200)  # 100 + 90 are more than 80 % of it
-    monkeypatch.setattr(Bench, "_alternate", lambda self, how, design: called.append(1) or self._duet(how, design))
+    monkeypatch.setattr(
+        Bench, "_measure_isolated", lambda self, how, design: called.append(1) or self._measure_interleaved(how, design)
+    )
     converter.measure_latency(*pair)
     monkeypatch.setattr("converter.bench.compare.find_free_bytes", lambda: 300)
     converter.measure_latency(*pair)
@@ -157,12 +159,12 @@ def test_memory_of_the_gpu_too_small_for_both(pair: Pair, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Bench, "__init__", lambda self: None)
     monkeypatch.setattr(Bench, "_both_fit", lambda self: True)
-    monkeypatch.setattr(Bench, "_duet", full)
-    monkeypatch.setattr(Bench, "_alternate", lambda self, how, design: Measurement(design, mode="two processes"))
+    monkeypatch.setattr(Bench, "_measure_interleaved", full)
+    monkeypatch.setattr(Bench, "_measure_isolated", lambda self, how, design: Measurement(design, mode="two processes"))
     bench = Bench()  # type: ignore[call-arg]
-    assert bench._measured(Deployment("cuda"), Design()).mode == "two processes"
+    assert bench._measure_times(Deployment("cuda"), Design()).mode == "two processes"
     with pytest.raises(ModelError):
-        bench._measured(Deployment("cpu"), Design())
+        bench._measure_times(Deployment("cpu"), Design())
 
 
 def test_a_model_that_runs_elsewhere_has_no_time(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> None:
@@ -172,9 +174,9 @@ def test_a_model_that_runs_elsewhere_has_no_time(monkeypatch: pytest.MonkeyPatch
     bench.sources = (LoadedModel.open(pair[0]), LoadedModel.open(pair[1]))
     found = Placement({"CPUExecutionProvider": 1}, (("CPUExecutionProvider", "Conv", "conv"),))
     monkeypatch.setattr("converter.bench.compare.find_placement", lambda *_, **__: found)
-    assert bench._placement(0, Deployment()) is found
+    assert bench._find_placement(0, Deployment()) is found
     with pytest.raises(RuntimeUnavailable, match="asked for CUDAExecutionProvider"):
-        bench._placement(0, Deployment("cuda"))
+        bench._find_placement(0, Deployment("cuda"))
 
 
 def test_progress_moves_only_between_stages(

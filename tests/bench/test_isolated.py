@@ -13,8 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from converter.bench import isolated as alone
-from converter.bench import worker as child
+from converter.bench import isolated, worker
 from converter.bench.design import AA_BLOCKS, Design
 from converter.bench.isolated import IsolatedBench, make_worker_call
 from converter.bench.judge import judge
@@ -29,7 +28,7 @@ X = {"x": np.ones((1, 8), np.float32)}
 
 def test_a_process_says_what_its_model_takes(tmp_path: Path) -> None:
     path = nets.saved(nets.dense(), tmp_path / "m.onnx")
-    child.write_feeds(X, tmp_path / "x.npz")
+    worker.write_feeds(X, tmp_path / "x.npz")
     said = make_worker_call(path, None, Deployment(threads=1), tmp_path / "x.npz", 100)(3, (0.0, 0.1), 2)
     assert said["peak_bytes"] > 10_000_000
     assert said["load_ms"] > 0
@@ -39,7 +38,7 @@ def test_a_process_says_what_its_model_takes(tmp_path: Path) -> None:
 
 def test_an_error_in_the_process_is_one_here(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"no model")
-    child.write_feeds(X, tmp_path / "x.npz")
+    worker.write_feeds(X, tmp_path / "x.npz")
     with pytest.raises(BiasoptError, match="cannot load it"):
         make_worker_call(tmp_path / "m.onnx", None, Deployment(), tmp_path / "x.npz", 100)()
 
@@ -48,7 +47,7 @@ def test_a_process_that_dies_or_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(command: list[str], **_: object) -> None:
         raise subprocess.TimeoutExpired(command, 1)
 
-    monkeypatch.setattr(alone.subprocess, "run", dies)
+    monkeypatch.setattr(isolated.subprocess, "run", dies)
     with pytest.raises(DataError, match="TimeoutExpired"):
         make_worker_call(Path("m.onnx"), None, Deployment(), Path("x.npz"), 1)()
 
@@ -65,14 +64,14 @@ def test_the_process_loads_only_what_a_run_needs() -> None:
 
 def test_work_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = nets.saved(nets.dense(), tmp_path / "m.onnx")
-    child.write_feeds(X, tmp_path / "x.npz")
+    worker.write_feeds(X, tmp_path / "x.npz")
     how = {"provider": "cpu", "options": {}, "level": "off", "threads": 1, "custom_ops": None}
     asked = {"model": str(path), "external_dir": str(tmp_path), "feeds": str(tmp_path / "x.npz"), "how": how}
     asked |= {"samples": 2, "warm_up": [0, 0.1], "repeat": 0}
     said = io.StringIO()
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked)))
     monkeypatch.setattr(sys, "stdout", said)
-    child.main()
+    worker.main()
     assert len(json.loads(said.getvalue())["samples"]) == 2
 
 
@@ -83,8 +82,8 @@ def test_inputs_survive_the_way(tmp_path: Path) -> None:
         "bf": np.array([[1, 2]], ml_dtypes.bfloat16),
         "f8": np.array([1, 2], ml_dtypes.float8_e4m3fn),
     }
-    child.write_feeds(feeds, tmp_path / "x.npz")
-    back = child.read_feeds(tmp_path / "x.npz")
+    worker.write_feeds(feeds, tmp_path / "x.npz")
+    back = worker.read_feeds(tmp_path / "x.npz")
     assert list(back) == list(feeds)
     for name, value in feeds.items():
         assert back[name].dtype == value.dtype
@@ -92,14 +91,14 @@ def test_inputs_survive_the_way(tmp_path: Path) -> None:
 
 
 def test_memory_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = child.find_peak_bytes()
+    here = worker.find_peak_bytes()
 
     def missing(*_: object, **__: object) -> None:
         raise OSError
 
-    monkeypatch.setattr(child.Path, "open", missing)
-    monkeypatch.setattr(alone.Path, "read_text", missing)
-    for found in (here, child.find_peak_bytes(), find_free_bytes()):
+    monkeypatch.setattr(worker.Path, "open", missing)
+    monkeypatch.setattr(isolated.Path, "read_text", missing)
+    for found in (here, worker.find_peak_bytes(), find_free_bytes()):
         assert found is None or found > 1 << 20
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from converter.bench import design as asked
+from converter.bench import design
 from converter.bench.design import Gate, conclude_outcome, judge_gate, parse_gate, parse_share
 from converter.commands.options import parse_pairs
 from converter.records import Verdict
@@ -63,7 +63,7 @@ def test_verdicts(gate: str, low: float, high: float, verdict: Verdict) -> None:
 
 @pytest.mark.parametrize("text", ["not-slower", "faster:5%", "equivalent", "none"])
 def test_a_gate_says_itself(text: str) -> None:
-    assert str(parse_gate(text)) == text == asked.normalize_gate(f" {text} ")
+    assert str(parse_gate(text)) == text == design.normalize_gate(f" {text} ")
 
 
 @pytest.mark.parametrize(

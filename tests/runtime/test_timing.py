@@ -72,7 +72,7 @@ def test_copying_the_inputs_is_part_of_the_run_if_asked() -> None:
     assert set(outputs(session)[0].ravel()) == {7.0}
     without = loaded(nets.dense())
     without.bind(X)
-    assert without.run == without._plain
+    assert without.run == without._run_plain
 
 
 def test_feeds_that_do_not_fit() -> None:

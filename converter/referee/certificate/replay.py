@@ -101,7 +101,7 @@ class Types:
         self._graph = graph
         self._known: dict[str, dict[str, Port]] = {}
 
-    def of(self, tensor: Tensor) -> Port | None:
+    def find_type(self, tensor: Tensor) -> Port | None:
         """Type of a tensor; a renamed one has that of its origin."""
         scope = tensor.scope
         if scope.path not in self._known:
@@ -177,13 +177,13 @@ class _StepModel:
                 for inner in tensor.maker.inputs:
                     self._take(inner.name, inner, inside, drawn)
         else:
-            self._inputs[name] = self._types.of(tensor)
+            self._inputs[name] = self._types.find_type(tensor)
 
     def _is_telling(self, tensor: Tensor) -> bool:
         """Whether the form follows it by value (integers: shapes) or by what it is (rows that sum to one)."""
         if tensor.maker is not None and tensor.maker.op == "Softmax":
             return True
-        port = self._types.of(tensor)
+        port = self._types.find_type(tensor)
         return port is not None and port.dtype is not None and port.dtype.kind in "iu"
 
     def model(self, output: str) -> ModelProto:
@@ -252,7 +252,7 @@ class Replayer:
         found: list[ComparedArray] = []
         names: list[str] = []
         for place in recompute_places(self.graph, change, self._types):
-            problem = place.problem or place.moved(_is_within)
+            problem = place.problem or place.explain_moved(_is_within)
             if problem:
                 return {"recomputed": False, "why": problem}
             bad = [c for c in place.compared if not _is_within(c)]

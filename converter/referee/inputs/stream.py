@@ -55,7 +55,7 @@ class Stream:
     def take(self, count: int) -> list[Sample]:
         """The first ``count`` samples, or all if there are fewer; they are kept."""
         while len(self._held) < count and (sample := next(self._rest, None)) is not None:
-            self._held.append(self._noted(sample))
+            self._held.append(self._note_sample(sample))
         return self._held[:count]
 
     def all(self) -> Iterator[Sample]:
@@ -65,9 +65,9 @@ class Stream:
         self._finished = True
         yield from self._held
         for sample in self._rest:
-            yield self._noted(sample)
+            yield self._note_sample(sample)
 
-    def _noted(self, sample: Sample) -> Sample:
+    def _note_sample(self, sample: Sample) -> Sample:
         self._digests.append(hash_feeds(sample.feeds))
         self._labelled |= sample.label is not None
         self._rows += sample.rows

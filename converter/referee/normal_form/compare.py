@@ -331,7 +331,7 @@ class Place:
         """The array that is furthest off."""
         return max(self.compared, key=lambda c: c.score, default=None)
 
-    def moved(self, within: Callable[[ComparedArray], bool]) -> str:
+    def explain_moved(self, within: Callable[[ComparedArray], bool]) -> str:
         """Why a number that is not ``within`` its bound says nothing: it may have been moved past what the form knows.
 
         A factor between two linear operators may be in either; a weight that is damaged is off alone.

@@ -233,11 +233,11 @@ class Linear:
             return None
         return interval.map(lambda x: np.broadcast_to(x.reshape(-1), (size,)))
 
-    def along(self, vector: Interval) -> Interval:
+    def align_outputs(self, vector: Interval) -> Interval:
         """A vector of the output channels in a shape that broadcasts to the result."""
         return vector.reshape(-1, *[1] * max(self.rank - 2, 0))
 
-    def applied(self, shift: Interval) -> Interval:
+    def apply_shift(self, shift: Interval) -> Interval:
         """What a shift [I] of every input channel, at every position, adds to the output channels [O]."""
         g, rows, columns, taps = self.view
         full = self.weight.array().reshape(g, rows, columns, taps)
@@ -300,7 +300,7 @@ class Form:
             return self
         shift = None if self.shift is None else self.shift * interval
         if self.scale is None:
-            atom = scaled(self.atom, interval)
+            atom = scale_atom(self.atom, interval)
             if atom is not None:
                 return Form(atom, None, shift)
         return Form(self.atom, interval if self.scale is None else self.scale * interval, shift)
@@ -311,7 +311,7 @@ class Form:
         return replace(self, shift=None)
 
 
-def scaled(atom: Atom, interval: Interval) -> Atom | None:
+def scale_atom(atom: Atom, interval: Interval) -> Atom | None:
     """The atom that is ``interval`` times ``atom``, where the factor can go inside; None where it cannot."""
     match atom:
         case Linear():
@@ -355,7 +355,7 @@ def build_linear(atom: Linear, *, whole: bool) -> Form:
         at = atom.vector(shift, atom.sizes[0]) if whole else None
         if at is None:
             return Form(atom)
-        moved = atom.along(atom.applied(at))
+        moved = atom.align_outputs(atom.apply_shift(at))
     return Form(replace(atom, operand=Form(atom.operand.atom), scale_in=per_input), None, moved)
 
 

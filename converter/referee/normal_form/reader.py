@@ -42,7 +42,7 @@ class Reader:
         self.rules = rules
         self.same = same
         self.opset = read_opset_versions(model.opset_import).get("", 0)
-        self.made = {name: node for node in model.graph.node for name in node.output}
+        self.makers = {name: node for node in model.graph.node for name in node.output}
         self.values: dict[str, Value] = {"": None}
         for tensor in model.graph.initializer:
             self.values[tensor.name] = Known(tensor.name, tensor, folder, tensor.name not in same)
@@ -89,7 +89,7 @@ class Reader:
         value = self.values.get(name)
         if isinstance(value, Known):
             return tuple(value.array().reshape(-1).tolist()) if len(value.shape) < 2 else None
-        node = self.made.get(name)
+        node = self.makers.get(name)
         if node is None:
             return None
         if node.op_type == "Shape":

@@ -47,7 +47,7 @@ class Scope:
     opset_import: Any = None
 
     @cached_property
-    def made(self) -> dict[str, NodeProto]:
+    def makers(self) -> dict[str, NodeProto]:
         """The node that makes each tensor of this scope."""
         return {name: node for node in self.nodes for name in node.output if name}
 
@@ -72,13 +72,13 @@ class Scope:
         return name in self.consts or name in self.derived or self._is_const_outside(name)
 
     def _is_const_outside(self, name: str) -> bool:
-        if self.outer is None or name in self.made or name in self.inputs:
+        if self.outer is None or name in self.makers or name in self.inputs:
             return False
         return self.outer.is_const(name)
 
     def home(self, name: str) -> Scope | None:
         """The innermost scope, from here outwards, where the tensor comes into being."""
-        if name in self.consts or name in self.made or name in self.inputs:
+        if name in self.consts or name in self.makers or name in self.inputs:
             return self
         return self.outer.home(name) if self.outer is not None else None
 
@@ -164,7 +164,7 @@ def infer_inner_types(found: dict[str, Scope]) -> None:
     for scope in sorted(found.values(), key=Scope.depth):
         if scope.key == "":
             continue
-        outside = {n for node in scope.nodes for n in list_reads(node)} - scope.made.keys() - scope.consts.keys()
+        outside = {n for node in scope.nodes for n in list_reads(node)} - scope.makers.keys() - scope.consts.keys()
         graph = GraphProto(name="body", node=scope.nodes)
         for name in sorted(outside | set(scope.inputs)):
             home = scope.home(name)
@@ -283,7 +283,7 @@ def _find_targets(a: Scope, b: Scope, changed: set[str]) -> Iterator[str]:
     old = {compute_signature(node) for node in a.nodes if not changed.intersection(list_reads(node))}
     for node in b.nodes:
         if compute_signature(node) not in old or changed.intersection(list_reads(node)):
-            yield from (name for name in node.output if name and (name in a.made or name in a.consts))
+            yield from (name for name in node.output if name and (name in a.makers or name in a.consts))
     for name in b.outputs:
         if name in b.consts and (name in changed or name not in a.consts):
             yield name
@@ -297,7 +297,7 @@ def _find_changed_constants(a: Scope, b: Scope) -> set[str]:
             if not is_same_constant(a.consts[name], a.source, b.consts[name], b.source):
                 changed.add(name)
         # a name that is a constant on one side only no longer means the same
-        changed |= {n for n in a.consts.keys() ^ b.consts.keys() if n in a.made or n in b.made}
+        changed |= {n for n in a.consts.keys() ^ b.consts.keys() if n in a.makers or n in b.makers}
         if a.outer is None or b.outer is None:
             return changed
         a, b = a.outer, b.outer
@@ -312,11 +312,11 @@ def _cut_region(a: Scope, b: Scope, output: str, changed: set[str]) -> Region | 
         if max(len(part_a.nodes), len(part_b.nodes)) > _MAX_NODES:
             return None
         # What only one side reads must be made from what both read, or the comparison would be of two functions.
-        more_a = {n for n in part_a.inputs - part_b.inputs if n in a.made}
-        more_b = {n for n in part_b.inputs - part_a.inputs if n in b.made}
+        more_a = {n for n in part_a.inputs - part_b.inputs if n in a.makers}
+        more_b = {n for n in part_b.inputs - part_a.inputs if n in b.makers}
         if part_a.inputs != part_b.inputs and not more_a and not more_b:
             # One side gets at something only through a tensor that is fed: compute that inside as well.
-            more_a = more_b = {n for n in part_a.inputs & part_b.inputs if n in a.made and n in b.made}
+            more_a = more_b = {n for n in part_a.inputs & part_b.inputs if n in a.makers and n in b.makers}
         if not more_a and not more_b:
             break
         open_a |= more_a
@@ -327,7 +327,7 @@ def _cut_region(a: Scope, b: Scope, output: str, changed: set[str]) -> Region | 
 
 
 def _list_reachable(scope: Scope) -> set[str]:
-    names = {*scope.inputs, *scope.made, *scope.consts}
+    names = {*scope.inputs, *scope.makers, *scope.consts}
     return names | _list_reachable(scope.outer) if scope.outer is not None else names
 
 
@@ -347,7 +347,7 @@ def _walk(scope: Scope, other: Scope, output: str, opened: set[str], changed: se
         elif name in home.inputs or (name != output and not _is_open(name, home, scope, other, opened, changed)):
             inputs.add(name)
         else:
-            node = home.made[name]
+            node = home.makers[name]
             nodes[id(node)] = (home, node)
             fresh = [n for n in list_reads(node) if n not in seen]
             seen.update(fresh)
@@ -358,11 +358,11 @@ def _walk(scope: Scope, other: Scope, output: str, opened: set[str], changed: se
 
 def _is_open(name: str, home: Scope, scope: Scope, other: Scope, opened: set[str], changed: set[str]) -> bool:
     """Whether a tensor that a node makes is computed inside the region rather than fed."""
-    if name in home.derived or _is_integer(home, name) or home.made[name].op_type in _NORMALISED:
+    if name in home.derived or _is_integer(home, name) or home.makers[name].op_type in _NORMALISED:
         return True  # a random value in its place would have no meaning
     if home is not scope:
         return False
-    return name in opened or name in changed or name not in other.made
+    return name in opened or name in changed or name not in other.makers
 
 
 def _is_integer(scope: Scope, name: str) -> bool:
@@ -370,7 +370,7 @@ def _is_integer(scope: Scope, name: str) -> bool:
     if port is not None and port.elem:
         dtype = get_dtype(port.elem)
         return dtype is not None and dtype.kind in "iu"
-    return scope.made[name].op_type in _INTEGER_OPS
+    return scope.makers[name].op_type in _INTEGER_OPS
 
 
 def _build_model(scope: Scope, part: _Part, output: str, types: Scope) -> ModelProto:
@@ -424,5 +424,5 @@ def is_ours(a: LoadedModel, b: LoadedModel) -> bool:
     """Whether ``b`` holds tensors named by this tool, which keeps a tensor's name only where its value stays."""
     old = {t.name for t in a.proto.graph.initializer}
     names = (t.name for t in b.proto.graph.initializer if t.name not in old)
-    made = (name for n in walk_nodes(b.proto) for name in (*n.input, *n.output))
-    return any(_MARK in name for name in (*names, *made))
+    used = (name for n in walk_nodes(b.proto) for name in (*n.input, *n.output))
+    return any(_MARK in name for name in (*names, *used))

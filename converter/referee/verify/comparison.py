@@ -97,7 +97,7 @@ class Referee:
             return self._by_regions(self.cases.why_not)
         if self.cases.random and any(np.size(x) == 0 for x in self.cases.items[0].feeds.values()):
             return self._by_regions("an input holds no element, so that there is nothing to compare")
-        exact = self._timed(self._algebra)
+        exact = self._time_stage(self._algebra)
         if self._asks("algebra"):
             self.stages.append(exact)
         self._parameters()
@@ -115,7 +115,7 @@ class Referee:
     def _asks(self, stage: str) -> bool:
         return stage in self.options.stages
 
-    def _timed(self, make: Callable[[], Stage]) -> Stage:
+    def _time_stage(self, make: Callable[[], Stage]) -> Stage:
         begun = time.monotonic()
         return replace(make(), seconds=round(time.monotonic() - begun, 3))
 
@@ -145,12 +145,14 @@ class Referee:
 
     def _parameters(self) -> None:
         if self._asks("parameters"):
-            stage = self._timed(lambda: check_parameters(self.a.source, self.b.source, self.difference, self.options))
+            stage = self._time_stage(
+                lambda: check_parameters(self.a.source, self.b.source, self.difference, self.options)
+            )
             self.stages.append(stage)
 
     def _runtimes(self) -> None:
         """At strict precision, without optimisations; then as deployed, judged by the same reference."""
-        strict = self._timed(self._runtime)
+        strict = self._time_stage(self._runtime)
         gate = self.options.precision_gate
         if gate == "as-deployed" and strict.status is not Verdict.PASS:
             why = f"no gate as deployed, and {strict.status.value} at strict precision: {strict.why}"
@@ -158,7 +160,7 @@ class Referee:
         else:
             self.stages.append(strict)
         if gate != "strict" and not self.options.quick and strict.outputs:
-            self.stages.append(self._timed(lambda: self._deployed(strict)))
+            self.stages.append(self._time_stage(lambda: self._run_deployed(strict)))
 
     def _runtime(self) -> Stage:
         """At least two inputs; more of the user's while there is time; more of any while there is doubt."""
@@ -187,7 +189,7 @@ class Referee:
             return {}
         self.options.progress("onnxruntime: original again")
         first = self.cases.items[0]
-        rerun, resession = self.a.run(first.feeds), self.a.again(first.feeds)
+        rerun, resession = self.a.run(first.feeds), self.a.run_again(first.feeds)
         names = first.runtime or {}
         found = {
             n: {"rerun": measure_distance(v, rerun[n]), "resession": measure_distance(v, resession[n])}
@@ -200,7 +202,7 @@ class Referee:
             )
         return found
 
-    def _deployed(self, strict: Stage) -> Stage:
+    def _run_deployed(self, strict: Stage) -> Stage:
         a, b = self.deployed
         self.options.progress("onnxruntime as deployed: original")
         try:

@@ -86,7 +86,7 @@ def _run_original(
 
 def _find_common(a: LoadedModel, b: LoadedModel) -> set[str]:
     """Tensors of the main graphs that both make."""
-    return build_scopes(a, {})[""].made.keys() & build_scopes(b, {})[""].made.keys()
+    return build_scopes(a, {})[""].makers.keys() & build_scopes(b, {})[""].makers.keys()
 
 
 class _Fingerprint(NamedTuple):

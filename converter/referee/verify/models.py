@@ -69,10 +69,10 @@ class ModelUnderTest:
             self._session = Session(model, self._options.provider, **settings)
             self.providers = self._session.providers
             if self._options.provider != "cpu" and self._options.prove and self.placement is None:
-                self.again(feeds)
+                self.run_again(feeds)
         return self._session.run(_select_feeds(self.source, feeds))
 
-    def again(self, feeds: Mapping[str, Any]) -> Outputs:
+    def run_again(self, feeds: Mapping[str, Any]) -> Outputs:
         """Outputs of a second session, whose profile says which provider ran which node; made once per feeds."""
         if self._seen is None or self._seen[0] is not feeds:
             model, settings = self._settings()
@@ -202,16 +202,16 @@ class ModelInputs:
             found.append(self._attempt(BATCHES[1], seed))
         self._options.progress("onnxruntime: original, other sizes")
         others = grow_shapes(model, self._options.shapes, shapes[0])
-        found.append(next(filter(None, (self._tried(guess, seed) for guess in others)), None))
+        found.append(next(filter(None, (self._try(guess, seed) for guess in others)), None))
         return [case for case in found if case is not None]
 
-    def _tried(self, sizes: dict[str, tuple[int, ...]], seed: int) -> ModelInput | None:
+    def _try(self, sizes: dict[str, tuple[int, ...]], seed: int) -> ModelInput | None:
         model = self._side.source.proto
         if estimate_bytes(model, sizes) > self._options.max_memory:
             return None
         guess = Guess(sizes, next(iter(self._guess.values())).loose_bound)
         try:
-            return self._run(self._made(guess, seed, find_hints(model.graph, set(list_free_inputs(model)))))
+            return self._run(self._make_feeds(guess, seed, find_hints(model.graph, set(list_free_inputs(model)))))
         except (DataError, Unsupported):
             return None
 
@@ -228,7 +228,7 @@ class ModelInputs:
                 self.why_not = f"a float64 run would take {size / 2**30:.1f} GiB, above the memory limit"
                 return None
             try:
-                case = self._run(self._made(guess, seed, known))
+                case = self._run(self._make_feeds(guess, seed, known))
             except (DataError, Unsupported) as exc:
                 last = exc
                 continue
@@ -239,7 +239,7 @@ class ModelInputs:
             self.why_not = f"no input of any size that was tried is accepted ({_shorten(last)}){hint}"
         return None
 
-    def _made(self, guess: Guess, seed: int, known: Hints) -> dict[str, Any]:
+    def _make_feeds(self, guess: Guess, seed: int, known: Hints) -> dict[str, Any]:
         model, ranges = self._side.source.proto, self._options.ranges
         feeds: dict[str, Any] = make_feeds(model, guess, seed, known)
         for name in ranges.keys() & feeds.keys():

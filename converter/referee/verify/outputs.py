@@ -140,7 +140,7 @@ def judge_outputs(
             for n, c in zip(names, checks, strict=True)
         )
     detail = {"inputs": len(cases), "furthest_input": find_furthest(cases, after)}
-    return Stage(name, worst_verdict(c.status for c in checks), judge.summary(checks), checks, detail)
+    return Stage(name, worst_verdict(c.status for c in checks), judge.summarize(checks), checks, detail)
 
 
 def _judge_other_size(check: OutputCheck, pair: Difference) -> OutputCheck:
@@ -179,11 +179,11 @@ class _Judge:
         ]
         pair = sum_differences(measure_difference(x, y) for x, y in values)
         if pair.problem:
-            return self._one_sided(name, pair.problem)
+            return self._judge_one_sided(name, pair.problem)
         if not pair.compared:
-            return self._nothing(name, pair)
+            return self._explain_nothing(name, pair)
         measures, histogram = compute_metrics(values)
-        check = self._judged(name, pair)
+        check = self._judge_difference(name, pair)
         more: dict[str, Any] = {
             "classic": measures,
             "hist_log10_abs": histogram,
@@ -194,17 +194,17 @@ class _Judge:
         check = replace(check, detail=check.detail | {k: v for k, v in more.items() if v})
         return apply_tolerances(check, measures, self._options.tolerances)
 
-    def _one_sided(self, name: str, problem: str) -> OutputCheck:
+    def _judge_one_sided(self, name: str, problem: str) -> OutputCheck:
         """Not finite on one side. Where that is the original's fault alone, the rewritten model is the better one."""
         lost = describe_overflow(self._cases, name)
-        reference = self._against_reference(name) if lost else None
+        reference = self._measure_reference(name) if lost else None
         if reference is None or reference[1].problem or reference[1].relative > self._trust:
             return OutputCheck(name, Verdict.FAIL, math.inf, PASS_BELOW, why=lost or problem)
         error = reference[1].relative
         detail = {"overflow": f"{lost}; the rewritten model is right there", "error_after": error}
         return OutputCheck(name, Verdict.PASS, detail=detail)
 
-    def _nothing(self, name: str, pair: Difference) -> OutputCheck:
+    def _explain_nothing(self, name: str, pair: Difference) -> OutputCheck:
         if pair.nonfinite:
             why = "nothing to compare: no finite element"
             detail: dict[str, Any] = {"nonfinite": pair.nonfinite}
@@ -213,21 +213,21 @@ class _Judge:
             return OutputCheck(name, Verdict.INCONCLUSIVE, detail=detail, why=why)
         return OutputCheck(name, Verdict.FAIL, why="nothing was compared: the output holds no element")
 
-    def _judged(self, name: str, pair: Difference) -> OutputCheck:
-        reference = self._against_reference(name)
+    def _judge_difference(self, name: str, pair: Difference) -> OutputCheck:
+        reference = self._measure_reference(name)
         if reference is None:
-            return self._direct(name, pair, "no float64 reference")
+            return self._judge_direct(name, pair, "no float64 reference")
         mine, theirs = reference
         if mine.problem:
-            return self._direct(name, pair, f"reference not trusted: {mine.problem}")
+            return self._judge_direct(name, pair, f"reference not trusted: {mine.problem}")
         scale = max(mine.size, find_natural_scale(self._a.source, name))
         known = self._ground.trusted if self._ground.strict else None
         if pair.count and (mine.rms > self._trust * scale if known is None else name not in known):
             why = "" if known is not None else f": {mine.rms / scale:.1e} from onnxruntime"
-            return self._direct(name, pair, f"reference not trusted{why}")
-        return self._ratio(name, pair, mine, theirs)
+            return self._judge_direct(name, pair, f"reference not trusted{why}")
+        return self._judge_ratio(name, pair, mine, theirs)
 
-    def _against_reference(self, name: str) -> tuple[Difference, Difference] | None:
+    def _measure_reference(self, name: str) -> tuple[Difference, Difference] | None:
         if any(c.exact is None for c in self._cases):
             return None
         mine = sum_differences(
@@ -239,7 +239,7 @@ class _Judge:
         )
         return mine, theirs
 
-    def _ratio(self, name: str, pair: Difference, mine: Difference, theirs: Difference) -> OutputCheck:
+    def _judge_ratio(self, name: str, pair: Difference, mine: Difference, theirs: Difference) -> OutputCheck:
         asked = self._options.max_ratio
         limit = asked if asked is not None else PASS_BELOW_SMALL if pair.count < _SMALL else PASS_BELOW
         unit_ = get_unit(self._cases[0].runtime, name)
@@ -250,14 +250,14 @@ class _Judge:
             verdict = Verdict.PASS
         else:
             verdict = Verdict.FAIL if score > self._options.fail_ratio else Verdict.INCONCLUSIVE
-        verdict = self._with_integers(verdict, theirs.mismatches, mine.mismatches, pair, name)
+        verdict = self._judge_integers(verdict, theirs.mismatches, mine.mismatches, pair, name)
         detail = {"error_before": mine.relative, "error_after": theirs.relative, "nonfinite": pair.nonfinite}
         why = "" if verdict is Verdict.PASS else _explain(pair, f"error is {score:.3g} times the original's")
         return OutputCheck(name, verdict, score, limit, pair.max_abs, detail=detail | _describe_counts(pair), why=why)
 
-    def _direct(self, name: str, pair: Difference, note: str) -> OutputCheck:
+    def _judge_direct(self, name: str, pair: Difference, note: str) -> OutputCheck:
         """Without a reference: the distance of B from A, by how far onnxruntime's A moves under perturbation."""
-        noise = measure_difference(get_output(self._cases[0].runtime, name), get_output(self._perturbed(), name))
+        noise = measure_difference(get_output(self._cases[0].runtime, name), get_output(self._run_perturbed(), name))
         unit_ = get_unit(self._cases[0].runtime, name)
         own = (
             measure_difference(get_output(x, name), get_output(c.runtime, name))
@@ -273,7 +273,7 @@ class _Judge:
             verdict = Verdict.PASS
         else:
             verdict = Verdict.FAIL if score > _DIRECT_FAIL else Verdict.INCONCLUSIVE
-        verdict = self._with_integers(verdict, pair.mismatches, noise.mismatches, pair, name)
+        verdict = self._judge_integers(verdict, pair.mismatches, noise.mismatches, pair, name)
         detail = {"note": note, "distance": pair.relative, "yardstick": yardstick, "nonfinite": pair.nonfinite}
         why = (
             "" if verdict is Verdict.PASS else noise.problem or _explain(pair, f"moved {score:.3g} times the yardstick")
@@ -282,14 +282,14 @@ class _Judge:
             name, verdict, score, _DIRECT_PASS, pair.max_abs, detail=detail | _describe_counts(pair), why=why
         )
 
-    def _with_integers(self, verdict: Verdict, mismatches: int, ties: int, pair: Difference, name: str) -> Verdict:
+    def _judge_integers(self, verdict: Verdict, mismatches: int, ties: int, pair: Difference, name: str) -> Verdict:
         """Integers may differ as often as ties make the original itself differ."""
         few = _TIES if pair.discrete >= _SMALL and rounding_decides(self._a.source, name) else 0
         if verdict is Verdict.FAIL or mismatches <= PASS_BELOW * ties + few:
             return verdict
         return Verdict.INCONCLUSIVE if mismatches <= FAIL_ABOVE * ties + 10 * few else Verdict.FAIL
 
-    def _perturbed(self) -> Outputs:
+    def _run_perturbed(self) -> Outputs:
         if self._noise is None:
             self._options.progress("onnxruntime: original with perturbed weights")
             source = self._a.source
@@ -299,7 +299,7 @@ class _Judge:
             self._noise = ModelUnderTest(moved, self._options).run(self._cases[0].feeds)
         return self._noise
 
-    def summary(self, checks: Sequence[OutputCheck]) -> str:
+    def summarize(self, checks: Sequence[OutputCheck]) -> str:
         bad = [c for c in checks if c.status is not Verdict.PASS]
         if bad:
             return f"output {bad[0].name!r}: {bad[0].why}"

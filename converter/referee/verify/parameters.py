@@ -34,7 +34,7 @@ def check_parameters(a: LoadedModel, b: LoadedModel, difference: ChangedRegions,
     ours = is_made_here(a, b)
     checks, missed = [], dict.fromkeys(difference.unmatched, "cannot be cut out")
     for place in _recompute_places(a, b, difference, options):
-        problem = place.problem or place.moved(lambda c: _is_within(c, ours))
+        problem = place.problem or place.explain_moved(lambda c: _is_within(c, ours))
         if problem:
             missed[place.name] = problem
         else:

@@ -68,10 +68,10 @@ class RenamedTensors:
         if self._gone and len(self._pending) < _PENDING:
             self._pending.append(_Pending(number, found, bound))
 
-    def made(self, name: str, value: Any, checks: list[OutputCheck]) -> None:
+    def note_tensor(self, name: str, value: Any, checks: list[OutputCheck]) -> None:
         """A tensor of the original was made: one that the rewritten model lacks may be one that is waited for."""
         for waiting in self._pending if name in self._gone else ():
-            score = _apart(waiting.found, np.asarray(value), waiting.bound)
+            score = _measure_distance(waiting.found, np.asarray(value), waiting.bound)
             if score <= FOREIGN_LIMIT:
                 check = checks[waiting.number]
                 detail = check.detail | {"score": score, "means": name}
@@ -82,7 +82,7 @@ class RenamedTensors:
                 return
 
 
-def _apart(found: Array, value: Array, bound: Array) -> float:
+def _measure_distance(found: Array, value: Array, bound: Array) -> float:
     if found.shape != value.shape or value.dtype.kind != "f":
         return math.inf
     return float(ratios(found, value, bound).max(initial=0.0))
@@ -120,7 +120,7 @@ class RegionReplay:
 
     def __call__(self, name: str, value: Any) -> None:
         """A tensor of the original was made."""
-        self._names.made(name, value, self.checks)
+        self._names.note_tensor(name, value, self.checks)
         if name not in self._readers:
             return
         self._values[name] = value
@@ -209,7 +209,7 @@ class RegionReplay:
         """A place that is not linear: in float64, against what rounding its weights does to it."""
         small = replace(make_region_options(self._options), quick=True)
         if _list_inputs(region.after) & self._names.meant.keys():
-            return self._renamed(region, small)
+            return self._find_renamed(region, small)
         left = ModelUnderTest(LoadedModel(region.before, region.output, None, self._a.folder), small)
         right = ModelUnderTest(LoadedModel(region.after, region.output, None, self._b.folder), small)
         found = judge_algebra(left, right, [ModelInput(self._feeds(region.before) | self._feeds(region.after))], small)
@@ -219,7 +219,7 @@ class RegionReplay:
         detail = check.detail | {"layer": node.name or node.output[0], "op": node.op_type, "score": check.score}
         return replace(check, name=region.output, detail=detail)
 
-    def _renamed(self, region: Region, options: Options) -> OutputCheck:
+    def _find_renamed(self, region: Region, options: Options) -> OutputCheck:
         """A place that reads a name with another meaning: on what it means, against the original's own tensor."""
         side = ModelUnderTest(LoadedModel(region.after, region.output, None, self._b.folder), options)
         feeds = self._feeds(region.after)

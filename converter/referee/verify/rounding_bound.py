@@ -78,35 +78,41 @@ class _BoundWriter:
         if all(name in self._fixed for name in node.input if name):
             self._fixed.update(node.output)  # made of constants: its own value is what is read
             return True
-        made = self._made(node)
+        made = self._write_absolute(node)
         if made is None:
             return False
-        self.factor += self._weight(node)
+        self.factor += self._find_factor(node)
         self.nodes.append(made)
         self.absolute[node.output[0]] = made.output[0]
         return True
 
-    def _made(self, node: NodeProto) -> NodeProto | None:
+    def _write_absolute(self, node: NodeProto) -> NodeProto | None:
         op, given = node.op_type, read_attributes(node)
         if any(node.output[1:]) or node.domain not in ("", "ai.onnx"):
             return None
         inputs, attributes = list(node.input), list(node.attribute)
         match op:
             case _ if op in _ALL:
-                inputs = [self.of(n) for n in inputs]
+                inputs = [self.get_absolute(n) for n in inputs]
             case _ if op in _FIRST:
-                inputs = [self.of(inputs[0]), *inputs[1:]]
+                inputs = [self.get_absolute(inputs[0]), *inputs[1:]]
             case "Sub":
-                op, inputs = "Add", [self.of(n) for n in inputs]
+                op, inputs = "Add", [self.get_absolute(n) for n in inputs]
             case "Neg":
-                op, inputs = "Identity", [self.of(inputs[0])]
+                op, inputs = "Identity", [self.get_absolute(inputs[0])]
             case "Mul" if any(n in self._fixed for n in inputs):
-                inputs = [self.of(n) for n in inputs]
+                inputs = [self.get_absolute(n) for n in inputs]
             case "Div" if inputs[1] in self._fixed:
-                inputs = [self.of(n) for n in inputs]
+                inputs = [self.get_absolute(n) for n in inputs]
             case "BatchNormalization" if not given.get("training_mode", 0):
                 x, gamma, beta, mean, var = inputs
-                inputs = [self.of(x), self.of(gamma), self.of(beta), self._negative(mean), self._wide(var)]
+                inputs = [
+                    self.get_absolute(x),
+                    self.get_absolute(gamma),
+                    self.get_absolute(beta),
+                    self._get_negative(mean),
+                    self._get_wide(var),
+                ]
             case _:
                 return None
         made = NodeProto(op_type=op, input=inputs, output=[f"{node.output[0]}{_SUFFIX}"])
@@ -117,24 +123,24 @@ class _BoundWriter:
                     attribute.f = abs(attribute.f)
         return made
 
-    def of(self, name: str) -> str:
+    def get_absolute(self, name: str) -> str:
         """The absolute value of a tensor."""
         if name and name not in self.absolute:
-            self.absolute[name] = self._op("Abs", self._wide(name), f"{name}{_SUFFIX}")
+            self.absolute[name] = self._add_op("Abs", self._get_wide(name), f"{name}{_SUFFIX}")
         return self.absolute.get(name, "")
 
-    def _negative(self, name: str) -> str:
-        return self._op("Neg", self.of(name), f"{name}{_SUFFIX}/negative")
+    def _get_negative(self, name: str) -> str:
+        return self._add_op("Neg", self.get_absolute(name), f"{name}{_SUFFIX}/negative")
 
-    def _wide(self, name: str) -> str:
+    def _get_wide(self, name: str) -> str:
         port = self._types.get(name)
         if port is not None and port.elem == TensorProto.FLOAT:
             return name
-        made = self._op("Cast", name, f"{name}{_SUFFIX}/wide")
+        made = self._add_op("Cast", name, f"{name}{_SUFFIX}/wide")
         self.nodes[-1].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
         return made
 
-    def _op(self, op: str, name: str, output: str) -> str:
+    def _add_op(self, op: str, name: str, output: str) -> str:
         self.nodes.append(NodeProto(op_type=op, input=[name], output=[output]))
         return output
 
@@ -142,14 +148,14 @@ class _BoundWriter:
         port = self._types.get(name)
         return bool(name) and (port is None or port.dtype is None or port.dtype.kind in "fV")
 
-    def _weight(self, node: NodeProto) -> float:
+    def _find_factor(self, node: NodeProto) -> float:
         """max(16, 4 sqrt(n)) of an operator; 0 of one that only moves elements."""
-        n = self._products(node)
+        n = self._count_products(node)
         if node.op_type in _LINEAR:
             self.linear.append((n, node))
         return max(_LEAST, _PER_ROOT * math.sqrt(n)) if n else 0.0
 
-    def _products(self, node: NodeProto) -> int:
+    def _count_products(self, node: NodeProto) -> int:
         """How many numbers the operator sums for one of its output."""
         op = node.op_type
         dims = [self._dims(name) for name in node.input[:2]]

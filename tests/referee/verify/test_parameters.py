@@ -187,7 +187,7 @@ def test_another_tools_fold_informs_but_does_not_fail() -> None:
 
 def test_what_has_no_normal_form_is_counted() -> None:
     text = (
-        '<ir_version: 8, opset_import: ["" : 17]> g (float[2,3,5] x) => (float[2,4] y) { h = Relu(x) a = CumSum(h, k)'
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[2,3,5] x) => (float[2,4] y) { h = Relu(x) a = CumSum(h, k)'
     )
     text += " s = ReduceSum<keepdims=0>(a, ax) y = MatMul(s, w) }"
     model = onnx.parser.parse_model(text)

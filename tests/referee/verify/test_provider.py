@@ -283,7 +283,7 @@ def test_placing_is_left_out_for_cut_out_places() -> None:
     side = ModelUnderTest(LoadedModel.open(nets.plain()), Options())
     side.run(X)
     assert side.placement is None  # on the CPU there is nothing to prove; the second session places it
-    side.again(X)
+    side.run_again(X)
     assert side.placement is not None
 
 
@@ -301,9 +301,9 @@ def test_a_placing_run_is_made_once_per_input(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(side, "run_with_placement", counted)
     made = ModelUnderTest(LoadedModel.open(nets.plain()), Options())
-    first, second = made.again(X), made.again(X)
+    first, second = made.run_again(X), made.run_again(X)
     assert first is second
     assert np.array_equal(first["y"], made.run(X)["y"])
     other = {"x": X["x"] + 1}
-    assert not np.array_equal(made.again(other)["y"], first["y"])
+    assert not np.array_equal(made.run_again(other)["y"], first["y"])
     assert count == [2]
