@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 MODEL ?= models/digits_mobilenet.onnx
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint format docs bench models zoo-table clean
+.PHONY: help demo test quick check lint format docs bench models zoo-table fuzz clean
 comma := ,
 
 # $(call fresh,FOLDER,WHAT): a new virtual environment with WHAT installed. What an earlier build left
@@ -28,6 +28,7 @@ help:
 	@echo "make docs     write the generated parts of the documents"
 	@echo "make bench    compare with other tools (ARGS='--models resnet50 --repeat 5')"
 	@echo "make zoo-table  write README's table of where biases go, from exported nets"
+	@echo "make fuzz     mutated models through the commands (ARGS='10000 1 --ops inspect,fold,prove')"
 	@echo "make models   train and export the small models of models/ again"
 	@echo "make clean    remove environments, caches and build products"
 
@@ -69,6 +70,9 @@ docs: .venv-dev/done
 
 bench: .venv-bench/done
 	.venv-bench/bin/python -m tests.benchmarks.peers $(ARGS)
+
+fuzz: .venv-dev/done
+	.venv-dev/bin/python -m tests.hostile.mutate $(or $(ARGS),2000 0)
 
 zoo-table: .venv-bench/done
 	.venv-bench/bin/python -m tests.benchmarks.zoo_table

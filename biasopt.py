@@ -16,6 +16,7 @@ def main() -> None:
     """Run the command line and exit with its code."""
     # What is loaded lives to the end: looking for garbage every 700 objects is a tenth of the time.
     gc.set_threshold(100_000, 20, 20)
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime's, whoever imports it; it keeps a list of events
     from cli import main as run
 
     try:

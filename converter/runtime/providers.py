@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -46,7 +47,8 @@ def is_out_of_memory(exc: BaseException) -> bool:
 
 
 def import_onnxruntime() -> ModuleType:
-    """The package, told to be silent."""
+    """The package, told to be silent, and to tell nobody: where the user has not said otherwise, no telemetry."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while it is imported; later is too late
     try:
         import onnxruntime as ort
     except ImportError as exc:

@@ -174,13 +174,19 @@ def _explain_unreadable(exc: Exception) -> str:
 def _unwrap(found: Any, file: Path) -> Mapping[str, Any]:
     torch = need("torch")
     for _ in range(3):
+        if isinstance(found, Mapping) and not all(isinstance(key, str) for key in found):
+            raise ModelError(f"{file}: holds keys that are no names, no state dict; save model.state_dict()")
         if isinstance(found, Mapping) and found and all(isinstance(v, torch.Tensor) for v in found.values()):
             return found
         inner = [found[k] for k in _WRAPPERS if isinstance(found, Mapping) and isinstance(found.get(k), Mapping)]
         if not inner:
             break
         found = inner[0]
-    if isinstance(found, Mapping) and found and any(isinstance(v, torch.Tensor) for v in found.values()):
+    if (
+        isinstance(found, Mapping)
+        and all(isinstance(key, str) for key in found)
+        and any(isinstance(v, torch.Tensor) for v in found.values())
+    ):
         return found  # with extra state beside the tensors
     what = f"a {type(found).__name__}" + (
         f" of {', '.join(map(str, list(found)[:4]))}" if isinstance(found, Mapping) else ""
