@@ -88,14 +88,14 @@ def _read_bias(facts: Facts, node: Node) -> Bias | None:
         if facts.constants.weight(linear.bias) is None or facts.constants.weight(linear.weight) is None:
             return None
         value = lin.bias_value(facts, linear)
-        shape = _shape_at_output(facts, linear, value)
+        shape = _align_shape(facts, linear, value)
         if value is None or shape is None:
             return None
         return Bias(linear, linear.bias, linear.result, value, shape)
     return None
 
 
-def _shape_at_output(facts: Facts, linear: Linear, value: Array | None) -> tuple[int, ...] | None:
+def _align_shape(facts: Facts, linear: Linear, value: Array | None) -> tuple[int, ...] | None:
     """Shape of the bias as it broadcasts to the output, with all axes; None if it has none."""
     if value is None:
         return None
@@ -128,7 +128,7 @@ def _absorb_in_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift)
     linear = linear_into(facts, node, str(node.op))
     if linear is None or node.function_attrs or facts.read_weight(linear.weight) is None:
         return None
-    make = _through_weights(facts, linear, s)
+    make = _find_addition(facts, linear, s)
     if make is None:
         return None
     channels = lin.out_channels(facts, linear)
@@ -143,7 +143,7 @@ def _absorb_in_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift)
     return Absorb(node, EffectKind.BIAS, linear, make, channels, f"its bias {linear.bias.name!r} takes it over")
 
 
-def _through_weights(facts: Facts, linear: Linear, s: Shift) -> Callable[[], Array] | None:
+def _find_addition(facts: Facts, linear: Linear, s: Shift) -> Callable[[], Array] | None:
     """What the shift adds to the output channels, shape [O]; None if it is not one vector."""
     node, value = linear.node, s.value
     assert value is not None

@@ -122,10 +122,10 @@ def site_at(facts: Facts, node: Node) -> BiasSite | None:
     if tensor is None or weight is None:
         return None
     last = node if linear is None else linear.last
-    return BiasSite(owner, last, tensor, math.prod(weight.shape), linear, names=_names_of(tensor, owner, last))
+    return BiasSite(owner, last, tensor, math.prod(weight.shape), linear, names=_collect_names(tensor, owner, last))
 
 
-def _names_of(tensor: Tensor, *nodes: Node) -> set[str]:
+def _collect_names(tensor: Tensor, *nodes: Node) -> set[str]:
     outputs = {str(t.name) for n in nodes for t in n.outputs}
     return {n for n in {tensor.name, *(x.label for x in nodes), *(x.name for x in nodes), *outputs} if n}
 
@@ -164,7 +164,7 @@ class BiasTracker:
     def note(self, delta: Delta, change: BiasChange | None) -> None:
         """Enter what one rewrite did, after the edits."""
         if change is not None and change.node in self._sites:
-            self._sites[change.node].changes.append(self._with_path(change))
+            self._sites[change.node].changes.append(self._add_path(change))
         labels = (*delta.changed_nodes, *delta.removed_nodes)
         touched = [self._nodes[label] for label in labels if label in self._nodes]
         present = {label for node in touched if (label := self._enter(node)) is not None}
@@ -177,7 +177,7 @@ class BiasTracker:
             gone = [self._nodes[label] for label in delta.removed_nodes if label in self._nodes]
             self._sites[present.pop()].names |= {name for n in gone for name in (n.label, n.name) if name}
 
-    def _with_path(self, change: BiasChange) -> BiasChange:
+    def _add_path(self, change: BiasChange) -> BiasChange:
         end = self._nodes.get(change.where)
         if change.path or end is None or change.kind is not FateKind.ABSORBED:
             return change
@@ -210,7 +210,7 @@ class BiasTracker:
         fates = [(site.node.position, self._fate(site, findings, unasked)) for site in self._sites.values()]
         for node in self._facts.graph.nodes():
             if node.is_op("BatchNormalization"):
-                fate = _batch_norm_fate(self._facts, node, findings.get(node.label))
+                fate = _build_batch_norm_fate(self._facts, node, findings.get(node.label))
                 if fate is not None:
                     fates.append((node.position, fate))
         return tuple(fate for _, fate in sorted(fates, key=lambda item: item[0]))
@@ -218,12 +218,12 @@ class BiasTracker:
     def _fate(self, site: BiasSite, findings: Mapping[str, Finding], unasked: Mapping[str, str]) -> Fate:
         now = site_at(self._facts, site.node) if site.has_bias else None
         if now is None:
-            return _gone_fate(site)
+            return _build_gone_fate(site)
         declined = findings.get(now.last.label) or findings.get(now.node.label)
-        return _kept_fate(self._facts, site, now, declined, unasked.get(now.node.label))
+        return _build_kept_fate(self._facts, site, now, declined, unasked.get(now.node.label))
 
 
-def _gone_fate(site: BiasSite) -> Fate:
+def _build_gone_fate(site: BiasSite) -> Fate:
     """All of it went; where parts went before the rest did, the parts say where to."""
     changes = [c for c in site.changes if c.kind is not FateKind.ZERO] or site.changes
     kinds = [c.kind for c in changes]
@@ -239,7 +239,9 @@ def _gone_fate(site: BiasSite) -> Fate:
 Why = tuple[str, str, tuple[Step, ...]]  # code, clause, path
 
 
-def _kept_fate(facts: Facts, site: BiasSite, now: BiasSite, declined: Finding | None, unasked: str | None) -> Fate:
+def _build_kept_fate(
+    facts: Facts, site: BiasSite, now: BiasSite, declined: Finding | None, unasked: str | None
+) -> Fate:
     """A bias that the passes left where it is, or a part of it.
 
     Parameters
@@ -249,7 +251,7 @@ def _kept_fate(facts: Facts, site: BiasSite, now: BiasSite, declined: Finding | 
     unasked : why no pass may ask about the node
     """
     parts = site.changes
-    code, why, path = _why_kept(facts, now, _name_rest(parts), declined, unasked)
+    code, why, path = _explain_kept(facts, now, _name_rest(parts), declined, unasked)
     return Fate(
         node=site.node.label,
         op=str(site.node.proto.op_type),
@@ -283,7 +285,7 @@ def _describe_part(change: BiasChange) -> str:
     return f"its {name} went to {change.where}"
 
 
-def _why_kept(facts: Facts, site: BiasSite, rest: str, declined: Finding | None, unasked: str | None) -> Why:
+def _explain_kept(facts: Facts, site: BiasSite, rest: str, declined: Finding | None, unasked: str | None) -> Why:
     """Why, and the path of what is left, which is called `rest`."""
     problem = facts.constants.problem(site.tensor)
     if problem is not None and problem[0] == "overridable":
@@ -291,32 +293,32 @@ def _why_kept(facts: Facts, site: BiasSite, rest: str, declined: Finding | None,
     if unasked is not None:
         return "opset", unasked, ()
     if site.linear is None:
-        return _why_recurrent(site.node, rest, declined)
+        return _explain_recurrent(site.node, rest, declined)
     trace = trace_bias(facts, site.last)
     if trace is None:
-        return _why_untraced(facts, site.linear)
-    if declined is not None:  # the way that it could have gone
+        return _explain_untraced(facts, site.linear)
+    if declined is not None:  # the path that it could have taken
         wider = (TraceOptions(), TraceOptions(new_bias=True), TraceOptions(siblings=True))
         traces = (trace_bias(facts, site.last, options) for options in wider)
         free = next((t for t in traces if t is not None and t.is_free), None)
-        return declined.code, declined.why, () if free is None else free.path(rest)
-    return *_why_blocked(trace, rest), trace.path(rest)
+        return declined.code, declined.why, () if free is None else free.list_steps(rest)
+    return *_explain_block(trace, rest), trace.list_steps(rest)
 
 
-def _why_recurrent(node: Node, rest: str, declined: Finding | None) -> Why:
+def _explain_recurrent(node: Node, rest: str, declined: Finding | None) -> Why:
     if declined is not None:
         return declined.code, declined.why, ()
     step = Step(node.label, str(node.op), Verb.BLOCKS, "its gates are not linear")
     return "recurrent-gates", _describe_block(step, rest), (step,)
 
 
-def _why_untraced(facts: Facts, linear: Linear) -> Why:
+def _explain_untraced(facts: Facts, linear: Linear) -> Why:
     if facts.constants.weight(linear.weight) is None:
         return "not-constant", f"the weight {linear.weight.name!r} is known at run time only", ()
     return "rank", "the number of axes of its output is not known", ()
 
 
-def _why_blocked(trace: Trace, rest: str) -> tuple[str, str]:
+def _explain_block(trace: Trace, rest: str) -> tuple[str, str]:
     if trace.block is None:
         if trace.is_free or not trace.bias.value.any():
             return "not-asked", "a pass that would take it away was left out"
@@ -333,7 +335,7 @@ def _describe_block(end: Step, rest: str) -> str:
     return said if end.kind is EffectKind.NONLINEAR else f"{said}: {end.how}"
 
 
-def _batch_norm_fate(facts: Facts, node: Node, declined: Finding | None) -> Fate | None:
+def _build_batch_norm_fate(facts: Facts, node: Node, declined: Finding | None) -> Fate | None:
     """Of the shift of a batch norm that is left; None if it has none, or none that is known."""
     affine = affine_at(node, 0)
     if affine is None or any(facts.constants.weight(t) is None for t in affine.params):

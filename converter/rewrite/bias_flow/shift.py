@@ -61,7 +61,7 @@ class Shift:
         """A shift of which only the axes are known."""
         return cls(rank, frozenset(invariant), None, masked)
 
-    def moved(self, move: Callable[[Array], Array]) -> Shift:
+    def move_axes(self, move: Callable[[Array], Array]) -> Shift:
         """After an operator that only moves axes: it is applied to D itself, or to a stand-in of its shape."""
         stand_in = np.zeros([1 if i in self.invariant else 2 for i in range(self.rank)])
         array = move(stand_in if self.value is None else self.value)

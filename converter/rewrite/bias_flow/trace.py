@@ -68,7 +68,7 @@ class Trace:
         is_run = at.size == at[-1] - at[0] + 1
         return f"{name}, elements {at[0]} to {at[-1]}" if is_run else f"{name}, {at.size} of {mask.size} elements"
 
-    def path(self, part: str = "") -> tuple[Step, ...]:
+    def list_steps(self, part: str = "") -> tuple[Step, ...]:
         """The steps, as those of a part of the bias."""
         return tuple(replace(step, part=part) for step in self.steps) if part else tuple(self.steps)
 

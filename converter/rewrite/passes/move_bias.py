@@ -225,7 +225,7 @@ def _plan(facts: Facts, m: MovableBias) -> list[Edit]:
 
 
 def _changed_off_path(m: MovableBias) -> list[Tensor]:
-    """Tensors off the shift's way whose value changes: a sibling's output, a product before its bias."""
+    """Tensors off the shift's path whose value changes: a sibling's output, a product before its bias."""
     found: dict[int, Tensor] = {}
     for a in m.trace.absorbs:
         if isinstance(a.target, Linear):
@@ -252,7 +252,7 @@ def _flow_pass(page: str, find: Find, fate: FateKind, name: str, after: str, *, 
         part = "" if m.part is None else m.trace.name_part(m.part)
         of_part = FateKind.ABSORBED if m.trace.absorbs else FateKind.DEAD
         kind = of_part if part else fate
-        return BiasChange(m.bias.node.label, kind, m.where, m.n_removed, part, m.trace.path(part))
+        return BiasChange(m.bias.node.label, kind, m.where, m.n_removed, part, m.trace.list_steps(part))
 
     return Pass(
         page,

@@ -45,6 +45,6 @@ MOVES: list[Callable[[Any], Any]] = [
 @pytest.mark.parametrize("move", MOVES)
 def test_a_move_of_axes_is_the_same_for_a_value_and_for_axes_only(move: Callable[[Any], Any]) -> None:
     shift = Shift.of_value(PER_CHANNEL, masked=True)
-    moved, blind = shift.moved(move), shift.without_value.moved(move)
+    moved, blind = shift.move_axes(move), shift.without_value.move_axes(move)
     assert np.array_equal(moved.value, move(PER_CHANNEL))  # type: ignore[arg-type]
     assert (blind.rank, blind.invariant, blind.masked, blind.value) == (moved.rank, moved.invariant, True, None)

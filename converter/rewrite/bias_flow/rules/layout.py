@@ -123,7 +123,7 @@ def _squeeze(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
         return Block("reshape", axes)
     if not s.constant_on(axes):
         return Block("varies", "the shift varies along the axis that it drops")
-    return s.moved(lambda d: np.squeeze(d, tuple(axes)))
+    return s.move_axes(lambda d: np.squeeze(d, tuple(axes)))
 
 
 @one_shift
@@ -131,7 +131,7 @@ def _unsqueeze(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
     axes = unsqueezed_axes(facts, node)
     if isinstance(axes, str):
         return Block("reshape", axes)
-    return s.moved(lambda d: np.expand_dims(d, tuple(axes)))
+    return s.move_axes(lambda d: np.expand_dims(d, tuple(axes)))
 
 
 @one_shift
@@ -140,7 +140,7 @@ def _transpose(_: Facts, node: Node, s: Shift) -> Shift | Effect:
     if sorted(perm) != list(range(s.rank)):
         return Block("rank", "its permutation does not fit")
     tiled = frozenset(j for j, i in enumerate(perm) if i in s.tiled)
-    return replace(s.moved(lambda d: d.transpose(perm)), tiled=tiled)
+    return replace(s.move_axes(lambda d: d.transpose(perm)), tiled=tiled)
 
 
 @one_shift
@@ -274,7 +274,7 @@ def _gather(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
         if index is None or s.value is None:
             return Block("gather", "it picks along an axis on which the shift varies")
         return Shift.of_value(np.take(s.value, index.astype(np.int64), axis))
-    return s.moved(lambda d: d.reshape(d.shape[:axis] + (1,) * rank + d.shape[axis + 1 :]))
+    return s.move_axes(lambda d: d.reshape(d.shape[:axis] + (1,) * rank + d.shape[axis + 1 :]))
 
 
 @one_shift

@@ -25,7 +25,7 @@ def _pool(_: Facts, node: Node, s: Shift) -> Shift | Effect:
     return s
 
 
-def reduced_axes(facts: Facts, node: Node, rank: int) -> list[int] | None:
+def read_reduced_axes(facts: Facts, node: Node, rank: int) -> list[int] | None:
     """Axes that a reduction works on; None if they are not known."""
     source = node.tensor_in(1)
     if source is not None:
@@ -42,7 +42,7 @@ def reduced_axes(facts: Facts, node: Node, rank: int) -> list[int] | None:
 
 @one_shift
 def _reduce(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
-    axes = reduced_axes(facts, node, s.rank)
+    axes = read_reduced_axes(facts, node, s.rank)
     if axes is None:
         return Block("axes", "its axes are known at run time only")
     if not s.constant_on(axes):
@@ -54,11 +54,11 @@ def _reduce(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
         if any(not isinstance(d, int) for d in extents):
             return Block("axes", "the number of elements that it sums is not known")
         times = float(np.prod([d for d in extents if isinstance(d, int)]))
-    out = s if node.attr("keepdims", 1) else s.moved(lambda d: np.squeeze(d, tuple(axes)))
+    out = s if node.attr("keepdims", 1) else s.move_axes(lambda d: np.squeeze(d, tuple(axes)))
     return out if out.value is None else Shift.of_value(out.value * times)
 
 
-def _centred(axes_of: Callable[[Facts, Node, int], list[int] | None], what: str) -> Rule:
+def _subtract_mean(axes_of: Callable[[Facts, Node, int], list[int] | None], what: str) -> Rule:
     """A norm that subtracts the mean over some axes."""
 
     @one_shift
@@ -75,11 +75,11 @@ def _centred(axes_of: Callable[[Facts, Node, int], list[int] | None], what: str)
     return Rule(effect)
 
 
-def _layer_axes(_: Facts, node: Node, rank: int) -> list[int]:
+def _read_layer_axes(_: Facts, node: Node, rank: int) -> list[int]:
     return list(range(node.attr("axis", -1) % rank, rank))
 
 
-def _mvn_axes(_: Facts, node: Node, rank: int) -> list[int]:
+def _read_mvn_axes(_: Facts, node: Node, rank: int) -> list[int]:
     return [a % rank for a in (node.attr("axes") or [0, 2, 3])]
 
 
@@ -113,7 +113,7 @@ def _batch_norm(_: Facts, node: Node, s: Shift) -> Effect:
     return Block("varies", "the shift varies over positions")
 
 
-def softmax_axes(node: Node, rank: int) -> list[int]:
+def find_softmax_axes(node: Node, rank: int) -> list[int]:
     """Axes over which a softmax's weights sum to one: before opset 13 all from `axis` on."""
     if node.scope.opset < 13:
         return list(range(node.attr("axis", 1) % rank, rank))
@@ -122,7 +122,7 @@ def softmax_axes(node: Node, rank: int) -> list[int]:
 
 @one_shift
 def _softmax(_: Facts, node: Node, s: Shift) -> Effect:
-    if s.constant_on(softmax_axes(node, s.rank)):
+    if s.constant_on(find_softmax_axes(node, s.rank)):
         return Cancel(EffectKind.SOFTMAX, "softmax does not feel what all its entries share")
     return Block("softmax", "its entries are shifted differently")
 
@@ -138,9 +138,9 @@ NORMALIZATION_RULES: dict[str, Rule] = {
     **dict.fromkeys(("MaxPool", "AveragePool"), Rule(_pool, trunk=True)),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), Rule(_pool)),
     **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"), Rule(_reduce)),
-    "InstanceNormalization": _centred(lambda _, __, r: list(range(2, r)), "instance normalisation"),
-    "LayerNormalization": _centred(_layer_axes, "layer normalisation"),
-    "MeanVarianceNormalization": _centred(_mvn_axes, "mean-variance normalisation"),
+    "InstanceNormalization": _subtract_mean(lambda _, __, r: list(range(2, r)), "instance normalisation"),
+    "LayerNormalization": _subtract_mean(_read_layer_axes, "layer normalisation"),
+    "MeanVarianceNormalization": _subtract_mean(_read_mvn_axes, "mean-variance normalisation"),
     "GroupNormalization": Rule(_group_norm),
     "BatchNormalization": Rule(_batch_norm),
     "Softmax": Rule(_softmax, masked=True),

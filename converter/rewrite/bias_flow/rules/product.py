@@ -11,7 +11,7 @@ from converter.rewrite.analysis.channel_axis import is_view, reads_padding
 from converter.rewrite.analysis.facts import Facts, further_outputs
 from converter.rewrite.analysis.linear import Linear
 from converter.rewrite.bias_flow.rules.elementwise import is_float
-from converter.rewrite.bias_flow.rules.normalization import softmax_axes
+from converter.rewrite.bias_flow.rules.normalization import find_softmax_axes
 from converter.rewrite.bias_flow.shift import (
     MOST_ELEMENTS,
     Array,
@@ -35,7 +35,7 @@ def sums_to_one(facts: Facts, weights: Tensor, axis: int) -> bool:
     if maker is None or not maker.is_op("Softmax"):
         return False
     rank = facts.rank(maker.outputs[0]) or facts.rank(maker.inputs[0])
-    return rank is not None and softmax_axes(maker, rank) == [axis]
+    return rank is not None and find_softmax_axes(maker, rank) == [axis]
 
 
 def _find_maker(facts: Facts, weights: Tensor, axis: int) -> tuple[Node | None, int]:
@@ -246,7 +246,7 @@ def _place_axes(s: Shift, mine: str, out: str) -> Effect:
         placed = np.einsum(f"{mine}->{''.join(order)}", d)
         return np.asarray(placed.reshape([placed.shape[order.index(c)] if c in order else 1 for c in out]))
 
-    return Propagate({0: s.moved(move)}, EffectKind.SOFTMAX_ROWS)
+    return Propagate({0: s.move_axes(move)}, EffectKind.SOFTMAX_ROWS)
 
 
 def _multiply_einsum(s: Shift, weight: Array, terms: tuple[str, str, str]) -> Effect:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from converter.records import EffectKind
 from converter.rewrite import bias_flow
@@ -167,10 +167,19 @@ def test_old_broadcasting_stops(op: str) -> None:
     assert outcome.code == "opset"
 
 
-@pytest.mark.parametrize("op", ["Relu", "Sigmoid", "Erf", "Exp", "TopK", "LpNormalization", "NonZero", "Loop"])
-def test_other_operators_stop(op: str) -> None:
-    assert op not in RULES
-    case = Case(f"y = {op}(x)", X3)
+OTHERS = ["Relu(x)", "Sigmoid(x)", "Erf(x)", "Exp(x)", "LpNormalization(x)", "NonZero(x)", "GRU(x, w, r)"]
+
+
+@pytest.mark.parametrize("node", OTHERS)
+def test_other_operators_stop(node: str) -> None:
+    case = Case(f"y = {node}", {**X3, "w": some(1, 6, 4), "r": some(1, 6, 2)})
+    assert case.op not in RULES
+    assert isinstance(case.asked(case.shifts(axes_of("-"))), Block)
+
+
+def test_an_operator_of_several_outputs_stops() -> None:
+    case = Case("y, i = TopK(x, k)", {**X3, "k": ints(1)}, types=(TensorProto.DOUBLE, TensorProto.INT64))
+    assert case.op not in RULES
     assert isinstance(case.asked(case.shifts(axes_of("-"))), Block)
 
 
