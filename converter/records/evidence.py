@@ -101,7 +101,7 @@ class OutputCheck:
 class Stage:
     """One stage of the referee."""
 
-    id: str  # environment | structure | algebra | parameters | local | segments | runtime | decision
+    id: str  # a `converter.records.choices.StageId`; another where a later version wrote the document
     status: Verdict
     why: str = ""
     outputs: tuple[OutputCheck, ...] = ()

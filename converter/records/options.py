@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converter.records.choices import StageId
 from converter.records.option import OptionRecord, argument, option
 
 Progress = Callable[[str], None]
@@ -26,7 +27,7 @@ PROVIDERS = ("cpu", "cuda", "tensorrt")
 DEVICES = ("cpu", "cuda")
 OPT_LEVELS = ("all", "basic", "off")
 PRECISIONS = ("strict", "as-deployed", "both")
-STAGES = ("structure", "algebra", "parameters", "local", "runtime", "decision")
+STAGES = tuple(stage.value for stage in StageId if stage.optional)
 PROBES = ("contrast", "offset", "noise")
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
 EXPORTERS = ("dynamo", "torchscript")

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from converter.records import OutputCheck, Parity, Safety, Stage, Verdict
+from converter.records.choices import StageId
 from converter.report import wording
 
 
@@ -98,3 +99,7 @@ def test_a_pass_says_what_it_rests_on_scope_before_level() -> None:
 
 def test_what_did_not_pass_rests_on_nothing() -> None:
     assert wording.verdict(Parity(Verdict.INCONCLUSIVE, "C", scope="per-rewrite")) == "could not be decided (level C)"
+
+
+def test_every_stage_has_its_words() -> None:
+    assert list(wording.STAGE) == list(StageId)

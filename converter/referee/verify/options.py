@@ -10,22 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from converter.records.choices import StageId
 from converter.records.options import STAGES as CHOICES  # structure and environment always run
 from converter.records.options import Progress, VerifyOptions
 from converter.referee.inputs.stream import Stream
 from converter.referee.verify.metrics import Tolerance
 
-STAGES = (
-    "environment",
-    "structure",
-    "algebra",
-    "parameters",
-    "local",
-    "segments",
-    "runtime",
-    "runtime-deployed",
-    "decision",
-)
+STAGES = tuple(StageId)
 _REAL_INPUTS = 16  # of the user's that are held against float64; all of them take part in the decision stage
 
 
