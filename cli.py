@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import reduce, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,11 +48,6 @@ from converter.report.ending import Ending
 
 FILE, COUNT = click.Path(path_type=Path), click.IntRange(1)
 
-
-def _together(*parts: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    return lambda command: reduce(lambda decorated, part: part(decorated), reversed(parts), command)
-
-
 undecided_option = option(
     "--on-inconclusive", type=click.Choice(OUTCOMES), default="fail", help="Outcome if undecided.  [fail]"
 )
@@ -64,23 +59,22 @@ def ending_options(which: str = "Which of json, md, html, junit, text.  [json,md
     """What becomes of the result, as one argument ``ending``; and ``argv``, for reports that say how they were made."""
 
     def decorated(command: Command) -> Any:
+        @option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder.")
+        @option(
+            "--formats",
+            multiple=True,
+            default=["json,md,html"],
+            callback=read_by(parse_formats),
+            metavar="LIST",
+            help=which,
+        )
+        @json_option
+        @option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
         @wraps(command)
-        def gathered(folder: Path | None, formats: list[str], as_json: bool, quiet: bool, **given: Any) -> int:
+        def with_ending(folder: Path | None, formats: list[str], as_json: bool, quiet: bool, **given: Any) -> int:
             return int(command(ending=Ending(folder, formats, as_json, quiet), argv=_argv(), **given))
 
-        return _together(
-            option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder."),
-            option(
-                "--formats",
-                multiple=True,
-                default=["json,md,html"],
-                callback=read_by(parse_formats),
-                metavar="LIST",
-                help=which,
-            ),
-            json_option,
-            option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
-        )(gathered)
+        return with_ending
 
     return decorated
 
