@@ -44,7 +44,7 @@ from converter.records.options import (
     VerifyOptions,
 )
 from converter.report import terminal
-from converter.report.ending import Ending
+from converter.report.save import Ending
 
 FILE, COUNT = click.Path(path_type=Path), click.IntRange(1)
 

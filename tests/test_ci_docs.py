@@ -11,7 +11,7 @@ import click
 import pytest
 
 import cli
-from converter.report.files import NAMES
+from converter.report.save import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from converter.records.options import PROBES, AblateOptions
 from converter.referee.proto.source import LoadedModel, describe_model, list_free_inputs
 from converter.referee.verify.models import find_default_memory
 from converter.report import terminal
-from converter.report.ending import Ending
+from converter.report.save import Ending
 
 _HELD = 4  # of the memory, one part in so many holds the data
 
@@ -121,12 +121,12 @@ def run(model: Path, ending: Ending, *, top: int | None, argv: Sequence[str], **
     """The command: score, report, and return the exit code."""
     import click
 
-    from converter.report import files
+    from converter.report import save
     from converter.report.blocks import Report
 
     if not given["inputs"] and given["images"] is None:
         raise click.UsageError("Give data with --data, or images with --images.")
-    files.check_formats(ending.formats)
+    save.check_formats(ending.formats)
     ending.prepare()
     try:
         with terminal.progress(quiet=ending.quiet) as progress:

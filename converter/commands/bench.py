@@ -13,7 +13,7 @@ from converter.records import Latency, exit_code_of
 from converter.records.option import documented, merged
 from converter.records.options import BenchOptions
 from converter.report import terminal
-from converter.report.ending import Ending
+from converter.report.save import Ending
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -25,7 +25,7 @@ from converter.referee.certificate import (
 )
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import chain_hashes, hash_array, hash_file, hash_model
-from converter.report.files import write_whole
+from converter.report.save import write_whole
 from converter.rewrite.passes import Pass
 
 _LITERAL = 1 << 20  # elements of a constant that may stand in a certificate in full

@@ -19,7 +19,7 @@ from converter.records.option import documented, merged
 from converter.records.options import ExportOptions, FoldOptions, VerifyOptions
 from converter.records.results import ExportResult, TensorPort
 from converter.report import terminal
-from converter.report.ending import Ending
+from converter.report.save import Ending
 from converter.torch_models.export import Dynamic, Exported, Request, export, parse_dynamic
 from converter.torch_models.spec import InputSpec, Loaded, load, parse_input, wrap_module
 

@@ -35,7 +35,7 @@ from converter.records.options import (
     VerifyOptions,
 )
 from converter.report import terminal
-from converter.report.ending import Ending
+from converter.report.save import Ending
 from converter.rewrite import pipeline
 
 if TYPE_CHECKING:

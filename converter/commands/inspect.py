@@ -19,7 +19,7 @@ from converter.records.option import documented, merged
 from converter.records.options import InspectOptions
 from converter.records.results import InspectResult
 from converter.report import terminal
-from converter.report.ending import show
+from converter.report.save import show
 from converter.rewrite import pipeline
 from converter.rewrite.analysis import recurrent as rnn
 from converter.rewrite.analysis.facts import Facts, PassOptions

@@ -14,7 +14,7 @@ from converter.records.lint import LintReport
 from converter.records.option import documented, merged
 from converter.records.options import LintOptions
 from converter.report import terminal
-from converter.report.files import write_whole
+from converter.report.save import write_whole
 
 if TYPE_CHECKING:
     from converter.torch_models.lint import Linted

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from converter._version import __version__
 from converter.report import terminal
-from converter.report.ending import show
+from converter.report.save import show
 
 
 def run(names: Sequence[str], *, as_json: bool) -> int:

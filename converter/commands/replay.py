@@ -15,7 +15,7 @@ from converter.referee import certificate as engine
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import hash_file
 from converter.report import terminal
-from converter.report.ending import show
+from converter.report.save import show
 
 
 @documented(ReplayOptions)

@@ -12,7 +12,7 @@ from converter.errors import RuntimeUnavailable
 from converter.records.option import documented, merged
 from converter.records.options import StudyOptions
 from converter.report import terminal
-from converter.report.ending import Ending
+from converter.report.save import Ending
 from converter.study.data import load_dataset
 from converter.study.document import Ran, study_document
 from converter.study.plan import StudyScope, parse_blocks
@@ -85,11 +85,11 @@ def run_study(dataset: str = "digits", options: StudyOptions | None = None, **ke
 
 def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) -> int:
     """The command: train, report, and return the exit code."""
-    from converter.report import files
+    from converter.report import save
     from converter.report.blocks import Report
     from converter.runtime.session import count_cores
 
-    files.check_formats(ending.formats)
+    save.check_formats(ending.formats)
     ending.prepare()  # both before the work that the reports tell of
     with terminal.progress(quiet=ending.quiet) as progress:
         side_by_side = jobs or (2 if given["device"] == "cuda" else count_cores())  # one GPU feeds few
@@ -99,7 +99,7 @@ def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) 
         from converter.report.content import study_figures
 
         figures = study_figures.draw_figures(document)
-        files.save_drawings({n: figure.render_file() for n, figure in figures.items()}, ending.folder)
+        save.save_drawings({n: figure.render_file() for n, figure in figures.items()}, ending.folder)
 
     def tell() -> Report:
         from converter.report.content.document import run_of

@@ -12,7 +12,7 @@ from converter.records import Parity, Verdict, exit_code_of
 from converter.records.option import documented, merged
 from converter.records.options import STAGES, VerifyOptions
 from converter.report import terminal
-from converter.report.ending import Ending
+from converter.report.save import Ending
 
 if TYPE_CHECKING:
     from onnx import ModelProto

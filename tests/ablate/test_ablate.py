@@ -13,7 +13,7 @@ import pytest
 from converter.ablate import statistics
 from converter.commands.ablate import score_biases as ablate
 from converter.errors import BiasoptError, DataError, ModelError, RuntimeUnavailable
-from converter.report import files
+from converter.report import save
 from converter.report.content import ablate as ablate_content
 from converter.report.serialize import dumps
 from models import zoo
@@ -102,7 +102,7 @@ def test_first_order_effects_foretell_measured_ones(mobilenet: dict[str, Any]) -
 
 
 def test_every_form_holds_every_bias_and_no_raw_markup(mobilenet: dict[str, Any], tmp_path: Path) -> None:
-    files.save(mobilenet, tmp_path, ["json", "md", "html", "text"])
+    save.save_reports(mobilenet, tmp_path, ["json", "md", "html", "text"])
     for form in ("md", "html", "txt"):
         content = (tmp_path / f"report.{form}").read_text(encoding="utf-8")
         flat = "".join(content.split())
@@ -114,7 +114,7 @@ def test_every_form_holds_every_bias_and_no_raw_markup(mobilenet: dict[str, Any]
     assert page.count("<svg") == 3
     assert "<script" not in page
     with pytest.raises(BiasoptError, match="no junit of it"):
-        files.check_formats(["junit"])
+        save.check_formats(["junit"])
 
 
 def test_names_from_a_model_are_no_markup(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_names_from_a_model_are_no_markup(tmp_path: Path) -> None:
     for node in proto.graph.node:
         node.name = f"<b>{node.output[0]}</b>|x"
     document = ablate(proto, inputs={"x": images(32)}).document()
-    assert "<b>a</b>" not in files.made(document, "html")
-    assert "`<b>a</b>\\|x` (first)" in files.made(document, "md")
+    assert "<b>a</b>" not in save.render_document(document, "html")
+    assert "`<b>a</b>\\|x` (first)" in save.render_document(document, "md")
 
 
 def test_the_same_data_and_seed_give_the_same_document() -> None:
@@ -246,8 +246,8 @@ def test_a_model_without_biases_has_nothing_to_say() -> None:
     proto = model("(float[N,3] x) => (float[N,5] y) { y = MatMul(x, w) }", {"w": draw(3, 5)})
     document = ablate(proto, inputs={"x": draw(40, 3)}).document()
     assert document["biases"] == []
-    assert ablate_content.headline(document) in files.made(document, "text")
-    assert "no bias" in files.made(document, "html")
+    assert ablate_content.headline(document) in save.render_document(document, "text")
+    assert "no bias" in save.render_document(document, "html")
 
 
 @pytest.mark.parametrize("dtype", [onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from converter.commands.ablate import score_biases as ablate
-from converter.report import files
+from converter.report import save
 from tests.ablate.made import draw
 from tests.tiny import model
 
@@ -20,7 +20,7 @@ def test_a_channel_that_never_reaches_zero_is_a_finding() -> None:
     assert (found["channels"], found["of"]) == (1, 3)
     assert found["range_after"] < 20 < 40 < found["range_before"]
     assert "11,604,987" in document["note"]
-    assert "11,604,987" in files.made(document, "text")
+    assert "11,604,987" in save.render_document(document, "text")
 
 
 def test_a_range_that_would_not_shrink_is_none() -> None:

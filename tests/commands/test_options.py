@@ -142,9 +142,9 @@ def test_the_api_names_every_option() -> None:
 
 def test_choices_are_those_of_the_code_that_reads_them() -> None:
     from converter.referee.verify.options import STAGES
-    from converter.report import files
+    from converter.report import save
     from converter.runtime.providers import PROVIDERS
 
     assert set(records.PROVIDERS) == set(PROVIDERS)
     assert set(records.STAGES) < set(STAGES)
-    assert list(FORMATS) == list(files.NAMES)
+    assert list(FORMATS) == list(save.NAMES)

@@ -25,7 +25,7 @@ from converter.records import (
     Verb,
     Verdict,
 )
-from converter.report import files
+from converter.report import save
 from converter.rewrite.analysis.recurrent import Gate
 
 BEFORE = Counts(nodes=175, batch_norms=53, biases=1, parameter_bytes=102_000_000)
@@ -151,19 +151,19 @@ FATES = (
 
 def html(document: Mapping[str, Any]) -> str:
     """A document as a page."""
-    return files.made(document, "html")
+    return save.render_document(document, "html")
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """A document as Markdown."""
-    return files.made(document, "md")
+    return save.render_document(document, "md")
 
 
 def text(document: Mapping[str, Any]) -> str:
     """A document as text."""
-    return files.made(document, "text")
+    return save.render_document(document, "text")
 
 
 def junit(document: Mapping[str, Any]) -> str:
     """A document as JUnit XML."""
-    return files.made(document, "junit")
+    return save.render_document(document, "junit")

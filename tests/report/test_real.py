@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import cli
-from converter.report import files, serialize
+from converter.report import save, serialize
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 
@@ -18,7 +18,7 @@ def same_again(folder: Path, tmp_path: Path) -> None:
     serialize.check(document)
     assert cli.run(["report", str(folder / "report.json"), "-o", str(tmp_path / "again"), "--formats", FORMATS]) == 0
     for form in FORMATS.split(","):
-        name = files.NAMES[form]
+        name = save.NAMES[form]
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
 
 

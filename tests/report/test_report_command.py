@@ -9,7 +9,7 @@ import pytest
 
 import cli
 from converter.errors import BiasoptError
-from converter.report import files
+from converter.report import save
 from converter.report.documents import fold_document
 from converter.report.serialize import dumps
 from tests.report import made_evidence as made
@@ -68,7 +68,7 @@ def test_a_fold_reads_the_same_from_its_file(run: Run, tmp_path: Path) -> None:
     document = fold_document(folded(fates=FATES, parity=made.parity()), "9.9", said=SAID, bench=made.latency())
     path.write_text(dumps(document), encoding="utf-8")
     for form in ("md", "html", "junit", "text"):
-        assert run("report", path, "--formats", form)[1] == files.made(document, form)
+        assert run("report", path, "--formats", form)[1] == save.render_document(document, form)
     out = run("report", path)[1]
     assert "6: 1 zero, 2 absorbed downstream, 3 kept (blocked by Relu 1, " in out
     assert "not slower" in out
@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_read_is_3(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files.save(made.verify_json(), tmp_path, ["json"])
+    save.save_reports(made.verify_json(), tmp_path, ["json"])
     before = (tmp_path / "report.json").read_text(encoding="utf-8")
 
     def full(*_: object, **__: object) -> int:
@@ -154,35 +154,35 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BiasoptError, match="No space left"):
-        files.save(made.bench_json(), tmp_path, ["json"])
+        save.save_reports(made.bench_json(), tmp_path, ["json"])
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     assert (tmp_path / "report.json").read_text(encoding="utf-8") == before
 
 
 def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert files.save(made.verify_json(), None, files.NAMES) == []
+    assert save.save_reports(made.verify_json(), None, save.NAMES) == []
     assert os.listdir(tmp_path) == []  # noqa: PTH208
 
 
 def test_every_format_that_can_be_asked_for_can_be_made() -> None:
     from converter.commands.options import parse_formats
 
-    assert parse_formats(["json,md", "html,junit,text"]) == list(files.NAMES)
-    assert set(files.FORMATS) < set(files.NAMES)
-    for form in files.NAMES:
-        assert files.made(json.loads(dumps(made.bench_json())), form).endswith("\n")
+    assert parse_formats(["json,md", "html,junit,text"]) == list(save.NAMES)
+    assert set(save.FORMATS) < set(save.NAMES)
+    for form in save.NAMES:
+        assert save.render_document(json.loads(dumps(made.bench_json())), form).endswith("\n")
     with pytest.raises(ValueError, match="no kind of report"):
-        files.made(made.bench_json(), "pdf")
+        save.render_document(made.bench_json(), "pdf")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x"
-    files.write_whole(path, "one\n")
+    save.write_whole(path, "one\n")
     with pytest.raises(FileExistsError):
-        files.write_whole(path, b"two", force=False)
+        save.write_whole(path, b"two", force=False)
     assert path.read_bytes() == b"one\n"
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        files.write_whole(path, "three")
+        save.write_whole(path, "three")
     assert (path.read_bytes(), [p.name for p in tmp_path.iterdir()]) == (b"one\n", ["x"])

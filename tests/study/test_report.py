@@ -15,7 +15,7 @@ import pytest
 import cli
 from converter.commands.study import StudyResult
 from converter.errors import BiasoptError
-from converter.report import files
+from converter.report import save
 from converter.report.content.study_figures import draw_figures
 from converter.study import data, plan, run
 from converter.study.plan import StudyScope
@@ -47,7 +47,7 @@ def test_document(said: dict) -> None:
     assert "50 % without" in said["verdict"]["more"]
     assert len(said["rows"]) == len(FOUND)
     assert said["repro"]["cmd"] == "biasopt study --report x"
-    assert json.loads(files.made(said, "json"))["claims"] == said["claims"]
+    assert json.loads(save.render_document(said, "json"))["claims"] == said["claims"]
 
 
 def test_a_failed_control_comes_first_and_is_exit_1() -> None:
@@ -55,14 +55,14 @@ def test_a_failed_control_comes_first_and_is_exit_1() -> None:
     found = document(rows)
     assert found["exit_code"] == 1
     assert found["verdict"]["sentence"] == "This run is invalid: a control failed."
-    assert "hero fail" in files.made(found, "html")
-    assert "FAILED" in files.made(found, "text")
+    assert "hero fail" in save.render_document(found, "html")
+    assert "FAILED" in save.render_document(found, "text")
 
 
 def test_no_answer_is_said_to_be_none() -> None:
     found = document((*GOOD, *widths({2: 0.0, 4: 0.0, 8: 0.0}, spread=4.0)))
     assert "cannot tell" in found["verdict"]["sentence"]
-    assert "hero open" in files.made(found, "html")
+    assert "hero open" in save.render_document(found, "html")
 
 
 def test_what_there_was_no_time_for_is_said() -> None:
@@ -88,7 +88,7 @@ class _Page(html.parser.HTMLParser):
 
 
 def test_page(said: dict) -> None:
-    text = files.made(said, "html")
+    text = save.render_document(said, "html")
     page = _Page()
     page.feed(text)
     assert not page.loads
@@ -99,8 +99,8 @@ def test_page(said: dict) -> None:
 
 
 def test_figures_are_files_that_hold_their_styles(said: dict, tmp_path: Path) -> None:
-    files.save(said, tmp_path, ["md"])
-    files.save_drawings({name: figure.render_file() for name, figure in draw_figures(said).items()}, tmp_path)
+    save.save_reports(said, tmp_path, ["md"])
+    save.save_drawings({name: figure.render_file() for name, figure in draw_figures(said).items()}, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     names = [path.name for path in (tmp_path / "figures").iterdir()]
     assert {"accuracy-raw.svg", "differences.svg", "multiplier.svg", "removal.svg", "recall.svg"} <= set(names)
@@ -114,21 +114,21 @@ def test_figures_are_files_that_hold_their_styles(said: dict, tmp_path: Path) ->
 
 
 def test_summary_is_80_columns(said: dict) -> None:
-    lines = files.made(said, "text").splitlines()
+    lines = save.render_document(said, "text").splitlines()
     assert max(map(len, lines)) <= 80
     assert any("equivalent" in line for line in lines)
     assert not any("\u2026" in line for line in lines)
 
 
 def test_markdown_has_no_empty_table(said: dict) -> None:
-    text = files.made(said, "md")
+    text = save.render_document(said, "md")
     assert text.count("CONFIRMED") >= 8
     assert "nan" not in text
 
 
 def test_forms_that_there_are_not_are_refused() -> None:
     with pytest.raises(BiasoptError, match="there is no junit of it"):
-        files.check_formats(["junit"])
+        save.check_formats(["junit"])
 
 
 @pytest.fixture

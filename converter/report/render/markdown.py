@@ -24,7 +24,7 @@ def _render(report: Report, *, each: bool) -> str:
     parts = [f"## biasopt {report.command}" + (f": {literal(report.name)}" if report.name else "")]
     for section, held in report.shown(Medium.COMMENT):
         if section.title and section.titled & Medium.COMMENT:
-            parts.append(f"### {section.title}")
+            parts.append(f"### {prose(section.title)}")
         parts += [_block(block, each=each) for block in held]
     return "\n\n".join(part for part in [*parts, f"<sub>biasopt {report.version}</sub>"] if part) + "\n"
 
@@ -49,7 +49,7 @@ def _block(block: Any, *, each: bool) -> str:
         case b.Measures(rows=measures):
             return "\n".join(f"* {literal(row.label)}: {row.value} {row.of}" for row in measures)
         case b.Tiles():
-            tiles = [(tile.label, tile.before, tile.after) for tile in block.tiles]
+            tiles = [(prose(tile.label), tile.before, tile.after) for tile in block.tiles]
             return table(("", block.before, block.after), tiles, right=(1, 2))
         case b.Picture():
             return f"![{prose(block.title)}]({block.path})\n\n<sub>{prose(block.caption)}</sub>"

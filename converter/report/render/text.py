@@ -83,7 +83,7 @@ def lay_out(parts: Iterable[Lines], stream: TextIO | None = None, width: int = 1
 def _section(section: b.Section, held: list[Any], medium: Medium) -> list[Lines]:
     """Its blocks; there is an empty line between two that have columns, and before a note below columns."""
     titled = bool(section.title) and bool(section.titled & medium)
-    found: list[Lines] = [[Text(section.title, style="bold")]] if titled else [[]]
+    found: list[Lines] = [[Text(plain(section.title), style="bold")]] if titled else [[]]
     last: Any = None
     for block in _opened(held):
         for k, lines in enumerate(_block(block, medium)):
@@ -135,7 +135,7 @@ def _block(block: Any, medium: Medium) -> list[Lines]:
         case b.Tiles():
             return [[_tiles(block)]]
         case b.Heading(text=said):
-            return [[Text(said, style="bold")]]
+            return [[Text(plain(said), style="bold")]]
         case b.Code(text=said):
             return [[Text(plain(line)) for line in said.splitlines()]]
         case b.Tree(root=root):
@@ -208,7 +208,7 @@ def _tiles(tiles: b.Tiles) -> Grid:
     grid = _grid("left", "right", "right", "left")
     grid.add_row("", tiles.before, tiles.after, "")
     for tile in tiles.tiles:
-        grid.add_row(tile.label, tile.before, tile.after, Text(tile.note, style="dim"))
+        grid.add_row(plain(tile.label), tile.before, tile.after, Text(tile.note, style="dim"))
     return grid
 
 

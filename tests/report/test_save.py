@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from rich.text import Text
 
-from converter.report.ending import Ending
+from converter.records import Verdict
+from converter.report.blocks import Paragraph, Report, Section
+from converter.report.save import Ending
 
 DOCUMENT = {"schema": "biasopt.test/1", "exit_code": 1}
 
@@ -23,7 +24,8 @@ def never() -> NoReturn:
 
 
 def test_people_read_text_which_says_why_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert Ending().end(1, never, lambda: [[Text("it is so")]], never) == 1
+    report = Report("test", "", Verdict.PASS, "", "", (Section("", (Paragraph("it is so"),)),))
+    assert Ending().end(1, never, lambda: report, never) == 1
     assert capsys.readouterr() == ("it is so\n", "")
 
 

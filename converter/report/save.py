@@ -1,19 +1,25 @@
-"""Reports as files in a folder: ``report.json``, ``report.md``, ``report.html``, ``report.xml``, ``report.txt``.
+"""What is to become of a report: files in a folder, the finding on stdout, on stderr why a command failed.
 
-All but the first are made from what the first holds, so that `biasopt report` can make them again.
+All files but ``report.json`` are made from what that holds, so that `biasopt report` can make them again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.errors import BiasoptError
+from converter.report import terminal
 from converter.report.render import FORMS
+
+if TYPE_CHECKING:
+    from converter.report.blocks import Report
 
 NAMES = {"json": "report.json"} | {name: form.file for name, form in FORMS.items()}
 FORMATS = ("json", "md", "html")  # written where none is asked for
@@ -28,7 +34,7 @@ def check_formats(formats: Iterable[str]) -> None:
             raise BiasoptError(f"this report passes or fails nothing, so there is no {form} of it; give {listed}")
 
 
-def prepare(folder: Path | None) -> None:
+def prepare_folder(folder: Path | None) -> None:
     """Make sure that reports can be written into the folder, if there is to be one."""
     if folder is None:
         return
@@ -41,7 +47,7 @@ def prepare(folder: Path | None) -> None:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); choose another --report folder") from exc
 
 
-def save(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str]) -> list[Path]:
+def save_reports(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str]) -> list[Path]:
     """Write a document in each of ``formats`` (the keys of `NAMES`), each file whole or not at all.
 
     Raises
@@ -52,7 +58,7 @@ def save(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str
     if folder is None:
         return []
     try:
-        return [write_whole(folder / NAMES[form], made(document, form)) for form in formats]
+        return [write_whole(folder / NAMES[form], render_document(document, form)) for form in formats]
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
 
@@ -72,7 +78,7 @@ def save_drawings(drawings: Mapping[str, str], folder: Path) -> list[Path]:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
 
 
-def made(document: Mapping[str, Any], form: str) -> str:
+def render_document(document: Mapping[str, Any], form: str) -> str:
     """The document in one of the formats of `NAMES`. What a format needs is loaded only for it."""
     if form == "json":
         from converter.report.serialize import dumps
@@ -83,6 +89,68 @@ def made(document: Mapping[str, Any], form: str) -> str:
 
         return FORMS[form].render(report_of(document))
     raise ValueError(f"{form!r} is no kind of report; there are {', '.join(NAMES)}")
+
+
+MakeDocument = Callable[[], Mapping[str, Any]]
+MakeReport = Callable[[], "Report"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is to become of what a command finds."""
+
+    folder: Path | None = None
+    formats: Sequence[str] = FORMATS
+    as_json: bool = False
+    quiet: bool = False
+
+    def prepare(self) -> None:
+        """Make sure of the folder before the work that the reports tell of."""
+        prepare_folder(self.folder)
+
+    def end(
+        self,
+        exit_code: int,
+        document: MakeDocument,
+        report: MakeReport,
+        why: Callable[[], str],
+        *,
+        verbose: bool = False,
+    ) -> int:
+        """Write the reports and print; where that does not show why the command fails, say it on stderr.
+
+        Parameters
+        ----------
+        document, report, why : callables
+            Called only where they are needed: some of what they load is slow.
+
+        Returns
+        -------
+        int
+            The exit code.
+        """
+        if self.folder is not None:
+            save_reports(document(), self.folder, self.formats)
+        if not self.quiet or self.as_json:
+            show(document, report, as_json=self.as_json, verbose=verbose)
+        if (self.as_json or self.quiet) and exit_code:
+            terminal.note(why())
+        return exit_code
+
+
+def show(document: MakeDocument, report: MakeReport, *, as_json: bool, verbose: bool = False) -> None:
+    """Print the document, or for people the report."""
+    if as_json:
+        from converter.report.serialize import dumps
+
+        terminal.say(dumps(document()))
+    else:
+        from converter.report.render.text import render_text  # rich loads only where it is shown
+
+        terminal.say(render_text(report(), sys.stdout, verbose=verbose))
+
+
+# ---- files -----------------------------------------------------------------------------------------------
 
 
 def write_whole(path: Path, content: str | bytes, *, force: bool = True) -> Path:
