@@ -25,15 +25,11 @@ def tag(name: str, *inside: str | Markup, **attributes: object) -> Markup:
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup("<{0}{1}>{2}</{0}>").format(name, given, Markup("").join(map(_escape, inside)))
-
-
-def _escape(text: str | Markup) -> Markup:
-    return text if isinstance(text, Markup) else escape(wording.plain(text))
+    return Markup("<{0}{1}>{2}</{0}>").format(name, given, Markup("").join(map(escape, inside)))
 
 
 def _said(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else wording.plain(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def percent(value: float) -> str:

@@ -9,11 +9,12 @@ import pytest
 
 from converter.records import Verdict
 from converter.report import blocks as b
-from converter.report import charts
+from converter.report import charts, wording
 from converter.report.blocks import Medium, Report, Section
 from converter.report.render import FORMS
 
 HOSTILE = "<script>|`*x*\x1b[2J"
+PLAIN = wording.plain(HOSTILE)  # as charts get it
 TABLE = b.Table((b.Column("where"), b.Column("n", right=True)), [(b.name(HOSTILE), "1"), (Verdict.FAIL, "2")])
 BLOCKS: tuple[Any, ...] = (
     b.Paragraph((HOSTILE, b.strong("strong"), b.quiet("quiet"), b.code("code"))),
@@ -23,10 +24,10 @@ BLOCKS: tuple[Any, ...] = (
     b.KeyValues([(HOSTILE, HOSTILE)]),
     b.ListBlock([HOSTILE]),
     b.Checks([b.Check("key", Verdict.FAIL, HOSTILE, HOSTILE, HOSTILE, "1 s", (TABLE,))]),
-    b.Measures([b.Measure(HOSTILE, "1", "of 2", lambda: charts.draw_bullet(1.0, 2.0, Verdict.PASS, HOSTILE))]),
+    b.Measures([b.Measure(HOSTILE, "1", "of 2", lambda: charts.draw_bullet(1.0, 2.0, Verdict.PASS, PLAIN))]),
     b.Tiles([b.Tile(HOSTILE, "1", "2", "+1")]),
     b.Ladder("How strong?", [("A", HOSTILE)], "A"),
-    b.Chart(lambda: charts.chart(10, HOSTILE), HOSTILE, HOSTILE),
+    b.Chart(lambda: charts.chart(10, PLAIN), HOSTILE, HOSTILE),
     b.Picture("a.svg", HOSTILE),
     b.Details(HOSTILE, (TABLE,)),
     b.Heading(HOSTILE),
