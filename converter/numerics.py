@@ -248,6 +248,37 @@ def _rounded_problem(value: Array, dtype: np.dtype[Any]) -> tuple[str, int] | No
     return None if bad is None else ("rounding", bad)
 
 
+def find_underflow(value: Array, dtype: np.dtype[Any]) -> Array:
+    """How far rounding to `dtype` moves each element that loses relative precision by it; 0 for the others."""
+    moved = np.abs(round_to(value, dtype).astype(np.float64) - value)
+    return np.where(moved > 2 * unit_roundoff(dtype) * np.abs(value), moved, 0.0)
+
+
+def is_hidden(lost: Array, shift: Array, value: Array, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+    """Where what underflow takes from a channel does not show beside the channel's own shift, or its neighbours.
+
+    Adding the shift rounds by half a unit, u |shift|; what is lost must be below that for inputs as large as 1 / u.
+    In types with the exponents of float32, where all that underflows is below 1e-37, it may also be so beside the
+    largest number of the whole constant: a channel that training has switched off. In float16 an input may lift it.
+
+    Parameters
+    ----------
+    lost : ndarray, shape [C]
+        Sum of what underflow moved, over the elements of each channel.
+    shift : ndarray, broadcasts to [C]
+    value : ndarray
+        The constant before rounding.
+    dtype : numpy dtype that it is stored in
+    """
+    beside = np.abs(shift)
+    if float(_finfo(dtype).smallest_normal) <= _LEAST_FLOAT32:
+        beside = np.maximum(beside, np.abs(value).max(initial=0.0))
+    return np.asarray(lost <= unit_roundoff(dtype) ** 2 * beside)
+
+
+_LEAST_FLOAT32 = 2.0**-126  # the smallest number that float32 holds in full precision
+
+
 def conv_input_sum(weight: Array, groups: int, shift: Array) -> Array:
     """What a shift of the input channels adds to each output channel of an unpadded convolution.
 

@@ -20,6 +20,7 @@ from tests.cases import (
     stored_types,
     through_layers,
     unusual_models,
+    weak_channels,
 )
 from tests.cases.case import Case
 
@@ -44,6 +45,7 @@ FURTHER: tuple[Case, ...] = tuple(
         through_layers,
         moved_biases,
         every_pass,
+        weak_channels,
     )
     for case in section.ROWS
 )

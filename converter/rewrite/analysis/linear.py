@@ -223,6 +223,21 @@ def input_sum(facts: Facts, linear: Linear, shift: Array) -> Array:
             return np.asarray(shift @ weight)
 
 
+def sum_per_output(linear: Linear, array: Array) -> Array:
+    """An array in the shape of the weight, summed over all that enters one output channel, shape [O]."""
+    match linear.op:
+        case "Conv":
+            return np.asarray(array.reshape(array.shape[0], -1).sum(axis=1))
+        case "ConvTranspose":
+            g = linear.groups
+            view = array.reshape(g, array.shape[0] // g, array.shape[1], -1)
+            return np.asarray(view.sum(axis=(1, 3)).reshape(-1))
+        case "Gemm" if linear.node.attr("transB", 0):
+            return np.asarray(array.sum(axis=1))
+        case _:
+            return np.asarray(array.sum(axis=0))
+
+
 def bias_value(facts: Facts, linear: Linear) -> Array | None:
     """The bias in float64, Gemm's beta included, in its own shape; None where there is none."""
     if linear.bias is None:

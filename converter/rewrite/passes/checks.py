@@ -151,11 +151,15 @@ def overflow_problem(value: NDArray[np.float64] | None, weight: Weight, what: st
     return None if bad is None else f"{what} would not be finite in {weight.dtype} (channel {bad % value.shape[-1]})"
 
 
-def underflow_problem(value: NDArray[np.float64], weight: Weight, what: str) -> str | None:
-    """A factor must keep its relative precision: a factor lost to underflow would silence what it multiplies."""
-    stored = numerics.round_to(value, weight.dtype).astype(np.float64)
-    lost = np.abs(stored - value) > 2 * numerics.unit_roundoff(weight.dtype) * np.abs(value)
-    bad = numerics.first_bad(lost.reshape(-1))
+def underflow_problem(
+    value: NDArray[np.float64], weight: Weight, what: str, shift: NDArray[np.float64] | float = 0.0
+) -> str | None:
+    """A factor must keep its relative precision: one lost to underflow would silence what it multiplies.
+
+    Not where the channel's shift, or its neighbours, hide all that it multiplies.
+    """
+    lost = numerics.find_underflow(value, weight.dtype)
+    bad = numerics.first_bad(~numerics.is_hidden(lost, np.asarray(shift), value, weight.dtype).reshape(-1))
     return None if bad is None else f"{what} would lose its small values in {weight.dtype} (element {bad})"
 
 

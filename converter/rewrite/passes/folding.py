@@ -147,9 +147,21 @@ class Fold(Match, ABC):
             scales = (self.numbers(facts)[0] != 1).any()
             self.memo["rounding"] = numerics.rounding_problem(self.weight(facts)) if scales else None
         found = self.memo["rounding"]
-        if found is None or found[0] != code:
+        if found is None or found[0] != code or (code == "rounding" and self._is_underflow_hidden(facts)):
             return None
         return f"the weight {self.linear.weight.name!r} {_WRONG[code]} in channel {found[1]}"
+
+    def _is_underflow_hidden(self, facts: Facts) -> bool:
+        """Whether what underflow takes from the weight shows in no output channel."""
+        weight = self.weight(facts)
+        value = weight.float64()
+        lost = lin.sum_per_output(self.linear, numerics.find_underflow(value, weight.dtype))
+        bias = self.bias(facts)
+        if bias is None:
+            shift = np.zeros_like(lost)
+        else:  # a Gemm's C may differ from row to row
+            shift = np.abs(bias).reshape(-1, bias.shape[-1] if bias.ndim else 1).min(axis=0, initial=np.inf)
+        return bool(numerics.is_hidden(lost, shift, value, weight.dtype).all())
 
 
 def holds_bias(facts: Facts, linear: Linear) -> bool:

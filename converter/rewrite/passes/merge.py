@@ -111,12 +111,14 @@ def _plan_norm(facts: Facts, m: IntoNorm) -> list[Edit]:
     ]
 
 
+def _scale_underflow(facts: Facts, m: IntoNorm) -> str | None:
+    gamma, beta = m.parameters(facts)
+    return checks.underflow_problem(gamma, facts.weight(m.bn.params[0]), "the scale", beta)
+
+
 _NORM = (
     Check("overflow", lambda f, m: parameter_overflow(f, m.bn, *m.parameters(f))),
-    Check(
-        "rounding",
-        lambda f, m: checks.underflow_problem(m.parameters(f)[0], f.weight(m.bn.params[0]), "the scale"),
-    ),
+    Check("rounding", _scale_underflow),
 )
 
 BN_INTO_BN = Pass(

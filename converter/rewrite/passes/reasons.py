@@ -37,7 +37,7 @@ CHECKS = {
     "transposed-shift": "borders and phases of a transposed convolution see unequal taps",
     "no-bias-slot": "the shift needs a bias to go to",
     "overflow": "the result must be finite in the type that it is stored in",
-    "rounding": "underflow must not move a weight by more than 2 u max|W|, nor silence what a factor multiplies",
+    "rounding": "what underflow takes from a channel must not show beside its shift (float32, bfloat16: beside others)",
     "weight-shared": "with --no-growth no tensor is copied or grows",
     "old-broadcast": "before opset 7 the merged constant may need another axis attribute",
     "model-grows": "a move must shrink the model, and a merge must not enlarge it",

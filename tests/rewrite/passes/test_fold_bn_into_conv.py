@@ -21,7 +21,8 @@ class TestFoldBnIntoConv(PassRows):
         unsqueeze squeeze conv-bfloat16 bfloat16-params-fp32 fp16-eps-underflows-everywhere eps-absent-opset-9
         eps-absent-opset-15 eps-0.0-opset-9 eps-0.0-opset-15 eps-0.001-opset-9 eps-0.001-opset-15
         eps-1e-10-opset-9 eps-1e-10-opset-15 var-slightly-negative var-0 gamma-0 gamma-negative large-conv
-        nested-function long-domain-name
+        nested-function long-domain-name weak-gamma weak-gamma-no-shift weak-weight weak-everything
+        weak-gamma-and-variance weak-gamma-bfloat16 all-weak-but-shifted
     """
     declines = """
         function-attribute: epsilon-differs-per-call
@@ -40,7 +41,7 @@ class TestFoldBnIntoConv(PassRows):
         not-finite: bad-g-nan bad-be-nan bad-m-nan bad-v-nan bad-w-nan bad-b-nan bad-g-inf bad-be-inf bad-m-inf
             bad-v-inf bad-w-inf bad-b-inf
         overflow: fp16-overflow params-fp32-overflow-fp16
-        rounding: fp16-weight-underflows
+        rounding: fp16-weight-underflows all-weak fp16-all-weak
         weight-shared: no-growth-one-bn no-growth-two-bns
         no-linear-op: conv-relu-bn conv-relu-bn-gamma--1.5 conv-relu-bn-gamma-0 conv-sigmoid-bn conv-leakyrelu-bn
             conv-hardswish-bn

@@ -7,7 +7,7 @@ from tests.rewrite.passes.walk import PassRows
 
 class TestMergeBnIntoBn(PassRows):
     name = "merge-bn-into-bn"
-    folds = "bn-bn"
+    folds = "bn-bn weak-gammas-merge"
     declines = """
         rounding: fp16-merged-norms
     """

@@ -1,0 +1,31 @@
+"""Small models, each for a kind that was left until it was reported: what is left, and that the referee agrees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import converter
+from converter.records import Verdict
+from tests.harness import assert_ops
+
+REPORTS = Path(__file__).with_name("reports")
+# File, operators left.
+LEFT = {
+    # A channel whose product underflows.
+    "tiny_gamma": "Conv Relu",
+    "b2_bn_dead_denormal_channels": "Conv",
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_folds_and_passes(name: str) -> None:
+    result = converter.fold(REPORTS / f"{name}.onnx")
+    assert result.parity is not None
+    assert result.parity.verdict is Verdict.PASS, result.parity.why
+    assert_ops(result.model, LEFT[name])
+
+
+def test_every_file_is_tested() -> None:
+    assert sorted(LEFT) == sorted(path.stem for path in REPORTS.glob("*.onnx"))
