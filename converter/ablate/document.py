@@ -1,20 +1,21 @@
-"""``biasopt.ablate/1``: everything that was found out about the biases of a model, as JSON values."""
+"""``biasopt.ablate/1``: all that was found out about the biases of a model, and what a removal did, as JSON values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from converter.ablate.ablate import Ablation, count_classes
 from converter.ablate.compensate import Fit
 from converter.ablate.measure import Effect, changes_off_data
+from converter.ablate.removal import Proposal
 from converter.ablate.scoring import MEANS, NOTE, Score
 from converter.report import documents, serialize
 
 if TYPE_CHECKING:
     from converter.ablate.sites import Uncovered
-    from converter.records import InputSet, ModelFacts
+    from converter.records import InputSet, ModelFacts, Stage
 
 SCHEMA = "biasopt.ablate/1"
 DIGITS = 8  # of a float: onnxruntime's own results repeat no further from one processor to the next
@@ -46,12 +47,13 @@ def ablate_document(
         "rows": {"all": result.rows, "measured": result.zeroed.rows, "fitted_on": result.fit_rows},
         "labelled": result.labelled,
         "classes": {name: {"biases": n, "means": MEANS[name]} for name, n in classes.items()},  # type: ignore[index]
-        "biases": [_bias(score) for score in result.scores],
+        "biases": [_bias_json(score) for score in result.scores],
         "variants": [
-            {"name": v.name, "said": v.said, "biases": v.biases, "effect": _effect(v.effect)} for v in result.variants
+            {"name": v.name, "said": v.said, "biases": v.biases, "effect": _effect_json(v.effect)}
+            for v in result.variants
         ],
         "fits": [fit_json(fit) for fit in result.fits],
-        "probes": _probes(result),
+        "probes": _probes_json(result),
         "findings": [finding for score in result.scores for finding in score.findings],
         "note": NOTE if any(s.findings for s in result.scores) else None,
         "uncovered": [{"node": u.label, "op": u.op, "why": u.why} for u in uncovered],
@@ -59,7 +61,7 @@ def ablate_document(
     }
 
 
-def _bias(score: Score) -> dict[str, Any]:
+def _bias_json(score: Score) -> dict[str, Any]:
     site, (kind, why) = score.site, score.verdict
     return {
         "node": site.label,
@@ -83,11 +85,11 @@ def _bias(score: Score) -> dict[str, Any]:
         "positions": score.positions,
         "predicted_error": _number(score.predicted),
         "predicted_error_compensated": _number(score.compensated),
-        "effect": None if score.effect is None or not score.effect.rows else _effect(score.effect),
-        "imitated": None if score.imitated is None or not score.imitated.rows else _effect(score.imitated),
+        "effect": None if score.effect is None or not score.effect.rows else _effect_json(score.effect),
+        "imitated": None if score.imitated is None or not score.imitated.rows else _effect_json(score.imitated),
         "p_holm": _number(score.p_holm),
         "problem": score.problem or None,
-        "per_channel": None if score.per_channel is None else _rounded(score.per_channel),
+        "per_channel": None if score.per_channel is None else _round(score.per_channel),
     }
 
 
@@ -105,14 +107,14 @@ def fit_json(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _probes(result: Ablation) -> list[dict[str, Any]]:
+def _probes_json(result: Ablation) -> list[dict[str, Any]]:
     on_data = {v.name: v.effect for v in result.variants}
     return [
         {
             "kind": probed.probe.kind,
             "amount": probed.probe.amount,
             "said": probed.probe.said,
-            "effects": {name: _effect(effect) for name, effect in probed.effects.items()},
+            "effects": {name: _effect_json(effect) for name, effect in probed.effects.items()},
             "changes": sorted(
                 name
                 for name, effect in probed.effects.items()
@@ -123,18 +125,45 @@ def _probes(result: Ablation) -> list[dict[str, Any]]:
     ]
 
 
-def _effect(effect: Effect) -> dict[str, Any]:
-    found: dict[str, Any] = _rounded(effect.to_json())
+def _effect_json(effect: Effect) -> dict[str, Any]:
+    found: dict[str, Any] = _round(effect.to_json())
     return found
 
 
 def _number(value: float) -> float | None:
-    return None if math.isnan(value) else _rounded(value)
+    return None if math.isnan(value) else _round(value)
 
 
-def _rounded(value: Any) -> Any:
+def _round(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
+        return {k: _round(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(v) for v in value]
+        return [_round(v) for v in value]
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+ASSUMPTION = (
+    "assumes that the model will meet data like this: equal in its decisions within the budget, not in its outputs"
+)
+
+
+def removal_json(proposal: Proposal, stage: Stage, budget: float, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The part of ``biasopt.fold/1`` that tells of a removal."""
+    calibrate, select, confirm = proposal.rows
+    return {
+        "verdict": stage.status.value,
+        "why": stage.why,
+        "safety": "assumes",
+        "assumption": ASSUMPTION,
+        "budget": budget,
+        "rows": {"calibrate": calibrate, "select": select, "confirm": confirm},
+        "rows_needed": proposal.needed,
+        "select_loss": None if math.isnan(proposal.select) else proposal.select,
+        "selections_tried": proposal.tried,
+        "removed": [fit_json(fit) for fit in proposal.fits],
+        "kept": [{"node": k.node, "op": k.op, "code": k.code, "why": k.why} for k in proposal.kept],
+        "off_the_data": [{"said": o.said, "differ": o.share, "changes": o.changes} for o in proposal.off],
+        "warnings": list(proposal.warnings),
+        "decision": serialize.encode(stage),
+        "inputs": dict(inputs) if inputs is not None else None,
+    }

@@ -66,10 +66,10 @@ class FoldResult(results.FoldResult):
         """What went by data, as JSON values, in words under ``said``; None where that was not asked for."""
         if self.removed is None:
             return None
-        from converter.ablate.removal_report import removal_lines
+        from converter.report.content.ablate import describe_removal
 
         document = self.removed.document()
-        return {**document, "said": removal_lines(document)}
+        return {**document, "said": describe_removal(document)}
 
     @property
     def model(self) -> onnx.ModelProto:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from converter.ablate.compensate import Fit
+from converter.ablate.document import removal_json
 from converter.ablate.removal import Budget, KeptBias, Proposal, confirm, list_candidates, propose
-from converter.ablate.removal_report import removal_json
 from converter.ablate.samples import Data, DataSource
 from converter.ablate.session import Net, SessionOptions
 from converter.ablate.sites import BiasSites, Role, Site, choose_sites, find_sites
@@ -55,7 +55,7 @@ class Removed:
         return {Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}.get(self.stage.status, 0)
 
     def document(self) -> dict[str, Any]:
-        """JSON values for a report; `removal_lines` makes words of them."""
+        """JSON values for a report; `describe_removal` makes words of them."""
         return removal_json(self.proposal, self.stage, self.budget, serialize.encode(self.inputs))
 
     @property

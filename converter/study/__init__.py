@@ -1,22 +1,19 @@
 """Does bias make a difference? Small nets are trained with and without, many at once, and told apart by statistics.
 
-========== ===============================================================================================
-statistics paired differences judged: equivalent, different, or how many seeds would tell
-multiplier by what factor more channels a net without biases needs
-data       images with their splits: digits offline, MNIST, Fashion-MNIST and CIFAR-10 from a folder
-nets       M convolutional nets as one grouped net: same results as M nets one by one
-training   Adam or SGD for all of them at once, each with its own rate and weight decay
-recall     the LSTMs of the forget-gate block, stacked likewise
-compensate biases of a trained net moved into weights, layer after layer
-exact      what needs no training: replaceability, dead and live biases, the constant channel
-plan       the blocks as jobs; which models each trains
-work       one job done: rows
-governor   which jobs fit into the time
-store      rows on disk; a second run goes on where the first ended
-run        all of it
-analysis   rows become results, results become stamps on claims (`claims`), a document (`document`)
-figures    pictures, for the page and as files
-========== ===============================================================================================
+=========== ==============================================================================================
+data        images with their splits: digits offline, MNIST, Fashion-MNIST and CIFAR-10 from a folder
+nets        M convolutional nets as one grouped net, and one of them by itself, its biases moved into weights
+training    Adam or SGD for all of them at once, each with its own rate and weight decay
+recall_task the LSTMs of the forget-gate block, stacked likewise
+plan        the blocks as jobs; which models each trains
+jobs        one job done: rows; what needs no training (replaceability, dead and live biases) among them
+run         all jobs, within a time budget; rows in a log on disk, so that a second run goes on where one ended
+results     rows become results: paired comparisons, judged as families
+multiplier  by what factor more channels a net without biases needs
+claims      results become verdicts on claims; and the controls
+document    ``biasopt.study/1``; `converter.report.content.study` makes reports of it
+docs        the page in docs/, made of a stored document
+=========== ==============================================================================================
 
 Letters: M models in a stack, B images in a batch, C channels of an image, w channels of a layer, S seeds.
 """

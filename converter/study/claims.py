@@ -1,4 +1,4 @@
-"""One function for each claim: its stamp, and why, from the results."""
+"""One function for each claim: its verdict, and why, from the results."""
 
 from __future__ import annotations
 
@@ -297,17 +297,17 @@ class Claim:
 
     id: str
     said: str
-    stamp: str
+    verdict: str
     because: str
     blocks: tuple[str, ...]
 
 
 def judge_claims(found: Results, margin: float) -> list[Claim]:
-    """A stamp on every claim."""
+    """A verdict on every claim."""
     made = []
     for key, said, blocks, judge in _CLAIMS:
-        stamp, because = judge(found, margin) if all(b in found for b in blocks[:1]) else MISSING
-        made.append(Claim(key, said, stamp, because, blocks))
+        verdict, because = judge(found, margin) if all(b in found for b in blocks[:1]) else MISSING
+        made.append(Claim(key, said, verdict, because, blocks))
     return made
 
 

@@ -50,7 +50,7 @@ def study_document(ran: Ran, margin: float, *, argv: Sequence[str], version: str
         "valid": valid,
         "checks": [asdict(check) for check in made],
         "warnings": _list_warnings(ran, made),
-        "claims": [asdict(claim) | {"blocks": list(claim.blocks)} for claim in claims.judge_claims(found, margin)],
+        "claims": [_claim_json(claim) for claim in claims.judge_claims(found, margin)],
         "margin": margin,
         "results": found,
         "limits": list_limits(ran, found),
@@ -66,6 +66,16 @@ def study_document(ran: Ran, margin: float, *, argv: Sequence[str], version: str
         },
         "rows": [{k: _shorten(v) for k, v in row.items() if k not in ("job", "of")} for row in ran.rows],
         "repro": documents.repro(argv),
+    }
+
+
+def _claim_json(claim: claims.Claim) -> dict[str, Any]:
+    return {
+        "id": claim.id,
+        "said": claim.said,
+        "stamp": claim.verdict,
+        "because": claim.because,
+        "blocks": list(claim.blocks),
     }
 
 

@@ -20,7 +20,6 @@ BLOCKS = {
     "drift": "what optimisers do to a bias that is dead",
     "rates": "is the learning rate fair to both arms?",
 }
-CONTROLS = ("exact", "identity", "contrast")
 STEPS = 420  # 30 epochs of 14 batches
 BATCH = 64
 LAG = 40  # of the recall task

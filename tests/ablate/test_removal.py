@@ -11,12 +11,12 @@ import onnx
 import pytest
 
 from converter.ablate import removal
-from converter.ablate.removal_report import removal_lines
 from converter.commands.fold import FoldResult, fold
 from converter.commands.remove import remove_biases
 from converter.errors import DataError, ModelError
 from converter.model.graph import load
 from converter.records import Safety, Verdict
+from converter.report.content.ablate import describe_removal
 from converter.runtime import Session
 from models import zoo
 from tests.ablate.made import chain, data_of, draw, images, net_of
@@ -89,7 +89,7 @@ def test_its_report_says_what_it_rests_on(written: tuple[Path, Any]) -> None:
     assert document["safety"] == "assumes"
     assert document["rows"] == {"calibrate": 359, "select": 359, "confirm": 1079}
     assert [r["node"] for r in document["removed"]] == [f.site.label for f in found.removed.fits]
-    lines = removal_lines(document)
+    lines = describe_removal(document)
     assert lines[0].startswith("PASS: ")
     assert any("5 biases removed within 1 %" in line for line in lines)
     assert any("data like this" in line for line in lines)

@@ -1,4 +1,4 @@
-"""Stamps follow the results: each claim is shown results that make for every stamp it can have."""
+"""Verdicts follow the results: each claim is shown results that make for every verdict it can have."""
 
 from __future__ import annotations
 
@@ -136,10 +136,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("key", "rows", "stamp"), CASES, ids=[f"{k}-{s}-{n}" for n, (k, _, s) in enumerate(CASES)])
-def test_stamps(key: str, rows: list[dict], stamp: str) -> None:
+@pytest.mark.parametrize(("key", "rows", "verdict"), CASES, ids=[f"{k}-{s}-{n}" for n, (k, _, s) in enumerate(CASES)])
+def test_verdicts(key: str, rows: list[dict], verdict: str) -> None:
     made_ = {claim.id: claim for claim in claims.judge_claims(summarize_blocks(rows, 0.5, 1.0), 0.5)}
-    assert made_[key].stamp == stamp, made_[key].because
+    assert made_[key].verdict == verdict, made_[key].because
 
 
 def test_two_to_four_times_is_confirmed_where_it_is_so() -> None:
@@ -148,11 +148,11 @@ def test_two_to_four_times_is_confirmed_where_it_is_so() -> None:
         a, b = (100 - 60 / (w * f) + np.linspace(-0.2, 0.2, 6) for f in (3.0, 1.0))
         rows += made.model_rows("widths", {"all": a, "head": b}, width=w)
     found = {claim.id: claim for claim in claims.judge_claims(summarize_blocks(rows, 0.5, 1.0), 0.5)}
-    assert found["7b"].stamp == claims.CONFIRMED
+    assert found["7b"].verdict == claims.CONFIRMED
 
 
 def test_what_was_not_run_was_not_looked_at() -> None:
-    assert {claim.stamp for claim in claims.judge_claims({}, 0.5)} == {claims.OPEN}
+    assert {claim.verdict for claim in claims.judge_claims({}, 0.5)} == {claims.OPEN}
 
 
 GOOD = (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from converter.ablate.scoring import COMPENSABLE_ERROR, SMALL_ERROR
+from converter.records import Verdict
 from converter.report import charts, wording
 from converter.report.blocks import (
     Block,
@@ -321,6 +322,43 @@ def _again(document: Document, run: Run) -> Section:
     command = (Code(run.command_line),) if run.command_line else ()
     about = "What is needed to repeat this."
     return Section("See it again", (*command, KeyValues(facts)), about=about, id="again", media=Medium.PAGE)
+
+
+# ---- what a removal did ---------------------------------------------------------------------------------
+
+
+def describe_removal(document: Mapping[str, Any]) -> list[str]:
+    """What a removal did, a line each; ``document`` is the part of ``biasopt.fold/1`` that tells of it."""
+    rows, removed = document["rows"], document["removed"]
+    gone = document["verdict"] == Verdict.PASS.value
+    lines = [f"{document['verdict']}: {wording.plain(document['why'])}"]
+    if removed:
+        did = "removed" if gone else "would have been removed"
+        lines.append(
+            f"{wording.count(len(removed), 'bias', 'biases')} {did} within {wording.percent(document['budget'])}:"
+        )
+        lines += [f"  {_describe_fit(fit)}" for fit in removed]
+        parts_of = (rows["calibrate"], rows["select"], rows["confirm"])
+        lines.append("fitted on {:,} rows, selected on {:,}, judged on {:,} others".format(*parts_of))
+        lines.append(document["assumption"])
+    lines += [
+        f"{len(nodes)} kept ({code}): {wording.listing(tuple(nodes))}"
+        for code, nodes in _group_by_code(document["kept"])
+    ]
+    return lines + [f"warning: {wording.plain(w)}" for w in document["warnings"]]
+
+
+def _describe_fit(fit: Mapping[str, Any]) -> str:
+    steps = f", {fit['steps']} steps" if fit["steps"] else ""
+    left = share(fit["left"])
+    return f"{wording.plain(fit['node'])}: {left} of the squared error left ({fit['method']}{steps})"
+
+
+def _group_by_code(kept: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    found: dict[str, list[str]] = {}
+    for each in kept:
+        found.setdefault(each["code"], []).append(each["node"])
+    return list(found.items())
 
 
 # ---- numbers -------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from converter.torch_models.export.exporters import capture_by_export, capture_b
 from converter.torch_models.spec import Kind, Loaded
 from converter.torch_models.spec.libraries import need
 
-EXPORTERS = ("dynamo", "torchscript")
 _DATA_FROM = 1_900_000_000  # bytes of weights, above which they go to a file of their own; protobuf takes 2**31 - 1
 
 

@@ -245,9 +245,6 @@ def _judge(moved: float, gradient: float) -> Measured:
     return Measured(moved, gradient, not why, why)
 
 
-Confirm = Callable[[Twin, Mapping[str, Change]], dict[str, Measured]]
-
-
 _LARGE = 32  # from here on a smaller size is as telling, and faster
 
 
