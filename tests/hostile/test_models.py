@@ -178,6 +178,13 @@ def test_what_cannot_be_is_one_line_for_every_reader(which: str, tmp_path: Path)
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_a_name_that_nothing_makes_is_an_error(tmp_path: Path) -> None:
+    model = net()
+    model.graph.initializer[1].name = "elsewhere"
+    with pytest.raises(ModelError, match="reads 'b', which nothing makes"):
+        converter.inspect(model)
+
+
 @pytest.mark.parametrize("which", ["data", "link", "fifo", "device", "folder", "loop", "name"])
 def test_external_data_is_a_regular_file_beside_the_model(which: str, tmp_path: Path) -> None:
     model = net()

@@ -228,6 +228,7 @@ EVIL_SCRIPTS = {
     "ops": HEAD + 'return ops.image.write_file("PWNED", x)',
     "aten": HEAD + 'ops.aten.save(x, "PWNED")',
     "rpc": HEAD + 'return ops.prim.rpc_sync("w", x)',
+    "builtin": HEAD + 'rpc_async("w", x)',
     "alias": HEAD + 't = torch\n  t.save(x, "PWNED")',
     "classes": HEAD + "return __torch__.torch.classes.a.B(x).run()",
     "print": HEAD + 'print("::error::")',

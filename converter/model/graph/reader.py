@@ -53,6 +53,11 @@ class _Reader:
 
     def _check_order(self, scope: Scope) -> None:
         """Nodes must come after what they read, as ONNX demands: passes walk up without looking for circles."""
+        above: Scope | None = scope
+        sparse: set[str] = set()
+        while above is not None:
+            sparse |= {t.values.name for t in getattr(above.proto, "sparse_initializer", ())}
+            above = above.parent
         for node in scope.nodes:
             late = next((t for t in node.inputs if t.inputs and t.inputs[0].position >= node.position), None)
             if late is not None:
@@ -60,6 +65,15 @@ class _Reader:
                     f"{self.file.label}: {node.label} reads {late.name!r} before it is made;"
                     " sort the nodes topologically"
                 )
+            lost = next((t for t in node.inputs if t.name and not self._is_made(t) and t.name not in sparse), None)
+            if lost is not None:
+                raise ModelError(
+                    f"{self.file.label}: {node.label} reads {lost.name!r}, which nothing makes; export the model again"
+                )
+
+    @staticmethod
+    def _is_made(tensor: Value | Const) -> bool:
+        return isinstance(tensor, Const) or bool(tensor.inputs) or tensor.is_input
 
     def _graph(self, scope: Scope) -> None:
         graph = scope.proto

@@ -24,6 +24,7 @@ _CALLED = frozenset(
     "annotate uninitialized unchecked_cast int float complex bool str len range getattr isinstance hasattr min max abs "
     "sum round sorted enumerate zip list dict tuple any all divmod ord reversed Exception".split()
 )
+_LOCAL = re.compile(r"_\d+")
 _REFUSED = frozenset({"print", "fork", "awaitable", "chr", "exec", "eval", "open", "super"})
 _STATE = frozenset({"__setstate__", "__getstate__"})
 _GLOBALS = re.compile(
@@ -175,8 +176,10 @@ class _Code:
                         self._check_field(node, name)
                     case _:
                         self._refuse(node, "getattr of a computed name")
-            case ast.Name(id=name) if name in _CALLED or name not in _REFUSED:
-                return  # one of the above, or a value of this function's: both were looked at where they are made
+            case ast.Name(id=name) if name in _CALLED or _LOCAL.fullmatch(name):
+                return  # a local name of torch's is a function of the archive: looked at where it is made
+            case ast.Name(id=name):
+                self._refuse(node, name)
             case _:
                 self._refuse(node, "a call of an expression")
 
