@@ -49,7 +49,7 @@ def test_fold_writes_beside_the_model_and_says_so(run: Run, net: Path) -> None:
     code, out, err = run("fold", net)
     assert (code, err) == (0, "")
     assert out.startswith("net.onnx  ")
-    assert "  1  fold-bn-into-conv  equal up to float rounding\n" in out
+    assert "  fold-bn-into-conv  1  equal up to float rounding\n" in out
     assert "Parity   PASS: same outputs, against a float64 reference (level B)\n" in out
     assert out.endswith(f"Written  {net.with_name('net.folded.onnx')}\n")
     after = files(net.parent)
