@@ -31,6 +31,7 @@ from converter.report.blocks import (
     Words,
     code,
     name,
+    spans,
     strong,
 )
 from converter.report.content import Run
@@ -42,6 +43,7 @@ from converter.report.content.verify import (
     evidence_sections,
     parity_cases,
     parity_claims,
+    parity_facts,
     parity_head,
     unless_passed,
     worst,
@@ -424,6 +426,7 @@ def _parity_lines(parity: Parity | None) -> Iterator[Words]:
     yield Span(parity.verdict.value, wording.VERDICT[parity.verdict].style), f": {wording.verdict(parity)}"
     if why := unless_passed(parity):
         yield why
+    yield from ((f"{key} ", *spans(words)) for key, words in parity_facts(parity))
     if found := wording.worst(parity):
         yield wording.score(found)
     yield from _warning_lines(parity.warnings)

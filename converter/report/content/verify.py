@@ -34,6 +34,7 @@ from converter.report.blocks import (
     Warnings,
     Words,
     name,
+    spans,
     strong,
 )
 from converter.report.content import Run
@@ -84,8 +85,7 @@ def parity_head(parity: Parity | None) -> tuple[Block, ...]:
     if parity is None:
         return (Paragraph(("\u26a0\ufe0f ", strong("Parity was not checked."))),)
     blocks: list[Block] = [VerdictLine(parity.verdict, wording.verdict(parity), unless_passed(parity), "Parity")]
-    if parity.blame:
-        blocks.append(Paragraph(("First difference at ", name(parity.blame))))
+    blocks += [Paragraph((f"{key} ", *spans(words))) for key, words in parity_facts(parity)]
     if check := wording.worst(parity):
         blocks.append(Only(Medium.COMMENT, Paragraph(wording.score(check))))
     return (*blocks, Warnings(parity.warnings))
@@ -123,6 +123,11 @@ def parity_claims(parity: Parity) -> Iterator[tuple[str, Words]]:
     yield "Outputs", _outputs(parity)
     if said := _decisions(parity):
         yield "Decisions", said
+    yield from parity_facts(parity)
+
+
+def parity_facts(parity: Parity) -> Iterator[tuple[str, Words]]:
+    """What stands beside the verdict: a line here is a line in every form."""
     if parity.blame:
         yield "First difference at", name(parity.blame)
 
