@@ -26,12 +26,12 @@ from converter.report.render.markdown import literal, prose, table
 from tests.benchmarks import nets
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAD = ("model", "biases", "left", "dead", "absorbed", "merged", "zero", "elements gone", "what feels those left")
+HEAD = ("model", "biases", "left", "dead", "absorbed", "merged", "zero", "elements gone", "what blocks those left")
 GONE = (FateKind.DEAD, FateKind.ABSORBED, FateKind.MERGED, FateKind.ZERO)
 SHOWN = 3  # operators that feel what is left
 NOTE = """\
 Counted once every BatchNormalization that can be folded is: a convolution and its batch norm have one bias. A batch
-norm that is left keeps its shift and is not counted. *dead*: nothing feels it; *absorbed*: a bias further down takes it
+norm that is left keeps its shift and is not counted. *dead*: nothing needs it; *absorbed*: a bias further down takes it
 over; *merged*: with that of a layer beside it; *zero*: the file holds zeros there, as torchvision initialises some of
 its biases. *elements gone* counts the parts of fused biases too."""
 

@@ -31,7 +31,6 @@ from converter.report.blocks import (
     Words,
     code,
     name,
-    spans,
     strong,
 )
 from converter.report.content import Run
@@ -41,9 +40,9 @@ from converter.report.content.pair import again_section, change
 from converter.report.content.verify import (
     answers,
     evidence_sections,
+    fact_lines,
     parity_cases,
     parity_claims,
-    parity_facts,
     parity_head,
     unless_passed,
     worst,
@@ -426,7 +425,7 @@ def _parity_lines(parity: Parity | None) -> Iterator[Words]:
     yield Span(parity.verdict.value, wording.VERDICT[parity.verdict].style), f": {wording.verdict(parity)}"
     if why := unless_passed(parity):
         yield why
-    yield from ((f"{key} ", *spans(words)) for key, words in parity_facts(parity))
+    yield from fact_lines(parity)
     if found := wording.worst(parity):
         yield wording.score(found)
     yield from _warning_lines(parity.warnings)

@@ -85,7 +85,7 @@ def parity_head(parity: Parity | None) -> tuple[Block, ...]:
     if parity is None:
         return (Paragraph(("\u26a0\ufe0f ", strong("Parity was not checked."))),)
     blocks: list[Block] = [VerdictLine(parity.verdict, wording.verdict(parity), unless_passed(parity), "Parity")]
-    blocks += [Paragraph((f"{key} ", *spans(words))) for key, words in parity_facts(parity)]
+    blocks += map(Paragraph, fact_lines(parity))
     if check := wording.worst(parity):
         blocks.append(Only(Medium.COMMENT, Paragraph(wording.score(check))))
     return (*blocks, Warnings(parity.warnings))
@@ -110,6 +110,12 @@ def answers(parity: Parity) -> str:
         Verdict.INCONCLUSIVE: "Could not be decided.",
         Verdict.SKIPPED: "Not checked.",
     }[parity.verdict]
+
+
+def fact_lines(parity: Parity) -> Iterator[Words]:
+    """The facts of `parity_facts`, a line each."""
+    for key, words in parity_facts(parity):
+        yield (f"{key} ", *spans(words))
 
 
 def only_decisions_open(parity: Parity) -> bool:
