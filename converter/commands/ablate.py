@@ -14,6 +14,7 @@ from converter.ablate.samples import Data, DataSource
 from converter.ablate.session import Net, SessionOptions
 from converter.ablate.sites import Uncovered, choose_sites
 from converter.commands.inspect import Model, blaming_the_model, silence_graphsurgeon
+from converter.commands.targets import check_reports
 from converter.records import InputSet, ModelFacts
 from converter.records.option import documented, merged
 from converter.records.options import PROBES, AblateOptions
@@ -127,6 +128,8 @@ def run(model: Path, ending: Ending, *, top: int | None, argv: Sequence[str], **
     if not given["inputs"] and given["images"] is None:
         raise click.UsageError("Give data with --data, or images with --images.")
     save.check_formats(ending.formats)
+    read = (given.get(name) for name in ("inputs", "labels", "custom_ops"))
+    check_reports(ending.list_files(), model, *read)
     ending.prepare()
     try:
         with terminal.progress(quiet=ending.quiet) as progress:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
+from converter.commands.targets import check_reports
 from converter.errors import RuntimeUnavailable
 from converter.records import Latency, exit_code_of
 from converter.records.option import documented, merged
@@ -101,6 +102,7 @@ def run(a: Path, b: Path, ending: Ending, *, on_inconclusive: str, argv: Sequenc
     inputs = given.pop("inputs")
     if inputs and len(inputs) > 1:
         raise click.UsageError("bench runs on one set of inputs: give --inputs once.")
+    check_reports(ending.list_files("samples.npz"), a, b, inputs, given.get("custom_ops"))
     ending.prepare()
     given |= {"inputs": inputs and inputs[0], "samples": ending.folder and ending.folder / "samples.npz"}
     with terminal.progress(quiet=ending.quiet, still=True) as progress:

@@ -12,6 +12,7 @@ from typing import Any
 from converter._version import __version__
 from converter.commands.export_check import compare_with_torch
 from converter.commands.fold import FoldResult, exit_code, fold
+from converter.commands.targets import Target, check_targets, list_paths
 from converter.errors import ExportError, ModelError
 from converter.model.file import ModelFile, problems
 from converter.records import Parity
@@ -54,7 +55,8 @@ def export_model(spec: Any, out: str | Path, options: ExportOptions | None = Non
     """
     asked = merged(ExportOptions, options, keywords)
     progress = asked.progress or (lambda stage: None)
-    target = _check_target(Path(out), force=asked.force)
+    target = Path(out)
+    check_targets([Target(target, replaces=asked.force)], list_paths(asked.weights, asked.example, spec))
     progress("torch: making the module")
     loaded = _load(spec, asked)
     opened = asked.dynamic if isinstance(asked.dynamic, Dynamic) else parse_dynamic(asked.dynamic)
@@ -104,20 +106,6 @@ def _load(spec: Any, asked: ExportOptions) -> Loaded:
     if not isinstance(spec, str | os.PathLike):
         return wrap_module(spec, **how)
     return load(os.fspath(spec), **how, trust=asked.trust)
-
-
-def _check_target(target: Path, *, force: bool) -> Path:
-    """What would be found out too late: after the export, which may take minutes."""
-    try:
-        if target.is_dir():
-            raise ModelError(f"{target}: is a directory; give a file name")
-        if os.path.lexists(target) and not force:
-            raise ModelError(f"{target}: exists already; give another output, or --force to replace it")
-        if not target.parent.is_dir():
-            raise ModelError(f"{target}: its directory does not exist; create it first")
-    except OSError as exc:
-        raise ModelError(f"{target}: cannot be written ({exc.strerror}); give another output") from exc
-    return target
 
 
 def _open_folder(target: Path) -> tempfile.TemporaryDirectory[str]:

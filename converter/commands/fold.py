@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,18 @@ from converter.commands.inspect import (
     silence_graphsurgeon,
 )
 from converter.commands.options import REMOVE
-from converter.commands.output import build_pieces, check_target, find_target, stage_model
+from converter.commands.output import (
+    PROTO_LIMIT,
+    build_pieces,
+    check_unchanged,
+    find_target,
+    identify,
+    list_sources,
+    stage_model,
+)
+from converter.commands.targets import Target, check_targets, list_paths
 from converter.errors import ModelError
-from converter.model.graph import Graph, load
+from converter.model.graph import Graph, has_external, load
 from converter.records import Verdict, exit_code_of, results
 from converter.records.option import check_names, documented, names
 from converter.records.options import (
@@ -99,8 +109,9 @@ class FoldResult(results.FoldResult):
             assert copy.output is not None
             return copy.output
         assert self.graph is not None
-        target = check_target(self.graph, Path(path), force=force)
-        stage_model(self.graph, self, target, in_place=False).commit()
+        target = Path(path)
+        check_targets([Target(target, replaces=force)], list_sources(self.graph))
+        stage_model(self.graph, self, target, in_place=False, replaces=force).commit()
         return target
 
 
@@ -144,6 +155,7 @@ def fold(
         run.remove()
         run.bench()
         run.certify()
+        run.conclude()
         run.commit()
         return run.result
 
@@ -211,6 +223,7 @@ class Run:
         self.exit_code = 0
         self._staged: Staged | None = None
         self._written = False
+        self._certified = False
         if options.removal is not None and options.certificate is not None:
             raise ValueError("a certificate is of exact rewrites; it excludes the removal of biases by data")
         _check_inputs(options.verify)
@@ -220,6 +233,7 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self._discard()
+        self._withdraw()
 
     @property
     def passed(self) -> bool:
@@ -229,10 +243,13 @@ class Run:
     @property
     def result(self) -> FoldResult:
         """What was done."""
+        return self._result_of(written=self._written)
+
+    def _result_of(self, *, written: bool) -> FoldResult:
         certificate = self.options.certificate
         return replace(
             self.folded,
-            output=self.target if self._written else None,
+            output=self.target if written else None,
             parity=self.parity,
             latency=self.latency,
             certificate=Path(certificate) if certificate is not None and self.passed else None,
@@ -244,8 +261,10 @@ class Run:
         asked = self.options
         with silence_graphsurgeon():
             self.graph = load(self.model, data=asked.data, freeze_overridable=asked.freeze_overridable)
-            self.target = find_target(self.graph, self.out, force=asked.force, in_place=asked.in_place)
-            self.recorder = None if asked.certificate is None else self._recorder(Path(asked.certificate))
+            self.target = find_target(self.graph, self.out, in_place=asked.in_place)
+            self._check_targets()
+            self._sources = identify(list_sources(self.graph))
+            self.recorder = None if asked.certificate is None else self._recorder()
 
     def rewrite(self) -> None:
         """The passes."""
@@ -259,7 +278,9 @@ class Run:
         self._discard()
         if self.target is not None:
             with silence_graphsurgeon(), blaming_the_model(self.graph):
-                self._staged = stage_model(self.graph, self.folded, self.target, self.options.in_place)
+                how = {"in_place": self.options.in_place, "replaces": self.options.force}
+                self._staged = stage_model(self.graph, self.folded, self.target, **how)
+            check_unchanged(self._sources)  # all of it has been read by now
         self.graph.file.forget()
 
     def verify(self) -> None:
@@ -282,6 +303,7 @@ class Run:
             asked = replace(asked, margin=margin, stages=STAGES)
         asked = replace(asked, data=self.data, progress=self.options.progress)
         parity = judge(self._original, self._result, asked)
+        check_unchanged(self._sources)  # else it was another model that was judged
         self._note(replace(parity, b=self._named(parity.b)))
 
     def remove(self) -> None:
@@ -334,11 +356,18 @@ class Run:
         folded = LoadedModel.open(self._result, folder, "folded model")
         document = build_certificate(self.recorder, original, folded, progress=self.options.progress)
         write_certificate(document, Path(self.options.certificate))
+        self._certified = True
+
+    def conclude(self) -> None:
+        """Let the caller say what was found while nothing is in its place yet: a report that fails leaves no output."""
+        if self.options.conclude is not None:
+            self.options.conclude(self._result_of(written=self._staged is not None and self.passed))
 
     def commit(self) -> None:
         """Put the result in its place."""
         if self._staged is None or not self.passed:
             return
+        check_unchanged(self._sources)
         if self.options.in_place:
             self.graph.close()  # Windows does not replace a file that is open
         staged, self._staged = self._staged, None
@@ -348,18 +377,37 @@ class Run:
     def _note(self, parity: Parity) -> None:
         self.parity, self.exit_code = parity, exit_code(parity, self.options.on_inconclusive)
 
+    def _withdraw(self) -> None:
+        """Remove the certificate of an output that is not there."""
+        if self._certified and not self._written and self.target is not None:
+            assert self.options.certificate is not None
+            Path(self.options.certificate).unlink(missing_ok=True)
+
     def _discard(self) -> None:
         if self._staged is not None:
             self._staged.discard()
             self._staged = None
 
-    def _recorder(self, path: Path) -> Recorder:
-        """What watches the passes for a certificate, once it is clear that one can be written."""
+    def _check_targets(self) -> None:
+        """Everything that this fold will write, and everything that it reads."""
+        asked, targets = self.options, []
+        if self.target is not None and not asked.in_place:
+            targets.append(Target(self.target, replaces=asked.force))
+        if asked.certificate is not None:
+            targets.append(Target(Path(asked.certificate), "certificate", asked.force))
+        targets += [Target(Path(path), "report", replaces=True, with_folder=True) for path in asked.reports]
+        if self.target is not None and (has_external(self.graph) or len(self.graph.file.buffer) > PROTO_LIMIT):
+            data = self.target.with_name(f"{self.target.name}.data")  # or another free name, where this one is taken
+            if any(target.path.resolve() == data.resolve() for target in targets):
+                raise ModelError(f"{data}: is where the output's data may lie; give what goes there another name")
+        judging = asked.verify
+        given = [] if judging is None else list_paths(judging.inputs, judging.labels, judging.custom_ops)
+        check_targets(targets, [*list_sources(self.graph), *given])
+
+    def _recorder(self) -> Recorder:
+        """What watches the passes for a certificate."""
         from converter.commands.certificate import Recorder
 
-        if self.target is not None and path.resolve() == self.target.resolve():
-            raise ModelError(f"{path}: is the output itself; give the certificate another name")
-        check_target(self.graph, path, force=self.options.force)
         return Recorder(self.graph)
 
     @property
@@ -413,24 +461,31 @@ def run(
     from converter.report.content.fold import collect_reasons, fold_report
     from converter.rewrite.passes import PASSES
 
-    def document() -> dict[str, Any]:
-        from converter.report.documents import fold_document
+    def conclude(result: FoldResult) -> None:
+        shown.close()  # what moves on stderr would lie over what is printed
+        reasons = collect_reasons(PASSES)
 
-        more: dict[str, Any] = {"bench": result.latency, "certificate": result.certificate}
-        return fold_document(result, __version__, argv=argv, said=reasons, removal=result.removal, **more)
+        def document() -> dict[str, Any]:
+            from converter.report.documents import fold_document
+
+            more: dict[str, Any] = {"bench": result.latency, "certificate": result.certificate}
+            return fold_document(result, __version__, argv=argv, said=reasons, removal=result.removal, **more)
+
+        ending.end(
+            int(result.exit_code),
+            document,
+            lambda: fold_report(result, reasons, Told(), (result.removal or {}).get("said", ())),
+            lambda: wording.failure(result.parity, result.latency),
+            verbose=verbose,
+        )
 
     ending.prepare()
-    with terminal.progress(quiet=ending.quiet) as progress:
+    with ExitStack() as shown:
+        progress = shown.enter_context(terminal.progress(quiet=ending.quiet))
         given |= {"progress": progress, "failing": ending.folder, "isolated": True}
+        given |= {"reports": ending.list_files("failing_inputs.npz"), "conclude": conclude}
         result = fold(model, output, verify=not no_verify, **given)
-    reasons = collect_reasons(PASSES)
-    return ending.end(
-        int(result.exit_code),
-        document,
-        lambda: fold_report(result, reasons, Told(), (result.removal or {}).get("said", ())),
-        lambda: wording.failure(result.parity, result.latency),
-        verbose=verbose,
-    )
+    return int(result.exit_code)
 
 
 def _removal(given: dict[str, Any]) -> dict[str, Any] | None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from converter._version import __version__
 from converter.errors import BiasoptError, ModelError
-from converter.model.file import DataFile, Pieces, Staged, data_name, span_of, stage
+from converter.model.file import DataFile, Pieces, Staged, data_name, span_of, stage, sweep
 from converter.model.graph import Graph, emit, has_external, load, stored_files
 from converter.records import Rewrite
 from converter.records.results import InspectResult
 
-_PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
+PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 
 
 def build_pieces(graph: Graph, result: InspectResult, data: DataFile | None) -> Pieces:
@@ -40,18 +40,23 @@ def _build_metadata(graph: Graph, rewrites: tuple[Rewrite, ...]) -> dict[str, st
     return {"biasopt.version": __version__, "biasopt.rewrites": json.dumps(ids, separators=(",", ":"))}
 
 
-def stage_model(graph: Graph, result: InspectResult, target: Path, in_place: bool) -> Staged:
+def stage_model(graph: Graph, result: InspectResult, target: Path, *, in_place: bool, replaces: bool) -> Staged:
+    sweep(target)
     data: DataFile | None = None
     if has_external(graph):
         data = DataFile(data_name(target, _serialize_skeleton(graph)))
     pieces = build_pieces(graph, result, data)
-    if data is None and pieces.n_bytes > _PROTO_LIMIT:
+    if data is None and pieces.n_bytes > PROTO_LIMIT:
         data = DataFile(data_name(target, _serialize_skeleton(graph)))
         pieces = build_pieces(graph, result, data)
-    mode = stat.S_IMODE(target.stat().st_mode) if in_place else None
+    try:
+        like = target.stat() if in_place else None
+    except OSError as exc:
+        raise ModelError(f"{target}: is gone ({exc.strerror}); nothing was written") from exc
+    mode = stat.S_IMODE(like.st_mode) if like is not None else None
     own = set() if in_place else {Path(p) for p in stored_files(graph)}
     stale = _find_stale_data(target, own) if target.exists() else ()
-    return stage(target, pieces, data, mode=mode, stale_data=stale)
+    return stage(target, pieces, data, mode=mode, like=like, stale_data=stale, replaces=replaces or in_place)
 
 
 def _serialize_skeleton(graph: Graph) -> bytes:
@@ -66,22 +71,42 @@ def _find_stale_data(old: Path, keep: set[Path]) -> tuple[Path, ...]:
 
 
 def _is_named_elsewhere(data: Path, old: Path) -> bool:
-    """Whether another file here, or one folder up, has the data file's name in it, or cannot be read.
+    """Whether another model here, or one folder up, may use the data file; also where that would take long to tell.
 
-    A model names its data files in plain bytes, whatever its own name, version or state.
+    A model names its data files in plain bytes, whatever its own name, version or state. What lies beside it may be
+    anything, of any size: only what can be a model is opened, and of that what holds the names.
     """
-    name = data.name.encode()
+    name, n_looked = data.name.encode(), 0
     for folder in dict.fromkeys((data.parent, old.parent, data.parent.parent)):
         try:
             for other in folder.iterdir():
-                if not other.is_file() or other.samefile(old) or other.samefile(data) or not other.stat().st_size:
+                if not other.is_file() or other.samefile(old) or other.samefile(data) or not _may_be_model(other):
                     continue
-                with other.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    if content.find(name) >= 0:
-                        return True
+                n_looked += 1
+                if n_looked > _MOST_MODELS or _names_file(other, name):
+                    return True
         except (OSError, ValueError):
             return True
     return False
+
+
+_MOST_MODELS = 1000  # beside one that is replaced; among more of them its data file stays
+_MOST_BYTES = 64 << 20  # of a model, above which only its tensors' locations are read
+_IR_VERSION = b"\x08"  # the tag of a ModelProto's first field, before a version below 128
+
+
+def _may_be_model(path: Path) -> bool:
+    if path.suffix.lower() in (".onnx", ".ort", ".pb", ".tmp"):
+        return True
+    with path.open("rb") as file:
+        head = file.read(2)
+    return len(head) == 2 and head[:1] == _IR_VERSION and head[1] < 128
+
+
+def _names_file(path: Path, name: bytes) -> bool:
+    if path.stat().st_size <= _MOST_BYTES:
+        return name in path.read_bytes()
+    return any(os.fsencode(p.name) == name for p in _list_data_files(path))
 
 
 def _list_data_files(path: Path) -> set[Path]:
@@ -95,30 +120,43 @@ def _list_data_files(path: Path) -> set[Path]:
         graph.close()
 
 
-def find_target(graph: Graph, out: str | Path | None, *, force: bool, in_place: bool) -> Path | None:
+def list_sources(graph: Graph) -> list[Path]:
+    """The files that a model is read from: its own, and those of its data."""
+    return [Path(p) for p in stored_files(graph)] + ([graph.file.path] if graph.file.path else [])
+
+
+def find_target(graph: Graph, out: str | Path | None, *, in_place: bool) -> Path | None:
     if in_place:
         if out is not None:
             raise ModelError(f"{out}: in place means no other output; give one of the two")
         if graph.file.path is None:
             raise ModelError("<model>: is not a file, so it cannot be replaced in place; give out=PATH")
         return graph.file.path.resolve()
-    return None if out is None else check_target(graph, Path(out), force=force)
+    return None if out is None else Path(out)
 
 
-def check_target(graph: Graph, target: Path, *, force: bool) -> Path:
-    sources = [Path(p) for p in stored_files(graph)] + ([graph.file.path] if graph.file.path else [])
-    try:
-        if target.is_dir():
-            raise ModelError(f"{target}: is a directory; give a file name")
-        for source in sources:
-            if target.exists() and target.samefile(source):
-                raise ModelError(f"{target}: is the input itself; give another output, or ask for --in-place")
-        if os.path.lexists(target) and not force:
-            raise ModelError(f"{target}: exists already; give another output, or --force to replace it")
-        if target.exists() and not target.is_file():
-            raise ModelError(f"{target}: is not a regular file; give another output")
-        if not target.parent.is_dir():
-            raise ModelError(f"{target}: its directory does not exist; create it first")
-    except (OSError, RuntimeError) as exc:  # a name too long, a directory without access, a loop of links
-        raise ModelError(f"{target}: cannot be written ({exc}); give another output") from exc
-    return target
+Identity = tuple[int, int, int, int]
+
+
+def identify(paths: Iterable[Path]) -> dict[Path, Identity]:
+    """What tells a file from another one that took its place: device, inode, size, time of change."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            at = path.stat()
+            found[path] = (at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns)
+    return found
+
+
+def check_unchanged(known: Mapping[Path, Identity]) -> None:
+    """Refuse to go on with a model that somebody wrote anew in the meantime.
+
+    Raises
+    ------
+    ModelError
+        A file is another one than it was when it was read, or is gone.
+    """
+    now = identify(known)
+    for path, identity in known.items():
+        if now.get(path) != identity:
+            raise ModelError(f"{path}: changed while it was being folded; nothing was written, run it again")

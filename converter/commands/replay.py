@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.errors import ModelError
+from converter.commands.targets import Target, check_targets, list_data_files
 from converter.records.option import documented, merged
 from converter.records.options import ReplayOptions
 from converter.records.results import ReplayResult
@@ -50,7 +49,10 @@ def replay_certificate(
     source_path, said_path = Path(original), Path(certificate)
     document = engine.read_certificate(said_path)
     source = LoadedModel.open(source_path, None if asked.data is None else Path(asked.data))
-    target = None if out is None else _check_target(Path(out), source_path, said_path, force=asked.force)
+    target = None if out is None else Path(out)
+    if target is not None:
+        read = [source_path, said_path, *list_data_files(source_path)]
+        check_targets([Target(target, replaces=asked.force)], read)
     found = engine.check_certificate(source, document, asked.progress)
     same = None
     if found.holds and target is not None and found.write is not None:
@@ -69,17 +71,6 @@ def replay_certificate(
         target if found.holds else None,
         same,
     )
-
-
-def _check_target(target: Path, original: Path, certificate: Path, *, force: bool) -> Path:
-    if target.is_dir() or not target.parent.is_dir():
-        raise ModelError(f"{target}: is a directory, or its directory does not exist; give a file name")
-    if os.path.lexists(target):
-        if any(target.exists() and target.samefile(p) for p in (original, certificate)):
-            raise ModelError(f"{target}: is the original or the certificate itself; give another output")
-        if not force:
-            raise ModelError(f"{target}: exists already; give another output, or --force to replace it")
-    return target
 
 
 def run(original: Path, certificate: Path, output: Path | None, *, as_json: bool, verbose: bool, **given: Any) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
+from converter.commands.targets import check_reports
 from converter.records import Parity, Verdict, exit_code_of
 from converter.records.option import documented, merged
 from converter.records.options import STAGES, VerifyOptions
@@ -111,6 +112,8 @@ def run(
 
     if not given["decide"] and (given["decision"] or given["labels"] or given["metric"] != "top1"):
         raise click.UsageError("--no-decision excludes --decision, --labels and --metric.")
+    read = (given.get(name) for name in ("inputs", "labels", "custom_ops"))
+    check_reports(ending.list_files("failing_inputs.npz"), a, b, *read)
     ending.prepare()
     with terminal.progress(quiet=ending.quiet) as progress:
         options = VerifyOptions(failing=ending.folder, progress=progress, isolated=True, **given)

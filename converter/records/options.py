@@ -334,6 +334,12 @@ class FoldOptions(InspectOptions):
         doc="What an undecided proof counts as: with fail, `exit_code` is 4 and nothing is written.",
     )
     accuracy_margin: float | None = option(None, "Judge decisions too: 0.1% may change.", "P", "share")
+    reports: Sequence[Path] = argument(
+        (), "Files that the caller writes, so that none of them is the output or an input."
+    )
+    conclude: Callable[[Any], None] | None = argument(
+        None, "Called with the result before it is put in its place; what it raises keeps that from happening."
+    )
     verify: VerifyOptions | None = argument(VerifyOptions(), "The proof: compare outputs before and after.")
     bench: BenchOptions | None = argument(None, "Measure the latency of both models; the folded one may not be slower.")
     removal: RemovalOptions | None = argument(

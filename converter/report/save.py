@@ -35,14 +35,13 @@ def check_formats(formats: Iterable[str]) -> None:
 
 
 def prepare_folder(folder: Path | None) -> None:
-    """Make sure that reports can be written into the folder, if there is to be one."""
+    """Make sure that reports can be written into the folder, if there is to be one; it is made when they are."""
     if folder is None:
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".biasopt-probe"
-        probe.touch()
-        probe.unlink()
+        there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=there):  # fails where nothing can be written, or where it is no folder
+            pass
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); choose another --report folder") from exc
 
@@ -58,6 +57,7 @@ def save_reports(document: Mapping[str, Any], folder: Path | None, formats: Iter
     if folder is None:
         return []
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         return [write_whole(folder / NAMES[form], render_document(document, form)) for form in formats]
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
@@ -103,6 +103,12 @@ class Ending:
     formats: Sequence[str] = FORMATS
     as_json: bool = False
     quiet: bool = False
+
+    def list_files(self, *more: str) -> list[Path]:
+        """Every file that may be written into the folder; ``more`` beside the reports."""
+        if self.folder is None:
+            return []
+        return [self.folder / name for name in (*(NAMES[form] for form in self.formats), *more)]
 
     def prepare(self) -> None:
         """Make sure of the folder before the work that the reports tell of."""

@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from converter.errors import BiasoptError
+
 
 def prepare_streams() -> None:
     """Let a name that the terminal's encoding lacks be escaped, not crash the report."""
@@ -43,17 +45,21 @@ def say(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         mute()
+    except OSError as exc:
+        mute()
+        raise BiasoptError(f"stdout: cannot be written ({exc.strerror}); free space or send it elsewhere") from exc
 
 
 def note(line: str) -> None:
     """Write one line to stderr, for people."""
-    with suppress(BrokenPipeError, AttributeError):
+    with suppress(OSError, AttributeError):  # nobody reads it, or there is no room for it: the exit code says the rest
         sys.stderr.write(f"biasopt: {one_line(line)}\n")
+        sys.stderr.flush()
 
 
 def bug(version: str) -> None:
     """Show the traceback of the exception at hand, and ask for a report."""
-    with suppress(BrokenPipeError, AttributeError):
+    with suppress(OSError, AttributeError):
         sys.stderr.write(traceback.format_exc())
     note(f"this is a bug in biasopt {version}; please report it, with the lines above")
 

@@ -35,9 +35,12 @@ class Engine:
 
     def fold(self, model: Path, out: Path | None = None, *, progress: Callable[[str], None], **options: Any) -> Result:
         progress("folding")
+        conclude = options.pop("conclude", None)
         self.asked = {"model": model, "out": out, **options}
         if self.error is not None:
             raise self.error
+        if conclude is not None:
+            conclude(self.result)
         return self.result
 
     def inspect(self, model: Path, *, progress: Callable[[str], None], **options: Any) -> Result:
@@ -178,6 +181,7 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         "provider": "cuda",
         "timeout": 60.0,
         "isolated": True,
+        "reports": [tmp_path / name for name in ("report.json", "report.md", "report.html", "failing_inputs.npz")],
         "max_time": 2.5,
         "max_memory": 1_610_612_736,
         "quick": True,

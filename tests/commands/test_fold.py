@@ -129,7 +129,7 @@ def test_a_certificate_comes_with_the_model(tmp_path: Path) -> None:
 
 
 def test_a_certificate_is_neither_the_model_nor_the_output(tmp_path: Path) -> None:
-    with pytest.raises(converter.ModelError, match="is the output itself"):
+    with pytest.raises(converter.ModelError, match="is to be the output and the certificate"):
         converter.fold(MODEL, out=tmp_path / "o.onnx", certificate=tmp_path / "." / "o.onnx")
     with pytest.raises(converter.ModelError, match="is the input itself"):
         converter.fold(MODEL, out=tmp_path / "o.onnx", certificate=MODEL, force=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converter.model.file.checker import contradiction, infer_shapes, problems
 from converter.model.file.reader import NEWEST_OPSET, External, ModelFile, TensorRef, graphs
-from converter.model.file.writer import Computed, DataFile, Pieces, Span, Staged, data_name, span_of, stage
+from converter.model.file.writer import Computed, DataFile, Pieces, Span, Staged, data_name, span_of, stage, sweep
 from converter.model.shapes.inference import Sizes, computes_sizes, follow_sizes
 from converter.model.shapes.symbols import Size, product, quotient, size
 
@@ -32,4 +32,5 @@ __all__ = [
     "size",
     "span_of",
     "stage",
+    "sweep",
 ]

@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,6 +28,13 @@ from converter.errors import ModelError
 from converter.model.file.reader import read_bytes
 from converter.model.file.wire import Buffer, tag
 
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there, and nothing swept
+    fcntl = None  # type: ignore[assignment]
+
+_SETTLED = 5.0  # seconds after which a temporary file is locked if its run lives
+_NAMES_WITHIN = 64 << 20  # bytes of a model that are searched for the names of its data files
 _CHUNK = 8 << 20
 _AHEAD = 32 << 20  # bytes of a piece, above which it is not computed before its turn
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
@@ -216,17 +224,37 @@ def _copy(source: int, target: int, offset: int, n_bytes: int) -> None:
 
 @dataclass
 class Staged:
-    """A whole output beside its target, flushed, under a temporary name: renamed or thrown away."""
+    """A whole output beside its target, flushed, under a temporary name: renamed or thrown away.
+
+    ``lock`` is the temporary file, open and locked, so that another run can tell it from what a killed run left.
+    """
 
     target: Path
     temporary: Path
     data: Path | None
     stale_data: tuple[Path, ...] = ()
+    replaces: bool = True
+    lock: int | None = None
 
     def commit(self) -> None:
-        """Rename into place: the one commit point. Then delete data files that only the old output used."""
+        """Rename into place: the one commit point. Then delete data files that only the old output used.
+
+        Raises
+        ------
+        ModelError
+            It cannot be renamed, or somebody else wrote the target meanwhile and it may not be replaced.
+        """
+        self._unlock()  # Windows does not rename a file that is open
         try:
-            self.temporary.replace(self.target)
+            if self.replaces:
+                self.temporary.replace(self.target)
+            else:
+                _rename_to_free(self.temporary, self.target)
+        except FileExistsError as exc:
+            self.discard()
+            raise ModelError(
+                f"{self.target}: exists already, another run made it meanwhile; give another output, or --force"
+            ) from exc
         except OSError as exc:
             self.discard()
             raise ModelError(f"{self.target}: cannot be written ({exc.strerror}); nothing was changed") from exc
@@ -237,10 +265,63 @@ class Staged:
 
     def discard(self) -> None:
         """Remove what was staged."""
+        self._unlock()
         for path in (self.temporary, self.data):
             if path is not None:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+    def _unlock(self) -> None:
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+
+def _rename_to_free(temporary: Path, target: Path) -> None:
+    """Rename to a name that nobody else has taken. FileExistsError where somebody has."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: what is left of the race is a few microseconds
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
+        temporary.rename(target)
+        return
+    temporary.unlink()
+
+
+def sweep(target: Path) -> None:
+    """Remove what killed runs left beside `target`: temporary files that nobody holds, and the data files they name.
+
+    A run that lives holds a lock on its temporary file.
+    """
+    if fcntl is None:
+        return
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(target.parent)):
+            left = Path(entry.path)
+            named = entry.name.startswith(f".{target.name}.") and entry.name.endswith(".tmp")
+            if named and entry.is_file(follow_symlinks=False) and time.time() - entry.stat().st_mtime > _SETTLED:
+                with contextlib.suppress(OSError), left.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    for data in _named_data(file.read(_NAMES_WITHIN), target):
+                        data.unlink(missing_ok=True)
+                    left.unlink()
+
+
+def _named_data(content: bytes, target: Path) -> list[Path]:
+    """Data files of outputs of that name that a model left behind names, and that the output that is there does not."""
+    there = b""
+    with contextlib.suppress(OSError), target.open("rb") as file:
+        there = file.read(_NAMES_WITHIN)
+    found = []
+    for entry in os.scandir(target.parent):
+        ours = entry.name.startswith(f"{target.name}.") and entry.name.endswith(".data")
+        name = os.fsencode(entry.name)
+        if ours and name in content and name not in there:
+            found.append(Path(entry.path))
+    return found
 
 
 def stage(
@@ -249,9 +330,20 @@ def stage(
     data: DataFile | None,
     *,
     mode: int | None = None,
+    like: os.stat_result | None = None,
     stale_data: Iterable[Path] = (),
+    replaces: bool = True,
 ) -> Staged:
     """Write `pieces` (and the data file) beside `target`, flushed to the disk.
+
+    Parameters
+    ----------
+    mode : int, optional
+        Permissions of the files; what the process's mask leaves by default.
+    like : stat_result, optional
+        Whose owner and group the files get, where this process may give them away.
+    replaces : bool
+        Whether `commit` may replace a file of that name.
 
     Raises
     ------
@@ -263,22 +355,28 @@ def stage(
         fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     except OSError as exc:
         raise ModelError(f"{target}: cannot be written ({exc.strerror}); choose another output") from exc
-    staged = Staged(target, Path(name), None, tuple(stale_data))
+    staged = Staged(target, Path(name), None, tuple(stale_data), replaces, fd)
+    permissions = mode if mode is not None else 0o666 & ~_umask()
     try:
-        try:
-            write_to(fd, pieces, target)
-            os.fsync(fd)
-        finally:
+        if fcntl is not None:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_to(fd, pieces, target)
+        os.fsync(fd)
+        staged.temporary.chmod(permissions)
+        _give_to(staged.temporary, like)
+        if fcntl is None:
             os.close(fd)
-        staged.temporary.chmod(mode if mode is not None else 0o666 & ~_umask())
+            staged.lock = None
         if data_path is not None and data is not None:
-            data_fd = os.open(data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+            data_fd = os.open(data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, permissions)
             staged.data = data_path
             try:
                 write_to(data_fd, data.pieces, data_path)
                 os.fsync(data_fd)
             finally:
                 os.close(data_fd)
+            data_path.chmod(permissions)
+            _give_to(data_path, like)
     except OSError as exc:
         staged.discard()
         raise ModelError(f"{target}: cannot be written ({exc.strerror}); nothing was changed") from exc
@@ -286,6 +384,13 @@ def stage(
         staged.discard()
         raise
     return staged
+
+
+def _give_to(path: Path, like: os.stat_result | None) -> None:
+    """Let a file keep its owner where somebody else writes it; who may not give files away keeps it."""
+    if like is not None and hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(path, like.st_uid, like.st_gid)
 
 
 def data_name(target: Path, seed: bytes) -> str:

@@ -1,0 +1,116 @@
+"""Everything that a command will write, checked before any work: no two the same, none an input, only regular files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.errors import BiasoptError, ModelError
+from converter.model.graph import load, stored_files
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A file that a command will write. ``replaces``: one that is there may be replaced."""
+
+    path: Path
+    what: str = "output"
+    replaces: bool = False
+    with_folder: bool = False  # its folder is made where there is none
+
+
+def check_targets(targets: Sequence[Target], inputs: Iterable[Path | str] = ()) -> None:
+    """Refuse what would lose a file.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+        All that will be written.
+    inputs : paths
+        All that is read, data files included; what does not exist does not count.
+
+    Raises
+    ------
+    ModelError
+        Two targets are one file, one is an input, a folder, a device or a pipe, exists and may not be replaced, or its
+        folder is not there.
+    """
+    read = {identity: Path(path) for path in inputs if (identity := _identify(Path(path))) is not None}
+    seen: dict[object, Target] = {}
+    for target in targets:
+        _check_one(target)
+        path, what = target.path, target.what
+        identity = _identify(path)
+        if identity in read:
+            raise ModelError(f"{path}: is the input itself ({read[identity]}); give the {what} another name")
+        for key in (identity, _locate(path)):
+            if key is not None and key in seen:
+                raise ModelError(f"{path}: is to be the {seen[key].what} and the {what}; give one of them another name")
+            seen[key] = target
+
+
+def _check_one(target: Target) -> None:
+    path = target.path
+    try:
+        if len(os.fsencode(path.name)) > 200:  # 255 is the limit of most file systems, and a temporary name is longer
+            raise ModelError(f"{path.name[:40]}...: the name is too long; give a shorter one")
+        if path.is_dir():
+            raise ModelError(f"{path}: is a directory; give a file name")
+        if os.path.lexists(path) and not target.replaces:
+            raise ModelError(f"{path}: exists already; give another output, or --force to replace it")
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise ModelError(f"{path}: is not a regular file; give another output")
+        if not path.parent.is_dir() and not target.with_folder:
+            raise ModelError(f"{path}: its directory does not exist; create it first")
+    except (OSError, RuntimeError, ValueError) as exc:  # a folder without access, a loop of links, a NUL in the name
+        raise ModelError(f"{path}: cannot be written ({exc}); give another output") from exc
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    """The file that is there, whatever it is called; None where there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _locate(path: Path) -> str:
+    """Where the file will be, whether it is there or not."""
+    return str(path.parent.resolve() / path.name)
+
+
+def list_paths(*given: Any) -> list[Path]:
+    """The paths among what options hold: a path, a text that names a file, or a sequence of these."""
+    found: list[Path] = []
+    for value in given:
+        if isinstance(value, str | Path):
+            found.append(Path(value))
+        elif isinstance(value, Sequence) and not isinstance(value, bytes):
+            found.extend(list_paths(*value))
+    return found
+
+
+def check_reports(files: Sequence[Path], *inputs: Any) -> None:
+    """What a command writes that only reports: none of it is a model that it reads, its data, or other inputs."""
+    if files:
+        read = list_paths(*inputs)
+        targets = [Target(file, "report", replaces=True, with_folder=True) for file in files]
+        check_targets(targets, [*read, *list_data_files(*read)])
+
+
+def list_data_files(*models: Path) -> list[Path]:
+    """Files of the external data of what is a model among these."""
+    found: list[Path] = []
+    for model in models:
+        if model.suffix.lower() == ".onnx" and model.is_file():
+            with contextlib.suppress(BiasoptError):  # broken: who reads it says so
+                graph = load(model)
+                found += [Path(file) for file in stored_files(graph)]
+                graph.close()
+    return found

@@ -1,0 +1,238 @@
+"""Nothing of the user's is lost: what a command will write is checked as one list, and the source may not change."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import cli
+import converter
+from converter.commands import fold as folding
+from converter.commands.targets import Target, check_targets
+from converter.errors import ModelError
+from tests.files import externalise, small_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def plain(name: str = "m.onnx") -> Path:
+    Path(name).write_bytes(small_model().SerializeToString())
+    return Path(name)
+
+
+def external(name: str = "m.onnx", data: str = "m.onnx.data") -> Path:
+    Path(name).write_bytes(externalise(small_model(), Path.cwd(), data).SerializeToString())
+    return Path(name)
+
+
+def contents() -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(Path().rglob("*")) if p.is_file()}
+
+
+def refused(*argv: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents()
+    assert cli.run(list(argv)) == 3
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert contents() == before
+
+
+FOLDS = {
+    "the certificate on the output's data": (
+        external,
+        "fold m.onnx -o o.onnx --certificate o.onnx.data",
+        "where the output's data may lie",
+    ),
+    "the certificate on the input's data": (
+        external,
+        "fold m.onnx -o o.onnx --certificate m.onnx.data --force",
+        "is the input",
+    ),
+    "the output on the input's data": (external, "fold m.onnx -o m.onnx.data --force", "is the input itself"),
+    "a report on the output": (plain, "fold m.onnx -o r/report.json --report r", "the output and the report"),
+    "a report on the certificate": (
+        plain,
+        "fold m.onnx -o o.onnx --certificate r/report.html --report r",
+        "the certificate and the report",
+    ),
+    "the output through a link": (plain, "fold m.onnx -o link.onnx --force", "is the input itself"),
+    "a name that is too long": (plain, f"fold m.onnx -o {'x' * 300}.onnx", "the name is too long"),
+    "a device": (plain, "fold m.onnx -o /dev/null --force", "is not a regular file"),
+    "a pipe": (plain, "fold m.onnx -o pipe --force", "is not a regular file"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_fold(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make, line, said = FOLDS[name]
+    make()
+    Path("r").mkdir()
+    Path("link.onnx").symlink_to("m.onnx")
+    os.mkfifo("pipe")
+    refused(*line.split(), said=said, capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    "command", ["fold report.json --in-place", "verify report.json o.onnx", "bench report.json o.onnx"]
+)
+def test_a_model_that_has_the_name_of_a_report(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain("report.json")
+    plain("o.onnx")
+    refused(*command.split(), "--report", ".", said="report.json: is the input itself", capsys=capsys)
+
+
+@pytest.mark.parametrize("target", ["m.onnx", "m.onnx.data", "c.json", "/dev/null", "x" * 300])
+def test_replay(target: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    external()
+    assert cli.run(["fold", "m.onnx", "-o", "o.onnx", "--certificate", "c.json", "--no-verify", "-q"]) == 0
+    capsys.readouterr()
+    refused("replay", "m.onnx", "c.json", "-o", target, "--force", said="biasopt: error: ", capsys=capsys)
+    assert Path("/dev/null").is_char_device()
+
+
+def test_no_folder_is_made_for_a_model_that_is_not_there(folder: Path) -> None:
+    assert cli.run(["fold", "none.onnx", "--report", "r"]) != 0
+    assert not Path("r").exists()
+
+
+def test_two_targets_that_are_one_file_by_other_names(folder: Path) -> None:
+    Path("sub").mkdir()
+    with pytest.raises(ModelError, match="is to be the certificate and the report"):
+        check_targets([Target(folder / "sub" / ".." / "a", "certificate"), Target(Path("a"), "report")])
+
+
+def _rewrite(path: Path) -> None:
+    other = small_model()
+    other.graph.initializer[0].raw_data = np.ones(135, np.float32).tobytes()
+    path.with_suffix(".new").write_bytes(other.SerializeToString())
+    path.with_suffix(".new").replace(path)
+
+
+def _grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"\n")
+
+
+@pytest.mark.parametrize("change", [_rewrite, _grow, lambda path: path.unlink()], ids=["renamed", "written", "gone"])
+@pytest.mark.parametrize("how", ["new", "in place", "external"])
+def test_a_model_that_changes_meanwhile(
+    how: str, change: Callable[[Path], None], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = external() if how == "external" else plain()
+    victim = Path("m.onnx.data") if how == "external" else model
+    before = {str(p) for p in Path().iterdir()}
+    changed: list[bytes] = []
+    stage = folding.stage_model
+
+    def late(*args: Any, **keywords: Any) -> Any:
+        change(victim)
+        changed.append(victim.read_bytes() if victim.exists() else b"")
+        return stage(*args, **keywords)
+
+    monkeypatch.setattr(folding, "stage_model", late)
+    target = {"in_place": True} if how == "in place" else {"out": Path("o.onnx")}
+    with pytest.raises(ModelError):
+        converter.fold(model, verify=False, **target)
+    assert (victim.read_bytes() if victim.exists() else b"") == changed[0]
+    assert {str(p) for p in Path().iterdir()} <= before
+
+
+def test_whoever_is_second_does_not_replace_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = external()
+    certify = folding.Run.certify
+
+    def meanwhile(run: folding.Run) -> None:
+        Path("o.onnx").write_bytes(b"another run's")
+        certify(run)
+
+    monkeypatch.setattr(folding.Run, "certify", meanwhile)
+    with pytest.raises(ModelError, match="another run made it meanwhile"):
+        converter.fold(model, "o.onnx", verify=False)
+    assert Path("o.onnx").read_bytes() == b"another run's"
+    assert sorted(p.name for p in Path().iterdir()) == ["m.onnx", "m.onnx.data", "o.onnx"]
+
+
+def test_what_a_killed_run_left_goes_and_nothing_else(folder: Path) -> None:
+    model = external()
+    left = {
+        ".o.onnx.abcd1234.tmp": externalise(small_model(), folder, "o.onnx.data").SerializeToString(),
+        ".other.onnx.abcd1234.tmp": b"",
+        "o.onnx.mine.data": b"the user's",
+    }
+    for name, content in left.items():
+        Path(name).write_bytes(content)
+        os.utime(name, (time.time() - 60,) * 2)
+    converter.fold(model, "o.onnx", verify=False)
+    names = sorted(p.name for p in Path().iterdir())
+    assert names == [".other.onnx.abcd1234.tmp", "m.onnx", "m.onnx.data", "o.onnx", "o.onnx.data", "o.onnx.mine.data"]
+    assert onnx.load("o.onnx").graph.node  # with the data that it wrote itself
+
+
+def test_what_a_living_run_holds_stays(folder: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    model = plain()
+    alive = Path(".o.onnx.abcd1234.tmp")
+    alive.write_bytes(b"x")
+    os.utime(alive, (time.time() - 60,) * 2)
+    with alive.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        converter.fold(model, "o.onnx", verify=False)
+        assert alive.exists()
+    converter.fold(model, "o.onnx", verify=False, force=True)
+    assert not alive.exists()
+
+
+def test_in_place_keeps_the_permissions_of_model_and_data(folder: Path) -> None:
+    model = external()
+    for path in (model, Path("m.onnx.data")):
+        path.chmod(0o600)
+    converter.fold(model, in_place=True, verify=False)
+    assert {stat.S_IMODE(p.stat().st_mode) for p in Path().iterdir()} == {0o600}
+
+
+def test_data_that_another_model_names_stays_and_what_is_no_model_is_not_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = external()
+    huge = Path("video.bin")
+    with huge.open("wb") as file:
+        file.write(b"RIFF")
+        file.truncate(1 << 36)  # 64 GB that lie nowhere
+    begun = time.process_time()
+    converter.fold(model, in_place=True, verify=False)
+    assert time.process_time() - begun < 5
+    assert not Path("m.onnx.data").exists()
+    model = external("n.onnx", "n.data")
+    Path("twin").write_bytes(model.read_bytes())  # a model by what is in it, not by its name
+    converter.fold(model, in_place=True, verify=False)
+    assert Path("n.data").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_no_room_for_what_is_printed_leaves_no_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain()
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert cli.run(["fold", "m.onnx", "-o", "o.onnx", "--certificate", "c.json", "--no-verify"]) == 3
+        monkeypatch.undo()
+    assert not Path("o.onnx").exists()
+    assert not Path("c.json").exists()
+
+
+def test_reports_that_cannot_be_written_leave_no_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain()
+    Path("r/report.html").mkdir(parents=True)
+    refused("fold", "m.onnx", "-o", "o.onnx", "--no-verify", "--report", "r", said="is a directory", capsys=capsys)
