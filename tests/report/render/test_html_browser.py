@@ -10,7 +10,7 @@ from converter.records import Stage, Verdict
 from tests.report import made_evidence as made
 from tests.report.browser import Browser, browser  # noqa: F401  (a fixture)
 from tests.report.made import html
-from tests.report.test_html import PAGES, fold_page
+from tests.report.render.test_html import PAGES, fold_page
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from converter.report import charts
 from converter.report.serialize import dumps
 from tests.report import made_evidence as made
 from tests.report.made import html
-from tests.report.test_html import PAGES, text_of
+from tests.report.render.test_html import PAGES, text_of
 
 
 def test_blocks_that_were_left_out_are_grey_and_do_not_count() -> None:
