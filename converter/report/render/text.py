@@ -39,10 +39,14 @@ Lines = list[RenderableType]  # what is printed without an empty line in between
 
 
 def render_text(report: Report, stream: TextIO | None = None, *, verbose: bool = False) -> str:
-    """The report for a stream or, without one, for a file; ends in a newline."""
+    """The report for a stream or, without one, for a file; no line ends in spaces, the last in a newline."""
     medium = Medium.VERBOSE if verbose else Medium.TERMINAL
-    found = [lines for section, held in report.shown(medium) for lines in _section(section, held, medium)]
-    return lay_out(found, stream, report.width)
+    parts = [lines for section, held in report.shown(medium) for lines in _section(section, held, medium) if lines]
+    buffer = _Buffer(getattr(stream, "encoding", None))
+    console = _console(buffer, stream, report.width)
+    for index, part in enumerate(parts):
+        console.print(*([""] if index else []), *part, sep="\n")
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 class _Buffer(io.StringIO):
@@ -57,14 +61,10 @@ class _Buffer(io.StringIO):
         return self._encoding
 
 
-def lay_out(parts: Iterable[Lines], stream: TextIO | None = None, width: int = 110) -> str:
-    """Print for a stream, one empty line between the parts; no line ends in spaces.
-
-    ``width`` is that of a report which goes to no terminal.
-    """
+def _console(buffer: _Buffer, stream: TextIO | None, width: int) -> Console:
+    """What draws for a stream; ``width`` is that of a report which goes to no terminal."""
     terminal = stream is not None and stream.isatty()
-    buffer = _Buffer(getattr(stream, "encoding", None))
-    console = Console(
+    return Console(
         file=buffer,
         width=min(Console(file=stream).width, WIDEST) if terminal else width,
         force_terminal=terminal,
@@ -75,9 +75,6 @@ def lay_out(parts: Iterable[Lines], stream: TextIO | None = None, width: int = 1
         emoji=False,
         highlight=False,
     )
-    for index, part in enumerate(part for part in parts if part):
-        console.print(*([""] if index else []), *part, sep="\n")
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def _section(section: b.Section, held: list[Any], medium: Medium) -> list[Lines]:
