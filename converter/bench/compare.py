@@ -99,6 +99,7 @@ def write_samples(found: Measurement, path: Path) -> None:
     """
     sizes = [len(samples.a) for samples in found.samples]
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(
             path,
             a_ms=np.concatenate([samples.a for samples in found.samples]),
