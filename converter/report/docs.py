@@ -2,12 +2,14 @@
 
 README.md gets the table of passes between ``<!-- BEGIN:passes -->`` and ``<!-- END:passes -->`` and the list of
 commands between ``<!-- BEGIN:commands -->`` and ``<!-- END:commands -->``; docs/commands.md gets each command's
-help, docs/passes.md each pass's page, docs/schema/ the JSON Schema of each document. With ``--check`` nothing is
-written, and the exit status is 1 where something is out of date.
+help, docs/passes.md each pass's page, docs/schema/ the JSON Schema of each document;
+CONTRIBUTING.md the plan of the tree between ``<!-- BEGIN:tree -->`` and its end: each file with the first sentence
+of its docstring. With ``--check`` nothing is written, and the exit status is 1 where something is out of date.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -38,10 +40,12 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     except OSError as exc:
         raise BiasoptError(f"{readme}: {exc.strerror}; run this in a checkout of the project") from exc
     text = fill(text, "passes", passes_table(PASSES))
+    contributing = root / "CONTRIBUTING.md"
     overview = _help(root)
     text = fill(text, "commands", _shown(overview))
     return {
         readme: text,
+        contributing: fill(contributing.read_text(encoding="utf-8"), "tree", tree_markdown(root)),
         root / "docs" / "commands.md": commands_markdown(root, overview),
         root / "docs" / "passes.md": passes_markdown(PASSES),
         **{root / "docs" / "schema" / f"{name}.json": text for name, text in schemas().items()},
@@ -54,11 +58,30 @@ def schemas() -> dict[str, str]:
     return {name: json.dumps(schema, indent=1, default=list) + "\n" for name, schema in found.items()}
 
 
+def tree_markdown(root: Path) -> str:
+    """The plan of the code: every folder and file of converter/, each with the first sentence of its docstring."""
+    package = root / "converter"
+    lines = []
+    for folder in sorted({path.parent for path in package.rglob("*.py")}):
+        files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+        name = folder.relative_to(root).as_posix()
+        lines += [f"\n**{name}/** {_sentence(folder / '__init__.py')}\n"]
+        lines += [f"* `{path.name}` {_sentence(path)}" for path in files]
+    return "\n".join(lines)
+
+
+def _sentence(path: Path) -> str:
+    """The first sentence of a module's docstring, on one line."""
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    paragraph = " ".join(doc.partition("\n\n")[0].split())
+    return re.split(r"(?<=[^.][.:;?]) (?=[A-Z])", paragraph)[0].removesuffix(":")
+
+
 def fill(text: str, name: str, body: str) -> str:
     """Replace what stands between the two markers of ``name``."""
     begin, end = f"<!-- BEGIN:{name} -->", f"<!-- END:{name} -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise BiasoptError(f"README.md: needs {begin} and {end}, once each and in this order")
+        raise BiasoptError(f"the document needs {begin} and {end}, once each and in this order")
     # a function, so that a backslash in a help text is not read as a group reference
     return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{body.strip()}\n{end}", text, flags=re.DOTALL)
 

@@ -33,6 +33,13 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(converter.rewrite.passes, "PASSES", (Pass("fold-a-into-b"),), raising=False)
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     (tmp_path / "cli.py").write_text(CLI, encoding="utf-8")
+    (tmp_path / "CONTRIBUTING.md").write_text("<!-- BEGIN:tree -->\n<!-- END:tree -->\n", encoding="utf-8")
+    (tmp_path / "converter" / "room").mkdir(parents=True)
+    (tmp_path / "converter" / "__init__.py").write_text('"""All of it."""\n', encoding="utf-8")
+    (tmp_path / "converter" / "room" / "__init__.py").write_text('"""A room.\n\nMore."""\n', encoding="utf-8")
+    (tmp_path / "converter" / "room" / "door.py").write_text(
+        '"""Opens and\ncloses. Often, e.g. at night."""\n', encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -48,6 +55,10 @@ def test_writes_what_stands_between_the_markers_and_nothing_else(root: Path) -> 
     assert "## biasopt fold\n\n```text\n$ biasopt fold --help\nUsage: 1\\1   fold --help\n```" in commands
     assert "$ biasopt two-words --help" in commands
     assert commands.count("\n## ") == 2
+    assert (root / "CONTRIBUTING.md").read_text(encoding="utf-8") == (
+        "<!-- BEGIN:tree -->\n**converter/** All of it.\n\n\n**converter/room/** A room.\n\n"
+        "* `door.py` Opens and closes.\n<!-- END:tree -->\n"
+    )
     assert "## fold-a-into-b" in (root / "docs" / "passes.md").read_text(encoding="utf-8")
 
 
