@@ -32,7 +32,7 @@ from converter.referee.inputs.stream import Sample, Stream
 from converter.referee.proto.source import LoadedModel
 from converter.referee.verify.decisions import run_decisions
 from converter.referee.verify.models import ModelUnderTest
-from converter.referee.verify.options import Deciding, Options
+from converter.referee.verify.options import DecisionRequest, Options
 from converter.stats import needed_with_labels, needed_without_labels
 
 SLACK = 0.5  # of the budget may be used up on select, so that confirm's bound has room
@@ -255,7 +255,7 @@ def confirm(
         provider=where.provider,
         custom_ops=where.custom_ops,
         seed=budget.seed,
-        deciding=Deciding(outputs=(proposal.output,), margin=budget.share, alpha=budget.alpha),
+        deciding=DecisionRequest(outputs=(proposal.output,), margin=budget.share, alpha=budget.alpha),
     )
     original, changed = (ModelUnderTest(source, options, deployed=True) for source in (before, after))
     return run_decisions(original, changed, options).stage

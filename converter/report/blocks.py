@@ -426,7 +426,7 @@ class Report:
     exit_code: int = 0
     width: int = 80  # columns, where a screen does not say
 
-    def shown(self, medium: Medium) -> Iterator[tuple[Section, list[Any]]]:
+    def sections_of(self, medium: Medium) -> Iterator[tuple[Section, list[Any]]]:
         """The sections that a medium shows, each with its blocks, those of `Only` unpacked."""
         for section in self.sections:
             if section.media & medium and (blocks := visible(section.blocks, medium)):

@@ -21,14 +21,14 @@ from converter.report import wording
 def tag(name: str, *inside: str | Markup, **attributes: object) -> Markup:
     """One element; ``_`` in the name of an attribute is ``-``, and a trailing one goes (``class_``)."""
     given = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _said(value))
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _format_attribute(value))
         for key, value in attributes.items()
         if value is not None
     )
     return Markup("<{0}{1}>{2}</{0}>").format(name, given, Markup("").join(map(escape, inside)))
 
 
-def _said(value: object) -> str:
+def _format_attribute(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -177,7 +177,9 @@ def draw_heat(found: Mapping[str, Any], label: str, row: float = 13) -> tuple[Ma
     cells, step = sizes.get("cells") or [], found.get("step")
     if not cells or not step:
         return None
-    (left, right), (low, high) = (_whole([cell[k] for cell in cells], step, b) for k, b in _lows(found, sizes))
+    (left, right), (low, high) = (
+        _bound_by_powers([cell[k] for cell in cells], step, b) for k, b in _lows(found, sizes)
+    )
     columns, rows = (right - left) / step, (high - low) / step
     height, most = row * rows, max(cell[2] for cell in cells)
     marks = []
@@ -204,7 +206,7 @@ def _lows(found: Mapping[str, Any], sizes: Mapping[str, Any]) -> tuple[tuple[int
     return (0, sizes["low"]), (1, found["low"])
 
 
-def _whole(places: Sequence[int], step: float, low: float) -> tuple[int, int]:
+def _bound_by_powers(places: Sequence[int], step: float, low: float) -> tuple[int, int]:
     """Whole powers of ten around the columns that are filled."""
     return math.floor(low + min(places) * step), math.ceil(low + (max(places) + 1) * step)
 

@@ -42,7 +42,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     text = fill(text, "passes", passes_table(PASSES))
     contributing = root / "CONTRIBUTING.md"
     overview = _help(root)
-    text = fill(text, "commands", _shown(overview))
+    text = fill(text, "commands", _as_session(overview))
     return {
         readme: text,
         contributing: fill(contributing.read_text(encoding="utf-8"), "tree", tree_markdown(root)),
@@ -90,11 +90,11 @@ def commands_markdown(root: Path, overview: str) -> str:
     """Each command's ``--help``, as a user with a terminal of 80 columns sees it."""
     # what stands under "Commands:", two spaces in
     names = re.findall(r"^  ([a-z][a-z-]*)  ", overview.partition("\nCommands:\n")[2], flags=re.MULTILINE)
-    pages = [f"## biasopt {name}\n\n{_shown(_help(root, name), name)}" for name in names]
-    return "\n\n".join(["# Commands", "What each says to `--help`.", _shown(overview), *pages]) + "\n"
+    pages = [f"## biasopt {name}\n\n{_as_session(_help(root, name), name)}" for name in names]
+    return "\n\n".join(["# Commands", "What each says to `--help`.", _as_session(overview), *pages]) + "\n"
 
 
-def _shown(text: str, name: str = "") -> str:
+def _as_session(text: str, name: str = "") -> str:
     return f"```text\n$ {' '.join(('biasopt', *name.split(), '--help'))}\n{text}\n```"
 
 

@@ -34,7 +34,7 @@ class Limits:
     latency_margin: float | None = None  # 0.02 for 2 %
     alpha: float | None = None  # of each bound, of decisions and of latency
 
-    def given(self) -> dict[str, float]:
+    def list_set(self) -> dict[str, float]:
         """Those that are set."""
         found = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in found if value is not None}
@@ -47,9 +47,9 @@ def rejudge(document: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     timed = None if latency is None else _latency(latency, limits)
     was, now = _overall(parity, latency), _overall(judged, timed)
     made = dict(document) | {"exit_code": exit_code_of(now)}
-    made["rejudged"] = {"limits": limits.given(), "was": was.value}
+    made["rejudged"] = {"limits": limits.list_set(), "was": was.value}
     if judged is not None:
-        made |= _told(document, judged)
+        made |= _update_verdict(document, judged)
     if timed is not None:
         made["bench"] = serialize.encode(timed)
         if judged is None and "counts" not in document:
@@ -57,7 +57,7 @@ def rejudge(document: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     return _with_warning(made, limits, was)
 
 
-def _told(document: Mapping[str, Any], parity: Parity) -> dict[str, Any]:
+def _update_verdict(document: Mapping[str, Any], parity: Parity) -> dict[str, Any]:
     if "counts" in document:
         return {"parity": dict(document["parity"]) | serialize.encode(parity)}
     stages = [serialize.encode(stage) for stage in parity.stages]
@@ -65,7 +65,7 @@ def _told(document: Mapping[str, Any], parity: Parity) -> dict[str, Any]:
 
 
 def _with_warning(made: dict[str, Any], limits: Limits, was: Verdict) -> dict[str, Any]:
-    said = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in limits.given().items())
+    said = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in limits.list_set().items())
     warning = f"judged again from the stored numbers, with {said or 'no other limits'}; the run itself said {was.value}"
     if "counts" not in made:
         made["warnings"] = [*made.get("warnings", ()), warning]
@@ -123,12 +123,12 @@ def _check(stage: str, check: OutputCheck, limits: Limits) -> OutputCheck:
 def _recount(found: OutputCheck, margin: float | None, alpha: float | None) -> OutputCheck:
     """One output's decisions by another margin or level, from the counts in the document; as it was without these."""
     from converter.referee.verify.decisions import decide, decide_by_interval
-    from converter.referee.verify.options import Deciding
+    from converter.referee.verify.options import DecisionRequest
 
     detail = found.detail
     if (margin is None and alpha is None) or "n" not in detail or "margin" not in detail:
         return found
-    ask = Deciding(
+    ask = DecisionRequest(
         margin=detail["margin"] if margin is None else margin, alpha=detail["alpha"] if alpha is None else alpha
     )
     if "k" in detail:

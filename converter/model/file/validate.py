@@ -113,7 +113,7 @@ class _Validator:
         versions = self._versions(model.opset_import)
         self._functions()
         for function in model.functions:
-            where = f"function {_shown(function.name)}"
+            where = f"function {_shorten(function.name)}"
             own = self._versions(function.opset_import) or versions
             self._texts(where, (*function.input, *function.output, *function.attribute))
             for value in getattr(function, "value_info", ()):
@@ -138,7 +138,7 @@ class _Validator:
         for entry in imports:
             self._texts("the operator sets", (entry.domain,))
             if not 0 <= entry.version < 2**31:
-                self.fail("", f"version {entry.version} of operator set {_shown(entry.domain)} cannot be")
+                self.fail("", f"version {entry.version} of operator set {_shorten(entry.domain)} cannot be")
             versions["" if entry.domain == "ai.onnx" else entry.domain] = int(entry.version)
         return versions
 
@@ -149,7 +149,7 @@ class _Validator:
             key = _function_key(function)
             self._texts("a function", (*key, function.doc_string))
             if key in self.functions:
-                self.fail("", f"function {_shown(function.name)} is there twice")
+                self.fail("", f"function {_shorten(function.name)} is there twice")
             self.functions[key] = function
         sizes: dict[tuple[str, str, str], int] = {}
         for key in self.functions:
@@ -163,9 +163,9 @@ class _Validator:
     def _size_of(self, key: tuple[str, str, str], sizes: dict[Any, int], above: tuple[Any, ...]) -> int:
         """Nodes of a function with those that it calls, each function once."""
         if key in above:
-            self.fail("", f"function {_shown(key[1])} calls itself")
+            self.fail("", f"function {_shorten(key[1])} calls itself")
         if len(above) > 200:
-            self.fail("", f"function {_shown(key[1])} lies more than 200 calls deep")
+            self.fail("", f"function {_shorten(key[1])} lies more than 200 calls deep")
         if key not in sizes:
             sizes[key] = self._n_nodes(self.functions[key].node, sizes, (*above, key))
         return sizes[key]
@@ -185,11 +185,11 @@ class _Validator:
     def _graph(self, graph: GraphProto, versions: Mapping[str, int]) -> None:
         self._texts("a graph", (graph.name, graph.doc_string))
         for value in (*graph.input, *graph.output, *graph.value_info):
-            self._value(f"tensor {_shown(value.name)}", value)
+            self._value(f"tensor {_shorten(value.name)}", value)
         for tensor in graph.initializer:
-            self._tensor(tensor, f"tensor {_shown(tensor.name)}")
+            self._tensor(tensor, f"tensor {_shorten(tensor.name)}")
         for sparse in graph.sparse_initializer:
-            self._sparse(sparse, f"tensor {_shown(sparse.values.name)}")
+            self._sparse(sparse, f"tensor {_shorten(sparse.values.name)}")
         for note in graph.quantization_annotation:
             self._texts("an annotation", (note.tensor_name,))
             for entry in note.quant_parameter_tensor_names:
@@ -233,7 +233,7 @@ class _Validator:
             for attribute in node.attribute:
                 self._attribute(f"node {_name_of(node)}", attribute, schema, versions)
                 if attribute.name in seen:
-                    self.fail(f"node {_name_of(node)}", f"attribute {_shown(attribute.name)} is there twice")
+                    self.fail(f"node {_name_of(node)}", f"attribute {_shorten(attribute.name)} is there twice")
                 seen.add(attribute.name)
             if schema is not None and schema.name == "Constant" and len(node.attribute) != 1:
                 self.fail(f"node {_name_of(node)}", f"a Constant of {len(node.attribute)} values")
@@ -263,9 +263,9 @@ class _Validator:
             return
         field = _VALUES.get(kind)
         if field in ("t", "g", "sparse_tensor", "tp") and not attribute.HasField(field):
-            self.fail(where, f"attribute {_shown(attribute.name)} has no value")
+            self.fail(where, f"attribute {_shorten(attribute.name)} has no value")
         if (kind != _A.GRAPH and attribute.HasField("g")) or (kind != _A.GRAPHS and attribute.graphs):
-            self.fail(where, f"attribute {_shown(attribute.name)} holds a graph, and says that it is something else")
+            self.fail(where, f"attribute {_shorten(attribute.name)} holds a graph, and says that it is something else")
         if attribute.HasField("t"):
             self._tensor(attribute.t, f"{where}, attribute {attribute.name}")
         for tensor in attribute.tensors:
@@ -390,7 +390,7 @@ def _plain(domain: str) -> str:
 
 
 def _name_of(node: NodeProto) -> str:
-    return _shown(node.name or next((o for o in node.output if o), node.op_type))
+    return _shorten(node.name or next((o for o in node.output if o), node.op_type))
 
 
 def _span(schema: Any, side: str) -> str:
@@ -398,6 +398,6 @@ def _span(schema: Any, side: str) -> str:
     return str(low) if low == high else f"{low} to {high}" if high < 2**31 - 1 else f"{low} or more"
 
 
-def _shown(name: object) -> str:
+def _shorten(name: object) -> str:
     text = repr(name)
     return text if len(text) <= 100 else text[:97] + "..."

@@ -43,19 +43,19 @@ class Call:
             raise ValueError("not known")
         return found
 
-    def given(self, slot: int) -> bool:
+    def has_input(self, slot: int) -> bool:
         """Whether there is something in an input slot."""
         return slot < len(self.node.input) and self.node.input[slot] != ""
 
     def numbers(self, slot: int, attribute: str = "") -> list[int] | None:
         """Whole numbers from an input, or from an attribute in older operator sets; None if there are none."""
-        if self.given(slot):
-            return whole(self.arg(slot))
+        if self.has_input(slot):
+            return as_integers(self.arg(slot))
         found = self.attr(attribute) if attribute else None
         return None if found is None else [int(v) for v in found]
 
 
-def whole(value: Value) -> list[int]:
+def as_integers(value: Value) -> list[int]:
     """The entries as integers; ValueError if one is not known."""
     entries = list(value.reshape(-1))
     if any(not isinstance(e, int) for e in entries):
@@ -147,7 +147,7 @@ def _cast(call: Call) -> Value:
 
 def _gather(call: Call) -> Value:
     at = call.arg(1)
-    index = np.array(whole(at), np.int64).reshape(at.shape)
+    index = np.array(as_integers(at), np.int64).reshape(at.shape)
     return np.asarray(np.take(call.arg(0), index, call.attr("axis", 0)), object)
 
 
@@ -176,7 +176,7 @@ def _transpose(call: Call) -> Value:
 
 def _expand(call: Call) -> Value:
     x = call.arg(0)
-    shape = np.broadcast_shapes(x.shape, tuple(whole(call.arg(1))))
+    shape = np.broadcast_shapes(x.shape, tuple(as_integers(call.arg(1))))
     return _filled(x, shape)
 
 
@@ -189,11 +189,11 @@ def _filled(x: Any, shape: tuple[int, ...]) -> Value:
 def _constant_of_shape(call: Call) -> Value:
     tensor = call.attr("value")
     fill = np.zeros(1, np.float32) if tensor is None else numpy_helper.to_array(tensor)
-    return _filled(entries_of(fill.reshape(-1)[0:1]).reshape(()), tuple(whole(call.arg(0))))
+    return _filled(entries_of(fill.reshape(-1)[0:1]).reshape(()), tuple(as_integers(call.arg(0))))
 
 
 def _range(call: Call) -> Value:
-    start, limit, delta = (whole(call.arg(i))[0] for i in range(3))
+    start, limit, delta = (as_integers(call.arg(i))[0] for i in range(3))
     if len(range(start, limit, delta)) > MOST_ELEMENTS:
         raise ValueError("no sizes")
     return np.array(range(start, limit, delta), object)

@@ -41,7 +41,7 @@ def size(dim: int | str) -> int | Size:
     match = _NAME.fullmatch(dim)
     if match is None:
         return Size(1, (dim,))
-    return _made(int(match[1] or 1), sorted(match[2].split("*")))
+    return _build_size(int(match[1] or 1), sorted(match[2].split("*")))
 
 
 def product(dims: Iterable[int | Size]) -> int | Size:
@@ -51,7 +51,7 @@ def product(dims: Iterable[int | Size]) -> int | Size:
     for d in dims:
         factor *= d.factor if isinstance(d, Size) else d
         symbols += list(d.symbols) if isinstance(d, Size) else []
-    return _made(factor, sorted(symbols))
+    return _build_size(factor, sorted(symbols))
 
 
 def quotient(a: int | Size, b: int | Size) -> int | Size | None:
@@ -61,14 +61,14 @@ def quotient(a: int | Size, b: int | Size) -> int | Size | None:
     left.subtract(under)
     if n == 0 or m % n or min(left.values(), default=0) < 0:
         return None
-    return _made(m // n, sorted(left.elements()))
+    return _build_size(m // n, sorted(left.elements()))
 
 
 def _parts(x: int | Size) -> tuple[int, tuple[str, ...]]:
     return (x.factor, x.symbols) if isinstance(x, Size) else (x, ())
 
 
-def _made(factor: int, symbols: Iterable[str]) -> int | Size:
+def _build_size(factor: int, symbols: Iterable[str]) -> int | Size:
     names = tuple(symbols)
     return Size(factor, names) if names and factor > 0 else factor
 
@@ -92,14 +92,14 @@ def _add_sizes(a: int | Size, b: int | Size) -> Entry:
     (m, left), (n, right) = (_parts(x) for x in (a, b))
     if m == 0 or n == 0:
         return b if m == 0 else a
-    return _made(m + n, left) if left == right and m + n >= 0 else None
+    return _build_size(m + n, left) if left == right and m + n >= 0 else None
 
 
 def _subtract_sizes(a: int | Size, b: int | Size) -> Entry:
     (m, left), (n, right) = (_parts(x) for x in (a, b))
     if n == 0:
         return a
-    return _made(m - n, left) if left == right and m >= n else None
+    return _build_size(m - n, left) if left == right and m >= n else None
 
 
 def _multiply_sizes(a: Any, b: Any) -> Entry:
@@ -142,7 +142,7 @@ def _choose(condition: Entry, a: Entry, b: Entry) -> Entry:
     return a if condition else b
 
 
-def _whole(f: Callable[[float], int]) -> Callable[..., Entry]:
+def _rounded_by(f: Callable[[float], int]) -> Callable[..., Entry]:
     return _known(lambda a: type(a)(f(a)) if math.isfinite(a) else None)
 
 
@@ -164,7 +164,7 @@ ELEMENTWISE: dict[str, Callable[..., Entry]] = {
     "Not": _known(lambda a: not a),
     "Neg": _known(lambda a: -a),
     "Abs": _known(abs, lambda a: a),
-    "Floor": _whole(math.floor),
-    "Ceil": _whole(math.ceil),
+    "Floor": _rounded_by(math.floor),
+    "Ceil": _rounded_by(math.ceil),
     "Where": _choose,
 }

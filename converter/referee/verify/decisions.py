@@ -21,7 +21,7 @@ from converter.referee.inputs.stream import Sample, Stream, list_arrays
 from converter.referee.proto.random_inputs import check_given
 from converter.referee.verify.metrics import Array, measure_difference
 from converter.referee.verify.models import ModelUnderTest, Outputs
-from converter.referee.verify.options import Deciding, Options
+from converter.referee.verify.options import DecisionRequest, Options
 from converter.stats import (
     RESAMPLES,
     bootstrap,
@@ -116,7 +116,7 @@ def _find_certified(a: Array, b: Array, axis: int) -> Array:
     return np.asarray(safe.reshape(len(safe), -1).all(axis=1))
 
 
-def decide(name: str, votes: AgreementCounts, ask: Deciding) -> OutputCheck:
+def decide(name: str, votes: AgreementCounts, ask: DecisionRequest) -> OutputCheck:
     """One output: by labels where all rows have one (and decide one thing each), else by disagreement."""
     detail: dict[str, object] = {"n": votes.rows, "margin": ask.margin, "alpha": ask.alpha}
     if votes.scored:
@@ -128,7 +128,9 @@ def decide(name: str, votes: AgreementCounts, ask: Deciding) -> OutputCheck:
     return _decide_unlabelled(name, votes, ask, detail)
 
 
-def _decide_unlabelled(name: str, votes: AgreementCounts, ask: Deciding, detail: dict[str, object]) -> OutputCheck:
+def _decide_unlabelled(
+    name: str, votes: AgreementCounts, ask: DecisionRequest, detail: dict[str, object]
+) -> OutputCheck:
     n, k = votes.rows, votes.differ
     rate = k / n
     low, high = bounded_mean(rate, n, ask.alpha) if votes.maps else clopper_pearson(k, n, ask.alpha)
@@ -147,7 +149,7 @@ def _decide_unlabelled(name: str, votes: AgreementCounts, ask: Deciding, detail:
     return OutputCheck(name, Verdict.INCONCLUSIVE, rate, ask.margin, detail=detail, why=f"{text}; {hint}")
 
 
-def _decide_labelled(name: str, votes: AgreementCounts, ask: Deciding, detail: dict[str, object]) -> OutputCheck:
+def _decide_labelled(name: str, votes: AgreementCounts, ask: DecisionRequest, detail: dict[str, object]) -> OutputCheck:
     n, difference = votes.rows, (votes.gained - votes.lost) / votes.rows
     low, high = tango(votes.gained, votes.lost, n, ask.alpha)
     needed = needed_with_labels(votes.gained, votes.lost, n, ask.margin, ask.alpha)
@@ -173,7 +175,7 @@ def decide_by_interval(
     name: str,
     difference: float,
     bounds: tuple[float, float],
-    ask: Deciding,
+    ask: DecisionRequest,
     detail: dict[str, object],
     text: str,
     hint: str,
@@ -192,11 +194,11 @@ def decide_by_interval(
     return OutputCheck(name, verdict, difference, -ask.margin, detail=detail, why=why)
 
 
-def _format_needed(needed: int | None, ask: Deciding) -> str:
+def _format_needed(needed: int | None, ask: DecisionRequest) -> str:
     return f"need \u2265 {needed:,} inputs for {format_percent(ask.margin)}"
 
 
-def _format_confidence(ask: Deciding) -> str:
+def _format_confidence(ask: DecisionRequest) -> str:
     return f"{100 * (1 - ask.alpha):g} % sure"
 
 
@@ -243,7 +245,7 @@ class MetricSamples:
             not np.array_equal(x, y) for n in a for x, y in zip(list_arrays(a[n]), list_arrays(b[n]), strict=True)
         )
 
-    def judged(self, ask: Deciding, seed: int) -> OutputCheck:
+    def decide(self, ask: DecisionRequest, seed: int) -> OutputCheck:
         """The verdict on metric(B) - metric(A)."""
         n = len(self._a)
         before, after = self._scores(self._a, self._labels), self._scores(self._b, self._labels)
@@ -263,7 +265,7 @@ class MetricSamples:
         return decide_by_interval(name, found.difference, bounds, ask, detail, text, "give more inputs")
 
     def _degenerate(
-        self, name: str, n: int, difference: float, ask: Deciding, detail: dict[str, object], told: str
+        self, name: str, n: int, difference: float, ask: DecisionRequest, detail: dict[str, object], told: str
     ) -> OutputCheck:
         """Where nothing varies the bootstrap has no width: bounded by how many inputs may change at all."""
         high = clopper_pearson(0, n, ask.alpha)[1]
@@ -415,7 +417,7 @@ class _DecisionRun:
             if name not in self._problems and votes.rows:
                 yield decide(name, votes, self._ask)
         if self._collected is not None and not self._problems:
-            yield self._collected.judged(self._ask, self._options.seed)
+            yield self._collected.decide(self._ask, self._options.seed)
 
 
 class _Labels:

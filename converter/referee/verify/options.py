@@ -21,7 +21,7 @@ _REAL_INPUTS = 16  # of the user's that are held against float64; all of them ta
 
 
 @dataclass(frozen=True, slots=True)
-class Deciding:
+class DecisionRequest:
     """The decision stage: by which outputs, which metric, which margin."""
 
     outputs: tuple[str, ...] = ()  # empty: every float output [N, C] with C of 2 or more
@@ -46,7 +46,7 @@ class Options(VerifyOptions):
     tolerances: tuple[Tolerance, ...] = ()
     stages: frozenset[str] = frozenset(CHOICES) - {"decision"}
     prove: bool = True  # where the models ran; not for cut-out places, which hold shape arithmetic alone at times
-    deciding: Deciding = field(default_factory=Deciding)
+    deciding: DecisionRequest = field(default_factory=DecisionRequest)
     progress: Progress = field(default=lambda text: None)
 
     @property

@@ -19,7 +19,7 @@ from converter.referee.proto.random_inputs import check_shapes
 from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.verify.metrics import Tolerance, check_tolerances
 from converter.referee.verify.models import find_default_memory
-from converter.referee.verify.options import Deciding, Options
+from converter.referee.verify.options import DecisionRequest, Options
 from converter.runtime.placement import probe_provider
 from converter.runtime.providers import check_provider
 
@@ -98,7 +98,7 @@ def _stream(a: LoadedModel, asked: VerifyOptions) -> Stream | None:
     return open_inputs([inputs] if single else list(inputs), ports, asked.samples)
 
 
-def _deciding(a: LoadedModel, asked: VerifyOptions) -> Deciding:
+def _deciding(a: LoadedModel, asked: VerifyOptions) -> DecisionRequest:
     outputs, labels = asked.decision, asked.labels
     known = [o.name for o in a.proto.graph.output]
     for name in outputs:
@@ -110,7 +110,7 @@ def _deciding(a: LoadedModel, asked: VerifyOptions) -> Deciding:
         labels = read_labels(Path(labels))
     if not 0 < asked.margin < 1 or not 0 < asked.alpha < 0.5:
         raise ValueError("margin is a share between 0 and 1, and alpha one between 0 and 0.5")
-    return Deciding(
+    return DecisionRequest(
         outputs=tuple(outputs),
         labels=None if labels is None else np.asarray(labels),
         metric=asked.metric,

@@ -103,7 +103,7 @@ def latency_section(latency: Latency, who: str, head: Medium = Medium.NONE) -> S
         "Is it as fast?",
         (
             Only(head, *latency_head(latency, who)),
-            Only(Medium.PAGE, verdict, *_beside(latency, who), *_charts(latency)),
+            Only(Medium.PAGE, verdict, *_tell_unoptimised(latency, who), *_charts(latency)),
             _figures(latency.a, latency.b),
             Only(Medium.PAGE, *_control(latency), Details("How it was measured", (KeyValues(settings),))),
             Only(Medium.SCREEN, KeyValues([("Measured", _runs(latency)), *facts, *_brief_settings(latency)])),
@@ -115,7 +115,7 @@ def latency_section(latency: Latency, who: str, head: Medium = Medium.NONE) -> S
     )
 
 
-def _beside(latency: Latency, who: str) -> Iterator[Block]:
+def _tell_unoptimised(latency: Latency, who: str) -> Iterator[Block]:
     if latency.unoptimised is not None:
         said = wording.speed(latency.unoptimised, who)
         yield Paragraph(f"Without onnxruntime's own graph optimisations {said}.", small=True)

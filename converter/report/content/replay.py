@@ -17,7 +17,7 @@ def replay_report(result: ReplayResult) -> Report:
     head = "The certificate does not hold." if result.why else "The certificate holds."
     status = Verdict.FAIL if result.why else Verdict.PASS
     first = Paragraph(Span(head, wording.VERDICT[status].style))
-    blocks = tuple(_broken(result) if result.why else _held(result))
+    blocks = tuple(_broken(result) if result.why else _tell_success(result))
     sections = (Section("", (first,), media=~Medium.PAGE), Section("Steps", blocks, id="steps", titled=Medium.FILES))
     return Report("replay", "", status, head, _count(result), sections)
 
@@ -27,7 +27,7 @@ def _broken(result: ReplayResult) -> Iterator[Block]:
     yield Paragraph(_count(result))
 
 
-def _held(result: ReplayResult) -> Iterator[Block]:
+def _tell_success(result: ReplayResult) -> Iterator[Block]:
     yield Paragraph(_count(result))
     if result.open_steps:
         yield Paragraph("Carried out, but not recomputed (outputs have to be compared for these):")

@@ -201,7 +201,7 @@ def _evidence(stage: Stage) -> Iterator[Block]:
     beside = ranked[:BESIDE]
     if stage.id in PLACES:  # the places that pass have a chart of their own
         beside = [check for check in beside if check.status is not Verdict.PASS]
-    measures = [_beside(stage, check) for check in beside if check.score is not None and check.limit]
+    measures = [_compare_with_limit(stage, check) for check in beside if check.score is not None and check.limit]
     yield Only(Medium.PAGE, Measures(measures), KeyValues(list(_counts(stage)), inline=True))
     yield Only(Medium.PAGE, *_differences(stage, ranked))
     listed = Medium.ALL if len(ranked) > len(beside) else ~Medium.PAGE
@@ -253,7 +253,7 @@ def _measure(check: OutputCheck, unit: str, said: tuple[str, str] | None = None)
                                                                   check.status, wording.plain(label)))  # fmt: skip
 
 
-def _beside(stage: Stage, check: OutputCheck) -> Measure:
+def _compare_with_limit(stage: Stage, check: OutputCheck) -> Measure:
     """A comparison beside its limit; of decisions, what is possible beside the margin, as shares."""
     unit = wording.stage(stage.id).unit
     margin, disagree = check.detail.get("margin"), _counts_disagreement(check)

@@ -30,13 +30,13 @@ def render_html(report: Report) -> str:
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=_keep_units,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     sections = [
         {"id": section.id, "title": section.title, "about": section.about, "body": _blocks(held)}
-        for section, held in report.shown(Medium.PAGE)
+        for section, held in report.sections_of(Medium.PAGE)
     ]
     claims = [(key, _text(words)) for key, words in report.claims]
     words = None if report.status is None else VERDICT[report.status]
@@ -44,7 +44,7 @@ def render_html(report: Report) -> str:
     return template.render(report=report, words=words, claims=claims, sections=sections) + "\n"
 
 
-def _shown(value: Any) -> Any:
+def _keep_units(value: Any) -> Any:
     """A number and its unit stay on one line."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
@@ -52,7 +52,7 @@ def _shown(value: Any) -> Any:
 
 
 def _escape(text: str) -> Markup:
-    return escape(_shown(text))
+    return escape(_keep_units(text))
 
 
 def _element(name: str, inside: Markup, class_: str = "") -> Markup:

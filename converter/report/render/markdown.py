@@ -22,7 +22,7 @@ def render_markdown(report: Report) -> str:
 
 def _render(report: Report, *, each: bool) -> str:
     parts = [f"## biasopt {report.command}" + (f": {literal(report.name)}" if report.name else "")]
-    for section, held in report.shown(Medium.COMMENT):
+    for section, held in report.sections_of(Medium.COMMENT):
         if section.title and section.titled & Medium.COMMENT:
             parts.append(f"### {prose(section.title)}")
         parts += [_block(block, each=each) for block in held]

@@ -27,8 +27,8 @@ def sarif(report: LintReport, version: str, root: Path) -> dict[str, Any]:
     """
     used = [code for code in CODES if any(f.code == code.name for f in report.findings)]
     index = {code.name: place for place, code in enumerate(used)}
-    placed = [f for f in report.findings if _shown(f, root) is not None]
-    rest = [f for f in report.findings if _shown(f, root) is None]
+    placed = [f for f in report.findings if _find_location(f, root) is not None]
+    rest = [f for f in report.findings if _find_location(f, root) is None]
     return {
         "$schema": _SCHEMA,
         "version": "2.1.0",
@@ -38,7 +38,9 @@ def sarif(report: LintReport, version: str, root: Path) -> dict[str, Any]:
                 "automationDetails": {"id": f"biasopt-lint/{report.label}/"},
                 "originalUriBaseIds": {"%SRCROOT%": {"uri": root.as_uri() + "/"}},
                 "columnKind": "unicodeCodePoints",
-                "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": _said(report, rest)}],
+                "invocations": [
+                    {"executionSuccessful": True, "toolExecutionNotifications": _notifications(report, rest)}
+                ],
                 "results": [_result(f, index[f.code], root) for f in placed],
             }
         ],
@@ -63,7 +65,7 @@ def _rule(code: Code) -> dict[str, Any]:
 
 
 def _result(finding: LintFinding, index: int, root: Path) -> dict[str, Any]:
-    shown = _shown(finding, root)
+    shown = _find_location(finding, root)
     assert shown is not None
     related = [place for place in (finding.location,) if place is not None and place != shown]
     key = f"{finding.code}:{finding.parameter}:{finding.part}:{_uri(shown, root)['uri']}"
@@ -79,7 +81,7 @@ def _result(finding: LintFinding, index: int, root: Path) -> dict[str, Any]:
     }
 
 
-def _said(report: LintReport, rest: list[LintFinding]) -> list[dict[str, Any]]:
+def _notifications(report: LintReport, rest: list[LintFinding]) -> list[dict[str, Any]]:
     texts = [f"{f.code}: {text_of(f)}" for f in rest]
     texts += [f"not confirmed: {item.code} {item.parameter}: {item.why}" for item in report.unconfirmed]
     return [{"level": "note", "message": {"text": text}} for text in (*texts, *report.notes)]
@@ -91,7 +93,7 @@ def text_of(finding: LintFinding) -> str:
     return f"{finding.parameter}{count}: {finding.message}. Fix: {finding.fix}.".removeprefix(": ")
 
 
-def _shown(finding: LintFinding, root: Path) -> Location | None:
+def _find_location(finding: LintFinding, root: Path) -> Location | None:
     """The place in the checkout, or the next best."""
     places = [place for place in (finding.location, finding.called_from) if place is not None]
     inside = [place for place in places if Path(place.path).is_relative_to(root)]
@@ -125,7 +127,7 @@ def workflow_commands(report: LintReport, root: Path) -> str:
 
 def _annotation(finding: LintFinding, root: Path) -> str:
     command = "notice" if _LEVEL[finding.kind] == "note" else "warning"
-    place = _shown(finding, root)
+    place = _find_location(finding, root)
     given = {}
     if place is not None:
         path = Path(place.path)

@@ -41,7 +41,9 @@ Lines = list[RenderableType]  # what is printed without an empty line in between
 def render_text(report: Report, stream: TextIO | None = None, *, verbose: bool = False) -> str:
     """The report for a stream or, without one, for a file; no line ends in spaces, the last in a newline."""
     medium = Medium.VERBOSE if verbose else Medium.TERMINAL
-    parts = [lines for section, held in report.shown(medium) for lines in _section(section, held, medium) if lines]
+    parts = [
+        lines for section, held in report.sections_of(medium) for lines in _section(section, held, medium) if lines
+    ]
     buffer = _Buffer(getattr(stream, "encoding", None))
     console = _console(buffer, stream, report.width)
     for index, part in enumerate(parts):
@@ -82,7 +84,7 @@ def _section(section: b.Section, held: list[Any], medium: Medium) -> list[Lines]
     titled = bool(section.title) and bool(section.titled & medium)
     found: list[Lines] = [[Text(plain(section.title), style="bold")]] if titled else [[]]
     last: Any = None
-    for block in _opened(held):
+    for block in _unfold(held):
         for k, lines in enumerate(_block(block, medium)):
             part: Lines = [Padding(line, (0, 0, 0, _INDENT)) for line in lines] if titled else lines
             if k or (isinstance(last, _TABULAR) and (isinstance(block, _TABULAR) or _is_note(block))):
@@ -97,11 +99,11 @@ def _is_note(block: Any) -> bool:
     return isinstance(block, b.Paragraph) and block.small
 
 
-def _opened(held: Iterable[Any]) -> Iterator[Any]:
+def _unfold(held: Iterable[Any]) -> Iterator[Any]:
     """The blocks, those of details among them."""
     for block in held:
         if isinstance(block, b.Details):
-            yield from _opened(block.blocks)
+            yield from _unfold(block.blocks)
         else:
             yield block
 
@@ -196,7 +198,7 @@ def _checks(checks: Iterable[b.Check], medium: Medium) -> list[Lines]:
     for check in checks:
         found = _text(check.words) if check.words else Text(check.summary)
         grid.add_row(_cell(check.status), plain(check.key), found, Text(check.aside, style="dim"))
-        inner = _opened(b.visible(check.blocks, medium))
+        inner = _unfold(b.visible(check.blocks, medium))
         evidence += [lines for block in inner for lines in _block(block, medium)]
     return [[grid], *evidence]
 
