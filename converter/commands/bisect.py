@@ -116,7 +116,7 @@ def _read_rewrite_ids(source: LoadedModel) -> list[str]:
     """What the model says was rewritten in it."""
     for entry in source.proto.metadata_props:
         if entry.key == _REWRITES:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 found = json.loads(entry.value)
                 return [str(i) for i in found] if isinstance(found, list) else []
     return []

@@ -262,6 +262,8 @@ def read(path: Path) -> dict[str, Any]:
         The file cannot be read, or is no document of a known schema.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait, and a device never ends
+            raise DataError(f"{path}: is not a regular file; give the report.json of fold, verify or bench")
         if path.stat().st_size > MOST_BYTES:
             raise DataError(f"{path}: too large for a report; give the report.json of fold, verify or bench")
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from converter.errors import ModelError
 from converter.model.file import Computed, DataFile, Pieces, Span, span_of
-from converter.model.file.wire import Field, fields
+from converter.model.file.wire import Field, WireError, fields
 from converter.model.graph.graph import Graph
 from converter.model.graph.nodes import Const, Node, Scope, StoredTensor
 from converter.records import Weight
@@ -31,8 +32,16 @@ def emit(graph: Graph, metadata: dict[str, str] | None = None, data: DataFile | 
     data : DataFile, optional
         Where external tensors go, all of them, and large new ones too. Without it, tensors that
         are external stay where they are.
+
+    Raises
+    ------
+    ModelError
+        The file changed since it was opened.
     """
-    return _Writer(graph, metadata or {}, data).model()
+    try:
+        return _Writer(graph, metadata or {}, data).model()
+    except WireError as exc:
+        raise ModelError(f"{graph.file.label}: changed while it was read ({exc}); run this again") from exc
 
 
 class _Writer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from converter.errors import DataError
+from converter.errors import DataError, ModelError
+from converter.model.file.reader import read_whole
 from converter.referee.certificate.constants import (
     CertificateError,
     ComputedConstant,
@@ -361,6 +363,10 @@ class ReplayResult:
         return not self.failure
 
 
+_LARGEST = 1 << 32  # bytes of a certificate
+_DEEPEST = 200  # of its records and lists; those of a fold have nine
+
+
 def read_certificate(path: Path) -> dict[str, Any]:
     """The certificate in a file.
 
@@ -370,9 +376,11 @@ def read_certificate(path: Path) -> dict[str, Any]:
         It cannot be read, or is none.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_number)
-    except OSError as exc:
-        raise DataError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
+        text = read_whole(path, _LARGEST).decode("utf-8")
+        document = json.loads(text, parse_constant=_refuse_number, parse_float=_parse_finite)
+        _check_values(document)
+    except ModelError as exc:
+        raise DataError(str(exc)) from exc
     except (ValueError, RecursionError) as exc:
         raise DataError(f"{path}: is not JSON ({exc}); give the file that `fold --certificate` wrote") from exc
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
@@ -383,6 +391,28 @@ def read_certificate(path: Path) -> dict[str, Any]:
 
 def _refuse_number(text: str) -> None:
     raise ValueError(f"{text} is no number")
+
+
+def _parse_finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text:.40} is no number")
+    return value
+
+
+def _check_values(document: Any) -> None:
+    """Refuse what parses and cannot be hashed: lists in lists without end, and text that is no Unicode."""
+    pending = [(document, 0)]
+    while pending:
+        value, depth = pending.pop()
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")
+        if isinstance(value, dict):
+            pending += [(each, depth + 1) for pair in value.items() for each in pair]
+        elif isinstance(value, list):
+            pending += [(each, depth + 1) for each in value if isinstance(each, dict | list | str)]
+        elif isinstance(value, str) and not value.isascii():
+            value.encode("utf-8")
 
 
 def compute_seal(document: dict[str, Any]) -> str:
