@@ -138,6 +138,12 @@ BROKEN: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "graph in a number": (_edit(_second_graph), "holds a graph"),
     "no inputs": (_edit(lambda m: m.graph.node[0].ClearField("input")), "has 0 inputs, and Conv takes 2 to 3"),
     "no outputs": (_edit(lambda m: m.graph.node[0].ClearField("output")), "has 0 outputs, and Conv makes 1"),
+    "nothing made": (
+        _edit(lambda m: m.graph.node[0].output.__setitem__(0, "")), "a Conv that makes nothing"
+    ),
+    "attribute of a function": (
+        _edit(lambda m: setattr(m.graph.node[1].attribute[0], "ref_attr_name", "e")), "the node is in none"
+    ),
     "version of a domain": (
         _edit(lambda m: m.opset_import.append(helper.make_opsetid("d", 2**40))), "version 1099511627776"
     ),

@@ -101,6 +101,7 @@ class _Validator:
         self.label = label
         self.has_all_data = has_all_data
         self.functions: dict[tuple[str, str, str], FunctionProto] = {}
+        self.in_function = False
 
     def fail(self, where: str, what: str, advice: str = "export the model again") -> None:
         raise ModelError(f"{self.label}: {where}{': ' if where else ''}{what}; {advice}")
@@ -112,6 +113,7 @@ class _Validator:
             self._texts("the metadata", (entry.key, entry.value))
         versions = self._versions(model.opset_import)
         self._functions()
+        self.in_function = True
         for function in model.functions:
             where = f"function {_shorten(function.name)}"
             own = self._versions(function.opset_import) or versions
@@ -121,6 +123,7 @@ class _Validator:
             for attribute in function.attribute_proto:
                 self._attribute(where, attribute, None, own)
             self._nodes(function.node, own)
+        self.in_function = False
         self._graph(model.graph, versions)
         for training in model.training_info:
             for graph in (training.initialization, training.algorithm):
@@ -251,6 +254,8 @@ class _Validator:
         if not schema.min_output <= n_out <= schema.max_output:
             what = f"has {n_out} outputs, and {node.op_type} makes {_span(schema, 'output')}"
             self.fail(f"node {_name_of(node)}", what)
+        if not any(node.output):
+            self.fail(f"node {_name_of(node)}", f"a {node.op_type} that makes nothing")
 
     def _attribute(self, where: str, attribute: AttributeProto, schema: Any, versions: Mapping[str, int]) -> None:
         self._texts(where, (attribute.name, attribute.ref_attr_name, attribute.doc_string))
@@ -260,6 +265,8 @@ class _Validator:
             wanted, found = known.type.name, _A.AttributeType.Name(kind) if kind in _A.AttributeType.values() else kind
             self.fail(where, f"attribute {attribute.name} is {found}, and must be {wanted}")
         if attribute.ref_attr_name:
+            if not self.in_function:
+                self.fail(where, f"attribute {_shorten(attribute.name)} is a function's, and the node is in none")
             return
         field = _VALUES.get(kind)
         if field in ("t", "g", "sparse_tensor", "tp") and not attribute.HasField(field):
