@@ -135,7 +135,7 @@ def _absorb_in_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift)
     if linear.bias is None:
         room = node.op != "MatMul" and options.new_bias
         return Absorb(node, EffectKind.NEW_BIAS, linear, make, channels, "its new bias takes it over") if room else None
-    if facts.constants.problem(linear.bias) is not None:
+    if facts.constants.problem(linear.bias) is not None or not numerics.is_float(facts.weight(linear.bias).dtype):
         return None
     shape = facts.weight(linear.bias).shape
     if np.broadcast_shapes(shape, (channels,)) != shape and math.prod(shape) != 1:
@@ -163,7 +163,8 @@ def _absorb_in_mean(facts: Facts, node: Node, s: Shift) -> Absorb | None:
         return None
     if any(facts.constants.problem(t) is not None for t in bn.params):
         return None
-    if not s.constant_on([0, *range(2, s.rank)]) or not _is_finite(facts, bn):
+    floats = all(numerics.is_float(facts.weight(t).dtype) for t in bn.params)  # the standard allows no other
+    if not floats or not s.constant_on([0, *range(2, s.rank)]) or not _is_finite(facts, bn):
         return None
     assert s.value is not None
     channels = facts.weight(bn.params[2]).shape

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import converter
 from tests.rewrite.bias_flow.judge import feeds_of, feels, judged, ops
 from tests.rewrite.bias_flow.norm_nets import ABSORBED, DEAD, LIVE, SPECIAL, Row
 
@@ -49,3 +52,18 @@ def test_a_second_reader_that_feels_it_keeps_it(row: Row) -> None:
     proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.DOUBLE, [None] * rank))
     assert feels(proto, ["c"], feeds_of(proto))
     judged(proto, kept="c")
+
+
+def test_a_mean_of_integers_takes_no_bias_over() -> None:
+    """No standard allows it, and no checker finds it: what would be absorbed would be cut to a whole number."""
+    text = """<ir_version: 8, opset_import: ["" : 13]> g (float[2, 3, 6, 7] x) => (float[2, 5, 4, 5] y)
+    { c = Conv(x, w, b) y = BatchNormalization(c, g, be, m, v) }"""
+    draw = np.random.default_rng(3)
+    values = {"w": draw.normal(size=(5, 3, 3, 3)), "b": draw.normal(size=5), "g": draw.uniform(0.5, 2, 5)}
+    values |= {"be": draw.normal(size=5), "v": draw.uniform(0.5, 2, 5)}
+    for mean, n_rewrites in ((np.zeros(5, np.float32), 1), (np.zeros(5, np.int8), 0)):
+        model = onnx.parser.parse_model(text)
+        arrays = {name: value.astype(np.float32) for name, value in values.items()} | {"m": mean}
+        model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in arrays.items())
+        result = converter.fold(model, verify=False, keep_bn=True)
+        assert len(result.rewrites) == n_rewrites
