@@ -7,6 +7,7 @@ from tests.cases import (
     arithmetic_shapes,
     before_conv,
     channel_axis,
+    computed_constants,
     constants_and_opsets,
     conv_batch_norm,
     every_pass,
@@ -35,6 +36,7 @@ FURTHER: tuple[Case, ...] = tuple(
     case
     for section in (
         constants_and_opsets,
+        computed_constants,
         inner_graphs,
         channel_axis,
         arithmetic_shapes,

@@ -16,6 +16,10 @@ LEFT = {
     # A channel whose product underflows.
     "tiny_gamma": "Conv Relu",
     "b2_bn_dead_denormal_channels": "Conv",
+    # Constants that are computed.
+    "weight_norm_reducel2": "Conv Relu",
+    "bn_tiled": "Conv Relu",
+    "frozen_bn_reciprocal": "Conv Relu",
 }
 
 

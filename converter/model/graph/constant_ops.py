@@ -1,9 +1,12 @@
-"""Operators over constants, as exporters compute parameters with them. Source: the ONNX operator schemas."""
+"""Operators over constants, as exporters compute parameters with them. Source: the ONNX operator schemas.
+
+Those that parameters are mostly computed with are here; others that are known to be right are onnx.reference's.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -168,4 +171,111 @@ EVALUATORS: dict[str, Callable[[Attr, list[Any]], NDArray[Any]]] = {
     "Div": lambda _, args: _arithmetic(_divide, args),
     "Neg": lambda _, args: np.negative(args[0]),
     "Sqrt": lambda _, args: _arithmetic(np.sqrt, args),
+    "Reciprocal": lambda _, args: _arithmetic(np.reciprocal, args),
+    "Exp": lambda _, args: _arithmetic(np.exp, args),
+    "Abs": lambda _, args: np.abs(args[0]),
+    "Pow": lambda _, args: _power(*args),
+    "Tile": lambda _, args: _tile(*args),
+    "Erf": lambda _, args: _erf(args[0]),
 }
+_BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
+
+# Element by element, with broadcasting.
+_ELEMENTWISE = frozenset(
+    "Log Tanh Sigmoid Softplus Softsign Relu LeakyRelu Elu Selu HardSigmoid Floor Ceil Round Sign Not Clip Sin Cos "
+    "Max Min Mean Sum Where Equal Greater Less GreaterOrEqual LessOrEqual And Or".split()
+)
+# Whose result is no larger than what they are given.
+_SHRINKING = frozenset(
+    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
+    "ReduceSumSquare Split Flatten DepthToSpace SpaceToDepth Trilu CumSum LpNormalization Softmax LogSoftmax".split()
+)
+_PRODUCTS = frozenset({"MatMul", "Gemm"})
+# From this opset on onnx.reference computes it as it is specified.
+_LIBRARY_SINCE = {"Softmax": 13, "LogSoftmax": 13, "Clip": 6, "Sum": 8, "Mean": 8, "Max": 8, "Min": 8}
+_MOST_WORK = 1 << 30  # multiplications of a product that is computed ahead
+Evaluator = Callable[[list[Any]], Sequence[Any]]  # inputs, None where left out -> outputs
+
+
+def is_evaluated(op: str, opset: int) -> bool:
+    """Whether constants that this operator makes of constants are computed here."""
+    if op in _BROADCASTS and opset < 7:  # broadcasting is by attributes there
+        return False
+    if op in EVALUATORS:
+        return True
+    in_library = op in _ELEMENTWISE or op in _SHRINKING or op in _PRODUCTS or op == "Pad"
+    return in_library and opset >= _LIBRARY_SINCE.get(op, 7)
+
+
+def make_evaluator(
+    op: str, opset: int, attr: Attr, protos: Iterable[onnx.AttributeProto], n_outputs: int
+) -> Evaluator | None:
+    """What computes a node of constants; it raises where they do not fit. None: the operator is not known.
+
+    Parameters
+    ----------
+    attr : callable
+        (name, default) -> the attribute's value.
+    protos : iterable of AttributeProto
+        All of the attributes.
+    """
+    if not is_evaluated(op, opset):
+        return None
+    if op in EVALUATORS:
+        compute = EVALUATORS[op]
+        return lambda args: (compute(attr, args),)
+    names = [f"o{k}" for k in range(n_outputs)]
+    node = onnx.NodeProto(op_type=op, output=names, attribute=protos)
+
+    def run(args: list[Any]) -> Sequence[Any]:
+        _check_work(op, attr, args)
+        node.input[:] = [f"i{k}" if a is not None else "" for k, a in enumerate(args)]
+        with np.errstate(all="ignore"):
+            return tuple(np.asarray(y) for y in _find_library(node, opset).run(*args))
+
+    return run
+
+
+def _find_library(node: onnx.NodeProto, opset: int) -> Any:
+    from onnx.reference.ops import load_op  # slow to load, and seldom asked for
+
+    params = {"log": lambda *_: None, "opsets": {"": opset}, "verbose": 0, "new_ops": None}
+    return load_op("", node.op_type, opset)(node, params)
+
+
+def _check_work(op: str, attr: Attr, args: list[Any]) -> None:
+    """Before anything is computed, as for sizes."""
+    given = [a for a in args if a is not None]
+    if op in _ELEMENTWISE:
+        _check_size(math.prod(np.broadcast_shapes(*(a.shape for a in given))))
+    elif op in _PRODUCTS:
+        summed = max(1, given[0].shape[0 if attr("transA", 0) else -1])
+        result = (given[0].size // summed) * (given[1].size // summed)
+        _check_size(result)
+        if result * summed > _MOST_WORK:
+            raise ValueError("too much to compute ahead")
+    elif op == "Pad":
+        if len(given) < 2:
+            raise ValueError("pads by attribute")
+        begins, ends = given[1].reshape(2, -1).tolist()
+        _check_size(math.prod(sum(d) for d in zip(given[0].shape, begins, ends, strict=True)))
+    _check_size(sum(a.size for a in given))
+
+
+def _power(base: Any, exponent: Any) -> NDArray[Any]:
+    _check_size(math.prod(np.broadcast_shapes(base.shape, exponent.shape)))
+    with np.errstate(all="ignore"):
+        return np.asarray(np.power(base, exponent).astype(base.dtype))
+
+
+def _tile(value: Any, repeats: Any) -> NDArray[Any]:
+    times = [int(n) for n in repeats]
+    if len(times) != value.ndim:
+        raise ValueError("one number of repeats for each axis")
+    _check_size(value.size * math.prod(times))
+    return np.asarray(np.tile(value, times))
+
+
+def _erf(value: Any) -> NDArray[Any]:
+    found = np.fromiter(map(math.erf, value.reshape(-1).tolist()), np.float64, value.size)
+    return np.asarray(found.reshape(value.shape).astype(value.dtype))

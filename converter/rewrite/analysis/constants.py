@@ -1,46 +1,116 @@
 """Which tensors are constant though no initializer says so, and what they are.
 
-Chains of Constant, Identity, Cast, CastLike, Transpose, Reshape, Squeeze, Unsqueeze, Expand,
-ConstantOfShape, Shape, Slice, Gather, Concat and DequantizeLinear over constants and static shapes
-are followed and evaluated. torch's unoptimised dynamo export computes a zero bias for every
-convolution by such a chain.
+Whatever nodes make of constants and static shapes alone is constant: a weight that is normalised, split or tiled,
+the scale of a batch norm that was taken apart, a zero bias of torch's unoptimised dynamo export. Parameters are
+computed in float64 and rounded once; sizes, and what decides by comparing, in their own types as a runtime does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter import numerics
 from converter.model.graph import Const, Graph, Node, Tensor
-from converter.model.graph.constant_ops import EVALUATORS, constant, numpy_dtype
+from converter.model.graph.constant_ops import Evaluator, constant, is_evaluated, make_evaluator, numpy_dtype
 from converter.records import Weight
 
-_BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div"})
-_FUEL = 16  # nodes in a chain; exporters need four
-_MALFORMED = (ValueError, IndexError, TypeError, KeyError, AttributeError)
+_FUEL = 64  # nodes in a chain; exporters need ten
+_MALFORMED = (ValueError, IndexError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError)
 _CARRIERS = frozenset(
     "Identity Cast CastLike Transpose Reshape Squeeze Unsqueeze Expand ConstantOfShape Slice Gather Concat "
     "Add Sub Mul Div Neg Sqrt".split()
 )
+_SMALL = 1 << 14  # elements of a computed constant that is kept, not computed on each call
 
 
-Recipe = Callable[[], NDArray[Any]]
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """How a constant is computed. It holds what it needs: it outlives the nodes, which an edit may take out.
+
+    Attributes
+    ----------
+    tensor : Tensor
+        That it is the recipe of; for the messages of a leaf.
+    weight : Weight or ndarray, optional
+        The value of a leaf; None where the leaf is not known until the model runs (an input with a default, an
+        argument of a function), or where a node computes it.
+    evaluator : Evaluator, optional
+        What the node computes; None for a leaf.
+    args : tuple of Recipe or None
+        The node's inputs.
+    index : int
+        Which of the node's outputs.
+    to : dtype, optional
+        A cast's target.
+    """
+
+    tensor: Tensor
+    weight: Weight | NDArray[Any] | None = None
+    evaluator: Evaluator | None = None
+    args: tuple[Recipe | None, ...] = ()
+    index: int = 0
+    to: np.dtype[Any] | None = None
+
+    def walk(self) -> Iterator[Recipe]:
+        """This and all that it is made of, each once."""
+        stack, seen = [self], {id(self)}
+        while stack:
+            recipe = stack.pop()
+            yield recipe
+            fresh = [a for a in recipe.args if a is not None and id(a) not in seen]
+            seen.update(map(id, fresh))
+            stack += fresh
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a leaf is not known until the model runs."""
+        return any(r.weight is None and r.evaluator is None for r in self.walk())
+
+    def compute(self, *, wide: bool) -> NDArray[Any]:
+        """The value; ``wide``: with floats in float64 throughout, nothing rounded on the way."""
+        return self._compute(wide, {})
+
+    def _compute(self, wide: bool, done: dict[int, NDArray[Any]]) -> NDArray[Any]:
+        if id(self) not in done:
+            value = self._value(wide, done)
+            done[id(self)] = value.astype(np.float64) if wide and numerics.is_float(value.dtype) else value
+        return done[id(self)]
+
+    def _value(self, wide: bool, done: dict[int, NDArray[Any]]) -> NDArray[Any]:
+        if self.evaluator is None:
+            assert self.weight is not None
+            if isinstance(self.weight, np.ndarray):
+                return self.weight
+            return self.weight.float64() if wide and numerics.is_float(self.weight.dtype) else self.weight.load()
+        args = [None if a is None else a._compute(wide, done) for a in self.args]
+        first = args[0] if args else None
+        if (
+            self.to is not None
+            and wide
+            and numerics.is_float(self.to)
+            and first is not None
+            and first.dtype.kind == "f"
+        ):
+            return first
+        return np.asarray(self.evaluator(args)[self.index])
 
 
 class Evaluated:
-    """The value of a chain of constants, computed on each call.
+    """The value of a chain of constants, computed on each call unless it is small."""
 
-    The recipe holds what it needs: it outlives the nodes, which an edit may take out of the graph.
-    """
+    is_computed = True  # float64() is not what load() gives in float64: load() is rounded
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        like = recipe()
+        like = recipe.compute(wide=False)
         self._shape: tuple[int, ...] = like.shape
         self._dtype = like.dtype
+        self._kept: NDArray[np.float64] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,12 +123,29 @@ class Evaluated:
         return self._dtype
 
     def load(self) -> NDArray[Any]:
-        """The value."""
-        return self._recipe()
+        """The value, floats rounded once."""
+        if not numerics.is_float(self._dtype):
+            return self._recipe.compute(wide=False)
+        return numerics.round_to(self.float64(), self._dtype)
 
     def float64(self) -> NDArray[np.float64]:
-        """The value in float64."""
-        return self._recipe().astype(np.float64)
+        """The value in float64, before any rounding."""
+        if self._kept is not None:
+            return self._kept
+        value = self._recipe.compute(wide=numerics.is_float(self._dtype)).astype(np.float64)
+        if value.size <= _SMALL:
+            self._kept = value
+        return value
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was found out about one state of the graph."""
+
+    version: int = -1
+    recipes: dict[Tensor, Recipe] = field(default_factory=dict)
+    weights: dict[Tensor, Evaluated | None] = field(default_factory=dict)
+    too_short: dict[Tensor, int] = field(default_factory=dict)  # fuel that did not reach the ends of the chain
 
 
 class Constants:
@@ -66,6 +153,8 @@ class Constants:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
+        self._known = _Known()
+        self._run_time: set[Tensor] = set()  # an edit makes no constant of what hangs on an input
 
     def problem(self, tensor: Tensor) -> tuple[str, str] | None:
         """Why the tensor cannot be taken as a constant that may be replaced: (code, clause); None if it can.
@@ -103,90 +192,128 @@ class Constants:
         if producer is not None and producer.is_op("Identity"):
             source = producer.tensor_in(0)
             return self.weight(source) if source is not None else None
-        recipe = self._recipe(tensor, _FUEL)
-        try:
-            return None if recipe is None else Evaluated(recipe)
-        except _MALFORMED:
-            return None
+        known = self._look()
+        if tensor not in known.weights:
+            known.weights[tensor] = self._evaluated(tensor)
+        return known.weights[tensor]
 
     def evaluate(self, tensor: Tensor) -> NDArray[Any] | None:
         """The tensor's value in its own type; None if it is not constant."""
         recipe = self._recipe(tensor, _FUEL)
         try:
-            return None if recipe is None else recipe()
+            return None if recipe is None or recipe.is_open else recipe.compute(wide=False)
         except _MALFORMED:
             return None  # a malformed chain is left to the runtime, which reports it
 
+    def _evaluated(self, tensor: Tensor) -> Evaluated | None:
+        recipe = self._recipe(tensor, _FUEL)
+        try:
+            return None if recipe is None or recipe.is_open else Evaluated(recipe)
+        except _MALFORMED:
+            return None
+
+    def _look(self) -> _Known:
+        if self._known.version != self._graph.version:
+            self._known = _Known(self._graph.version)
+        return self._known
+
     def _recipe(self, tensor: Tensor, fuel: int) -> Recipe | None:
+        """How the tensor follows from constants and from leaves that may be replaced; None if it does not."""
+        known = self._look()
+        if tensor in self._run_time or fuel <= known.too_short.get(tensor, -1):
+            return None
+        if tensor not in known.recipes:
+            found = self._make(tensor, fuel)
+            if found is None:
+                known.too_short[tensor] = fuel
+                return None
+            known.recipes[tensor] = found
+        return known.recipes[tensor]
+
+    def _make(self, tensor: Tensor, fuel: int) -> Recipe | None:
         if isinstance(tensor, Const):
-            return None if tensor.overridable else tensor.weight.load
+            return Recipe(tensor, None if tensor.overridable else tensor.weight)
         node = self._graph.producer(tensor)
-        if node is None or fuel == 0 or not node.is_standard or node.function_attrs or node.outputs[0] is not tensor:
+        if node is None and tensor.is_input and tensor.scope.kind == "function":
+            return Recipe(tensor)
+        if node is None or not node.is_standard or node.function_attrs:
+            self._run_time.add(tensor)
             return None
         if node.op == "Constant":
             stored = self._graph.constant_weight(node)
-            return _as_recipe(constant(node.attr)) if stored is None else stored.load
+            return _make_leaf(tensor, constant(node.attr) if stored is None else stored)
         computed = self._graph.whole_numbers(tensor)
         if computed is not None:
-            return _as_recipe(computed)
+            return Recipe(tensor, computed)
         if node.op == "Shape":
-            return _as_recipe(self._shape_of(node))
-        if node.op == "CastLike":  # of its second input only the type counts
-            return self._cast_like(node, fuel)
-        if node.op not in EVALUATORS or (node.op in _BROADCASTS and node.scope.opset < 7):
-            return None
+            return _make_leaf(tensor, self._shape_of(node))
+        return self._of_node(tensor, node, fuel) if fuel else None
+
+    def _of_node(self, tensor: Tensor, node: Node, fuel: int) -> Recipe | None:
         sources = [node.tensor_in(slot) for slot in range(len(node.inputs))]
-        # A tensor that is read twice is followed, and computed, once: chains that double would take 2^n steps.
-        found = {id(t): self._recipe(t, fuel - 1) for t in sources if t is not None}
-        args = [None if t is None else found[id(t)] for t in sources]
-        if any(a is None and t is not None for a, t in zip(args, sources, strict=True)):
+        if node.op == "CastLike":  # of its second input only the type counts
+            to = self._graph.elem_type(sources[1]) if len(sources) > 1 and sources[1] is not None else None
+            dtype = numpy_dtype(to) if to else None
+            evaluator: Evaluator | None = None if dtype is None else _make_cast(dtype)
+            sources = sources[:1]
+        elif not is_evaluated(node.op, node.scope.opset) or node.attr_edits:
+            self._run_time.add(tensor)
             return None
-        evaluator = EVALUATORS[node.op]
+        else:
+            evaluator = make_evaluator(
+                node.op, node.scope.opset, node.attr, node.attr_protos.values(), len(node.outputs)
+            )
+            dtype = numpy_dtype(node.attr("to")) if node.op == "Cast" and isinstance(node.attr("to"), int) else None
+        args: list[Recipe | None] = []
+        for source in sources:
+            found = None if source is None else self._recipe(source, fuel - 1)
+            if source is not None and found is None:
+                if source in self._run_time:
+                    self._run_time.add(tensor)
+                return None
+            args.append(found)
+        if evaluator is None:
+            return None
+        index = next(k for k, out in enumerate(node.outputs) if out is tensor)
+        return Recipe(tensor, None, evaluator, tuple(args), index, dtype)
 
-        def compute() -> NDArray[Any]:
-            values = {key: recipe() for key, recipe in found.items() if recipe is not None}
-            return evaluator(node.attr, [None if t is None else values[id(t)] for t in sources])
-
-        return compute
-
-    def _leaves(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors that the value comes from, through carriers; empty where all is in the nodes."""
+    def _leaves(self, tensor: Tensor) -> Sequence[Tensor]:
+        """The tensors that the value comes from; of what is not constant, through carriers."""
+        recipe = self._recipe(tensor, _FUEL)
+        if recipe is not None:
+            return [r.tensor for r in recipe.walk() if r.weight is None and r.evaluator is None]
         out: list[Tensor] = []
-        stack: list[tuple[Tensor, int]] = [(tensor, _FUEL)]
+        stack: list[Tensor] = [tensor]
+        seen: set[Tensor] = {tensor}
         while stack:
-            t, fuel = stack.pop()
+            t = stack.pop()
             node = self._graph.producer(t)
-            if isinstance(t, Const) or node is None or not node.is_standard or fuel == 0:
+            if (recipe := self._recipe(t, _FUEL)) is not None:
+                out += [r.tensor for r in recipe.walk() if r.weight is None and r.evaluator is None]
+            elif node is None or not node.is_standard or (node.op not in _CARRIERS) or len(seen) > _FUEL:
                 out.append(t)
-            elif self._graph.whole_numbers(t) is not None:
-                continue
-            elif node.op == "Shape":
-                if self._shape_of(node) is None:
-                    out.append(t)
-            elif node.op == "CastLike":
-                stack += [(s, fuel - 1) for s in node.inputs[:1]]
-            elif node.op in _CARRIERS or node.op == "DequantizeLinear":
-                stack += [(s, fuel - 1) for s in {id(s): s for s in node.inputs if s.name}.values()]
-            elif node.op != "Constant":
-                out.append(t)
+            else:
+                sources = node.inputs[:1] if node.op == "CastLike" else node.inputs
+                fresh = [s for s in {id(s): s for s in sources if s.name}.values() if s not in seen]
+                seen.update(fresh)
+                stack += fresh
         return out
 
     def _is_quantized(self, tensor: Tensor) -> bool:
-        node, fuel = self._graph.producer(tensor), _FUEL
-        while node is not None and fuel:
-            if node.is_op("DequantizeLinear"):
-                return True
-            source = node.tensor_in(0) if node.op in _CARRIERS else None
-            node, fuel = (self._graph.producer(source) if source is not None else None), fuel - 1
-        return False
+        """Whether integers are dequantized on the way to it."""
+        recipe = self._recipe(tensor, _FUEL)
+        if recipe is None:
+            return False
+        producers = (self._graph.producer(r.tensor) for r in recipe.walk())
+        return any(node is not None and node.is_op("DequantizeLinear") for node in producers)
 
     def _shape_of(self, node: Node) -> NDArray[Any] | None:
         source = node.tensor_in(0)
         if source is None:
             return None
         dims = self._graph.shape(source)
-        if dims is None and (weight := self._stored_weight(source)) is not None:
-            dims = weight.shape
+        if dims is None and isinstance(source, Const):
+            dims = source.weight.shape
         if dims is None:
             return None
         part = dims[node.attr("start", 0) : node.attr("end", len(dims))]
@@ -194,19 +321,10 @@ class Constants:
             return None
         return np.array(part, np.int64)
 
-    def _stored_weight(self, tensor: Tensor) -> Weight | None:
-        return tensor.weight if isinstance(tensor, Const) else None
 
-    def _cast_like(self, node: Node, fuel: int) -> Recipe | None:
-        source, like = node.tensor_in(0), node.tensor_in(1)
-        if source is None or like is None:
-            return None
-        value, to = self._recipe(source, fuel - 1), self._graph.elem_type(like)
-        if value is None or not to:
-            return None
-        dtype = numpy_dtype(to)
-        return lambda: value().astype(dtype)
+def _make_leaf(tensor: Tensor, value: Weight | NDArray[Any] | None) -> Recipe | None:
+    return None if value is None else Recipe(tensor, value)
 
 
-def _as_recipe(value: NDArray[Any] | None) -> Recipe | None:
-    return None if value is None else lambda: value
+def _make_cast(dtype: np.dtype[Any]) -> Evaluator:
+    return lambda args: (args[0].astype(dtype),)

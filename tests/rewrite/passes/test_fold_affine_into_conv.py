@@ -17,7 +17,7 @@ class TestFoldAffineIntoConv(PassRows):
         sub-by-rank-0 sub-by-1 sub-by-1-1-1 sub-by-1-1-1-1 sub-by-c-1-1 sub-by-1-c-1-1 const-sub-by-rank-0
         const-sub-by-1 const-sub-by-1-1-1 const-sub-by-1-1-1-1 const-sub-by-c-1-1 const-sub-by-1-c-1-1
         div-by-rank-0 div-by-1 div-by-1-1-1 div-by-1-1-1-1 div-by-c-1-1 div-by-1-c-1-1 neg mul-by-zero-channel
-        chain
+        chain frozen-norm-reciprocal frozen-norm-power
     """
     declines = """
         divides-by-result: const-divided-by-conv

@@ -23,6 +23,9 @@ class TestFoldBnIntoConv(PassRows):
         eps-1e-10-opset-9 eps-1e-10-opset-15 var-slightly-negative var-0 gamma-0 gamma-negative large-conv
         nested-function long-domain-name weak-gamma weak-gamma-no-shift weak-weight weak-everything
         weak-gamma-and-variance weak-gamma-bfloat16 all-weak-but-shifted
+        computed-weight-norm computed-weight-norm-opset-13 computed-standardised computed-masked computed-thresholded
+        computed-split computed-split-second computed-padded-and-added computed-low-rank computed-tiled
+        computed-tanh-of-half computed-deep computed-variance
     """
     declines = """
         function-attribute: epsilon-differs-per-call
@@ -31,9 +34,9 @@ class TestFoldBnIntoConv(PassRows):
         captured-by-subgraph: conv-output-captured-by-if captured-by-loop captured-by-scan captured-by-nested-if
             bn-in-branch
         several-readers: conv-output-second-consumer one-conv-two-bns
-        overridable: weight-overridable bn-scale-overridable all-overridable
-        function-input: weights-differ-per-call
-        not-constant: bn-scale-is-graph-input
+        overridable: weight-overridable bn-scale-overridable all-overridable computed-of-overridable
+        function-input: weights-differ-per-call computed-of-argument
+        not-constant: bn-scale-is-graph-input computed-of-random computed-too-large
         weight-quantized: conv-weight-dequantized
         spatial-stats: opset-7-spatial-0 opset-6-spatial-0
         channel-axis: conv-transpose-1-2 half-a-transpose-pair reshape-mixes-channels
