@@ -1,4 +1,4 @@
-"""What the interval says (outcome), and whether that is what was asked for (verdict)."""
+"""How a benchmark is laid out: sessions, blocks, pairs, the gate; and what an interval says by that gate."""
 
 from __future__ import annotations
 

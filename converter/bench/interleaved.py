@@ -1,4 +1,4 @@
-"""Both models in one process, in one session after another, block by block."""
+"""Both models in one process, block by block, and the first beside itself: the A/A control."""
 
 from __future__ import annotations
 

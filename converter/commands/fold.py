@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from converter.commands.targets import Target, check_targets, list_paths
 from converter.errors import ModelError
 from converter.model.graph import Graph, has_external, load
 from converter.records import Verdict, exit_code_of, results
+from converter.records.frozen import dataclass
 from converter.records.option import check_names, documented, names
 from converter.records.options import (
     STAGES,

@@ -1,4 +1,4 @@
-"""What the referee and the benchmark found: verdicts with their evidence, as records.
+"""What the referee and the benchmark found: verdicts (and their exit codes 0, 1, 4) with their evidence, as records.
 
 Every number that a verdict rests on is in its record, so that a report can be judged again without a run.
 ``detail`` dictionaries hold JSON values only, never arrays.
@@ -7,9 +7,11 @@ Every number that a verdict rests on is in its record, so that a report can be j
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, Final, Self
+
+from converter.records.frozen import dataclass
 
 # Metadata of a field that is not in the JSON under its own name; see `converter.report.serialize`.
 HIDDEN: Final = {"json": ""}  # not in it: a document holds it once for all its parts, or it follows from another field
@@ -84,7 +86,7 @@ class Warning(str):
         return self.code, str(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OutputCheck:
     """How one output (or one rewritten place, or one recomputed weight) compared."""
 
@@ -97,7 +99,7 @@ class OutputCheck:
     detail: dict[str, Any] = field(default_factory=dict)  # JSON values only
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stage:
     """One stage of the referee."""
 
@@ -109,7 +111,7 @@ class Stage:
     seconds: float | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelFacts:
     """One of the two models as it came: what a reader needs to know it again."""
 
@@ -121,7 +123,7 @@ class ModelFacts:
     nodes: dict[str, int] = field(default_factory=dict)  # operator -> nodes of it, most frequent first
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Environment:
     """With what, and where, the models ran."""
 
@@ -135,7 +137,7 @@ class Environment:
     gpu: dict[str, Any] = field(default_factory=dict)  # name, uuid, driver, clocks; empty without one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InputSet:
     """What the models were run on."""
 
@@ -149,7 +151,7 @@ class InputSet:
     source: str = ""  # file, folder or script:function
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Parity:
     """The referee's verdict on a pair of models, with its evidence.
 
@@ -171,7 +173,7 @@ class Parity:
     failing_inputs: str = field(default="", metadata=HIDDEN)  # a file that holds them
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Timing:
     """How long one model takes, in milliseconds, and what it holds."""
 
@@ -188,7 +190,7 @@ class Timing:
     detail: dict[str, Any] = field(default_factory=dict)  # histogram, submit and total time on CUDA
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Block:
     """One block of interleaved pairs: log of (median time of B / median time of A)."""
 
@@ -203,7 +205,7 @@ class Block:
     discarded: bool | None = field(default=None, metadata=OPTIONAL)  # taken again, for want of a steady clock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Latency:
     """How long B takes beside A, with the interval that the verdict rests on.
 

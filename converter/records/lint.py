@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any
+
+from converter.records.frozen import dataclass
 
 
 class Kind(StrEnum):
@@ -16,7 +18,7 @@ class Kind(StrEnum):
     SOURCE = "source"  # a rule in the source that is the wrong way round
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Code:
     """One kind of finding. ``name`` is public API."""
 
@@ -122,7 +124,7 @@ CODES: tuple[Code, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Location:
     """A place in a source file; lines and columns count from 1, 0 is unknown."""
 
@@ -133,7 +135,7 @@ class Location:
     end_column: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LintFinding:
     """One bias, or part of one, that cannot matter in training, or that will hurt it."""
 
@@ -151,7 +153,7 @@ class LintFinding:
     evidence: dict[str, Any] = field(default_factory=dict)  # JSON values only
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Unconfirmed:
     """A verdict of the trace that the run in float64 did not bear out; never a finding."""
 
@@ -160,7 +162,7 @@ class Unconfirmed:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LintReport:
     """What was found in one module."""
 

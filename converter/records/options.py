@@ -4,16 +4,14 @@ A field is an option of the command line and of the API, or if it has no help an
 `converter.records.option`. A record has the fields of its last base first.
 """
 
-# ruff: noqa: RUF009  (`option` and `argument` are `dataclasses.field`, with what it is to note)
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from converter.records.choices import StageId
+from converter.records.frozen import dataclass
 from converter.records.option import OptionRecord, argument, option
 
 Progress = Callable[[str], None]
@@ -197,7 +195,7 @@ class VerifyOptions(DecisionOptions, RuntimeOptions, DataOptions):
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Advice:
     """What the options that a measurement may advise are called where it was asked for."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from converter.records.evidence import Latency, Parity
+from converter.records.frozen import dataclass
 from converter.records.rewrites import Counts, Fate, Finding, Gate, Rewrite
 
 
@@ -39,7 +39,7 @@ class FoldResult(InspectResult):
     exit_code: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Provenance:
     """Where a module came from. Names of folders on this machine are no part of it."""
 
@@ -49,7 +49,7 @@ class Provenance:
     random_weights: bool = False  # nothing gave the parameters but a random generator
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TensorPort:
     """An input or output of the exported model; an open size is a name."""
 
@@ -58,7 +58,7 @@ class TensorPort:
     shape: tuple[int | str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ExportResult:
     """What was exported, with the proof; `output` is None where nothing was written."""
 
@@ -77,7 +77,7 @@ class ExportResult:
     exit_code: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReplayResult:
     """What a third party can say of a certificate, and where the model was rebuilt.
 

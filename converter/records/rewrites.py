@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from converter.records.evidence import HIDDEN, INLINE
+from converter.records.frozen import dataclass
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ class Status(StrEnum):
     DECLINED = "declined"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Finding:
     """One match of one pass, acted on or declined.
 
@@ -43,7 +44,7 @@ class Finding:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Delta:
     """What applying one plan did to the graph, counted by the graph."""
 
@@ -54,7 +55,7 @@ class Delta:
     bytes_added: int = 0  # bytes of new tensors less bytes of tensors that went away
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rewrite:
     """One applied match: ``output`` is the tensor whose value is the same before and after."""
 
@@ -112,7 +113,7 @@ class EffectKind(StrEnum):
     NONLINEAR = "nonlinear"  # it blocks: it is not linear
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Step:
     """One node that a bias's shift meets, and what it does with it.
 
@@ -137,7 +138,7 @@ class Step:
     part: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fate:
     """Where one bias went, or why it is kept.
 
@@ -157,7 +158,7 @@ class Fate:
     names: tuple[str, ...] = field(default=(), repr=False, metadata=HIDDEN)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Counts:
     """What a model holds, over the main graph, subgraphs and functions."""
 
@@ -167,7 +168,7 @@ class Counts:
     parameter_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Gate:
     """The gate that keeps the memory of an LSTM or GRU, resting on its bias.
 

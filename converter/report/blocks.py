@@ -13,11 +13,12 @@ A new form is one file in ``render`` that walks `Report.sections` for the medium
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Flag, StrEnum, auto
 from typing import TYPE_CHECKING, Any
 
 from converter.records import Verdict
+from converter.records.frozen import dataclass
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -58,7 +59,7 @@ class Style(StrEnum):
 FATE_STYLES = frozenset((Style.DEAD, Style.ZERO, Style.ABSORBED, Style.MERGED, Style.KEPT))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Span:
     """A piece of text in one style."""
 
@@ -69,7 +70,7 @@ class Span:
 Words = str | Span | tuple[str | Span, ...]  # prose, which may quote names
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Lines:
     """Lines of one cell."""
 
@@ -113,7 +114,7 @@ def quiet(text: str) -> Span:
 # ---- blocks ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Paragraph:
     """Prose; ``small`` where it explains another block."""
 
@@ -121,7 +122,7 @@ class Paragraph:
     small: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class VerdictLine:
     """A verdict and what it says, with its reason: ``PASS: same outputs``. Markdown names the ``subject`` too."""
 
@@ -131,14 +132,14 @@ class VerdictLine:
     subject: str = ""  # "Parity", "Latency"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Warnings:
     """What a reader has to know before trusting the rest."""
 
     lines: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Column:
     """One column of a table.
 
@@ -152,7 +153,7 @@ class Column:
     wide: bool = False  # left out where the page is narrow
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Row:
     """Cells, and the media in which the row is shown."""
 
@@ -160,7 +161,7 @@ class Row:
     media: Medium = Medium.ALL
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """Columns and rows. ``most``: the rows shown in a medium, where they are bounded; ``rest`` says where others are.
 
@@ -196,7 +197,7 @@ class Table:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KeyValues:
     """Facts by name."""
 
@@ -204,14 +205,14 @@ class KeyValues:
     inline: bool = False  # a few short numbers, side by side where there is room
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ListBlock:
     """Sentences of equal weight."""
 
     items: Sequence[Words]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Check:
     """One thing that was checked, and the evidence."""
 
@@ -225,14 +226,14 @@ class Check:
     summary: str = ""  # the title where there is no room for ``about``
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Checks:
     """A list of checks."""
 
     checks: Sequence[Check]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Measure:
     """A number beside its limit."""
 
@@ -242,14 +243,14 @@ class Measure:
     draw: Callable[[], Markup] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Measures:
     """Numbers beside their limits, as bars where there are charts."""
 
     rows: Sequence[Measure]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tile:
     """A count before and after."""
 
@@ -260,7 +261,7 @@ class Tile:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tiles:
     """Counts before and after."""
 
@@ -269,7 +270,7 @@ class Tiles:
     after: str = "after"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ladder:
     """Steps from weak to strong, and the one that was reached."""
 
@@ -278,7 +279,7 @@ class Ladder:
     here: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Chart:
     """A drawing. ``draw`` gives the SVG, or an axis and the SVG beside it; None where there is nothing to draw.
 
@@ -292,7 +293,7 @@ class Chart:
     ends: tuple[str, ...] = ()  # what stands under its left end, its middle, its right end
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Picture:
     """A drawing that stands in a file beside the report, for a form that can only name it: a path and what it shows."""
 
@@ -301,7 +302,7 @@ class Picture:
     caption: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Details:
     """What unfolds on a click; on a screen, which has no clicks, it is simply there."""
 
@@ -309,21 +310,21 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Heading:
     """A title inside a section."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Code:
     """Lines to copy."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TreeNode:
     """A node of a tree."""
 
@@ -338,14 +339,14 @@ class TreeNode:
         return 1 + sum(child.size for child in self.children)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tree:
     """A tree, drawn as a trunk with branches."""
 
     root: TreeNode
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Only:
     """Blocks that only some media show."""
 
@@ -381,7 +382,7 @@ Block = (
 # ---- the report --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Section:
     """Blocks on one subject; without any that its medium shows, it is left out.
 
@@ -396,7 +397,7 @@ class Section:
     titled: Medium = Medium.ALL
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Case:
     """One thing that was tested, for forms that know tests only: what is open or was not run is never passed."""
 
@@ -408,7 +409,7 @@ class Case:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Report:
     """What a command found. The head is shown by forms that have room for one; screens begin with the sections."""
 

@@ -1,4 +1,4 @@
-"""Execution providers: their names, their options when errors are to be seen, and whether they are there.
+"""Execution providers: their names, their options (TF32 off where errors are to be seen), and whether they are there.
 
 A provider that was asked for is honoured or refused. onnxruntime itself only logs that CUDA could not be loaded
 and then runs on the CPU.

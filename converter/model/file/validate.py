@@ -1,4 +1,4 @@
-"""What must hold of a model before anything else looks at it, for the editor and for the referee alike.
+"""What must hold of a model before anything else looks at it: its names, its tensors, where its external data lies.
 
 protobuf parses what is no model: names that are no text, tensors whose data does not fit their shape, functions that
 call each other in a circle, attributes of another type than their operator's. Each of these is one line here that

@@ -1,4 +1,4 @@
-"""Writing: a file as a list of pieces, most of them spans that the kernel copies.
+"""Writing: a file as a list of pieces, under a temporary name that is renamed once all of it is there.
 
 A piece is bytes made here, a span of a file or buffer, or an array computed when its turn comes,
 so that one tensor at a time is in memory.

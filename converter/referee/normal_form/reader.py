@@ -1,4 +1,4 @@
-"""From the nodes of a small model to the normal form of its output."""
+"""From the nodes of a small model to the normal form of its output, by the rule of each node's operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of two computed tensors, softmax, and picks: how the shifts of attention's biases go through them.
+"""The normal form of each operator: Conv, Gemm, BatchNormalization, arithmetic, what attention's biases go through.
 
 (q + b)(k + c)^T = q k^T + q c^T + b k^T + b c^T. The second and fourth term are the same for every key, so that a
 softmax over the keys does not feel them; rows of a softmax sum to one, so that a shift of the values passes.

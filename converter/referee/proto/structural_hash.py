@@ -1,4 +1,4 @@
-"""Whether two models are one computation, whatever their tensors are called and in whichever order nodes stand.
+"""Hashes of models: the chain of a certificate's, and whether two models are one computation, whatever the names.
 
 Every tensor gets a hash of how it is made: the operator, its version and attributes, the tensors that it reads,
 down to inputs (by name or place) and constants (by their bits). Equal hashes of the outputs are a proof; unequal

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from converter.records.choices import StageId
+from converter.records.frozen import dataclass
 from converter.records.options import STAGES as CHOICES  # structure and environment always run
 from converter.records.options import Progress, VerifyOptions
 from converter.referee.inputs.stream import Stream
@@ -20,7 +21,7 @@ STAGES = tuple(StageId)
 _REAL_INPUTS = 16  # of the user's that are held against float64; all of them take part in the decision stage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DecisionRequest:
     """The decision stage: by which outputs, which metric, which margin."""
 
