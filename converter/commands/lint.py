@@ -153,11 +153,11 @@ def run(
         source = fix_source(result, Path.cwd())
         if write:
             source.write()
-        terminal.say(source.diff)
+        terminal.say(source.diff, to_runner=True)  # the user's own code, for `git apply`
         for line in fix_lines(source, wrote=write):
             terminal.note(line)
     else:
-        terminal.say(_render(result.report, argv, exit_code, **form))
+        terminal.say(_render(result.report, argv, exit_code, **form), to_runner=form["github"])
     if checkpoint is not None:
         terminal.note(fix_checkpoint(result, *checkpoint, force=force))
     return exit_code

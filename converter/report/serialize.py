@@ -86,7 +86,8 @@ def json_name(field: Field[Any]) -> str:
 
 def dumps(document: Json) -> str:
     """Strict JSON in ASCII, so that any terminal and any reader take it."""
-    return json.dumps(encode(document), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(encode(document), indent=2, allow_nan=False)
+    return text.replace("##[", "#\\u0023[") + "\n"  # only in strings, and the same there; else a command in a CI's log
 
 
 def convert(value: Any, into: type[Value]) -> Value:

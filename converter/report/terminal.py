@@ -36,10 +36,18 @@ def leave_on_signals() -> None:
             signal.signal(number, leave)
 
 
-def say(text: str) -> None:
-    """Write to stdout; that nobody reads it any more is no error (``biasopt passes | head -1``)."""
+def say(text: str, *, to_runner: bool = False) -> None:
+    """Write to stdout; that nobody reads it any more is no error (``biasopt passes | head -1``).
+
+    ``to_runner``: the text is our own commands to GitHub's runner, or is to be used as it is; what else it would take
+    for a command is broken up.
+    """
     if sys.stdout is None:
         return
+    if not to_runner and ("::" in text or "##[" in text):
+        from converter.report import wording
+
+        text = wording.break_commands(text)
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -59,8 +67,11 @@ def note(line: str) -> None:
 
 def bug(version: str) -> None:
     """Show the traceback of the exception at hand, and ask for a report."""
+    from converter.report import wording
+
+    lines = (wording.plain(line) for line in traceback.format_exc().splitlines())
     with suppress(OSError, AttributeError):
-        sys.stderr.write(traceback.format_exc())
+        sys.stderr.write(wording.break_commands("\n".join(lines)) + "\n")
     note(f"this is a bug in biasopt {version}; please report it, with the lines above")
 
 
@@ -68,7 +79,7 @@ def one_line(text: str) -> str:
     """The text without line breaks and control characters."""
     from converter.report import wording  # only where there is something to say: what it needs loads slowly
 
-    return wording.plain(" ".join(text.split()))
+    return wording.break_commands(wording.plain(" ".join(text.split())))
 
 
 def mute() -> None:

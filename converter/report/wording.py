@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -178,9 +179,38 @@ DIFFERENCE = {  # the usual measures of a difference
 }
 
 
+_MOST = 800  # characters of one name or sentence that are shown; a model may hold names of megabytes
+_TAIL = 150  # of these, so many are its end: there a message says what to do
+
+
 def plain(text: str) -> str:
-    """Escape control characters: a name in a model must not be able to drive the terminal."""
+    """A name or a sentence as it may be shown: control characters escaped, the middle of a very long one left out.
+
+    A name in a model must not be able to drive the terminal, or to fill it.
+    """
+    if len(text) <= _MOST:
+        return escape(text)
+    left_out = len(text) - _MOST
+    return f"{escape(text[: _MOST - _TAIL])}... ({left_out:,} characters more) ...{escape(text[-_TAIL:])}"
+
+
+def escape(text: str) -> str:
+    """The text with its control characters escaped, whole."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def break_commands(text: str) -> str:
+    """The text without what GitHub's runner takes for a command: ``::`` at the start of a line, ``##[`` anywhere.
+
+    The runner reads all that a step prints. Nothing that comes from a file may speak to it: ``::stop-commands::``
+    and ``::add-mask::`` change what the rest of the log means.
+    """
+    return _COMMAND.sub(lambda found: found[0].replace("::", r"\x3a:", 1).replace("##[", r"#\x23["), text)
+
+
+_COMMAND = re.compile(r"(?:^|(?<=\r))[^\S\r\n]*::|##\[", re.MULTILINE)
 
 
 def size(n_bytes: int) -> str:

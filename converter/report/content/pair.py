@@ -106,7 +106,7 @@ def again_section(
     failing = parity.failing_inputs if parity else ""
     brief = list(_ground(inputs, where, failing))
     certified: list[tuple[str, Words]] = [("Certificate", name(certificate))] if certificate else []
-    command = [Code(wording.plain(run.command_line))] if run.command_line else []
+    command = [Code(wording.escape(run.command_line))] if run.command_line else []
     known: list[tuple[str, Words]] = [
         *_ground(inputs, where, failing, hashes=True),
         *(

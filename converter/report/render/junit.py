@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from converter.records import Verdict
 from converter.report.blocks import Case, Report
+from converter.report.wording import escape
 
 # What XML 1.0 cannot hold even as a reference: control characters but tab and line breaks, lone surrogates.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -81,5 +82,6 @@ def _unique(cases: Iterable[Case]) -> Iterator[Case]:
 
 
 def _xml(text: str) -> str:
-    """The text with what XML cannot hold written as an escape."""
-    return _NOT_XML.sub(lambda c: f"\\u{ord(c[0]):04x}", text)
+    """The text with what XML cannot hold, and what would drive a terminal, written as an escape."""
+    held = _NOT_XML.sub(lambda c: f"\\u{ord(c[0]):04x}", text)
+    return "\n".join(map(escape, held.split("\n")))

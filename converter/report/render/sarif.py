@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.records.lint import CODES, Code, Kind, LintFinding, LintReport, Location
+from converter.report.wording import plain
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVEL = {Kind.DEAD: "warning", Kind.REDUNDANT: "note", Kind.ADVICE: "warning", Kind.SOURCE: "warning"}
@@ -145,6 +146,7 @@ def _annotation(finding: LintFinding, root: Path) -> str:
 
 
 def _escaped(text: str, more: str = "") -> str:
+    text = "\n".join(plain(line) for line in text.splitlines())
     for sign in "%\r\n" + more:
         text = text.replace(sign, f"%{ord(sign):02X}")
     return text

@@ -17,7 +17,7 @@ from rich.text import Text
 from converter.records import Verdict
 from converter.report import blocks as b
 from converter.report.blocks import Medium, Report, Style
-from converter.report.wording import VERDICT, plain
+from converter.report.wording import VERDICT, escape, plain
 
 WIDEST = 120  # a line that runs across a very wide window is hard to follow
 _STYLES = {
@@ -136,7 +136,7 @@ def _block(block: Any, medium: Medium) -> list[Lines]:
         case b.Heading(text=said):
             return [[Text(plain(said), style="bold")]]
         case b.Code(text=said):
-            return [[Text(plain(line)) for line in said.splitlines()]]
+            return [[Text(escape(line)) for line in said.splitlines()]]
         case b.Tree(root=root):
             return [[_DrawnTree(root)]]
     raise TypeError(f"text knows no {type(block).__name__}")
