@@ -14,6 +14,14 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # while the command line itself was being loaded; what comes later, `cli.run` hears
+        sys.stderr.write("biasopt: interrupted\n")
+        sys.exit(130)
+
+
+def _run() -> None:
     # What is loaded lives to the end: looking for garbage every 700 objects is a tenth of the time.
     gc.set_threshold(100_000, 20, 20)
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime's, whoever imports it; it keeps a list of events

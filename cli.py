@@ -335,19 +335,22 @@ def run(argv: Sequence[str] | None = None) -> int:
         terminal.note(f"error: {error}")
         return 3
     except (KeyboardInterrupt, click.Abort):
-        terminal.note("interrupted")
-        return 130
+        return terminal.tell_interrupted()
     except BrokenPipeError:  # of --help and the like; commands' own output never raises it
         terminal.mute()
         return 0
     except Exception:  # what nobody mapped is a bug, and says so
+        if terminal.was_interrupted():  # a library that was being loaded made an error of its own of it
+            return terminal.tell_interrupted()
         terminal.bug(__version__)
         return 70
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    sys.exit(run())
+    with terminal.leave_in_time():
+        code = run()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -22,18 +22,91 @@ def prepare_streams() -> None:
 
 
 def leave_on_signals() -> None:
-    """Let SIGTERM and SIGHUP, which CI systems send, unwind as an exit does, so that no temporary file stays."""
+    """Let SIGTERM and SIGHUP, which CI systems send, unwind as an exit does, so that no temporary file stays.
+
+    And remember Ctrl-C, which a library may take for an error of its own.
+    """
 
     def leave(number: int, _: object) -> None:
+        _signals.are_told = True
         note(f"ended by {signal.Signals(number).name}")
         sys.exit(128 + number)
 
+    _signals.is_interrupted = _signals.are_told = False
+    if threading.current_thread() is not threading.main_thread():  # only that may
+        return
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        # Only the main thread may; and who started this with a signal ignored (nohup) wants it ignored.
-        main = threading.current_thread() is threading.main_thread()
-        if number is not None and main and signal.getsignal(number) is signal.SIG_DFL:
+        # Who started this with a signal ignored (nohup) wants it ignored.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, leave)
+
+
+class _Signals:
+    """What became of this command by signals."""
+
+    is_interrupted = False
+    are_told = False  # on stderr, in a line
+
+
+_signals = _Signals()
+_GRACE = 1.5  # seconds from a signal to the end, where the command has not ended by itself
+
+
+def was_interrupted() -> bool:
+    """Whether Ctrl-C was pressed in this command."""
+    return _signals.is_interrupted
+
+
+def tell_interrupted() -> int:
+    """Say it, and return the exit code."""
+    _signals.are_told = True
+    note("interrupted")
+    return 130
+
+
+def _interrupt(*_: object) -> None:
+    _signals.is_interrupted = True
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def leave_in_time() -> Iterator[None]:
+    """End this process soon after a signal, also where the main thread is in a library and does not hear it.
+
+    Python's handlers run between two of its own instructions, and a library's call may take minutes. A thread is told
+    of the signal at once, by the handler below Python. It needs the interpreter's lock, which onnxruntime, torch and
+    numpy give away while they compute; what holds it (onnx's checker) is bounded by the size of the model. What is
+    left behind then, the next run removes, as after a kill.
+    """
+    if os.name != "posix" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    ended = threading.Event()
+    threading.Thread(target=_watch_signals, args=(reading, ended), daemon=True, name="signals").start()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # the thread reads the end of it, and closes its own
+
+
+def _watch_signals(reading: int, ended: threading.Event) -> None:
+    heeded = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    while told := os.read(reading, 1):
+        number = told[0]
+        ours = number in heeded and signal.getsignal(number) not in (signal.SIG_IGN, signal.SIG_DFL)
+        if ours and not ended.wait(_GRACE):
+            if not _signals.are_told:
+                note("interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}")
+            os._exit(128 + number)
+    os.close(reading)
 
 
 def say(text: str, *, to_runner: bool = False) -> None:

@@ -94,6 +94,52 @@ def test_ctrl_c_is_130_and_leaves_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.py", "m.onnx", "pipe"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize("name", ["fold", "verify", "inspect"])
+def test_ctrl_c_while_it_loads_is_130_and_one_line(name: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "models" / "digits_cnn_bn.onnx", tmp_path / "m.onnx")
+    given = [str(tmp_path / "m.onnx")] * (2 if name == "verify" else 1)
+    code = f"import sys, biasopt; sys.argv[1:] = {[name, *given]!r}; print('go', flush=True); biasopt.main()"
+    for delay in (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4):
+        with subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "go\n"
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            begun = time.monotonic()
+            _, err = process.communicate()
+        if process.returncode != 0:  # else it was done before
+            assert (process.returncode, err) == (130, "biasopt: interrupted\n")
+            assert time.monotonic() - begun < 2.5
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")])
+def test_a_library_that_does_not_hear_a_signal_is_left_behind(number: int, said: str) -> None:
+    """One call below Python, as a run of a model is: the handlers of Python never come."""
+    code = (
+        "import cli, hashlib, sys\n"
+        "def run(**given):\n"
+        "    print('go', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'a' * 100, b'b', 10**9)\n"
+        "import converter.commands.passes as passes\n"
+        "passes.run, sys.argv = run, ['biasopt', 'passes']\n"
+        "cli.main()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "go\n"
+        begun = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert (process.returncode, err) == (128 + number, f"biasopt: {said}\n")
+    assert time.monotonic() - begun < 2.5
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 def test_a_fold_whose_words_nobody_reads_is_still_done(tmp_path: Path) -> None:
     onnx.save(model("(float[2,3] x) => (float[2,3] y) { y = Relu(x) }"), tmp_path / "m.onnx")
