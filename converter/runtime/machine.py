@@ -15,7 +15,8 @@ from typing import Any
 
 from converter._version import __version__
 from converter.records import Environment
-from converter.runtime.providers import describe_gpu, import_onnxruntime, list_distributions
+from converter.runtime.installation import list_distributions
+from converter.runtime.providers import describe_gpu, import_onnxruntime
 from converter.runtime.session import count_cores
 
 # What slows a GPU down against its will; idle, clocks that the user set and a display's clocks are none of it.

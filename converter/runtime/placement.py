@@ -37,7 +37,7 @@ def probe_provider(provider: str, options: Mapping[str, str] | None = None) -> N
         The provider is listed, but its libraries do not load, or it does not take these options.
     """
     try:
-        Session(_PROBE, provider, options=options)
+        Session(_PROBE, provider, options=options, strict=False)  # strict would hide what was misspelt
     except ModelError as exc:
         raise RuntimeUnavailable(f"{PROVIDERS[provider]} cannot be used: {exc}") from exc
 

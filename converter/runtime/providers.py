@@ -7,7 +7,6 @@ and then runs on the CPU.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import io
 import os
 import re
@@ -18,6 +17,8 @@ from types import ModuleType
 from typing import Any
 
 from converter.errors import RuntimeUnavailable
+from converter.runtime.failures import explain_missing
+from converter.runtime.installation import explain_shell, list_distributions, preload_tensorrt
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 # What a provider may hand nodes on to that it cannot run itself.
@@ -30,14 +31,17 @@ _QUERY = ("name", "uuid", "driver_version")
 
 
 def format_error(exc: BaseException) -> str:
-    """The error's text on one line, without onnxruntime's codes and source paths."""
+    """The error's text on one line, without onnxruntime's codes, source paths and the host's name."""
     text = " ".join(str(exc).split())
+    text = re.sub(r"\S*/onnxruntime_src/\S+ std::conditional_t.*(?=CUDA failure)| ?; GPU=.*", "", text)
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
     text = re.sub(r"Exception during \w+: |\S*/onnxruntime_src/\S+ ", "", text)
     text = re.sub(
         r"Non-zero status code returned while running (\w+) node. Name:'([^']*)' Status Message: ", r"\1 \2: ", text
     )
-    text = re.sub(r"(?:\w+ )?onnxruntime::[\w:]+\([^()]*\) ", "", text)  # the function that noticed
+    # The function that noticed, and the lines that handed it on.
+    text = re.sub(r"(?:(?:static )?[\w:*&]+ )?onnxruntime::[\w:]+\([^()]*\) ", "", text)
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |\b\w+\.(?:h|cc):\d+ (?:operator\(\)|\w+) ", "", text)
     return text[:300] or type(exc).__name__
 
 
@@ -52,7 +56,11 @@ def import_onnxruntime() -> ModuleType:
     try:
         import onnxruntime as ort
     except ImportError as exc:
+        if list_distributions() and (exc.name or "").startswith("onnxruntime"):
+            raise RuntimeUnavailable(explain_shell(None)) from exc
         raise RuntimeUnavailable(f"onnxruntime cannot be imported ({format_error(exc)}); install it to verify") from exc
+    if not hasattr(ort, "InferenceSession"):
+        raise RuntimeUnavailable(explain_shell(ort))
     ort.set_default_logger_severity(SILENT)
     return ort  # type: ignore[no-any-return]
 
@@ -70,13 +78,13 @@ def check_provider(provider: str, options: Mapping[str, str] | None = None) -> s
     wanted, ort = PROVIDERS[provider], import_onnxruntime()
     if wanted not in ort.get_available_providers():
         there = ", ".join(ort.get_available_providers())
-        raise RuntimeUnavailable(
-            f"this onnxruntime has no {wanted}; it has {there}; install a build that has it, such as biasopt[cuda]"
-        )
+        raise RuntimeUnavailable(explain_missing(wanted, there))
     if provider == "cpu" and options:
         raise RuntimeUnavailable(f"provider 'cpu' takes no options; leave out {min(options)!r}, or name a provider")
     if provider != "cpu":
         preload_cuda(ort)
+    if provider == "tensorrt":
+        preload_tensorrt()
     return wanted
 
 
@@ -121,23 +129,6 @@ def list_providers(
         (PROVIDERS[name], dict(STRICT)) if strict and name == "cuda" else PROVIDERS[name] for name in _BEHIND[provider]
     ]
     return [first] if alone else [first, *behind]
-
-
-def explain_loading() -> str:
-    """Which of CUDA's libraries did not load, empty where all did or none was tried."""
-    missing = list(dict.fromkeys(re.findall(r"Failed to load (\S+?):?(?: |$)", "".join(_preloaded))))
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return f"{', '.join(missing[:3])}{more} cannot be loaded" if missing else ""
-
-
-def list_distributions() -> tuple[str, ...]:
-    """Every installed distribution that brings an ``onnxruntime`` package: two of them overwrite each other."""
-    found = set()
-    for each in importlib.metadata.distributions():
-        name = str(each.metadata["Name"] or "").lower().replace("_", "-")
-        if re.fullmatch(r"(ort-nightly|onnxruntime)(-(?!extensions|tools|genai|training-cuda).*)?", name):
-            found.add(f"{name} {each.version}")
-    return tuple(sorted(found))
 
 
 def describe_gpu() -> dict[str, Any]:

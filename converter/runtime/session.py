@@ -19,10 +19,11 @@ import ml_dtypes
 import numpy as np
 
 from converter.errors import DataError, ModelError, RuntimeUnavailable
+from converter.runtime.failures import explain_absence, explain_failure, find_failure
 from converter.runtime.providers import (
+    PROVIDERS,
     SILENT,
     check_provider,
-    explain_loading,
     format_error,
     import_onnxruntime,
     list_providers,
@@ -129,6 +130,7 @@ class Session:
                 return self._run_values(feeds)
             results = self._session.run(None, dict(feeds))
         except Exception as exc:  # onnxruntime's errors have no common base of their own
+            refuse_failure(import_onnxruntime(), exc, self.providers[0], {})
             raise DataError(f"{self._label}: onnxruntime could not run it: {format_error(exc)}") from exc
         return dict(zip((p.name for p in self.outputs), results, strict=True))
 
@@ -186,22 +188,35 @@ def _create(
         session = _make_session(ort, model, lists[1], options, label)
     if session.get_providers()[:1] != [wanted]:
         there = ", ".join(session.get_providers())
-        said = explain_loading() or "its libraries do not load"
-        raise RuntimeUnavailable(f"asked for {wanted}, got {there}: {said}; install biasopt[cuda], or ask for the cpu")
+        raise RuntimeUnavailable(explain_absence(ort, wanted, there))
     return session, alone
 
 
 def _make_session(ort: ModuleType, model: bytes | Path, providers: Sequence[Any], options: Any, label: str) -> Any:
     source = str(model) if isinstance(model, Path) else model
     try:
-        # It prints what it falls back to, on stdout; whether it did is found out from the session itself.
+        # Its own fallback would swallow the provider's error and run on the CPU.
         with warnings.catch_warnings(), silence():
             warnings.simplefilter("ignore")
-            session = ort.InferenceSession(source, options, providers=list(providers))
+            session = ort.InferenceSession(source, options, providers=list(providers), enable_fallback=0)
     except Exception as exc:
+        name, given = (providers[0], {}) if isinstance(providers[0], str) else providers[0]
+        refuse_failure(ort, exc, name, given)
         raise ModelError(f"{label}: onnxruntime cannot load it: {format_error(exc)}") from exc
     session.disable_fallback()
     return session
+
+
+def refuse_failure(ort: ModuleType, exc: Exception, provider: str, options: Mapping[str, str]) -> None:
+    """Refuse what is the provider's fault and not the model's: an option, a driver, a device, memory, a library.
+
+    Raises
+    ------
+    RuntimeUnavailable
+        It is the provider's.
+    """
+    if provider != PROVIDERS["cpu"] and (failure := find_failure(str(exc))):
+        raise RuntimeUnavailable(explain_failure(ort, failure, provider, format_error(exc), options)) from exc
 
 
 def _to_value(value: Any, kind: str) -> Any:

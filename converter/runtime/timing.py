@@ -17,7 +17,7 @@ from converter.errors import DataError, RuntimeUnavailable
 from converter.runtime.providers import SILENT, check_provider, format_error, import_onnxruntime, list_providers
 
 # Package-private: how a session is made, strictly, is decided in one place.
-from converter.runtime.session import _FOREIGN, _LEVELS, Port, _create, _register, count_cores
+from converter.runtime.session import _FOREIGN, _LEVELS, Port, _create, _register, count_cores, refuse_failure
 
 Array = np.ndarray[Any, Any]
 
@@ -134,6 +134,7 @@ class TimedSession:
             self.first_run_ms = self._run_first(fixed=False)
             self.run = self._run_rebound
         except Exception as exc:
+            refuse_failure(import_onnxruntime(), exc, self.providers[0], self.how.options)
             raise DataError(f"{self._label}: onnxruntime could not run it: {format_error(exc)}") from exc
 
     def _place(self, feeds: Mapping[str, Any]) -> None:
