@@ -12,6 +12,15 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 
+def _fill_standard_streams() -> None:
+    """Open what is closed of the numbers 0 to 2: a file that got one would take the remarks of native libraries."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
@@ -25,6 +34,7 @@ def _run() -> None:
     # What is loaded lives to the end: looking for garbage every 700 objects is a tenth of the time.
     gc.set_threshold(100_000, 20, 20)
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime's, whoever imports it; it keeps a list of events
+    _fill_standard_streams()
     from cli import main as run
 
     try:

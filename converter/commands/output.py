@@ -74,13 +74,16 @@ def _is_named_elsewhere(data: Path, old: Path) -> bool:
     """Whether another model here, or one folder up, may use the data file; also where that would take long to tell.
 
     A model names its data files in plain bytes, whatever its own name, version or state. What lies beside it may be
-    anything, of any size: only what can be a model is opened, and of that what holds the names.
+    anything, of any size: only what can be a model is opened, and of that what holds the names. Only the name that is
+    replaced does not count: what `old` links to, or another name of the same file, stays and needs its data.
     """
-    name, n_looked = data.name.encode(), 0
+    name, n_looked = os.fsencode(data.name), 0
+    place = old.parent.resolve()
     for folder in dict.fromkeys((data.parent, old.parent, data.parent.parent)):
         try:
             for other in folder.iterdir():
-                if not other.is_file() or other.samefile(old) or other.samefile(data) or not _may_be_model(other):
+                is_old = other.name == old.name and folder.resolve() == place
+                if is_old or not other.is_file() or other.samefile(data) or not _may_be_model(other):
                     continue
                 n_looked += 1
                 if n_looked > _MOST_MODELS or _names_file(other, name):

@@ -77,7 +77,7 @@ def run_isolated(
     for stream in (sys.stdout, sys.stderr):  # else what is in their buffers is written twice
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    reading, writing = os.pipe()
+    reading, writing = _make_pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
@@ -88,6 +88,19 @@ def run_isolated(
         return watch.result(kind)
     finally:
         watch.close()
+
+
+def _make_pipe() -> tuple[int, int]:
+    """A pipe beyond the standard streams' numbers: native libraries write their remarks to 1 and 2, open or not."""
+    import fcntl
+
+    ends = os.pipe()
+    try:
+        reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+    finally:
+        for end in ends:
+            os.close(end)
+    return reading, writing
 
 
 def _work(work: Callable[[Progress], Found], fd: int) -> None:
@@ -155,10 +168,11 @@ class _Watch:
 
     def result(self, kind: type[Found]) -> Found:
         """Wait for it."""
+        poll = select.poll()  # select() knows no number above 1023
+        poll.register(self.fd, select.POLLIN)
         while True:
             self._check()
-            ready, _, _ = select.select([self.fd], [], [], _TICK)
-            if not ready:
+            if not poll.poll(_TICK * 1000):
                 continue
             part = os.read(self.fd, 1 << 20)
             if not part:
@@ -202,8 +216,11 @@ class _Watch:
         return f", at: {self.doing}" if self.doing else ""
 
     def _how_it_ended(self) -> str:
-        _, status = os.waitpid(self.child, 0)
         self.alive = False
+        try:
+            _, status = os.waitpid(self.child, 0)
+        except ChildProcessError:  # whoever started this process has it ignore its children: the system ends them
+            return f"ended without a word{self._where}"
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             with contextlib.suppress(ValueError):

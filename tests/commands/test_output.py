@@ -120,3 +120,16 @@ def test_never_replaces_what_is_no_file(tmp_path: Path) -> None:
         with within(10), refused("pipe.onnx"):
             converter.fold(path, out=pipe, verify=False, force=force)
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("kind", ["soft link", "hard link"])
+def test_data_of_a_model_that_stays_under_another_name_stays(tmp_path: Path, kind: str) -> None:
+    other = tmp_path / "other.onnx"
+    onnx.save(small_model(), other, save_as_external_data=True, location="other.bin", size_threshold=0)
+    before = digests(tmp_path)
+    out = tmp_path / "out.onnx"
+    out.hardlink_to(other) if kind == "hard link" else out.symlink_to("other.onnx")
+    converter.fold(write(small_model(), tmp_path / "model.onnx"), out=out, force=True, verify=False)
+    after = digests(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert not out.is_symlink()

@@ -299,6 +299,21 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
         files.load_file(bomb)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_entry_is_an_error_of_the_file(script: Path, tmp_path: Path, method: int) -> None:
+    path = tmp_path / "damaged.pt"
+    with zipfile.ZipFile(script) as source, zipfile.ZipFile(path, "w", method) as made:
+        for info in source.infolist():
+            made.writestr(info.filename, source.read(info))
+        first = made.infolist()[0]
+    data = bytearray(path.read_bytes())
+    begin = first.header_offset + 30 + len(first.filename)
+    data[begin + 10 : begin + first.compress_size] = bytes(first.compress_size - 10)
+    path.write_bytes(data)
+    with pytest.raises(ModelError):
+        files.load_file(path)
+
+
 def test_real_programs_and_scripts_load_without_trust(program: Path, script: Path, tmp_path: Path) -> None:
     assert files.load_file(program).kind is Kind.PROGRAM
     assert files.load_file(script).kind is Kind.TORCHSCRIPT

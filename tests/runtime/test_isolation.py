@@ -129,6 +129,44 @@ def test_nothing_is_left_running() -> None:
         os.waitpid(-1, os.WNOHANG)
 
 
+CLOSED = """
+import contextlib, os
+from converter.runtime.isolation import run_isolated
+def work(tell):
+    with contextlib.suppress(OSError):
+        os.write(2, b"a remark of a native library")
+    return 7
+os.close(0), os.close(2)
+print(run_isolated(work, int, seconds=60))
+"""
+DEAF = """
+import os, signal
+from converter.runtime.isolation import Died, run_isolated
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+try:
+    run_isolated(lambda tell: os.abort(), int, seconds=60)
+except Died as died:
+    print(died)
+"""
+MANY = """
+import os, resource
+from converter.runtime.isolation import run_isolated
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(2000, hard), hard))
+for _ in range(1100): os.open(os.devnull, os.O_RDONLY)
+print(run_isolated(lambda tell: 7, int, seconds=60))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(CLOSED, "7"), (DEAF, "ended without a word"), (MANY, "7")], ids=["closed", "deaf", "many"]
+)
+def test_whatever_its_parent_was_started_with(code: str, said: str) -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60)
+    assert done.stdout.strip() == said, done.stderr
+
+
 SCRIPT = """
 import sys, time
 from converter.runtime.isolation import run_isolated

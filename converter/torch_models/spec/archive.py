@@ -8,7 +8,9 @@ looked at; that the file changes in between makes no difference either.
 from __future__ import annotations
 
 import io
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +64,7 @@ def read(path: Path) -> Archive:
             raw = {info.filename: archive.read(info) for info in infos}
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, RuntimeError) as exc:
         raise _no_archive(path) from exc
-    except zipfile.zlib.error as exc:  # type: ignore[attr-defined]  # it is there: zipfile imports zlib
+    except (zlib.error, lzma.LZMAError) as exc:
         raise ModelError(f"{path}: the archive is damaged ({exc}); save it again") from exc
     if len(raw) != len(infos):
         raise NotValidated("two entries of one name")
