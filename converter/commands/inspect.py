@@ -138,6 +138,8 @@ def describe(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> InspectRe
         before=outcome.before,
         after=outcome.after,
         frozen=tuple(sorted(main.frozen_inputs)),
+        was_unsorted=graph.file.was_unsorted,
+        stale_shapes=graph.stale_shapes(),
         overridable_blocked=blocked,
         overridable_names=sum(getattr(t, "overridable", False) for t in main.values.values()),
         problem=problems(graph.file.skeleton),

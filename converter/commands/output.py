@@ -20,7 +20,7 @@ PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 
 
 def build_pieces(graph: Graph, result: InspectResult, data: DataFile | None) -> Pieces:
-    if not (result.rewrites or result.frozen) and data is None:
+    if not (result.rewrites or result.frozen) and data is None:  # as it came, or with its nodes sorted
         out = Pieces()
         out.add(span_of(graph.file.buffer, graph.file.path, *graph.file.root))
         return out

@@ -21,6 +21,8 @@ class InspectResult:
     before: Counts
     after: Counts
     frozen: tuple[str, ...] = ()  # names taken out of the graph's inputs
+    was_unsorted: bool = False  # nodes stood before what they read; the output's are sorted
+    stale_shapes: tuple[str, ...] = ()  # tensors of which the file states another shape than they have
     overridable_blocked: int = 0  # folds that freeze_overridable would win
     overridable_names: int = 0
     problem: str = ""  # what onnx's checker says against the model as it came

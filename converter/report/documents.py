@@ -142,6 +142,8 @@ def fold_document(
         "exit_code": result.exit_code,
     }
     document |= {"removal": dict(removal)} if removal is not None else {}
+    document |= {"was_unsorted": True} if result.was_unsorted else {}
+    document |= {"stale_shapes": list(result.stale_shapes)} if result.stale_shapes else {}
     # the one change to a model's interface that can be asked for; there only when it was made
     return document | ({"frozen": list(result.frozen)} if result.frozen else {})
 

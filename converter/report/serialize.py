@@ -245,6 +245,8 @@ FoldDocument: Any = _struct(
     _CODE,
     ("removal", dict[str, Any] | None, None),
     ("frozen", tuple[str, ...], ()),
+    ("was_unsorted", bool, False),
+    ("stale_shapes", tuple[str, ...], ()),
     ("rejudged", Rejudged | None, None),
 )
 DOCUMENTS: dict[str, Any] = {
@@ -316,7 +318,8 @@ def schema(name: str) -> dict[str, Any]:
 
 
 # Fields that are there only where there is something to say.
-_NOT_ALWAYS = frozenset({"rejudged", "removal", "frozen", *(f.name for f in fields(Block) if "optional" in f.metadata)})
+_NOT_ALWAYS = frozenset({"rejudged", "removal", "frozen", "was_unsorted", "stale_shapes"})
+_NOT_ALWAYS |= {f.name for f in fields(Block) if "optional" in f.metadata}
 
 
 def _with_odd_numbers(rule: Any) -> Any:
@@ -404,6 +407,8 @@ def fold_of(document: Json) -> FoldResult:
         before=rows.counts.before,
         after=rows.counts.after,
         frozen=rows.frozen,
+        was_unsorted=rows.was_unsorted,
+        stale_shapes=rows.stale_shapes,
         overridable_blocked=rows.overridable_blocked,
         overridable_names=rows.overridable_names,
         problem=rows.problem,

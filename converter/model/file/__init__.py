@@ -5,6 +5,7 @@ from __future__ import annotations
 from converter.model.file.checker import contradiction, infer_shapes, problems
 from converter.model.file.reader import NEWEST_OPSET, External, ModelFile, TensorRef, graphs
 from converter.model.file.writer import Computed, DataFile, Pieces, Span, Staged, data_name, span_of, stage, sweep
+from converter.model.shapes.claims import list_stale, with_claims, without_claims
 from converter.model.shapes.inference import Sizes, computes_sizes, follow_sizes
 from converter.model.shapes.symbols import Size, product, quotient, size
 
@@ -26,6 +27,7 @@ __all__ = [
     "follow_sizes",
     "graphs",
     "infer_shapes",
+    "list_stale",
     "problems",
     "product",
     "quotient",
@@ -33,4 +35,6 @@ __all__ = [
     "span_of",
     "stage",
     "sweep",
+    "with_claims",
+    "without_claims",
 ]

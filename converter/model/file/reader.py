@@ -19,6 +19,7 @@ from onnx import TensorProto, numpy_helper
 
 from converter.errors import ModelError
 from converter.model.file import wire
+from converter.model.file.node_order import are_sorted, sort_nodes
 from converter.model.file.validate import external_entry, first_line, malformed, validate
 from converter.model.file.wire import Buffer, Field, Kind, WireError
 
@@ -116,6 +117,9 @@ class ModelFile:
         with malformed(self.label):
             self.skeleton = self._parse()
         validate(self.skeleton, self.label, has_all_data=False)
+        self.was_unsorted = not are_sorted(self.skeleton)
+        if self.was_unsorted:  # legal for onnxruntime. Rare enough to pay for one copy.
+            self._sort()
         self.root = (0, len(self.buffer))
 
     def _parse(self) -> onnx.ModelProto:
@@ -133,6 +137,12 @@ class ModelFile:
             self.buffer = onnx.ModelProto.FromString(self.buffer[0 : len(self.buffer)]).SerializeToString()
             return self._parse()
         return model
+
+    def _sort(self) -> None:
+        model = onnx.ModelProto.FromString(self.buffer[0 : len(self.buffer)])
+        sort_nodes(model)
+        self.buffer = model.SerializeToString()
+        self.skeleton = self._parse()
 
     def _check_opset(self, model: onnx.ModelProto) -> None:
         for entry in model.opset_import:
@@ -197,7 +207,7 @@ class ModelFile:
         if span is None:
             whole = TensorProto.FromString(self.buffer[ref.span[0] : ref.span[1]])
             with malformed(f"{self.label}: tensor {ref.header.name!r}"):
-                return np.asarray(numpy_helper.to_array(whole))
+                return to_array(whole)
         if self.path is not None and isinstance(self.buffer, mmap.mmap) and span[1] - span[0] > _SMALL:
             # Through read(), not the map: mapped pages would stay in the process's memory.
             return self._from_raw(ref, read_bytes(self.path, span[0], span[1] - span[0]))
@@ -226,6 +236,14 @@ class ModelFile:
         if isinstance(self.buffer, mmap.mmap):
             with contextlib.suppress(BufferError):
                 self.buffer.close()
+
+
+def to_array(tensor: TensorProto) -> NDArray[Any]:
+    """The value of a tensor that holds its own data; text that is no UTF-8 keeps its bytes as lone surrogates."""
+    if tensor.data_type == TensorProto.STRING:
+        texts = [s.decode("utf-8", "surrogateescape") for s in tensor.string_data]
+        return np.asarray(texts, dtype=object).reshape(tuple(tensor.dims))
+    return np.asarray(numpy_helper.to_array(tensor))
 
 
 def resolve_location(location: str, folders: Iterable[Path | None], where: str) -> tuple[Path, int]:

@@ -12,7 +12,16 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.errors import InvariantViolation, ModelError
-from converter.model.file import ModelFile, computes_sizes, follow_sizes, graphs, infer_shapes
+from converter.model.file import (
+    ModelFile,
+    computes_sizes,
+    follow_sizes,
+    graphs,
+    infer_shapes,
+    list_stale,
+    with_claims,
+    without_claims,
+)
 from converter.model.graph import reader
 from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetOp
 from converter.model.graph.nodes import Const, Node, Scope, StoredTensor, Tensor, Value, weight_bytes
@@ -40,6 +49,7 @@ class Graph:
         self._shapes: dict[int, dict[str, tuple[Dim, ...]]] | None = None
         self._types: dict[int, dict[str, int]] = {}
         self._values: dict[int, dict[str, NDArray[Any]]] = {}
+        self._stale: tuple[str, ...] = ()
         self._constant_weights: dict[Node, StoredTensor | None] = {}
         self.version = 0  # goes up with each change: what was found out before may no longer hold
         self.wiring = 0  # goes up with each change of more than constants and names
@@ -101,10 +111,26 @@ class Graph:
             self._infer()
         return self._values.get(id(tensor.scope), {}).get(tensor.origin) if isinstance(tensor, Value) else None
 
+    def stale_shapes(self) -> tuple[str, ...]:
+        """Tensors of which the file states another shape than follows from the inputs; the file's word is not used."""
+        if self._shapes is None:
+            self._infer()
+        return self._stale
+
     def _infer(self) -> None:
-        inferred = infer_shapes(self.file.skeleton)
-        self._shapes = {}
+        skeleton = self.file.skeleton
         scopes = [s for s in self.scopes if all(o.kind != "function" for o in s.chain())]
+        found = self._infer_from(without_claims(skeleton), scopes)
+        self._stale = list_stale(skeleton, found)
+        if not self._stale and (told := with_claims(skeleton, found)) is not None:
+            self._stale = list_stale(skeleton, self._infer_from(told, scopes))
+            if self._stale:  # what it says of one tensor is wrong by what it says of another
+                self._infer_from(without_claims(skeleton), scopes)
+
+    def _infer_from(self, told: onnx.ModelProto, scopes: Sequence[Scope]) -> list[dict[str, tuple[Dim, ...]]]:
+        """Find shapes, types and values by what a model tells of its tensors; the shapes, scope by scope."""
+        inferred = infer_shapes(told)
+        self._shapes, self._types, self._values = {}, {}, {}
         # Both walks go through the same nodes in the same order.
         for scope, graph in zip(scopes, graphs(inferred.graph), strict=True):
             dims: dict[str, tuple[Dim, ...]] = {}
@@ -116,12 +142,13 @@ class Graph:
                         dims[info.name] = tuple(_dim(d) for d in info.type.tensor_type.shape.dim)
             self._shapes[id(scope)] = dims
             self._types[id(scope)] = types
-        if computes_sizes(self.file.skeleton):
+        if computes_sizes(told):
             for scope, found in zip(scopes, follow_sizes(inferred), strict=True):
                 self._shapes[id(scope)] |= found.dims
                 self._types[id(scope)] |= found.types
                 self._values[id(scope)] = found.values
         self._solve_sizes()
+        return [self._shapes[id(s)] for s in scopes]
 
     @staticmethod
     def _inferred_dims(tensor: Tensor, dims: dict[str, tuple[Dim, ...]]) -> tuple[Dim, ...] | None:

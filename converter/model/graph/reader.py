@@ -62,8 +62,8 @@ class _Reader:
             late = next((t for t in node.inputs if t.inputs and t.inputs[0].position >= node.position), None)
             if late is not None:
                 raise ModelError(
-                    f"{self.file.label}: {node.label} reads {late.name!r} before it is made;"
-                    " sort the nodes topologically"
+                    f"{self.file.label}: {node.label} reads {late.name!r}, which hangs on what it makes itself;"
+                    " export the model again"
                 )
             lost = next((t for t in node.inputs if t.name and not self._is_made(t) and t.name not in sparse), None)
             if lost is not None:

@@ -97,10 +97,10 @@ def dim(entry: Entry) -> Dim:
 
 def is_open(dims: Sequence[Dim] | None) -> bool:
     """Whether some of a shape was not found; the names that inference makes up do not count as found."""
-    return dims is None or any(_is_made_up(d) for d in dims)
+    return dims is None or any(is_made_up(d) for d in dims)
 
 
-def _is_made_up(d: Dim) -> bool:
+def is_made_up(d: Dim) -> bool:
     return d is None or (isinstance(d, str) and d.startswith(("unk__", "?")))
 
 
@@ -111,7 +111,7 @@ def merged(before: Sequence[Dim] | None, found: Sequence[Dim]) -> list[Dim] | No
     if len(before) != len(found):
         return None
     return [
-        new if old is None or (_is_made_up(old) and not _is_made_up(new)) else old
+        new if old is None or (is_made_up(old) and not is_made_up(new)) else old
         for old, new in zip(before, found, strict=True)
     ]
 

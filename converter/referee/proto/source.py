@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from converter.errors import ModelError
+from converter.model.file.node_order import are_sorted, sort_nodes
 from converter.model.file.reader import read_whole
 from converter.model.file.validate import validate
 from converter.records import ModelFacts
@@ -66,6 +67,11 @@ class LoadedModel:
         """Read ``model``; ``data`` is the directory of its external data, by default the file's own."""
         if isinstance(model, ModelProto):
             validate(model, label, has_all_data=True)
+            if not are_sorted(model):
+                copy = ModelProto()
+                copy.CopyFrom(model)  # the caller's own stays as it is
+                sort_nodes(copy)
+                model = copy
             return cls(model, label, None, data)
         if isinstance(model, bytes):
             return cls(_parse(model, label), label, None, data)
@@ -100,6 +106,7 @@ def _parse(content: bytes, label: str) -> ModelProto:
     if not model.HasField("graph"):
         raise ModelError(f"{label}: not an ONNX model: it has no graph")
     validate(model, label, has_all_data=True)
+    sort_nodes(model)
     return model
 
 

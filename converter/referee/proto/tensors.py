@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from converter.errors import ModelError
-from converter.model.file.reader import resolve_location
+from converter.model.file.reader import resolve_location, to_array
 from converter.model.file.validate import external_entry, malformed, stored_bytes
 from converter.referee.reference.conv import Array
 
@@ -60,7 +60,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
     """The tensor in its stored type; the proto is not changed."""
     if not is_external(tensor):
         with malformed(f"tensor {tensor.name!r}"):
-            return np.asarray(numpy_helper.to_array(tensor))
+            return to_array(tensor)
     path, offset, length = locate_external(tensor, folder)
     inline = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     needed = stored_bytes(tensor)

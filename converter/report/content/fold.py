@@ -101,10 +101,19 @@ def header_section(result: InspectResult) -> Section:
     """The model as it came."""
     facts = [wording.size(result.size_bytes), f"opset {result.opset}", wording.count(result.before.nodes, "node")]
     blocks: list[Block] = [Paragraph((strong(_name(result)), "  ", ", ".join(facts)))]
-    if result.problem:
-        objection = f"onnx's checker objects to it as it came: {result.problem}"
-        blocks.append(Paragraph(Span(objection, wording.VERDICT[Verdict.SKIPPED].style)))
+    objections = [f"onnx's checker objects to it as it came: {result.problem}"] if result.problem else []
+    objections += describe_repairs(result)
+    blocks += [Paragraph(Span(line, wording.VERDICT[Verdict.SKIPPED].style)) for line in objections]
     return Section("", tuple(blocks), media=Medium.SCREEN)
+
+
+def describe_repairs(result: InspectResult) -> Iterator[str]:
+    """What was wrong in the file and is not in what is made of it, a line each."""
+    if result.was_unsorted:
+        yield "its nodes were not sorted; they are now, each after what it reads"
+    if stale := result.stale_shapes:
+        what = "a shape that it states is" if len(stale) == 1 else f"{len(stale):,} shapes that it states are"
+        yield f"{what} not what follows from its inputs, and not used: {wording.listing(stale)}"
 
 
 def _name(result: InspectResult) -> str:

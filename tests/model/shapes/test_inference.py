@@ -239,10 +239,33 @@ def test_only_a_size_from_a_node_is_followed(text: str, wanted: bool) -> None:
     assert computes_sizes(model("(float[3] x) => (float[3] y) {" + text + "}", k=[-1])) is wanted
 
 
-def test_shapes_that_contradict_the_declared_ones_are_left_alone() -> None:
+def test_shapes_that_follow_from_the_inputs_outrank_the_declared_ones() -> None:
     proto = model("(float[2, 6] x) => (float[?] y) <float[5, 2] r> { s = Shape(x) d = Div(s, k) r = Reshape(x, d)"
                   "y = Relu(r) }", k=[1, 1])  # fmt: skip
-    assert shape_of(load(proto), "r") == (5, 2)
+    graph = load(proto)
+    assert shape_of(graph, "r") == (2, 6)
+    assert graph.stale_shapes() == ("r",)
+
+
+def test_what_inference_leaves_open_is_taken_on_the_files_word() -> None:
+    text = "(float[2, 6] x, int64[2] k) => (float[?, ?] y) <float[3, 4] r> { r = Reshape(x, k) y = Relu(r) }"
+    graph = load(model(text))
+    assert shape_of(graph, "r") == (3, 4)
+    assert graph.stale_shapes() == ()
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_one_size_is_not_claimed_of_an_open_one(size: int) -> None:
+    graph = load(model(f"(float[N, 4] x) => (float[N, 4] y) <float[{size}, 4] r> {{ r = Relu(x) y = Relu(r) }}"))
+    assert shape_of(graph, "r") == ("N", 4)
+    assert graph.stale_shapes() == ("r",)
+
+
+def test_a_reshape_that_would_lose_elements_is_not_believed() -> None:
+    graph = load(
+        model("(float[N, 6, 5] x) => (float[?, ?] y) <float[6, 5] r> { r = Reshape(x, k) y = Relu(r) }", k=[6, -1])
+    )
+    assert shape_of(graph, "r") != (6, 5)
 
 
 def test_damaged_arithmetic_is_left_to_the_runtime() -> None:
