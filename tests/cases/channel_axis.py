@@ -34,10 +34,32 @@ NHWC = "p = Transpose <perm = [0,2,3,1]> (h) t = Transpose <perm = [0,3,1,2]> (p
 COINCIDE = {"x": "2,3,7,13"}
 STAY = "Conv Transpose BatchNormalization"
 
+NO, YES = [0], [1]
+DROPOUT = 'c = Cast <to = 9> (s) mode = Squeeze (c) t = Dropout (h, "", mode)'
 VIEWS = (
     fold("transpose-pair", viewed(NHWC, "2,5,9,12"), CONV, "Conv Transpose Transpose | Conv"),
     fold("identity-between", viewed("t = Identity (h)", "2,5,9,12"), CONV, "Conv Identity | Conv"),
     fold("dropout-between", viewed("t = Dropout (h)", "2,5,9,12"), CONV, "Conv Dropout | Conv"),
+    fold("dropout-false-between", viewed(DROPOUT, "2,5,9,12", s=NO), CONV, "Conv Cast Squeeze Dropout"),
+    fold("cast-to-same-between", viewed("t = Cast <to = 1> (h)", "2,5,9,12"), CONV, "Conv Cast | Conv"),
+    fold("cast-like-same-between", viewed("t = CastLike (h, x)", "2,5,9,12"), CONV, "Conv CastLike | Conv"),
+    refuse(
+        "dropout-true-between",
+        viewed(DROPOUT, "2,5,9,12", s=YES),
+        CONV,
+        "no-linear-op",
+        "Conv Dropout BatchNormalization",
+        viewed(DROPOUT, "2,5,9,12", s=NO),
+        ort=False,
+    ),
+    refuse(
+        "cast-to-half-between",
+        viewed("a = Cast <to = 10> (h) t = Cast <to = 1> (a)", "2,5,9,12"),
+        CONV,
+        "no-linear-op",
+        "Conv Cast Cast BatchNormalization",
+        viewed("a = Cast <to = 1> (h) t = Cast <to = 1> (a)", "2,5,9,12"),
+    ),
     fold("reshape-keeps-channel", viewed("t = Reshape (h, s)", "2,5,108", s=[2, 5, 108]), CONV, "Conv Reshape"),
     fold("reshape-zero-and-minus-1", viewed("t = Reshape (h, s)", "2,5,108", s=[0, 0, -1]), CONV, "Conv Reshape"),
     fold(

@@ -16,6 +16,10 @@ LEFT = {
     # A channel whose product underflows.
     "tiny_gamma": "Conv Relu",
     "b2_bn_dead_denormal_channels": "Conv",
+    # Nodes that hand on what they are given.
+    "b3_noop_casts_between": "Cast Cast Conv",
+    "dropout_training_false": "Conv Dropout",
+    "castlike_conv_bn": "Add CastLike Conv",
     # Constants that are computed.
     "weight_norm_reducel2": "Conv Relu",
     "bn_tiled": "Conv Relu",

@@ -229,8 +229,17 @@ def _squeeze(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | Non
 
 
 def _identity(_: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    plain = not any(node.output[1:]) and len(args) < 3  # a third input of Dropout may ask for training
+    asks = args[2] if len(args) > 2 else None  # a third input of Dropout may ask for training
+    plain = not any(node.output[1:]) and (asks is None or (isinstance(asks, Known) and not asks.array().any()))
     return [args[0], *([None] * (len(node.output) - 1))] if plain else None
+
+
+def _cast(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """A cast to the type that a tensor has already does nothing."""
+    before, after = (r.types.get(name) for name in (node.input[0], node.output[0]))
+    if before is None or after is None or before.dtype is None or before.dtype != after.dtype:
+        return None
+    return [args[0]]
 
 
 def _concat(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -255,6 +264,7 @@ MOVE_RULES: dict[str, Rule] = {
     **dict.fromkeys(("Reshape", "Flatten"), _reshape),
     **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
     **dict.fromkeys(("Identity", "Dropout"), _identity),
+    **dict.fromkeys(("Cast", "CastLike"), _cast),
     "Concat": _concat,
 }
 

@@ -87,30 +87,43 @@ def _same_pads(size: int | str | None, reach: int, stride: int) -> bool:
 
 Dims = Sequence[int | str | None]
 
-VIEWS = ("Identity", "Dropout", "Transpose", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
+VIEWS = ("Identity", "Dropout", "Cast", "CastLike", "Transpose", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
 
 
-def is_view(node: Node) -> bool:
-    """Whether the node hands every element of its first input on, only rearranged (or not at all)."""
+def is_view(facts: Facts, node: Node) -> bool:
+    """Whether the node hands every element of its first input on as it is, only rearranged (or not at all)."""
     if not node.is_op(*VIEWS) or node.tensor_in(0) is None or node.tensor_out(0) is None:
         return False
-    return node.op != "Dropout" or _drops_nothing(node)
+    if node.is_op("Cast", "CastLike"):
+        return _casts_nothing(facts, node)
+    return node.op != "Dropout" or _drops_nothing(facts, node)
 
 
-def _drops_nothing(node: Node) -> bool:
+def _casts_nothing(facts: Facts, node: Node) -> bool:
+    """Whether the type that it casts to is the type that it is given."""
+    before = facts.graph.elem_type(node.inputs[0])
+    like = node.tensor_in(1)
+    after = node.attr("to") if node.op == "Cast" else facts.graph.elem_type(like) if like is not None else None
+    return before is not None and before == after
+
+
+def _drops_nothing(facts: Facts, node: Node) -> bool:
     opset = node.scope.opset
     if further_outputs(node):
         return False
     if opset < 7:
         return bool(node.attr("is_test", 0))
+    if opset < 12 or (mode := node.tensor_in(2)) is None:
+        return True
     # From 12 on a third input switches training on.
-    return opset < 12 or node.tensor_in(2) is None
+    value = facts.constants.evaluate(mode)
+    return value is not None and not value.any()
 
 
 def follow_axis(facts: Facts, node: Node, axis: int) -> int | str:
     """Where the channel axis of a view's input lies in its output, or a clause that says why nowhere."""
     match node.op:
-        case "Identity" | "Dropout":
+        case "Identity" | "Dropout" | "Cast" | "CastLike":
             return axis
         case "Transpose":
             return _transpose(facts, node, axis)

@@ -81,7 +81,7 @@ class Facts:
         if found is None:
             producer = self.graph.producer(tensor)
             # A tensor that an edit renamed has the shape of what it is computed from, for affine nodes.
-            if producer is not None and producer.is_op("Identity", "Neg", "Dropout"):
+            if producer is not None and producer.is_op("Identity", "Neg", "Dropout", "Cast", "CastLike"):
                 source = producer.tensor_in(0)
                 return self.shape(source) if source is not None else None
         return found
@@ -135,5 +135,5 @@ def further_outputs(node: Node) -> list[Tensor]:
 
 _KEEPS_RANK = (
     "BatchNormalization Relu LeakyRelu Sigmoid Tanh Clip Elu Selu HardSigmoid HardSwish Softplus PRelu Neg Identity "
-    "Dropout MaxPool AveragePool GlobalAveragePool GlobalMaxPool Transpose InstanceNormalization Softmax"
+    "Dropout Cast CastLike MaxPool AveragePool GlobalAveragePool GlobalMaxPool Transpose InstanceNormalization Softmax"
 ).split()

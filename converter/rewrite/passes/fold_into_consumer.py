@@ -127,7 +127,7 @@ def _finder(op: str) -> Callable[[Facts, Node], IntoConsumer | None]:
                 linear = linear_into(facts, target, op) if target is not None else None
                 if linear is not None:
                     return IntoConsumer(affine, tuple(path), linear)
-                if len(readers) != 1 or not (is_view(readers[0]) or is_pool(readers[0])):
+                if len(readers) != 1 or not (is_view(facts, readers[0]) or is_pool(readers[0])):
                     break
                 if readers[0].inputs[0] is not tensor:
                     break

@@ -25,7 +25,7 @@ from converter.rewrite.passes.folding import BN, FORM, KINDS, OPERANDS, RESULT, 
 
 Array = NDArray[np.float64]
 
-_VIEWS = "Between them may stand Identity, Dropout, Transpose, Squeeze, Unsqueeze and Reshape that keep the channels."
+_VIEWS = "Between them may stand Identity, Dropout, Cast to the same type, and what moves axes and keeps the channels."
 _GROUPS = "The output channel is axis 1 of W within a group; a square W does not tell, so the layout is never guessed."
 _SPREAD = "C of any shape is broadcast with s and t: [M, 1] grows to [M, N]."
 _ADD = "Without an Add, a matrix product becomes a Gemm; one of more axes keeps its shift as one Add."
@@ -116,7 +116,7 @@ def _finder(op: str) -> Callable[[Facts, Node], IntoProducer | None]:
                 continue
             views: list[Node] = []
             producer = facts.graph.producer(affine.source)
-            while producer is not None and is_view(producer):
+            while producer is not None and is_view(facts, producer):
                 views.insert(0, producer)
                 producer = facts.graph.producer(producer.inputs[0])
             linear = linear_at(facts, producer, op)

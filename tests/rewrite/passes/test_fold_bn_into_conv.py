@@ -17,7 +17,8 @@ class TestFoldBnIntoConv(PassRows):
         slice-bias start-bias of-shape-bias weight-behind-cast weight-behind-reshape weight-behind-transpose
         training-mode-0 ir-3-shared-weight freeze-w freeze-g freeze-v freeze-all no-growth-unshared
         gamma-is-var weight-in-nested-if loop-own loop-outer scan-own scan-outer function-called-twice
-        transpose-pair identity-between dropout-between reshape-keeps-channel reshape-zero-and-minus-1
+        transpose-pair identity-between dropout-between dropout-false-between
+        cast-to-same-between cast-like-same-between reshape-keeps-channel reshape-zero-and-minus-1
         unsqueeze squeeze conv-bfloat16 bfloat16-params-fp32 fp16-eps-underflows-everywhere eps-absent-opset-9
         eps-absent-opset-15 eps-0.0-opset-9 eps-0.0-opset-15 eps-0.001-opset-9 eps-0.001-opset-15
         eps-1e-10-opset-9 eps-1e-10-opset-15 var-slightly-negative var-0 gamma-0 gamma-negative large-conv
@@ -47,6 +48,6 @@ class TestFoldBnIntoConv(PassRows):
         rounding: fp16-weight-underflows all-weak fp16-all-weak
         weight-shared: no-growth-one-bn no-growth-two-bns
         no-linear-op: conv-relu-bn conv-relu-bn-gamma--1.5 conv-relu-bn-gamma-0 conv-sigmoid-bn conv-leakyrelu-bn
-            conv-hardswish-bn
+            conv-hardswish-bn dropout-true-between cast-to-half-between
         opset: opset-5
     """

@@ -43,8 +43,8 @@ def _same(_: Facts, __: Node, s: Shift) -> Shift | Effect:
 
 
 @one_shift
-def _dropout(_: Facts, node: Node, s: Shift) -> Shift | Effect:
-    return s if is_view(node) else Block("stops", "it may drop elements at random")
+def _dropout(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
+    return s if is_view(facts, node) else Block("stops", "it may drop elements at random")
 
 
 _FLOATS = {10: (11, 5), 16: (8, 8), 1: (24, 8), 11: (53, 11)}  # element type -> bits of significand and exponent

@@ -69,7 +69,7 @@ def weigh_by_data(facts: Facts, weights: Tensor) -> tuple[EffectKind, str]:
 def _keeps_weights(facts: Facts, node: Node) -> bool:
     if node.is_op("Cast"):
         return is_float(facts.graph.elem_type(node.inputs[0])) and is_float(node.attr("to"))
-    return node.is_op("Identity", "Dropout") and is_view(node)
+    return node.is_op("Identity", "Dropout") and is_view(facts, node)
 
 
 _Q, _K, _V, _MASK, _PAST_K, _PAST_V, _LENGTHS = range(7)
