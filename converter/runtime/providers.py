@@ -23,8 +23,9 @@ from converter.runtime.installation import explain_shell, list_distributions, pr
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 # What a provider may hand nodes on to that it cannot run itself.
 _BEHIND = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
-# TF32 hides every small error and an exhaustive search of algorithms is not repeatable; both off for judging.
-STRICT = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+# TF32 hides every small error. On cuDNN 9 nothing is searched by timing any more: HEURISTIC takes its mode A,
+# EXHAUSTIVE its mode B, and DEFAULT is its fallback mode, which may be extremely slow. Narrow types keep tensor cores.
+STRICT = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _NARROW = ("trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable", "trt_fp8_enable")
 SILENT = 4  # onnxruntime's severity "fatal"
 _QUERY = ("name", "uuid", "driver_version")
@@ -125,9 +126,9 @@ def list_providers(
     if strict and provider == "tensorrt":
         chosen |= {name: "0" for name in _NARROW if name in chosen}
     first = (PROVIDERS[provider], chosen) if chosen else PROVIDERS[provider]
-    behind = [
-        (PROVIDERS[name], dict(STRICT)) if strict and name == "cuda" else PROVIDERS[name] for name in _BEHIND[provider]
-    ]
+    # CUDA behind TensorRT is to run on the same GPU.
+    given = {k: v for k, v in chosen.items() if k == "device_id"} | (STRICT if strict else {})
+    behind = [(PROVIDERS[name], given) if name == "cuda" and given else PROVIDERS[name] for name in _BEHIND[provider]]
     return [first] if alone else [first, *behind]
 
 

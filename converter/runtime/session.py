@@ -71,7 +71,7 @@ class Session:
     options : mapping, optional
         The provider's own options.
     strict : bool
-        With the options under which errors are seen (no TF32, no search of algorithms), else as deployed.
+        With the options under which errors are seen (no TF32, cuDNN's algorithms by its heuristic), else as deployed.
     profile : Path, optional
         How the file begins that a profile is written to; see `end_profile`.
 

@@ -38,8 +38,8 @@ Options = dict[str, str]
 
 # Names as in the table; what CUDA's provider is told.
 ARITHMETIC: dict[str, Options] = {
-    "float32, default search": {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"},
-    "float32, exhaustive search": {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"},
+    "float32, heuristic A": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
+    "float32, heuristic B": {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"},
     "float32, fuse_conv_bias": {"use_tf32": "0", "fuse_conv_bias": "1"},
     "TF32 (as deployed)": {},
     "float16": {},

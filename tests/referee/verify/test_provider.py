@@ -77,13 +77,16 @@ def test_a_real_run_is_placed(tmp_path: Path) -> None:
 
 def test_what_a_session_is_given() -> None:
     strict = providers.list_providers("cuda", {"use_tf32": "1", "device_id": "1"})
-    assert strict == [(CUDA, {"use_tf32": "0", "device_id": "1", "cudnn_conv_algo_search": "DEFAULT"})]
+    assert strict == [(CUDA, {"use_tf32": "0", "device_id": "1", "cudnn_conv_algo_search": "HEURISTIC"})]
     deployed = providers.list_providers("cuda", {"device_id": "1"}, strict=False, alone=False)
     assert deployed == [(CUDA, {"device_id": "1"}), CPU]
     assert providers.list_providers("cuda", strict=False) == [CUDA]
     behind = providers.list_providers("tensorrt", {"trt_fp16_enable": "1", "device_id": "0"}, alone=False)
     assert behind[0] == (TENSORRT, {"trt_fp16_enable": "0", "device_id": "0"})
-    assert behind[1] == (CUDA, providers.STRICT)
+    assert behind[1] == (CUDA, {"device_id": "0"} | providers.STRICT)  # the same GPU
+    deployed = providers.list_providers("tensorrt", {"device_id": "1"}, strict=False, alone=False)
+    assert deployed == [(TENSORRT, {"device_id": "1"}), (CUDA, {"device_id": "1"}), CPU]
+    assert providers.list_providers("tensorrt", strict=False, alone=False) == [TENSORRT, CUDA, CPU]
     assert providers.list_providers("tensorrt", {"trt_fp16_enable": "1"}, strict=False)[0][1]["trt_fp16_enable"] == "1"
     assert providers.list_providers("cpu") == [CPU]
 
