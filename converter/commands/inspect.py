@@ -126,12 +126,22 @@ def pipeline_options(asked: InspectOptions, stop_after: int | None = None) -> pi
     return pipeline.Options(only, skipped, allowed, stop_after, PassOptions(asked.keep_bn, asked.no_growth))
 
 
+def _measure_data(graph: Graph) -> int:
+    """Bytes of the files of its external data."""
+    try:
+        return sum(Path(p).stat().st_size for p in stored_files(graph))
+    except OSError as exc:
+        raise ModelError(
+            f"{exc.filename}: is gone ({exc.strerror}); put it beside the model, and run this again"
+        ) from exc
+
+
 def describe(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> InspectResult:
     """What the passes did to a graph; ``blocked`` folds wait for overridable initializers to be constants."""
     main = graph.scopes[0]
     return InspectResult(
         path=graph.file.path,
-        size_bytes=len(graph.file.buffer) + sum(Path(p).stat().st_size for p in stored_files(graph)),
+        size_bytes=len(graph.file.buffer) + _measure_data(graph),
         opset=main.opset,
         rewrites=outcome.rewrites,
         findings=outcome.findings,

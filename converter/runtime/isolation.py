@@ -34,6 +34,7 @@ IS_POSSIBLE = hasattr(os, "fork") and sys.platform.startswith("linux")
 
 _HEADER = struct.Struct("<cQ")  # kind of a message, bytes of its text
 _TICK = 0.05  # seconds between two looks at the child's memory and the clock
+_GRACE = 5.0  # seconds that the end of a child may take after that of its pipe: a large memory is given back slowly
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h: the child ends when its parent does
 
 
@@ -77,8 +78,11 @@ def run_isolated(
     for stream in (sys.stdout, sys.stderr):  # else what is in their buffers is written twice
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    reading, writing = _make_pipe()
-    child = os.fork()
+    try:
+        reading, writing = _make_pipe()
+        child = os.fork()
+    except OSError as exc:  # no more processes or open files
+        raise Died(f"could not be begun ({exc.strerror})") from exc
     if child == 0:
         os.close(reading)
         _work(work, writing)  # does not return
@@ -109,7 +113,7 @@ def _work(work: Callable[[Progress], Found], fd: int) -> None:
         _end_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends this process
         found = work(lambda text: _send(fd, b"P", text.encode("utf-8", "replace")))
-        _send(fd, b"R", msgspec.msgpack.encode(found, enc_hook=_pack))
+        _send(fd, b"R", _encode(found))
     except BiasoptError as exc:
         _send(
             fd,
@@ -125,6 +129,23 @@ def _work(work: Callable[[Progress], Found], fd: int) -> None:
             with contextlib.suppress(Exception):
                 stream.flush()
         os._exit(0)
+
+
+def _encode(found: Any) -> bytes:
+    try:
+        return msgspec.msgpack.encode(found, enc_hook=_pack)
+    except UnicodeEncodeError:  # the name of a file that is no UTF-8
+        plain = msgspec.to_builtins(found, enc_hook=_pack, builtin_types=(bytes,))
+        return msgspec.msgpack.encode(_escape(plain))
+
+
+def _escape(value: Any) -> Any:
+    """Write lone surrogates as the escapes that a screen shows for them."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_escape(key): _escape(item) for key, item in value.items()}
+    return [_escape(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _pack(value: Any) -> Any:
@@ -216,17 +237,31 @@ class _Watch:
         return f", at: {self.doing}" if self.doing else ""
 
     def _how_it_ended(self) -> str:
-        self.alive = False
-        try:
-            _, status = os.waitpid(self.child, 0)
-        except ChildProcessError:  # whoever started this process has it ignore its children: the system ends them
+        status = self._find_status()
+        if status is None:
             return f"ended without a word{self._where}"
+        self.alive = False
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             with contextlib.suppress(ValueError):
                 return f"was ended by {signal.Signals(number).name}{self._where}"
             return f"was ended by signal {number}{self._where}"
         return f"ended without a word{self._where}"
+
+    def _find_status(self) -> int | None:
+        """The status that the child ended with; None where that is not told."""
+        until = min(self.deadline, time.monotonic() + _GRACE)
+        while True:
+            try:
+                child, status = os.waitpid(self.child, os.WNOHANG)
+            except ChildProcessError:  # whoever started this process has it ignore its children: the system ends them
+                self.alive = False
+                return None
+            if child:
+                return status
+            if time.monotonic() > until:  # its end of the pipe is closed, and it lives: `close` ends it
+                return None
+            time.sleep(_TICK / 10)
 
     def close(self) -> None:
         """End the child, if it has not ended."""

@@ -11,6 +11,7 @@ import pytest
 
 import converter
 from converter.errors import ModelError
+from converter.rewrite import pipeline
 from tests.files import TEXT, digests, feeds, needs_permissions, refused, small_model, within, write
 from tests.outputs import assert_same_outputs
 
@@ -133,3 +134,21 @@ def test_data_of_a_model_that_stays_under_another_name_stays(tmp_path: Path, kin
     after = digests(tmp_path)
     assert {name: after[name] for name in before} == before
     assert not out.is_symlink()
+
+
+def test_data_that_is_removed_meanwhile_is_an_error_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(small_model(), path, save_as_external_data=True, location="model.bin", size_threshold=0)
+    real = pipeline.run
+
+    def remove(*given: object, **named: object) -> object:
+        outcome = real(*given, **named)  # type: ignore[arg-type]
+        (tmp_path / "model.bin").unlink()
+        return outcome
+
+    monkeypatch.setattr(pipeline, "run", remove)
+    with refused("model.bin", kind=ModelError):
+        converter.fold(path, out=tmp_path / "out.onnx", verify=False)
+    assert {p.name for p in tmp_path.iterdir()} == {"model.onnx"}

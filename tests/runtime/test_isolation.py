@@ -47,6 +47,12 @@ def test_a_long_result_comes_back_whole() -> None:
     assert run(lambda tell: Answer(1.0, words)).words == words
 
 
+def test_a_name_that_is_no_utf8_comes_back_escaped() -> None:
+    found = run(lambda tell: Answer(float("nan"), ("a", "\udcff\udcfe.onnx")))
+    assert found.words == ("a", "\\udcff\\udcfe.onnx")
+    assert np.isnan(found.number)
+
+
 def test_it_says_what_it_does() -> None:
     said: list[str] = []
 
@@ -122,6 +128,19 @@ def test_its_end_is_told(work: Callable[[Progress], Answer], said: str) -> None:
         run(work)
 
 
+def _close_everything(tell: Progress) -> Answer:
+    os.closerange(3, 100)
+    time.sleep(60)
+    return Answer(1.0)
+
+
+def test_a_child_that_closes_its_pipe_and_lives_is_ended() -> None:
+    begun = time.monotonic()
+    with pytest.raises(Died, match="without a word"):
+        run(_close_everything, seconds=1)
+    assert time.monotonic() - begun < 20
+
+
 def test_nothing_is_left_running() -> None:
     with pytest.raises(Died):
         run(_spin, seconds=0.2)
@@ -156,10 +175,22 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (min(2000, hard), hard))
 for _ in range(1100): os.open(os.devnull, os.O_RDONLY)
 print(run_isolated(lambda tell: 7, int, seconds=60))
 """
+FULL = """
+import os, resource
+from converter.runtime.isolation import Died, run_isolated
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (4, hard))
+try:
+    run_isolated(lambda tell: 7, int, seconds=60)
+except Died as died:
+    print(died)
+"""
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [(CLOSED, "7"), (DEAF, "ended without a word"), (MANY, "7")], ids=["closed", "deaf", "many"]
+    ("code", "said"),
+    [(CLOSED, "7"), (DEAF, "ended without a word"), (MANY, "7"), (FULL, "could not be begun (Too many open files)")],
+    ids=["closed", "deaf", "many", "full"],
 )
 def test_whatever_its_parent_was_started_with(code: str, said: str) -> None:
     root = Path(__file__).resolve().parents[2]
