@@ -281,3 +281,20 @@ def test_a_strangers_metadata_stops_nothing() -> None:
     model = net()
     model.metadata_props.add(key="biasopt.rewrites", value="[" * 100_000)
     assert converter.fold(model, verify=False).rewrites
+
+
+@pytest.mark.parametrize("where", ["input", "output", "value_info"])
+def test_a_size_below_zero_is_one_that_is_left_open(tmp_path: Path, where: str) -> None:
+    """Older exporters write -1 for the batch; onnxruntime reads it so, too."""
+    model = net()
+    if where == "value_info":
+        model.graph.value_info.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, [-1, 4, 6, 6]))
+    else:
+        getattr(model.graph, where)[0].type.tensor_type.shape.dim[0].dim_value = -1
+    path, out = tmp_path / "m.onnx", tmp_path / "o.onnx"
+    path.write_bytes(model.SerializeToString())
+    result = converter.fold(path, out=out)
+    assert result.parity is not None
+    assert result.parity.verdict is Verdict.PASS
+    assert [r.pass_name for r in result.rewrites]
+    assert converter.compare(path, out).verdict is Verdict.PASS

@@ -211,9 +211,6 @@ class _Validator:
                 dims = getattr(kind, name).shape.dim
                 if len(dims) > MAX_DIMS:
                     self.fail(where, f"has {len(dims)} dimensions, and numpy knows {MAX_DIMS}")
-                sizes = [d.dim_value for d in dims if d.HasField("dim_value")]
-                if any(size < 0 for size in sizes):
-                    self.fail(where, f"has the size {min(sizes)}")
                 self._texts(where, (d.dim_param for d in dims))
             case "sequence_type":
                 self._type(where, kind.sequence_type.elem_type, depth + 1)

@@ -404,7 +404,7 @@ def _missing_size(before: Sequence[Dim], after: Sequence[Dim]) -> dict[str, int]
 
 def _dim(d: onnx.TensorShapeProto.Dimension) -> Dim:
     if d.HasField("dim_value"):
-        return int(d.dim_value)
+        return int(d.dim_value) if d.dim_value >= 0 else None  # exporters write -1 for a size that they leave open
     return d.dim_param or None
 
 

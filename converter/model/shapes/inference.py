@@ -188,7 +188,7 @@ class _Graph:
 
     def _named(self, given: Any) -> Dim:
         """A size without a name gets one of its own, under which it is still equal to itself."""
-        if given.HasField("dim_value"):
+        if given.HasField("dim_value") and given.dim_value >= 0:  # exporters write -1 for a size that they leave open
             return int(given.dim_value)
         return str(given.dim_param) or f"?{next(self.model.fresh)}"
 

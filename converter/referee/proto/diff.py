@@ -412,8 +412,8 @@ def shrink(model: ModelProto, limit: int) -> ModelProto:
     copy.CopyFrom(model)
     for value in copy.graph.input:
         for dim in value.type.tensor_type.shape.dim:
-            if dim.HasField("dim_value") and dim.dim_value == 0:
-                dim.ClearField("dim_value")  # of no element there is nothing to compare
+            if dim.HasField("dim_value") and dim.dim_value <= 0:
+                dim.ClearField("dim_value")  # of no element there is nothing to compare; below 0 it is left open
         for dim in value.type.tensor_type.shape.dim[2:]:
             if dim.dim_value > limit or not dim.HasField("dim_value"):
                 dim.dim_value = limit

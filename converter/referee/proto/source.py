@@ -171,7 +171,7 @@ def _read_port(value: Any) -> Port:
 def _read_dim(dim: Any) -> int | str | None:
     kind = dim.WhichOneof("value")
     if kind == "dim_value":
-        return int(dim.dim_value)
+        return int(dim.dim_value) if dim.dim_value >= 0 else None  # exporters write -1 for a size that they leave open
     return str(dim.dim_param) or None if kind == "dim_param" else None
 
 
