@@ -9,8 +9,10 @@ file of its name in `converter.commands`. Data goes to stdout, progress and erro
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
@@ -329,7 +331,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as usage:
-        usage.show()
+        with suppress(OSError):  # nobody reads it, or there is no room for it
+            usage.show()
         return usage.exit_code
     except BiasoptError as error:
         terminal.note(f"error: {error}")
@@ -339,6 +342,13 @@ def run(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # of --help and the like; commands' own output never raises it
         terminal.mute()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            terminal.bug(__version__)
+            return 70
+        terminal.mute()  # of --help and the like, where stdout is full
+        terminal.note(f"error: stdout: cannot be written ({error.strerror}); free space or send it elsewhere")
+        return 3
     except Exception:  # what nobody mapped is a bug, and says so
         if terminal.was_interrupted():  # a library that was being loaded made an error of its own of it
             return terminal.tell_interrupted()

@@ -46,7 +46,7 @@ def measure_latency(
     """
     from converter.bench.compare import Request, compare
     from converter.bench.design import Design, parse_gate
-    from converter.referee.proto.source import LoadedModel
+    from converter.referee.proto.source import LoadedModel, check_data_files
     from converter.runtime.timing import Deployment
 
     asked = merged(BenchOptions, options, keywords)
@@ -77,6 +77,8 @@ def measure_latency(
     def measure(tell: Callable[[str], None]) -> Latency:
         left = LoadedModel.open(a, asked.data[0], label="A")
         right = LoadedModel.open(b, asked.data[1], label="B")
+        for model in (left, right):
+            check_data_files(model)
         return compare(left, right, replace(request, say=tell))
 
     tell = asked.progress or (lambda stage: None)

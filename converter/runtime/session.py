@@ -165,6 +165,8 @@ def _make_options(ort: ModuleType, optimize: bool | str, threads: int | None) ->
 
 
 def _register(options: Any, library: Path) -> None:
+    if not library.is_file():  # a pipe would wait for a writer
+        raise RuntimeUnavailable(f"{library}: not a custom operator library: it is not a regular file")
     try:
         options.register_custom_ops_library(str(library))
     except Exception as exc:

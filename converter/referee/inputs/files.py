@@ -183,6 +183,8 @@ def _make_reader(value: Any) -> tuple[str, Reader, str]:
     kinds = {".npz": ("npz", _read_npz), ".npy": ("npy", _read_npy), ".json": ("polygraphy", _read_polygraphy)}
     if path.suffix.lower() not in kinds:
         raise DataError(f"{path}: is no kind of inputs; give a .npz, .npy, .json, a folder, or script.py:function")
+    if not path.is_file():
+        raise DataError(f"{path}: is not a regular file; give a file")
     kind, read = kinds[path.suffix.lower()]
     return kind, lambda ports: read(path, ports), text
 

@@ -17,10 +17,10 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from converter.errors import ModelError
 from converter.model.file.node_order import are_sorted, sort_nodes
-from converter.model.file.reader import read_whole
+from converter.model.file.reader import graphs, read_whole
 from converter.model.file.validate import validate
 from converter.records import ModelFacts
-from converter.referee.proto.tensors import is_external
+from converter.referee.proto.tensors import is_external, locate_external
 
 _LARGEST = (1 << 31) - 1  # bytes of a protobuf message
 _SMALL = 1 << 12  # elements up to which a skeleton keeps a tensor's values: shapes and axes are known by value
@@ -295,6 +295,21 @@ def describe_model(source: LoadedModel) -> ModelFacts:
         opset=read_opsets(source.proto).get("", 0),
         nodes=dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))),
     )
+
+
+def check_data_files(source: LoadedModel) -> None:
+    """Refuse data files that onnxruntime would wait for (pipes), read without end, or find outside of the folder.
+
+    Raises
+    ------
+    ModelError
+        One is missing, no regular file, or leads out of the model's directory.
+    """
+    held = [t for g in graphs(source.proto.graph) for t in g.initializer]
+    held += [s.values for g in graphs(source.proto.graph) for s in g.sparse_initializer]
+    held += [a.t for n in walk_nodes(source.proto) for a in n.attribute if a.HasField("t")]
+    for tensor in filter(is_external, held):
+        locate_external(tensor, source.folder)
 
 
 def list_data_files(source: LoadedModel) -> list[Path]:

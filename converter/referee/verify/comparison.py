@@ -16,9 +16,10 @@ from converter.records import Parity, Stage, Verdict
 from converter.records.evidence import Warning, WarningCode
 from converter.records.option import documented, merged
 from converter.records.options import VerifyOptions
+from converter.referee.inputs.stream import Stream
 from converter.referee.proto.copies import rename_ports
 from converter.referee.proto.diff import ChangedRegions, find_changed_regions, is_ours
-from converter.referee.proto.random_inputs import BATCHES, guess_shapes
+from converter.referee.proto.random_inputs import BATCHES, check_given, guess_shapes
 from converter.referee.proto.source import LoadedModel, seed_nodes, walk_nodes
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported
@@ -354,15 +355,17 @@ def compare(
 def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Referee | None, Parity]:
     options.progress("structure")
     shape_of_things, warnings = check_structure(a, b)
-    if shape_of_things.status is Verdict.FAIL:
+    if shape_of_things.status is not Verdict.PASS:
         return None, Parity(
-            Verdict.FAIL,
+            shape_of_things.status,
             "D",
             stages=(shape_of_things,),
             warnings=tuple(warnings),
             scope="none",
             why=shape_of_things.why,
         )
+    if options.stream is not None:  # what is asked for is looked at, also where nothing will run on it
+        _check_first(a, options.stream)
     alike = _may_be_one(a, b)
     if alike and is_same_computation(a, b):
         return None, _conclude_identical(shape_of_things, warnings)
@@ -378,6 +381,14 @@ def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Refer
     a, b = _make_repeatable(a, warnings), _make_repeatable(b, [])
     referee = Referee(a, b, options, difference, [shape_of_things], warnings)
     return referee, referee.judge()
+
+
+def _check_first(a: LoadedModel, stream: Stream) -> None:
+    """Refuse inputs that cannot be read, are none, or name no inputs of the model."""
+    samples = stream.take(1)
+    if not samples:
+        raise DataError(f"{stream.source or 'inputs'}: there are none; the models cannot be compared on them")
+    check_given(a.proto, samples[0].feeds)
 
 
 def _conclude_identical(shape_of_things: Stage, warnings: list[Warning]) -> Parity:

@@ -48,10 +48,12 @@ def check_structure(a: LoadedModel, b: LoadedModel) -> tuple[Stage, list[Warning
         *_compare_modes(a.proto, b.proto, warnings),
         *_run_checker(a.proto, b.proto, warnings),
     ]
-    if not a.proto.graph.output:
-        faults.append(("", "the model has no outputs: there is nothing to compare"))
     _note_versions(a.proto, b.proto, warnings)
     checks = tuple(OutputCheck(name, Verdict.FAIL, why=why) for name, why in faults)
+    if not faults and not a.proto.graph.output:
+        return Stage(
+            "structure", Verdict.INCONCLUSIVE, "the models have no outputs: there is nothing to compare"
+        ), warnings
     n_in, n_out = len(list_free_inputs(a.proto)), len(a.proto.graph.output)
     why = (
         faults[0][1]

@@ -42,6 +42,8 @@ def kind_of_file(path: Path) -> Kind:
     """Say by the names in the archive what it is; nothing of it is loaded."""
     if not path.exists():
         raise ModelError(f"{path}: there is no such file")
+    if not path.is_file():  # a pipe would wait for a writer
+        raise ModelError(f"{path}: is not a regular file; {FACTORY}")
     names = names_in(path)
     if any("models/model.json" in name or "serialized_exported_program" in name for name in names):
         return Kind.PROGRAM
