@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from converter.ablate.session import Net, SessionOptions
 from converter.ablate.sites import Uncovered, choose_sites
 from converter.commands.inspect import Model, blaming_the_model, silence_graphsurgeon
 from converter.commands.targets import check_reports
+from converter.errors import RuntimeUnavailable
 from converter.records import InputSet, ModelFacts
 from converter.records.option import documented, merged
 from converter.records.options import PROBES, AblateOptions
@@ -118,6 +120,26 @@ def uncovered(made: OpenedModel) -> tuple[Uncovered, ...]:
     return made.found.uncovered
 
 
+def _score_isolated(
+    model: Path, argv: Sequence[str], progress: Callable[[str], None], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The document, made in a child process: what onnxruntime does with a stranger's model it does to that."""
+    from converter.commands.verify import memory_limit
+    from converter.runtime.isolation import Died, run_isolated
+
+    def work(tell: Callable[[str], None]) -> dict[str, Any]:
+        try:
+            return score_biases(model, progress=tell, **given).document(argv)
+        except ValueError as unknown:
+            return {"unknown": str(unknown)}
+
+    limit = memory_limit(given.get("max_memory"))
+    try:
+        return run_isolated(work, dict, seconds=math.inf, n_bytes=limit, progress=progress)
+    except Died as died:
+        raise RuntimeUnavailable(f"{model}: the ablation {died}; onnxruntime does not run it to an end") from died
+
+
 def run(model: Path, ending: Ending, *, top: int | None, argv: Sequence[str], **given: Any) -> int:
     """The command: score, report, and return the exit code."""
     import click
@@ -131,12 +153,10 @@ def run(model: Path, ending: Ending, *, top: int | None, argv: Sequence[str], **
     read = (given.get(name) for name in ("inputs", "labels", "custom_ops"))
     check_reports(ending.list_files(), model, *read)
     ending.prepare()
-    try:
-        with terminal.progress(quiet=ending.quiet) as progress:
-            result = score_biases(model, progress=progress, **given)
-    except ValueError as unknown:  # a name that no bias has
-        raise click.BadParameter(terminal.one_line(str(unknown)), param_hint="'--only'") from None
-    document = result.document(argv)
+    with terminal.progress(quiet=ending.quiet) as progress:
+        document = _score_isolated(model, argv, progress, given)
+    if "unknown" in document:  # a name that no bias has
+        raise click.BadParameter(terminal.one_line(document["unknown"]), param_hint="'--only'")
 
     def tell() -> Report:
         from converter.report.content.ablate import ablate_report

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,11 @@ from converter.report import terminal
 from converter.report.save import Ending
 from converter.torch_models.export import Dynamic, Exported, Request, export, parse_dynamic
 from converter.torch_models.spec import InputSpec, Loaded, load, parse_input, wrap_module
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there, and nothing swept
+    fcntl = None  # type: ignore[assignment]
 
 
 @documented(ExportOptions)
@@ -62,7 +70,7 @@ def export_model(spec: Any, out: str | Path, options: ExportOptions | None = Non
     opened = asked.dynamic if isinstance(asked.dynamic, Dynamic) else parse_dynamic(asked.dynamic)
     request = Request(asked.exporter or "", asked.opset, opened, asked.fuse_bn, asked.strict)
     with _open_folder(target) as folder:
-        made = export(loaded, Path(folder) / target.name, request, progress)
+        made = export(loaded, folder / target.name, request, progress)
         _check_proto(loaded, made)
         parity = compare_with_torch(loaded, made, quick=asked.quick, progress=progress) if asked.verify else None
         code = exit_code(parity, asked.on_inconclusive)
@@ -108,12 +116,49 @@ def _load(spec: Any, asked: ExportOptions) -> Loaded:
     return load(os.fspath(spec), **how, trust=asked.trust)
 
 
-def _open_folder(target: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder beside the output, where there is as much room as the output needs."""
+_PREFIX = ".biasopt-export-"
+_SETTLED = 5.0  # seconds after which a folder is locked if its run lives
+
+
+@contextlib.contextmanager
+def _open_folder(target: Path) -> Iterator[Path]:
+    """A folder beside the output, where there is as much room as the output needs.
+
+    What runs in it is a library's code on a stranger's module, and may die so that nobody cleans up. So a run that
+    lives holds a lock on its folder, and the next one removes those that nobody holds.
+    """
+    _sweep_folders(target.parent)
     try:
-        return tempfile.TemporaryDirectory(prefix=".biasopt-", dir=target.parent)
+        made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=target.parent)
     except OSError as exc:
         raise ModelError(f"{target}: cannot be written ({exc.strerror}); give another output") from exc
+    with made as name, contextlib.ExitStack() as held:
+        _lock_folder(Path(name), held)
+        yield Path(name)
+
+
+def _lock_folder(folder: Path, held: contextlib.ExitStack) -> bool:
+    """Lock it until ``held`` closes; False where another process has."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        held.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _sweep_folders(parent: Path) -> None:
+    """Remove the folders of runs that died."""
+    with contextlib.suppress(OSError):
+        for folder in parent.glob(f"{_PREFIX}*"):
+            ours = len(folder.name) == len(_PREFIX) + 8 and not folder.is_symlink() and folder.is_dir()
+            if ours and time.time() - folder.stat().st_mtime > _SETTLED:
+                with contextlib.ExitStack() as held:
+                    if _lock_folder(folder, held):
+                        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_proto(loaded: Loaded, made: Exported) -> None:

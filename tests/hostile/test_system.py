@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from converter.commands.export import _open_folder
 from converter.records import Verdict
 from converter.referee.verify.comparison import compare
 from tests.hostile.test_models import net
@@ -142,3 +143,47 @@ def test_a_name_of_a_model_without_outputs_is_no_failure(folder: Path) -> None:
     ran = biasopt("verify", "nothing.onnx", "nothing.onnx", cwd=folder)
     assert ran.returncode == 4
     assert "INCONCLUSIVE" in ran.stdout
+
+
+def test_an_export_that_died_leaves_nothing_for_long(folder: Path) -> None:
+    left, young, others = (
+        folder / ".biasopt-export-abcdefgh",
+        folder / ".biasopt-export-ijklmnop",
+        folder / ".biasopt-x",
+    )
+    for place in (left, young, others):
+        place.mkdir()
+        (place / "o.onnx").write_bytes(b"1")
+    for place in (left, others):
+        os.utime(place, (1, 1))
+    with _open_folder(folder / "o.onnx") as held:
+        assert not left.exists()
+        os.utime(held, (1, 1))
+        with _open_folder(folder / "o.onnx") as another:  # as another run would
+            assert held.exists()
+            assert another != held
+    assert not held.exists()
+    assert young.exists()
+    assert others.exists()
+
+
+def test_a_module_that_ends_the_process_leaves_nothing_after_the_next_run(folder: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    (folder / "dies.py").write_text(
+        "import os, torch\nclass Dies(torch.nn.Module):\n    def forward(self, x):\n        os.kill(os.getpid(), 11)\n"
+    )
+    argv = ("-o", "o.onnx", "--no-verify", "--input", "1,2")
+    assert biasopt("export", "dies.py:Dies", *argv, cwd=folder).returncode == -11
+    (left,) = folder.glob(".biasopt-*")
+    os.utime(left, (1, 1))
+    assert biasopt("export", "net.py:make", *argv, cwd=folder).returncode == 0
+    assert not list(folder.glob(".biasopt-*"))
+
+
+def test_an_ablation_of_what_ends_onnxruntime_is_one_line(folder: Path) -> None:
+    """The function of the data ends the process that it runs in, as some models do."""
+    (folder / "kills.py").write_text("import os\ndef load():\n    os.abort()\n    yield {}\n")
+    ran = biasopt("ablate", "m.onnx", "--data", "kills.py:load", cwd=folder)
+    assert ran.returncode == 3
+    assert "SIGABRT" in ran.stderr.splitlines()[-1]
+    assert biasopt("ablate", "m.onnx", "--data", "x.npz", "--only", "nobody", cwd=folder).returncode == 2
