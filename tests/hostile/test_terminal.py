@@ -13,6 +13,7 @@ import cli
 from converter.records.lint import CODES, Kind, LintFinding, LintReport
 from converter.records.results import ReplayResult
 from converter.report import terminal, wording
+from converter.report.content.lint import lint_report
 from converter.report.content.replay import replay_report
 from converter.report.render.sarif import workflow_commands
 from converter.report.render.text import render_text
@@ -125,6 +126,15 @@ def test_a_bug_shows_its_lines_and_obeys_none(capsys: pytest.CaptureFixture[str]
     assert not obeyed(said)
     assert "Traceback" in said
     assert len(said) < 5000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_module_is_a_command(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    finding = LintFinding(CODES[0].name, Kind.DEAD, name, name, None, 1, name, name, "", evidence={name: name})
+    report = LintReport(name, (finding,), (), 1, 1, 1, "torch.export", (name,))
+    for verbose in (False, True):
+        terminal.say(render_text(lint_report(report, tmp_path), verbose=verbose))
+    assert not obeyed(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("name", NAMES)
