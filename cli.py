@@ -33,6 +33,7 @@ from converter.commands.options import (
 from converter.errors import BiasoptError
 from converter.records.options import (
     OUTCOMES,
+    PROVIDERS,
     AblateOptions,
     BenchOptions,
     ExportOptions,
@@ -197,6 +198,19 @@ def bench(**given: Any) -> int:
 def passes(**given: Any) -> int:
     """List the passes in their order, or show the pages of those named."""
     from converter.commands.passes import run
+
+    return run(**given)
+
+
+@cli.command()
+@option("--provider", type=click.Choice(PROVIDERS), default="cpu", help="The provider that has to work.  [cpu]")
+@json_option
+def doctor(**given: Any) -> int:
+    """Show what is installed, which providers and libraries work, and what to do about the rest.
+
+    Exit 0 if the provider that is asked for runs a convolution here, else 3.
+    """
+    from converter.commands.doctor import run
 
     return run(**given)
 

@@ -79,9 +79,14 @@ def is_installed(package: str) -> bool:
     return False
 
 
+def find_package(library: str) -> str | None:
+    """What pip calls the package that brings a library; None where it is none of NVIDIA's."""
+    return next((package for start, package in _PACKAGES.items() if library.startswith(start)), None)
+
+
 def advise_library(library: str, extra: str = "cuda") -> str:
     """The command that brings a library that does not load, never one that brings what is installed already."""
-    package = next((p for start, p in _PACKAGES.items() if library.startswith(start)), None)
+    package = find_package(library)
     if package is None:
         return "add the folder that has it to LD_LIBRARY_PATH"
     if is_installed(package):

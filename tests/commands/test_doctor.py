@@ -1,0 +1,69 @@
+"""``biasopt doctor``: it tells what works, ends with 0 or 3, takes little time and never raises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cli
+from converter.runtime import inventory
+from tests.runtime import cuda_stub
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_cpu_works(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "cpu works." in out
+    for text in ("biasopt", "onnxruntime", "numpy", "cuda", "tensorrt"):
+        assert text in out
+
+
+def test_a_provider_that_does_not_work_ends_with_3(capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.run(["doctor", "--provider", "tensorrt", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert code == found["exit_code"] == (0 if found["works"] else 3)
+    assert found["schema"] == "biasopt.doctor/1"
+    assert {each["name"] for each in found["providers"]} == {"cpu", "cuda", "tensorrt"}
+    assert found["works"] or any("pip install" in text or "--provider" in text for text in found["advice"])
+
+
+def test_it_is_quick(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "doctor"], capture_output=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - begun < 20  # 1.5 s alone; the tests share their cores
+
+
+def test_it_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **keywords: Any) -> Any:
+        raise OSError("everything is broken")
+
+    for name in ("Session", "describe_gpu", "preload_cuda", "preload_tensorrt"):
+        monkeypatch.setattr(inventory, name, broken)
+    found = inventory.take_inventory("cpu")
+    assert found["works"] is False
+    assert all("everything is broken" in each["reason"] for each in found["providers"])
+    assert found["gpus"] == []
+
+
+def test_libraries_are_found_where_they_are(tmp_path: Path) -> None:
+    env = cuda_stub.build_stubs(tmp_path / "stub", 0, leave_out=("libcurand.",)) | {"PYTHONPATH": str(ROOT)}
+    code = (
+        "import json; from converter.runtime.inventory import take_inventory; print(json.dumps(take_inventory('cuda')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    found = {each["name"]: each for each in json.loads(done.stdout)["libraries"]}
+    assert found["libcublas.so.13"]["path"] == str(tmp_path / "stub" / "libcublas.so.13")
+    if not found["libcurand.so.10"]["path"]:
+        assert found["libcurand.so.10"]["reason"].startswith("libcurand.so.10: ")
+        assert any("biasopt[cuda]" in text for text in json.loads(done.stdout)["advice"])
