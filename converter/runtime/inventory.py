@@ -139,9 +139,12 @@ def _advise(asked: dict[str, Any], missing: Sequence[dict[str, str]]) -> list[st
     """What to do, each thing once: the conflict first, since nothing else helps before it is ended."""
     if conflict := explain_conflict():
         return [conflict]
-    said = [
-        explain_loader(each["reason"], PROVIDERS[asked["name"]])
-        for each in missing
-        if each["name"] not in asked["reason"]
+    said: dict[str, list[str]] = {}
+    for each in missing:
+        words = explain_loader(each["reason"], PROVIDERS[asked["name"]])
+        loader, _, command = words.rpartition("; run: ")
+        said.setdefault(command if loader else words, []).append(each["name"])
+    found = [
+        f"{', '.join(names)}: not found; run: {text}" if text[:3] == "pip" else text for text, names in said.items()
     ]
-    return list(dict.fromkeys([asked["reason"], *said]))
+    return [asked["reason"], *found]
