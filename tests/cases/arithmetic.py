@@ -111,6 +111,23 @@ def conv_times_conv() -> onnx.ModelProto:
 
 
 ROWS: tuple[Case, ...] = (
+    row("sum-of-two", "y = Sum (h, k)", k=C3),
+    row("sum-const-first", "y = Sum (k, h)", k=C3),
+    row("sum-then-mul", "t = Sum (h, k) y = Mul (t, d)", k=C3, d=C3),
+    fold(
+        "sums-merge",
+        after_conv("r = Relu (h) p = Sum (r, k) q = Sum (d, p) y = Abs (q)", k=C3, d=C3),
+        "merge-affines",
+        "Conv Relu Add Abs",
+    ),
+    refuse(
+        "sum-hits-w",
+        after_conv("y = Sum (h, k)", k=(4,), **ON_W),
+        CONV,
+        "not-per-channel",
+        "Conv Sum",
+        after_conv("y = Sum (h, k)", k=(4, 1, 1), **ON_W),
+    ),
     row("mul-add", "p = Mul (h, k) y = Add (p, a)", k=C, a=C),
     row("mul-add-const-first", "p = Mul (k, h) y = Add (a, p)", k=C, a=C),
     row("sub-div-mul-add", "p = Sub (h, s) q = Div (p, d) r = Mul (q, k) y = Add (r, a)", s=C, d=C, k=C, a=C),

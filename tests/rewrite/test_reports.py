@@ -20,6 +20,8 @@ LEFT = {
     "b3_noop_casts_between": "Cast Cast Conv",
     "dropout_training_false": "Conv Dropout",
     "castlike_conv_bn": "Add CastLike Conv",
+    # A Sum with a constant is an Add.
+    "sum_operator_bias": "Conv Relu",
     # Constants that are computed.
     "weight_norm_reducel2": "Conv Relu",
     "bn_tiled": "Conv Relu",

@@ -1,6 +1,6 @@
 """Batch norms and arithmetic with a constant as one value: y = scale * x + shift.
 
-Source: ONNX operator schemas of BatchNormalization (1, 6, 7, 9, 14, 15) and of Add, Sub, Mul, Div, Neg
+Source: ONNX operator schemas of BatchNormalization (1, 6, 7, 9, 14, 15) and of Add, Sub, Mul, Div, Neg, Sum
 (with their axis and broadcast attributes before version 7).
 """
 
@@ -16,7 +16,7 @@ from converter import numerics
 from converter.model.graph import Node, Tensor
 from converter.rewrite.analysis.facts import Facts
 
-ARITHMETIC = ("Mul", "Add", "Sub", "Div", "Neg")
+ARITHMETIC = ("Mul", "Add", "Sub", "Div", "Neg", "Sum")
 BATCH_NORM = ("BatchNormalization",)
 
 
@@ -69,6 +69,8 @@ def affine_at(node: Node, data: int) -> Affine | None:
         return Affine(node, 0, params) if data == 0 and len(params) == 4 else None
     if node.is_op("Neg"):
         return Affine(node, 0, ()) if data == 0 else None
+    if node.is_op("Sum") and (len(node.inputs) != 2 or node.scope.opset < 8):  # before, it does not broadcast
+        return None
     if node.is_op(*ARITHMETIC) and data in (0, 1):
         other = node.tensor_in(1 - data)
         return None if other is None else Affine(node, data, (other,))
@@ -126,7 +128,7 @@ def scale_and_shift(facts: Facts, affine: Affine) -> tuple[NDArray[np.float64], 
         match node.op, affine.data:
             case "Mul", _:
                 return c, zero
-            case "Add", _:
+            case "Add" | "Sum", _:
                 return one, c
             case "Sub", 0:
                 return one, -c

@@ -55,7 +55,7 @@ AFFINE = Kind(
     "affine",
     ARITHMETIC,
     "arithmetic with a constant",
-    "Mul, Div, Add, Sub or Neg by a constant,\n"
+    "Mul, Div, Add, Sum of two, Sub or Neg by a constant,\n"
     "        one number or one per channel (s and t as the operator has them)",
     "distribution of sums; ONNX broadcasting rules",
 )

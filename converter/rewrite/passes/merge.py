@@ -27,7 +27,7 @@ from converter.rewrite.passes.base import Check, Match, Pass
 from converter.rewrite.passes.norm_parameters import BETA, GAMMA, compose, parameter_overflow, set_parameter
 
 Array = NDArray[np.float64]
-_PRODUCTS, _SUMS = ("Mul", "Div", "Neg"), ("Add", "Sub")
+_PRODUCTS, _SUMS = ("Mul", "Div", "Neg"), ("Add", "Sub", "Sum")
 
 # -- into a batch norm -----------------------------------------------------------------------
 

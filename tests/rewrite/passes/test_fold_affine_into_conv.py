@@ -17,13 +17,14 @@ class TestFoldAffineIntoConv(PassRows):
         sub-by-rank-0 sub-by-1 sub-by-1-1-1 sub-by-1-1-1-1 sub-by-c-1-1 sub-by-1-c-1-1 const-sub-by-rank-0
         const-sub-by-1 const-sub-by-1-1-1 const-sub-by-1-1-1-1 const-sub-by-c-1-1 const-sub-by-1-c-1-1
         div-by-rank-0 div-by-1 div-by-1-1-1 div-by-1-1-1-1 div-by-c-1-1 div-by-1-c-1-1 neg mul-by-zero-channel
-        chain frozen-norm-reciprocal frozen-norm-power
+        sum-of-two sum-const-first sum-then-mul chain frozen-norm-reciprocal frozen-norm-power
     """
     declines = """
         divides-by-result: const-divided-by-conv
         not-constant: conv-times-conv
         rounding-add: conv-add-that-rounds
-        not-per-channel: mul-by-4-hits-w mul-by-4-1-hits-h mul-per-sample mul-expands-batch add-by-4-hits-w
+        not-per-channel: sum-hits-w
+            mul-by-4-hits-w mul-by-4-1-hits-h mul-per-sample mul-expands-batch add-by-4-hits-w
             add-by-4-1-hits-h add-per-sample add-rank-5 add-expands-channels add-ones-rank-5 opset-6-mul-last-axis
             sub-hits-w sub-hits-h sub-hits-n sub-hits-hw const-sub-hits-w const-sub-hits-h const-sub-hits-n
             const-sub-hits-hw div-hits-w div-hits-h div-hits-n div-hits-hw const-mul-hits-w const-mul-hits-h

@@ -7,7 +7,7 @@ from tests.rewrite.passes.walk import PassRows
 
 class TestMergeAffines(PassRows):
     name = "merge-affines"
-    folds = "mul-div weak-factors-merge"
+    folds = "mul-div sums-merge weak-factors-merge"
     declines = """
         old-broadcast: mul-mul-opset-6
         rounding: fp16-merged-factor weak-factors-alone
