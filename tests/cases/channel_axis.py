@@ -11,7 +11,7 @@ from tests.cases.arithmetic import CONVT as AFFINE_CONVT
 from tests.cases.case import Build, Case, fold, refuse
 from tests.cases.conv_batch_norm import CONV, CONVT
 from tests.cases.matmul_batch_norm import GEMM, MATMUL, gemm, matmul
-from tests.tiny import Draw, model
+from tests.tiny import Draw, model, sub
 
 BN = "y = BatchNormalization <epsilon = 1e-3> (t, g, be, m, v)"
 
@@ -29,11 +29,26 @@ def viewed(
     return build
 
 
+def negative_gamma(build: Build) -> Build:
+    """Return the builder of the same with the gamma of channel 3 negative."""
+
+    def changed() -> onnx.ModelProto:
+        proto = build()
+        held = {t.name: onnx.numpy_helper.to_array(t).copy() for t in proto.graph.initializer}
+        held["g"][3] *= -1
+        return sub(proto, g=held["g"])
+
+    return changed
+
+
 NHWC = "p = Transpose <perm = [0,2,3,1]> (h) t = Transpose <perm = [0,3,1,2]> (p)"
 # The output is [2,5,5,12]: height and channels coincide.
 COINCIDE = {"x": "2,3,7,13"}
 STAY = "Conv Transpose BatchNormalization"
 
+AVERAGE = "t = AveragePool <kernel_shape = [3, 1]> (h)"
+MAXIMUM = "t = MaxPool <kernel_shape = [3, 1]> (h)"
+COUNTED = "t = AveragePool <kernel_shape = [3, 1], pads = [1, 0, 1, 0], count_include_pad = 1> (h)"
 NO, YES = [0], [1]
 DROPOUT = 'c = Cast <to = 9> (s) mode = Squeeze (c) t = Dropout (h, "", mode)'
 VIEWS = (
@@ -43,6 +58,26 @@ VIEWS = (
     fold("dropout-false-between", viewed(DROPOUT, "2,5,9,12", s=NO), CONV, "Conv Cast Squeeze Dropout"),
     fold("cast-to-same-between", viewed("t = Cast <to = 1> (h)", "2,5,9,12"), CONV, "Conv Cast | Conv"),
     fold("cast-like-same-between", viewed("t = CastLike (h, x)", "2,5,9,12"), CONV, "Conv CastLike | Conv"),
+    fold("average-between", viewed(AVERAGE, "2,5,7,12"), CONV, "Conv AveragePool"),
+    fold("global-average-between", viewed("t = GlobalAveragePool (h)", "2,5,1,1"), CONV, "Conv GlobalAveragePool"),
+    fold("maximum-between", viewed(MAXIMUM, "2,5,7,12"), CONV, "Conv MaxPool"),
+    refuse(
+        "average-counts-padding-between",
+        viewed(COUNTED, "2,5,9,12"),
+        CONV,
+        "padded-shift",
+        "Conv AveragePool BatchNormalization",
+        viewed(COUNTED.replace("= 1>", "= 0>"), "2,5,9,12"),
+    ),
+    refuse(
+        "maximum-between-negative",
+        negative_gamma(viewed(MAXIMUM, "2,5,7,12")),
+        CONV,
+        "negative-scale",
+        "Conv MaxPool BatchNormalization",
+        viewed(MAXIMUM, "2,5,7,12"),
+        says="3",
+    ),
     refuse(
         "dropout-true-between",
         viewed(DROPOUT, "2,5,9,12", s=YES),

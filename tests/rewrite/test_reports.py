@@ -22,6 +22,8 @@ LEFT = {
     "castlike_conv_bn": "Add CastLike Conv",
     # A Sum with a constant is an Add.
     "sum_operator_bias": "Conv Relu",
+    # A batch norm behind a pool.
+    "avgpool_bn": "AveragePool Conv Relu",
     # Constants that are computed.
     "weight_norm_reducel2": "Conv Relu",
     "bn_tiled": "Conv Relu",

@@ -13,16 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from converter import numerics
 from converter.model.graph import Bypass, Edit, Node, Rename, Tensor
 from converter.records import Safety, Weight
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine, affines_at, aligned_shape, keeps_shape, scale_and_shift
 from converter.rewrite.analysis.channel_axis import (
-    average_counts_padding,
     follow_axis,
-    is_average,
-    is_maximum,
     is_pool,
     is_view,
     merges_features,
@@ -32,7 +28,17 @@ from converter.rewrite.analysis.channel_axis import (
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import LINEAR, Linear, linear_into
 from converter.rewrite.passes.base import Check, Pass
-from converter.rewrite.passes.folding import FORM, KINDS, OPERANDS, RESULT, Fold, Kind, kebab
+from converter.rewrite.passes.folding import (
+    FORM,
+    KINDS,
+    OPERANDS,
+    RESULT,
+    Fold,
+    Kind,
+    averaged_padding,
+    kebab,
+    negative_scale,
+)
 
 Array = NDArray[np.float64]
 
@@ -203,20 +209,10 @@ def _in_axis(facts: Facts, linear: Linear) -> int | str:
 # -- what the path does to scale and shift ---------------------------------------------------
 
 
-def _negative_scale(facts: Facts, m: IntoConsumer) -> str | None:
-    pool = next((n for n in m.between if is_maximum(n)), None)
-    bad = None if pool is None else numerics.first_bad(m.numbers(facts)[0] <= 0)
-    if pool is None or bad is None:
-        return None
-    return f"{pool.label} takes a maximum and the scale of channel {bad} is not positive"
-
-
 def _padded_shift(facts: Facts, m: IntoConsumer) -> str | None:
-    if not m.numbers(facts)[1].any():
-        return None
-    for node in m.between:
-        if is_average(node) and average_counts_padding(node):
-            return f"{node.label} averages padded zeros in, which the shift does not reach"
+    averaged = averaged_padding(facts, m)
+    if averaged is not None or not m.numbers(facts)[1].any():
+        return averaged
     if m.linear.op == lin.CONV and reads_padding(facts, m.linear.node):
         return f"{m.linear.node.label} reads padded zeros, which the shift does not reach"
     return None
@@ -236,7 +232,7 @@ def _transposed_shift(facts: Facts, m: IntoConsumer) -> str | None:
 
 _CHECKS = (
     *FORM,
-    Check("negative-scale", _negative_scale),
+    Check("negative-scale", negative_scale),
     Check("padded-shift", _padded_shift),
     Check("transposed-shift", _transposed_shift),
     *RESULT,

@@ -1,7 +1,8 @@
 """An affine node after a linear operator becomes part of it: eight passes, by what is folded and into what.
 
 y = s * (W x + b) + t = (s W) x + (s b + t), with s and t per output channel. Between the two may
-stand nodes that only move axes; the channel axis is followed through them.
+stand nodes that only move axes; the channel axis is followed through them. Pools let an affine map of their channels
+through: averages of uncounted padding, maxima where s is positive.
 """
 
 from __future__ import annotations
@@ -17,15 +18,27 @@ from converter.model.graph import Bypass, DropInput, Edit, Node, Rename, SetCons
 from converter.records import Safety, Weight
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine, affines_at, per_channel
-from converter.rewrite.analysis.channel_axis import follow_axis, is_view
+from converter.rewrite.analysis.channel_axis import follow_axis, is_pool, is_view
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import LINEAR, Linear, linear_at
-from converter.rewrite.passes.base import Pass
-from converter.rewrite.passes.folding import BN, FORM, KINDS, OPERANDS, RESULT, Fold, Kind, holds_bias, kebab
+from converter.rewrite.passes.base import Check, Pass
+from converter.rewrite.passes.folding import (
+    BN,
+    FORM,
+    KINDS,
+    OPERANDS,
+    RESULT,
+    Fold,
+    Kind,
+    averaged_padding,
+    holds_bias,
+    kebab,
+    negative_scale,
+)
 
 Array = NDArray[np.float64]
 
-_VIEWS = "Between them may stand Identity, Dropout, Cast to the same type, and what moves axes and keeps the channels."
+_VIEWS = "Between them may stand Identity, Dropout, Cast to the same type, pools (s > 0 for maxima), what moves axes."
 _GROUPS = "The output channel is axis 1 of W within a group; a square W does not tell, so the layout is never guessed."
 _SPREAD = "C of any shape is broadcast with s and t: [M, 1] grows to [M, N]."
 _ADD = "Without an Add, a matrix product becomes a Gemm; one of more axes keeps its shift as one Add."
@@ -59,7 +72,10 @@ class IntoProducer(Fold):
         for view in self.between:
             if isinstance(axis, str):
                 return axis
-            axis = follow_axis(facts, view, axis)
+            if is_pool(view):
+                axis = axis if axis <= 1 else f"{view.label} pools over axis {axis}, on which the values differ"
+            else:
+                axis = follow_axis(facts, view, axis)
         return axis
 
     def channel_problem(self, facts: Facts) -> str | None:
@@ -116,7 +132,7 @@ def _finder(op: str) -> Callable[[Facts, Node], IntoProducer | None]:
                 continue
             views: list[Node] = []
             producer = facts.graph.producer(affine.source)
-            while producer is not None and is_view(facts, producer):
+            while producer is not None and (is_view(facts, producer) or is_pool(producer)):
                 views.insert(0, producer)
                 producer = facts.graph.producer(producer.inputs[0])
             linear = linear_at(facts, producer, op)
@@ -174,6 +190,9 @@ def _as_add(facts: Facts, m: IntoProducer) -> list[Edit]:
     return [*drops, SetOp(node, "Add"), SetConst(node, 1 - m.affine.data, weight, "bias")]
 
 
+_POOLS = (Check("negative-scale", negative_scale), Check("padded-shift", averaged_padding))
+
+
 def _fold(kind: Kind, op: str) -> Pass:
     """One row of the family."""
     result, note = _RESULTS[op]
@@ -188,7 +207,7 @@ Source: {kind.source}."""
         Safety.ROUNDING,
         ops=kind.ops,
         find=_finder(op),
-        checks=(*FORM, *RESULT),
+        checks=(*FORM, *_POOLS, *RESULT),
         plan=_plan,
         output=lambda m: m.affine.result,
         name=f"fold-{kind.name}-into-{kebab(op)}",

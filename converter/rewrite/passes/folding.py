@@ -19,6 +19,7 @@ from converter.model.graph import Node, Tensor
 from converter.records import Weight
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import ARITHMETIC, BATCH_NORM, Affine
+from converter.rewrite.analysis.channel_axis import average_counts_padding, is_average, is_maximum
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import Linear
 from converter.rewrite.passes import checks
@@ -190,6 +191,26 @@ def _no_bias_slot(facts: Facts, m: Fold) -> str | None:
 def _overflow(facts: Facts, m: Fold) -> str | None:
     weight = facts.weight(m.linear.weight)
     return m.rounding_problem(facts, "overflow") or checks.overflow_problem(m.bias(facts), weight, "the bias")
+
+
+# What pools between the two do to scale and shift.
+def negative_scale(facts: Facts, m: Fold) -> str | None:
+    """A maximum lets positive factors through alone."""
+    pool = next((n for n in m.between if is_maximum(n)), None)
+    bad = None if pool is None else numerics.first_bad(m.numbers(facts)[0] <= 0)
+    if pool is None or bad is None:
+        return None
+    return f"{pool.label} takes a maximum and the scale of channel {bad} is not positive"
+
+
+def averaged_padding(facts: Facts, m: Fold) -> str | None:
+    """An average that counts padded zeros lets no shift through."""
+    if not m.numbers(facts)[1].any():
+        return None
+    for node in m.between:
+        if is_average(node) and average_counts_padding(node):
+            return f"{node.label} averages padded zeros in, which the shift does not reach"
+    return None
 
 
 # On what the match is made of.

@@ -18,7 +18,8 @@ class TestFoldBnIntoConv(PassRows):
         training-mode-0 ir-3-shared-weight freeze-w freeze-g freeze-v freeze-all no-growth-unshared
         gamma-is-var weight-in-nested-if loop-own loop-outer scan-own scan-outer function-called-twice
         transpose-pair identity-between dropout-between dropout-false-between
-        cast-to-same-between cast-like-same-between reshape-keeps-channel reshape-zero-and-minus-1
+        cast-to-same-between average-between global-average-between maximum-between cast-like-same-between
+        reshape-keeps-channel reshape-zero-and-minus-1
         unsqueeze squeeze conv-bfloat16 bfloat16-params-fp32 fp16-eps-underflows-everywhere eps-absent-opset-9
         eps-absent-opset-15 eps-0.0-opset-9 eps-0.0-opset-15 eps-0.001-opset-9 eps-0.001-opset-15
         eps-1e-10-opset-9 eps-1e-10-opset-15 var-slightly-negative var-0 gamma-0 gamma-negative large-conv
@@ -40,6 +41,8 @@ class TestFoldBnIntoConv(PassRows):
         not-constant: bn-scale-is-graph-input computed-of-random computed-too-large
         weight-quantized: conv-weight-dequantized
         spatial-stats: opset-7-spatial-0 opset-6-spatial-0
+        padded-shift: average-counts-padding-between
+        negative-scale: maximum-between-negative
         channel-axis: conv-transpose-1-2 half-a-transpose-pair reshape-mixes-channels
         non-positive-variance: bad-var-below-minus-eps bad-var-is-minus-eps bad-var-0-eps-0
         not-finite: bad-g-nan bad-be-nan bad-m-nan bad-v-nan bad-w-nan bad-b-nan bad-g-inf bad-be-inf bad-m-inf
