@@ -292,6 +292,20 @@ def _scatter(call: KernelCall) -> Outputs:
     return _put(data, tuple(where), updates, call.get("reduction", ""))
 
 
+def _gather_elements(call: KernelCall) -> Outputs:
+    """onnx's own stops at 64 entries along the axis (numpy's ``choose``); ``indices`` may be smaller than the data."""
+    data, indices = call.inputs[:2]
+    where = list(np.indices(indices.shape, sparse=True))
+    where[call.get("axis", 0)] = indices
+    return (data[tuple(where)],)
+
+
+def _unsqueeze(call: KernelCall) -> Outputs:
+    """onnx's own puts the axes in one by one up to opset 12: negative ones are of the result, not of what is there."""
+    axes = call.get("axes", ()) if call.opset < 13 else np.ravel(call.input(1)).tolist()
+    return (np.expand_dims(call.inputs[0], tuple(int(a) for a in axes)),)
+
+
 def _dropout(call: KernelCall) -> Outputs:
     x, ratio, training = call.input(0), call.input(1), call.input(2)
     mask = np.ones(x.shape, dtype=bool)
@@ -333,6 +347,8 @@ OPS: dict[tuple[str, str], Op] = {
     ("", "DequantizeLinear"): _dequantize,
     ("", "Resize"): _resize,
     ("", "Upsample"): _upsample,
+    ("", "GatherElements"): _gather_elements,
+    ("", "Unsqueeze"): _unsqueeze,
     ("", "ScatterND"): _scatter_nd,
     ("", "ScatterElements"): _scatter,
     ("", "Scatter"): _scatter,

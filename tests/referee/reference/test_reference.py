@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
+from converter.commands.fold import fold
 from converter.errors import ModelError
 from converter.referee.proto.inference import estimate_bytes
 from converter.referee.proto.source import LoadedModel, list_free_inputs
@@ -466,6 +467,41 @@ def test_reads_external_data_where_it_lies(tmp_path: Path) -> None:
     (tmp_path / "m.data").write_bytes(b"short")
     with pytest.raises(ModelError, match="truncated"):
         Reference(source.proto, external_dir=tmp_path).run({"x": x})
+
+
+@pytest.mark.parametrize(("opset", "axis"), [(11, 0), (13, 1), (13, -1)])
+def test_gather_elements_of_many_entries(opset: int, axis: int) -> None:
+    x, rng = normal(100, 90, 80), np.random.default_rng(1)
+    indices = rng.integers(-80, 80, (70, 66, 65))
+    model = one_node("GatherElements", {"x": x, "i": indices}, opset, axis=axis)
+    (wanted,) = Session(model.SerializeToString()).run({"x": x}).values()
+    assert np.array_equal(Reference(model).run({"x": x})["y0"], wanted)
+
+
+@pytest.mark.parametrize("axes", [[-2, -1], [-1, -2], [-4, -1], [0, -1], [1, 3]])
+def test_negative_axes_are_of_the_result(axes: list[int]) -> None:
+    x = normal(2, 3)
+    old = one_node("Unsqueeze", {"x": x}, 11, axes=axes)
+    (wanted,) = Session(old.SerializeToString()).run({"x": x}).values()
+    new = one_node("Unsqueeze", {"x": x, "a": np.array(axes)}, 13)
+    for model in (old, new):
+        assert np.array_equal(Reference(model).run({"x": x})["y0"], wanted)
+
+
+@pytest.mark.parametrize("axes", [[-2, -1], [-1, -2], [-4, -2, -1]])
+def test_a_factor_is_followed_through_an_unsqueeze_with_negative_axes(axes: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    model = parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 11]>
+        g (float[2, 3, 5, 5] x) => (float[2, 4, 5, 5] y) {{
+            a = Conv (x, w) u = Unsqueeze <axes = {axes}> (k) y = Mul (a, u)
+        }}
+    """)
+    for name, value in (("w", rng.standard_normal((4, 3, 1, 1)) * 1e-6), ("k", rng.uniform(1e-6, 2e-6, 4))):
+        model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
+    result = fold(model)
+    assert len(result.rewrites) == 1
+    assert result.exit_code == 0
 
 
 def test_refuses_external_data_outside_the_directory(tmp_path: Path) -> None:
