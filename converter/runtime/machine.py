@@ -128,8 +128,14 @@ def describe_environment(
         providers_active=providers,
         provider_options=dict(options or {}),
         nodes_by_ep=dict(nodes or {}),
-        gpu=describe_gpu() if provider != "cpu" else {},
+        gpu=_describe_used_gpu(options or {}) if provider != "cpu" else {},
     )
+
+
+def _describe_used_gpu(options: Mapping[str, str]) -> dict[str, Any]:
+    """The GPU that a session uses: ``device_id`` counts those that CUDA_VISIBLE_DEVICES leaves visible."""
+    device = str(options.get("device_id", "0"))
+    return describe_gpu(find_visible_device(int(device) if device.isdigit() else 0))
 
 
 def _list_versions() -> dict[str, str]:

@@ -132,20 +132,23 @@ def list_providers(
     return [first] if alone else [first, *behind]
 
 
-def describe_gpu() -> dict[str, Any]:
-    """Name, uuid and driver of the first GPU, by NVIDIA's library or its tool; empty without either."""
+def describe_gpu(device: str = "0") -> dict[str, Any]:
+    """Name, uuid and driver of a GPU by its index or uuid, by NVIDIA's library or its tool; empty without either."""
     try:
-        return _describe_by_library()
+        return _describe_by_library(device)
     except Exception:  # no library, no driver, no GPU: all the same here
-        return _describe_by_tool()
+        return _describe_by_tool(device)
 
 
-def _describe_by_library() -> dict[str, Any]:
+def _describe_by_library(device: str) -> dict[str, Any]:
     import pynvml
 
     pynvml.nvmlInit()
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        by_index = device.isdigit()
+        handle = (
+            pynvml.nvmlDeviceGetHandleByIndex(int(device)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(device)
+        )
         values = (
             pynvml.nvmlDeviceGetName(handle),
             pynvml.nvmlDeviceGetUUID(handle),
@@ -157,11 +160,11 @@ def _describe_by_library() -> dict[str, Any]:
     return dict(zip(("name", "uuid", "driver"), texts, strict=True))
 
 
-def _describe_by_tool() -> dict[str, Any]:
+def _describe_by_tool(device: str) -> dict[str, Any]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return {}
-    command = [tool, f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
+    command = [tool, f"--id={device}", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):

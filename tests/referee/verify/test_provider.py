@@ -269,6 +269,27 @@ def test_gpu_facts_by_library_by_tool_or_not_at_all(tmp_path: Path, monkeypatch:
         assert providers.describe_gpu() == {"name": "NVIDIA Y", "uuid": "GPU-2", "driver": "601.0"}
 
 
+def test_the_gpu_that_is_told_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(machine, "describe_gpu", lambda device: asked.append(device) or {"uuid": device})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7,GPU-3")
+    assert machine.describe_environment("cuda", options={"device_id": "1"}).gpu == {"uuid": "GPU-3"}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    machine.describe_environment("cuda", options={"device_id": "1"})
+    machine.describe_environment("cuda")
+    assert asked == ["GPU-3", "1", "0"]
+    fake = types.SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetName=lambda h: f"NVIDIA {h}",
+        nvmlDeviceGetUUID=lambda h: h,
+        nvmlSystemGetDriverVersion=lambda: "600.1",
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    assert providers.describe_gpu("MIG-5") == {"name": "NVIDIA MIG-5", "uuid": "MIG-5", "driver": "600.1"}
+
+
 def test_placing_is_left_out_for_cut_out_places() -> None:
     from converter.referee.proto.source import LoadedModel
     from converter.referee.verify.models import make_region_options
