@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
+from converter.commands.targets import Target, check_targets, list_paths
 from converter.errors import ModelError
 from converter.records.lint import LintReport
 from converter.records.option import documented, merged
@@ -88,7 +89,7 @@ def fix_checkpoint(result: LintResult, source: Path, target: Path, *, force: boo
     Raises
     ------
     ModelError
-        `target` exists and `force` is not given, or `source` cannot be read.
+        `target` exists and `force` is not given, or is the source, or is no regular file; or `source` cannot be read.
     DataError
         The checkpoint does not fit the model.
     """
@@ -96,8 +97,7 @@ def fix_checkpoint(result: LintResult, source: Path, target: Path, *, force: boo
     from converter.torch_models.lint.checkpoint import migrate_checkpoint
     from converter.torch_models.lint.strip_biases import checkpoints
 
-    if target.exists() and not force:
-        raise ModelError(f"{target}: exists already; give another name, or --force to replace it")
+    check_targets([Target(target, "checkpoint", replaces=force)], [source])
     stripped = strip(result.module, linted=result.linted)
     done = migrate_checkpoint(stripped, source)
     try:
@@ -146,15 +146,19 @@ def run(
     chosen = [form["sarif"], form["github"], form["as_json"], fix]
     if sum(chosen) > 1 or (write and not fix):
         raise click.UsageError("--json, --sarif, --github and --fix exclude each other; --write goes with --fix.")
+    if checkpoint is not None:
+        source, target = checkpoint
+        read = list_paths(source, spec, *(given.get(name) for name in ("weights", "example")))
+        check_targets([Target(target, "checkpoint", replaces=force)], read)
     with terminal.progress() as progress:
         result = lint_model(spec, progress=progress, **given)
     exit_code = 1 if result.report.failed(fail_on) else 0
     if fix:
-        source = fix_source(result, Path.cwd())
+        source_fix = fix_source(result, Path.cwd())
         if write:
-            source.write()
-        terminal.say(source.diff, to_runner=True)  # the user's own code, for `git apply`
-        for line in fix_lines(source, wrote=write):
+            source_fix.write()
+        terminal.say(source_fix.diff, to_runner=True)  # the user's own code, for `git apply`
+        for line in fix_lines(source_fix, wrote=write):
             terminal.note(line)
     else:
         terminal.say(_render(result.report, argv, exit_code, **form), to_runner=form["github"])

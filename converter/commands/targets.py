@@ -91,6 +91,8 @@ def list_paths(*given: Any) -> list[Path]:
     for value in given:
         if isinstance(value, str | Path):
             found.append(Path(value))
+            if isinstance(value, str) and (file := value.rpartition(":")[0]):  # file.py:function
+                found.append(Path(file))
         elif isinstance(value, Sequence) and not isinstance(value, bytes):
             found.extend(list_paths(*value))
     return found

@@ -132,6 +132,13 @@ def test_an_output_that_is_there(run: Run, folder: Path) -> None:
     assert onnx.load("net.onnx").graph.node
 
 
+def test_the_code_of_the_net_is_no_output(run: Run, folder: Path) -> None:
+    before = (folder / "nets.py").read_bytes()
+    done = run("export", "nets.py:block", "-o", "nets.py", *X, "--force")
+    assert (done.code, (folder / "nets.py").read_bytes()) == (3, before)
+    assert "is the input itself" in done.err
+
+
 def test_an_output_that_cannot_be(run: Run, folder: Path) -> None:
     assert "its directory does not exist" in run("export", "nets.py:block", "-o", "no/net.onnx", *X).err
     assert "is a directory" in run("export", "nets.py:block", "-o", str(folder), *X).err

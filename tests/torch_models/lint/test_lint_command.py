@@ -115,6 +115,18 @@ def test_checkpoint_never_overwrites(folder: Path, capsys: pytest.CaptureFixture
     assert torch.load("out.pt", weights_only=True)
 
 
+@pytest.mark.parametrize("out", ["in.pt", "other_name.pt", "nets.py"])
+def test_checkpoint_is_none_of_the_inputs(out: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(UNet().state_dict(), "in.pt")
+    Path("other_name.pt").hardlink_to("in.pt")
+    Path("nets.py").write_text("from tests.torch_models.lint.nets import UNet\n", encoding="utf-8")
+    before = Path(out).read_bytes()
+    argv = ["nets.py:UNet", *GIVEN[1:], "--fix-checkpoint", "in.pt", out, "--force"]
+    assert lint(*argv) == 3
+    assert "is the input itself" in capsys.readouterr().err
+    assert Path(out).read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
