@@ -53,6 +53,8 @@ class Result:
     problem: str = ""
     fates: tuple[Fate, ...] = ()
     gates: tuple[Gate, ...] = ()
+    was_unsorted: bool = False
+    stale_shapes: tuple[str, ...] = ()
 
 
 SAID = {"output-shared": "another node reads what the fold would change", "padded": "a border would differ"}
