@@ -41,6 +41,18 @@ def negative_gamma(build: Build) -> Build:
     return changed
 
 
+def shuffled(mode: str, view: str = "", out: str = "2,5,18,24", k: tuple[int, ...] = (3, 2)) -> Build:
+    """Return Conv to 20 channels (h), DepthToSpace (h to t), BatchNormalization."""
+    view = view or f't = DepthToSpace <blocksize = 2, mode = "{mode}"> (h)'
+
+    def build() -> onnx.ModelProto:
+        draw, channels = Draw(), int(out.split(",")[1])
+        consts = draw.conv(20, 3, *k, bias=20) | draw.bn(channels)
+        return model(f"(float[2,3,11,13] x) => (float[{out}] y) {{ h = Conv (x, w, b) {view} {BN} }}", consts)
+
+    return build
+
+
 NHWC = "p = Transpose <perm = [0,2,3,1]> (h) t = Transpose <perm = [0,3,1,2]> (p)"
 # The output is [2,5,5,12]: height and channels coincide.
 COINCIDE = {"x": "2,3,7,13"}
@@ -77,6 +89,16 @@ VIEWS = (
         "Conv MaxPool BatchNormalization",
         viewed(MAXIMUM, "2,5,7,12"),
         says="3",
+    ),
+    *(fold(f"shuffle-{mode.lower()}-between", shuffled(mode), CONV, "Conv DepthToSpace") for mode in ("DCR", "CRD")),
+    refuse(
+        "shuffle-of-width-between",
+        shuffled(
+            "CRD", "p = Transpose <perm = [0,3,2,1]> (h) t = DepthToSpace <blocksize = 2> (p)", "2,3,18,40", (3, 2)
+        ),
+        CONV,
+        "channel-axis",
+        "Conv Transpose DepthToSpace BatchNormalization",
     ),
     refuse(
         "dropout-true-between",

@@ -7,6 +7,7 @@ through: averages of uncounted padding, maxima where s is positive.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,8 @@ from converter.rewrite.passes.folding import (
 
 Array = NDArray[np.float64]
 
-_VIEWS = "Between them may stand Identity, Dropout, Cast to the same type, pools (s > 0 for maxima), what moves axes."
+_SHUFFLE = "DepthToSpace"
+_VIEWS = "Between them may stand what hands on or moves values, pools (s > 0 for maxima) and DepthToSpace."
 _GROUPS = "The output channel is axis 1 of W within a group; a square W does not tell, so the layout is never guessed."
 _SPREAD = "C of any shape is broadcast with s and t: [M, 1] grows to [M, N]."
 _ADD = "Without an Add, a matrix product becomes a Gemm; one of more axes keeps its shift as one Add."
@@ -72,7 +74,11 @@ class IntoProducer(Fold):
         for view in self.between:
             if isinstance(axis, str):
                 return axis
-            if is_pool(view):
+            if view.is_op(_SHUFFLE):
+                axis = (
+                    axis if axis == 1 else f"{view.label} takes its blocks from axis 1, the channels lie on axis {axis}"
+                )
+            elif is_pool(view):
                 axis = axis if axis <= 1 else f"{view.label} pools over axis {axis}, on which the values differ"
             else:
                 axis = follow_axis(facts, view, axis)
@@ -92,7 +98,15 @@ class IntoProducer(Fold):
         axis = self.axis(facts)
         assert isinstance(axis, int)
         rank = lin.result_rank(facts, self.linear) if not self.between else facts.rank(self.affine.source)
-        return per_channel(facts, self.affine, axis, rank, lin.out_channels(facts, self.linear))
+        channels = lin.out_channels(facts, self.linear)
+        shuffles = [n for n in self.between if n.is_op(_SHUFFLE)]
+        blocks = math.prod(int(n.attr("blocksize", 1)) ** 2 for n in shuffles)
+        found = per_channel(facts, self.affine, axis, rank, channels // blocks)
+        for node in reversed(shuffles if not isinstance(found, str) else []):
+            times, inner = int(node.attr("blocksize", 1)) ** 2, node.attr("mode", "DCR") == "CRD"
+            scale, shift = (np.repeat(v, times) if inner else np.tile(v, times) for v in found)
+            found = scale, shift
+        return found
 
     def scale_weight(self, weight: Weight, scale: Array) -> Weight:
         """Output channels are scaled."""
@@ -107,6 +121,7 @@ class IntoProducer(Fold):
         scale, shift = self.numbers(facts)
         return (
             not holds_bias(facts, self.linear)
+            and not any(n.is_op(_SHUFFLE) for n in self.between)  # there, it is of other channels
             and bool(shift.any())
             and bool((scale != 1).any())
             and facts.rank(self.affine.source) is not None
@@ -132,7 +147,7 @@ def _finder(op: str) -> Callable[[Facts, Node], IntoProducer | None]:
                 continue
             views: list[Node] = []
             producer = facts.graph.producer(affine.source)
-            while producer is not None and (is_view(facts, producer) or is_pool(producer)):
+            while producer is not None and _is_followed(facts, producer):
                 views.insert(0, producer)
                 producer = facts.graph.producer(producer.inputs[0])
             linear = linear_at(facts, producer, op)
@@ -141,6 +156,12 @@ def _finder(op: str) -> Callable[[Facts, Node], IntoProducer | None]:
         return None
 
     return find
+
+
+def _is_followed(facts: Facts, node: Node) -> bool:
+    """Whether channels are followed back through a node: a shuffle hands each on to a block of positions."""
+    shuffles = node.is_op(_SHUFFLE) and node.tensor_in(0) is not None and node.tensor_out(0) is not None
+    return is_view(facts, node) or is_pool(node) or shuffles
 
 
 def _is_near_miss(facts: Facts, affine: Affine) -> bool:

@@ -18,6 +18,7 @@ class TestFoldBnIntoConv(PassRows):
         training-mode-0 ir-3-shared-weight freeze-w freeze-g freeze-v freeze-all no-growth-unshared
         gamma-is-var weight-in-nested-if loop-own loop-outer scan-own scan-outer function-called-twice
         transpose-pair identity-between dropout-between dropout-false-between
+        shuffle-dcr-between shuffle-crd-between
         cast-to-same-between average-between global-average-between maximum-between cast-like-same-between
         reshape-keeps-channel reshape-zero-and-minus-1
         unsqueeze squeeze conv-bfloat16 bfloat16-params-fp32 fp16-eps-underflows-everywhere eps-absent-opset-9
@@ -43,7 +44,7 @@ class TestFoldBnIntoConv(PassRows):
         spatial-stats: opset-7-spatial-0 opset-6-spatial-0
         padded-shift: average-counts-padding-between
         negative-scale: maximum-between-negative
-        channel-axis: conv-transpose-1-2 half-a-transpose-pair reshape-mixes-channels
+        channel-axis: shuffle-of-width-between conv-transpose-1-2 half-a-transpose-pair reshape-mixes-channels
         non-positive-variance: bad-var-below-minus-eps bad-var-is-minus-eps bad-var-0-eps-0
         not-finite: bad-g-nan bad-be-nan bad-m-nan bad-v-nan bad-w-nan bad-b-nan bad-g-inf bad-be-inf bad-m-inf
             bad-v-inf bad-w-inf bad-b-inf
