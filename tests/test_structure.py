@@ -32,13 +32,6 @@ OTHERS = frozenset(
     }
 )
 
-# Still to be mended, each by a tag of its own.
-KNOWN = frozenset(
-    {
-        ("bench/judge.py", "found.mode != 'one process'"),  # a mode with a blank in its name
-    }
-)
-
 
 def _name(node: ast.expr) -> str:
     """``why`` of ``why``, ``self.why`` and ``parity.why``."""
@@ -94,14 +87,14 @@ def test_no_sentence_is_compared_or_searched(room: str) -> None:
         for path in sorted((CONVERTER / room).rglob("*.py"))
         for _, text in searches(path.read_text(encoding="utf-8"))
     }
-    assert found - KNOWN - OTHERS == set()
+    assert found - OTHERS == set()
 
 
-def test_what_is_known_is_still_there() -> None:
-    """A place that was mended leaves its list."""
-    rooms = {path.split("/")[0] for path, _ in KNOWN | OTHERS}
+def test_what_looks_alike_is_still_there() -> None:
+    """A place that went leaves the list."""
+    rooms = {path.split("/")[0] for path, _ in OTHERS}
     assert rooms <= set(BELOW)
-    for path, text in KNOWN | OTHERS:
+    for path, text in OTHERS:
         assert text in [said for _, said in searches((CONVERTER / path).read_text(encoding="utf-8"))], path
 
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from statistics import median
 from typing import Any, Protocol
 
@@ -193,6 +194,13 @@ class ModelTimes:
     peak_bytes: int | None = None
 
 
+class Mode(StrEnum):
+    """Where the models ran."""
+
+    ONE_PROCESS = "one process"
+    TWO_PROCESSES = "two processes"  # where memory does not hold both models
+
+
 @dataclass(slots=True)
 class Measurement:
     """Times of a pair, and how they were come by."""
@@ -203,7 +211,7 @@ class Measurement:
     samples: list[Samples] = field(default_factory=list)  # of the blocks that count
     aa: list[float] = field(default_factory=list)  # log-ratios of the same model beside itself
     repeat: int = 1  # runs of a sample
-    mode: str = "one process"  # two processes: where memory does not hold both models
+    mode: Mode = Mode.ONE_PROCESS
     stopped: str = ""  # why no more was measured
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from converter.bench.design import AA_BLOCKS, Design
-from converter.bench.interleaved import Clock, Measurement, Samples
+from converter.bench.interleaved import Clock, Measurement, Mode, Samples
 from converter.errors import BiasoptError, DataError
 from converter.records import Block
 from converter.runtime.timing import Deployment
@@ -92,7 +92,7 @@ class IsolatedBench:
         self.asks, self.design, self.clock, self.say = asks, design, clock, say
         self.rng = random.Random(design.seed)  # noqa: S311
         self.begun = clock()
-        self.found = Measurement(design, mode="two processes")
+        self.found = Measurement(design, mode=Mode.TWO_PROCESSES)
 
     def measure(self) -> Measurement:
         """The control, then blocks until there are enough, or no time for another."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from converter.bench import design as gates
 from converter.bench.design import Design
-from converter.bench.interleaved import Measurement, ModelTimes, is_steady
+from converter.bench.interleaved import Measurement, Mode, ModelTimes, is_steady
 from converter.records import Latency, Timing, Verdict
 from converter.stats import Array, Interval, bound_quantile, estimate_interval, measure_robustness
 
@@ -182,7 +182,7 @@ def _describe_design(found: Measurement, main: Interval) -> dict[str, Any]:
         "blocks_per_session": found.design.blocks,
         "discarded": len(found.blocks) - len(found.counted),
         "runs_per_sample": found.repeat,
-        "mode": found.mode,
+        "mode": found.mode.value,
         "unit": main.unit,
         "units": main.n,
         "icc": round(main.icc, 4),
@@ -218,7 +218,7 @@ def _find_warnings(found: Measurement, a: Timing) -> list[str]:
     if outliers:
         blocks = "block lies" if outliers == 1 else "blocks lie"
         said.append(f"{outliers} {blocks} far from the rest; none is left out")
-    if found.mode != "one process":
+    if found.mode is Mode.TWO_PROCESSES:
         said.append("memory does not hold both models: each block ran them in processes of their own")
     if a.detail["samples"] < 100:
         said.append(f"only {a.detail['samples']} samples of each model")

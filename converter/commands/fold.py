@@ -272,7 +272,7 @@ class Run:
         with silence_graphsurgeon(), blaming_the_model(self.graph):
             outcome = pipeline.run(self.graph, self.passes, self.options.progress, self.recorder)
             blocked = count_blocked_folds(self.model, self.options, self.passes, outcome)
-            self.folded = FoldResult(**vars(describe(self.graph, outcome, blocked)), graph=self.graph)
+            self.folded = describe(self.graph, outcome, blocked, FoldResult, graph=self.graph)
 
     def stage(self) -> None:
         """Write the result under another name beside its place, for those who judge."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import onnx
@@ -26,6 +26,7 @@ from converter.rewrite.analysis.facts import Facts, PassOptions
 from converter.rewrite.bias_flow.fates import NoSuchBias, find_bias
 
 Model = str | Path | onnx.ModelProto | bytes
+Result = TypeVar("Result", bound=InspectResult)
 
 
 @documented(InspectOptions)
@@ -48,7 +49,7 @@ def inspect(model: Model, options: InspectOptions | None = None, **keywords: Any
     asked = merged(InspectOptions, options, keywords)
     passes = pipeline_options(asked)
     with _rewritten(model, asked, passes) as (graph, outcome), blaming_the_model(graph):
-        return describe(graph, outcome, count_blocked_folds(model, asked, passes, outcome))
+        return describe(graph, outcome, count_blocked_folds(model, asked, passes, outcome), InspectResult)
 
 
 @documented(InspectOptions)
@@ -136,10 +137,13 @@ def _measure_data(graph: Graph) -> int:
         ) from exc
 
 
-def describe(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> InspectResult:
-    """What the passes did to a graph; ``blocked`` folds wait for overridable initializers to be constants."""
+def describe(graph: Graph, outcome: pipeline.Outcome, blocked: int, record: type[Result], /, **more: Any) -> Result:
+    """What the passes did to a graph; ``blocked`` folds wait for overridable initializers to be constants.
+
+    ``record`` is what holds it, ``more`` what that holds besides.
+    """
     main = graph.scopes[0]
-    return InspectResult(
+    return record(
         path=graph.file.path,
         size_bytes=len(graph.file.buffer) + _measure_data(graph),
         opset=main.opset,
@@ -155,6 +159,7 @@ def describe(graph: Graph, outcome: pipeline.Outcome, blocked: int) -> InspectRe
         problem=problems(graph.file.skeleton),
         fates=outcome.fates,
         gates=rnn.find_gates(Facts(graph)),
+        **more,
     )
 
 

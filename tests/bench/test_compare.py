@@ -17,7 +17,7 @@ import cli
 import converter
 from converter.bench.compare import Bench, Request
 from converter.bench.design import Design
-from converter.bench.interleaved import InterleavedBench, Measurement
+from converter.bench.interleaved import InterleavedBench, Measurement, Mode
 from converter.errors import DataError, ModelError, RuntimeUnavailable
 from converter.records import Latency, Verdict
 from converter.referee.proto.source import LoadedModel
@@ -160,7 +160,9 @@ def test_memory_of_the_gpu_too_small_for_both(pair: Pair, monkeypatch: pytest.Mo
     monkeypatch.setattr(Bench, "__init__", lambda self: None)
     monkeypatch.setattr(Bench, "_both_fit", lambda self: True)
     monkeypatch.setattr(Bench, "_measure_interleaved", full)
-    monkeypatch.setattr(Bench, "_measure_isolated", lambda self, how, design: Measurement(design, mode="two processes"))
+    monkeypatch.setattr(
+        Bench, "_measure_isolated", lambda self, how, design: Measurement(design, mode=Mode.TWO_PROCESSES)
+    )
     bench = Bench()  # type: ignore[call-arg]
     assert bench._measure_times(Deployment("cuda"), Design()).mode == "two processes"
     with pytest.raises(ModelError):
