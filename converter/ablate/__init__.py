@@ -12,7 +12,7 @@ scoring      the classes of biases with their thresholds, and what quantisation 
 compensate   the closed form that moves a bias into weights, layer after layer, on the model as changed so far
 removal      which biases go under a budget, and the verdict on rows that selection never saw
 ablate       the whole of ``biasopt ablate``: model made ready, layers scored, variants and probes tried, warnings
-document     ``biasopt.ablate/1``; `converter.report.content.ablate` makes reports of it
+result       what was found out as records, of which documents and reports are made
 ============ =============================================================================================
 
 Letters: P positions, G groups, n inputs of one output (I/g times the kernel), O output channels, N rows of data.

@@ -26,12 +26,13 @@ from converter.ablate.measure import (
     measure_zeroed,
 )
 from converter.ablate.samples import Data, Part
-from converter.ablate.scoring import Class, Score, correct_p_values, rank_scores
+from converter.ablate.scoring import Score, correct_p_values, rank_scores
 from converter.ablate.session import Net, State
-from converter.ablate.sites import BiasSites, Role, Site, find_sites, proven_fate
+from converter.ablate.sites import BiasSites, Site, find_sites, proven_fate
 from converter.ablate.statistics import SurveyLimits, survey_layers
 from converter.model.graph import Graph, emit, load
 from converter.records import FateKind
+from converter.records.ablate import BiasClass, Role
 from converter.referee.proto.source import LoadedModel
 from converter.rewrite import pipeline
 from converter.rewrite.passes import PASSES
@@ -329,7 +330,7 @@ def _run_probes(
     return tuple(found)
 
 
-def count_classes(scores: Sequence[Score]) -> dict[str, int]:
+def count_classes(scores: Sequence[Score]) -> dict[BiasClass, int]:
     """How many biases are in each class."""
     classes = [s.verdict[0] for s in scores]
-    return {c.value: classes.count(c) for c in Class if c in classes}
+    return {c: classes.count(c) for c in BiasClass if c in classes}

@@ -16,6 +16,7 @@ from converter.ablate.samples import Batch, Labels, Part
 from converter.ablate.session import Net, State
 from converter.ablate.sites import Site
 from converter.errors import DataError
+from converter.records.ablate import EffectSummary
 from converter.referee.verify.decisions import AgreementCounts, classifies, find_class_axis
 from converter.stats import clopper_pearson, mcnemar, newcombe
 
@@ -93,21 +94,25 @@ class Effect:
         both = round(v.right_a) - v.lost
         return both, v.lost, v.gained, v.rows - both - v.lost - v.gained
 
-    def to_json(self) -> dict[str, Any]:
+    def summarize(self) -> EffectSummary:
         """Everything that a report shows of it."""
-        found: dict[str, Any] = {"rows": self.rows, "relative_error": self.relative_error}
-        if self.decides:
-            found |= {"agreement": self.agreement, "kl": self.kl}
-        if self.votes.labelled:
-            found |= {
-                "accuracy_before": self.votes.right_a / self.votes.labelled,
-                "accuracy_after": self.votes.right_b / self.votes.labelled,
-            }
-        if (counts := self.counts) is not None:
-            difference, low, high = newcombe(*counts)
-            found |= {"gained": counts[2], "lost": counts[1], "difference": difference, "low": low, "high": high}
-            found["mcnemar_p"] = mcnemar(counts[2], counts[1])
-        return found
+        labelled = self.votes.labelled
+        counts = self.counts
+        difference, low, high = newcombe(*counts) if counts is not None else (None, None, None)
+        return EffectSummary(
+            rows=self.rows,
+            relative_error=self.relative_error,
+            agreement=self.agreement,
+            kl=self.kl,
+            accuracy_before=self.votes.right_a / labelled if labelled else None,
+            accuracy_after=self.votes.right_b / labelled if labelled else None,
+            gained=None if counts is None else counts[2],
+            lost=None if counts is None else counts[1],
+            difference=difference,
+            low=low,
+            high=high,
+            mcnemar_p=None if counts is None else mcnemar(counts[2], counts[1]),
+        )
 
 
 def disagreement(effect: Effect) -> float:

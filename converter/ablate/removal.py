@@ -24,10 +24,11 @@ from converter.ablate.measure import (
 from converter.ablate.samples import Data, Part, split_rows
 from converter.ablate.scoring import Score
 from converter.ablate.session import Net, SessionOptions
-from converter.ablate.sites import Role, Site
+from converter.ablate.sites import Site
 from converter.ablate.statistics import SurveyLimits, survey_layers
 from converter.errors import DataError
 from converter.records import Stage, Verdict
+from converter.records.ablate import KeptBias, OffDataChange, Role
 from converter.referee.inputs.stream import Sample, Stream
 from converter.referee.proto.source import LoadedModel
 from converter.referee.verify.decisions import run_decisions
@@ -138,25 +139,6 @@ KEPT = {
     Role.HEAD: "a head's: it holds how frequent each answer is",
     Role.DEPTHWISE: "a depthwise layer's: it has few inputs to average over",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class KeptBias:
-    """A bias that stays, and why."""
-
-    node: str
-    op: str
-    code: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class OffDataChange:
-    """How far the changed model is from the original on inputs that were moved."""
-
-    said: str
-    share: float  # of rows decided differently
-    changes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,10 +274,10 @@ def _measure_off_data(net: Net, done: Compensated, part: Part, output: str, budg
 
 def _warnings(rows: tuple[int, int, int], off: Sequence[OffDataChange]) -> list[str]:
     found = []
-    worst = max((o for o in off if o.changes), key=lambda o: o.share, default=None)
+    worst = max((o for o in off if o.changes), key=lambda o: o.differ, default=None)
     if worst is not None:
         found.append(
-            f"the function changes off the data: under {worst.said} {100 * worst.share:.3g} % of the rows are decided "
+            f"the function changes off the data: under {worst.said} {100 * worst.differ:.3g} % of the rows are decided "
             "differently from the original. Biases carried what the level of the inputs means"
         )
     if rows[0] < FEW_ROWS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ import numpy as np
 from converter.ablate.im2col import Array
 from converter.ablate.measure import Effect
 from converter.ablate.moments import Moments
-from converter.ablate.sites import Role, Site, proven_fate
+from converter.ablate.sites import Site, proven_fate
 from converter.records import FateKind
+from converter.records.ablate import BiasClass, Role
 from converter.referee.proto.source import LoadedModel
 from converter.stats import holm, mcnemar
 
@@ -83,27 +83,16 @@ SMALL_ERROR = 0.02
 COMPENSABLE_ERROR = 0.10
 
 
-class Class(StrEnum):
-    """What a bias is worth."""
-
-    DEAD = "DEAD"
-    REDUNDANT = "REDUNDANT"
-    SMALL = "SMALL"
-    COMPENSABLE = "COMPENSABLE"
-    ESSENTIAL = "ESSENTIAL"
-    UNKNOWN = "UNKNOWN"  # not measured
-
-
 MEANS = {
-    Class.DEAD: "no output feels it, whatever the data: shown by exact analysis; `fold` removes it",
-    Class.REDUNDANT: "something else can hold it exactly: shown by exact analysis; `fold` merges it",
-    Class.SMALL: f"leaving it out changes the outputs by at most {100 * SMALL_ERROR:g} %",
-    Class.COMPENSABLE: (
+    BiasClass.DEAD: "no output feels it, whatever the data: shown by exact analysis; `fold` removes it",
+    BiasClass.REDUNDANT: "something else can hold it exactly: shown by exact analysis; `fold` merges it",
+    BiasClass.SMALL: f"leaving it out changes the outputs by at most {100 * SMALL_ERROR:g} %",
+    BiasClass.COMPENSABLE: (
         "its layer's weights can imitate it on this data: then the outputs change by at most "
         f"{100 * COMPENSABLE_ERROR:g} %"
     ),
-    Class.ESSENTIAL: "neither: removing it costs something, or it is a head's and holds how frequent classes are",
-    Class.UNKNOWN: "not measured: time ran out, or the layer could not be recomputed",
+    BiasClass.ESSENTIAL: "neither: removing it costs something, or it is a head's and holds how frequent classes are",
+    BiasClass.UNKNOWN: "not measured: time ran out, or the layer could not be recomputed",
 }
 
 
@@ -167,24 +156,24 @@ class Score:
         return self.predicted if self.effect is None or not self.effect.rows else self.effect.relative_error
 
     @property
-    def verdict(self) -> tuple[Class, str]:
+    def verdict(self) -> tuple[BiasClass, str]:
         """The class, and why."""
         proven = proven_fate(self.site)
         if proven in (FateKind.DEAD, FateKind.ZERO):
-            return Class.DEAD, "it is zero" if proven is FateKind.ZERO else "nothing downstream feels it"
+            return BiasClass.DEAD, "it is zero" if proven is FateKind.ZERO else "nothing downstream feels it"
         if proven is not None:
             where = self.site.fate.where if self.site.fate is not None else ""
-            return Class.REDUNDANT, f"{where} can hold it" if where else "something else can hold it"
+            return BiasClass.REDUNDANT, f"{where} can hold it" if where else "something else can hold it"
         if math.isnan(self.error):
-            return Class.UNKNOWN, self.problem or "not measured"
+            return BiasClass.UNKNOWN, self.problem or "not measured"
         if self.error <= SMALL_ERROR:
-            return Class.SMALL, f"the outputs change by {_format_percent(self.error)} without it"
+            return BiasClass.SMALL, f"the outputs change by {_format_percent(self.error)} without it"
         if self.site.role is Role.HEAD:
-            return Class.ESSENTIAL, "a head's bias holds how frequent each answer is"
+            return BiasClass.ESSENTIAL, "a head's bias holds how frequent each answer is"
         if math.isnan(self.left):
-            return Class.UNKNOWN, self.problem or "its inputs were not looked at"
+            return BiasClass.UNKNOWN, self.problem or "its inputs were not looked at"
         told = f"with weights that imitate it the outputs change by {_format_percent(self.left)}"
-        return (Class.COMPENSABLE if self.left <= COMPENSABLE_ERROR else Class.ESSENTIAL), told
+        return (BiasClass.COMPENSABLE if self.left <= COMPENSABLE_ERROR else BiasClass.ESSENTIAL), told
 
 
 def _format_percent(share: float) -> str:
@@ -200,7 +189,14 @@ def correct_p_values(scores: Sequence[Score]) -> list[Score]:
     return [replace(s, p_holm=found[k]) if k in found else s for k, s in enumerate(scores)]
 
 
-_ORDER = (Class.ESSENTIAL, Class.COMPENSABLE, Class.UNKNOWN, Class.SMALL, Class.REDUNDANT, Class.DEAD)
+_ORDER = (
+    BiasClass.ESSENTIAL,
+    BiasClass.COMPENSABLE,
+    BiasClass.UNKNOWN,
+    BiasClass.SMALL,
+    BiasClass.REDUNDANT,
+    BiasClass.DEAD,
+)
 
 
 def rank_scores(scores: Sequence[Score]) -> list[Score]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -13,21 +12,13 @@ from numpy.typing import NDArray
 from converter.ablate.im2col import Array, Form
 from converter.model.graph import Graph, Node, Tensor
 from converter.records import Fate, FateKind
+from converter.records.ablate import Role, Uncovered
 from converter.referee.proto.copies import InputSlot, get_elem_type
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, LINEAR, MATMUL, Linear, linear_into
 from converter.rewrite.analysis.recurrent import RECURRENT
 
 _STOPS = (*LINEAR, *RECURRENT, "Einsum", "Attention", "MultiHeadAttention", "QLinearConv", "ConvInteger")
-
-
-class Role(StrEnum):
-    """Where a layer stands."""
-
-    FIRST = "first"  # no layer with weights before it: how well its bias can be imitated is the data's doing
-    HEAD = "head"  # none after it: its bias holds how frequent each class is
-    DEPTHWISE = "depthwise"  # few inputs an output: nothing to average over
-    INNER = "inner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +49,6 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Uncovered:
-    """A bias that ablation leaves alone, and why."""
-
-    label: str
-    op: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class BiasSites:
     """All biases of a model."""
 
@@ -91,7 +73,7 @@ def find_sites(graph: Graph, fates: Iterable[Fate]) -> BiasSites:
             uncovered.append(Uncovered(node.label, str(node.op), problem))
         else:
             sites.append(_make_site(facts, linear, len(sites), told.get(node.label)))
-    seen = {s.label for s in sites} | {u.label for u in uncovered}
+    seen = {s.label for s in sites} | {u.node for u in uncovered}
     uncovered += [Uncovered(f.node, f.op, _explain_uncovered(f.op)) for f in told.values() if f.node not in seen]
     return BiasSites(tuple(sites), tuple(uncovered))
 

@@ -4,57 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.ablate.ablate import Ablation, AblationSettings, OpenedModel, ablate, open_model
-from converter.ablate.document import ablate_document
+from converter.ablate.ablate import AblationSettings, ablate, open_model
+from converter.ablate.result import summarize_ablation
 from converter.ablate.samples import Data, DataSource
 from converter.ablate.session import Net, SessionOptions
-from converter.ablate.sites import Uncovered, choose_sites
+from converter.ablate.sites import choose_sites
 from converter.commands.inspect import Model, blaming_the_model, silence_graphsurgeon
 from converter.commands.targets import check_reports
 from converter.errors import RuntimeUnavailable
-from converter.records import InputSet, ModelFacts
+from converter.records import ablate as records
 from converter.records.option import documented, merged
 from converter.records.options import PROBES, AblateOptions
 from converter.referee.proto.source import LoadedModel, describe_model, list_free_inputs
 from converter.referee.verify.models import find_default_memory
 from converter.report import terminal
+from converter.report.documents import ablate_document
 from converter.report.save import Ending
+from converter.report.serialize import ablate_of
 
 _HELD = 4  # of the memory, one part in so many holds the data
 
 
-@dataclass(frozen=True, slots=True)
-class AblateResult:
-    """What was found out about the biases of one model.
-
-    ``result.scores`` ranks them, ``uncovered`` are those that were not looked at, ``folded`` batch norms became
-    biases first.
-    """
-
-    model: ModelFacts
-    result: Ablation
-    uncovered: tuple[Uncovered, ...]
-    folded: int
-    inputs: InputSet
-    seed: int
+class AblateResult(records.AblateResult):
+    """What was found out about the biases of one model: ``biases``, those that matter most first."""
 
     def document(self, argv: Sequence[str] = ()) -> dict[str, Any]:
         """``biasopt.ablate/1``, from which every report is made."""
-        return ablate_document(
-            self.model,
-            self.result,
-            self.uncovered,
-            self.folded,
-            self.inputs,
-            self.seed,
-            argv=argv,
-            version=__version__,
-        )
+        return ablate_document(self, __version__, argv=argv)
 
 
 @documented(AblateOptions)
@@ -106,18 +86,21 @@ def score_biases(model: Model, options: AblateOptions | None = None, **keywords:
         finally:
             made.graph.close()
     facts = describe_model(LoadedModel.open(model, None if asked.data is None else Path(asked.data)))
-    return AblateResult(facts, result, uncovered(made), made.folded, rows.record, asked.seed)
+    return summarize_ablation(
+        result,
+        AblateResult,
+        model=facts,
+        inputs=rows.record,
+        seed=asked.seed,
+        folded_batch_norms=made.folded,
+        uncovered=made.found.uncovered,
+    )
 
 
 def read(given: DataSource, source: LoadedModel, size: int, tell: Callable[[str], None]) -> Data:
     """The data, held where it takes at most a part of ``size`` bytes."""
     tell("reading the data")
     return Data(given, source.proto, list_free_inputs(source.proto), size // _HELD)
-
-
-def uncovered(made: OpenedModel) -> tuple[Uncovered, ...]:
-    """Biases that ablation cannot look at."""
-    return made.found.uncovered
 
 
 def _score_isolated(
@@ -162,6 +145,6 @@ def run(model: Path, ending: Ending, *, top: int | None, argv: Sequence[str], **
         from converter.report.content.ablate import ablate_report
         from converter.report.content.document import run_of
 
-        return ablate_report(document, run_of(document), top)
+        return ablate_report(ablate_of(document), run_of(document), top)
 
     return ending.end(0, lambda: document, tell, lambda: "")

@@ -79,8 +79,7 @@ class FoldResult(results.FoldResult):
             return None
         from converter.report.content.ablate import describe_removal
 
-        document = self.removed.document()
-        return {**document, "said": describe_removal(document)}
+        return {**self.removed.document(), "said": describe_removal(self.removed.record)}
 
     @property
     def model(self) -> onnx.ModelProto:

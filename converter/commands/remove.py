@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from converter.ablate.compensate import Fit
-from converter.ablate.document import removal_json
-from converter.ablate.removal import Budget, KeptBias, Proposal, confirm, list_candidates, propose
+from converter.ablate.removal import Budget, Proposal, confirm, list_candidates, propose
+from converter.ablate.result import summarize_removal
 from converter.ablate.samples import Data, DataSource
 from converter.ablate.session import Net, SessionOptions
-from converter.ablate.sites import BiasSites, Role, Site, choose_sites, find_sites
+from converter.ablate.sites import BiasSites, Site, choose_sites, find_sites
 from converter.commands.inspect import Model
 from converter.errors import InvariantViolation
 from converter.model.graph import Bypass, Edit, Graph, SetConst, emit
 from converter.numerics import NewTensor
 from converter.records import InputSet, Parity, Rewrite, Safety, Stage, Verdict
+from converter.records.ablate import KeptBias, Removal, Role
 from converter.records.option import documented, merged
 from converter.records.options import RemovalOptions
 from converter.referee.proto.source import LoadedModel, list_free_inputs
@@ -55,8 +56,14 @@ class Removed:
         return {Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}.get(self.stage.status, 0)
 
     def document(self) -> dict[str, Any]:
-        """JSON values for a report; `describe_removal` makes words of them."""
-        return removal_json(self.proposal, self.stage, self.budget, serialize.encode(self.inputs))
+        """JSON values for a report."""
+        values: dict[str, Any] = serialize.encode(self.record)
+        return values
+
+    @property
+    def record(self) -> Removal:
+        """What a report says of it; `describe_removal` makes words of it."""
+        return summarize_removal(self.proposal, self.stage, self.budget, self.inputs)
 
     @property
     def kept(self) -> tuple[KeptBias, ...]:
@@ -151,7 +158,7 @@ def _candidates(found: BiasSites, keep: Sequence[str], also: Sequence[str]) -> t
     wanted: list[Site | Role] = [ROLES[name] for name in also if name in ROLES]
     wanted += choose_sites(found.sites, [name for name in also if name not in ROLES])
     may, kept = list_candidates(found.sites, choose_sites(found.sites, keep), wanted)
-    return may, kept + [KeptBias(u.label, u.op, "not-covered", u.why) for u in found.uncovered]
+    return may, kept + [KeptBias(u.node, u.op, "not-covered", u.why) for u in found.uncovered]
 
 
 def _applied(graph: Graph, fit: Fit) -> Rewrite:

@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from converter.records import FateKind, Latency, OutputCheck, Timing, Verdict
+from converter.records.ablate import BiasScore, EffectSummary, ProbeScore, VariantScore
 from converter.records.evidence import worst_verdict
 from converter.report import wording
 
@@ -473,26 +474,24 @@ _LOWEST = 1e-3  # relative error at the left edge
 
 
 def draw_bias_errors(
-    biases: Sequence[Mapping[str, Any]],
-    imitated: Callable[[Mapping[str, Any]], float | None],
+    biases: Sequence[BiasScore],
     said: Callable[[float | None], str],
     limits: Mapping[str, float],
 ) -> Markup | None:
     """For each bias the error of leaving it out beside what is expected to be left when weights imitate it."""
     if not biases:
         return None
-    errors = [(b["effect"] or {}).get("relative_error", b["predicted_error"]) for b in biases]
-    scale = Scale(_LOWEST, max([1.0, *(e for e in errors if e)]), log=True)
+    scale = Scale(_LOWEST, max([1.0, *(b.error for b in biases if b.error)]), log=True)
     height = _BIAS_ROW * len(biases) + 24
     marks = [down(scale(x), 0, height - 20, "grid") for x in (0.001, 0.01, 0.1, 1.0)]
     marks += [down(scale(limit), 0, height - 20, "limit", title) for title, limit in limits.items()]
-    for k, (bias, error) in enumerate(zip(biases, errors, strict=True)):
-        top, node = k * _BIAS_ROW, wording.plain(bias["node"])
-        marks.append(text(0, top + 12, f"{node}, {bias['class'].lower()}"))
+    for k, bias in enumerate(biases):
+        top, node, error = k * _BIAS_ROW, wording.plain(bias.node), bias.error
+        marks.append(text(0, top + 12, f"{node}, {bias.kind.lower()}"))
         if error is not None:
             title = f"{node}: error {said(error)} without it"
             marks.append(rect(0, top + 16, max(scale(error), 0.002), 6, "fill-a", title))
-        left = imitated(bias)
+        left = bias.imitation_error
         if left is not None:
             title = f"{node}: error {said(left)} when weights imitate it"
             marks.append(rect(0, top + 23, max(scale(left), 0.002), 6, "fill-b", title))
@@ -504,18 +503,18 @@ def draw_bias_errors(
 
 
 def draw_variants(
-    variants: Sequence[Mapping[str, Any]],
+    variants: Sequence[VariantScore],
     names: Mapping[str, str],
     said: Callable[[float | None], str],
-    interval: Callable[[Mapping[str, Any]], str],
+    interval: Callable[[EffectSummary], str],
 ) -> Markup | None:
     """Agreement (or accuracy) of each change of the whole model, with its interval where there is one."""
     rows = []
     for variant in variants:
-        effect = variant["effect"]
-        value = effect.get("accuracy_after", effect.get("agreement"))
+        effect = variant.effect
+        value = effect.agreement if effect.accuracy_after is None else effect.accuracy_after
         if value is not None:
-            rows.append((names[variant["name"]], value, effect))
+            rows.append((names[variant.name], value, effect))
     if not rows:
         return None
     height = _BIAS_ROW * len(rows) + 22
@@ -523,28 +522,25 @@ def draw_variants(
     for k, (name, value, effect) in enumerate(rows):
         top = k * _BIAS_ROW
         marks += [text(0, top + 12, name), rect(0, top + 17, max(value, 0.002), 10, "fill-b", said(value))]
-        if "low" in effect:
-            before = effect["accuracy_before"]
-            low, high = (min(1.0, max(0.0, before + effect[end])) for end in ("low", "high"))
+        if effect.accuracy_before is not None and effect.low is not None and effect.high is not None:
+            low, high = (min(1.0, max(0.0, effect.accuracy_before + end)) for end in (effect.low, effect.high))
             marks.append(rect(low, top + 21, max(high - low, 0.002), 2, "fill-open", interval(effect)))
         marks.append(text(1.0, top + 12, said(value), "strong", "end"))
     marks += _shares_foot(height)
     return chart(height, "share of right answers, or of answers as before, of each changed model", *marks)
 
 
-def draw_probes(
-    probes: Sequence[Mapping[str, Any]], names: Mapping[str, str], said: Callable[[float | None], str]
-) -> Markup:
+def draw_probes(probes: Sequence[ProbeScore], names: Mapping[str, str], said: Callable[[float | None], str]) -> Markup:
     """Accuracy of the original and of the changed models off the data, as bars side by side."""
-    shown = [n for n in ("original", "compensate-inner", "compensate-all") if n in probes[0]["effects"]]
+    shown = [n for n in ("original", "compensate-inner", "compensate-all") if n in probes[0].effects]
     tones = {"original": "fill-a", "compensate-inner": "fill-b", "compensate-all": "fill-pass"}
     size = 9.0 * len(shown) + 26
     height = size * len(probes) + 20
     marks = [down(x, 0, height - 18, "grid") for x in (0.0, 0.5, 1.0)]
     for k, probe in enumerate(probes):
-        marks.append(text(0, k * size + 12, probe["said"]))
+        marks.append(text(0, k * size + 12, probe.said))
         for place, name in enumerate(shown):
-            value = probe["effects"][name].get("accuracy_after") or 0.0
+            value = probe.effects[name].accuracy_after or 0.0
             title = f"{names[name]}: {said(value)}"
             marks.append(rect(0, k * size + 17 + 9 * place, max(value, 0.002), 8, tones[name], title))
     return chart(height, "right answers on inputs that were moved away from the data", *marks, *_shares_foot(height))

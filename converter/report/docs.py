@@ -53,8 +53,8 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
 
 
 def schemas() -> dict[str, str]:
-    """The JSON Schema of each document that is read again, by its name."""
-    found = {name.removeprefix("biasopt.").partition("/")[0]: serialize.schema(name) for name in serialize.DOCUMENTS}
+    """The JSON Schema of each document that is made of records, by its name."""
+    found = {name.removeprefix("biasopt.").partition("/")[0]: serialize.schema(name) for name in serialize.SCHEMAS}
     return {name: json.dumps(schema, indent=1, default=list) + "\n" for name, schema in found.items()}
 
 

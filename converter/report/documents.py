@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.records import Fate, Latency, ModelFacts, Parity, Step, Verb, exit_code_of
+from converter.records.ablate import AblateResult
 from converter.records.lint import CODES, LintReport
 from converter.records.results import ExportResult, FoldResult, InspectResult, ReplayResult
 from converter.report.content.bias_path import describe_step, explain
 from converter.report.serialize import (
+    ABLATE_SCHEMA,
     BENCH_SCHEMA,
     FOLD_SCHEMA,
     VERIFY_SCHEMA,
@@ -271,6 +273,18 @@ def export_document(
         "fold": None if result.fold is None else fold_document(result.fold, version, said=said),
         "repro": repro(argv),
         "exit_code": result.exit_code,
+    }
+
+
+def ablate_document(result: AblateResult, version: str, *, argv: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``ablate --json`` prints."""
+    return {
+        "schema": ABLATE_SCHEMA,
+        "tool": tool(argv, version),
+        "exit_code": 0,
+        **encode(result),
+        "model": model_json(result.model),
+        "repro": repro(argv),
     }
 
 

@@ -41,6 +41,7 @@ from converter.records import (
     Warning,
     WarningCode,
 )
+from converter.records.ablate import AblateResult, BiasScore, EffectSummary
 from converter.records.results import FoldResult
 
 Json = Mapping[str, Any]
@@ -176,6 +177,7 @@ def columns(record: type, **renamed: str) -> list[tuple[str, Any, Any]]:
 
 
 VERIFY_SCHEMA, BENCH_SCHEMA, FOLD_SCHEMA = "biasopt.verify/1", "biasopt.bench/1", "biasopt.fold/1"
+ABLATE_SCHEMA = "biasopt.ablate/1"
 
 
 def _struct(name: str, doc: str, *parts: tuple[str, Any] | tuple[str, Any, Any]) -> Any:
@@ -191,6 +193,10 @@ _CODE = ("exit_code", Literal[0, 1, 4])
 
 def _with(columns: Iterable[tuple[Any, ...]], after: Mapping[str, Iterable[tuple[Any, ...]]]) -> list[Any]:
     return [part for column in columns for part in (column, *after.get(column[0], ()))]
+
+
+def _typed(columns: Iterable[tuple[str, Any, Any]], **types: Any) -> list[tuple[str, Any, Any]]:
+    return [(name, types.get(name, type_), default) for name, type_, default in columns]
 
 
 VerifyDocument: Any = _struct(
@@ -249,11 +255,22 @@ FoldDocument: Any = _struct(
     ("stale_shapes", tuple[str, ...], ()),
     ("rejudged", Rejudged | None, None),
 )
-DOCUMENTS: dict[str, Any] = {
+BiasRow: Any = _struct("BiasScore", BiasScore.__doc__ or "", *columns(BiasScore))
+AblateDocument: Any = _struct(
+    "biasopt.ablate",
+    "What `biasopt ablate --json` prints.",
+    ("schema", Literal["biasopt.ablate/1"]),
+    *_HEAD,
+    ("exit_code", Literal[0]),
+    *_typed(columns(AblateResult), biases=tuple.__class_getitem__((BiasRow, ...))),
+    ("repro", Repro),
+)
+DOCUMENTS: dict[str, Any] = {  # that are read from files
     VERIFY_SCHEMA: VerifyDocument,
     BENCH_SCHEMA: BenchDocument,
     FOLD_SCHEMA: FoldDocument,
 }
+SCHEMAS: dict[str, Any] = DOCUMENTS | {ABLATE_SCHEMA: AblateDocument}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -303,23 +320,26 @@ def check(document: Json) -> None:
 
 def schema(name: str) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a document, such as ``biasopt.fold/1``: what is written, all of it."""
-    found = msgspec.json.schema(DOCUMENTS[name], schema_hook=_schema_of_special)
+    found = msgspec.json.schema(SCHEMAS[name], schema_hook=_schema_of_special)
     parts: dict[str, Any] = found["$defs"]
-    for record in (Parity, Latency):
-        for hidden in (field.name for field in fields(record) if not json_name(field)):
-            parts.get(record.__name__, {"properties": {}})["properties"].pop(hidden, None)
-    for part in parts.values():
+    for kind in (Parity, Latency):
+        for hidden in (field.name for field in fields(kind) if not json_name(field)):
+            parts.get(kind.__name__, {"properties": {}})["properties"].pop(hidden, None)
+    for record, part in parts.items():
         part.pop("required", None)
         if "properties" in part:
-            part["required"] = [key for key in part["properties"] if key not in _NOT_ALWAYS]
+            part["required"] = [key for key in part["properties"] if key not in _NOT_ALWAYS.get(record, _SELDOM)]
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"{name}.json"}
     whole: dict[str, Any] = _with_odd_numbers(found)
     return head | whole
 
 
-# Fields that are there only where there is something to say.
-_NOT_ALWAYS = frozenset({"rejudged", "removal", "frozen", "was_unsorted", "stale_shapes"})
-_NOT_ALWAYS |= {f.name for f in fields(Block) if "optional" in f.metadata}
+# Fields that are there only where there is something to say: of a document, and of records.
+_SELDOM = frozenset({"rejudged", "removal", "frozen", "was_unsorted", "stale_shapes"})
+_NOT_ALWAYS = {
+    record.__name__: frozenset(field.name for field in fields(record) if "optional" in field.metadata)
+    for record in (Block, EffectSummary)
+}
 
 
 def _with_odd_numbers(rule: Any) -> Any:
@@ -419,6 +439,12 @@ def fold_of(document: Json) -> FoldResult:
         certificate=_path(rows.certificate),
         exit_code=rows.exit_code,
     )
+
+
+def ablate_of(document: Json) -> AblateResult:
+    """The scores that a ``biasopt.ablate/1`` tells of."""
+    biases = [{**bias, "kind": bias["class"]} for bias in document["biases"]]
+    return convert({**document, "biases": biases}, AblateResult)
 
 
 def _path(value: str | None) -> Path | None:

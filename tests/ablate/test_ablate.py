@@ -15,7 +15,7 @@ from converter.commands.ablate import score_biases as ablate
 from converter.errors import BiasoptError, DataError, ModelError, RuntimeUnavailable
 from converter.report import save
 from converter.report.content import ablate as ablate_content
-from converter.report.serialize import dumps
+from converter.report.serialize import ablate_of, dumps
 from models import zoo
 from tests.ablate.made import chain, draw, images
 from tests.tiny import model
@@ -106,7 +106,7 @@ def test_every_form_holds_every_bias_and_no_raw_markup(mobilenet: dict[str, Any]
     for form in ("md", "html", "txt"):
         content = (tmp_path / f"report.{form}").read_text(encoding="utf-8")
         flat = "".join(content.split())
-        assert "".join(ablate_content.headline(mobilenet).split()) in flat
+        assert "".join(ablate_content.headline(ablate_of(mobilenet)).split()) in flat
         assert all(b["node"] in flat for b in mobilenet["biases"])
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == json.loads(dumps(mobilenet))
     assert max(map(len, (tmp_path / "report.txt").read_text(encoding="utf-8").splitlines())) <= 80
@@ -246,7 +246,7 @@ def test_a_model_without_biases_has_nothing_to_say() -> None:
     proto = model("(float[N,3] x) => (float[N,5] y) { y = MatMul(x, w) }", {"w": draw(3, 5)})
     document = ablate(proto, inputs={"x": draw(40, 3)}).document()
     assert document["biases"] == []
-    assert ablate_content.headline(document) in save.render_document(document, "text")
+    assert ablate_content.headline(ablate_of(document)) in save.render_document(document, "text")
     assert "no bias" in save.render_document(document, "html")
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from converter.ablate.measure import Effect, find_decision
-from converter.ablate.scoring import Class, Score, correct_p_values, rank_scores
-from converter.ablate.sites import Role
+from converter.ablate.scoring import Score, correct_p_values, rank_scores
 from converter.errors import DataError
 from converter.records import Fate, FateKind
+from converter.records.ablate import BiasClass, Role
 from tests.ablate.made import chain, net_of
 
 
@@ -36,7 +36,7 @@ def test_every_number_by_hand() -> None:
     assert found.agreement == pytest.approx((z.argmax(1) == w.argmax(1)).mean())
     a, b = z.argmax(1) == labels, w.argmax(1) == labels
     assert found.counts == ((a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum())
-    assert found.to_json()["difference"] == pytest.approx((b.sum() - a.sum()) / 20)
+    assert found.summarize().difference == pytest.approx((b.sum() - a.sum()) / 20)
 
 
 def test_probabilities_are_taken_as_they_are() -> None:
@@ -49,7 +49,7 @@ def test_nothing_changed_is_nothing() -> None:
     z = np.random.default_rng(2).standard_normal((9, 4)).astype(np.float32)
     found = effect(z, z)
     assert (found.relative_error, found.agreement, found.kl) == (0.0, 1.0, 0.0)
-    assert "difference" not in found.to_json()
+    assert found.summarize().difference is None
 
 
 def test_which_output_is_looked_at() -> None:
@@ -78,33 +78,33 @@ def score(site_role: Role = Role.INNER, fate: FateKind = FateKind.KEPT, **facts:
 @pytest.mark.parametrize(
     ("made", "kind"),
     [
-        (score(fate=FateKind.DEAD, predicted=0.5, r=0.5), Class.DEAD),
-        (score(fate=FateKind.ZERO, predicted=0.0, r=0.5), Class.DEAD),
-        (score(fate=FateKind.ABSORBED, predicted=0.5, r=0.5), Class.REDUNDANT),
-        (score(fate=FateKind.MERGED, predicted=0.5, r=0.5), Class.REDUNDANT),
-        (score(predicted=0.02, r=1.0), Class.SMALL),
-        (score(Role.HEAD, predicted=0.02, r=1.0), Class.SMALL),
-        (score(Role.HEAD, predicted=0.021, r=0.0), Class.ESSENTIAL),
-        (score(predicted=1.0, r=0.0099), Class.COMPENSABLE),
-        (score(predicted=1.0, r=0.0101), Class.ESSENTIAL),
-        (score(predicted=1.0, r=0.0001, r_fit=0.02), Class.ESSENTIAL),  # overfitted
-        (score(), Class.UNKNOWN),
-        (score(predicted=0.5), Class.UNKNOWN),
+        (score(fate=FateKind.DEAD, predicted=0.5, r=0.5), BiasClass.DEAD),
+        (score(fate=FateKind.ZERO, predicted=0.0, r=0.5), BiasClass.DEAD),
+        (score(fate=FateKind.ABSORBED, predicted=0.5, r=0.5), BiasClass.REDUNDANT),
+        (score(fate=FateKind.MERGED, predicted=0.5, r=0.5), BiasClass.REDUNDANT),
+        (score(predicted=0.02, r=1.0), BiasClass.SMALL),
+        (score(Role.HEAD, predicted=0.02, r=1.0), BiasClass.SMALL),
+        (score(Role.HEAD, predicted=0.021, r=0.0), BiasClass.ESSENTIAL),
+        (score(predicted=1.0, r=0.0099), BiasClass.COMPENSABLE),
+        (score(predicted=1.0, r=0.0101), BiasClass.ESSENTIAL),
+        (score(predicted=1.0, r=0.0001, r_fit=0.02), BiasClass.ESSENTIAL),  # overfitted
+        (score(), BiasClass.UNKNOWN),
+        (score(predicted=0.5), BiasClass.UNKNOWN),
     ],
 )
-def test_classes_by_their_limits(made: Score, kind: Class) -> None:
+def test_classes_by_their_limits(made: Score, kind: BiasClass) -> None:
     assert made.verdict[0] is kind
 
 
 def test_measured_goes_before_predicted() -> None:
     z = np.ones((3, 4))
-    assert score(predicted=0.5, r=0.0, effect=effect(z, z * 1.001)).verdict[0] is Class.SMALL
+    assert score(predicted=0.5, r=0.0, effect=effect(z, z * 1.001)).verdict[0] is BiasClass.SMALL
 
 
 def test_measured_imitation_goes_before_foretold() -> None:
     z = np.ones((3, 4))
-    assert score(predicted=1.0, r=1.0, imitated=effect(z, z * 1.09)).verdict[0] is Class.COMPENSABLE
-    assert score(predicted=1.0, r=0.0, imitated=effect(z, z * 1.11)).verdict[0] is Class.ESSENTIAL
+    assert score(predicted=1.0, r=1.0, imitated=effect(z, z * 1.09)).verdict[0] is BiasClass.COMPENSABLE
+    assert score(predicted=1.0, r=0.0, imitated=effect(z, z * 1.11)).verdict[0] is BiasClass.ESSENTIAL
 
 
 def test_ranking_and_holm() -> None:
@@ -116,4 +116,4 @@ def test_ranking_and_holm() -> None:
     made = correct_p_values([weak, dead, strong])
     assert [m.p_holm for m in made] == [1.0, pytest.approx(np.nan, nan_ok=True), pytest.approx(2 * 2 * 0.5**12)]
     assert rank_scores(made)[0].error == strong.error
-    assert rank_scores(made)[-1].verdict[0] is Class.DEAD
+    assert rank_scores(made)[-1].verdict[0] is BiasClass.DEAD

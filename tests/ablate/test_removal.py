@@ -89,7 +89,7 @@ def test_its_report_says_what_it_rests_on(written: tuple[Path, Any]) -> None:
     assert document["safety"] == "assumes"
     assert document["rows"] == {"calibrate": 359, "select": 359, "confirm": 1079}
     assert [r["node"] for r in document["removed"]] == [f.site.label for f in found.removed.fits]
-    lines = describe_removal(document)
+    lines = describe_removal(found.removed.record)
     assert lines[0].startswith("PASS: ")
     assert any("5 biases removed within 1 %" in line for line in lines)
     assert any("data like this" in line for line in lines)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from converter.ablate.ablate import open_model
-from converter.ablate.sites import Role, choose_sites
+from converter.ablate.sites import choose_sites
+from converter.records.ablate import Role
 from converter.referee.proto.copies import InputSlot, extract_outputs
 from converter.referee.proto.source import LoadedModel
 from converter.runtime import Session

@@ -34,11 +34,11 @@ def test_at_width_64_weights_replace_every_bias_where_zeroing_ruins_the_net(
     wide: tuple[Net, dict[str, Effect]],
 ) -> None:
     _, found = wide
-    zero, moved = (found[n].to_json() for n in ("zero", "moved"))
-    assert zero["accuracy_before"] > 0.97
-    assert zero["difference"] < -0.10
-    assert moved["difference"] >= -0.003
-    assert moved["relative_error"] < zero["relative_error"] / 5
+    zero, moved = (found[n].summarize() for n in ("zero", "moved"))
+    assert zero.accuracy_before > 0.97
+    assert zero.difference < -0.10
+    assert moved.difference >= -0.003
+    assert moved.relative_error < zero.relative_error / 5
 
 
 def test_a_net_without_biases_cannot_see_a_level() -> None:

@@ -8,6 +8,18 @@ from typing import Any
 
 from converter.ablate.scoring import COMPENSABLE_ERROR, SMALL_ERROR
 from converter.records import Verdict
+from converter.records.ablate import (
+    AblateResult,
+    BiasClass,
+    BiasScore,
+    EffectSummary,
+    KeptBias,
+    MovedBias,
+    ProbeScore,
+    Removal,
+    Role,
+    VariantScore,
+)
 from converter.report import charts, wording
 from converter.report.blocks import (
     Block,
@@ -60,88 +72,85 @@ MEANING = (
     "W + b v imitate it, on rows that v was not fitted on."
 )
 _STYLES = {
-    **dict.fromkeys(("DEAD", "REDUNDANT", "SMALL"), Style.PASS),
-    "ESSENTIAL": Style.OPEN,
-    "UNKNOWN": Style.QUIET,
+    **dict.fromkeys((BiasClass.DEAD, BiasClass.REDUNDANT, BiasClass.SMALL), Style.PASS),
+    BiasClass.ESSENTIAL: Style.OPEN,
+    BiasClass.UNKNOWN: Style.QUIET,
 }
+_NEEDLESS = (BiasClass.DEAD, BiasClass.REDUNDANT, BiasClass.SMALL, BiasClass.COMPENSABLE)
 _LIMITS = {"SMALL up to here": SMALL_ERROR, "COMPENSABLE where the imitation is up to here": COMPENSABLE_ERROR}
 
-Document = Mapping[str, Any]  # biasopt.ablate/1
 
-
-def ablate_report(document: Document, run: Run, top: int | None = None) -> Report:
+def ablate_report(result: AblateResult, run: Run, top: int | None = None) -> Report:
     """What was found out about the biases of a model; screens show the first ``top`` of them."""
-    path = document["model"]["path"] or "model in memory"
+    path = result.model.path or "model in memory"
     file = wording.plain(path).replace("\\", "/").rpartition("/")[2]
     return Report(
         command="ablate",
         name=file,
         status=None,
-        headline=headline(document),
-        lede=f"{_about(document)}.",
-        warnings=document["warnings"],
+        headline=headline(result),
+        lede=f"{_about(result)}.",
+        warnings=result.warnings,
         version=run.version,
         schema=run.schema,
         sections=(
-            Section("", (Paragraph((strong(file),)), Paragraph(_about(document))), media=Medium.SCREEN),
-            Section("", (Paragraph((strong(headline(document)),)),), media=~Medium.PAGE),
-            Section("", (Paragraph(_about(document)),), media=Medium.COMMENT),
-            Section("", (Warnings(document["warnings"]),), media=~Medium.PAGE),
-            _ranking(document, top),
-            _variants(document),
-            _probes(document),
-            _findings(document),
-            _uncovered(document),
-            Section("", tuple(_advice(document)), media=Medium.SCREEN),
-            _again(document, run),
+            Section("", (Paragraph((strong(file),)), Paragraph(_about(result))), media=Medium.SCREEN),
+            Section("", (Paragraph((strong(headline(result)),)),), media=~Medium.PAGE),
+            Section("", (Paragraph(_about(result)),), media=Medium.COMMENT),
+            Section("", (Warnings(result.warnings),), media=~Medium.PAGE),
+            _ranking(result, top),
+            _variants(result),
+            _probes(result),
+            _findings(result),
+            _uncovered(result),
+            Section("", tuple(_advice(result)), media=Medium.SCREEN),
+            _again(result, run),
         ),
     )
 
 
-def headline(document: Document) -> str:
+def headline(result: AblateResult) -> str:
     """One sentence: how many biases matter."""
-    counts = {name: c["biases"] for name, c in document["classes"].items()}
-    total = len(document["biases"])
+    counts = {name: c.biases for name, c in result.classes.items()}
+    total = len(result.biases)
     if not total:
         return "There is no bias to look at."
-    needless = sum(counts.get(n, 0) for n in ("DEAD", "REDUNDANT", "SMALL", "COMPENSABLE"))
+    needless = sum(counts.get(n, 0) for n in _NEEDLESS)
     listed = ", ".join(f"{n} {name.lower()}" for name, n in counts.items())
     if needless == total:
         return f"None of {wording.count(total, 'bias', 'biases')} is essential on this data: {listed}."
     return f"{needless} of {wording.count(total, 'bias', 'biases')} can be done without on this data: {listed}."
 
 
-def _about(document: Document) -> str:
+def _about(result: AblateResult) -> str:
     """What was looked at."""
-    rows, folded = document["rows"], document["folded_batch_norms"]
-    first = f"opset {document['model']['opset']}, {wording.count(len(document['biases']), 'bias', 'biases')}"
+    rows, folded = result.rows, result.folded_batch_norms
+    first = f"opset {result.model.opset}, {wording.count(len(result.biases), 'bias', 'biases')}"
     if folded:
         first += f"; {wording.count(folded, 'batch norm')} folded first, in memory"
-    labelled = "with labels" if document["labelled"] else "no labels"
-    return f"{first}; {wording.count(rows['all'], 'row')} of data, {labelled}; output {document['output']['name']}"
+    labelled = "with labels" if result.labelled else "no labels"
+    return f"{first}; {wording.count(rows.all, 'row')} of data, {labelled}; output {result.output.name}"
 
 
-def _ranking(document: Document, top: int | None) -> Section:
-    biases = document["biases"]
+def _ranking(result: AblateResult, top: int | None) -> Section:
+    biases = result.biases
     if not biases:
         return Section("", ())
-    starred = any(b["p_holm"] is not None and b["p_holm"] < _ALPHA for b in biases)
+    starred = any(b.p_holm is not None and b.p_holm < _ALPHA for b in biases)
     star = " *: McNemar's exact test, p < 0.05 after Holm's correction over all biases." if starred else ""
-    classes = [
-        (Span(n, _STYLES.get(n, Style.STRONG)), str(c["biases"]), c["means"]) for n, c in document["classes"].items()
-    ]
+    classes = [(Span(n, _STYLES.get(n, Style.STRONG)), str(c.biases), c.means) for n, c in result.classes.items()]
     columns = (Column("class"), Column("biases", right=True, media=Medium.FILES), Column("means"))
     return Section(
         "Biases, those that matter most first",
         (
             Chart(
-                partial(charts.draw_bias_errors, biases[:CHARTED], imitated, share, _LIMITS),
+                partial(charts.draw_bias_errors, biases[:CHARTED], share, _LIMITS),
                 "Error of the outputs.",
                 f"Logarithmic. The dashed lines are the limits of SMALL ({100 * SMALL_ERROR:g} %) and COMPENSABLE "
                 f"({100 * COMPENSABLE_ERROR:g} %).{_uncharted(len(biases) - CHARTED)}",
                 key=(("a", "without the bias, measured"), ("b", "with weights that imitate it")),
             ),
-            _bias_table(document, top),
+            _bias_table(result, top),
             Details("What the classes mean", (Table(columns, classes, headless=Medium.SCREEN),)),
             Paragraph(MEANING + star, small=True),
         ),
@@ -154,51 +163,44 @@ def _uncharted(more: int) -> str:
     return f" {more} more are in the table." if more > 0 else ""
 
 
-def _bias_table(document: Document, top: int | None) -> Table:
-    decides = document["output"]["decides"]
-    tested = document["labelled"] and any(b["p_holm"] is not None for b in document["biases"])
+def _bias_table(result: AblateResult, top: int | None) -> Table:
+    decides = result.output.decides
+    tested = result.labelled and any(b.p_holm is not None for b in result.biases)
     columns = [Column("class"), Column("layer"), Column("|b|/sd", right=True, wide=True), Column("r", right=True)]
     if decides:
         columns.append(Column("accuracy" if tested else "agree", right=True, wide=True))
     columns += [Column("error", right=True), Column("imitated", right=True, wide=True)]
-    rows = [tuple(_bias_row(b, decides=decides, tested=tested)) for b in document["biases"]]
+    rows = [tuple(_bias_row(b, decides=decides, tested=tested)) for b in result.biases]
     most = {} if top is None else dict.fromkeys((Medium.TERMINAL, Medium.VERBOSE), top)
     return Table(tuple(columns), rows, most=most, rest="... and {rest} more; --top and --json show them")
 
 
-def _bias_row(bias: Document, *, decides: bool, tested: bool) -> Iterator[Words]:
-    effect = bias["effect"] or {}
-    bound = "\u2264" if bias["r_is_bound"] else ""
-    yield Span(bias["class"], _STYLES.get(bias["class"], Style.PLAIN))
-    yield (name(bias["node"]), *([] if bias["role"] == "inner" else [f" ({bias['role']})"]))
-    yield number(bias["ratio"])
-    yield bound + number(bias["r_held_out"] if bias["r_held_out"] is not None else bias["r"])
+def _bias_row(bias: BiasScore, *, decides: bool, tested: bool) -> Iterator[Words]:
+    effect = bias.effect
+    bound = "\u2264" if bias.r_is_bound else ""
+    yield Span(bias.kind, _STYLES.get(bias.kind, Style.PLAIN))
+    yield (name(bias.node), *([] if bias.role is Role.INNER else [f" ({bias.role.value})"]))
+    yield number(bias.ratio)
+    yield bound + number(bias.r_held_out if bias.r_held_out is not None else bias.r)
     if decides and tested:
-        star = "*" if bias["p_holm"] is not None and bias["p_holm"] < _ALPHA else ""
-        yield points(effect.get("difference")) + star
+        star = "*" if bias.p_holm is not None and bias.p_holm < _ALPHA else ""
+        yield points(None if effect is None else effect.difference) + star
     elif decides:
-        yield share(effect.get("agreement"))
-    yield share(effect.get("relative_error", bias["predicted_error"]))
-    yield share(imitated(bias))
+        yield share(None if effect is None else effect.agreement)
+    yield share(bias.error)
+    yield share(bias.imitation_error)
 
 
-def imitated(bias: Document) -> float | None:
-    """Error with weights in place of the bias, measured, else foretold; none of a bias that is dead."""
-    if bias["imitated"] is not None:
-        return float(bias["imitated"]["relative_error"])
-    return None if bias["class"] == "DEAD" else bias["predicted_error_compensated"]
-
-
-def _variants(document: Document) -> Section:
+def _variants(result: AblateResult) -> Section:
     """All biases at once."""
-    variants, decides, rows = document["variants"], document["output"]["decides"], document["rows"]
-    tested = any("difference" in v["effect"] for v in variants)
+    variants, decides, rows = result.variants, result.output.decides, result.rows
+    tested = any(v.effect.difference is not None for v in variants)
     columns = [Column(), Column("biases", right=True, wide=True)]
     columns += [Column("agree", right=True), Column("KL", right=True, wide=True)] if decides else []
     columns.append(Column("error", right=True))
     columns += [Column("accuracy", right=True), Column("change, 95 %", right=True, wide=True)] if tested else []
-    said = "; ".join(CHANGES[v["name"]] for v in variants)
-    measured = f"On {rows['all'] - rows['fitted_on']:,} rows; what is fitted is fitted on {rows['fitted_on']:,} others."
+    said = "; ".join(CHANGES[v.name] for v in variants)
+    measured = f"On {rows.all - rows.fitted_on:,} rows; what is fitted is fitted on {rows.fitted_on:,} others."
     if not variants:
         return Section("", ())
     return Section(
@@ -206,7 +208,7 @@ def _variants(document: Document) -> Section:
         (
             Chart(
                 partial(charts.draw_variants, variants, NAMES, share, interval),
-                "Right answers." if document["labelled"] else "Answers as before.",
+                "Right answers." if result.labelled else "Answers as before.",
             ),
             Table(tuple(columns), [tuple(_variant_row(v, decides=decides, tested=tested)) for v in variants]),
             Paragraph(f"{measured} {said}.", small=True),
@@ -216,56 +218,56 @@ def _variants(document: Document) -> Section:
     )
 
 
-def _variant_row(variant: Document, *, decides: bool, tested: bool) -> Iterator[Words]:
-    effect = variant["effect"]
-    yield NAMES[variant["name"]]
-    yield str(variant["biases"])
+def _variant_row(variant: VariantScore, *, decides: bool, tested: bool) -> Iterator[Words]:
+    effect = variant.effect
+    yield NAMES[variant.name]
+    yield str(variant.biases)
     if decides:
-        yield share(effect.get("agreement"))
-        yield number(effect.get("kl"))
-    yield share(effect["relative_error"])
+        yield share(effect.agreement)
+        yield number(effect.kl)
+    yield share(effect.relative_error)
     if tested:
-        yield share(effect.get("accuracy_after"))
+        yield share(effect.accuracy_after)
         yield interval(effect)
 
 
-def _probes(document: Document) -> Section:
+def _probes(result: AblateResult) -> Section:
     """Off the data, where that was asked for."""
-    probes, decides = document["probes"], document["output"]["decides"]
+    probes, decides = result.probes, result.output.decides
     if not probes:
         return Section("", ())
-    names = [n for n in probes[0]["effects"] if decides or n != "original"]
-    rows = [(probe["said"], *(_probe_cell(probe, n, decides=decides) for n in names)) for probe in probes]
+    names = [n for n in probes[0].effects if decides or n != "original"]
+    rows = [(probe.said, *(_probe_cell(probe, n, decides=decides) for n in names)) for probe in probes]
     columns = (Column("inputs"), *(Column(NAMES[n], right=True) for n in names))
     keys = (("a", "original"), ("b", "inner biases imitated"), ("pass", "all but the head's"))
     title = "Right answers on inputs that were moved."
     chart = Chart(partial(charts.draw_probes, probes, NAMES, share), title, key=keys)
     return Section(
         "Off the data",
-        (*([chart] if decides else []), Table(columns, rows), Paragraph(_probes_mean(document), small=True)),
+        (*([chart] if decides else []), Table(columns, rows), Paragraph(_probes_mean(result), small=True)),
         about="A net without biases cannot tell a bright image from a dark one. Whether that is a gain or a loss "
         "depends on what the level of the inputs means.",
         id="probes",
     )
 
 
-def _probe_cell(probe: Document, variant: str, *, decides: bool) -> str:
-    effect = probe["effects"][variant]
-    mark = "!" if variant in probe["changes"] else ""
-    return share(effect.get("accuracy_after") if decides else effect["relative_error"]) + mark
+def _probe_cell(probe: ProbeScore, variant: str, *, decides: bool) -> str:
+    effect = probe.effects[variant]
+    mark = "!" if variant in probe.changes else ""
+    return share(effect.accuracy_after if decides else effect.relative_error) + mark
 
 
-def _probes_mean(document: Document) -> str:
+def _probes_mean(result: AblateResult) -> str:
     """What the figures off the data are."""
-    if not document["output"]["decides"]:
+    if not result.output.decides:
         return "relative error against the original on the same inputs; ! where it grows off the data"
-    right = "labels" if document["labelled"] else "the original's answers to the inputs as they were"
+    right = "labels" if result.labelled else "the original's answers to the inputs as they were"
     return f"accuracy against {right}; ! where a changed model decides otherwise than the original there, and not here"
 
 
-def _findings(document: Document) -> Section:
+def _findings(result: AblateResult) -> Section:
     """For a quantisation: absorptions first, then the largest shifts; and how many more there are."""
-    found = document["findings"]
+    found = result.findings
     if not found:
         return Section("", ())
     order = sorted(found, key=lambda f: (f["code"] != "high-bias", -f.get("largest_in_deviations", 0.0)))
@@ -273,13 +275,13 @@ def _findings(document: Document) -> Section:
     more = [f"... and {wording.count(rest, 'more finding')}, in the JSON report"] if rest > 0 else []
     return Section(
         "For a quantisation",
-        (ListBlock([*map(_describe_finding, order[:SHOWN]), *more]), Paragraph(document["note"], small=True)),
+        (ListBlock([*map(_describe_finding, order[:SHOWN]), *more]), Paragraph(result.note or "", small=True)),
         about="Findings; nothing was changed.",
         id="findings",
     )
 
 
-def _describe_finding(found: Document) -> Words:
+def _describe_finding(found: Mapping[str, Any]) -> Words:
     """A finding in words."""
     channels = f"{found['channels']} of {found['of']} channels"
     if found["code"] == "high-bias":
@@ -291,17 +293,17 @@ def _describe_finding(found: Document) -> Words:
     return name(found["node"]), said
 
 
-def _uncovered(document: Document) -> Section:
-    rows = [(name(each["node"]), each["op"], quiet(each["why"])) for each in document["uncovered"]]
+def _uncovered(result: AblateResult) -> Section:
+    rows = [(name(each.node), each.op, quiet(each.why)) for each in result.uncovered]
     columns = (Column("bias"), Column("operator"), Column("why"))
     table = Table(columns, rows, headless=Medium.SCREEN)
     return Section("Not covered", (table,), about="Biases that were not looked at.", id="uncovered")
 
 
-def _advice(document: Document) -> Iterator[Block]:
+def _advice(result: AblateResult) -> Iterator[Block]:
     """What to do about it."""
-    exact = sum(b["class"] in ("DEAD", "REDUNDANT") for b in document["biases"])
-    data = sum(b["class"] in ("SMALL", "COMPENSABLE") and b["role"] == "inner" for b in document["biases"])
+    exact = sum(b.kind in (BiasClass.DEAD, BiasClass.REDUNDANT) for b in result.biases)
+    data = sum(b.kind in (BiasClass.SMALL, BiasClass.COMPENSABLE) and b.role is Role.INNER for b in result.biases)
     lines = []
     if exact:
         lines.append(f"`biasopt fold` removes or merges {exact} of them exactly.")
@@ -311,13 +313,12 @@ def _advice(document: Document) -> Iterator[Block]:
         yield Paragraph(" ".join(lines), small=True)
 
 
-def _again(document: Document, run: Run) -> Section:
-    inputs = document["inputs"] or {}
-    model = document["model"]
+def _again(result: AblateResult, run: Run) -> Section:
+    inputs, model = result.inputs, result.model
     facts: list[tuple[str, Words]] = [
-        ("model", (model["path"] or "in memory", quiet(f" sha256 {model['sha256']}"))),
-        ("data", (inputs.get("source", ""), quiet(f" sha256 {inputs.get('sha256', '')}"))),
-        ("seed", str(document["seed"])),
+        ("model", (model.path or "in memory", quiet(f" sha256 {model.sha256}"))),
+        ("data", (inputs.source, quiet(f" sha256 {inputs.sha256}"))),
+        ("seed", str(result.seed)),
     ]
     command = (Code(run.command_line),) if run.command_line else ()
     about = "What is needed to repeat this."
@@ -327,37 +328,34 @@ def _again(document: Document, run: Run) -> Section:
 # ---- what a removal did ---------------------------------------------------------------------------------
 
 
-def describe_removal(document: Mapping[str, Any]) -> list[str]:
-    """What a removal did, a line each; ``document`` is the part of ``biasopt.fold/1`` that tells of it."""
-    rows, removed = document["rows"], document["removed"]
-    gone = document["verdict"] == Verdict.PASS.value
-    lines = [f"{document['verdict']}: {wording.plain(document['why'])}"]
+def describe_removal(removal: Removal) -> list[str]:
+    """What a removal did, a line each: what the part of ``biasopt.fold/1`` that tells of it has under ``said``."""
+    rows, removed = removal.rows, removal.removed
+    gone = removal.verdict is Verdict.PASS
+    lines = [f"{removal.verdict}: {wording.plain(removal.why)}"]
     if removed:
         did = "removed" if gone else "would have been removed"
-        lines.append(
-            f"{wording.count(len(removed), 'bias', 'biases')} {did} within {wording.percent(document['budget'])}:"
-        )
+        lines.append(f"{wording.count(len(removed), 'bias', 'biases')} {did} within {wording.percent(removal.budget)}:")
         lines += [f"  {_describe_fit(fit)}" for fit in removed]
-        parts_of = (rows["calibrate"], rows["select"], rows["confirm"])
+        parts_of = (rows.calibrate, rows.select, rows.confirm)
         lines.append("fitted on {:,} rows, selected on {:,}, judged on {:,} others".format(*parts_of))
-        lines.append(document["assumption"])
+        lines.append(removal.assumption)
     lines += [
-        f"{len(nodes)} kept ({code}): {wording.listing(tuple(nodes))}"
-        for code, nodes in _group_by_code(document["kept"])
+        f"{len(nodes)} kept ({code}): {wording.listing(tuple(nodes))}" for code, nodes in _group_by_code(removal.kept)
     ]
-    return lines + [f"warning: {wording.plain(w)}" for w in document["warnings"]]
+    return lines + [f"warning: {wording.plain(w)}" for w in removal.warnings]
 
 
-def _describe_fit(fit: Mapping[str, Any]) -> str:
-    steps = f", {fit['steps']} steps" if fit["steps"] else ""
-    left = share(fit["left"])
-    return f"{wording.plain(fit['node'])}: {left} of the squared error left ({fit['method']}{steps})"
+def _describe_fit(fit: MovedBias) -> str:
+    steps = f", {fit.steps} steps" if fit.steps else ""
+    left = share(fit.left)
+    return f"{wording.plain(fit.node)}: {left} of the squared error left ({fit.method}{steps})"
 
 
-def _group_by_code(kept: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+def _group_by_code(kept: Sequence[KeptBias]) -> list[tuple[str, list[str]]]:
     found: dict[str, list[str]] = {}
     for each in kept:
-        found.setdefault(each["code"], []).append(each["node"])
+        found.setdefault(each.code, []).append(each.node)
     return list(found.items())
 
 
@@ -391,8 +389,8 @@ def points(value: float | None) -> str:
     return "\u2014" if value is None else f"{100 * value:+.1f}".replace("-", MINUS)
 
 
-def interval(effect: Document) -> str:
+def interval(effect: EffectSummary) -> str:
     """A difference of accuracies with Newcombe's interval, in points."""
-    if "difference" not in effect:
+    if effect.difference is None:
         return "\u2014"
-    return f"{points(effect['difference'])} [{points(effect['low'])}, {points(effect['high'])}]"
+    return f"{points(effect.difference)} [{points(effect.low)}, {points(effect.high)}]"

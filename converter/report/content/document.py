@@ -10,7 +10,7 @@ from converter.report.content import Run
 from converter.report.content.bench import bench_report
 from converter.report.content.fold import fold_report
 from converter.report.content.verify import verify_report
-from converter.report.serialize import fold_of, latency_of, parity_of
+from converter.report.serialize import ablate_of, fold_of, latency_of, parity_of
 
 
 def report_of(document: Mapping[str, Any]) -> Report:
@@ -19,7 +19,7 @@ def report_of(document: Mapping[str, Any]) -> Report:
     if document["schema"].startswith("biasopt.ablate/"):
         from converter.report.content.ablate import ablate_report  # with the limits of its classes, and what they need
 
-        return ablate_report(document, run)
+        return ablate_report(ablate_of(document), run)
     if document["schema"].startswith("biasopt.study/"):
         from converter.report.content.study import study_report
 
