@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from converter._version import __version__
 from converter.errors import RuntimeUnavailable
+from converter.records import study as records
 from converter.records.option import documented, merged
 from converter.records.options import StudyOptions
 from converter.report import terminal
+from converter.report.documents import study_document
 from converter.report.save import Ending
+from converter.study.answer import summarize_study
 from converter.study.data import load_dataset
-from converter.study.document import Ran, study_document
 from converter.study.plan import StudyScope, parse_blocks
-
-if TYPE_CHECKING:
-    from converter.study.run import StudyRun
 
 QUICK, DEFAULT = 60.0, 300.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class StudyResult:
-    """What was measured: ``done.rows``, one for each model; everything else follows from them."""
-
-    done: StudyRun
-    margin: float
-    quick: bool
+class StudyResult(records.StudyResult):
+    """What was measured and what it says: ``rows`` hold one model each; everything else follows from them."""
 
     def document(self, argv: Sequence[str] = ()) -> dict[str, Any]:
         """``biasopt.study/1``, from which every report is made."""
-        d = self.done
-        ran = Ran(d.rows, d.facts, d.planned, d.left_out, d.resumed, d.seconds, d.cpu_seconds, self.quick)
-        return study_document(ran, self.margin, argv=argv, version=__version__)
+        return study_document(self, __version__, argv=argv)
 
 
 @documented(StudyOptions)
@@ -80,7 +72,7 @@ def run_study(dataset: str = "digits", options: StudyOptions | None = None, **ke
     )
     images = load_dataset(asked.dataset, None if asked.data_dir is None else Path(asked.data_dir), asked.full)
     wanted = StudyScope(chosen, asked.seeds, asked.quick, asked.no_bias_anywhere)
-    return StudyResult(training.run_study(images, wanted, how), asked.margin, asked.quick)
+    return summarize_study(training.run_study(images, wanted, how), asked.margin, StudyResult, quick=asked.quick)
 
 
 def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) -> int:
@@ -98,13 +90,13 @@ def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) 
     if ending.folder is not None and "md" in ending.formats:
         from converter.report.content import study_figures
 
-        figures = study_figures.draw_figures(document)
+        figures = study_figures.draw_figures(result)
         save.save_drawings({n: figure.render_file() for n, figure in figures.items()}, ending.folder)
 
     def tell() -> Report:
         from converter.report.content.document import run_of
         from converter.report.content.study import study_report
 
-        return study_report(document, run_of(document))
+        return study_report(result, run_of(document))
 
-    return ending.end(int(document["exit_code"]), lambda: document, tell, lambda: document["verdict"]["sentence"])
+    return ending.end(result.exit_code, lambda: document, tell, lambda: result.verdict.sentence)

@@ -15,11 +15,13 @@ from converter.records import Fate, Latency, ModelFacts, Parity, Step, Verb, exi
 from converter.records.ablate import AblateResult
 from converter.records.lint import CODES, LintReport
 from converter.records.results import ExportResult, FoldResult, InspectResult, ReplayResult
+from converter.records.study import StudyResult
 from converter.report.content.bias_path import describe_step, explain
 from converter.report.serialize import (
     ABLATE_SCHEMA,
     BENCH_SCHEMA,
     FOLD_SCHEMA,
+    STUDY_SCHEMA,
     VERIFY_SCHEMA,
     BenchDocument,
     Json,
@@ -284,6 +286,17 @@ def ablate_document(result: AblateResult, version: str, *, argv: Sequence[str] =
         "exit_code": 0,
         **encode(result),
         "model": model_json(result.model),
+        "repro": repro(argv),
+    }
+
+
+def study_document(result: StudyResult, version: str, *, argv: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``study --json`` prints."""
+    return {
+        "schema": STUDY_SCHEMA,
+        "tool": tool(argv, version),
+        "exit_code": result.exit_code,
+        **encode(result),
         "repro": repro(argv),
     }
 

@@ -43,6 +43,7 @@ from converter.records import (
 )
 from converter.records.ablate import AblateResult, BiasScore, EffectSummary
 from converter.records.results import FoldResult
+from converter.records.study import StudyResult
 
 Json = Mapping[str, Any]
 Value = TypeVar("Value")
@@ -177,7 +178,7 @@ def columns(record: type, **renamed: str) -> list[tuple[str, Any, Any]]:
 
 
 VERIFY_SCHEMA, BENCH_SCHEMA, FOLD_SCHEMA = "biasopt.verify/1", "biasopt.bench/1", "biasopt.fold/1"
-ABLATE_SCHEMA = "biasopt.ablate/1"
+ABLATE_SCHEMA, STUDY_SCHEMA = "biasopt.ablate/1", "biasopt.study/1"
 
 
 def _struct(name: str, doc: str, *parts: tuple[str, Any] | tuple[str, Any, Any]) -> Any:
@@ -265,12 +266,21 @@ AblateDocument: Any = _struct(
     *_typed(columns(AblateResult), biases=tuple.__class_getitem__((BiasRow, ...))),
     ("repro", Repro),
 )
+StudyDocument: Any = _struct(
+    "biasopt.study",
+    "What `biasopt study --json` prints.",
+    ("schema", Literal["biasopt.study/1"]),
+    *_HEAD,
+    ("exit_code", Literal[0, 1]),
+    *columns(StudyResult),
+    ("repro", Repro),
+)
 DOCUMENTS: dict[str, Any] = {  # that are read from files
     VERIFY_SCHEMA: VerifyDocument,
     BENCH_SCHEMA: BenchDocument,
     FOLD_SCHEMA: FoldDocument,
 }
-SCHEMAS: dict[str, Any] = DOCUMENTS | {ABLATE_SCHEMA: AblateDocument}
+SCHEMAS: dict[str, Any] = DOCUMENTS | {ABLATE_SCHEMA: AblateDocument, STUDY_SCHEMA: StudyDocument}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -445,6 +455,17 @@ def ablate_of(document: Json) -> AblateResult:
     """The scores that a ``biasopt.ablate/1`` tells of."""
     biases = [{**bias, "kind": bias["class"]} for bias in document["biases"]]
     return convert({**document, "biases": biases}, AblateResult)
+
+
+def study_of(document: Json) -> StudyResult:
+    """The study that a ``biasopt.study/1`` tells of."""
+    return replace(convert(document, StudyResult), results=_read_numbers(document["results"]))
+
+
+def _read_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _read_numbers(item) for key, item in value.items()}
+    return [_read_numbers(item) for item in value] if isinstance(value, list) else read_number(value)
 
 
 def _path(value: str | None) -> Path | None:

@@ -11,7 +11,7 @@ run         all jobs, within a time budget; rows in a log on disk, so that a sec
 results     rows become results: paired comparisons, judged as families
 multiplier  by what factor more channels a net without biases needs
 claims      results become verdicts on claims; and the controls
-document    ``biasopt.study/1``; `converter.report.content.study` makes reports of it
+answer      the answer with its conditions, warnings and limits: the record of which reports are made
 docs        the page in docs/, made of a stored document
 =========== ==============================================================================================
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from converter.records.study import Check, Claim, Stamp
 from converter.study.results import ALPHA, DIFFERENT, EQUIVALENT
 
 DEAD = 1e-12  # relative change in float64 that is rounding
@@ -17,21 +17,12 @@ SEEN = 80.0  # at least this with biases
 Results = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that must come out in a certain way. ``passed`` is None where it was not looked at."""
-
-    name: str
-    passed: bool | None
-    said: str
-
-
 def run_checks(found: Results) -> list[Check]:
     """The three controls."""
     return [_check_dead(found), _check_identity(found), _check_contrast(found)]
 
 
-def is_valid(made: list[Check]) -> bool | None:
+def is_valid(made: Sequence[Check]) -> bool | None:
     """Whether all passed; None if some were not run and none failed."""
     states = [check.passed for check in made]
     return False if False in states else None if None in states else True
@@ -73,32 +64,26 @@ def _check_contrast(found: Results) -> Check:
     )
 
 
-CONFIRMED = "CONFIRMED"
-CONDITION = "CONFIRMED WITH CONDITION"
-UNSUPPORTED = "NOT SUPPORTED HERE"
-FALSE = "FALSE AS STATED"
-OPEN = "NOT LOOKED AT"
-
 SMALL = 4  # channels up to which a net is called small
 _EXACT = 1e-6
 _BIG, _MODEST = 10.0, 2.0  # times
 
-Judgement = tuple[str, str]
-MISSING: Judgement = (OPEN, "The blocks that it needs were not run.")
+Judgement = tuple[Stamp, str]
+MISSING: Judgement = (Stamp.OPEN, "The blocks that it needs were not run.")
 
 
 def judge_update(found: Results, margin: float) -> Judgement:
     error = {row["optimiser"]: row["error"] for row in found["exact"]["update"]}
     others = [name for name in error if name != "SGD" and error[name] > _EXACT]
     if error["SGD"] > _EXACT:
-        return FALSE, f"Not even for plain SGD: the step is off by {error['SGD']:.1e}."
+        return Stamp.FALSE, f"Not even for plain SGD: the step is off by {error['SGD']:.1e}."
     if not others:
-        return CONFIRMED, "For every optimiser that was tried."
+        return Stamp.CONFIRMED, "For every optimiser that was tried."
     drift = ""
     if "drift" in found:
         adam = next((o for o in found["drift"]["optimisers"] if o["optimiser"] == "Adam"), None)
         drift = f" Adam even moves a bias that is dead, up to {adam['largest']:.2f} here." if adam else ""
-    return CONDITION, (
+    return Stamp.CONDITION, (
         "Exact for plain SGD, with the deltas summed over the batch and over every place of the image; not for "
         f"{' or '.join(others)}.{drift}"
     )
@@ -110,14 +95,17 @@ def judge_large(found: Results, margin: float) -> Judgement:
     common = set.intersection(*held) if held else set()
     widest = [max((c for c in _select_input(found, i)), key=lambda c: c["width"]) for i in sequences]
     if any(c["verdict"] == DIFFERENT for c in widest):
-        return FALSE, "Even the widest nets differ: " + "; ".join(_format_difference(c) for c in widest) + "."
+        return Stamp.FALSE, "Even the widest nets differ: " + "; ".join(_format_difference(c) for c in widest) + "."
     if not common:
-        return UNSUPPORTED, f"Not shown to be within \u00b1{margin:g} points even at the widest: more seeds are needed."
+        return (
+            Stamp.UNSUPPORTED,
+            f"Not shown to be within \u00b1{margin:g} points even at the widest: more seeds are needed.",
+        )
     so = f"Within \u00b1{margin:g} points from {min(common)} channels on, whatever the input's centring"
     level = _describe_level(found)
     if level is None:
-        return CONFIRMED, so + "."
-    return CONDITION, f"{so}; but only where the level of the input says nothing: {level}, at every width."
+        return Stamp.CONFIRMED, so + "."
+    return Stamp.CONDITION, f"{so}; but only where the level of the input says nothing: {level}, at every width."
 
 
 def _select_input(found: Results, kind: str) -> list[Any]:
@@ -148,26 +136,26 @@ def judge_first_layer(found: Results, margin: float) -> Judgement:
     spread = max(max(r.values()) / max(min(r.values()), 1e-6) for r in spans.values())
     said = "; ".join(f"{layer}: r = " + ", ".join(f"{v:.3f} {k}" for k, v in r.items()) for layer, r in spans.items())
     if spread >= _MODEST:
-        return CONFIRMED, f"What its inputs cannot imitate of a bias depends on their centring ({said})."
-    return UNSUPPORTED, f"On this data the centring changes little ({said})."
+        return Stamp.CONFIRMED, f"What its inputs cannot imitate of a bias depends on their centring ({said})."
+    return Stamp.UNSUPPORTED, f"On this data the centring changes little ({said})."
 
 
 def judge_small(found: Results, margin: float) -> Judgement:
     small = [c for c in found["widths"]["comparisons"] if c["width"] <= SMALL]
     if not small:
-        return OPEN, "No net was that small."
+        return Stamp.OPEN, "No net was that small."
     said = "; ".join(f"{_format_difference(c)} ({c['input']})" for c in small)
     if all(c["verdict"] == EQUIVALENT for c in small):
-        return FALSE, f"Small nets do as well without: {said}."
+        return Stamp.FALSE, f"Small nets do as well without: {said}."
     if any(c["verdict"] == DIFFERENT and c["mean"] < 0 for c in small):
-        return FALSE, f"A small net did better without: {said}."
+        return Stamp.FALSE, f"A small net did better without: {said}."
     better = [c for c in small if c["verdict"] == DIFFERENT]
     if better:
         where = "" if len(better) == len(small) else " in some cases"
-        return (CONFIRMED if not where else CONDITION), f"Biases help small nets{where}: {said}."
+        return (Stamp.CONFIRMED if not where else Stamp.CONDITION), f"Biases help small nets{where}: {said}."
     level = _describe_level(found)
     more = f" Where a level counts, {level}; but that holds for large nets as well." if level else ""
-    return UNSUPPORTED, f"On this data no difference is left after Holm's correction: {said}.{more}"
+    return Stamp.UNSUPPORTED, f"On this data no difference is left after Holm's correction: {said}.{more}"
 
 
 def judge_forget_gate(found: Results, margin: float) -> Judgement:
@@ -177,12 +165,15 @@ def judge_forget_gate(found: Results, margin: float) -> Judgement:
     counts = ", ".join(f"{arm['solved']}/{arm['n']} with {name}" for name, arm in arms.items())
     said = f"A lag of {found['recall']['lag']} was learned in {found['recall']['steps']} steps by {counts}"
     if not helps:
-        return UNSUPPORTED, f"{said}: too few to tell."
+        return Stamp.UNSUPPORTED, f"{said}: too few to tell."
     quick = [arms[n]["median_steps"] for n in helps if n != "1" and arms[n]["median_steps"] is not None]
     one = arms["1"]["median_steps"]
     if "1" not in helps or (quick and (one is None or min(quick) < one)):
-        return CONDITION, f"{said}. It is to be about ln(T \u2212 1) for a lag of T, not 1: larger ones were quicker."
-    return CONFIRMED, f"{said}."
+        return (
+            Stamp.CONDITION,
+            f"{said}. It is to be about ln(T \u2212 1) for a lag of T, not 1: larger ones were quicker.",
+        )
+    return Stamp.CONFIRMED, f"{said}."
 
 
 def judge_batch_norm(found: Results, margin: float) -> Judgement:
@@ -190,12 +181,12 @@ def judge_batch_norm(found: Results, margin: float) -> Judgement:
     dead = [r for r in rows if r["expected_dead"]]
     live = [r["followed_by"] for r in rows if r["change"] > 1e-9]
     if max(r["change"] for r in dead) > 1e-9:
-        return FALSE, "A bias before batch norm changed the output."
+        return Stamp.FALSE, "A bias before batch norm changed the output."
     trained = [c for c in found.get("norms", {}).get("comparisons", []) if c["norm"] in ("batch", "instance")]
     more = f" Trained nets differ by at most {max(abs(c['mean']) for c in trained):.2f} points." if trained else ""
     if not live:
-        return CONFIRMED, f"To rounding.{more}"
-    return CONDITION, (
+        return Stamp.CONFIRMED, f"To rounding.{more}"
+    return Stamp.CONDITION, (
         f"Exact, to rounding, in training and where the norm works per channel and follows directly.{more} Not before "
         + "; ".join(name for name in live if name != "nothing")
         + "."
@@ -210,8 +201,8 @@ def judge_function(found: Results, margin: float) -> Judgement:
     before, after = (net["methods"][m]["contrast"]["0.25"] for m in ("original", "sequential"))
     same = net["methods"]["sequential"]["agreement"]["mean"]
     if abs(before - after) < _MODEST:
-        return UNSUPPORTED, "Nets with biases and their imitations answer alike off the data, too."
-    return CONFIRMED, (
+        return Stamp.UNSUPPORTED, "Nets with biases and their imitations answer alike off the data, too."
+    return Stamp.CONFIRMED, (
         f"On the data {same:.1f} % of the answers agree; at a quarter of the contrast the net with biases is right in "
         f"{before:.1f} %, its imitation without in {after:.1f} %. Without biases f(ax) = a f(x)."
     )
@@ -220,15 +211,15 @@ def judge_function(found: Results, margin: float) -> Judgement:
 def judge_multiplier(found: Results, margin: float) -> Judgement:
     made = {k: m for k, m in found["widths"]["multiplier"].items() if m}
     if not made:
-        return OPEN, "Fewer than three widths were run."
+        return Stamp.OPEN, "Fewer than three widths were run."
     said = ", ".join(f"\u00d7{m['factor']:.2f} [{m['low']:.2f}, {m['high']:.2f}] ({k})" for k, m in made.items())
     level = _describe_level(found)
     never = f"; and where a level counts no number of channels is enough: {level}" if level else ""
     if all(m["low"] >= 2 for m in made.values()):
-        return CONFIRMED, f"Channels needed without biases: {said}."
+        return Stamp.CONFIRMED, f"Channels needed without biases: {said}."
     if any(m["high"] >= 2 for m in made.values()):
-        return UNSUPPORTED, f"Not decided: channels needed without biases: {said}{never}."
-    return UNSUPPORTED, f"Channels needed without biases: {said}{never}."
+        return Stamp.UNSUPPORTED, f"Not decided: channels needed without biases: {said}{never}."
+    return Stamp.UNSUPPORTED, f"Channels needed without biases: {said}{never}."
 
 
 def judge_channels(found: Results, margin: float) -> Judgement:
@@ -236,7 +227,7 @@ def judge_channels(found: Results, margin: float) -> Judgement:
     said = "; ".join(_format_difference(c) for c in deep)
     nets = [n for n in found.get("ablation", {}).get("nets", []) if n["norm"] == "batch"]
     if len(nets) < 2:
-        return OPEN, "Nets of several widths without their biases were not looked at."
+        return Stamp.OPEN, "Nets of several widths without their biases were not looked at."
     first, last = nets[0], nets[-1]
     lost = [n["methods"]["sequential"]["lost"]["mean"] for n in (first, last)]
     channels = (
@@ -245,10 +236,10 @@ def judge_channels(found: Results, margin: float) -> Judgement:
     )
     depth = f"At depth {deep[0]['depth']} a bias is worth {said}"
     if lost[0] < _MODEST * max(lost[1], margin):
-        return UNSUPPORTED, f"Channels hardly matter: {channels}. {depth}."
+        return Stamp.UNSUPPORTED, f"Channels hardly matter: {channels}. {depth}."
     if deep[-1]["verdict"] != EQUIVALENT:
-        return UNSUPPORTED, f"Channels matter: {channels}. Depth was not decided: {depth[0].lower()}{depth[1:]}."
-    return CONDITION, f"Channels matter: {channels}{_describe_falls(found)}. {depth}: no sign that it matters."
+        return Stamp.UNSUPPORTED, f"Channels matter: {channels}. Depth was not decided: {depth[0].lower()}{depth[1:]}."
+    return Stamp.CONDITION, f"Channels matter: {channels}{_describe_falls(found)}. {depth}: no sign that it matters."
 
 
 def _describe_falls(found: Results) -> str:
@@ -263,18 +254,18 @@ def judge_capacity(found: Results, margin: float) -> Judgement:
     kept = [g for g in gains if g["weight_decay"] > 0]
     free = [g for g in gains if g["weight_decay"] == 0]
     if not kept:
-        return OPEN, "Nothing was trained with weight decay."
+        return Stamp.OPEN, "Nothing was trained with weight decay."
     worst, loose = (min((g["low"] for g in some), default=0.0) for some in (kept, free))
     said = "; ".join(
         f"{_format_difference(g)} (\u00d7{g['times']:g}, weight decay {g['weight_decay']:g})" for g in gains
     )
     if worst >= -margin and loose >= -margin:
-        return CONFIRMED, f"It did not hurt, with weight decay or without: {said}."
+        return Stamp.CONFIRMED, f"It did not hurt, with weight decay or without: {said}."
     if worst >= -margin:
-        return CONFIRMED, f"It did not hurt with weight decay: {said}."
+        return Stamp.CONFIRMED, f"It did not hurt with weight decay: {said}."
     if any(g["verdict"] == DIFFERENT and g["mean"] < 0 for g in kept):
-        return FALSE, f"It hurt: {said}."
-    return UNSUPPORTED, f"Not decided: {said}."
+        return Stamp.FALSE, f"It hurt: {said}."
+    return Stamp.UNSUPPORTED, f"Not decided: {said}."
 
 
 def judge_constant(found: Results, margin: float) -> Judgement:
@@ -282,32 +273,21 @@ def judge_constant(found: Results, margin: float) -> Judgement:
     inside = max(r["inside"] for r in rows)
     border = max(r["border"] for r in rows)
     if inside > _EXACT:
-        return FALSE, f"The two differ by {inside:.1e}."
+        return Stamp.FALSE, f"The two differ by {inside:.1e}."
     if border <= _EXACT:
-        return CONFIRMED, "Exact everywhere."
-    return CONDITION, (
+        return Stamp.CONFIRMED, "Exact everywhere."
+    return Stamp.CONDITION, (
         "Exact without padding, and at the centre of the kernel. At borders padded with zeros the constant is zero as "
         f"well: a weight spread over the kernel loses its share there (by {border:.2g} here)."
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What was claimed, what became of it, why, and which blocks say so."""
-
-    id: str
-    said: str
-    verdict: str
-    because: str
-    blocks: tuple[str, ...]
 
 
 def judge_claims(found: Results, margin: float) -> list[Claim]:
     """A verdict on every claim."""
     made = []
     for key, said, blocks, judge in _CLAIMS:
-        verdict, because = judge(found, margin) if all(b in found for b in blocks[:1]) else MISSING
-        made.append(Claim(key, said, verdict, because, blocks))
+        stamp, because = judge(found, margin) if all(b in found for b in blocks[:1]) else MISSING
+        made.append(Claim(key, said, stamp, because, blocks))
     return made
 
 

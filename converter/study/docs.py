@@ -8,41 +8,26 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from converter.report.content.document import run_of
 from converter.report.content.study import QUESTION, study_report
 from converter.report.content.study_figures import draw_figures
 from converter.report.docs import ROOT, fill
 from converter.report.render.markdown import render_markdown
+from converter.report.serialize import study_of
 
 PAGE, FOLDER = Path("docs/study.md"), Path("docs/study")
-_INFINITE = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file and what it should hold."""
-    document = read(root / FOLDER / "report.json")
-    whole = render_markdown(study_report(document, run_of(document), FOLDER.name))
+    document = json.loads((root / FOLDER / "report.json").read_text(encoding="utf-8"))
+    result = study_of(document)
+    whole = render_markdown(study_report(result, run_of(document), FOLDER.name))
     body = f"## {QUESTION}\n{whole.partition(chr(10))[2]}"
     page = fill((root / PAGE).read_text(encoding="utf-8"), "result", body)
-    drawn = {root / FOLDER / f"{name}.svg": figure.render_file() for name, figure in draw_figures(document).items()}
+    drawn = {root / FOLDER / f"{name}.svg": figure.render_file() for name, figure in draw_figures(result).items()}
     return {root / PAGE: page} | drawn
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A document, with its infinities as numbers again."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found["results"] = _numbers(found["results"])
-    return found
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _numbers(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_numbers(v) for v in value]
-    return _INFINITE.get(value, value) if isinstance(value, str) else value
 
 
 def main(argv: list[str]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from converter.records.study import Stamp
 from converter.study import claims
 from converter.study.results import compare_arms, summarize_blocks
 from tests.study import made
@@ -101,45 +102,45 @@ def drift() -> list[dict]:
 
 
 CASES = [
-    ("1", exact() + drift(), claims.CONDITION),
-    ("1", exact(adam=0.0), claims.CONFIRMED),
-    ("1", exact(sgd=0.1), claims.FALSE),
-    ("2", widths(SAME) + contrast(), claims.CONDITION),
-    ("2", widths(SAME), claims.CONFIRMED),
-    ("2", widths(SAME | {16: 3.0}), claims.FALSE),
-    ("2", widths(SAME, spread=4.0), claims.UNSUPPORTED),
-    ("3", exact(r={"raw": 0.3, "centred": 0.9}), claims.CONFIRMED),
-    ("3", exact(), claims.UNSUPPORTED),
-    ("4", widths(SAME), claims.FALSE),
-    ("4", widths(SAME | {2: 3.0, 4: 3.0}), claims.CONFIRMED),
-    ("4", widths(SAME | {2: 3.0}), claims.CONDITION),
-    ("4", widths(SAME | {2: -3.0}), claims.FALSE),
-    ("4", widths(SAME, spread=4.0) + contrast(), claims.UNSUPPORTED),
-    ("5", recall({"1": 8, "2": 8, "chrono": 8}, {"2": 25}), claims.CONDITION),
-    ("5", recall({"1": 8, "2": 8, "chrono": 8}), claims.CONFIRMED),
-    ("5", recall({"2": 8}), claims.CONDITION),
-    ("5", recall({"0": 4, "1": 5}), claims.UNSUPPORTED),
-    ("6", exact(), claims.CONDITION),
-    ("6", exact(live=False), claims.CONFIRMED),
-    ("6", exact(dead=0.1), claims.FALSE),
-    ("7a", ablation({4: 9.0, 64: 0.1}), claims.CONFIRMED),
-    ("7a", ablation({4: 9.0}, after=10.0), claims.UNSUPPORTED),
-    ("7b", widths(SAME) + contrast(), claims.UNSUPPORTED),
-    ("7c", depth(0.1) + ablation({4: 9.0, 64: 0.1}), claims.CONDITION),
-    ("7c", depth(4.0) + ablation({4: 9.0, 64: 0.1}), claims.UNSUPPORTED),
-    ("7c", depth(0.1) + ablation({4: 0.1, 64: 0.1}), claims.UNSUPPORTED),
-    ("8", capacity(0.5), claims.CONFIRMED),
-    ("8", capacity(-3.0), claims.FALSE),
-    ("9", exact(), claims.CONDITION),
-    ("9", exact(border=0.0), claims.CONFIRMED),
-    ("9", exact(inside=0.1), claims.FALSE),
+    ("1", exact() + drift(), Stamp.CONDITION),
+    ("1", exact(adam=0.0), Stamp.CONFIRMED),
+    ("1", exact(sgd=0.1), Stamp.FALSE),
+    ("2", widths(SAME) + contrast(), Stamp.CONDITION),
+    ("2", widths(SAME), Stamp.CONFIRMED),
+    ("2", widths(SAME | {16: 3.0}), Stamp.FALSE),
+    ("2", widths(SAME, spread=4.0), Stamp.UNSUPPORTED),
+    ("3", exact(r={"raw": 0.3, "centred": 0.9}), Stamp.CONFIRMED),
+    ("3", exact(), Stamp.UNSUPPORTED),
+    ("4", widths(SAME), Stamp.FALSE),
+    ("4", widths(SAME | {2: 3.0, 4: 3.0}), Stamp.CONFIRMED),
+    ("4", widths(SAME | {2: 3.0}), Stamp.CONDITION),
+    ("4", widths(SAME | {2: -3.0}), Stamp.FALSE),
+    ("4", widths(SAME, spread=4.0) + contrast(), Stamp.UNSUPPORTED),
+    ("5", recall({"1": 8, "2": 8, "chrono": 8}, {"2": 25}), Stamp.CONDITION),
+    ("5", recall({"1": 8, "2": 8, "chrono": 8}), Stamp.CONFIRMED),
+    ("5", recall({"2": 8}), Stamp.CONDITION),
+    ("5", recall({"0": 4, "1": 5}), Stamp.UNSUPPORTED),
+    ("6", exact(), Stamp.CONDITION),
+    ("6", exact(live=False), Stamp.CONFIRMED),
+    ("6", exact(dead=0.1), Stamp.FALSE),
+    ("7a", ablation({4: 9.0, 64: 0.1}), Stamp.CONFIRMED),
+    ("7a", ablation({4: 9.0}, after=10.0), Stamp.UNSUPPORTED),
+    ("7b", widths(SAME) + contrast(), Stamp.UNSUPPORTED),
+    ("7c", depth(0.1) + ablation({4: 9.0, 64: 0.1}), Stamp.CONDITION),
+    ("7c", depth(4.0) + ablation({4: 9.0, 64: 0.1}), Stamp.UNSUPPORTED),
+    ("7c", depth(0.1) + ablation({4: 0.1, 64: 0.1}), Stamp.UNSUPPORTED),
+    ("8", capacity(0.5), Stamp.CONFIRMED),
+    ("8", capacity(-3.0), Stamp.FALSE),
+    ("9", exact(), Stamp.CONDITION),
+    ("9", exact(border=0.0), Stamp.CONFIRMED),
+    ("9", exact(inside=0.1), Stamp.FALSE),
 ]
 
 
 @pytest.mark.parametrize(("key", "rows", "verdict"), CASES, ids=[f"{k}-{s}-{n}" for n, (k, _, s) in enumerate(CASES)])
 def test_verdicts(key: str, rows: list[dict], verdict: str) -> None:
     made_ = {claim.id: claim for claim in claims.judge_claims(summarize_blocks(rows, 0.5, 1.0), 0.5)}
-    assert made_[key].verdict == verdict, made_[key].because
+    assert made_[key].stamp == verdict, made_[key].because
 
 
 def test_two_to_four_times_is_confirmed_where_it_is_so() -> None:
@@ -148,11 +149,11 @@ def test_two_to_four_times_is_confirmed_where_it_is_so() -> None:
         a, b = (100 - 60 / (w * f) + np.linspace(-0.2, 0.2, 6) for f in (3.0, 1.0))
         rows += made.model_rows("widths", {"all": a, "head": b}, width=w)
     found = {claim.id: claim for claim in claims.judge_claims(summarize_blocks(rows, 0.5, 1.0), 0.5)}
-    assert found["7b"].verdict == claims.CONFIRMED
+    assert found["7b"].stamp == Stamp.CONFIRMED
 
 
 def test_what_was_not_run_was_not_looked_at() -> None:
-    assert {claim.verdict for claim in claims.judge_claims({}, 0.5)} == {claims.OPEN}
+    assert {claim.stamp for claim in claims.judge_claims({}, 0.5)} == {Stamp.OPEN}
 
 
 GOOD = (

@@ -17,7 +17,9 @@ from converter.commands.study import StudyResult
 from converter.errors import BiasoptError
 from converter.report import save
 from converter.report.content.study_figures import draw_figures
+from converter.report.serialize import study_of
 from converter.study import data, plan, run
+from converter.study.answer import summarize_study
 from converter.study.plan import StudyScope
 from tests.study import made
 from tests.study.test_claims import GOOD, ablation, capacity, depth, drift, recall, widths
@@ -29,7 +31,7 @@ FOUND = (*GOOD, *widths({2: 3.0, 4: 0.0, 8: 0.0, 16: 0.0}), *recall({"1": 7, "2"
 def document(rows: tuple[dict, ...] = FOUND, left: tuple[str, ...] = ()) -> dict:
     facts = run._describe_run(run.RunOptions(), made.few_images())
     done = run.StudyRun(tuple(rows), 20, left, 0, 61.0, 120.0, facts)
-    return StudyResult(done, 0.5, False).document(["study", "--report", "x"])
+    return summarize_study(done, 0.5, StudyResult, quick=False).document(["study", "--report", "x"])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def test_page(said: dict) -> None:
 
 def test_figures_are_files_that_hold_their_styles(said: dict, tmp_path: Path) -> None:
     save.save_reports(said, tmp_path, ["md"])
-    save.save_drawings({name: figure.render_file() for name, figure in draw_figures(said).items()}, tmp_path)
+    save.save_drawings({name: figure.render_file() for name, figure in draw_figures(study_of(said)).items()}, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     names = [path.name for path in (tmp_path / "figures").iterdir()]
     assert {"accuracy-raw.svg", "differences.svg", "multiplier.svg", "removal.svg", "recall.svg"} <= set(names)

@@ -10,7 +10,7 @@ from converter.report.content import Run
 from converter.report.content.bench import bench_report
 from converter.report.content.fold import fold_report
 from converter.report.content.verify import verify_report
-from converter.report.serialize import ablate_of, fold_of, latency_of, parity_of
+from converter.report.serialize import ablate_of, fold_of, latency_of, parity_of, study_of
 
 
 def report_of(document: Mapping[str, Any]) -> Report:
@@ -23,7 +23,7 @@ def report_of(document: Mapping[str, Any]) -> Report:
     if document["schema"].startswith("biasopt.study/"):
         from converter.report.content.study import study_report
 
-        return study_report(document, run)
+        return study_report(study_of(document), run)
     parity, latency = parity_of(document), latency_of(document)
     if "counts" in document:
         removal = (document.get("removal") or {}).get("said", ())

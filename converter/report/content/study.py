@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from converter.records import Verdict
+from converter.records.study import Claim, Stamp, StudyResult
 from converter.report.blocks import (
     Block,
     Chart,
@@ -32,17 +32,16 @@ from converter.report.content import Run
 from converter.report.content.study_figures import draw_figures
 from converter.report.content.study_tables import TITLES, Grid, format_percent, format_span, tabulate
 from converter.report.figures import Figure
-from converter.study import claims
-from converter.study.document import format_points
+from converter.study.answer import format_points
 
 FIGURES = "figures"  # the folder beside a Markdown report
 QUESTION = "Does bias in the convolutional layer make a difference?"
 _CLAIM_STYLES = {
-    claims.CONFIRMED: Style.PASS,
-    claims.CONDITION: Style.PASS,
-    claims.UNSUPPORTED: Style.OPEN,
-    claims.FALSE: Style.FAIL,
-    claims.OPEN: Style.SKIP,
+    Stamp.CONFIRMED: Style.PASS,
+    Stamp.CONDITION: Style.PASS,
+    Stamp.UNSUPPORTED: Style.OPEN,
+    Stamp.FALSE: Style.FAIL,
+    Stamp.OPEN: Style.SKIP,
 }
 _CONTROLS = {
     True: Span("passed", Style.PASS),
@@ -51,58 +50,56 @@ _CONTROLS = {
 }
 _COLOURS = {"a": "a", "b": "b", "warm": "open", "good": "pass", "bad": "fail"}  # of a figure, on the page
 
-Found = Mapping[str, Any]
 
-
-def study_report(document: Found, run: Run, figures: str = FIGURES) -> Report:
+def study_report(result: StudyResult, run: Run, figures: str = FIGURES) -> Report:
     """What a study found; Markdown shows the drawings that lie in the folder ``figures``, none if it is empty."""
-    verdict = document["verdict"]
-    parts = list(_parts(document, figures))
+    verdict = result.verdict
+    parts = list(_parts(result, figures))
     return Report(
         command="study",
-        name=document["facts"]["dataset"],
-        status=_status(document),
-        headline=verdict["sentence"],
-        lede=verdict["more"],
-        claims=[("Controls", _count_controls(document))],
-        warnings=document["warnings"],
+        name=result.facts["dataset"],
+        status=_status(result),
+        headline=verdict.sentence,
+        lede=verdict.more,
+        claims=[("Controls", _count_controls(result))],
+        warnings=result.warnings,
         version=run.version,
         schema=run.schema,
         sections=(
-            Section("", (Paragraph((strong(verdict["sentence"]),)), Paragraph(verdict["more"])), media=~Medium.PAGE),
-            Section("", (Warnings(document["warnings"]),), media=~Medium.PAGE),
-            _brief(document),
-            _claims_section(document, parts),
-            _controls_section(document),
+            Section("", (Paragraph((strong(verdict.sentence),)), Paragraph(verdict.more)), media=~Medium.PAGE),
+            Section("", (Warnings(result.warnings),), media=~Medium.PAGE),
+            _brief(result),
+            _claims_section(result, parts),
+            _controls_section(result),
             *(section for _, section in parts),
             Section(
                 "What this does not show",
-                (ListBlock(document["limits"]),),
+                (ListBlock(result.limits),),
                 about="So that nobody reads more into it.",
                 id="limits",
                 media=Medium.FILES,
             ),
-            _again(document, run),
-            Section("", (Paragraph(describe_cost(document), small=True),), media=~Medium.PAGE),
+            _again(result, run),
+            Section("", (Paragraph(describe_cost(result), small=True),), media=~Medium.PAGE),
         ),
     )
 
 
-def _status(document: Found) -> Verdict:
+def _status(result: StudyResult) -> Verdict:
     """A failure if the run is invalid, a pass if there is an answer."""
-    if document["valid"] is False:
+    if result.valid is False:
         return Verdict.FAIL
-    return Verdict.PASS if document["verdict"]["answered"] else Verdict.INCONCLUSIVE
+    return Verdict.PASS if result.verdict.answered else Verdict.INCONCLUSIVE
 
 
-def _count_controls(document: Found) -> str:
-    states = [check["passed"] for check in document["checks"]]
+def _count_controls(result: StudyResult) -> str:
+    states = [check.passed for check in result.checks]
     return f"{states.count(True)} of {len(states)} passed"
 
 
-def _brief(document: Found) -> Section:
+def _brief(result: StudyResult) -> Section:
     """The main comparison, for a screen."""
-    found = document["results"].get("widths")
+    found = result.results.get("widths")
     rows = [
         (
             c["input"],
@@ -122,16 +119,16 @@ def _brief(document: Found) -> Section:
     return Section(title, (Table(columns, rows),), media=Medium.SCREEN)
 
 
-def _claims_section(document: Found, parts: Sequence[tuple[str, Section]]) -> Section:
+def _claims_section(result: StudyResult, parts: Sequence[tuple[str, Section]]) -> Section:
     rows = [
         (
-            claim["id"],
-            claim["said"],
-            Span(claim["stamp"], _CLAIM_STYLES[claim["stamp"]]),
-            claim["because"],
+            claim.id,
+            claim.said,
+            Span(claim.stamp, _CLAIM_STYLES[claim.stamp]),
+            claim.because,
             seen,
         )
-        for claim in document["claims"]
+        for claim in result.claims
         for seen in ["; ".join(section.title for section in _places(claim, parts))]
     ]
     below = Medium.SCREEN | Medium.PAGE
@@ -151,16 +148,16 @@ def _claims_section(document: Found, parts: Sequence[tuple[str, Section]]) -> Se
     )
 
 
-def _controls_section(document: Found) -> Section:
-    rows = [(_CONTROLS[check["passed"]], check["name"], check["said"]) for check in document["checks"]]
+def _controls_section(result: StudyResult) -> Section:
+    rows = [(_CONTROLS[check.passed], check.name, check.said) for check in result.checks]
     columns = (Column(), Column("control"), Column("found"))
     about = "Without which nothing else counts."
     return Section("Controls", (Table(columns, rows, headless=Medium.SCREEN),), about=about, id="controls")
 
 
-def _parts(document: Found, folder: str) -> Iterator[tuple[str, Section]]:
+def _parts(result: StudyResult, folder: str) -> Iterator[tuple[str, Section]]:
     """The parts for which there are results, by name: what each asks, and which pictures and tables answer it."""
-    drawn, grids = draw_figures(document), tabulate(document["results"])
+    drawn, grids = draw_figures(result), tabulate(result.results)
     for key, title, lead, pictures, tables in _ORDER:
         blocks: list[Block] = []
         for figure in (drawn[name] for name in pictures if name in drawn):
@@ -179,9 +176,9 @@ def _show(figure: Figure, folder: str) -> Iterator[Block]:
         yield Picture(f"{folder}/{figure.name}.svg", figure.title, figure.caption)
 
 
-def _places(claim: Found, parts: Sequence[tuple[str, Section]]) -> list[Section]:
+def _places(claim: Claim, parts: Sequence[tuple[str, Section]]) -> list[Section]:
     """The parts that a claim's verdict is read from."""
-    wanted: Sequence[str] = _SEEN_IN.get(claim["id"]) or claim["blocks"]
+    wanted: Sequence[str] = _SEEN_IN.get(claim.id) or claim.blocks
     return [section for key, section in parts if key in wanted]
 
 
@@ -189,23 +186,23 @@ def _name_places(sections: Sequence[Section]) -> str:
     return f"See: {'; '.join(section.title for section in sections)}" if sections else ""
 
 
-def describe_cost(document: Found) -> str:
+def describe_cost(result: StudyResult) -> str:
     """How many models, on what, in which time."""
-    run, facts = document["run"], document["facts"]
-    minutes, cpu = run["seconds"] / 60, run["cpu_seconds"] / 60
+    run, facts = result.run, result.facts
+    minutes, cpu = run.seconds / 60, run.cpu_seconds / 60
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return (
-        f"{run['models']:,} models, {minutes:.1f} minutes on the clock, {cpu:.1f} of processor time; "
+        f"{run.models:,} models, {minutes:.1f} minutes on the clock, {cpu:.1f} of processor time; "
         f"seed {facts['seed']}; {versions}"
     )
 
 
-def _again(document: Found, run: Run) -> Section:
-    facts = document["facts"]
+def _again(result: StudyResult, run: Run) -> Section:
+    facts = result.facts
     split = f"{facts['train']} to train on, {facts['test']} to test on per seed"
     data: Words = (f"{facts['dataset']}, {facts['images']:,} images; {split} ", quiet(f"sha256 {facts['digest']}"))
     rows: list[tuple[str, Words]] = [
-        ("run", describe_cost(document)),
+        ("run", describe_cost(result)),
         ("data", data),
         ("machine", f"{facts['machine']['os']}, {facts['device']}"),
     ]

@@ -1,4 +1,4 @@
-"""The pictures of a study, made from its document: what biases are worth by width, and why."""
+"""The pictures of a study, made from its results: what biases are worth by width, and why."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from converter.records.study import StudyResult
 from converter.report import charts
 from converter.report.charts import Scale
 from converter.report.figures import MINUS, Entry, Figure, Series, across, bars, foot, forest, lines
@@ -16,9 +17,9 @@ VERDICTS = (("bar good", "equivalent"), ("bar bad", "different"), ("bar a", "und
 _TALL = 210.0
 
 
-def draw_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
+def draw_figures(result: StudyResult) -> dict[str, Figure]:
     """Every picture for which there are results, by name."""
-    found, margin = document["results"], document["margin"]
+    found, margin = result.results, result.margin
     made: list[Figure | None] = []
     if "widths" in found:
         made += [draw_accuracy(found["widths"], kind) for kind in found["widths"]["sequence"]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converter.report.figures import MINUS
-from converter.study.document import format_points
+from converter.study.answer import format_points
 
 Found = Mapping[str, Any]
 

@@ -1,82 +1,55 @@
-"""``biasopt.study/1``: all that a study found, as JSON values; every other form of the report is made of it."""
+"""What the rows of a study say: the answer with its conditions, warnings and limits, in sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from converter.report import documents
+from converter.records.study import Answer, Check, StudyCost, StudyResult
 from converter.study import claims
 from converter.study.results import DIFFERENT, EQUIVALENT, add_parameters, summarize_blocks
 
-SCHEMA = "biasopt.study/1"
+if TYPE_CHECKING:
+    from converter.study.run import StudyRun  # which needs torch
+
+Result = TypeVar("Result", bound=StudyResult)
 MINUS = "\u2212"
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What the document says of the run itself."""
-
-    rows: Sequence[Mapping[str, Any]]
-    facts: Mapping[str, Any]
-    planned: int
-    left_out: Sequence[str]
-    resumed: int
-    seconds: float
-    cpu_seconds: float
-    quick: bool
-
-
-def study_document(ran: Ran, margin: float, *, argv: Sequence[str], version: str) -> dict[str, Any]:
-    """The document.
+def summarize_study(done: StudyRun, margin: float, record: type[Result], /, *, quick: bool) -> Result:
+    """What the rows say, as a ``record``.
 
     Parameters
     ----------
     margin : float
         Percentage points that count as no difference.
     """
-    share = ran.facts["test"] / ran.facts["train"]
-    found = summarize_blocks(ran.rows, margin, share)
+    share = done.facts["test"] / done.facts["train"]
+    found = summarize_blocks(done.rows, margin, share)
     if "widths" in found:
-        add_parameters(found["widths"], ran.facts["shape"], ran.facts["classes"])
-    made = claims.run_checks(found)
-    valid = claims.is_valid(made)
-    return {
-        "schema": SCHEMA,
-        "tool": documents.tool(argv, version),
-        "exit_code": 1 if valid is False else 0,
-        "verdict": write_verdict(found, made, ran.facts["dataset"], margin),
-        "valid": valid,
-        "checks": [asdict(check) for check in made],
-        "warnings": _list_warnings(ran, made),
-        "claims": [_claim_json(claim) for claim in claims.judge_claims(found, margin)],
-        "margin": margin,
-        "results": found,
-        "limits": list_limits(ran, found),
-        "facts": dict(ran.facts),
-        "run": {
-            "jobs": ran.planned,
-            "left_out": list(ran.left_out),
-            "resumed": ran.resumed,
-            "seconds": round(ran.seconds, 1),
-            "cpu_seconds": round(ran.cpu_seconds, 1),
-            "models": sum(row["block"] != "exact" for row in ran.rows),
-            "quick": ran.quick,
-        },
-        "rows": [{k: _shorten(v) for k, v in row.items() if k not in ("job", "of")} for row in ran.rows],
-        "repro": documents.repro(argv),
-    }
-
-
-def _claim_json(claim: claims.Claim) -> dict[str, Any]:
-    return {
-        "id": claim.id,
-        "said": claim.said,
-        "stamp": claim.verdict,
-        "because": claim.because,
-        "blocks": list(claim.blocks),
-    }
+        add_parameters(found["widths"], done.facts["shape"], done.facts["classes"])
+    checks = claims.run_checks(found)
+    return record(
+        verdict=write_verdict(found, checks, done.facts["dataset"], margin),
+        valid=claims.is_valid(checks),
+        checks=tuple(checks),
+        warnings=tuple(_list_warnings(done, checks, quick=quick)),
+        claims=tuple(claims.judge_claims(found, margin)),
+        margin=margin,
+        results=found,
+        limits=tuple(list_limits(done.facts, found)),
+        facts=dict(done.facts),
+        run=StudyCost(
+            jobs=done.planned,
+            left_out=tuple(done.left_out),
+            resumed=done.resumed,
+            seconds=round(done.seconds, 1),
+            cpu_seconds=round(done.cpu_seconds, 1),
+            models=sum(row["block"] != "exact" for row in done.rows),
+            quick=quick,
+        ),
+        rows=tuple({k: _shorten(v) for k, v in row.items() if k not in ("job", "of")} for row in done.rows),
+    )
 
 
 def _shorten(value: Any) -> Any:
@@ -88,32 +61,33 @@ def _shorten(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def write_verdict(found: Mapping[str, Any], made: list[claims.Check], dataset: str, margin: float) -> dict[str, Any]:
+def write_verdict(found: Mapping[str, Any], made: Sequence[Check], dataset: str, margin: float) -> Answer:
     """The answer in a sentence, its conditions, and whether it is an answer."""
     failed = [check for check in made if check.passed is False]
     if failed:
         said = "; ".join(f"{check.name}: {check.said}" for check in failed)
         more = f"What is certain did not show. {said}."
-        return {"answered": False, "sentence": "This run is invalid: a control failed.", "more": more}
+        return Answer(False, "This run is invalid: a control failed.", more)
     if "widths" not in found:
         more = "The claims below say what was looked at."
-        return {"answered": False, "sentence": "The main comparison was not run.", "more": more}
-    return _write_answer(found, dataset, margin) | {"more": _write_conditions(found, margin)}
+        return Answer(False, "The main comparison was not run.", more)
+    answered, sentence = _write_sentence(found, dataset, margin)
+    return Answer(answered, sentence, _write_conditions(found, margin))
 
 
-def _write_answer(found: Mapping[str, Any], dataset: str, margin: float) -> dict[str, Any]:
+def _write_sentence(found: Mapping[str, Any], dataset: str, margin: float) -> tuple[bool, str]:
     compared = found["widths"]["comparisons"]
     common = set.intersection(*(set(s["equivalent"]) for s in found["widths"]["sequence"].values()))
     widest = max(c["width"] for c in compared)
     if any(c["verdict"] == DIFFERENT for c in compared if c["width"] == widest):
         said = f"On {dataset}, biases in the convolutions make a difference, even in the widest nets."
-        return {"answered": True, "sentence": said}
+        return True, said
     if common:
         so = f"from {min(common)} channels on" if min(common) < widest else f"at {widest} channels"
         said = f"On {dataset}, biases in the convolutions change accuracy by less than {margin:g} points {so}."
-        return {"answered": True, "sentence": said}
+        return True, said
     said = f"On {dataset}, these seeds cannot tell whether biases in the convolutions make a difference."
-    return {"answered": False, "sentence": said}
+    return False, said
 
 
 def _write_conditions(found: Mapping[str, Any], margin: float) -> str:
@@ -159,21 +133,20 @@ def _join_numbers(widths: Sequence[int]) -> str:
     return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
 
 
-def _list_warnings(ran: Ran, made: list[claims.Check]) -> list[str]:
+def _list_warnings(done: StudyRun, made: Sequence[Check], *, quick: bool) -> list[str]:
     found = [f"Control not run: {check.name}." for check in made if check.passed is None]
-    if ran.left_out:
+    if done.left_out:
         found.append(
-            f"{len(ran.left_out)} of {ran.planned} jobs did not fit into the time; --out DIR keeps rows, so that "
+            f"{len(done.left_out)} of {done.planned} jobs did not fit into the time; --out DIR keeps rows, so that "
             "another run goes on with them."
         )
-    if ran.quick:
+    if quick:
         found.append("A quick run: few widths, few seeds, some claims not looked at.")
     return found
 
 
-def list_limits(ran: Ran, found: Mapping[str, Any]) -> list[str]:
+def list_limits(facts: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """What this does not show."""
-    facts = ran.facts
     c, h, w = facts["shape"]
     said = [
         (
