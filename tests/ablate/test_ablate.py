@@ -13,7 +13,7 @@ import pytest
 from converter.ablate import statistics
 from converter.commands.ablate import score_biases as ablate
 from converter.errors import BiasoptError, DataError, ModelError, RuntimeUnavailable
-from converter.report import save
+from converter.report import save, serialize
 from converter.report.content import ablate as ablate_content
 from converter.report.serialize import ablate_of, dumps
 from models import zoo
@@ -141,6 +141,13 @@ def test_memory_changes_how_but_not_what() -> None:
         assert bias["r"] == pytest.approx(small[node]["r"])
         assert bias["ratio"] == pytest.approx(small[node]["ratio"])
         assert bias["effect"]["relative_error"] == pytest.approx(small[node]["effect"]["relative_error"])
+
+
+def test_the_document_holds_the_record_by_its_schema() -> None:
+    found = ablate(chain(), inputs={"x": images(48)}, probe=["noise"])
+    document = json.loads(dumps(found.document()))
+    serialize.convert(document, serialize.AblateDocument)
+    assert vars(serialize.ablate_of(document)) == vars(found)
 
 
 def test_where_time_runs_out_it_is_said() -> None:

@@ -15,7 +15,7 @@ import pytest
 import cli
 from converter.commands.study import StudyResult
 from converter.errors import BiasoptError
-from converter.report import save
+from converter.report import save, serialize
 from converter.report.content.study_figures import draw_figures
 from converter.report.serialize import study_of
 from converter.study import data, plan, run
@@ -50,6 +50,12 @@ def test_document(said: dict) -> None:
     assert len(said["rows"]) == len(FOUND)
     assert said["repro"]["cmd"] == "biasopt study --report x"
     assert json.loads(save.render_document(said, "json"))["claims"] == said["claims"]
+
+
+def test_the_document_holds_the_record_by_its_schema(said: dict) -> None:
+    document = json.loads(serialize.dumps(said))
+    serialize.convert(document, serialize.StudyDocument)
+    assert serialize.encode(study_of(document)).items() <= document.items()
 
 
 def test_a_failed_control_comes_first_and_is_exit_1() -> None:
