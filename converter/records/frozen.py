@@ -1,4 +1,4 @@
-"""``dataclass`` for frozen records, in a third of the time: of its methods only ``__init__`` is compiled.
+"""``dataclass`` for frozen records, in about half of the time: of its methods only ``__init__`` is compiled.
 
 The standard library's compiles six methods for each class, which with all the records and blocks of a command was a
 tenth of what a small fold takes. To type checkers it *is* the standard library's.
