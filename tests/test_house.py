@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "converter"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST_FILES, MOST_LINES, MOST_SHORT = 20, 580, 20  # in a folder; in a file; files of under 40 lines
+MOST_FILES, MOST_LINES, MOST_SHORT = 20, 600, 20  # in a folder; in a file; files of under 40 lines
 
 # A function is a verb. These were names of functions once, and say nothing of what a function does.
 NO_VERBS = """
