@@ -27,6 +27,7 @@ class Row:
     norms: int = 0
     opset: int = 17
     out: str = "4,?,?"
+    stays: bool = False  # the norm, by leaving the fold out that would take it back through what lies between
 
     def build(self) -> onnx.ModelProto:
         """The model: `c` is the convolution whose bias is asked after."""
@@ -48,8 +49,9 @@ def _to_bn(
 ) -> Row:
     out = constants.pop("out", "4,?,?")
     opset = constants.pop("opset", 17)
+    stays = constants.pop("stays", False)
     body = f"{CONV} {between} {NORM.format(last)}"
-    return Row(name, body, {**BN4, **constants}, gone, kept, norms, opset, out)
+    return Row(name, body, {**BN4, **constants}, gone, kept, norms, opset, out, stays)
 
 
 # What training would call dead: here the batch norm folds into the convolution, or something takes the bias over.
@@ -61,10 +63,10 @@ ABSORBED = [
         {**BN4, "ng": np.ones(4), "nb": np.zeros(4)},
         kept="c",
     ),
-    _to_bn("max pool", "p = MaxPool<kernel_shape=[2,2]>(c)", "p"),
-    _to_bn("padded max pool", "p = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1], strides=[2,2]>(c)", "p"),
-    _to_bn("average pool", "p = AveragePool<kernel_shape=[2,2]>(c)", "p"),
-    _to_bn("padded average pool", "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(c)", "p"),
+    _to_bn("max pool", "p = MaxPool<kernel_shape=[2,2]>(c)", "p", stays=True),
+    _to_bn("padded max pool", "p = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1], strides=[2,2]>(c)", "p", stays=True),
+    _to_bn("average pool", "p = AveragePool<kernel_shape=[2,2]>(c)", "p", stays=True),
+    _to_bn("padded average pool", "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(c)", "p", stays=True),
     _to_bn("linear upsampling", 'p = Resize<mode="linear">(c, , f)', "p", f=np.float32([1, 1, 2, 2])),
     _to_bn("nearest upsampling", 'p = Resize<mode="nearest">(c, , f)', "p", f=np.float32([1, 1, 2, 2])),
     _to_bn("pointwise conv", "p = Conv(c, V)", "p", norms=0, V=(4, 4, 1, 1)),
@@ -197,6 +199,7 @@ LIVE = [
         "p",
         gone="",
         kept="c",
+        stays=True,
         W=(16, 3, 3, 3),
         b=(16,),
     ),
@@ -244,6 +247,7 @@ SPECIAL = [
         {**BN4, "W": (16, 3, 3, 3), "b": np.repeat([0.7, -1.1, 0.2, 1.0], 4)},
         "c",
         norms=1,
+        stays=True,
     ),
     Row(
         "pointwise conv before a pixel shuffle",
@@ -252,5 +256,6 @@ SPECIAL = [
         "c",
         kept="p",
         norms=1,
+        stays=True,
     ),
 ]
