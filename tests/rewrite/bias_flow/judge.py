@@ -143,7 +143,7 @@ def judged(
     assert_same(proto, result.model, given)
     # A folded batch norm may leave a bias in its place.
     assert vectors(result.after) <= vectors(result.before)
-    again = converter.fold(result.model, verify=False)
+    again = converter.fold(result.model, verify=False, **options)
     assert not again.rewrites, f"a second fold acts: {[r.id for r in again.rewrites]}"
     onnx.checker.check_model(result.model)
     return result
