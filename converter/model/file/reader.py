@@ -1,4 +1,4 @@
-"""A model as it lies on disk or in memory: a skeleton without weights, and where the weights are."""
+"""A model as it lies on disk or in memory: a skeleton without weights, and where they are: inside its folder."""
 
 from __future__ import annotations
 

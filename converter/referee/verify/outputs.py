@@ -1,4 +1,6 @@
-"""Both models on onnxruntime, optimisations off, judged by their distance from the float64 reference.
+"""The runtime stage: both models on onnxruntime, B's error over A's, and the limits (3, 10) it is judged by.
+
+Both models on onnxruntime, optimisations off, judged by their distance from the float64 reference.
 
 R is the rewritten model's error over the original's. The reference counts, output by output, only if it agrees
 with onnxruntime on the original: a wrong one would make R about 1 whatever the bug. Without it the two models
