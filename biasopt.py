@@ -6,6 +6,7 @@ directly would run the user's. The folder that this file lies in goes first inst
 
 import gc
 import os
+import signal
 import sys
 
 # ruff: noqa: PTH100, PTH120  (pathlib would cost a tenth of the start-up of --help)
@@ -40,6 +41,8 @@ def _run() -> None:
     try:
         run()
     finally:
+        # All is said and written: a Ctrl-C from here on would only tell of a failure that is none.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         gc.freeze()  # the interpreter looks for garbage twice more on its way out; the system takes it all anyway
 
 
