@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 from converter.errors import BiasoptError
 
@@ -27,7 +28,9 @@ def leave_on_signals() -> None:
     And remember Ctrl-C, which a library may take for an error of its own.
     """
 
-    def leave(number: int, _: object) -> None:
+    def leave(number: int, frame: FrameType | None) -> None:
+        if _tell_again(number, frame):
+            return
         _signals.are_told = True
         note(f"ended by {signal.Signals(number).name}")
         sys.exit(128 + number)
@@ -52,6 +55,7 @@ class _Signals:
 
 
 _signals = _Signals()
+_AGAIN = 0.02  # seconds until a signal that came amid an import is told again
 _GRACE = 1.5  # seconds from a signal to the end, where the command has not ended by itself
 
 
@@ -67,9 +71,25 @@ def tell_interrupted() -> int:
     return 130
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     _signals.is_interrupted = True
-    raise KeyboardInterrupt
+    if not _tell_again(number, frame):
+        raise KeyboardInterrupt
+
+
+def _tell_again(number: int, frame: FrameType | None) -> bool:
+    """Whether the signal comes amid an import, and is told again once that may be done.
+
+    An exception while a native library starts is the end of the process ("terminate called after throwing ...").
+    """
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    if frame is None:
+        return False
+    again = threading.Timer(_AGAIN, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
+    return True
 
 
 @contextmanager
