@@ -117,8 +117,8 @@ def _interrupted_after(delay: float, code: str) -> tuple[int, str]:
         process.send_signal(signal.SIGINT)
         begun = time.monotonic()
         _, err = process.communicate()
-    assert time.monotonic() - begun < 5
-    return process.returncode, err
+    took = time.monotonic() - begun
+    return process.returncode, err if took < 2.5 else f"{err}(after {took:.1f} s)"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
