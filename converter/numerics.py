@@ -7,13 +7,14 @@ Source: Ioffe and Szegedy 2015, section 3.1 (inference form); the rest is distri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.dataclass import dataclass
 from converter.records import Weight
 
 Array = NDArray[np.float64]

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+
+from converter.dataclass import dataclass
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

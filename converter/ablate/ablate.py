@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -30,6 +30,7 @@ from converter.ablate.scoring import Score, correct_p_values, rank_scores
 from converter.ablate.session import Net, State
 from converter.ablate.sites import BiasSites, Site, find_sites, proven_fate
 from converter.ablate.statistics import SurveyLimits, survey_layers
+from converter.dataclass import dataclass
 from converter.model.graph import Graph, emit, load
 from converter.records import FateKind
 from converter.records.ablate import BiasClass, Role

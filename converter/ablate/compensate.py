@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -15,6 +14,7 @@ from converter.ablate.im2col import Array, Rows, extract_rows
 from converter.ablate.samples import Part
 from converter.ablate.session import Net, State
 from converter.ablate.sites import Site
+from converter.dataclass import dataclass
 from converter.errors import DataError
 
 RIDGE = 1e-2  # lambda: between 1e-4 and 1e-1 the accuracy on digits differs by less than 0.6 points

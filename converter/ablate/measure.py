@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from time import monotonic
 from typing import Any
 
@@ -15,6 +15,7 @@ from converter.ablate.im2col import Array
 from converter.ablate.samples import Batch, Labels, Part
 from converter.ablate.session import Net, State
 from converter.ablate.sites import Site
+from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.records.ablate import EffectSummary
 from converter.referee.verify.decisions import AgreementCounts, classifies, find_class_axis

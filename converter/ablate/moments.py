@@ -11,11 +11,12 @@ positions do not look like a perfect imitation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from converter.ablate.im2col import Array, Rows
+from converter.dataclass import dataclass
 
 NO_RIDGE = 1e-9  # of the mean diagonal: inputs that are always 0 or always equal must not stop the solver
 

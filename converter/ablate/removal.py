@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from time import monotonic
 
 from converter.ablate.ablate import FEW_ROWS
@@ -26,6 +26,7 @@ from converter.ablate.scoring import Score
 from converter.ablate.session import Net, SessionOptions
 from converter.ablate.sites import Site
 from converter.ablate.statistics import SurveyLimits, survey_layers
+from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.records import Stage, Verdict
 from converter.records.ablate import KeptBias, OffDataChange, Role

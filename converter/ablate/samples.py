@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.records import InputSet
 from converter.referee.inputs.files import open_inputs, read_labels

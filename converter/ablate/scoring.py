@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from converter.ablate.im2col import Array
 from converter.ablate.measure import Effect
 from converter.ablate.moments import Moments
 from converter.ablate.sites import Site, proven_fate
+from converter.dataclass import dataclass
 from converter.records import FateKind
 from converter.records.ablate import BiasClass, Role
 from converter.referee.proto.source import LoadedModel

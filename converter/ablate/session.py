@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from converter.ablate.im2col import Array
 from converter.ablate.sites import Site
+from converter.dataclass import dataclass
 from converter.numerics import round_to
 from converter.referee.proto.copies import extract_outputs, make_loadable
 from converter.referee.proto.source import LoadedModel

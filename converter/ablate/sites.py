@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter.ablate.im2col import Array, Form
+from converter.dataclass import dataclass
 from converter.model.graph import Graph, Node, Tensor
 from converter.records import Fate, FateKind
 from converter.records.ablate import Role, Uncovered

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -17,6 +16,7 @@ from converter.ablate.samples import Batch, Part
 from converter.ablate.scoring import Score, find_quantization_issues
 from converter.ablate.session import Net
 from converter.ablate.sites import Site, flatten_channels
+from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.referee.proto.inference import infer_types
 

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from converter.bench.interleaved import InterleavedBench, LoadedSession, Measure
 from converter.bench.isolated import IsolatedBench, WorkerCall, make_worker_call
 from converter.bench.judge import explain_context, judge
 from converter.bench.worker import write_feeds
+from converter.dataclass import dataclass
 from converter.errors import BiasoptError, DataError
 from converter.records import InputSet, Latency
 from converter.referee.proto.copies import make_loadable

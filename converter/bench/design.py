@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.records import Verdict
 from converter.records.options import Advice
 

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from statistics import median
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from converter.bench.design import AA_BLOCKS, EXTENSION, FEWEST_PAIRS, MOST_BLOCKS, Design, fit_design
+from converter.dataclass import dataclass
 from converter.records import Block
 from converter.runtime.machine import Reading
 from converter.stats import estimate_interval

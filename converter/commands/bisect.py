@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from onnx import TensorProto
 
 from converter.commands.fold import FoldResult, fold
+from converter.dataclass import dataclass
 from converter.records import Parity, Rewrite, Verdict
 from converter.records.option import merged
 from converter.records.options import FoldOptions, Progress, VerifyOptions

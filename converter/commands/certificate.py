@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from converter import numerics
 from converter._version import __version__
+from converter.dataclass import dataclass
 from converter.errors import InvariantViolation, ModelError
 from converter.model.graph import Bypass, DropInput, Edit, Graph, Node, Rename, SetAttr, SetConst, SetOp
 from converter.model.graph.nodes import Const, Scope, StoredTensor

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, ExportError, ModelError
 from converter.records import OutputCheck, Parity, Stage, Verdict
 from converter.records.evidence import Warning, WarningCode, worst_verdict

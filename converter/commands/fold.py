@@ -31,10 +31,10 @@ from converter.commands.output import (
     stage_model,
 )
 from converter.commands.targets import Target, check_targets, list_paths
+from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.graph import Graph, has_external, load
 from converter.records import Verdict, exit_code_of, results
-from converter.records.frozen import dataclass
 from converter.records.option import check_names, documented, names
 from converter.records.options import (
     STAGES,

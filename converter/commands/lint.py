@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
 from converter.commands.targets import Target, check_targets, list_paths
+from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.records.lint import LintReport
 from converter.records.option import documented, merged

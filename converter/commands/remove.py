@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from converter.ablate.samples import Data, DataSource
 from converter.ablate.session import Net, SessionOptions
 from converter.ablate.sites import BiasSites, Site, choose_sites, find_sites
 from converter.commands.inspect import Model
+from converter.dataclass import dataclass
 from converter.errors import InvariantViolation
 from converter.model.graph import Bypass, Edit, Graph, SetConst, emit
 from converter.numerics import NewTensor

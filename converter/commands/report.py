@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.report import terminal, wording
 from converter.report.save import FORMATS, prepare_folder, render_document, save_reports

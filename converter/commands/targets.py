@@ -6,10 +6,10 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.errors import BiasoptError, ModelError
 from converter.model.graph import load, stored_files
 

@@ -6,10 +6,11 @@ not measured is None.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.records.evidence import OPTIONAL, InputSet, ModelFacts, Stage, Verdict
 from converter.records.rewrites import FateKind, Safety
 

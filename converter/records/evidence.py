@@ -11,7 +11,7 @@ from dataclasses import field
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from converter.records.frozen import dataclass
+from converter.dataclass import dataclass
 
 # Metadata of a field that is not in the JSON under its own name; see `converter.report.serialize`.
 HIDDEN: Final = {"json": ""}  # not in it: a document holds it once for all its parts, or it follows from another field

@@ -6,7 +6,7 @@ from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
-from converter.records.frozen import dataclass
+from converter.dataclass import dataclass
 
 
 class Kind(StrEnum):

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.records.choices import StageId
-from converter.records.frozen import dataclass
 from converter.records.option import OptionRecord, argument, option
 
 Progress = Callable[[str], None]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from converter.dataclass import dataclass
 from converter.records.evidence import Latency, Parity
-from converter.records.frozen import dataclass
 from converter.records.rewrites import Counts, Fate, Finding, Gate, Rewrite
 
 

@@ -6,8 +6,8 @@ from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from converter.dataclass import dataclass
 from converter.records.evidence import HIDDEN, INLINE
-from converter.records.frozen import dataclass
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,8 +17,8 @@ from dataclasses import field
 from enum import Flag, StrEnum, auto
 from typing import TYPE_CHECKING, Any
 
+from converter.dataclass import dataclass
 from converter.records import Verdict
-from converter.records.frozen import dataclass
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup, escape
 
+from converter.dataclass import dataclass
 from converter.records import FateKind, Latency, OutputCheck, Timing, Verdict
 from converter.records.ablate import BiasScore, EffectSummary, ProbeScore, VariantScore
 from converter.records.evidence import worst_verdict

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from markupsafe import Markup
 
+from converter.dataclass import dataclass
 from converter.report import charts
 from converter.report.charts import Scale
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from converter.dataclass import dataclass
 from converter.records import Latency, OutputCheck, Parity, Stage, Verdict, exit_code_of
 from converter.records.evidence import worst_verdict
 from converter.report import serialize, wording

@@ -10,10 +10,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.dataclass import dataclass
 from converter.errors import BiasoptError
 from converter.report import terminal
 from converter.report.render import FORMS

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from converter.dataclass import dataclass
 from converter.records import FateKind, Safety, Verdict
 from converter.report.blocks import Style
 

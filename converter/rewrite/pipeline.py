@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from converter.dataclass import dataclass
 from converter.errors import InvariantViolation
 from converter.model.file import NEWEST_OPSET
 from converter.model.graph import Edit, Graph, Node

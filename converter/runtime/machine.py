@@ -9,11 +9,11 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
+from converter.dataclass import dataclass
 from converter.records import Environment
 from converter.runtime.installation import list_distributions
 from converter.runtime.providers import describe_gpu, import_onnxruntime

@@ -10,10 +10,10 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.errors import ModelError, RuntimeUnavailable
 from converter.runtime.providers import PROVIDERS
 from converter.runtime.session import Session

@@ -10,7 +10,6 @@ import ctypes
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError, RuntimeUnavailable
 from converter.runtime.failures import explain_absence, explain_failure, find_failure
 from converter.runtime.providers import (

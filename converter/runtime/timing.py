@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, RuntimeUnavailable
 from converter.runtime.providers import SILENT, check_provider, format_error, import_onnxruntime, list_providers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from converter.dataclass import dataclass
 from converter.study import nets, recall_task
 from converter.study.data import INPUTS, Array, Images, Split, make_contrast
 from converter.study.nets import Nets, Shape, extract_patches, measure_replaceability

@@ -7,10 +7,11 @@ percentiles over resampled seeds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from converter.dataclass import dataclass
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _REACH, _STEP = 300, 0.01  # shifts tried: so many steps to either side, each in doublings

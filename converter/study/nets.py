@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from converter.dataclass import dataclass
 
 NORMS = ("none", "batch", "instance", "layer", "group")
 BIASES = ("all", "head", "none")  # which biases a net has: everywhere, in its head alone, nowhere

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from itertools import product
+
+from converter.dataclass import dataclass
 
 BLOCKS = {
     "exact": "what needs no training: replaceability, dead biases, the constant channel",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from converter.dataclass import dataclass
 from converter.study.training import Stopped
 
 HIDDEN, BATCH, RATE, CLIP = 32, 32, 5e-3, 1.0

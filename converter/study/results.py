@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 from converter import stats
+from converter.dataclass import dataclass
 from converter.stats import holm, wilson
 from converter.study.multiplier import estimate_multiplier
 from converter.study.plan import count_parameters

@@ -10,7 +10,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from converter._version import __version__
+from converter.dataclass import dataclass
 from converter.errors import BiasoptError, RuntimeUnavailable
 from converter.study import plan
 from converter.study.data import Images

@@ -7,7 +7,6 @@ import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.file import wire
 from converter.model.file.node_order import are_sorted, sort_nodes

@@ -10,9 +10,10 @@ Source: protobuf.dev, "Encoding"; field numbers from onnx.proto (IR version 3 an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+from converter.dataclass import dataclass
 
 # Messages up to this many bytes are parsed whole; larger ones are searched for weights to leave out.
 WHOLE_BYTES = 4096

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.model.graph.nodes import Node, Tensor
 from converter.records import Weight
 

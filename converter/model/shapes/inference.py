@@ -8,7 +8,7 @@ Only what follows from the sizes that the model states is taken as known; a size
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import count, zip_longest
 from typing import Any
 
@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_helper
 
+from converter.dataclass import dataclass
 from converter.model.file.checker import no_remarks
 from converter.model.file.reader import graphs
 from converter.model.shapes.symbols import Entry, Size, product, quotient, size

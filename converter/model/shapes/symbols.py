@@ -9,10 +9,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from converter.dataclass import dataclass
 
 _LIMIT = 1 << 63  # of int64
 _SYMBOL = r"(?:\?\d+|[^\W\d][\w.]*)"

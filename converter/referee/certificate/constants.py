@@ -6,7 +6,6 @@ import base64
 import binascii
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper
 
+from converter.dataclass import dataclass
 from converter.referee.proto.structural_hash import hash_array, hash_tensor
 from converter.referee.proto.tensors import read_tensor
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from converter.dataclass import dataclass
 from converter.referee.certificate.constants import CertificateError, Constant, StoredConstant, build_constant
 
 _STANDARD = ("", "ai.onnx")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.records import InputSet
 from converter.referee.proto.source import Port

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
+from converter.dataclass import dataclass
 from converter.errors import BiasoptError
 from converter.referee.normal_form.form import Form, Known, Leaf, Linear, NotExpressed, Other, Total, View
 from converter.referee.normal_form.interval import Interval, compute_half_ulp, is_float

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from converter.dataclass import dataclass
 from converter.referee.normal_form.interval import Interval, is_float, make_exact, make_stored
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, read_tensor
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from converter.dataclass import dataclass
 
 Array = np.ndarray[Any, Any]
 

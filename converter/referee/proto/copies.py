@@ -7,13 +7,14 @@ at an early layer does not run the late ones.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.referee.proto.source import LoadedModel, list_bodies, serialize, walk_nodes
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, Weights, read_tensor

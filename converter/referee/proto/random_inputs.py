@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.referee.proto.source import Port, list_free_inputs, read_constant_dims
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from converter.dataclass import dataclass
 
 if TYPE_CHECKING:
     from converter.referee.reference.kernels import KernelCall, Op

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
+from converter.dataclass import dataclass
 from converter.referee.proto.tensors import UNIT_ROUNDOFF
 from converter.referee.reference.conv import POOLS, Array, conv, conv_transpose
 from converter.referee.reference.resize import Rule, resize, target

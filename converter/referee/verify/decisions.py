@@ -7,12 +7,13 @@ the labels are. With labels: Tango's score interval of the paired difference. Fo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from time import monotonic
 from typing import Any
 
 import numpy as np
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict

@@ -6,12 +6,13 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
 from converter.records import InputSet
 from converter.referee.inputs.stream import combine_hashes, hash_feeds

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from converter.dataclass import dataclass
 from converter.records.choices import StageId
-from converter.records.frozen import dataclass
 from converter.records.options import STAGES as CHOICES  # structure and environment always run
 from converter.records.options import Progress, VerifyOptions
 from converter.referee.inputs.stream import Stream

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict

@@ -17,12 +17,13 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict

@@ -6,10 +6,10 @@ Times the unit roundoff and, for each operator, max(16, 4 sqrt(n)), where n is h
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from converter.dataclass import dataclass
 from converter.referee.proto.inference import infer_types
 from converter.referee.proto.source import Port
 from converter.referee.reference.kernels import read_attributes

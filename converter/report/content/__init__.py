@@ -5,7 +5,7 @@ A field of a record that is to be seen is one line here, and in every form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from converter.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

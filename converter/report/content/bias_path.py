@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from converter.dataclass import dataclass
 from converter.records import EffectKind, Fate, FateKind, Gate, Step, Verb, Verdict
 from converter.report import wording
 from converter.report.blocks import (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from converter.dataclass import dataclass
 from converter.records import Fate, FateKind, Finding, Latency, Parity, Rewrite, Safety, Status, Verdict
 from converter.records.results import FoldResult, InspectResult
 from converter.report import charts, wording

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.report.figures import MINUS
 from converter.study.answer import format_points
 

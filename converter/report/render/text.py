@@ -6,7 +6,6 @@ import io
 import os
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -14,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from converter.dataclass import dataclass
 from converter.records import Verdict
 from converter.report import blocks as b
 from converter.report.blocks import Medium, Report, Style

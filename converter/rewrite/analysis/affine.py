@@ -7,12 +7,12 @@ Source: ONNX operator schemas of BatchNormalization (1, 6, 7, 9, 14, 15) and of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter import numerics
+from converter.dataclass import dataclass
 from converter.model.graph import Node, Tensor
 from converter.rewrite.analysis.facts import Facts
 

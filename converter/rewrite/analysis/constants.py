@@ -8,13 +8,14 @@ computed in float64 and rounded once; sizes, and what decides by comparing, in t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter import numerics
+from converter.dataclass import dataclass
 from converter.model.graph import Const, Graph, Node, Tensor
 from converter.model.graph.constant_ops import Evaluator, constant, is_evaluated, make_evaluator, numpy_dtype
 from converter.records import Weight

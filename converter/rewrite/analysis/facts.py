@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.dataclass import dataclass
 from converter.errors import InvariantViolation
 from converter.model.graph import Graph, Node, Tensor
 from converter.records import Weight

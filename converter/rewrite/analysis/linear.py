@@ -5,12 +5,11 @@ Letters: N batch, I input and O output channels, g groups, *k kernel, K contract
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from converter import numerics
+from converter.dataclass import dataclass
 from converter.model.graph import DropInput, Edit, Node, SetAttr, SetConst, SetOp, Tensor
 from converter.records import Weight
 from converter.rewrite.analysis.facts import Facts

@@ -9,11 +9,12 @@ bias); Tallec and Ollivier 2018, section 2 (a gate's time constant).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.dataclass import dataclass
 from converter.model.graph import Node, Tensor
 from converter.records import Gate
 from converter.rewrite.analysis.facts import Facts

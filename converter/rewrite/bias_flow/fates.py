@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from difflib import get_close_matches
 
 import numpy as np
 
+from converter.dataclass import dataclass
 from converter.model.graph import Node, Tensor
 from converter.records import Delta, EffectKind, Fate, FateKind, Finding, Step, Verb
 from converter.rewrite.analysis.affine import affine_at, scale_and_shift, training_problem

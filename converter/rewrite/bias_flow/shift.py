@@ -7,12 +7,12 @@ which it does not vary. Where its value depends on the data, only the axes are k
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import reduce, wraps
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.dataclass import dataclass
 from converter.model.graph import Node, Tensor
 from converter.records import EffectKind
 from converter.rewrite.analysis.facts import Facts

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.dataclass import dataclass
 from converter.model.graph import Node, Tensor
 from converter.records import EffectKind, Step, Verb
 from converter.rewrite.analysis.facts import Facts

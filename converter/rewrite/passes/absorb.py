@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.dataclass import dataclass
 from converter.model.graph import Edit, Node, Rename, Tensor
 from converter.records import FateKind, Safety
 from converter.rewrite.analysis import linear as lin

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.model.graph import Edit, Node, Tensor
 from converter.records import Safety
 from converter.rewrite.analysis.affine import Affine

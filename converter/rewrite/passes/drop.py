@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from converter import numerics
+from converter.dataclass import dataclass
 from converter.model.graph import Bypass, Const, Node
 from converter.records import FateKind, Safety
 from converter.rewrite.analysis import linear as lin

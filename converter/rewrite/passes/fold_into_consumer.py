@@ -8,11 +8,11 @@ padding, maxima where s is positive. A shift is exact only where no padded eleme
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.dataclass import dataclass
 from converter.model.graph import Bypass, Edit, Node, Rename, Tensor
 from converter.records import Safety, Weight
 from converter.rewrite.analysis import linear as lin

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter import numerics
+from converter.dataclass import dataclass
 from converter.model.graph import Bypass, DropInput, Edit, Node, Rename, SetConst, SetOp, Tensor
 from converter.records import Safety, Weight
 from converter.rewrite.analysis import linear as lin

@@ -6,12 +6,12 @@ The passes differ in where the shift ends; the match, the checks and the plan ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter import numerics
+from converter.dataclass import dataclass
 from converter.model.graph import Bypass, Edit, Node, Rename, SetConst, Tensor
 from converter.records import EffectKind, FateKind, Safety
 from converter.rewrite.analysis import linear as lin

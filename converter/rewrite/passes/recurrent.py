@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter import numerics
+from converter.dataclass import dataclass
 from converter.model.graph import DropInput, Edit, Node, SetConst, Tensor
 from converter.records import FateKind, Safety
 from converter.rewrite.analysis import recurrent as rnn

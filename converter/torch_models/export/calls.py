@@ -6,9 +6,9 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, ExportError
 from converter.torch_models.export.errors import describe_error, find_running_module
 from converter.torch_models.spec import Loaded

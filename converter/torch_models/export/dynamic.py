@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, ExportError
 from converter.torch_models.export.calls import Rebuild, run_module
 from converter.torch_models.spec import Loaded

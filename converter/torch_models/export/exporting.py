@@ -7,11 +7,12 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
+from converter.dataclass import dataclass
 from converter.errors import BiasoptError, ExportError
 from converter.model.file.reader import NEWEST_OPSET
 from converter.torch_models.export import calls, checks, errors

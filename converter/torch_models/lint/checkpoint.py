@@ -6,10 +6,10 @@ import io
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
 from converter.torch_models.lint.strip_biases import checkpoints
 from converter.torch_models.spec.libraries import need

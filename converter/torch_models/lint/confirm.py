@@ -11,9 +11,9 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.torch_models.lint.module_copies import Example, copy_module
 from converter.torch_models.lint.side_effects import float_tensors, observe_call
 

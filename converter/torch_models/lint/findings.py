@@ -6,10 +6,10 @@ import copy
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.records.lint import CODES, Kind, LintFinding, Location, Unconfirmed
 from converter.torch_models.lint.confirm import Change, Measured, Twin
 from converter.torch_models.lint.fix.construction_sites import (

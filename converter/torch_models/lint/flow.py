@@ -9,9 +9,10 @@ from __future__ import annotations
 import heapq
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.torch_models.lint.confirm import GRADIENT, Change, Twin, is_vector
 from converter.torch_models.lint.rules import elementwise, layout, linear, normalization
 from converter.torch_models.lint.shift import Block, Call, Effect, Support, bind_arguments, new_shift, op_name

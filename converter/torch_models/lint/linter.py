@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.records.lint import LintReport, Unconfirmed
 from converter.torch_models.lint.confirm import Change, Measured, Twin, confirm, measure_at_other_sizes
 from converter.torch_models.lint.findings import Finder

@@ -8,9 +8,9 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.errors import ModelError
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.torch_models.lint.confirm import TOLERANCE, Change, Measured, Twin, difference
 from converter.torch_models.lint.module_copies import run_seeded
 from converter.torch_models.lint.side_effects import float_tensors

@@ -9,8 +9,10 @@ operator's arguments by name, their shapes, and the effect at each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
+
+from converter.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

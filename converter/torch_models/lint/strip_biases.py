@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, InvariantViolation
 from converter.torch_models.lint.confirm import TOLERANCE, difference, fill_zeros
 from converter.torch_models.lint.fix.plan import (

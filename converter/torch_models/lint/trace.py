@@ -10,9 +10,9 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
 from converter.torch_models.lint.module_copies import Example, copy_for_training, copy_module, one_line, run_seeded
 

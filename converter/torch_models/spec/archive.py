@@ -12,9 +12,9 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from converter.dataclass import dataclass
 from converter.errors import ModelError
 
 FACTORY = "give the code that makes the model as SPEC and this file as --weights"

@@ -14,12 +14,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.errors import BiasoptError, DataError, ModelError
 from converter.records.results import Provenance
 from converter.torch_models.spec.libraries import need

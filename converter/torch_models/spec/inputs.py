@@ -6,9 +6,9 @@ import inspect
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.torch_models.spec.libraries import need
 

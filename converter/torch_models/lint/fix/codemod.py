@@ -10,10 +10,10 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.records.lint import Kind, LintFinding, Location
 from converter.torch_models.lint.fix.construction_sites import Places, is_installed

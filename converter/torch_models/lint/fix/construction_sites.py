@@ -10,12 +10,12 @@ import textwrap
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.records.lint import Location
 
 _OURS = str(Path(__file__).resolve().parents[1])

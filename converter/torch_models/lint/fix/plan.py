@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.torch_models.lint.flow import Candidate, find_norm_modules
 from converter.torch_models.lint.rules.recurrent import Cell
 from converter.torch_models.lint.trace import TracedModule

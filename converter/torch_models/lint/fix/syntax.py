@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.errors import ModelError, RuntimeUnavailable
 from converter.records.lint import Location
 from converter.torch_models.lint.fix import call_order

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from converter.dataclass import dataclass
 from converter.torch_models.lint.shift import bind_arguments, op_name, shape_of
 from converter.torch_models.lint.trace import TracedModule
 
