@@ -1,4 +1,4 @@
-"""Charts as SVG: the marks they are made of, charts of accuracy, of latency, and of what biases are worth.
+"""Charts as SVG: the marks they are made of, charts of accuracy and of latency.
 
 Charts stretch: x in per cent of the width, y in pixels, so that text keeps its size on a phone. Everything goes
 through `tag`, which escapes: a name from a model is never markup.
@@ -7,14 +7,13 @@ through `tag`, which escapes: a name from a model is never markup.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
 
 from converter.dataclass import dataclass
 from converter.records import FateKind, Latency, OutputCheck, Timing, Verdict
-from converter.records.ablate import BiasScore, EffectSummary, ProbeScore, VariantScore
 from converter.records.evidence import worst_verdict
 from converter.report import wording
 
@@ -465,87 +464,3 @@ _BINS = 24
 
 def _bin(value: float, low: float, step: float) -> int:
     return min(_BINS - 1, int((value - low) / step))
-
-
-# ---- biases, one by one and all together ------------------------------------------------------------------
-
-_BIAS_ROW = 34.0  # pixels
-_LOWEST = 1e-3  # relative error at the left edge
-
-
-def draw_bias_errors(
-    biases: Sequence[BiasScore],
-    said: Callable[[float | None], str],
-    limits: Mapping[str, float],
-) -> Markup | None:
-    """For each bias the error of leaving it out beside what is expected to be left when weights imitate it."""
-    if not biases:
-        return None
-    scale = Scale(_LOWEST, max([1.0, *(b.error for b in biases if b.error)]), log=True)
-    height = _BIAS_ROW * len(biases) + 24
-    marks = [down(scale(x), 0, height - 20, "grid") for x in (0.001, 0.01, 0.1, 1.0)]
-    marks += [down(scale(limit), 0, height - 20, "limit", title) for title, limit in limits.items()]
-    for k, bias in enumerate(biases):
-        top, node, error = k * _BIAS_ROW, wording.plain(bias.node), bias.error
-        marks.append(text(0, top + 12, f"{node}, {bias.kind.lower()}"))
-        if error is not None:
-            title = f"{node}: error {said(error)} without it"
-            marks.append(rect(0, top + 16, max(scale(error), 0.002), 6, "fill-a", title))
-        left = bias.imitation_error
-        if left is not None:
-            title = f"{node}: error {said(left)} when weights imitate it"
-            marks.append(rect(0, top + 23, max(scale(left), 0.002), 6, "fill-b", title))
-    for x, label, anchor in ((0.001, "0.1 %", "start"), (0.01, "1 %", "middle"), (0.1, "10 %", "middle")):
-        marks.append(text(scale(x), height - 4, label, "tick", anchor))
-    if scale.high <= 1.0:
-        marks.append(text(1.0, height - 4, "100 %", "tick", "end"))
-    return chart(height, "error of the outputs without each bias, and with weights that imitate it", *marks)
-
-
-def draw_variants(
-    variants: Sequence[VariantScore],
-    names: Mapping[str, str],
-    said: Callable[[float | None], str],
-    interval: Callable[[EffectSummary], str],
-) -> Markup | None:
-    """Agreement (or accuracy) of each change of the whole model, with its interval where there is one."""
-    rows = []
-    for variant in variants:
-        effect = variant.effect
-        value = effect.agreement if effect.accuracy_after is None else effect.accuracy_after
-        if value is not None:
-            rows.append((names[variant.name], value, effect))
-    if not rows:
-        return None
-    height = _BIAS_ROW * len(rows) + 22
-    marks = [down(x, 0, height - 18, "grid") for x in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    for k, (name, value, effect) in enumerate(rows):
-        top = k * _BIAS_ROW
-        marks += [text(0, top + 12, name), rect(0, top + 17, max(value, 0.002), 10, "fill-b", said(value))]
-        if effect.accuracy_before is not None and effect.low is not None and effect.high is not None:
-            low, high = (min(1.0, max(0.0, effect.accuracy_before + end)) for end in (effect.low, effect.high))
-            marks.append(rect(low, top + 21, max(high - low, 0.002), 2, "fill-open", interval(effect)))
-        marks.append(text(1.0, top + 12, said(value), "strong", "end"))
-    marks += _shares_foot(height)
-    return chart(height, "share of right answers, or of answers as before, of each changed model", *marks)
-
-
-def draw_probes(probes: Sequence[ProbeScore], names: Mapping[str, str], said: Callable[[float | None], str]) -> Markup:
-    """Accuracy of the original and of the changed models off the data, as bars side by side."""
-    shown = [n for n in ("original", "compensate-inner", "compensate-all") if n in probes[0].effects]
-    tones = {"original": "fill-a", "compensate-inner": "fill-b", "compensate-all": "fill-pass"}
-    size = 9.0 * len(shown) + 26
-    height = size * len(probes) + 20
-    marks = [down(x, 0, height - 18, "grid") for x in (0.0, 0.5, 1.0)]
-    for k, probe in enumerate(probes):
-        marks.append(text(0, k * size + 12, probe.said))
-        for place, name in enumerate(shown):
-            value = probe.effects[name].accuracy_after or 0.0
-            title = f"{names[name]}: {said(value)}"
-            marks.append(rect(0, k * size + 17 + 9 * place, max(value, 0.002), 8, tones[name], title))
-    return chart(height, "right answers on inputs that were moved away from the data", *marks, *_shares_foot(height))
-
-
-def _shares_foot(height: float) -> list[Markup]:
-    ends = ((0.0, "0 %", "start"), (0.5, "50 %", "middle"), (1.0, "100 %", "end"))
-    return [text(x, height - 3, label, "tick", anchor) for x, label, anchor in ends]

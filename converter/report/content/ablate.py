@@ -20,7 +20,7 @@ from converter.records.ablate import (
     Role,
     VariantScore,
 )
-from converter.report import charts, wording
+from converter.report import ablate_charts, wording
 from converter.report.blocks import (
     Block,
     Chart,
@@ -144,7 +144,7 @@ def _ranking(result: AblateResult, top: int | None) -> Section:
         "Biases, those that matter most first",
         (
             Chart(
-                partial(charts.draw_bias_errors, biases[:CHARTED], share, _LIMITS),
+                partial(ablate_charts.draw_bias_errors, biases[:CHARTED], share, _LIMITS),
                 "Error of the outputs.",
                 f"Logarithmic. The dashed lines are the limits of SMALL ({100 * SMALL_ERROR:g} %) and COMPENSABLE "
                 f"({100 * COMPENSABLE_ERROR:g} %).{_uncharted(len(biases) - CHARTED)}",
@@ -207,7 +207,7 @@ def _variants(result: AblateResult) -> Section:
         "All at once",
         (
             Chart(
-                partial(charts.draw_variants, variants, NAMES, share, interval),
+                partial(ablate_charts.draw_variants, variants, NAMES, share, interval),
                 "Right answers." if result.labelled else "Answers as before.",
             ),
             Table(tuple(columns), [tuple(_variant_row(v, decides=decides, tested=tested)) for v in variants]),
@@ -241,7 +241,7 @@ def _probes(result: AblateResult) -> Section:
     columns = (Column("inputs"), *(Column(NAMES[n], right=True) for n in names))
     keys = (("a", "original"), ("b", "inner biases imitated"), ("pass", "all but the head's"))
     title = "Right answers on inputs that were moved."
-    chart = Chart(partial(charts.draw_probes, probes, NAMES, share), title, key=keys)
+    chart = Chart(partial(ablate_charts.draw_probes, probes, NAMES, share), title, key=keys)
     return Section(
         "Off the data",
         (*([chart] if decides else []), Table(columns, rows), Paragraph(_probes_mean(result), small=True)),
