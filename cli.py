@@ -158,7 +158,7 @@ def inspect(**given: Any) -> int:
 
 @cli.command()
 @argument("a", type=FILE)
-@argument("b", type=FILE)
+@argument("b", metavar="[B]", type=FILE, required=False)
 @options(VerifyOptions)
 @undecided_option
 @option("--bisect", "bisects", is_flag=True, help="If they differ, find the first rewrite or tensor that does.")
@@ -169,6 +169,7 @@ def verify(**given: Any) -> int:
 
     A and B are any two models with the same inputs and outputs. Errors are measured against float64, so that
     there is no tolerance to choose. Exit code 0: they agree, 1: they do not, 4: that could not be decided.
+    With --provider-a and --provider-b, B may be left out: the question is then whether A says the same on both.
     """
     from converter.commands.verify import run
 

@@ -94,7 +94,7 @@ def memory_limit(asked: int | None) -> int | None:
 
 def run(
     a: Path,
-    b: Path,
+    b: Path | None,
     ending: Ending,
     *,
     on_inconclusive: str,
@@ -112,6 +112,12 @@ def run(
 
     if not given["decide"] and (given["decision"] or given["labels"] or given["metric"] != "top1"):
         raise click.UsageError("--no-decision excludes --decision, --labels and --metric.")
+    if b is None:
+        if (given["provider_a"] or given["provider"]) == (given["provider_b"] or given["provider"]):
+            raise click.UsageError(
+                "Missing B: give it, or --provider-a and --provider-b to compare A on two providers."
+            )
+        b = a
     read = (given.get(name) for name in ("inputs", "labels", "custom_ops"))
     check_reports(ending.list_files("failing_inputs.npz"), a, b, *read)
     ending.prepare()

@@ -134,6 +134,7 @@ class Environment:
     providers_active: tuple[str, ...] = ()  # that the session has
     provider_options: dict[str, str] = field(default_factory=dict)
     nodes_by_ep: dict[str, int] = field(default_factory=dict)  # provider -> nodes that ran there, by the profile
+    arithmetic_by_ep: dict[str, int] = field(default_factory=dict)  # provider -> those that multiply, engines unfolded
     gpu: dict[str, Any] = field(default_factory=dict)  # name, uuid, driver, clocks; empty without one
 
 
@@ -169,6 +170,7 @@ class Parity:
     a: ModelFacts | None = field(default=None, metadata=HIDDEN)
     b: ModelFacts | None = field(default=None, metadata=HIDDEN)
     environment: Environment | None = field(default=None, metadata=HIDDEN)
+    environment_b: Environment | None = field(default=None, metadata=HIDDEN)  # of B, where it ran elsewhere
     inputs: InputSet | None = field(default=None, metadata=HIDDEN)
     failing_inputs: str = field(default="", metadata=HIDDEN)  # a file that holds them
 

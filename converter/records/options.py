@@ -129,6 +129,13 @@ class DecisionOptions(OptionRecord):
 class VerifyOptions(DecisionOptions, RuntimeOptions, DataOptions):
     """How to compare two models: `converter.compare`, and the proof of a fold."""
 
+    provider_a: str | None = option(None, "Where A runs.  [--provider]", kind=PROVIDERS)
+    provider_b: str | None = option(None, "Where B runs.  [--provider]", kind=PROVIDERS)
+    partial: bool = option(
+        False,
+        "TensorRT may leave nodes to CUDA.",
+        doc="TensorRT may leave arithmetic to CUDA, which is told; without it that is refused.",
+    )
     samples: int | None = option(None, "How many inputs.  [2 random, or all there are]", "N", "count")
     ranges: Mapping[str, tuple[float, float]] | None = option(
         None, "Random values of input X.", "X=-2:2", "ranges", flag="--input-range", old="--range"

@@ -79,6 +79,7 @@ def verify_document(
         "exit_code": exit_code_of(parity.verdict) if exit_code is None else exit_code,
         "models": {"a": model_json(parity.a), "b": model_json(parity.b)},
         "env": encode(parity.environment),
+        **({"env_b": encode(parity.environment_b)} if parity.environment_b else {}),
         "inputs": encode(parity.inputs),
         "bench": encode(bench),
         "repro": repro(argv, parity.failing_inputs),

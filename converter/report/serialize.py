@@ -207,6 +207,7 @@ VerifyDocument: Any = _struct(
     *_HEAD,
     *_with(columns(Parity, level="claim_level"), {"scope": [_CODE], "warnings": _GROUND}),
     ("bench", Latency | None),
+    ("env_b", Environment | None, None),
     *_TAIL,
 )
 BenchDocument: Any = _struct(
@@ -385,6 +386,7 @@ def parity_of(document: Json) -> Parity | None:
         a=models.a,
         b=models.b,
         environment=_part(document, "env", Environment),
+        environment_b=_part(document, "env_b", Environment),
         inputs=_part(document, "inputs", InputSet),
         failing_inputs=(document.get("repro") or {}).get("failing_inputs") or "",
     )

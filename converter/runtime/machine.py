@@ -118,6 +118,7 @@ def describe_environment(
     providers: tuple[str, ...] = (),
     options: Mapping[str, str] | None = None,
     nodes: Mapping[str, int] | None = None,
+    arithmetic: Mapping[str, int] | None = None,
 ) -> Environment:
     """Versions, machine and provider; the GPU only where one was asked for."""
     return Environment(
@@ -128,6 +129,7 @@ def describe_environment(
         providers_active=providers,
         provider_options=dict(options or {}),
         nodes_by_ep=dict(nodes or {}),
+        arithmetic_by_ep=dict(arithmetic or {}),
         gpu=_describe_used_gpu(options or {}) if provider != "cpu" else {},
     )
 

@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,20 @@ class Placement:
 
     nodes: dict[str, int]
     heavy: tuple[tuple[str, str, str], ...]
+    taken: dict[str, int] = field(default_factory=dict)  # provider -> nodes of the arithmetic that it took at loading
 
-    def elsewhere(self, provider: str) -> list[str]:
-        """Nodes of the arithmetic that did not run on ``provider`` (cpu, cuda, tensorrt)."""
-        wanted = PROVIDERS[provider]
-        return [f"{node} ({op}) on {where}" for where, op, node in self.heavy if where != wanted]
+    def elsewhere(self, provider: str, *, partial: bool = False) -> list[str]:
+        """Nodes of the arithmetic that did not run on ``provider`` (cpu, cuda, tensorrt).
+
+        ``partial``: those that TensorRT left to CUDA are where they may be.
+        """
+        allowed = {PROVIDERS[provider], *((PROVIDERS["cuda"],) if partial and provider == "tensorrt" else ())}
+        return [f"{node} ({op}) on {where}" for where, op, node in self.heavy if where not in allowed]
+
+    @property
+    def arithmetic(self) -> dict[str, int]:
+        """Provider -> nodes of the arithmetic; what is fused into an engine counts by its nodes where that is told."""
+        return self.taken or dict(Counter(where for where, _, _ in self.heavy).most_common())
 
 
 def find_placement(model: bytes | Path, provider: str, feeds: Mapping[str, Any], **session: Any) -> Placement:
@@ -67,7 +77,13 @@ def run_with_placement(
     with tempfile.TemporaryDirectory(prefix="biasopt-profile-") as folder:
         made = Session(model, provider, profile=Path(folder) / "profile", **session)
         values = made.run(feeds)
-        return read_profile(made.end_profile()), values
+        placed = read_profile(made.end_profile())
+        counts = {where: sum(map(_is_heavy, nodes)) for where, nodes in made.list_assigned().items()}
+        return replace(placed, taken={where: count for where, count in counts.items() if count}), values
+
+
+def _is_heavy(node: tuple[str, str]) -> bool:
+    return _HEAVY.search(node[0]) is not None
 
 
 def read_profile(path: Path) -> Placement:
@@ -98,19 +114,23 @@ def read_profile(path: Path) -> Placement:
     return Placement(dict(counts.most_common()), tuple(heavy))
 
 
-def prove_placement(found: Placement, provider: str, label: str) -> None:
-    """Refuse a run whose arithmetic was done elsewhere.
+def prove_placement(found: Placement, provider: str, label: str, *, partial: bool = False) -> None:
+    """Refuse a run whose arithmetic was done elsewhere; ``partial``: some of TensorRT's may be done by CUDA.
 
     Raises
     ------
     RuntimeUnavailable
         Some of it was; the message names the nodes.
     """
-    wrong = found.elsewhere(provider)
+    wrong = found.elsewhere(provider, partial=partial)
     if not wrong and not found.nodes.get(PROVIDERS[provider]) and found.nodes:
         wrong = ["every node on " + ", ".join(found.nodes)]
     if wrong:
         some = "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        raise RuntimeUnavailable(
-            f"{label}: asked for {PROVIDERS[provider]}, but {some}; ask for a provider that has these"
-        )
+        raise RuntimeUnavailable(f"{label}: asked for {PROVIDERS[provider]}, but {some}; {_advise(found, provider)}")
+
+
+def _advise(found: Placement, provider: str) -> str:
+    if provider == "tensorrt" and not found.elsewhere(provider, partial=True) and found.nodes.get(PROVIDERS[provider]):
+        return "--partial lets CUDA do what TensorRT leaves"
+    return "ask for a provider that has these"

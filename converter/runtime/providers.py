@@ -26,7 +26,7 @@ _BEHIND = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
 # TF32 hides every small error. On cuDNN 9 nothing is searched by timing any more: HEURISTIC takes its mode A,
 # EXHAUSTIVE its mode B, and DEFAULT is its fallback mode, which may be extremely slow. Narrow types keep tensor cores.
 STRICT = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-_NARROW = ("trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable", "trt_fp8_enable")
+_NARROW_ENGINES = ("trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable", "trt_fp8_enable")
 SILENT = 4  # onnxruntime's severity "fatal"
 _QUERY = ("name", "uuid", "driver_version")
 
@@ -113,21 +113,36 @@ def silence() -> Iterator[io.StringIO]:
         yield said
 
 
+def select_options(provider: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Of options that are meant for two providers, those that this one knows: TensorRT's own begin with ``trt_``."""
+    if provider == "cpu":
+        return {}
+    for_engines = provider == "tensorrt"
+    return {k: v for k, v in options.items() if k == "device_id" or k.startswith("trt_") is for_engines}
+
+
 def list_providers(
-    provider: str, options: Mapping[str, str] | None = None, *, strict: bool = True, alone: bool = True
+    provider: str,
+    options: Mapping[str, str] | None = None,
+    *,
+    strict: bool = True,
+    alone: bool = True,
+    narrow: bool = False,
 ) -> list[Any]:
     """What a session is given: the provider with its options, and those behind it unless ``alone``.
 
-    ``strict``: with the options under which errors are seen, whatever the user's say.
+    ``strict``: with the options under which errors are seen, whatever the user's say; but a model whose arithmetic is
+    ``narrow`` keeps tensor cores, which lose nothing of it.
     """
+    exact = {k: v for k, v in STRICT.items() if not (narrow and k == "use_tf32")}
     chosen = {str(k): str(v) for k, v in (options or {}).items()}
     if strict and provider == "cuda":
-        chosen |= STRICT
+        chosen |= exact
     if strict and provider == "tensorrt":
-        chosen |= {name: "0" for name in _NARROW if name in chosen}
+        chosen |= {name: "0" for name in _NARROW_ENGINES if name in chosen}
     first = (PROVIDERS[provider], chosen) if chosen else PROVIDERS[provider]
     # CUDA behind TensorRT is to run on the same GPU.
-    given = {k: v for k, v in chosen.items() if k == "device_id"} | (STRICT if strict else {})
+    given = {k: v for k, v in chosen.items() if k == "device_id"} | (exact if strict else {})
     behind = [(PROVIDERS[name], given) if name == "cuda" and given else PROVIDERS[name] for name in _BEHIND[provider]]
     return [first] if alone else [first, *behind]
 

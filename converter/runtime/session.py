@@ -10,6 +10,7 @@ import ctypes
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,6 +73,8 @@ class Session:
         The provider's own options.
     strict : bool
         With the options under which errors are seen (no TF32, cuDNN's algorithms by its heuristic), else as deployed.
+    narrow : bool
+        The model's arithmetic is in half precision, for which strict leaves tensor cores on.
     profile : Path, optional
         How the file begins that a profile is written to; see `end_profile`.
 
@@ -94,6 +97,7 @@ class Session:
         threads: int | None = None,
         options: Mapping[str, str] | None = None,
         strict: bool = True,
+        narrow: bool = False,
         profile: Path | None = None,
     ) -> None:
         self._label = str(model) if isinstance(model, Path) else "model"
@@ -107,11 +111,29 @@ class Session:
         if profile is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(profile)
-        lists = [list_providers(provider, options, strict=strict, alone=alone) for alone in (True, False)]
-        self._session, self.alone = _create(ort, model, wanted, lists, settings, self._label)
+        settings.add_session_config_entry(
+            "session.record_ep_graph_assignment_info", "1" if profile is not None else "0"
+        )
+        asked = [
+            list_providers(provider, options, strict=strict, narrow=narrow, alone=alone) for alone in (True, False)
+        ]
+        self._session, self.alone = _create(ort, model, wanted, asked, settings, self._label)
         self.providers = tuple(self._session.get_providers())
         self.inputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_inputs())
         self.outputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_outputs())
+
+    def list_assigned(self) -> dict[str, list[tuple[str, str]]]:
+        """Which nodes each provider took when the model was loaded, as (operator, name); empty where that is not told.
+
+        Told since onnxruntime 1.24, and only with a profile. What a provider fuses into an engine is one node of the
+        profile, but all of its nodes here.
+        """
+        with suppress(Exception):  # an older onnxruntime, or a provider that does not tell
+            found: dict[str, list[tuple[str, str]]] = {}
+            for part in self._session.get_provider_graph_assignment_info():
+                found.setdefault(part.ep_name, []).extend((node.op_type, node.name) for node in part.get_nodes())
+            return found
+        return {}
 
     def end_profile(self) -> Path:
         """Write the profile, and say where it is."""

@@ -36,12 +36,14 @@ from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderT
 from converter.referee.verify.options import Options
 from converter.referee.verify.outputs import NoiseFloor, judge_outputs
 from converter.referee.verify.parameters import check_parameters
+from converter.referee.verify.precision import PrecisionCheck, check_beside_cpu, check_precision
 from converter.referee.verify.region_replay import RegionReplay, run_regions
 from converter.referee.verify.request import check_level, resolve
 from converter.referee.verify.structure import check_structure, is_unseeded
 from converter.referee.verify.verdict import (
     complete,
     conclude,
+    describe_tf32,
     find_facts,
     hold_to_level,
     merge_stages,
@@ -58,6 +60,7 @@ _QUICK = 0.25  # seconds of a float64 run that may be repeated on a larger batch
 _ALGEBRA_SECONDS = 8.0  # above which one input must do for what is compared in float64
 _PLACES_SECONDS = 4.0
 _RUNS = 5  # float64 runs that are still to come after the first one
+_PRECISION_INPUTS = 2  # that a GPU's float32 is proved on
 _SHARE = 1 / 3  # of the time, that more inputs of the user's may take
 
 
@@ -73,9 +76,10 @@ class Referee:
         stages: list[Stage],
         warnings: list[Warning],
     ) -> None:
-        self.a, self.b = ModelUnderTest(a, options), ModelUnderTest(b, options)
+        of_a, of_b = options.for_side(0), options.for_side(1)
+        self.a, self.b = ModelUnderTest(a, of_a), ModelUnderTest(b, of_b)
         # Once for both stages, since proving where they run may take an engine's making.
-        self.deployed = ModelUnderTest(a, options, deployed=True), ModelUnderTest(b, options, deployed=True)
+        self.deployed = ModelUnderTest(a, of_a, deployed=True), ModelUnderTest(b, of_b, deployed=True)
         self.options = options
         self.difference = difference
         self.stages = stages
@@ -179,10 +183,40 @@ class Referee:
             count = len(self.cases.items)
             enough = count >= _MOST_INPUTS or self.options.time_left() < 0
             if stage.status is not Verdict.INCONCLUSIVE or enough:
-                return stage
+                return self._with_precision(stage)
             self.cases.fill(2 * count)
             if len(self.cases.items) == count:
-                return stage
+                return self._with_precision(stage)
+
+    def _with_precision(self, stage: Stage) -> Stage:
+        """The stage, with whether it was computed in float32 where that was asked for: a GPU may take TF32 unasked."""
+        of_a, of_b = self.options.for_side(0), self.options.for_side(1)
+        if self.options.precision_gate == "as-deployed":
+            return stage
+        options = of_b if of_a.provider == "cpu" else of_a
+        found = None
+        if of_a.provider != "cpu":
+            found = self._check_precision(of_a)
+        elif of_b.provider != "cpu":
+            found = check_beside_cpu(self.b.source.proto, stage.outputs)
+        if found is None:
+            return stage
+        if not found.holds:
+            self.warn(WarningCode.TF32, describe_tf32(found, options.provider))
+        told = {"output": found.output, "error": found.error, "bound": found.bound, "holds": found.holds}
+        return replace(stage, detail=stage.detail | {"float32": told})
+
+    def _check_precision(self, options: Options) -> PrecisionCheck | None:
+        cases = [case for case in self.cases.items[:_PRECISION_INPUTS] if case.exact and case.runtime]
+        self.options.progress("float32 or TF32: original on the CPU")
+        cpu = ModelUnderTest(self.a.source, replace(options, provider="cpu", provider_options={}))
+        return check_precision(
+            self.a.source.proto,
+            [case.exact or {} for case in cases],
+            [case.runtime or {} for case in cases],
+            lambda k: cpu.run(cases[k].feeds),
+            lambda k: self.a.reference(cases[k].feeds, perturb=options.seed),
+        )
 
     def _noise(self) -> dict[str, dict[str, float]]:
         """How far the original is from itself, run again and in a second session, whose profile says where it ran."""
@@ -345,7 +379,7 @@ def compare(
     referee, parity = _judge_pair(a, b, asked)
     if not asked.timed:
         parity = replace(parity, stages=tuple(replace(stage, seconds=None) for stage in parity.stages))
-    ran, used = (None, None) if referee is None else (referee.a, referee.cases.record())
+    ran, used = ((None, None), None) if referee is None else ((referee.a, referee.b), referee.cases.record())
     parity = complete(parity, sides, asked, ran, used)
     if parity.verdict is not Verdict.PASS and asked.failing is not None and referee is not None:
         parity = replace(parity, failing_inputs=save_failing(referee.failing_inputs(parity), Path(asked.failing)))
@@ -366,7 +400,7 @@ def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Refer
         )
     if options.stream is not None:  # what is asked for is looked at, also where nothing will run on it
         _check_first(a, options.stream)
-    alike = _may_be_one(a, b)
+    alike = _may_be_one(a, b) and not options.is_crossed  # one model on two providers is what is asked about then
     if alike and is_same_computation(a, b):
         return None, _conclude_identical(shape_of_things, warnings)
     if options.stages == {"structure"}:
@@ -376,7 +410,7 @@ def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Refer
         )
     difference = find_changed_regions(a, b, _guess_dims(a, options))
     # That no place was found to differ is no proof: a node's meaning also hangs on what lies around it.
-    if difference.is_empty and not alike and is_same_computation(a, b):
+    if difference.is_empty and not alike and not options.is_crossed and is_same_computation(a, b):
         return None, _conclude_identical(shape_of_things, warnings)
     a, b = _make_repeatable(a, warnings), _make_repeatable(b, [])
     referee = Referee(a, b, options, difference, [shape_of_things], warnings)

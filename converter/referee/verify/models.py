@@ -33,6 +33,7 @@ from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.reference.evaluator import Reference
 from converter.referee.reference.kernels import Unsupported
 from converter.referee.verify.options import Options
+from converter.referee.verify.precision import has_narrow_weights
 from converter.runtime import Session
 from converter.runtime.machine import find_free_bytes
 from converter.runtime.placement import Placement, prove_placement, run_with_placement
@@ -79,7 +80,7 @@ class ModelUnderTest:
             model, settings = self._settings()
             provider = self._options.provider
             self.placement, values = run_with_placement(model, provider, _select_feeds(self.source, feeds), **settings)
-            prove_placement(self.placement, provider, self.source.label)
+            prove_placement(self.placement, provider, self.source.label, partial=self._options.partial)
             self._seen = feeds, values
         return self._seen[1]
 
@@ -89,6 +90,7 @@ class ModelUnderTest:
         return model, {
             "optimize": options.opt_level if self._deployed else "off",
             "strict": not self._deployed,
+            "narrow": has_narrow_weights(self.source.proto),
             "options": dict(options.provider_options),
             "custom_ops": options.custom_ops,
             "external_dir": folder,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from converter.records.options import STAGES as CHOICES  # structure and environ
 from converter.records.options import Progress, VerifyOptions
 from converter.referee.inputs.stream import Stream
 from converter.referee.verify.metrics import Tolerance
+from converter.runtime.providers import select_options
 
 STAGES = tuple(StageId)
 _REAL_INPUTS = 16  # of the user's that are held against float64; all of them take part in the decision stage
@@ -49,6 +50,17 @@ class Options(VerifyOptions):
     prove: bool = True  # where the models ran; not for cut-out places, which hold shape arithmetic alone at times
     deciding: DecisionRequest = field(default_factory=DecisionRequest)
     progress: Progress = field(default=lambda text: None)
+
+    @property
+    def is_crossed(self) -> bool:
+        """Whether the two models run on different providers."""
+        return (self.provider_a or self.provider) != (self.provider_b or self.provider)
+
+    def for_side(self, which: int) -> Options:
+        """The options of one of the two models, 0 or 1: its provider, with those of the provider's options it knows."""
+        provider = (self.provider_a, self.provider_b)[which] or self.provider
+        taken = select_options(provider, self.provider_options) if self.is_crossed else self.provider_options
+        return replace(self, provider=provider, provider_options=taken, provider_a=None, provider_b=None)
 
     @property
     def n_inputs(self) -> int:

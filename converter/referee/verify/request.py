@@ -21,7 +21,7 @@ from converter.referee.verify.metrics import Tolerance, check_tolerances
 from converter.referee.verify.models import find_default_memory
 from converter.referee.verify.options import DecisionRequest, Options
 from converter.runtime.placement import probe_provider
-from converter.runtime.providers import check_provider
+from converter.runtime.providers import check_provider, select_options
 
 
 def resolve(a: LoadedModel, asked: VerifyOptions) -> Options:
@@ -42,9 +42,13 @@ def resolve(a: LoadedModel, asked: VerifyOptions) -> Options:
             raise DataError(
                 f"{name!r} is not an input of the model; its inputs are {_names(list_free_inputs(a.proto))}"
             )
-    check_provider(asked.provider, asked.provider_options)
-    if asked.provider != "cpu":  # at once, whatever is to be run
-        probe_provider(asked.provider, asked.provider_options)
+    where = dict.fromkeys((asked.provider_a or asked.provider, asked.provider_b or asked.provider))
+    for provider in where:
+        given = asked.provider_options or {}
+        given = select_options(provider, given) if len(where) > 1 else given
+        check_provider(provider, given)
+        if provider != "cpu":  # at once, whatever is to be run
+            probe_provider(provider, given)
     tolerances = tuple(t if isinstance(t, Tolerance) else Tolerance(*t) for t in asked.tolerances)
     check_tolerances(tolerances, [o.name for o in a.proto.graph.output])
     _one_of("opt_level", asked.opt_level, OPT_LEVELS)
@@ -55,6 +59,8 @@ def resolve(a: LoadedModel, asked: VerifyOptions) -> Options:
         "stream": _stream(a, asked),
         "ranges": asked.ranges or {},
         "custom_ops": None if asked.custom_ops is None else Path(asked.custom_ops),
+        "provider": asked.provider_a or asked.provider,
+        "provider_b": asked.provider_b or asked.provider,
         "provider_options": asked.provider_options or {},
         "begun": begun,
         "deadline": begun + (30.0 if asked.max_time is None else asked.max_time),

@@ -20,6 +20,7 @@ from converter.records.options import LEVELS
 from converter.referee.proto.source import LoadedModel, describe_model
 from converter.referee.verify.models import ModelUnderTest
 from converter.referee.verify.options import STAGES, Options
+from converter.referee.verify.precision import PrecisionCheck
 from converter.runtime.machine import describe_environment
 from converter.runtime.providers import PROVIDERS, list_providers
 
@@ -33,15 +34,17 @@ class Fact(StrEnum):
     NUMBERS = "numbers were compared"
     FLOAT64 = "in float64 the two models agree"
     REFERENCE = "a float64 reference that earned trust judged every output"
+    FLOAT32 = "where float32 was asked for, its errors are those of float32"
     RUNTIME = "onnxruntime runs the original"
     VARIES = "an output depends on the inputs"
     AGREES = "the outputs agree in float64 or on onnxruntime"
     DECISIONS = "what is decided on real inputs stays within the margin"
 
 
+_WHOLE = frozenset({Fact.NUMBERS, Fact.FLOAT64, Fact.REFERENCE, Fact.FLOAT32, Fact.RUNTIME, Fact.VARIES})
 _NEEDS: tuple[tuple[str, frozenset[Fact]], ...] = (
-    ("A", frozenset({Fact.NUMBERS, Fact.FLOAT64, Fact.REFERENCE, Fact.RUNTIME, Fact.VARIES, Fact.DECISIONS})),
-    ("B", frozenset({Fact.NUMBERS, Fact.FLOAT64, Fact.REFERENCE, Fact.RUNTIME, Fact.VARIES})),
+    ("A", _WHOLE | {Fact.DECISIONS}),
+    ("B", _WHOLE),
     ("C", frozenset({Fact.NUMBERS})),
     ("D", frozenset()),
 )
@@ -70,6 +73,7 @@ def find_facts(stages: Sequence[Stage], *, runs: bool, varies: bool) -> set[Fact
     claims = {
         Fact.FLOAT64: status.get("algebra") is Verdict.PASS,
         Fact.REFERENCE: has_trusted_reference([check for stage in of_outputs for check in stage.outputs]),
+        Fact.FLOAT32: all(stage.detail.get("float32", {}).get("holds", True) for stage in stages),
         Fact.RUNTIME: runs,
         Fact.VARIES: varies,
         Fact.AGREES: any(stage.status is Verdict.PASS for stage in of_outputs),
@@ -134,7 +138,8 @@ def _explain_level(parity: Parity) -> str:
         undecided = next((s for s in skipped if s.id == "decision"), None)
         return f"decision: {undecided.why}" if undecided is not None else "no decisions on real inputs"
     notes = [f"{c.name}: {c.detail['note']}" for s in parity.stages for c in s.outputs if "note" in c.detail]
-    reasons = (*notes, *(f"{s.id}: {s.why}" for s in skipped), *parity.warnings)
+    first = (str(warning) for warning in parity.warnings if warning.code is WarningCode.TF32)
+    reasons = (*first, *notes, *(f"{s.id}: {s.why}" for s in skipped), *parity.warnings)
     return next(iter(reasons), "not all stages were asked for")
 
 
@@ -142,21 +147,24 @@ def complete(
     parity: Parity,
     sides: tuple[LoadedModel, LoadedModel],
     options: Options,
-    ran: ModelUnderTest | None,
+    ran: tuple[ModelUnderTest | None, ModelUnderTest | None],
     inputs: InputSet | None,
 ) -> Parity:
-    """The parity with everything that its reader needs; ``ran`` is the original as it ran at strict precision."""
-    where = _describe_environment(options, ran)
-    stage = Stage("environment", Verdict.PASS, _format_environment(where))
+    """The parity with everything that its reader needs; ``ran`` are both models as they ran at strict precision."""
+    where = _describe_environment(options.for_side(0), ran[0])
+    other = _describe_environment(options.for_side(1), ran[1]) if options.is_crossed else None
+    said = _format_environment(where)
+    stage = Stage("environment", Verdict.PASS, said if other is None else f"A: {said}; B: {_format_environment(other)}")
     warnings = list(parity.warnings)
     if len(where.ort_dists) > 1:
         both = ", ".join(where.ort_dists)
         said = f"several distributions of onnxruntime are installed and overwrite each other: {both}"
         warnings.append(Warning(WarningCode.SEVERAL_RUNTIMES, said))
-    if "NVIDIA_TF32_OVERRIDE" in where.machine and options.provider != "cpu":
+    if "NVIDIA_TF32_OVERRIDE" in where.machine and {options.provider, options.provider_b or "cpu"} != {"cpu"}:
         said = "NVIDIA_TF32_OVERRIDE is set: it rules over use_tf32 for the whole process"
         warnings.append(Warning(WarningCode.TF32, said))
-    if options.provider == "tensorrt" and options.precision_gate != "as-deployed":
+    proved = any("float32" in each.detail for each in parity.stages)
+    if options.provider == "tensorrt" and options.precision_gate != "as-deployed" and not proved:
         said = "TensorRT has no option against TF32: at strict precision small errors may stay unseen"
         warnings.append(Warning(WarningCode.TF32, said))
     return replace(
@@ -166,6 +174,7 @@ def complete(
         a=describe_model(sides[0]),
         b=describe_model(sides[1]),
         environment=where,
+        environment_b=other,
         inputs=inputs,
     )
 
@@ -177,12 +186,24 @@ def _describe_environment(options: Options, ran: ModelUnderTest | None) -> Envir
         providers=(ran.providers if ran is not None else ()) or (PROVIDERS[options.provider],),
         options=asked[1] if isinstance(asked, tuple) else {},
         nodes=ran.placement.nodes if ran is not None and ran.placement is not None else {},
+        arithmetic=ran.placement.arithmetic if ran is not None and ran.placement is not None else {},
     )
 
 
 def _format_environment(where: Environment) -> str:
     ran = ", ".join(f"{count} nodes on {name}" for name, count in where.nodes_by_ep.items())
-    return f"onnxruntime {where.versions['onnxruntime']}, {ran or where.providers_active[0]}"
+    shares = [f"{name} {count}" for name, count in where.arithmetic_by_ep.items()]
+    share = f"; of the arithmetic {', '.join(shares)}" if len(shares) > 1 else ""
+    return f"onnxruntime {where.versions['onnxruntime']}, {ran or where.providers_active[0]}{share}"
+
+
+def describe_tf32(found: PrecisionCheck, provider: str) -> str:
+    """What it means that a run at strict precision was not as exact as float32."""
+    asked = "although it was asked off" if provider == "cuda" else "since TensorRT has no option against it"
+    return (
+        f"TF32 was on {asked}: output {found.output!r} is {found.error:.1e} from float64, "
+        f"where float32 stays below {found.bound:.1e}; small errors may stay unseen"
+    )
 
 
 def save_failing(runs: Sequence[dict[str, Any]], folder: Path) -> str:

@@ -104,11 +104,12 @@ def again_section(
     where = parity.environment if parity else latency.environment if latency else None
     a, b = (parity.a, parity.b) if parity else (latency.model_a, latency.model_b) if latency else (None, None)
     failing = parity.failing_inputs if parity else ""
-    brief = list(_ground(inputs, where, failing))
+    other = parity.environment_b if parity else None
+    brief = list(_ground(inputs, where, failing, other))
     certified: list[tuple[str, Words]] = [("Certificate", name(certificate))] if certificate else []
     command = [Code(wording.escape(run.command_line))] if run.command_line else []
     known: list[tuple[str, Words]] = [
-        *_ground(inputs, where, failing, hashes=True),
+        *_ground(inputs, where, failing, other, hashes=True),
         *(
             (f"Model {letter}", (name(model.path or "in memory"), *_hash(model.sha256)))
             for letter, model in (("A", a), ("B", b))
@@ -133,12 +134,19 @@ def again_section(
 
 
 def _ground(
-    inputs: InputSet | None, where: Environment | None, failing: str, *, hashes: bool = False
+    inputs: InputSet | None,
+    where: Environment | None,
+    failing: str,
+    other: Environment | None = None,
+    *,
+    hashes: bool = False,
 ) -> Iterator[tuple[str, Words]]:
     if inputs is not None:
         yield "Inputs", (wording.inputs(inputs), *(_hash(inputs.sha256) if hashes else ()))
     if where is not None:
-        yield "Ran on", wording.environment(where)
+        yield "A ran on" if other else "Ran on", wording.environment(where)
+    if other is not None:
+        yield "B ran on", wording.environment(other)
     if failing:
         yield "Failing inputs", name(failing)
 
