@@ -32,10 +32,10 @@ def draw_net(seed: int) -> tuple[ModelProto, dict[str, Any]]:
     channels, size = int(rng.integers(1, 9)), int(rng.integers(5, 11))
     net = nets.Net(seed, channels=channels, size=size)
     for _ in range(int(rng.integers(1, 7))):
-        net.conv(int(rng.integers(2, 33)), int(rng.choice([1, 3, 5])), bias=bool(rng.integers(2)))
+        net.conv(int(rng.integers(2, 25)), int(rng.choice([1, 3, 5])), bias=bool(rng.integers(2)))
         net = net.bn() if rng.integers(2) else net
         net = net.relu() if rng.integers(2) else net
-    return net.model(int(rng.integers(1, 20))), {"x": rng.standard_normal((2, channels, size, size), dtype=np.float32)}
+    return net.model(int(rng.integers(1, 20))), {"x": rng.standard_normal((1, channels, size, size), dtype=np.float32)}
 
 
 def look(model: ModelProto, feeds: dict[str, Any], runs: dict[str, ModelProto]) -> dict[str, bool]:
