@@ -11,7 +11,7 @@ from pathlib import Path
 
 from converter._version import __version__
 from converter.errors import BiasoptError, ModelError
-from converter.model.file import DataFile, Pieces, Staged, data_name, span_of, stage, sweep
+from converter.model.file import DataFile, Pieces, Span, Staged, data_name, stage, sweep
 from converter.model.graph import Graph, emit, has_external, load, stored_files
 from converter.records import Rewrite
 from converter.records.results import InspectResult
@@ -22,7 +22,7 @@ PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 def build_pieces(graph: Graph, result: InspectResult, data: DataFile | None) -> Pieces:
     if not (result.rewrites or result.frozen) and data is None:  # as it came, or with its nodes sorted
         out = Pieces()
-        out.add(span_of(graph.file.buffer, graph.file.path, *graph.file.root))
+        out.add(Span(graph.file.buffer, 0, len(graph.file.buffer)))
         return out
     return emit(graph, _build_metadata(graph, result.rewrites), data)
 

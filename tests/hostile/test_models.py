@@ -16,7 +16,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 import converter
 from converter.errors import ModelError
 from converter.model.file import ModelFile
-from converter.model.file.reader import read_whole
+from converter.model.file.disk import read_whole
 from converter.model.file.validate import MAX_INLINED
 from converter.records import Verdict
 from converter.referee.proto.source import LoadedModel

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from converter.model.file.checker import contradiction, infer_shapes, problems
+from converter.model.file.disk import DiskBuffer
 from converter.model.file.reader import NEWEST_OPSET, External, ModelFile, TensorRef, graphs
-from converter.model.file.writer import Computed, DataFile, Pieces, Span, Staged, data_name, span_of, stage, sweep
+from converter.model.file.writer import Computed, DataFile, Pieces, Span, Staged, data_name, stage, sweep
 from converter.model.shapes.claims import list_stale, with_claims, without_claims
 from converter.model.shapes.inference import Sizes, computes_sizes, follow_sizes
 from converter.model.shapes.symbols import Size, product, quotient, size
@@ -13,6 +14,7 @@ __all__ = [
     "NEWEST_OPSET",
     "Computed",
     "DataFile",
+    "DiskBuffer",
     "External",
     "ModelFile",
     "Pieces",
@@ -32,7 +34,6 @@ __all__ = [
     "product",
     "quotient",
     "size",
-    "span_of",
     "stage",
     "sweep",
     "with_claims",

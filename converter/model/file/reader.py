@@ -1,12 +1,8 @@
-"""A model as it lies on disk or in memory: a skeleton without weights, and where they are: inside its folder."""
+"""A model as it lies on disk or in memory: a skeleton without weights, and where they are."""
 
 from __future__ import annotations
 
-import contextlib
-import mmap
-import os
-import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from onnx import TensorProto, numpy_helper
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.file import wire
+from converter.model.file.disk import DiskBuffer, read_bytes, resolve_location
 from converter.model.file.node_order import are_sorted, sort_nodes
 from converter.model.file.validate import external_entry, first_line, malformed, validate
 from converter.model.file.wire import Buffer, Field, Kind, WireError
@@ -29,7 +26,6 @@ NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
 # A guard reads a weight to see whether its fold may be rounded, and the writer reads it again. What is read first
 # stays up to this sum: enough for a ResNet-50, and no more in a model of any size.
 _KEPT_BYTES = 128 << 20
-_SMALL = 1 << 14  # bytes, below which the map is quicker than opening the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +102,7 @@ class ModelFile:
         self.path = source if isinstance(source, Path) else None
         self.label = str(source) if isinstance(source, Path) else "<model>"
         # First of all, so that a path that leads nowhere is reported as one.
-        self.buffer: Buffer = source if isinstance(source, bytes) else _map(source)
+        self.buffer: Buffer = source if isinstance(source, bytes) else DiskBuffer(source)
         self.base = base if base is not None else (source.resolve().parent if isinstance(source, Path) else None)
         self._external_dir = self.base
         if isinstance(source, Path) and base is None:
@@ -208,9 +204,8 @@ class ModelFile:
             whole = TensorProto.FromString(self.buffer[ref.span[0] : ref.span[1]])
             with malformed(f"{self.label}: tensor {ref.header.name!r}"):
                 return to_array(whole)
-        if self.path is not None and isinstance(self.buffer, mmap.mmap) and span[1] - span[0] > _SMALL:
-            # Through read(), not the map: mapped pages would stay in the process's memory.
-            return self._from_raw(ref, read_bytes(self.path, span[0], span[1] - span[0]))
+        if isinstance(self.buffer, DiskBuffer):
+            return self._from_raw(ref, self.buffer.read(span[0], span[1] - span[0]))
         return self._from_raw(ref, self.buffer[span[0] : span[1]])
 
     def _from_raw(self, ref: TensorRef, data: bytes | memoryview) -> NDArray[Any]:
@@ -233,9 +228,8 @@ class ModelFile:
     def close(self) -> None:
         """Let go of the file."""
         self._kept.clear()
-        if isinstance(self.buffer, mmap.mmap):
-            with contextlib.suppress(BufferError):
-                self.buffer.close()
+        if isinstance(self.buffer, DiskBuffer):
+            self.buffer.close()
 
 
 def to_array(tensor: TensorProto) -> NDArray[Any]:
@@ -244,86 +238,6 @@ def to_array(tensor: TensorProto) -> NDArray[Any]:
         texts = [s.decode("utf-8", "surrogateescape") for s in tensor.string_data]
         return np.asarray(texts, dtype=object).reshape(tuple(tensor.dims))
     return np.asarray(numpy_helper.to_array(tensor))
-
-
-def resolve_location(location: str, folders: Iterable[Path | None], where: str) -> tuple[Path, int]:
-    """Find a data file in the first of `folders` that has it; returns it, and its size in bytes.
-
-    Raises
-    ------
-    ModelError
-        It is in none of them, leads out of them, or is no regular file (a pipe would wait for a writer).
-    """
-    known = [folder for folder in folders if folder is not None]
-    try:
-        folder = next((each for each in known if (each / location).exists()), None)
-        if folder is None:
-            raise ModelError(f"{where}: its data file {known[0] / location} is missing; put it beside the model")
-        path = folder / location
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise ModelError(f"{where}: external data at {location!r} leads outside the model's directory; refused")
-        status = path.stat()
-    except (OSError, RuntimeError, ValueError) as exc:  # RuntimeError: a loop of links
-        why = getattr(exc, "strerror", None) or first_line(exc)
-        raise ModelError(f"{where}: its data file {location!r:.200} cannot be read ({why})") from exc
-    if not stat.S_ISREG(status.st_mode):
-        raise ModelError(f"{where}: its data file {path} is not a file")
-    return path, status.st_size
-
-
-def _map(path: Path) -> Buffer:
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ModelError(f"{path}: is a directory; give an .onnx file")
-        if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
-            raise ModelError(f"{path}: is not a regular file; give an .onnx file")
-        with path.open("rb") as f:
-            if os.fstat(f.fileno()).st_size == 0:
-                raise ModelError(f"{path}: is empty; give an .onnx file")
-            return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError as exc:
-        raise ModelError(f"{path}: no such file; check the path") from exc
-    except (OSError, ValueError) as exc:
-        raise ModelError(f"{path}: cannot be read ({first_line(exc)})") from exc
-
-
-def read_whole(path: Path, limit: int) -> bytes:
-    """All of a regular file of at most `limit` bytes.
-
-    Raises
-    ------
-    ModelError
-        It is missing, no regular file (a pipe would wait, a device never ends), longer, or cannot be read.
-    """
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise ModelError(f"{path}: is a directory; give a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{path}: is not a regular file; give a file")
-        if status.st_size > limit:
-            raise ModelError(f"{path}: has {status.st_size} bytes, and such a file has {limit} at most")
-        return path.read_bytes()
-    except (OSError, ValueError) as exc:
-        raise ModelError(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from exc
-
-
-def read_bytes(path: Path, offset: int, n_bytes: int) -> memoryview:
-    """`n_bytes` of a file from `offset`, into memory of its own."""
-    view = np.empty(n_bytes, np.uint8).data  # not a bytearray, which would be zeroed first
-    try:
-        with path.open("rb", buffering=0) as f:
-            f.seek(offset)
-            done = 0
-            while done < n_bytes:
-                got = f.readinto(view[done:])
-                if not got:
-                    raise ModelError(f"{path}: ends before byte {offset + n_bytes}; the file changed or is cut short")
-                done += got
-    except OSError as exc:
-        raise ModelError(f"{path}: cannot be read ({exc.strerror})") from exc
-    return view
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

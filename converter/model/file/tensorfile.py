@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from onnx import OptionalProto, SequenceProto, TensorProto, numpy_helper
 
 from converter.errors import DataError, ModelError
-from converter.model.file.reader import read_whole
+from converter.model.file.disk import read_whole
 
 _LARGEST = (1 << 31) - 1  # bytes of a protobuf message
 

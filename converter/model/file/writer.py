@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import mmap
 import os
 import tempfile
 import time
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from converter.dataclass import dataclass
 from converter.errors import ModelError
-from converter.model.file.reader import read_bytes
+from converter.model.file.disk import DiskBuffer, read_bytes
 from converter.model.file.wire import Buffer, tag
 
 try:
@@ -55,6 +54,8 @@ class Span:
         """The bytes."""
         if isinstance(self.source, Path):
             return read_bytes(self.source, self.offset, self.n_bytes)
+        if isinstance(self.source, DiskBuffer):
+            return self.source.read(self.offset, self.n_bytes)
         return self.source[self.offset : self.offset + self.n_bytes]
 
 
@@ -146,7 +147,9 @@ def write_to(handle: int, pieces: Pieces, where: Path) -> None:
     opened: dict[Path, int] = {}
     try:
         for content in _ahead(pieces.parts):
-            if isinstance(content, Span) and isinstance(content.source, Path):
+            if isinstance(content, Span) and isinstance(content.source, DiskBuffer):
+                _copy(content.source.descriptor, handle, content.offset, content.n_bytes)
+            elif isinstance(content, Span) and isinstance(content.source, Path):
                 if content.source not in opened:
                     opened[content.source] = os.open(content.source, os.O_RDONLY | _BINARY)
                 _copy(opened[content.source], handle, content.offset, content.n_bytes)
@@ -416,10 +419,3 @@ def _sync_directory(path: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-
-def span_of(buffer: Buffer, path: Path | None, start: int, end: int) -> Span:
-    """The bytes `[start, end)` of a model's source, by file where there is one."""
-    if path is not None and isinstance(buffer, mmap.mmap):
-        return Span(path, start, end - start)
-    return Span(buffer, start, end - start)

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from converter.errors import ModelError
-from converter.model.file import Computed, DataFile, Pieces, Span, span_of
+from converter.model.file import Computed, DataFile, Pieces, Span
 from converter.model.file.wire import Field, WireError, fields
 from converter.model.graph.graph import Graph
 from converter.model.graph.nodes import Const, Node, Scope, StoredTensor
@@ -53,7 +53,7 @@ class _Writer:
         self._changed: dict[int, bool] = {}
 
     def span(self, start: int, end: int) -> Span:
-        return span_of(self.file.buffer, self.file.path, start, end)
+        return Span(self.file.buffer, start, end - start)
 
     def copy(self, f: Field) -> Span:
         return self.span(f.start, f.end)

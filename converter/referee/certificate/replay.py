@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
-from converter.model.file.reader import read_whole
+from converter.model.file.disk import read_whole
 from converter.referee.certificate.constants import (
     CertificateError,
     ComputedConstant,

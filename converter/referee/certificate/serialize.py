@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from onnx import (
 )
 
 from converter.errors import ModelError
-from converter.model.file import Computed, DataFile, Pieces, Span, data_name, span_of, stage
+from converter.model.file import Computed, DataFile, DiskBuffer, Pieces, Span, data_name, stage
 from converter.model.file.wire import Buffer, Field, fields
 from converter.referee.certificate.graph import Graph, Node, Scope, Tensor
 from converter.referee.proto.source import LoadedModel, serialize
@@ -48,7 +47,7 @@ class Serializer:
 
     def __init__(self, graph: Graph, source: LoadedModel, metadata: Mapping[str, str], data: DataFile | None) -> None:
         self.graph, self.source, self.metadata, self.data = graph, source, metadata, data
-        self.buffer, self.path = _read_bytes(source)
+        self.buffer: Buffer = serialize(source.proto) if source.path is None else DiskBuffer(source.path)
         self._changed: dict[str, bool] = {}
 
     def build(self) -> Pieces:
@@ -68,7 +67,7 @@ class Serializer:
         return out
 
     def _copy(self, f: Field) -> Span:
-        return span_of(self.buffer, self.path, f.start, f.end)
+        return Span(self.buffer, f.start, f.end - f.start)
 
     def _write_scope(self, out: Pieces, f: Field, scope: Scope) -> None:
         if not self._is_changed(scope):
@@ -238,13 +237,6 @@ def _make_pieces(data: bytes) -> Pieces:
     out = Pieces()
     out.add(data)
     return out
-
-
-def _read_bytes(source: LoadedModel) -> tuple[Buffer, Path | None]:
-    if source.path is None:
-        return serialize(source.proto), None
-    with source.path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), source.path
 
 
 _PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message

@@ -16,8 +16,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from converter.dataclass import dataclass
 from converter.errors import ModelError
+from converter.model.file.disk import read_whole
 from converter.model.file.node_order import are_sorted, sort_nodes
-from converter.model.file.reader import graphs, read_whole
+from converter.model.file.reader import graphs
 from converter.model.file.validate import validate
 from converter.records import ModelFacts
 from converter.referee.proto.tensors import is_external, locate_external

@@ -12,7 +12,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from converter.errors import ModelError
-from converter.model.file.reader import resolve_location, to_array
+from converter.model.file.disk import resolve_location
+from converter.model.file.reader import to_array
 from converter.model.file.validate import external_entry, malformed, stored_bytes
 from converter.referee.reference.conv import Array
 

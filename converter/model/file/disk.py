@@ -1,0 +1,164 @@
+"""Files on disk: each opened once and read through its descriptor, never mapped; only regular ones, within a budget.
+
+A page of a map that the file no longer has ends the process (SIGBUS); a read that comes short is an error like others.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from converter.errors import ModelError
+from converter.model.file.validate import first_line
+
+_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
+_WINDOW = 1 << 16  # bytes that are read at once where less is asked for
+_PART = 1 << 24  # bytes of one read that makes its own memory
+
+
+class DiskBuffer:
+    """The bytes of a regular file, read when they are asked for, from the file that had the name when it was opened.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    ModelError
+        It is missing, empty, no regular file (a pipe would wait for a writer), or cannot be read; when it is read, also
+        where it was cut short in the meantime.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.descriptor = path, -1
+        self._window = (0, b"")  # offset and bytes of what was read last: one value, since two threads read
+        try:
+            _check_kind(path, "an .onnx file")
+            self.descriptor = os.open(path, os.O_RDONLY | _BINARY)
+            self._size = os.fstat(self.descriptor).st_size
+        except FileNotFoundError as exc:
+            raise ModelError(f"{path}: no such file; check the path") from exc
+        except (OSError, ValueError) as exc:
+            raise ModelError(f"{path}: cannot be read ({first_line(exc)})") from exc
+        if self._size == 0:
+            raise ModelError(f"{path}: is empty; give an .onnx file")
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, key: slice) -> bytes:
+        start, stop, _ = key.indices(self._size)
+        first, window = self._window
+        if first <= start and stop <= first + len(window):
+            return window[start - first : stop - first]
+        if stop - start >= _WINDOW:
+            return bytes(self.read(start, stop - start))
+        window = bytes(self.read(start, min(_WINDOW, self._size - start)))
+        self._window = start, window
+        return window[: stop - start]
+
+    def read(self, offset: int, n_bytes: int) -> memoryview:
+        """Bytes into memory of their own."""
+        return _fill(self.descriptor, self.path, offset, n_bytes)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor, self._window = -1, (0, b"")
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def read_bytes(path: Path, offset: int, n_bytes: int) -> memoryview:
+    """`n_bytes` of a file from `offset`, into memory of their own."""
+    try:
+        fd = os.open(path, os.O_RDONLY | _BINARY)
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read ({exc.strerror})") from exc
+    try:
+        return _fill(fd, path, offset, n_bytes)
+    finally:
+        os.close(fd)
+
+
+_seeking = Lock()  # where a read cannot say from where, as on Windows
+
+
+def _fill(fd: int, path: Path, offset: int, n_bytes: int) -> memoryview:
+    view = np.empty(n_bytes, np.uint8).data  # not a bytearray, which would be zeroed first
+    done = 0
+    try:
+        while done < n_bytes:
+            if hasattr(os, "preadv"):
+                got = os.preadv(fd, [view[done:]], offset + done)
+            else:
+                with _seeking:
+                    os.lseek(fd, offset + done, os.SEEK_SET)
+                    part = os.read(fd, min(n_bytes - done, _PART))
+                view[done : done + len(part)] = part
+                got = len(part)
+            if not got:
+                raise ModelError(f"{path}: ends before byte {offset + n_bytes}; the file changed or is cut short")
+            done += got
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read ({exc.strerror})") from exc
+    return view
+
+
+def read_whole(path: Path, limit: int) -> bytes:
+    """All of a regular file of at most `limit` bytes.
+
+    Raises
+    ------
+    ModelError
+        It is missing, no regular file (a pipe would wait, a device never ends), longer, or cannot be read.
+    """
+    try:
+        status = _check_kind(path, "a file")
+        if status.st_size > limit:
+            raise ModelError(f"{path}: has {status.st_size} bytes, and such a file has {limit} at most")
+        return path.read_bytes()
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from exc
+
+
+def _check_kind(path: Path, wanted: str) -> os.stat_result:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise ModelError(f"{path}: is a directory; give {wanted}")
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
+        raise ModelError(f"{path}: is not a regular file; give {wanted}")
+    return status
+
+
+def resolve_location(location: str, folders: Iterable[Path | None], where: str) -> tuple[Path, int]:
+    """Find a data file in the first of `folders` that has it; returns it, and its size in bytes.
+
+    Raises
+    ------
+    ModelError
+        It is in none of them, leads out of them, or is no regular file (a pipe would wait for a writer).
+    """
+    known = [folder for folder in folders if folder is not None]
+    try:
+        folder = next((each for each in known if (each / location).exists()), None)
+        if folder is None:
+            raise ModelError(f"{where}: its data file {known[0] / location} is missing; put it beside the model")
+        path = folder / location
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"{where}: external data at {location!r} leads outside the model's directory; refused")
+        status = path.stat()
+    except (OSError, RuntimeError, ValueError) as exc:  # RuntimeError: a loop of links
+        why = getattr(exc, "strerror", None) or first_line(exc)
+        raise ModelError(f"{where}: its data file {location!r:.200} cannot be read ({why})") from exc
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{where}: its data file {path} is not a file")
+    return path, status.st_size
