@@ -14,11 +14,13 @@ import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 import converter
+from converter.commands.fold import Run
 from converter.errors import ModelError
 from converter.model.file import ModelFile
 from converter.model.file.disk import read_whole
 from converter.model.file.validate import MAX_INLINED
 from converter.records import Verdict
+from converter.records.options import FoldOptions
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.proto.tensors import read_tensor
@@ -298,3 +300,40 @@ def test_a_size_below_zero_is_one_that_is_left_open(tmp_path: Path, where: str) 
     assert result.parity.verdict is Verdict.PASS
     assert [r.pass_name for r in result.rewrites]
     assert converter.compare(path, out).verdict is Verdict.PASS
+
+
+def test_remarks_that_are_no_text_are_kept_as_they_are(tmp_path: Path) -> None:
+    """Exporters write what a source file holds, in whatever encoding; onnxruntime reads such a model."""
+    model = net()
+    model.doc_string = model.producer_name = model.graph.doc_string = model.graph.node[0].doc_string = "REMARK"
+    model.graph.node[1].doc_string = model.graph.initializer[1].doc_string = "REMARK"
+    model.metadata_props.add(key="REMARK", value="REMARK")
+    model.graph.node[0].attribute.append(helper.make_attribute("dilations", [1, 1], doc_string="REMARK"))
+    content = model.SerializeToString().replace(b"REMARK", b"\xff\xfeMARK")
+    path, out, certificate = tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "c.json"
+    path.write_bytes(content)
+    result = converter.fold(path, out=out, certificate=certificate)
+    assert result.rewrites and result.parity is not None and result.parity.verdict is Verdict.PASS
+    assert out.read_bytes().count(b"\xff\xfeMARK") == content.count(b"\xff\xfeMARK") - 2  # those of the norm and of b
+    replayed = tmp_path / "r.onnx"
+    assert not converter.replay_certificate(path, certificate, replayed).why
+    assert replayed.read_bytes().count(b"\xff\xfeMARK") == out.read_bytes().count(b"\xff\xfeMARK")
+    assert converter.compare(path, out).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("at", ["open", "rewrite", "stage"])
+def test_a_model_that_is_cut_short_meanwhile_is_one_line(tmp_path: Path, at: str) -> None:
+    """A map of the file would end the process by SIGBUS."""
+    model = net()
+    large = np.ones((512, 4, 3, 3), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(large, "u"))
+    model.graph.node.append(helper.make_node("Conv", ["y", "u"], ["z"]))
+    model.graph.output.add().CopyFrom(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 512, 4, 4]))
+    path, out = tmp_path / "m.onnx", tmp_path / "o.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"cut short|changed while"), Run(path, out, FoldOptions()) as run:  # noqa: PT012
+        for step in ("open", "rewrite", "stage", "commit"):
+            getattr(run, step)()
+            if step == at:
+                os.truncate(path, 70_000 if at != "open" else 900)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]

@@ -108,9 +108,6 @@ class _Validator:
 
     def check(self) -> None:
         model = self.model
-        self._texts("the model", (model.producer_name, model.producer_version, model.domain, model.doc_string))
-        for entry in model.metadata_props:
-            self._texts("the metadata", (entry.key, entry.value))
         versions = self._versions(model.opset_import)
         self._functions()
         self.in_function = True
@@ -132,6 +129,7 @@ class _Validator:
                 self._texts("the training information", (binding.key, binding.value))
 
     def _texts(self, where: str, texts: Iterable[object]) -> None:
+        """What is compared, looked up or shown must be text; remarks and metadata are only copied, as they are."""
         for text in texts:
             if not isinstance(text, str):
                 self.fail(where, f"the name {text!r:.100} is not text")
@@ -150,7 +148,7 @@ class _Validator:
     def _functions(self) -> None:
         for function in self.model.functions:
             key = _function_key(function)
-            self._texts("a function", (*key, function.doc_string))
+            self._texts("a function", key)
             if key in self.functions:
                 self.fail("", f"function {_shorten(function.name)} is there twice")
             self.functions[key] = function
@@ -186,7 +184,7 @@ class _Validator:
     # -- graphs and nodes ------------------------------------------------------------------
 
     def _graph(self, graph: GraphProto, versions: Mapping[str, int]) -> None:
-        self._texts("a graph", (graph.name, graph.doc_string))
+        self._texts("a graph", (graph.name,))
         for value in (*graph.input, *graph.output, *graph.value_info):
             self._value(f"tensor {_shorten(value.name)}", value)
         for tensor in graph.initializer:
@@ -223,7 +221,7 @@ class _Validator:
 
     def _nodes(self, nodes: Iterable[NodeProto], versions: Mapping[str, int]) -> None:
         for node in nodes:
-            for text in (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output):
+            for text in (node.name, node.op_type, node.domain, *node.input, *node.output):
                 if not isinstance(text, str):
                     self.fail("a node", f"the name {text!r:.100} is not text")
             schema = self._schema(node, versions)
@@ -255,7 +253,7 @@ class _Validator:
             self.fail(f"node {_name_of(node)}", f"a {node.op_type} that makes nothing")
 
     def _attribute(self, where: str, attribute: AttributeProto, schema: Any, versions: Mapping[str, int]) -> None:
-        self._texts(where, (attribute.name, attribute.ref_attr_name, attribute.doc_string))
+        self._texts(where, (attribute.name, attribute.ref_attr_name))
         known = schema.attributes.get(attribute.name) if schema is not None else None
         kind = attribute.type
         if known is not None and known.type.value != kind:
@@ -288,7 +286,7 @@ class _Validator:
             self.fail(where, f"cannot have the shape {list(sparse.dims)!s:.100}")
 
     def _tensor(self, tensor: TensorProto, where: str) -> None:
-        self._texts(where, (tensor.name, tensor.doc_string))
+        self._texts(where, (tensor.name,))
         dims = tensor.dims
         if len(dims) > MAX_DIMS or any(d < 0 for d in dims) or math.prod(dims) > MAX_ELEMENTS:
             self.fail(where, f"cannot have the shape {list(dims)!s:.100}")

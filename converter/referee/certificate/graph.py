@@ -10,9 +10,11 @@ from typing import Any
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from converter.dataclass import dataclass
+from converter.model.file.wire import tag
 from converter.referee.certificate.constants import CertificateError, Constant, StoredConstant, build_constant
 
 _STANDARD = ("", "ai.onnx")
+_DOC_STRING = 6  # its field in a NodeProto
 
 
 @dataclass(eq=False)
@@ -62,7 +64,7 @@ class Node:
         """The node as it is now; bodies as they were."""
         node = NodeProto(op_type=self.op, name=self.proto.name, domain=self.proto.domain)
         if self.proto.doc_string:
-            node.doc_string = self.proto.doc_string
+            node.MergeFromString(_write_text(_DOC_STRING, self.proto.doc_string))
         if getattr(self.proto, "overload", ""):
             node.overload = self.proto.overload
         node.metadata_props.extend(self.proto.metadata_props)
@@ -70,6 +72,12 @@ class Node:
         node.output.extend(w.name for w in self.outputs)
         node.attribute.extend(self.attributes.values())
         return node
+
+
+def _write_text(number: int, text: str | bytes) -> bytes:
+    """A field of text as protobuf stores it; what is no UTF-8 comes as bytes, which cannot be assigned."""
+    content = text if isinstance(text, bytes) else text.encode()
+    return tag(number, len(content)) + content
 
 
 class Scope:

@@ -83,6 +83,18 @@ def shape_problem(cell: Recurrent, shape: tuple[int, ...]) -> str | None:
     return f"B has shape {list(shape)}, not [{n_directions}, {2 * len(cell.gates)} * hidden_size]"
 
 
+def weight_problem(facts: Facts, cell: Recurrent) -> str | None:
+    """Why W or R cannot have the shape that it is known to have: both are [D, G * H, ...]; None if they can."""
+    for slot, name in ((1, "W"), (2, "R")):
+        weight = cell.node.tensor_in(slot)
+        shape = None if weight is None else facts.shape(weight)
+        fits = shape is None or (len(shape) == 3 and (shape[0] == len(cell.directions) or not isinstance(shape[0], int)))
+        if shape is not None and not fits:
+            last = "input_size" if name == "W" else "hidden_size"
+            return f"{name} has shape {list(shape)}, not [{len(cell.directions)}, {len(cell.gates)} * hidden_size, {last}]"
+    return None
+
+
 def bias_value(facts: Facts, cell: Recurrent) -> Array | None:
     """B in float64, shape [D, 2, G, H]; None where it is not constant or has another shape."""
     weight = None if cell.bias is None else facts.constants.weight(cell.bias)

@@ -92,7 +92,7 @@ def output(m: RecurrentBias) -> Tensor:
 
 
 def _bias_shape(facts: Facts, m: RecurrentBias) -> str | None:
-    return rnn.shape_problem(m.cell, facts.weight(m.bias).shape)
+    return rnn.shape_problem(m.cell, facts.weight(m.bias).shape) or rnn.weight_problem(facts, m.cell)
 
 
 def _not_finite(facts: Facts, m: RecurrentBias) -> str | None:

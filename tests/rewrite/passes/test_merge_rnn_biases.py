@@ -350,6 +350,16 @@ TWINS: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize(("slot", "name"), [(1, "W"), (2, "R")])
+def test_weights_of_another_rank_are_left_alone(slot: int, name: str) -> None:
+    """No runtime takes them; nothing about their bias can be recomputed."""
+    model = cell("LSTM", np.float32)
+    held = {t.name: t for t in model.graph.initializer}
+    weight = held[model.graph.node[0].input[slot]]
+    weight.dims[:] = weight.dims[1:]
+    assert_declines(model, NAME, "bias-shape", says=f"{name} has shape")
+
+
 def test_every_guard_has_a_test() -> None:
     assert {g.code for g in PASS.guards} == set(DECLINES) == set(TWINS)
 
