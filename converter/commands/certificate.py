@@ -208,15 +208,19 @@ def _describe_file(source: LoadedModel) -> dict[str, Any]:
     return {**known, "sha256": hash_file(source.path), "size_bytes": source.path.stat().st_size}
 
 
-def write_certificate(document: dict[str, Any], path: Path) -> None:
+def write_certificate(document: dict[str, Any], path: Path, *, force: bool = True) -> None:
     """Write a certificate, whole or not at all.
 
     Raises
     ------
     ModelError
-        It cannot be written.
+        It cannot be written, or is there already and not to be replaced by ``force``.
     """
     try:
-        write_whole(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        write_whole(path, json.dumps(document, indent=1, allow_nan=False) + "\n", force=force)
+    except FileExistsError as exc:
+        raise ModelError(
+            f"{path}: exists already, another run made it meanwhile; give another place, or --force"
+        ) from exc
     except OSError as exc:
         raise ModelError(f"{path}: cannot be written ({exc.strerror}); choose another place") from exc

@@ -23,6 +23,7 @@ from converter.commands.inspect import (
 from converter.commands.options import REMOVE
 from converter.commands.output import (
     PROTO_LIMIT,
+    Identity,
     build_pieces,
     check_unchanged,
     find_target,
@@ -223,7 +224,7 @@ class Run:
         self.exit_code = 0
         self._staged: Staged | None = None
         self._written = False
-        self._certified = False
+        self._certified: dict[Path, Identity] = {}
         if options.removal is not None and options.certificate is not None:
             raise ValueError("a certificate is of exact rewrites; it excludes the removal of biases by data")
         _check_inputs(options.verify)
@@ -278,7 +279,8 @@ class Run:
         self._discard()
         if self.target is not None:
             with silence_graphsurgeon(), blaming_the_model(self.graph):
-                how = {"in_place": self.options.in_place, "replaces": self.options.force}
+                how: dict[str, Any] = {"in_place": self.options.in_place, "replaces": self.options.force}
+                how["progress"] = self.options.progress
                 self._staged = stage_model(self.graph, self.folded, self.target, **how)
             check_unchanged(self._sources)  # all of it has been read by now
         self.graph.file.forget()
@@ -355,8 +357,9 @@ class Run:
         folder = original.folder if self._staged is None else None  # a file's own data lies beside it
         folded = LoadedModel.open(self._result, folder, "folded model")
         document = build_certificate(self.recorder, original, folded, progress=self.options.progress)
-        write_certificate(document, Path(self.options.certificate))
-        self._certified = True
+        path = Path(self.options.certificate)
+        write_certificate(document, path, force=self.options.force)
+        self._certified = identify([path])
 
     def conclude(self) -> None:
         """Let the caller say what was found while nothing is in its place yet: a report that fails leaves no output."""
@@ -380,8 +383,10 @@ class Run:
     def _withdraw(self) -> None:
         """Remove the certificate of an output that is not there."""
         if self._certified and not self._written and self.target is not None:
-            assert self.options.certificate is not None
-            Path(self.options.certificate).unlink(missing_ok=True)
+            for path, _ in (
+                self._certified.items() & identify(self._certified).items()
+            ):  # not what another run put there
+                path.unlink(missing_ok=True)
 
     def _discard(self) -> None:
         if self._staged is not None:
@@ -418,7 +423,7 @@ class Run:
     @property
     def _result(self) -> Path | bytes:
         """The folded model, as a temporary file if it is to be one."""
-        return self._staged.temporary if self._staged is not None else self.folded.to_bytes()
+        return self._staged.path if self._staged is not None else self.folded.to_bytes()
 
     def _named(self, facts: ModelFacts | None) -> ModelFacts | None:
         """What was judged is the file that is to be, not the temporary one."""

@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from converter._version import __version__
 from converter.errors import BiasoptError, ModelError
-from converter.model.file import DataFile, Pieces, Span, Staged, data_name, stage, sweep
+from converter.model.file import DataFile, Pieces, Span, Staged, claim, data_name, name_replaced, stage
 from converter.model.graph import Graph, emit, has_external, load, stored_files
 from converter.records import Rewrite
 from converter.records.results import InspectResult
@@ -40,23 +41,71 @@ def _build_metadata(graph: Graph, rewrites: tuple[Rewrite, ...]) -> dict[str, st
     return {"biasopt.version": __version__, "biasopt.rewrites": json.dumps(ids, separators=(",", ":"))}
 
 
-def stage_model(graph: Graph, result: InspectResult, target: Path, *, in_place: bool, replaces: bool) -> Staged:
-    sweep(target)
-    data: DataFile | None = None
-    if has_external(graph):
-        data = DataFile(data_name(target, _serialize_skeleton(graph)))
-    pieces = build_pieces(graph, result, data)
-    if data is None and pieces.n_bytes > PROTO_LIMIT:
-        data = DataFile(data_name(target, _serialize_skeleton(graph)))
-        pieces = build_pieces(graph, result, data)
+def stage_model(
+    graph: Graph,
+    result: InspectResult,
+    target: Path,
+    *,
+    in_place: bool,
+    replaces: bool,
+    progress: Callable[[str], None] | None = None,
+) -> Staged:
+    """Write the result beside its place, after what a killed run of that target left is removed.
+
+    Raises
+    ------
+    ModelError
+        Another run is writing the same target, or it cannot be written; nothing is left behind.
+    """
+    staged = claim(target)
     try:
-        like = target.stat() if in_place else None
-    except OSError as exc:
-        raise ModelError(f"{target}: is gone ({exc.strerror}); nothing was written") from exc
-    mode = stat.S_IMODE(like.st_mode) if like is not None else None
-    own = set() if in_place else {Path(p) for p in stored_files(graph)}
-    stale = _find_stale_data(target, own) if target.exists() else ()
-    return stage(target, pieces, data, mode=mode, like=like, stale_data=stale, replaces=replaces or in_place)
+        _finish_replacing(target)
+        data: DataFile | None = None
+        if has_external(graph):
+            data = DataFile(data_name(target, _serialize_skeleton(graph)))
+        pieces = build_pieces(graph, result, data)
+        if data is None and pieces.n_bytes > PROTO_LIMIT:
+            data = DataFile(data_name(target, _serialize_skeleton(graph)))
+            pieces = build_pieces(graph, result, data)
+        try:
+            like = target.stat() if in_place else None
+        except OSError as exc:
+            raise ModelError(f"{target}: is gone ({exc.strerror}); nothing was written") from exc
+        mode = stat.S_IMODE(like.st_mode) if like is not None else None
+        own = set() if in_place else {Path(p) for p in stored_files(graph)}
+        stale = _find_stale_data(target, own) if target.exists() else ()
+        how: dict[str, Any] = {"mode": mode, "like": like, "stale_data": stale, "replaces": replaces or in_place}
+        stage(staged, pieces, data, progress=None if progress is None else _count_bytes(progress), **how)
+    except BaseException:
+        staged.discard()
+        raise
+    return staged
+
+
+def _count_bytes(tell: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Progress in bytes, where there is something to wait for."""
+    told = 0
+
+    def count(done: int, total: int) -> None:
+        nonlocal told
+        if total >= _WORTH_TELLING and done - told >= total // 100:
+            told = done
+            tell(f"writing: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+
+    return count
+
+
+_WORTH_TELLING = 64 << 20  # bytes to write
+
+
+def _finish_replacing(target: Path) -> None:
+    """Remove data files that only the model uses which a run replaced, before it was killed."""
+    replaced = name_replaced(target)
+    if replaced.is_file():
+        with contextlib.suppress(OSError):
+            for path in _find_stale_data(replaced, set()):
+                path.unlink()
+            replaced.unlink()
 
 
 def _serialize_skeleton(graph: Graph) -> bytes:

@@ -56,7 +56,7 @@ def replay_certificate(
     found = engine.check_certificate(source, document, asked.progress)
     same = None
     if found.holds and target is not None and found.write is not None:
-        found.write(target)
+        found.write(target, replaces=asked.force)
         same = hash_file(target) == document["output"].get("sha256")
     return ReplayResult(
         str(source_path),

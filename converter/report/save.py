@@ -5,7 +5,6 @@ All files but ``report.json`` are made from what that holds, so that `biasopt re
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from converter.dataclass import dataclass
 from converter.errors import BiasoptError
 from converter.report import terminal
 from converter.report.render import FORMS
+from converter.temporary import open_temporary, read_umask
 
 if TYPE_CHECKING:
     from converter.report.blocks import Report
@@ -171,25 +171,18 @@ def write_whole(path: Path, content: str | bytes, *, force: bool = True) -> Path
     """
     # a name that no encoding has was escaped by the report; what is left is replaced, not a crash
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
+    temporary = open_temporary(path, wait=_PATIENCE)
     try:
-        with os.fdopen(handle, "wb") as file:
+        os.ftruncate(temporary.descriptor, 0)
+        with os.fdopen(temporary.descriptor, "wb", closefd=False) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_read_umask())
-        if force:
-            temporary.replace(path)
-        else:
-            os.link(temporary, path)  # fails where somebody made it meanwhile
+        temporary.path.chmod(0o666 & ~read_umask())
+        temporary.become(path, replaces=force)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        temporary.discard()
     return path
 
 
-def _read_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+_PATIENCE = 10.0  # seconds to wait for another run that writes the same report

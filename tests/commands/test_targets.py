@@ -165,34 +165,91 @@ def test_whoever_is_second_does_not_replace_the_first(folder: Path, monkeypatch:
     assert sorted(p.name for p in Path().iterdir()) == ["m.onnx", "m.onnx.data", "o.onnx"]
 
 
+def test_a_certificate_that_another_run_made_meanwhile_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = plain()
+    certify = folding.Run.certify
+
+    def meanwhile(run: folding.Run) -> None:
+        Path("c.json").write_bytes(b"another run's")
+        certify(run)
+
+    monkeypatch.setattr(folding.Run, "certify", meanwhile)
+    with pytest.raises(ModelError, match=r"c\.json: exists already, another run made it meanwhile"):
+        converter.fold(model, "o.onnx", verify=False, certificate="c.json")
+    assert Path("c.json").read_bytes() == b"another run's"
+    assert not Path("o.onnx").exists()
+
+
 def test_what_a_killed_run_left_goes_and_nothing_else(folder: Path) -> None:
+    """However young it is."""
     model = external()
     left = {
-        ".o.onnx.abcd1234.tmp": externalise(small_model(), folder, "o.onnx.data").SerializeToString(),
-        ".other.onnx.abcd1234.tmp": b"",
+        ".o.onnx.biasopt.tmp": externalise(small_model(), folder, "o.onnx.data").SerializeToString(),
+        ".other.onnx.biasopt.tmp": b"",
         "o.onnx.mine.data": b"the user's",
     }
     for name, content in left.items():
         Path(name).write_bytes(content)
-        os.utime(name, (time.time() - 60,) * 2)
     converter.fold(model, "o.onnx", verify=False)
     names = sorted(p.name for p in Path().iterdir())
-    assert names == [".other.onnx.abcd1234.tmp", "m.onnx", "m.onnx.data", "o.onnx", "o.onnx.data", "o.onnx.mine.data"]
+    assert names == [".other.onnx.biasopt.tmp", "m.onnx", "m.onnx.data", "o.onnx", "o.onnx.data", "o.onnx.mine.data"]
     assert onnx.load("o.onnx").graph.node  # with the data that it wrote itself
 
 
-def test_what_a_living_run_holds_stays(folder: Path) -> None:
+@pytest.mark.parametrize("point", ["before the name is taken", "after"])
+def test_a_run_that_was_killed_while_it_replaced_a_model(point: str, folder: Path) -> None:
+    """The replaced model is noted until its data is gone; so its data goes with the next run."""
+    model = external()
+    before = Path("m.onnx").read_bytes(), Path("m.onnx.data").read_bytes()
+    noted = Path(".m.onnx.biasopt.old")
+    if point == "after":
+        converter.fold(model, in_place=True, verify=False)
+        noted.write_bytes(before[0])
+        Path("m.onnx.data").write_bytes(before[1])
+    else:
+        noted.hardlink_to(model)
+    converter.fold(model, in_place=True, verify=False)
+    assert not noted.exists()
+    assert len(list(Path().glob("m.onnx*.data"))) == 1
+    assert onnx.load("m.onnx").graph.node
+
+
+def test_a_run_that_was_killed_between_the_two_names_of_its_output(folder: Path) -> None:
+    model = plain()
+    converter.fold(model, "o.onnx", verify=False)
+    made = Path("o.onnx").read_bytes()
+    Path(".o.onnx.biasopt.tmp").hardlink_to("o.onnx")
+    with pytest.raises(ModelError, match="exists already"):
+        converter.fold(model, "o.onnx", verify=False)
+    assert Path("o.onnx").read_bytes() == made
+    converter.fold(model, "o.onnx", verify=False, force=True)
+    assert sorted(p.name for p in Path().iterdir()) == ["m.onnx", "o.onnx"]
+
+
+def test_what_a_living_run_holds_stays_and_the_second_run_says_so(folder: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     model = plain()
-    alive = Path(".o.onnx.abcd1234.tmp")
+    alive = Path(".o.onnx.biasopt.tmp")
     alive.write_bytes(b"x")
-    os.utime(alive, (time.time() - 60,) * 2)
     with alive.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        converter.fold(model, "o.onnx", verify=False)
-        assert alive.exists()
-    converter.fold(model, "o.onnx", verify=False, force=True)
+        for force in (False, True):
+            with pytest.raises(ModelError, match=r"o\.onnx: another run is writing it"):
+                converter.fold(model, "o.onnx", verify=False, force=force)
+        assert alive.read_bytes() == b"x"
+    converter.fold(model, "o.onnx", verify=False)
     assert not alive.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="links are followed here")
+def test_a_link_under_the_temporary_name_is_not_followed(folder: Path) -> None:
+    """Whoever can write into the folder knows the name."""
+    model = plain()
+    Path("victim").write_bytes(b"precious")
+    Path(".o.onnx.biasopt.tmp").symlink_to("victim")
+    with pytest.raises(ModelError, match="cannot be written"):
+        converter.fold(model, "o.onnx", verify=False)
+    assert Path("victim").read_bytes() == b"precious"
 
 
 def test_in_place_keeps_the_permissions_of_model_and_data(folder: Path) -> None:

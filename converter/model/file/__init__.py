@@ -5,7 +5,8 @@ from __future__ import annotations
 from converter.model.file.checker import contradiction, infer_shapes, problems
 from converter.model.file.disk import DiskBuffer
 from converter.model.file.reader import NEWEST_OPSET, External, ModelFile, TensorRef, graphs
-from converter.model.file.writer import Computed, DataFile, Pieces, Span, Staged, data_name, stage, sweep
+from converter.model.file.staging import Staged, claim, data_name, name_replaced, stage
+from converter.model.file.writer import Computed, DataFile, Pieces, Span
 from converter.model.shapes.claims import list_stale, with_claims, without_claims
 from converter.model.shapes.inference import Sizes, computes_sizes, follow_sizes
 from converter.model.shapes.symbols import Size, product, quotient, size
@@ -23,6 +24,7 @@ __all__ = [
     "Span",
     "Staged",
     "TensorRef",
+    "claim",
     "computes_sizes",
     "contradiction",
     "data_name",
@@ -30,12 +32,12 @@ __all__ = [
     "graphs",
     "infer_shapes",
     "list_stale",
+    "name_replaced",
     "problems",
     "product",
     "quotient",
     "size",
     "stage",
-    "sweep",
     "with_claims",
     "without_claims",
 ]

@@ -92,6 +92,15 @@ def read_bytes(path: Path, offset: int, n_bytes: int) -> memoryview:
 _seeking = Lock()  # where a read cannot say from where, as on Windows
 
 
+def read_at(fd: int, offset: int, n_bytes: int) -> bytes:
+    """At most `n_bytes` of an open file from `offset`; nothing beyond its end."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, n_bytes, offset)
+    with _seeking:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, n_bytes)
+
+
 def _fill(fd: int, path: Path, offset: int, n_bytes: int) -> memoryview:
     view = np.empty(n_bytes, np.uint8).data  # not a bytearray, which would be zeroed first
     done = 0
@@ -100,9 +109,7 @@ def _fill(fd: int, path: Path, offset: int, n_bytes: int) -> memoryview:
             if hasattr(os, "preadv"):
                 got = os.preadv(fd, [view[done:]], offset + done)
             else:
-                with _seeking:
-                    os.lseek(fd, offset + done, os.SEEK_SET)
-                    part = os.read(fd, min(n_bytes - done, _PART))
+                part = read_at(fd, offset + done, min(n_bytes - done, _PART))
                 view[done : done + len(part)] = part
                 got = len(part)
             if not got:

@@ -356,7 +356,7 @@ class ReplayResult:
     where: str = ""
     open_steps: tuple[tuple[str, str], ...] = ()  # id and reason of steps whose algebra the normal form cannot say
     digest: str = ""
-    write: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
+    write: Callable[..., None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def holds(self) -> bool:

@@ -18,7 +18,7 @@ from onnx import (
 )
 
 from converter.errors import ModelError
-from converter.model.file import Computed, DataFile, DiskBuffer, Pieces, Span, data_name, stage
+from converter.model.file import Computed, DataFile, DiskBuffer, Pieces, Span, claim, data_name, stage
 from converter.model.file.wire import Buffer, Field, fields
 from converter.referee.certificate.graph import Graph, Node, Scope, Tensor
 from converter.referee.proto.source import LoadedModel, serialize
@@ -248,7 +248,9 @@ def build_model(graph: Graph, source: LoadedModel, metadata: Mapping[str, str]) 
     return model
 
 
-def write_model(graph: Graph, source: LoadedModel, metadata: Mapping[str, str], target: Path) -> None:
+def write_model(
+    graph: Graph, source: LoadedModel, metadata: Mapping[str, str], target: Path, *, replaces: bool = False
+) -> None:
     """Write the model, whole or not at all; what lay in data files goes into one beside it.
 
     Raises
@@ -256,17 +258,20 @@ def write_model(graph: Graph, source: LoadedModel, metadata: Mapping[str, str], 
     ModelError
         It cannot be written.
     """
-    tensors = [*_list_tensors(graph)]
-    outside = DataFile(data_name(target, b"replay"))
-    data = outside if any(map(is_external, tensors)) else None
-    pieces = Serializer(graph, source, metadata, data).build()
-    if data is None and pieces.n_bytes > _PROTO_LIMIT:
-        data = outside
-        pieces = Serializer(graph, source, metadata, data).build()
+    staged = claim(target)
     try:
-        stage(target, pieces, data).commit()
+        outside = DataFile(data_name(target, b"replay"))
+        data = outside if any(map(is_external, _list_tensors(graph))) else None
+        pieces = Serializer(graph, source, metadata, data).build()
+        if data is None and pieces.n_bytes > _PROTO_LIMIT:
+            data = outside
+            pieces = Serializer(graph, source, metadata, data).build()
+        stage(staged, pieces, data, replaces=replaces)
+        staged.commit()
     except ValueError as exc:
         raise ModelError(f"{target}: cannot be written ({exc})") from exc
+    finally:
+        staged.discard()
 
 
 def _list_tensors(graph: Graph) -> list[TensorProto]:

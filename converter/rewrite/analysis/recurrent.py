@@ -88,10 +88,14 @@ def weight_problem(facts: Facts, cell: Recurrent) -> str | None:
     for slot, name in ((1, "W"), (2, "R")):
         weight = cell.node.tensor_in(slot)
         shape = None if weight is None else facts.shape(weight)
-        fits = shape is None or (len(shape) == 3 and (shape[0] == len(cell.directions) or not isinstance(shape[0], int)))
+        fits = shape is None or (
+            len(shape) == 3 and (shape[0] == len(cell.directions) or not isinstance(shape[0], int))
+        )
         if shape is not None and not fits:
             last = "input_size" if name == "W" else "hidden_size"
-            return f"{name} has shape {list(shape)}, not [{len(cell.directions)}, {len(cell.gates)} * hidden_size, {last}]"
+            return (
+                f"{name} has shape {list(shape)}, not [{len(cell.directions)}, {len(cell.gates)} * hidden_size, {last}]"
+            )
     return None
 
 

@@ -1,0 +1,240 @@
+"""An output: whole under a temporary name beside its place, then renamed; its data file with it, and stale ones gone.
+
+A run that is killed at any moment leaves the whole old or the whole new output, and beside it at most its temporary
+file, its data file, or the data file of the output that it replaced: all of which the next run of that target removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from converter.errors import ModelError
+from converter.model.file.writer import DataFile, Pieces, write_to
+from converter.temporary import HeldError, Temporary, open_temporary, read_umask
+
+_CHUNK = 8 << 20
+_BINARY: int = getattr(os, "O_BINARY", 0)
+
+
+@dataclass
+class Staged:
+    """An output on its way.
+
+    Attributes
+    ----------
+    temporary : Temporary
+        Locked: no other run writes the same target meanwhile.
+    data : Path, optional
+        Its data file, under its final name.
+    stale_data : paths
+        Data files that only the output that it replaces uses.
+    """
+
+    target: Path
+    temporary: Temporary
+    data: Path | None = None
+    stale_data: tuple[Path, ...] = ()
+    replaces: bool = True
+
+    @property
+    def path(self) -> Path:
+        """Where it can be read until it is committed."""
+        return self.temporary.path
+
+    def commit(self) -> None:
+        """Rename into place: the one commit point. Then delete data files that only the old output used.
+
+        Raises
+        ------
+        ModelError
+            It cannot be renamed, or somebody else wrote the target meanwhile and it may not be replaced.
+        """
+        replaced = _note_replaced(self.target) if self.stale_data else None
+        try:
+            self.temporary.become(self.target, replaces=self.replaces)
+        except FileExistsError as exc:
+            self.discard()
+            raise ModelError(
+                f"{self.target}: exists already, another run made it meanwhile; give another output, or --force"
+            ) from exc
+        except OSError as exc:
+            self.discard()
+            raise ModelError(f"{self.target}: cannot be written ({exc.strerror}); nothing was changed") from exc
+        _sync_directory(self.target.parent)
+        for path in (*self.stale_data, *([replaced] if replaced is not None else [])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def discard(self) -> None:
+        """Remove what was staged."""
+        if self.data is not None and self.temporary.descriptor >= 0:
+            with contextlib.suppress(OSError):
+                self.data.unlink()
+        self.temporary.discard()
+
+
+def _note_replaced(target: Path) -> Path | None:
+    """Keep what the target holds under a second name, until the data files that only it uses are gone."""
+    noted = name_replaced(target)
+    with contextlib.suppress(OSError):  # a file system without hard links
+        noted.unlink(missing_ok=True)
+        os.link(target, noted)
+        return noted
+    return None
+
+
+def name_replaced(target: Path) -> Path:
+    """Where a run that was killed while it removed stale data left the model that named it."""
+    return target.with_name(f".{target.name}.biasopt.old")
+
+
+def claim(target: Path) -> Staged:
+    """Begin an output: take its temporary file, and remove what a killed run left of an earlier one.
+
+    Raises
+    ------
+    ModelError
+        Another run is writing the same target; the directory is missing or not writable.
+    """
+    try:
+        temporary = open_temporary(target)
+    except HeldError as exc:
+        raise ModelError(f"{target}: another run is writing it; wait for its end, or give another output") from exc
+    except OSError as exc:
+        raise ModelError(f"{target}: cannot be written ({exc.strerror}); choose another output") from exc
+    try:
+        if temporary.is_left:
+            _remove_left(temporary, target)
+            os.ftruncate(temporary.descriptor, 0)
+    except OSError as exc:
+        temporary.discard()
+        raise ModelError(f"{target}: cannot be written ({exc.strerror}); choose another output") from exc
+    return Staged(target, temporary)
+
+
+def _remove_left(temporary: Temporary, target: Path) -> None:
+    """Remove data files of outputs of that name that a model left behind names, and that the one there does not.
+
+    A model names its data files in plain bytes.
+    """
+    ours = [
+        entry.name
+        for entry in os.scandir(target.parent)
+        if entry.name.startswith(f"{target.name}.") and entry.name.endswith(".data")
+    ]
+    named = _find_names(temporary.path, ours)
+    for name in named - _find_names(target, named):
+        (target.parent / name).unlink(missing_ok=True)
+
+
+def _find_names(path: Path, names: Iterable[str]) -> set[str]:
+    """Those of the names that are somewhere in the file; none where it is not there."""
+    wanted = {name: os.fsencode(name) for name in names}
+    found: set[str] = set()
+    keep = max(map(len, wanted.values()), default=1) - 1
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        tail = b""
+        while len(found) < len(wanted) and (chunk := file.read(_CHUNK)):
+            window = tail + chunk
+            found |= {name for name, content in wanted.items() if content in window}
+            tail = window[-keep:] if keep else b""
+    return found
+
+
+def stage(
+    staged: Staged,
+    pieces: Pieces,
+    data: DataFile | None,
+    *,
+    mode: int | None = None,
+    like: os.stat_result | None = None,
+    stale_data: Sequence[Path] = (),
+    replaces: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write `pieces` (and the data file) beside the target, flushed to the disk.
+
+    Parameters
+    ----------
+    mode : int, optional
+        Permissions of the files; what the process's mask leaves by default.
+    like : stat_result, optional
+        Whose owner and group the files get, where this process may give them away.
+    replaces : bool
+        Whether `commit` may replace a file of that name.
+    progress : callable, optional
+        Told the bytes that are written, and those that are to be.
+
+    Raises
+    ------
+    ModelError
+        The disk is full, or its data file cannot be made; nothing is left behind.
+    """
+    target = staged.target
+    data_path = target.parent / data.name if data is not None and data.used else None
+    staged.stale_data, staged.replaces = tuple(stale_data), replaces
+    permissions = mode if mode is not None else 0o666 & ~read_umask()
+    total = pieces.n_bytes + (data.pieces.n_bytes if data is not None else 0)
+    done = 0
+
+    def tell(n_bytes: int) -> None:
+        nonlocal done
+        done += n_bytes
+        if progress is not None:
+            progress(done, total)
+
+    try:
+        fd = staged.temporary.descriptor
+        write_to(fd, pieces, target, tell)
+        os.fsync(fd)
+        staged.temporary.path.chmod(permissions)
+        _give_to(staged.temporary.path, like)
+        if data_path is not None and data is not None:
+            data_fd = os.open(data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, permissions)
+            staged.data = data_path
+            try:
+                write_to(data_fd, data.pieces, data_path, tell)
+                os.fsync(data_fd)
+            finally:
+                os.close(data_fd)
+            data_path.chmod(permissions)
+            _give_to(data_path, like)
+    except FileExistsError as exc:
+        staged.discard()
+        raise ModelError(f"{data_path}: was made by somebody else meanwhile; nothing was changed") from exc
+    except OSError as exc:
+        staged.discard()
+        raise ModelError(f"{target}: cannot be written ({exc.strerror}); nothing was changed") from exc
+    except BaseException:
+        staged.discard()
+        raise
+
+
+def _give_to(path: Path, like: os.stat_result | None) -> None:
+    """Let a file keep its owner where somebody else writes it; who may not give files away keeps it."""
+    if like is not None and hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(path, like.st_uid, like.st_gid)
+
+
+def data_name(target: Path, seed: bytes) -> str:
+    """A free name for the data file: ``OUT.data``, or ``OUT.<8 hex>.data`` if that is taken."""
+    name, n = f"{target.name}.data", 0
+    while os.path.lexists(target.parent / name):
+        digest = hashlib.sha256(seed + n.to_bytes(4, "little")).hexdigest()[:8]
+        name, n = f"{target.name}.{digest}.data", n + 1
+    return name
+
+
+def _sync_directory(path: Path) -> None:
+    with contextlib.suppress(OSError):  # Windows cannot open a directory
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,180 @@
+"""Temporary files beside what they will become: one a target, locked while its run lives, taken over if it was killed.
+
+The name is always the same, so that the lock on the file is that of the target: a second run finds it held, and what a
+killed run left is found unlocked, at once, however young it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there, and nothing taken over
+    fcntl = None  # type: ignore[assignment]
+
+_MARK = "biasopt"
+_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
+_TRIES = 100  # to open the file that the last holder renames meanwhile
+_TICK = 0.02  # seconds between two looks at a lock that is waited for
+
+
+class HeldError(OSError):
+    """Another run that lives is writing the same target."""
+
+
+@dataclass
+class Temporary:
+    """An open file of this run's alone.
+
+    Attributes
+    ----------
+    path : Path
+        Its name, beside the target.
+    descriptor : int
+        -1 once it is let go.
+    is_left : bool
+        Whether it holds what a killed run wrote.
+    """
+
+    path: Path
+    descriptor: int
+    is_left: bool = False
+
+    def become(self, target: Path, *, replaces: bool) -> None:
+        """Take the target's name, and let go.
+
+        Raises
+        ------
+        FileExistsError
+            It has been made meanwhile, and may not be replaced.
+        OSError
+            It cannot be renamed.
+        """
+        if fcntl is None:
+            self._let_go()  # Windows does not rename a file that is open
+        if replaces:
+            self.path.replace(target)
+        else:
+            _rename_to_free(self.path, target)
+        self._let_go()
+
+    def discard(self) -> None:
+        """Remove it; what has become the target stays."""
+        if self.descriptor < 0:
+            return
+        if fcntl is None:
+            self._let_go()
+        with contextlib.suppress(OSError):
+            self.path.unlink()  # while it is held: another run that waits for it looks at its name again
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def open_temporary(target: Path, *, wait: float = 0.0) -> Temporary:
+    """The temporary file of `target`, to be written from its start.
+
+    Parameters
+    ----------
+    wait : float
+        Seconds to wait for another run that is writing the same target.
+
+    Raises
+    ------
+    HeldError
+        Another run is.
+    OSError
+        There is no room, no right to write there, or something else has the name.
+    """
+    path, until = target.with_name(f".{target.name}.{_MARK}.tmp"), time.monotonic() + wait
+    if fcntl is None:
+        return _open_unlocked(target)
+    for _ in range(_TRIES):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | _BINARY, 0o600)
+        try:
+            if not _is_ours(fd):
+                raise OSError(errno.EPERM, f"{path.name} is there, and is not this tool's; remove it", str(path))
+            while not _lock(fd):
+                if time.monotonic() >= until:
+                    raise HeldError(errno.EBUSY, "another run is writing it", str(target))
+                time.sleep(_TICK)
+            status = os.fstat(fd)
+            if not _is_named(path, status):  # its holder renamed or removed it before it let go
+                os.close(fd)
+                continue
+            if status.st_nlink > 1:  # it has become the target already, and that run was killed before it took the name
+                path.unlink()
+                os.close(fd)
+                continue
+            return Temporary(path, fd, is_left=status.st_size > 0)
+        except _NoLocksError:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            return _open_unlocked(target)
+        except BaseException:
+            os.close(fd)
+            raise
+    raise HeldError(errno.EBUSY, "other runs are writing it", str(target))
+
+
+class _NoLocksError(Exception):
+    """The file system knows no locks."""
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as exc:
+        raise _NoLocksError from exc
+    return True
+
+
+def _is_ours(fd: int) -> bool:
+    status = os.fstat(fd)
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _is_named(path: Path, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), status)
+    except FileNotFoundError:
+        return False
+
+
+def _open_unlocked(target: Path) -> Temporary:
+    fd, name = tempfile.mkstemp(prefix=f".{target.name}.{_MARK}.", suffix=".tmp", dir=target.parent)
+    return Temporary(Path(name), fd)
+
+
+def _rename_to_free(temporary: Path, target: Path) -> None:
+    """Rename to a name that nobody else has taken. FileExistsError where somebody has."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: what is left of the race is a few microseconds
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
+        temporary.rename(target)
+        return
+    temporary.unlink()
+
+
+def read_umask() -> int:
+    """The process's mask of permissions."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
