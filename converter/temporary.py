@@ -12,8 +12,9 @@ import os
 import stat
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from converter.dataclass import dataclass
 
 try:
     import fcntl

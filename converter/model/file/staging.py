@@ -10,9 +10,9 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.file.writer import DataFile, Pieces, write_to
 from converter.temporary import HeldError, Temporary, open_temporary, read_umask
