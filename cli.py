@@ -30,7 +30,7 @@ from converter.commands.options import (
     parse_share,
     read_by,
 )
-from converter.errors import BiasoptError
+from converter.errors import BiasoptError, explain_os_error
 from converter.records.options import (
     OUTCOMES,
     PROVIDERS,
@@ -358,11 +358,11 @@ def run(argv: Sequence[str] | None = None) -> int:
         terminal.mute()
         return 0
     except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename is not None:
-            terminal.bug(__version__)
-            return 70
         terminal.mute()  # of --help and the like, where stdout is full
-        terminal.note(f"error: stdout: cannot be written ({error.strerror}); free space or send it elsewhere")
+        if error.errno == errno.ENOSPC and error.filename is None:
+            terminal.note(f"error: stdout: cannot be written ({error.strerror}); free space or send it elsewhere")
+        else:
+            terminal.note(f"error: {explain_os_error(error)}")
         return 3
     except Exception:  # what nobody mapped is a bug, and says so
         if terminal.was_interrupted():  # a library that was being loaded made an error of its own of it

@@ -16,6 +16,8 @@ Errors of onnx, onnx-graphsurgeon, onnxruntime and torch are mapped where those 
 
 from __future__ import annotations
 
+import os
+
 
 class BiasoptError(Exception):
     """An error that the user can act on; its text is one line."""
@@ -35,6 +37,14 @@ class DataError(BiasoptError):
 
 class RuntimeUnavailable(BiasoptError):
     """The execution provider or library that was asked for is not available."""
+
+
+def explain_os_error(error: OSError) -> BiasoptError:
+    """What the system refused, as an error of the user's: no room, no right, a file that went away meanwhile."""
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    return BiasoptError(
+        f"{where}the system refused ({error.strerror or type(error).__name__}); see to that, run it again"
+    )
 
 
 class InvariantViolation(Exception):

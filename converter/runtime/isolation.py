@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from converter import errors
-from converter.errors import BiasoptError, InvariantViolation
+from converter.errors import BiasoptError, InvariantViolation, explain_os_error
 from converter.records.evidence import Warning, WarningCode
 
 Found = TypeVar("Found")
@@ -120,6 +120,9 @@ def _work(work: Callable[[Progress], Found], fd: int) -> None:
             b"E",
             msgspec.msgpack.encode((type(exc).__name__, str(exc).encode("utf-8", "backslashreplace").decode())),
         )
+    except OSError as exc:  # a disk that is full, a file that went away: no bug
+        told = str(explain_os_error(exc)).encode("utf-8", "backslashreplace").decode()
+        _send(fd, b"E", msgspec.msgpack.encode((BiasoptError.__name__, told)))
     except MemoryError:
         _send(fd, b"M", b"")
     except BaseException:  # whatever it is, the parent says it

@@ -166,12 +166,66 @@ def _find_cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def find_free_bytes() -> int | None:
-    """Memory that can be had without swapping, in bytes; None where the system does not say. Source: /proc/meminfo."""
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+def find_free_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that can be had without swapping, in bytes; None where the system does not say.
+
+    What the machine has, and what the control groups of this process (containers, batch systems) leave of it.
+
+    Parameters
+    ----------
+    root : path
+        Where ``proc`` and ``sys`` are.
+
+    Sources: proc(5), /proc/meminfo; cgroups(7); the kernel's admin-guide, cgroup-v1/memory and cgroup-v2.
+    """
+    known = [_read_available(root), *_list_group_rooms(root)]
+    if (found := [size for size in known if size is not None]) or root != Path("/"):
+        return max(0, min(found)) if found else None
     with suppress(AttributeError, OSError, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return None
+
+
+def _read_available(root: Path) -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+# Of each version of control groups: the files of the limit and of what is used, and what of that can be given back.
+_V1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+_V2 = "memory.max", "memory.current", "inactive_file"
+
+
+def _list_group_rooms(root: Path) -> list[int]:
+    """What each control group that this process is in, and each group around it, leaves of its limit."""
+    rooms = []
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines():
+            number, _, rest = line.partition(":")
+            controllers, _, own = rest.partition(":")
+            if number == "0" and not controllers:
+                top, files = root / "sys/fs/cgroup", _V2
+            elif "memory" in controllers.split(","):
+                top, files = root / "sys/fs/cgroup/memory", _V1
+            else:
+                continue
+            # In a container the own group is mounted as the top, whatever the path says.
+            group = top / own.lstrip("/") if ".." not in own.split("/") else top
+            folders = [f for f in dict.fromkeys((group, *group.parents, top)) if f.is_relative_to(top)]
+            rooms += [room for folder in folders if (room := _read_room(folder, *files)) is not None]
+    return rooms
+
+
+def _read_room(folder: Path, limit: str, usage: str, cache: str) -> int | None:
+    with suppress(OSError, ValueError):  # "max": no limit
+        most = int((folder / limit).read_text(encoding="ascii"))
+        used = int((folder / usage).read_text(encoding="ascii"))
+        with suppress(OSError, ValueError, IndexError):
+            for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines():
+                if line.startswith(f"{cache} "):
+                    used -= int(line.split()[1])
+        return most - max(used, 0)
     return None

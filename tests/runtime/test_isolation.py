@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.errors import DataError, InvariantViolation, ModelError
+from converter.errors import BiasoptError, DataError, InvariantViolation, ModelError
 from converter.runtime.isolation import IS_POSSIBLE, Died, Progress, run_isolated
 
 pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="no fork on this system: the work is done in this process")
@@ -71,6 +72,15 @@ def test_an_error_of_the_users_is_that_error(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error), match=str(error)):
+        run(work)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.ENOENT])
+def test_what_the_system_refuses_is_no_bug(number: int) -> None:
+    def work(tell: Progress) -> Answer:
+        raise OSError(number, os.strerror(number), "m.onnx.data")
+
+    with pytest.raises(BiasoptError, match=f"m.onnx.data: the system refused .{os.strerror(number)}"):
         run(work)
 
 

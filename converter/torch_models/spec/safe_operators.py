@@ -3,6 +3,10 @@
 An operator that touches the world outside takes a text: the name of a file, a message, a group of processes. So the
 schemas decide, as the installed torch has them: every text that an operator takes must be one of the known choices
 ("bilinear", "sum", an equation of einsum ...). A new operator of torch is thus refused until it is known.
+
+Nor may it call kernels that trust their caller: torch checks what the user's operators are given, and leaves it at that
+where one kernel calls another. Indices of a sparse tensor, of a backward pass or of a factorisation that nobody checked
+read and write memory that is none of the tensor's. Nets that are exported need none of these.
 """
 
 from __future__ import annotations
@@ -35,7 +39,47 @@ _CHOICES = frozenset(
     "idx indexing input inputs interpolation item key l mode new norm old ord p pad_mode padding padding_side reduce "
     "rounding_mode s self separator side string substr t to_add type values message msg cls".split()
 )
-_NEVER = frozenset({"save", "load", "from_file", "_print", "print"})
+_NEVER = frozenset({"save", "load", "from_file", "print"})
+# Kernels that take indices, pivots, strides or storage on trust, by what is in their names.
+_TRUSTING = (
+    "backward",
+    "sparse",
+    "nested",
+    "jagged",
+    "mkldnn",
+    "cudnn",
+    "miopen",
+    "mps",
+    "xnnpack",
+    "fbgemm",
+    "_unsafe",
+)
+_TRUSTING_PUBLIC = frozenset(
+    "set set_ lu_solve lu_unpack linalg_lu_solve linalg_ldl_solve ormqr linalg_householder_product segment_reduce "
+    "crow_indices ccol_indices row_indices col_indices coalesce resize resize_ resize_as "
+    "resize_as_ geqrf orgqr cholesky_inverse".split()
+)
+# What begins with an underscore is a kernel's own business, but for these, which exporters write; and but for those
+# with two, which are the operators of TorchScript's language.
+_PRIVATE = frozenset(
+    "_adaptive_avg_pool2d _adaptive_avg_pool3d _addmm_activation _aminmax _assert_async _assert_scalar "
+    "_assert_tensor_metadata _batch_norm_impl_index _batch_norm_no_update _cast_Byte _cast_Char _cast_Double "
+    "_cast_Float _cast_Half _cast_Int _cast_Long _cast_Short _cdist_forward _conj _conj_physical _conv_depthwise2d "
+    "_convolution _convolution_mode _dim_arange _embedding_bag _embedding_bag_forward_only _euclidean_dist _fft_c2c "
+    "_fft_c2r _fft_r2c _functional_assert_async _functional_assert_scalar _functional_sym_constrain_range "
+    "_functional_sym_constrain_range_for_size _fused_rms_norm _get_tracing_state _infer_size _is_all_true "
+    "_is_any_true _linalg_det _linalg_eigh _linalg_slogdet _linalg_svd _list_to_tensor _local_scalar_dense "
+    "_log_softmax _logcumsumexp _make_dep_token _masked_softmax _native_batch_norm_legit "
+    "_native_batch_norm_legit_functional _native_batch_norm_legit_no_training _native_multi_head_attention _neg_view "
+    "_pack_padded_sequence _pad_circular _pad_enum _pad_packed_sequence _pdist_forward _prelu_kernel _reshape_copy "
+    "_reshape_from_tensor _safe_softmax _scaled_dot_product_attention_math _scaled_dot_product_efficient_attention "
+    "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu _set_item _shape_as_tensor "
+    "_softmax _stack _tensor_to_list _to_copy _transform_bias_rescale_qkv _transformer_encoder_layer_fwd _trilinear "
+    "_unique _unique2 _unsafe_index _unsafe_index_put "
+    "_unsafe_masked_index _unsafe_view _unwrap_optional _upsample_bicubic2d_aa _upsample_bilinear2d_aa "
+    "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _weight_norm "
+    "_weight_norm_interface".split()
+)
 
 
 @cache
@@ -46,10 +90,16 @@ def is_harmless(namespace: str, name: str) -> bool:
     """
     if namespace == "prim":
         return name in PRIM
-    if namespace not in NAMESPACES or name in _NEVER:
+    if namespace not in NAMESPACES or name in _NEVER or (namespace == "aten" and not _checks_its_operands(name)):
         return False
     schemas = _schemas(namespace, name)
     return bool(schemas) and all(_takes_no_texts(schema) for schema in schemas)
+
+
+def _checks_its_operands(name: str) -> bool:
+    if name.startswith("_") and not name.startswith("__"):
+        return name in _PRIVATE
+    return name not in _TRUSTING_PUBLIC and not any(part in name for part in _TRUSTING)
 
 
 def exists(namespace: str, name: str) -> bool:
