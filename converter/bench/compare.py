@@ -24,7 +24,8 @@ from converter.records import InputSet, Latency
 from converter.referee.proto.copies import make_loadable
 from converter.referee.proto.random_inputs import check_given, check_shapes, guess_shapes, has_open_batch, make_feeds
 from converter.referee.proto.source import LoadedModel, describe_model
-from converter.runtime.machine import HINT, describe_environment, find_free_bytes, make_clock_reader
+from converter.runtime.gpu import HINT, find_visible_device, list_other_processes, make_clock_reader
+from converter.runtime.machine import describe_environment, find_free_bytes
 from converter.runtime.placement import Placement, find_placement, prove_placement
 from converter.runtime.providers import is_out_of_memory
 from converter.runtime.session import count_cores
@@ -133,6 +134,13 @@ class Request:
     say: Say = lambda stage: None
 
 
+def _warn_of_others(how: Deployment) -> Iterator[str]:
+    others = [] if how.provider == "cpu" else list_other_processes(find_visible_device(how.device[1]))
+    if others:
+        pids = ", ".join(map(str, others[:5])) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        yield f"other processes compute on this GPU ({pids}): times may be theirs; nvidia-smi lists them"
+
+
 class Bench:
     """One pair, made ready."""
 
@@ -141,31 +149,61 @@ class Bench:
         self.sources = make_loadable(a), make_loadable(b)
         self.models = [source.for_runtime() for source in self.sources]
         self.facts = describe_model(a), describe_model(b)
-        self.warnings: list[str] = []
+        self.warnings: list[str] = list(_warn_of_others(request.how))
+        self.session = 0  # whose engines of TensorRT's are used; those of 0 serve for all but the sessions
+        self.builds: tuple[list[float], list[float]] = [], []  # ms that an engine took to be built
         self.feeds = self._choose_feeds()
         self.peaks = self._find_peaks()
 
     def _load(self, which: int, how: Deployment) -> TimedSession:
         model, external = self.models[which]
-        return TimedSession(model, how, external)
+        return TimedSession(model, self._with_caches(which, how), external)
+
+    def _with_caches(self, which: int, how: Deployment) -> Deployment:
+        """TensorRT with its caches in a folder of the session's: each session has engines of its own, built once."""
+        if how.provider != "tensorrt" or any("cache" in name for name in how.options):  # the user's caches are theirs
+            return how
+        folder = self.folder / "engines" / f"{'ab'[which]}-{how.level}-{self.session}"
+        folder.mkdir(parents=True, exist_ok=True)
+        caches = {
+            f"trt_{kind}_cache_{what}": text
+            for kind in ("engine", "timing")
+            for what, text in (("enable", "1"), ("path", str(folder)))
+        }
+        return replace(how, options={**how.options, **caches})
+
+    def _build(self, which: int, how: Deployment, bind: Callable[[TimedSession], None]) -> None:
+        """Have the engine of a session built, beside the times of loading and of the first run."""
+        if how.provider == "tensorrt":
+            self.request.say(f"TensorRT builds the engine of {'AB'[which]}, {len(self.builds[which]) + 1}")
+        begun = time.perf_counter()
+        session = self._load(which, how)
+        bind(session)  # with open sizes it is built for those of the first run
+        session.close()
+        self.builds[which].append(1e3 * (time.perf_counter() - begun))
+
+    def _begin_session(self, number: int, how: Deployment) -> None:
+        self.session = number
+        if how.provider == "tensorrt":
+            for which in (0, 1):
+                self._build(which, how, lambda session: session.bind(self.feeds))
 
     def _choose_feeds(self) -> dict[str, Any]:
         """Inputs that both run on; loading both once also fills the system's cache of files for all later loads."""
-        request, given = self.request, self.request.feeds
+        request, feeds = self.request, dict(self.request.feeds or {})
         request.say("inputs")
-        session = self._load(0, request.how)
-        if given is None:
-            seed = request.design.seed
-            feeds = choose_feeds(self.sources[0], session.bind, request.shapes, request.batch, seed)
-        else:
-            feeds = dict(given)
-            check_feeds(self.sources[0], feeds)
-            session.bind(feeds)
-        session.close()
+
+        def choose(session: TimedSession) -> None:
+            if request.feeds is None:
+                found = choose_feeds(self.sources[0], session.bind, request.shapes, request.batch, request.design.seed)
+                feeds.update(found)
+            else:
+                check_feeds(self.sources[0], feeds)
+                session.bind(feeds)
+
+        self._build(0, request.how, choose)
         check_feeds(self.sources[1], feeds)
-        other = self._load(1, request.how)
-        other.bind(feeds)
-        other.close()
+        self._build(1, request.how, lambda session: session.bind(feeds))
         return feeds
 
     def _find_peaks(self) -> tuple[int | None, int | None]:
@@ -187,6 +225,7 @@ class Bench:
             path = self.folder / f"{'ab'[which]}.onnx"
             path.write_bytes(model)
             model = path
+        how = self._with_caches(which, how)
         return make_worker_call(
             model, external, how, self.folder / "feeds.npz", max(60.0, self.request.design.max_time)
         )
@@ -198,10 +237,14 @@ class Bench:
 
     def measure(self, how: Deployment, design: Design) -> Latency:
         """One measurement of the pair, at one level of optimisation."""
+        self.session = 0
         placed = [self._find_placement(which, how) for which in (0, 1)]
         found = self._measure_times(how, design)
         for side, peak in zip(found.sides, self.peaks, strict=True):
             side.peak_bytes = peak
+        if how.provider == "tensorrt":
+            for side, builds in zip(found.sides, self.builds, strict=True):
+                side.builds = builds[1:] or builds  # the first one had to find inputs as well
         if self.request.samples is not None:
             suffix = "" if how.level == self.request.how.level else f"-{how.level}"
             write_samples(found, self.request.samples.with_name(f"{self.request.samples.stem}{suffix}.npz"))
@@ -229,7 +272,7 @@ class Bench:
             threads=how.threads,
             custom_ops=how.custom_ops,
             external_dir=external,
-            options=dict(how.options),
+            options=dict(self._with_caches(which, how).options),
             strict=False,
         )
         if how.provider != "cpu":
@@ -245,7 +288,7 @@ class Bench:
         return load
 
     def _measure_interleaved(self, how: Deployment, design: Design) -> Measurement:
-        read = None if how.provider == "cpu" else make_clock_reader(int(how.options.get("device_id", 0)))
+        read = None if how.provider == "cpu" else make_clock_reader(how.device[1])
         before = make_flusher(how) if self.request.flush else None
         bench = InterleavedBench(
             (self._make_opener(0, how), self._make_opener(1, how)),
@@ -255,6 +298,8 @@ class Bench:
             extra=_GRAPH_RUNS * how.cuda_graph,
             before=before,
             read=read,
+            begin=lambda number: self._begin_session(number, how),
+            begin_seconds=sum(max(each, default=0.0) for each in self.builds) / 1e3 * (how.provider == "tensorrt"),
         )
         found = bench.measure()
         if how.provider != "cpu" and read is None:

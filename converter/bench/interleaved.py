@@ -17,7 +17,7 @@ import numpy as np
 from converter.bench.design import AA_BLOCKS, EXTENSION, FEWEST_PAIRS, MOST_BLOCKS, Design, fit_design
 from converter.dataclass import dataclass
 from converter.records import Block
-from converter.runtime.machine import Reading
+from converter.runtime.gpu import POWER_CAP, Reading
 from converter.stats import estimate_interval
 
 Run = Callable[[], None]
@@ -115,7 +115,8 @@ def _describe_clock(halves: tuple[Samples, Samples], clocks: tuple[Reading, Read
     return {
         "sm_clock_mhz": (early, late),
         "throttle": tuple(throttled),
-        "unsteady": bool(throttled) or drift > _DRIFT,
+        # A GPU at its power cap runs as it always does under load: only where that moves the clock is it unsteady.
+        "unsteady": bool(set(throttled) - {POWER_CAP}) or drift > _DRIFT,
         "cycles_log_ratio": math.log(float(np.median(cycles[1]) / np.median(cycles[0]))) if early and late else None,
     }
 
@@ -191,6 +192,7 @@ class ModelTimes:
     loads: list[float] = field(default_factory=list)  # ms
     firsts: list[float] = field(default_factory=list)  # ms
     warm_ups: list[WarmUp] = field(default_factory=list)
+    builds: list[float] = field(default_factory=list)  # ms, of engines; by TensorRT only
     submits: list[tuple[float, float]] = field(default_factory=list)  # ms, queued and done; on a GPU only
     peak_bytes: int | None = None
 
@@ -251,6 +253,8 @@ class InterleavedBench:
         Done before every sample, untimed.
     read : callable, optional
         Reads the GPU's clock.
+    begin : callable, optional
+        Told the number of a session, from 1 on, before it loads its models; takes ``begin_seconds``.
     """
 
     def __init__(
@@ -263,9 +267,12 @@ class InterleavedBench:
         extra: int = 0,
         before: Run | None = None,
         read: Read | None = None,
+        begin: Callable[[int], None] = lambda number: None,
+        begin_seconds: float = 0.0,
     ) -> None:
         self.opens, self.design, self.clock, self.say = opens, design, clock, say
         self.extra, self.before, self.read = extra, before, read
+        self.begin, self.begin_seconds = begin, begin_seconds
         self.rng = random.Random(design.seed)  # noqa: S311  (an order of runs, no secret)
         self.first = self.rng.randrange(2)
         self.begun = clock()
@@ -320,11 +327,11 @@ class InterleavedBench:
             if other is None:
                 other, _ = self._open(_FIRST, None, f"A/A control, block {k + 1} of {AA_BLOCKS}")
             if k == 0:
-                self.session_seconds = self._elapsed() - begun
+                self.session_seconds = self._elapsed() - begun + self.begin_seconds
             samples = self._take((model.run, other.run), count)
             # The later one of two sessions tends to differ from the earlier one: take turns.
             self.found.aa.append((samples if k % 2 == self.first else samples.swapped()).log_ratio)
-            if self.session_seconds < _RELOAD_SHARE * self.design.max_time:
+            if self.session_seconds - self.begin_seconds < _RELOAD_SHARE * self.design.max_time:
                 other.close()
                 other = None
         if other is not None:
@@ -362,6 +369,7 @@ class InterleavedBench:
     def _session(self, session: int, blocks: int) -> None:
         """Both models loaded, warmed up and timed; they take turns in being loaded first."""
         begun, stage = self._elapsed(), f"session {session + 1} of {max(session + 1, self.design.sessions)}"
+        self.begin(session + 1)
         order = (_FIRST, _SECOND) if (session + self.first) % 2 else (_SECOND, _FIRST)
         opened = {which: self._open(which, self.found.sides[which], stage)[0] for which in order}
         self.session_seconds = max(self.session_seconds, self._elapsed() - begun)

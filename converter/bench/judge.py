@@ -14,6 +14,7 @@ from converter.bench import design as gates
 from converter.bench.design import Design
 from converter.bench.interleaved import Measurement, Mode, ModelTimes, is_steady
 from converter.records import Latency, Timing, Verdict
+from converter.runtime.gpu import POWER_CAP
 from converter.stats import Array, Interval, bound_quantile, estimate_interval, measure_robustness
 
 P99_RUNS = 299  # from here on the largest sample bounds the 99th percentile with 95 % confidence
@@ -66,6 +67,9 @@ def _describe_times(values: Array, side: ModelTimes, edges: Array, repeat: int, 
         gated = len(values) >= P99_GATE_RUNS
         detail["p99_upper_ms"] = bound_quantile([float(v) for v in values], 0.99, 0.99 if gated else 0.95)
         detail["p99_may_gate"] = gated
+    if side.builds:
+        detail["build_ms"] = median(side.builds)
+        detail["builds_ms"] = [round(x, 3) for x in side.builds]
     if side.submits:
         detail["submit_ms"], detail["total_ms"] = (float(median(x)) for x in zip(*side.submits, strict=True))
     return detail
@@ -214,6 +218,9 @@ def _find_warnings(found: Measurement, a: Timing) -> list[str]:
     if kept:
         reasons = sorted({why for b in kept for why in b.throttle or ()}) or ["its clock drifts"]
         said.append(f"the GPU was unsteady in {len(kept)} blocks that count ({', '.join(reasons)})")
+    capped = sum(POWER_CAP in (b.throttle or ()) and not b.unsteady for b in found.counted)
+    if capped:
+        said.append(f"the GPU was at its power cap, with a steady clock, in {capped} blocks")
     outliers = measure_robustness([b.log_ratio for b in found.counted])["outliers"]
     if outliers:
         blocks = "block lies" if outliers == 1 else "blocks lie"

@@ -16,6 +16,7 @@ import numpy as np
 from converter._version import __version__
 from converter.errors import BiasoptError
 from converter.runtime.failures import explain_loader
+from converter.runtime.gpu import list_gpus
 from converter.runtime.installation import (
     explain_conflict,
     find_package,
@@ -23,7 +24,7 @@ from converter.runtime.installation import (
     list_distributions,
     preload_tensorrt,
 )
-from converter.runtime.providers import PROVIDERS, describe_gpu, format_error, import_onnxruntime, preload_cuda
+from converter.runtime.providers import PROVIDERS, format_error, import_onnxruntime, preload_cuda
 from converter.runtime.session import Session
 
 # y = Conv(x, w) with x[1,1,2,2] and w = [[[[2]]]]: the least that shows that a provider computes.
@@ -60,7 +61,7 @@ def take_inventory(provider: str = "cpu") -> dict[str, Any]:
         "distributions": list(list_distributions()),
         "providers": providers,
         "libraries": libraries,
-        "gpus": [found] if (found := _describe_gpu()) else [],
+        "gpus": _list_gpus(),
         "asked": provider,
         "works": asked["works"],
         "advice": [] if asked["works"] and not explain_conflict() else _advise(asked, missing),
@@ -129,10 +130,10 @@ def _find_mapped(name: str) -> str:
     return name
 
 
-def _describe_gpu() -> dict[str, Any]:
+def _list_gpus() -> list[dict[str, Any]]:
     with suppress(Exception):
-        return describe_gpu()
-    return {}
+        return list_gpus()
+    return []
 
 
 def _advise(asked: dict[str, Any], missing: Sequence[dict[str, str]]) -> list[str]:

@@ -1,115 +1,22 @@
-"""Clocks of an NVIDIA GPU, read and never set: by NVIDIA's library, else by its tool, else not at all."""
+"""The machine that models ran on, and the versions of what ran them, for reports."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
-import shutil
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.dataclass import dataclass
 from converter.records import Environment
+from converter.runtime.gpu import describe_gpu, find_visible_device
 from converter.runtime.installation import list_distributions
-from converter.runtime.providers import describe_gpu, import_onnxruntime
+from converter.runtime.providers import import_onnxruntime
 from converter.runtime.session import count_cores
-
-# What slows a GPU down against its will; idle, clocks that the user set and a display's clocks are none of it.
-# Source: NVML API reference, nvmlClocksEventReasons.
-THROTTLES = {
-    0x04: "power cap",
-    0x08: "hardware slowdown",
-    0x20: "software thermal slowdown",
-    0x40: "hardware thermal slowdown",
-    0x80: "power brake",
-}
-HINT = "sudo nvidia-smi -lgc <MHz>,<MHz> locks the clocks of the GPU, sudo nvidia-smi -rgc unlocks them"
-_QUERIES = ("clocks.sm,clocks_event_reasons.active", "clocks.sm,clocks_throttle_reasons.active")
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The clock of the multiprocessors in MHz, and a bit per reason for which it is lower than it could be."""
-
-    sm_mhz: float
-    reasons: int = 0
-
-    @property
-    def throttled(self) -> tuple[str, ...]:
-        """Why the GPU is slowed down, in words; empty if it is not."""
-        return tuple(name for bit, name in THROTTLES.items() if self.reasons & bit)
-
-
-def make_clock_reader(device_id: int = 0) -> Callable[[], Reading] | None:
-    """Give a function that reads the clock now; None where it cannot be read."""
-    for make in (_read_by_library, _read_by_tool):
-        with suppress(Exception):  # no library, no tool, no driver, no GPU, no right to ask: all the same here
-            read = make(find_visible_device(device_id))
-            read()
-            return read
-    return None
-
-
-def find_visible_device(device_id: int) -> str:
-    """Which GPU of the machine CUDA means by a number: its index, or its uuid."""
-    listed = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
-    return listed[device_id] if device_id < len(listed) else str(device_id)
-
-
-def _read_by_library(device: str) -> Callable[[], Reading]:
-    import pynvml
-
-    pynvml.nvmlInit()
-    by_index = device.isdigit()
-    handle: Any = pynvml.nvmlDeviceGetHandleByIndex(int(device)) if by_index else _find_by_uuid(pynvml, device)
-    reasons = getattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-    reasons = reasons or pynvml.nvmlDeviceGetCurrentClocksThrottleReasons
-    return lambda: Reading(float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)), int(reasons(handle)))
-
-
-def _find_by_uuid(pynvml: Any, uuid: str) -> Any:
-    return pynvml.nvmlDeviceGetHandleByUUID(uuid)
-
-
-def _read_by_tool(device: str) -> Callable[[], Reading]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        raise FileNotFoundError("nvidia-smi")
-    query = next(q for q in _QUERIES if _ask(tool, q, device) is not None)
-
-    def read() -> Reading:
-        found = _ask(tool, query, device)
-        if found is None:
-            raise OSError("nvidia-smi does not answer")
-        return found
-
-    return read
-
-
-def _ask(tool: str, query: str, device: str) -> Reading | None:
-    command = [tool, f"--id={device}", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
-        return parse_reading(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
-
-
-def parse_reading(line: str) -> Reading:
-    """One line of nvidia-smi: ``1980, 0x0000000000000004``.
-
-    Raises
-    ------
-    ValueError
-        It is no such line.
-    """
-    clock, reasons = (part.strip() for part in line.strip().split("\n")[0].split(","))
-    return Reading(float(clock), int(reasons, 16))
 
 
 def describe_environment(
@@ -122,7 +29,7 @@ def describe_environment(
 ) -> Environment:
     """Versions, machine and provider; the GPU only where one was asked for."""
     return Environment(
-        versions=_list_versions(),
+        versions=_list_versions() | (list_cuda_versions() if provider != "cpu" else {}),
         ort_dists=list_distributions(),
         machine=_describe_machine(),
         provider_requested=provider,
@@ -146,6 +53,29 @@ def _list_versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     found["onnxruntime"] = str(import_onnxruntime().__version__)
+    return found
+
+
+# Libraries that a session on a GPU has loaded, by what they are called in a report, with what tells their version.
+_CUDA_LIBRARIES = {
+    "CUDA": ("libcudart.so.13", "cudaRuntimeGetVersion", (1000, 10)),
+    "cuDNN": ("libcudnn.so.9", "cudnnGetVersion", (10000, 100)),
+    "TensorRT": ("libnvinfer.so.10", "getInferLibVersion", (10000, 100)),
+}
+
+
+def list_cuda_versions() -> dict[str, str]:
+    """Versions of those of NVIDIA's libraries that this process has loaded, as they tell them themselves."""
+    found = {}
+    for name, (library, function, (major, minor)) in _CUDA_LIBRARIES.items():
+        with suppress(Exception):  # not loaded, or none that tells
+            ask = getattr(ctypes.CDLL(library, mode=os.RTLD_NOLOAD), function)
+            ask.restype = ctypes.c_size_t if name == "cuDNN" else ctypes.c_int
+            number = ctypes.c_int()
+            value = int(ask(ctypes.byref(number)) if name == "CUDA" else ask())
+            value = number.value if name == "CUDA" else value
+            if value >= major:
+                found[name] = f"{value // major}.{value % major // minor}" + (f".{value % minor}" * (name != "CUDA"))
     return found
 
 

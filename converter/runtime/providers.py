@@ -10,8 +10,6 @@ import contextlib
 import io
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -28,7 +26,6 @@ _BEHIND = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
 STRICT = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _NARROW_ENGINES = ("trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable", "trt_fp8_enable")
 SILENT = 4  # onnxruntime's severity "fatal"
-_QUERY = ("name", "uuid", "driver_version")
 
 
 def format_error(exc: BaseException) -> str:
@@ -145,44 +142,3 @@ def list_providers(
     given = {k: v for k, v in chosen.items() if k == "device_id"} | (exact if strict else {})
     behind = [(PROVIDERS[name], given) if name == "cuda" and given else PROVIDERS[name] for name in _BEHIND[provider]]
     return [first] if alone else [first, *behind]
-
-
-def describe_gpu(device: str = "0") -> dict[str, Any]:
-    """Name, uuid and driver of a GPU by its index or uuid, by NVIDIA's library or its tool; empty without either."""
-    try:
-        return _describe_by_library(device)
-    except Exception:  # no library, no driver, no GPU: all the same here
-        return _describe_by_tool(device)
-
-
-def _describe_by_library(device: str) -> dict[str, Any]:
-    import pynvml
-
-    pynvml.nvmlInit()
-    try:
-        by_index = device.isdigit()
-        handle = (
-            pynvml.nvmlDeviceGetHandleByIndex(int(device)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(device)
-        )
-        values = (
-            pynvml.nvmlDeviceGetName(handle),
-            pynvml.nvmlDeviceGetUUID(handle),
-            pynvml.nvmlSystemGetDriverVersion(),
-        )
-    finally:
-        pynvml.nvmlShutdown()
-    texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
-    return dict(zip(("name", "uuid", "driver"), texts, strict=True))
-
-
-def _describe_by_tool(device: str) -> dict[str, Any]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return {}
-    command = [tool, f"--id={device}", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    parts = [p.strip() for p in done.stdout.partition("\n")[0].split(",")]
-    return dict(zip(("name", "uuid", "driver"), parts, strict=True)) if len(parts) == len(_QUERY) else {}

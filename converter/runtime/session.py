@@ -111,9 +111,7 @@ class Session:
         if profile is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(profile)
-        settings.add_session_config_entry(
-            "session.record_ep_graph_assignment_info", "1" if profile is not None else "0"
-        )
+            settings.add_session_config_entry(*RECORD_ASSIGNMENT)
         asked = [
             list_providers(provider, options, strict=strict, narrow=narrow, alone=alone) for alone in (True, False)
         ]
@@ -123,17 +121,8 @@ class Session:
         self.outputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_outputs())
 
     def list_assigned(self) -> dict[str, list[tuple[str, str]]]:
-        """Which nodes each provider took when the model was loaded, as (operator, name); empty where that is not told.
-
-        Told since onnxruntime 1.24, and only with a profile. What a provider fuses into an engine is one node of the
-        profile, but all of its nodes here.
-        """
-        with suppress(Exception):  # an older onnxruntime, or a provider that does not tell
-            found: dict[str, list[tuple[str, str]]] = {}
-            for part in self._session.get_provider_graph_assignment_info():
-                found.setdefault(part.ep_name, []).extend((node.op_type, node.name) for node in part.get_nodes())
-            return found
-        return {}
+        """Which nodes each provider took at loading; told of sessions with a profile: see the function of that name."""
+        return list_assigned(self._session)
 
     def end_profile(self) -> Path:
         """Write the profile, and say where it is."""
@@ -184,6 +173,23 @@ def _make_options(ort: ModuleType, optimize: bool | str, threads: int | None) ->
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+RECORD_ASSIGNMENT = ("session.record_ep_graph_assignment_info", "1")
+
+
+def list_assigned(session: Any) -> dict[str, list[tuple[str, str]]]:
+    """Provider -> the nodes that it took when the model was loaded, as (operator, name); empty where that is not told.
+
+    Told since onnxruntime 1.24, of sessions with `RECORD_ASSIGNMENT`. What a provider fuses into an engine is one node
+    of a profile, but all of its nodes here.
+    """
+    with suppress(Exception):  # an older onnxruntime, or a provider that does not tell
+        found: dict[str, list[tuple[str, str]]] = {}
+        for part in session.get_provider_graph_assignment_info():
+            found.setdefault(part.ep_name, []).extend((node.op_type, node.name) for node in part.get_nodes())
+        return found
+    return {}
 
 
 def _register(options: Any, library: Path) -> None:

@@ -265,3 +265,37 @@ def test_one_set_of_inputs(pair: Pair, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.ones((1, 1, 4, 4), np.float32))
     given = ["--inputs", str(tmp_path / "x.npz")]
     assert cli.run(["bench", *map(str, pair), *given, *given]) == 2
+
+
+def test_each_session_has_an_engine_of_its_own_built_once(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT, by a session that only says what it was given."""
+    loads: list[tuple[str, str]] = []
+    said: list[str] = []
+
+    class Told:
+        first_run_ms = load_ms = 1.0
+
+        def __init__(self, model: Path, how: Deployment, external: Path | None = None) -> None:
+            assert how.options["trt_engine_cache_enable"] == how.options["trt_timing_cache_enable"] == "1"
+            assert how.options["trt_engine_cache_path"] == how.options["trt_timing_cache_path"]
+            loads.append((model.name, Path(how.options["trt_engine_cache_path"]).name))
+
+        def bind(self, feeds: object) -> None: ...
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("converter.bench.compare.TimedSession", Told)
+    monkeypatch.setattr(Bench, "_find_peaks", lambda self: (100, 90))
+    a, b = (LoadedModel.open(path) for path in pair)
+    how = Deployment("tensorrt", {"trt_fp16_enable": "1"})
+    bench = Bench(a, b, Request(how=how, say=said.append), tmp_path)
+    assert loads == [("a.onnx", "a-all-0"), ("b.onnx", "b-all-0")]
+    bench._begin_session(1, how)
+    bench._make_opener(0, how)()
+    assert loads[2:] == [("a.onnx", "a-all-1"), ("b.onnx", "b-all-1"), ("a.onnx", "a-all-1")]
+    assert [len(each) for each in bench.builds] == [2, 2]
+    assert "TensorRT builds the engine of B, 2" in said
+    own = Deployment("tensorrt", {"trt_engine_cache_enable": "0"})
+    assert bench._with_caches(0, own) is own
+    assert bench._with_caches(0, Deployment()) == Deployment()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from converter.bench.design import AA_BLOCKS, MOST_BLOCKS, Design, parse_gate
 from converter.bench.interleaved import InterleavedBench, Measurement, Samples
 from converter.bench.judge import judge
 from converter.records import Latency, Verdict
-from converter.runtime.machine import Reading
+from converter.runtime.gpu import Reading
 from tests.bench.machine import Machine
 
 SMALL = Design(sessions=3, blocks=2, pairs=6, max_time=60.0)
@@ -207,11 +208,38 @@ def test_a_clock_that_drifts_by_three_percent_within_a_block_discards_it() -> No
 def test_a_gpu_that_never_steadies_is_measured_all_the_same_and_said_to_be_so() -> None:
     def readings() -> Iterator[Reading]:
         while True:
-            yield Reading(1900, 0x04)
+            yield Reading(1900, 0x40)
 
     found = clocked(readings())
     assert len(found.counted) >= 2
-    assert any("power cap" in said for said in judge(found).warnings)
+    assert any("hardware thermal slowdown" in said for said in judge(found).warnings)
+
+
+def test_a_power_cap_alone_is_no_reason_to_measure_a_block_again() -> None:
+    def readings(late: float) -> Iterator[Reading]:
+        while True:
+            yield Reading(1900, 0x04)
+            yield Reading(late, 0x04)
+
+    found = clocked(readings(1900))
+    assert not any(b.discarded for b in found.blocks)
+    assert any("at its power cap, with a steady clock" in said for said in judge(found).warnings)
+    assert any(b.discarded for b in clocked(readings(1700)).blocks)
+
+
+def test_a_session_is_begun_before_its_models_are_loaded() -> None:
+    told = Machine(noise=0.001)
+    seen: list[object] = []
+    real = told.pair(1.0)
+
+    def opener(which: int) -> Callable[[], Any]:
+        return lambda: seen.append("ab"[which]) or real[which]()
+
+    opens = opener(0), opener(1)
+    design = replace(SMALL, sessions=2, blocks=2)
+    InterleavedBench(opens, design, clock=told.clock, begin=seen.append, begin_seconds=1.0).measure()
+    assert [each for each in seen if each not in ("a", "b")][:2] == [1, 2]
+    assert set(seen[seen.index(1) + 1 : seen.index(1) + 3]) == {"a", "b"}
 
 
 def test_a_difference_of_clocks_is_no_difference_of_models() -> None:

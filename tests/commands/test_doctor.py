@@ -48,7 +48,7 @@ def test_it_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **keywords: Any) -> Any:
         raise OSError("everything is broken")
 
-    for name in ("Session", "describe_gpu", "preload_cuda", "preload_tensorrt"):
+    for name in ("Session", "list_gpus", "preload_cuda", "preload_tensorrt"):
         monkeypatch.setattr(inventory, name, broken)
     found = inventory.take_inventory("cpu")
     assert found["works"] is False

@@ -105,6 +105,28 @@ def test_an_error_of_cuda_is_told_with_its_number(stubs: Any, answer: int, advic
     assert "hostname" not in said
 
 
+_CAPTURE = """
+import numpy as np, onnx
+from converter.errors import BiasoptError
+from converter.runtime.timing import Deployment, TimedSession
+model = onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g (float[2,4,4] x) => (float[2] y)'
+    '{ [first] r = Relu(x) [the_det] d = Det(r) [last] y = Relu(d) }')
+made = TimedSession(model.SerializeToString(), Deployment("cuda", cuda_graph=True))
+made._arrays = {"x": np.zeros((2, 4, 4), np.float32)}
+try:
+    made._prepare_capture()
+except BiasoptError as exc:
+    print(exc)
+"""
+
+
+def test_a_cuda_graph_is_refused_with_the_nodes_in_its_way(stubs: Any) -> None:
+    env = stubs(0) | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", _CAPTURE], env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("model: cannot be run as a CUDA graph: "), done.stdout + done.stderr[-2000:]
+    assert f"not on {CUDA}: Det 'the_det'; export it with fixed sizes, or leave out --cuda-graph" in done.stdout
+
+
 def test_an_id_that_shows_no_device_is_named(stubs: Any) -> None:
     said = probe(stubs(cuda_stub.NO_DEVICE) | {"CUDA_VISIBLE_DEVICES": "MIG-1234"}, "cuda")
     assert "CUDA_VISIBLE_DEVICES is 'MIG-1234': unset it, or set it to an id that nvidia-smi -L lists" in said

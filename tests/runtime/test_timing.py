@@ -13,9 +13,8 @@ import onnx
 import pytest
 
 from converter.errors import DataError, ModelError, RuntimeUnavailable
-from converter.runtime import machine as gpu
-from converter.runtime import timing
-from converter.runtime.machine import Reading, find_visible_device, make_clock_reader, parse_reading
+from converter.runtime import gpu, timing
+from converter.runtime.gpu import Reading, find_visible_device, make_clock_reader, parse_reading
 from converter.runtime.timing import Deployment, TimedSession, make_flusher
 from tests.bench import nets
 
@@ -125,7 +124,7 @@ def test_a_provider_that_is_listed_but_does_not_load_is_refused(monkeypatch: pyt
         loaded(nets.dense(), provider="cuda")
 
 
-def test_cuda_graphs_need_a_gpu_and_fixed_shapes() -> None:
+def test_cuda_graphs_need_a_gpu() -> None:
     with pytest.raises(RuntimeUnavailable, match="--provider cuda"):
         Deployment(cuda_graph=True)
     how = Deployment("cuda", {"device_id": "1"}, cuda_graph=True)
@@ -134,34 +133,81 @@ def test_cuda_graphs_need_a_gpu_and_fixed_shapes() -> None:
     assert Deployment("cuda").provider_options() == {}
 
 
-def test_a_cuda_graph_of_an_open_shape_is_refused() -> None:
-    session = loaded(nets.dense("N"))
-    object.__setattr__(session.how, "cuda_graph", True)
-    with pytest.raises(DataError, match="output 'y' is open"):
-        session.bind(X)
-
-
 def test_caches_are_flushed_by_writing() -> None:
     flush = make_flusher(Deployment())
     flush()
     flush()
 
 
-def test_the_caches_that_are_flushed_are_those_of_the_gpu_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    placed = []
+def test_a_gpu_is_flushed_by_a_copy_within_it_of_twice_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(timing, "find_l2_bytes", lambda device_id: {3: 50 << 20}.get(device_id))
+    monkeypatch.setattr(timing, "make_copier", lambda how, n_bytes: asked.append(n_bytes))
+    for options in ({"device_id": "3"}, {}):
+        make_flusher(Deployment(provider="cuda", options=options))
+    assert asked == [100 << 20, 128 << 20]
 
-    class Values:
-        @staticmethod
-        def ortvalue_from_numpy(content: np.ndarray, *device: object) -> Values:
-            placed.append(device)
-            return Values()
 
-        def update_inplace(self, content: np.ndarray) -> None:
-            placed.append(content.nbytes)
+def test_the_copy_reads_all_of_one_buffer_and_writes_all_of_another() -> None:
+    copy = timing.make_copier(Deployment(), 1000)
+    x, y = (copy.__self__._values[name].numpy() for name in "xy")  # type: ignore[attr-defined]
+    x[:] = np.arange(1000) % 251
+    copy()
+    assert np.array_equal(copy.__self__._values["y"].numpy(), x)  # type: ignore[attr-defined]
+    assert x.ctypes.data != y.ctypes.data
 
-    monkeypatch.setattr(timing, "import_onnxruntime", lambda: types.SimpleNamespace(OrtValue=Values))
-    make_flusher(Deployment(provider="cuda", options={"device_id": "3"}))()
-    assert placed == [("cuda", 3), 128 << 20]
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """CUDA graphs on the CPU: nothing is captured, but everything is prepared for it; what each load was told."""
+    loads: list[dict[str, object]] = []
+    monkeypatch.setattr(timing, "_GRAPH", {"cpu": "enable_cuda_graph"})
+    monkeypatch.setattr(timing, "check_provider", lambda provider, options: "CPUExecutionProvider")
+    monkeypatch.setattr(timing, "list_providers", lambda *_, **__: ["CPUExecutionProvider"])
+    real = TimedSession._load
+
+    def load(self: TimedSession, **how: object) -> None:
+        loads.append(how)
+        real(self, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TimedSession, "_load", load)
+    return loads
+
+
+OPEN = """g (float[N,4,2] x) => (float[N,M] y) <int64[1] i = {0}, int64[1] m = {-1}>
+{ s = Shape(x) b = Gather(s, i) c = Concat<axis=0>(b, m) r = Reshape(x, c) y = Relu(r) }"""
+
+
+def test_a_graph_of_open_sizes_is_captured_with_those_of_the_inputs(captures: list[dict[str, object]]) -> None:
+    session = loaded(nets.model(OPEN), cuda_graph=True)
+    session.bind({"x": np.arange(-12, 12, dtype=np.float32).reshape(3, 4, 2)})
+    assert captures == [{"captures": False}, {"captures": True, "sizes": {"N": 3}}]
+    assert outputs(session)[0].shape == (3, 8)
+    first = outputs(session)[0].ctypes.data
+    session.run()
+    assert outputs(session)[0].ctypes.data == first  # a graph writes to where it wrote before
+    # The chain of shapes is gone: nothing but Reshape and Relu is left to run.
+    assert tuple(session._session.get_outputs()[0].shape) == (3, 8)
+
+
+def test_a_model_that_cannot_be_captured_says_which_nodes_are_in_the_way(
+    captures: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = loaded(nets.model(OPEN), cuda_graph=True)
+    taken = {"CPUExecutionProvider": [("Relu", "r")], "Other": [("Det", f"d{k}") for k in range(5)]}
+    monkeypatch.setattr(timing, "list_assigned", lambda _: taken)
+
+    def refuse(self: TimedSession, **how: object) -> None:
+        raise ModelError("model: onnxruntime cannot load it: no graph capture")
+
+    monkeypatch.setattr(TimedSession, "_load", refuse)
+    with pytest.raises(DataError) as refused:
+        session.bind({"x": np.zeros((3, 4, 2), np.float32)})
+    assert str(refused.value) == (
+        "model: cannot be run as a CUDA graph: onnxruntime cannot load it: no graph capture; not on "
+        "CPUExecutionProvider: Det 'd0', Det 'd1', Det 'd2' and 2 more; export it with fixed sizes, "
+        "or leave out --cuda-graph"
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +237,7 @@ def test_which_gpu_cuda_means(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert find_visible_device(1) == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
-    assert (find_visible_device(0), find_visible_device(1), find_visible_device(2)) == ("3", "GPU-abc", "2")
+    assert (find_visible_device(0), find_visible_device(1), find_visible_device(2)) == ("3", "GPU-abc", "")
 
 
 def library(**more: object) -> types.ModuleType:

@@ -33,6 +33,7 @@ FIGURES = {
     "90 % are below": "p90_ms",
     "99 % are below": "p99_ms",
     "99 %, upper bound": "p99_upper_ms",  # in the detail
+    "engine build": "build_ms",  # in the detail, by TensorRT only
     "load": "load_ms",
     "first run": "first_run_ms",
     "memory, peak": "peak_bytes",

@@ -17,7 +17,7 @@ from converter.errors import ModelError, RuntimeUnavailable
 from converter.records import Verdict
 from converter.referee.verify import compare
 from converter.referee.verify.models import ModelUnderTest
-from converter.runtime import machine, providers
+from converter.runtime import gpu, machine, providers
 from converter.runtime import placement as profile
 from converter.runtime.placement import Placement, find_placement, prove_placement, read_profile
 from tests.referee.verify import nets
@@ -258,15 +258,15 @@ def test_gpu_facts_by_library_by_tool_or_not_at_all(tmp_path: Path, monkeypatch:
         nvmlSystemGetDriverVersion=lambda: "600.1",
     )
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    assert providers.describe_gpu() == {"name": "NVIDIA X", "uuid": "GPU-1", "driver": "600.1"}
+    assert gpu.describe_gpu() == {"name": "NVIDIA X", "uuid": "GPU-1", "driver": "600.1"}
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert providers.describe_gpu() == {}
+    assert gpu.describe_gpu() == {}
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA Y, GPU-2, 601.0'\n")
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     if sys.platform != "win32":
-        assert providers.describe_gpu() == {"name": "NVIDIA Y", "uuid": "GPU-2", "driver": "601.0"}
+        assert gpu.describe_gpu() == {"name": "NVIDIA Y", "uuid": "GPU-2", "driver": "601.0"}
 
 
 def test_the_gpu_that_is_told_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +287,7 @@ def test_the_gpu_that_is_told_is_the_one_that_is_used(monkeypatch: pytest.Monkey
         nvmlSystemGetDriverVersion=lambda: "600.1",
     )
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    assert providers.describe_gpu("MIG-5") == {"name": "NVIDIA MIG-5", "uuid": "MIG-5", "driver": "600.1"}
+    assert gpu.describe_gpu("MIG-5") == {"name": "NVIDIA MIG-5", "uuid": "MIG-5", "driver": "600.1"}
 
 
 def test_placing_is_left_out_for_cut_out_places() -> None:
