@@ -23,6 +23,7 @@ from converter.referee.certificate import (
     compute_seal,
     describe_facts,
     encode_array,
+    encode_integers,
 )
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import chain_hashes, hash_array, hash_file, hash_model
@@ -115,6 +116,8 @@ class Recorder:
     def _describe_constant(self, weight: Weight, node: Node, slot: int) -> dict[str, Any]:
         """How a constant is made: never the whole of a weight where factors can say it."""
         dtype = weight.dtype.name
+        if isinstance(weight, numerics.NewTensor) and not numerics.is_float(weight.dtype):
+            return {"kind": "integers", "dtype": dtype, **encode_integers(weight.load())}
         if isinstance(weight, numerics.NewTensor):
             return {"kind": "fresh", "dtype": dtype, **encode_array(weight.value)}
         base, factors = (weight.base, weight.factors) if isinstance(weight, numerics.ScaledTensor) else (weight, ())

@@ -64,7 +64,13 @@ def weight_bytes(weight: Weight) -> int:
     """Bytes that the weight takes in a file."""
     if isinstance(weight, StoredTensor):
         return weight.ref.n_bytes
-    return int(np.prod(weight.shape, dtype=np.int64)) * weight.dtype.itemsize
+    n = int(np.prod(weight.shape, dtype=np.int64))
+    return -(-n // 2) if is_half_byte(weight.dtype) else n * weight.dtype.itemsize
+
+
+def is_half_byte(dtype: np.dtype[Any]) -> bool:
+    """Whether a file holds two elements of the type in a byte."""
+    return dtype.name in ("int4", "uint4")
 
 
 class Value(gs.Variable):  # type: ignore[misc]

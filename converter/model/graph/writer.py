@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from converter.errors import ModelError
 from converter.model.file import Computed, DataFile, Pieces, Span
 from converter.model.file.wire import Field, WireError, fields
 from converter.model.graph.graph import Graph
-from converter.model.graph.nodes import Const, Node, Scope, StoredTensor
+from converter.model.graph.nodes import Const, Node, Scope, StoredTensor, is_half_byte, weight_bytes
 from converter.records import Weight
 
 _EXTERNAL_FROM = 1024  # bytes; smaller new tensors stay in the model file (onnx's own default)
@@ -240,8 +243,8 @@ class _Writer:
 
     def tensor(self, name: str, weight: Weight) -> Pieces:
         header = TensorProto(name=name, dims=weight.shape, data_type=onnx.helper.np_dtype_to_tensor_dtype(weight.dtype))
-        n_bytes = int(np.prod(weight.shape, dtype=np.int64)) * weight.dtype.itemsize
-        value = Computed(n_bytes, weight.load)
+        n_bytes = weight_bytes(weight)
+        value = Computed(n_bytes, partial(_pack, weight))
         if self.data is not None and n_bytes >= _EXTERNAL_FROM:
             offset = self.data.place(value)
             return _as_pieces(_pointing(header, self.data.name, offset, n_bytes).SerializeToString())
@@ -250,6 +253,17 @@ class _Writer:
         raw.add(value)
         out.message(_RAW_DATA, raw)
         return out
+
+
+def _pack(weight: Weight) -> NDArray[Any]:
+    """The elements as a file holds them: of four bits, two in a byte, the first in the low bits."""
+    value = weight.load()
+    if not is_half_byte(weight.dtype):
+        return value
+    flat = value.reshape(-1).astype(np.int8).astype(np.uint8) & 0x0F
+    pairs = np.pad(flat, (0, flat.size % 2)).reshape(-1, 2)
+    packed: NDArray[Any] = pairs[:, 0] | (pairs[:, 1] << 4)
+    return packed
 
 
 def _as_pieces(data: bytes) -> Pieces:

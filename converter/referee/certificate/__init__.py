@@ -6,7 +6,7 @@ docs/certificate.md says, and nothing else.
 
 from __future__ import annotations
 
-from converter.referee.certificate.constants import CertificateError, encode_array
+from converter.referee.certificate.constants import CertificateError, encode_array, encode_integers
 from converter.referee.certificate.replay import (
     SCHEMA,
     Replayer,
@@ -28,5 +28,6 @@ __all__ = [
     "compute_seal",
     "describe_facts",
     "encode_array",
+    "encode_integers",
     "read_certificate",
 ]

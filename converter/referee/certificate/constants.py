@@ -34,6 +34,17 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
 }
+# Of quantized weights: what is stored is what was meant, to the bit.
+INTEGERS: dict[str, np.dtype[Any]] = {
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "int16": np.dtype(np.int16),
+    "uint16": np.dtype(np.uint16),
+    "int32": np.dtype(np.int32),
+    "int4": np.dtype(ml_dtypes.int4),
+    "uint4": np.dtype(ml_dtypes.uint4),
+}
+_HALF_BYTES = ("int4", "uint4")
 # Bits of the significand, and the exponent of the smallest subnormal number.
 _BFLOAT16_BITS, _BFLOAT16_LEAST = 8, -133
 _BFLOAT16_MOST = float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)  # type: ignore[no-untyped-call]
@@ -47,8 +58,19 @@ class Constant:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that it takes."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        """Bytes that it takes in a file."""
+        n = math.prod(self.shape)
+        return -(-n // 2) if self.dtype.name in _HALF_BYTES else n * self.dtype.itemsize
+
+    def pack(self) -> Array:
+        """As a file holds it: numbers of four bits two in a byte, the first in the low bits."""
+        value = self.load()
+        if self.dtype.name not in _HALF_BYTES:
+            return value
+        nibbles = value.reshape(-1).astype(np.int8).view(np.uint8) & 15
+        even = np.append(nibbles, np.zeros(nibbles.size % 2, np.uint8))
+        packed: Array = even[0::2] | (even[1::2] << 4)
+        return packed
 
     def load(self) -> Array:
         """As stored."""
@@ -143,6 +165,8 @@ def measure_rounding(constant: ScaledConstant) -> tuple[Array, Array]:
     two), or half the smallest subnormal number.
     """
     value = constant.float64()
+    if constant.dtype.name in INTEGERS:
+        return np.zeros(0), np.zeros(0)
     off = np.abs(round_to(value, constant.dtype).astype(np.float64) - value)
     size = np.abs(value)
     if constant.factors:
@@ -177,11 +201,34 @@ def decode_array(record: Any, where: str) -> Array:
         raise CertificateError(where, f"numbers that cannot be read ({exc})") from exc
 
 
+def encode_integers(array: Array) -> dict[str, Any]:
+    """Integers as JSON: shape, and a byte or more each in base64 (little endian)."""
+    wide = array.astype(np.int32) if array.dtype.itemsize > 1 else array.astype(np.int16).astype(np.uint8)
+    data = np.ascontiguousarray(wide).astype(wide.dtype.newbyteorder("<")).tobytes()
+    return {"shape": list(array.shape), "bytes": base64.b64encode(data).decode("ascii")}
+
+
+def _decode_integers(record: Any, where: str) -> ScaledConstant:
+    dtype = INTEGERS[record["dtype"]]
+    try:
+        data, shape = base64.b64decode(record["bytes"], validate=True), [int(d) for d in record["shape"]]
+        narrow = np.uint8 if dtype.name in ("uint8", "uint4") else np.int8
+        wide = np.frombuffer(data, "<i4" if dtype.itemsize > 1 else narrow)
+        array = wide.reshape(shape).astype(dtype)
+        if not (array.astype(np.int64).reshape(-1) == wide).all():
+            raise ValueError("its type does not hold it")
+    except (KeyError, TypeError, ValueError, binascii.Error) as exc:
+        raise CertificateError(where, f"integers that cannot be read ({exc})") from exc
+    return ScaledConstant(ComputedConstant(array), (), dtype)
+
+
 def build_constant(record: Any, base_of: Callable[[Any], Constant], where: str) -> ScaledConstant:
     """The constant that a recipe describes; ``base_of`` finds what it starts from."""
     try:
-        dtype = DTYPES[record["dtype"]]
         kind = record["kind"]
+        if kind == "integers":
+            return _decode_integers(record, where)
+        dtype = DTYPES[record["dtype"]]
     except (KeyError, TypeError) as exc:
         raise CertificateError(where, f"a constant without {exc}") from exc
     if kind == "fresh":

@@ -17,6 +17,7 @@ from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
 from converter.model.file.disk import read_whole
 from converter.referee.certificate.constants import (
+    DTYPES,
     CertificateError,
     ComputedConstant,
     Constant,
@@ -94,7 +95,6 @@ def _read_constant(node: Node) -> np.ndarray[Any, Any]:
 
 
 LIMIT = 1.0  # of the float64 error bounds
-_FLOATS = ("f", "V")
 
 
 class Types:
@@ -202,7 +202,7 @@ class _StepModel:
 
 def _widen(name: str, constant: Constant) -> TensorProto:
     """A constant before rounding, floats as float64."""
-    if constant.dtype.kind in _FLOATS:
+    if constant.dtype.name in DTYPES:
         return numpy_helper.from_array(np.ascontiguousarray(constant.float64()).reshape(constant.shape), name)
     return numpy_helper.from_array(constant.load(), name)
 

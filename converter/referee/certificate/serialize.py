@@ -213,7 +213,7 @@ class Serializer:
         assert constant is not None
         kind = helper.np_dtype_to_tensor_dtype(constant.dtype)
         header = TensorProto(name=tensor.name, dims=constant.shape, data_type=kind)
-        value = Computed(constant.n_bytes, constant.load)
+        value = Computed(constant.n_bytes, constant.pack)
         if self.data is not None and constant.n_bytes >= _EXTERNAL_FROM:
             return self._place_outside(header, value)
         out, raw = _make_pieces(header.SerializeToString()), Pieces()

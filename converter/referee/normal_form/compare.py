@@ -98,7 +98,7 @@ def _round(value: Array, dtype: np.dtype[Any]) -> Array:
 
 def _compute_bound(b: Linear, y: Array, g: Array | None, x: Array, f: Array, error: Array | None) -> Array:
     with np.errstate(all="ignore"):
-        bound = compute_half_ulp(y) if b.weight.rounded else np.zeros(y.shape)
+        bound = compute_half_ulp(y) if b.weight.rounded and not b.weight.relative else np.abs(y) * b.weight.relative
         if g is not None:
             bound = bound * np.abs(g)
         fine = 2.0**-50 if error is None else error

@@ -149,12 +149,16 @@ class NotExpressed(Exception):
 
 @dataclass(eq=False)
 class Known:
-    """A constant. ``rounded``: not a tensor of the original, so it holds a number that was rounded."""
+    """A constant. ``rounded``: not a tensor of the original, so it holds a number that was rounded.
+
+    ``relative``: the relative error of a product that was not rounded itself, but by a factor of it.
+    """
 
     name: str
     source: TensorProto | Array
     folder: Path | None = None
     rounded: bool = False
+    relative: float = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -171,6 +175,8 @@ class Known:
         array = self.array()
         if not is_float(array.dtype):
             raise NotExpressed(f"{self.name!r} holds {array.dtype}")
+        if self.relative:
+            return Interval(array, np.abs(array) * self.relative)
         return make_stored(array, rounded=self.rounded)
 
     @property
@@ -181,8 +187,8 @@ class Known:
     @property
     def unit(self) -> float:
         """Unit roundoff of what it was rounded to; 0 if it was not."""
-        if not self.rounded:
-            return 0.0
+        if not self.rounded or self.relative:
+            return self.relative
         kind = self.source.data_type if isinstance(self.source, TensorProto) else TensorProto.FLOAT
         return UNIT_ROUNDOFF.get(kind, 0.0)
 

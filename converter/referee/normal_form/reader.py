@@ -111,7 +111,8 @@ class Reader:
             known = self._derived(node, [a for a in args if not isinstance(a, Form)])
             if known is not None:
                 return known
-        rule = self.rules.get(node.op_type) if standard else None
+        name = node.op_type if standard else f"{normalize_domain(node.domain)}:{node.op_type}"
+        rule = self.rules.get(name)
         found = rule(self, node, args) if rule is not None else None
         return found if found is not None else self.opaque(node, args)
 
@@ -138,7 +139,8 @@ class Reader:
             return None
         except Exception as exc:  # whatever an operator's implementation trips over
             raise NotExpressed(f"{node.op_type} of constants: {exc}") from exc
-        return [Known(n, np.asarray(r), rounded=rounded) for n, r in zip(node.output, results, strict=False)]
+        relative = max((a.relative for a in args if a is not None), default=0.0)
+        return [Known(n, np.asarray(r), None, rounded, relative) for n, r in zip(node.output, results, strict=False)]
 
 
 def _read_plain(known: Known) -> Any:

@@ -27,6 +27,7 @@ from converter.referee.normal_form.form import (
     make_scalar,
 )
 from converter.referee.normal_form.interval import Interval, make_exact
+from converter.referee.normal_form.quantized import QUANTIZED_RULES, multiply_forms
 from converter.referee.normal_form.reader import Reader, Rule, Value, get_interval, list_attributes
 from converter.referee.reference.kernels import read_attributes
 
@@ -418,6 +419,8 @@ def _binary(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     left, right = args
     op = node.op_type
     if isinstance(left, Form) and isinstance(right, Form):
+        if op == "Mul":
+            return multiply_forms(r, node, left, right)
         if op not in ("Add", "Sub"):
             return None
         return [add_forms([left, right if op == "Add" else right.times(make_scalar(-1.0))])]
@@ -527,4 +530,5 @@ RULES: dict[str, Rule] = {
     "Slice": slices,
     **MOVE_RULES,
     **POOL_RULES,
+    **QUANTIZED_RULES,
 }

@@ -17,7 +17,7 @@ import numpy as np
 from converter.dataclass import dataclass
 
 if TYPE_CHECKING:
-    from converter.referee.reference.kernels import KernelCall, Op
+    from converter.referee.reference.call import KernelCall, Op
 
 
 Array = np.ndarray[Any, Any]

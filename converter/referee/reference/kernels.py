@@ -17,50 +17,26 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
-from converter.dataclass import dataclass
 from converter.referee.proto.tensors import UNIT_ROUNDOFF
+from converter.referee.reference.call import KernelCall, Op, Outputs, Unsupported, erf, gelu, softmax
 from converter.referee.reference.conv import POOLS, Array, conv, conv_transpose
+from converter.referee.reference.fused import FUSED
+from converter.referee.reference.quantized import QUANTIZED, dequantize
 from converter.referee.reference.resize import Rule, resize, target
 
-
-class Unsupported(Exception):
-    """The float64 reference cannot evaluate this model; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class KernelCall:
-    """One evaluation of a node: its inputs (None where left out), attributes and the opset in force."""
-
-    inputs: tuple[Any, ...]
-    attributes: dict[str, Any]
-    opset: int
-    n_outputs: int = 1
-    name: str = ""
-
-    def input(self, index: int) -> Any:
-        """The input at ``index``, or None."""
-        return self.inputs[index] if index < len(self.inputs) else None
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The attribute ``name``, or ``default``."""
-        return self.attributes.get(name, default)
-
-
-Outputs = tuple[Any, ...]
-Op = Callable[[KernelCall], Outputs]
-
-
-def erf(x: Array) -> Array:
-    """The error function, elementwise, in float64."""
-    values = np.fromiter(map(math.erf, x.ravel().tolist()), dtype=np.float64, count=x.size)
-    return values.reshape(x.shape)
-
-
-def gelu(x: Array, approximate: bool = False) -> Array:
-    """Gaussian error linear unit, exact or by tanh."""
-    if approximate:
-        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
-    return np.asarray(0.5 * x * (1 + erf(x / math.sqrt(2))))
+__all__ = [
+    "KernelCall",
+    "Op",
+    "Unsupported",
+    "bind_function",
+    "find_function_body",
+    "find_kernel",
+    "is_training",
+    "list_captures",
+    "make_kernel",
+    "read_attributes",
+    "read_schema_defaults",
+]
 
 
 def _image_scaler(call: KernelCall) -> Outputs:
@@ -75,34 +51,6 @@ def _crop(call: KernelCall) -> Outputs:
     return (np.ascontiguousarray(x[:, :, top : top + high, left : left + wide]),)
 
 
-def _activate(x: Array, kind: str, params: list[float]) -> Array:
-    match kind:
-        case "":
-            return x
-        case "Relu":
-            return np.maximum(x, 0)
-        case "LeakyRelu":
-            return np.where(x >= 0, x, x * params[0])
-        case "Sigmoid":
-            return np.asarray(1 / (1 + np.exp(-x)))
-        case "Tanh":
-            return np.tanh(x)
-        case "Clip":
-            return np.clip(x, params[0], params[1])
-        case "HardSigmoid":
-            return np.clip(x * params[0] + params[1], 0, 1)
-    raise Unsupported(f"activation {kind} of a fused operator")
-
-
-def _fused_conv(call: KernelCall) -> Outputs:
-    sliding: dict[str, Any] = {k: call.get(k) for k in ("auto_pad", "strides", "dilations", "pads")}
-    y = conv(*(call.input(i) for i in range(3)), group=call.get("group", 1), **sliding)
-    if call.input(3) is not None:
-        y = y + call.input(3)
-    return (_activate(y, call.get("activation", ""), call.get("activation_params", [])),)
-
-
-MICROSOFT = "com.microsoft"
 EXTRAS: dict[tuple[str, str], Op] = {
     # Experimental operators of 2018 exporters, which onnxruntime still runs.
     ("", "ImageScaler"): _image_scaler,
@@ -110,10 +58,6 @@ EXTRAS: dict[tuple[str, str], Op] = {
     ("", "Affine"): lambda c: (c.get("alpha", 1.0) * c.input(0) + c.get("beta", 0.0),),
     ("", "ScaledTanh"): lambda c: (c.get("alpha", 1.0) * np.tanh(c.get("beta", 1.0) * c.input(0)),),
     ("", "ParametricSoftplus"): lambda c: (c.get("alpha") * np.log1p(np.exp(c.get("beta") * c.input(0))),),
-    # What onnxruntime's own optimiser writes.
-    (MICROSOFT, "FusedConv"): _fused_conv,
-    (MICROSOFT, "Gelu"): lambda c: (gelu(c.input(0)),),
-    (MICROSOFT, "BiasGelu"): lambda c: (gelu(c.input(0) + c.input(1)),),
 }
 
 
@@ -186,11 +130,6 @@ def _softmax_like(finish: Callable[[Array, int], Array]) -> Op:
     return op
 
 
-def _softmax(x: Array, axis: int) -> Array:
-    e = np.exp(x - x.max(axis=axis, keepdims=True))
-    return np.asarray(e / e.sum(axis=axis, keepdims=True))
-
-
 def _log_softmax(x: Array, axis: int) -> Array:
     shifted = x - x.max(axis=axis, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)))
@@ -200,28 +139,6 @@ def _hardmax(x: Array, axis: int) -> Array:
     result = np.zeros_like(x)
     np.put_along_axis(result, np.expand_dims(x.argmax(axis=axis), axis), 1, axis=axis)
     return result
-
-
-def _dequantize(call: KernelCall) -> Outputs:
-    x, scale, zero = call.input(0), call.input(1), call.input(2)
-    fit = _per_axis(x, call.get("axis", 1), call.get("block_size", 0))
-    values = x.astype(np.float64)
-    if zero is not None:
-        values = values - fit(zero.astype(np.float64))
-    return (values * fit(np.asarray(scale, dtype=np.float64)),)
-
-
-def _per_axis(x: Array, axis: int, block: int) -> Callable[[Array], Array]:
-    """How a scale or zero point lines up with ``x``: one for all, one per slice of ``axis``, or blocked along it."""
-
-    def fit(p: Array) -> Array:
-        if p.size == 1 and p.ndim <= 1:
-            return p.reshape(())
-        if block:
-            return np.take(np.repeat(p, block, axis=axis), range(x.shape[axis]), axis=axis)
-        return p.reshape([-1 if a == axis % x.ndim else 1 for a in range(x.ndim)])
-
-    return fit
 
 
 def _resize(call: KernelCall) -> Outputs:
@@ -338,13 +255,13 @@ OPS: dict[tuple[str, str], Op] = {
     ("", "ConvTranspose"): _conv_transpose,
     ("", "BatchNormalization"): _batch_norm,
     ("", "LRN"): _lrn,
-    ("", "Softmax"): _softmax_like(_softmax),
+    ("", "Softmax"): _softmax_like(softmax),
     ("", "LogSoftmax"): _softmax_like(_log_softmax),
     ("", "Hardmax"): _softmax_like(_hardmax),
     ("", "Erf"): lambda c: (erf(c.input(0)),),
     ("", "Sigmoid"): _sigmoid,
     ("", "Gelu"): lambda c: (gelu(c.input(0), c.get("approximate", "none") == "tanh"),),
-    ("", "DequantizeLinear"): _dequantize,
+    ("", "DequantizeLinear"): dequantize,
     ("", "Resize"): _resize,
     ("", "Upsample"): _upsample,
     ("", "GatherElements"): _gather_elements,
@@ -356,6 +273,8 @@ OPS: dict[tuple[str, str], Op] = {
 }
 OPS.update({("", name): op for name, op in POOLS.items()})
 OPS.update(EXTRAS)
+OPS.update(QUANTIZED)
+OPS.update(FUSED)
 
 _LEGACY = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power}
 

@@ -1,22 +1,26 @@
-"""Conv, ConvTranspose, Gemm and MatMul as one thing: a weight, a bias, channels in and out.
+"""Conv, ConvTranspose, Gemm and MatMul as one thing: a weight, a bias, channels in and out; quantized ones beside them.
 
 Letters: N batch, I input and O output channels, g groups, *k kernel, K contracted axis of a matrix product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from converter import numerics
 from converter.dataclass import dataclass
-from converter.model.graph import DropInput, Edit, Node, SetAttr, SetConst, SetOp, Tensor
+from converter.model.graph import Bypass, DropInput, Edit, Node, SetAttr, SetConst, SetOp, Tensor
 from converter.records import Weight
 from converter.rewrite.analysis.facts import Facts
 
 Array = NDArray[np.float64]
 
 LINEAR = CONV, CONV_TRANSPOSE, GEMM, MATMUL = "Conv", "ConvTranspose", "Gemm", "MatMul"
+QUANTIZED = "Quantized"  # no operator's name: what `quantized` finds
+OPS = (*LINEAR, QUANTIZED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,69 @@ class Linear:
     def groups(self) -> int:
         """Groups of a convolution; 1 for the others."""
         return int(self.node.attr("group", 1)) if self.op in (CONV, CONV_TRANSPOSE) else 1
+
+    @property
+    def adds_bias(self) -> bool:
+        """Whether an Add of its own carries the bias."""
+        return self.bias_node is not None and self.bias_node is not self.node
+
+    @property
+    def inner(self) -> Sequence[Tensor]:
+        """Tensors between its nodes: a new weight changes their values."""
+        return [self.node.outputs[0]] if self.last is not self.node else []
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized(Linear):
+    """A linear operator on integers, or of packed weights: it multiplies by a constant scale of its own.
+
+    Attributes
+    ----------
+    scale : (Node, int)
+        The node and the input slot that the scale lies in.
+    end : Node
+        Gives the result without the bias: the node itself, or the last of a chain of nodes.
+    channels : int
+        O; 0 where the axis is chosen by what is folded (a DequantizeLinear of data).
+    axes_behind : int
+        Axes behind that of the channels, in scale, bias and result.
+    blocks : bool
+        The scale is [O * blocks of its input] in memory order.
+    """
+
+    scale: tuple[Node, int]
+    end: Node
+    channels: int
+    axes_behind: int = 0
+    blocks: bool = False
+
+    @property
+    def op(self) -> str:
+        """Quantized."""
+        return QUANTIZED
+
+    @property
+    def weight(self) -> Tensor:
+        """The scale: one number, or one for each output channel (and block)."""
+        node, slot = self.scale
+        found = node.tensor_in(slot)
+        assert found is not None
+        return found
+
+    @property
+    def last(self) -> Node:
+        """The node that gives the result, bias included."""
+        return self.bias_node if self.adds_bias and self.bias_node is not None else self.end
+
+    @property
+    def inner(self) -> Sequence[Tensor]:
+        """Tensors behind the scale and before the result."""
+        nodes = dict.fromkeys(n for n in (self.scale[0], self.end) if n is not self.last)
+        return [n.outputs[0] for n in nodes]
+
+    def spread(self, vector: Array) -> Array:
+        """A vector [O] as it lies beside the result: [O, 1, ...]."""
+        return vector.reshape(-1, *[1] * self.axes_behind)
 
 
 def linear_at(facts: Facts, node: Node | None, op: str) -> Linear | None:
@@ -124,6 +191,8 @@ def is_bias_add(facts: Facts, matmul: Node, add: Node, slot: int) -> bool:
 
 def out_channels(facts: Facts, linear: Linear) -> int:
     """O."""
+    if isinstance(linear, Quantized):
+        return linear.channels
     shape = facts.weight(linear.weight).shape
     match linear.op:
         case "Conv":
@@ -150,10 +219,11 @@ def in_channels(facts: Facts, linear: Linear) -> int:
 
 def out_axis(facts: Facts, linear: Linear) -> int | str:
     """Where the output channels lie in the result, or why that is not known."""
-    if linear.op != MATMUL:
+    if linear.op not in (MATMUL, QUANTIZED):
         return 1
     rank = facts.rank(linear.result) or facts.rank(linear.node.inputs[0])
-    return "the number of axes of the product is not known" if rank is None else rank - 1
+    behind = linear.axes_behind if isinstance(linear, Quantized) else 0
+    return "the number of axes of the product is not known" if rank is None else rank - 1 - behind
 
 
 def result_rank(facts: Facts, linear: Linear) -> int | None:
@@ -165,6 +235,8 @@ def result_rank(facts: Facts, linear: Linear) -> int | None:
 
 def weight_rank_problem(facts: Facts, linear: Linear) -> str | None:
     """Why the weight has not the rank of its operator; None if it has."""
+    if isinstance(linear, Quantized):
+        return None
     rank = len(facts.weight(linear.weight).shape)
     if linear.op in (CONV, CONV_TRANSPOSE):
         return None if rank >= 3 else f"its kernel has {rank} axes"
@@ -248,6 +320,8 @@ def bias_value(facts: Facts, linear: Linear) -> Array | None:
 def scale_bias(facts: Facts, linear: Linear, scale: Array | None, shift: Array) -> Array | None:
     """scale * bias + shift in the shape to store; None where it is zero and there was none."""
     bias = bias_value(facts, linear)
+    if isinstance(linear, Quantized):
+        scale, shift = None if scale is None else linear.spread(scale), linear.spread(shift)
     if bias is None:
         return shift if shift.any() else None
     scaled_bias = bias if scale is None else bias * scale
@@ -281,6 +355,8 @@ def set_bias(facts: Facts, linear: Linear, bias: Array | None) -> list[Edit]:
 
 
 def drop_bias(linear: Linear) -> list[Edit]:
-    """Edits that leave the bias of a Conv, ConvTranspose or Gemm out."""
+    """Edits that leave the bias out, and the Add that carries it where there is one."""
     assert linear.bias_node is not None
+    if linear.adds_bias:
+        return [Bypass(linear.bias_node, 1 - linear.bias_slot)]
     return [DropInput(linear.bias_node, linear.bias_slot)]

@@ -15,6 +15,7 @@ from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine, affine_at, scale_and_shift, stats_problem, training_problem
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import Linear, linear_at, linear_into
+from converter.rewrite.analysis.quantized import quantized_at
 from converter.rewrite.bias_flow.rules.product import conv_problem, convolve_shift
 from converter.rewrite.bias_flow.shift import Array, Shift
 
@@ -81,8 +82,8 @@ def bias_at(facts: Facts, node: Node) -> Bias | None:
 
 
 def _read_bias(facts: Facts, node: Node) -> Bias | None:
-    for op in lin.LINEAR:
-        linear = linear_at(facts, node, op)
+    for op in lin.OPS:
+        linear = quantized_at(facts, node) if op == lin.QUANTIZED else linear_at(facts, node, op)
         if linear is None or linear.bias is None or linear.node.function_attrs:
             continue
         if facts.constants.weight(linear.bias) is None or facts.constants.weight(linear.weight) is None:
@@ -135,7 +136,7 @@ def _absorb_in_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift)
     if linear.bias is None:
         room = node.op != "MatMul" and options.new_bias
         return Absorb(node, EffectKind.NEW_BIAS, linear, make, channels, "its new bias takes it over") if room else None
-    if facts.constants.problem(linear.bias) is not None or not numerics.is_float(facts.weight(linear.bias).dtype):
+    if facts.read_weight(linear.bias) is None or not numerics.is_float(facts.weight(linear.bias).dtype):
         return None
     shape = facts.weight(linear.bias).shape
     if np.broadcast_shapes(shape, (channels,)) != shape and math.prod(shape) != 1:
@@ -161,7 +162,7 @@ def _absorb_in_mean(facts: Facts, node: Node, s: Shift) -> Absorb | None:
     bn = affine_at(node, 0)
     if bn is None or node.function_attrs or training_problem(bn) or stats_problem(facts, bn):
         return None
-    if any(facts.constants.problem(t) is not None for t in bn.params):
+    if any(facts.read_weight(t) is None for t in bn.params):
         return None
     floats = all(numerics.is_float(facts.weight(t).dtype) for t in bn.params)  # the standard allows no other
     if not floats or not s.constant_on([0, *range(2, s.rank)]) or not _is_finite(facts, bn):
@@ -175,7 +176,7 @@ def _absorb_in_mean(facts: Facts, node: Node, s: Shift) -> Absorb | None:
 def _absorb_in_constant(facts: Facts, node: Node, slot: int, s: Shift) -> Absorb | None:
     """A constant Add, unless it is the bias of a MatMul (that one is reached through the MatMul)."""
     affine = affine_at(node, slot)
-    if affine is None or node.scope.opset < 7 or facts.constants.problem(affine.params[0]) is not None:
+    if affine is None or node.scope.opset < 7 or facts.read_weight(affine.params[0]) is None:
         return None
     weight = facts.weight(affine.params[0])
     assert s.value is not None
@@ -199,7 +200,7 @@ def find_sibling(facts: Facts, node: Node, shifts: dict[int, Shift]) -> Absorb |
     bias = bias_at(facts, facts.graph.producer(other) or node)
     if bias is None or bias.output is not other or len(bias.shape) != s.rank:
         return None
-    if facts.constants.problem(bias.tensor) is not None:
+    if facts.read_weight(bias.tensor) is None:
         return None
     if np.broadcast_shapes(bias.shape, s.value.shape) != bias.shape:
         return None

@@ -19,6 +19,7 @@ from converter.records import Delta, EffectKind, Fate, FateKind, Finding, Step, 
 from converter.rewrite.analysis.affine import affine_at, scale_and_shift, training_problem
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, MATMUL, Linear, linear_at, linear_into
+from converter.rewrite.analysis.quantized import quantized_at, quantized_into
 from converter.rewrite.analysis.recurrent import BIAS, RECURRENT
 from converter.rewrite.bias_flow.absorb import TraceOptions
 from converter.rewrite.bias_flow.trace import Trace, trace_bias
@@ -116,7 +117,9 @@ def site_at(facts: Facts, node: Node) -> BiasSite | None:
     elif node.is_op(MATMUL):
         linear = linear_into(facts, node, MATMUL)
     elif node.is_op("Add"):
-        linear = linear_at(facts, node, MATMUL)
+        linear = linear_at(facts, node, MATMUL) or quantized_at(facts, node)
+    else:
+        linear = quantized_into(facts, node)
     owner = node if linear is None else linear.node
     tensor = node.tensor_in(BIAS) if node.is_op(*RECURRENT) else None if linear is None else linear.bias
     weight = None if tensor is None else facts.constants.weight(tensor)

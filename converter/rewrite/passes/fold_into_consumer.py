@@ -27,7 +27,8 @@ from converter.rewrite.analysis.channel_axis import (
 )
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import LINEAR, Linear, linear_into
-from converter.rewrite.passes.base import Check, Pass
+from converter.rewrite.analysis.quantized import Rescaled, rescale
+from converter.rewrite.passes.base import Check, Decline, Pass
 from converter.rewrite.passes.folding import (
     FORM,
     KINDS,
@@ -110,6 +111,10 @@ class IntoConsumer(Fold):
     def scale_weight(self, weight: Weight, scale: Array) -> Weight:
         """Input channels are scaled."""
         return lin.scale_inputs(self.linear, weight, scale)
+
+    def rescale(self, facts: Facts) -> Rescaled | Decline | None:
+        """The scale of a quantized weight takes the factors of input channels."""
+        return rescale(facts, self.linear, self.numbers(facts)[0], inputs=True)
 
     def fold_bias(self, facts: Facts) -> Array | None:
         """b + W t."""
@@ -241,13 +246,10 @@ _CHECKS = (
 
 def _plan(facts: Facts, m: IntoConsumer) -> list[Edit]:
     """New weight and bias, the affine node out, fresh names for what changed its meaning."""
-    edits: list[Edit] = []
-    if (m.numbers(facts)[0] != 1).any():
-        edits += lin.set_weight(m.linear, m.weight(facts))
+    edits = m.set_weight(facts)
     edits += lin.set_bias(facts, m.linear, m.bias(facts))
     changed = [n.outputs[0] for n in m.between]
-    if m.linear.last is not m.linear.node:
-        changed.append(m.linear.node.outputs[0])
+    changed += m.linear.inner
     return [*edits, Bypass(m.affine.node, m.affine.data, keep="input"), *(Rename(t) for t in changed)]
 
 

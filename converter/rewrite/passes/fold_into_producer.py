@@ -18,11 +18,12 @@ from converter.dataclass import dataclass
 from converter.model.graph import Bypass, DropInput, Edit, Node, Rename, SetConst, SetOp, Tensor
 from converter.records import Safety, Weight
 from converter.rewrite.analysis import linear as lin
-from converter.rewrite.analysis.affine import Affine, affines_at, per_channel
+from converter.rewrite.analysis.affine import Affine, affines_at, aligned_shape, per_channel, scale_and_shift
 from converter.rewrite.analysis.channel_axis import follow_axis, is_pool, is_view
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.analysis.linear import LINEAR, Linear, linear_at
-from converter.rewrite.passes.base import Check, Pass
+from converter.rewrite.analysis.linear import LINEAR, Linear, Quantized, linear_at
+from converter.rewrite.analysis.quantized import Rescaled, quantized_at, rescale
+from converter.rewrite.passes.base import Check, Decline, Pass
 from converter.rewrite.passes.folding import (
     BN,
     FORM,
@@ -44,12 +45,14 @@ _VIEWS = "Between them may stand what hands on or moves values, pools (s > 0 for
 _GROUPS = "The output channel is axis 1 of W within a group; a square W does not tell, so the layout is never guessed."
 _SPREAD = "C of any shape is broadcast with s and t: [M, 1] grows to [M, N]."
 _ADD = "Without an Add, a matrix product becomes a Gemm; one of more axes keeps its shift as one Add."
+_OWN = "The constant scale becomes one of each channel. Without a place for a bias, the shift stays as one Add."
 # operator -> the new weight and bias, and what there is to say of it
 _RESULTS = {
     lin.CONV: ("W'[o] = s[o] W[o], b' = s b + t", _VIEWS),
     lin.CONV_TRANSPOSE: ("W'[:, o] = s[o] W[:, o] within each group, b' = s b + t", _GROUPS),
     lin.GEMM: ("B'[:, n] = alpha s[n] B[:, n], C' = beta s C + t, alpha = beta = 1", _SPREAD),
     lin.MATMUL: ("W'[:, o] = s[o] W[:, o], b' = s b + t", _ADD),
+    lin.QUANTIZED: ("scale'[o] = s[o] scale[o], b' = s b + t, the integers as they are", _OWN),
 }
 
 
@@ -70,7 +73,9 @@ class IntoProducer(Fold):
 
     def axis(self, facts: Facts) -> int | str:
         """Where the operator's channels lie at the affine node, or why that is not known."""
-        axis = lin.out_axis(facts, self.linear)
+        axis = _dequantized_axis(facts, self) if _is_dequantizer(self.linear) else lin.out_axis(facts, self.linear)
+        if _is_dequantizer(self.linear):
+            return axis
         for view in self.between:
             if isinstance(axis, str):
                 return axis
@@ -98,7 +103,7 @@ class IntoProducer(Fold):
         axis = self.axis(facts)
         assert isinstance(axis, int)
         rank = lin.result_rank(facts, self.linear) if not self.between else facts.rank(self.affine.source)
-        channels = lin.out_channels(facts, self.linear)
+        channels = lin.out_channels(facts, self.linear) or self.affine_channels(facts, axis, rank)
         shuffles = [n for n in self.between if n.is_op(_SHUFFLE)]
         blocks = math.prod(int(n.attr("blocksize", 1)) ** 2 for n in shuffles)
         found = per_channel(facts, self.affine, axis, rank, channels // blocks)
@@ -108,9 +113,23 @@ class IntoProducer(Fold):
             found = scale, shift
         return found
 
+    def affine_channels(self, facts: Facts, axis: int, rank: int | None) -> int:
+        """How many values the affine node has along the axis; for an operator that scales along any."""
+        full = facts.weight(self.affine.params[0]).shape if self.affine.params else ()
+        if self.affine.is_bn:
+            return full[0]
+        full = aligned_shape(facts, self.affine, rank or 0)
+        return full[axis] if axis < len(full) else 1
+
     def scale_weight(self, weight: Weight, scale: Array) -> Weight:
         """Output channels are scaled."""
         return lin.scale_outputs(self.linear, weight, scale)
+
+    def rescale(self, facts: Facts) -> Rescaled | Decline | None:
+        """The scale of a quantized weight takes the factors of output channels."""
+        axis = self.axis(facts)
+        assert isinstance(axis, int)
+        return rescale(facts, self.linear, self.numbers(facts)[0], inputs=False, axis=axis)
 
     def fold_bias(self, facts: Facts) -> Array | None:
         """s b + t."""
@@ -150,7 +169,7 @@ def _finder(op: str) -> Callable[[Facts, Node], IntoProducer | None]:
             while producer is not None and _is_followed(facts, producer):
                 views.insert(0, producer)
                 producer = facts.graph.producer(producer.inputs[0])
-            linear = linear_at(facts, producer, op)
+            linear = quantized_at(facts, producer) if op == lin.QUANTIZED else linear_at(facts, producer, op)
             if linear is not None and not _is_its_bias(facts, linear, affine):
                 return IntoProducer(affine, tuple(views), linear)
         return None
@@ -172,8 +191,30 @@ def _is_near_miss(facts: Facts, affine: Affine) -> bool:
     return affine.node.is_op("Mul", "Div") and (producer is None or producer.is_op(*LINEAR))
 
 
+def _is_dequantizer(linear: Linear) -> bool:
+    return isinstance(linear, Quantized) and not linear.channels
+
+
+def _dequantized_axis(facts: Facts, m: IntoProducer) -> int | str:
+    """The axis that scale and shift vary on: DequantizeLinear has none of its own."""
+    if not m.affine.is_bn and all(v.size == 1 for v in scale_and_shift(facts, m.affine)):
+        return 0
+    if any(not n.is_op("Identity", "Dropout", "Cast", "CastLike") for n in m.between):
+        return f"{m.between[0].label} lies between {m.linear.node.label} and the factors of its channels"
+    if m.affine.is_bn:
+        return 1
+    rank = facts.rank(m.affine.source)
+    if rank is None:
+        return "the number of axes of its input is not known"
+    full = aligned_shape(facts, m.affine, rank)
+    varying = [k for k, d in enumerate(full) if d != 1]
+    return varying[0] if len(varying) == 1 else f"the constant of shape {list(full)} is not one value per channel"
+
+
 def _is_its_bias(facts: Facts, linear: Linear, affine: Affine) -> bool:
     """An Add right after a MatMul is its bias, not something to fold."""
+    if isinstance(linear, Quantized):
+        return linear.bias_node is None and affine.node.is_op("Add", "Sub", "Sum")
     return (
         linear.op == lin.MATMUL
         and linear.bias_node is None
@@ -184,13 +225,8 @@ def _is_its_bias(facts: Facts, linear: Linear, affine: Affine) -> bool:
 
 def _plan(facts: Facts, m: IntoProducer) -> list[Edit]:
     """New weight and bias, the affine node out, fresh names for what changed its meaning."""
-    scale, _ = m.numbers(facts)
-    edits: list[Edit] = []
-    if (scale != 1).any():
-        edits += lin.set_weight(m.linear, m.weight(facts))
-    changed = [t for t, _ in m.path]
-    if m.linear.last is not m.linear.node:
-        changed.insert(0, m.linear.node.outputs[0])
+    edits = m.set_weight(facts)
+    changed = [*m.linear.inner, *(t for t, _ in m.path)]
     if m.shift_stays(facts):
         edits += _as_add(facts, m)
     else:
@@ -236,4 +272,4 @@ Source: {kind.source}."""
     )
 
 
-PASSES = tuple(_fold(kind, op) for kind in KINDS for op in LINEAR)
+PASSES = tuple(_fold(kind, op) for kind in KINDS for op in lin.OPS)

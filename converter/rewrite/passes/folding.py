@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from converter import numerics
 from converter.dataclass import dataclass
-from converter.model.graph import Node, Tensor
+from converter.model.graph import Edit, Node, Tensor
 from converter.records import Weight
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import ARITHMETIC, BATCH_NORM, Affine
 from converter.rewrite.analysis.channel_axis import average_counts_padding, is_average, is_maximum
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.analysis.linear import Linear
+from converter.rewrite.analysis.linear import Linear, Quantized
+from converter.rewrite.analysis.quantized import Rescaled
 from converter.rewrite.passes import checks
-from converter.rewrite.passes.base import Check, Match
+from converter.rewrite.passes.base import Check, Decline, Match
 
 Array = NDArray[np.float64]
 
@@ -68,6 +69,8 @@ OPERANDS = {
     lin.CONV_TRANSPOSE: "x [N, I, *d], W [I, O/g, *k], b [O]",
     lin.GEMM: "A [M, K], B [K, N], C to [M, N]",
     lin.MATMUL: "x [..., K], W [K, O], perhaps an Add of b [O]",
+    lin.QUANTIZED: "MatMulInteger or ConvInteger, Cast, Mul by both scales, perhaps an Add of b [O]; DequantizeLinear\n"
+    "        of data; com.microsoft MatMulNBits, DynamicQuantizeMatMul or MatMulIntegerToFloat",
 }
 
 
@@ -94,6 +97,10 @@ class Fold(Match, ABC):
     def constants_replaced(self) -> Sequence[Tensor]:
         """The weight, and the bias if there is one."""
         return [t for t in (self.linear.weight, self.linear.bias) if t is not None]
+
+    @abstractmethod
+    def rescale(self, facts: Facts) -> Rescaled | Decline | None:
+        """What takes the scale for the weight, where the weight is quantized."""
 
     @abstractmethod
     def channel_problem(self, facts: Facts) -> str | None:
@@ -132,9 +139,28 @@ class Fold(Match, ABC):
         assert not isinstance(found, str)
         return found
 
+    def rescaled(self, facts: Facts) -> Rescaled | Decline | None:
+        """The new scale of a quantized weight, or why there is none; None for a weight of floats."""
+        if "rescaled" not in self.memo:
+            self.memo["rescaled"] = self.rescale(facts)
+        found: Rescaled | Decline | None = self.memo["rescaled"]
+        return found
+
     def weight(self, facts: Facts) -> Weight:
-        """The new weight."""
+        """The new weight; of a quantized one, its new scale."""
+        rescaled = self.rescaled(facts)
+        if isinstance(rescaled, Rescaled):
+            return rescaled.scale
         return self.scale_weight(facts.weight(self.linear.weight), self.numbers(facts)[0])
+
+    def set_weight(self, facts: Facts) -> list[Edit]:
+        """Edits that scale the weight; none where the scale is one."""
+        if not (self.numbers(facts)[0] != 1).any():
+            return []
+        rescaled = self.rescaled(facts)
+        return (
+            list(rescaled.edits) if isinstance(rescaled, Rescaled) else lin.set_weight(self.linear, self.weight(facts))
+        )
 
     def bias(self, facts: Facts) -> Array | None:
         """The new bias; None where there is none."""
@@ -156,6 +182,8 @@ class Fold(Match, ABC):
     def _is_underflow_hidden(self, facts: Facts) -> bool:
         """Whether what underflow takes from the weight shows in no output channel."""
         weight = self.weight(facts)
+        if isinstance(self.rescaled(facts), Rescaled):
+            return False  # what a channel's scale loses, all of the channel loses
         value = weight.float64()
         lost = lin.sum_per_output(self.linear, numerics.find_underflow(value, weight.dtype))
         bias = self.bias(facts)
@@ -168,6 +196,8 @@ class Fold(Match, ABC):
 
 def holds_bias(facts: Facts, linear: Linear) -> bool:
     """Whether the operator can take a bias; a MatMul without Add only where it can become a Gemm."""
+    if isinstance(linear, Quantized):
+        return linear.bias_node is not None
     return linear.bias_node is not None or (facts.rank(linear.node.inputs[0]) == 2 and linear.node.scope.opset >= 7)
 
 
@@ -181,6 +211,11 @@ def _not_per_channel(facts: Facts, m: Fold) -> str | None:
 
 def _not_finite(facts: Facts, m: Fold) -> str | None:
     return checks.finite_problem(facts, m.affine, m.constants_replaced[1:]) or m.rounding_problem(facts, "not-finite")
+
+
+def _scale_problem(facts: Facts, m: Fold) -> Decline | None:
+    found = m.rescaled(facts) if (m.numbers(facts)[0] != 1).any() else None
+    return found if isinstance(found, tuple) else None
 
 
 def _no_bias_slot(facts: Facts, m: Fold) -> str | None:
@@ -220,7 +255,7 @@ FORM = (
     checks.INFERENCE_FORM,
     checks.ONE_READER,
     checks.NOT_DIVIDED,
-    checks.CONSTANT,
+    checks.READABLE,
     checks.NOT_FOR_ROUNDING,
     checks.VECTOR_STATISTICS,
     Check("weight-rank", lambda f, m: lin.weight_rank_problem(f, m.linear)),
@@ -228,6 +263,7 @@ FORM = (
     Check("channel-axis", lambda f, m: m.channel_problem(f)),
     Check("not-per-channel", _not_per_channel),
     checks.POSITIVE_VARIANCE,
+    Check(("weight-quantized", "scale-axis", "per-axis-scale", "integer-range"), _scale_problem),
     Check("not-finite", _not_finite),
 )
 # On what the fold would make.

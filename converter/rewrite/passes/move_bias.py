@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from converter import numerics
 from converter.dataclass import dataclass
-from converter.model.graph import Bypass, Edit, Node, Rename, SetConst, Tensor
+from converter.model.graph import Edit, Node, Rename, SetConst, Tensor
 from converter.records import EffectKind, FateKind, Safety
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine
@@ -170,7 +170,7 @@ def _not_finite(facts: Facts, m: MovableBias) -> str | None:
 
 _CHECKS = (
     checks.ATTRIBUTES_KNOWN,
-    checks.CONSTANT,
+    checks.READABLE,
     Check("input-required", lambda _, m: checks.bias_required(m.bias.node) if m.is_complete else None),
     Check("not-finite", _not_finite),
     Check("model-grows", _model_grows),
@@ -216,9 +216,6 @@ def _plan(facts: Facts, m: MovableBias) -> list[Edit]:
     linear = m.bias.linear
     if m.part is not None:
         edits += lin.set_bias(facts, linear, np.where(m.part, 0.0, m.bias.value))
-    elif linear.op == lin.MATMUL:
-        assert linear.bias_node is not None
-        edits.append(Bypass(linear.bias_node, 1 - linear.bias_slot))
     else:
         edits += lin.drop_bias(linear)
     return edits + [Rename(t) for t in (*m.trace.shifted, *_changed_off_path(m))]
@@ -229,7 +226,7 @@ def _changed_off_path(m: MovableBias) -> list[Tensor]:
     found: dict[int, Tensor] = {}
     for a in m.trace.absorbs:
         if isinstance(a.target, Linear):
-            inner = [a.target.node.outputs[0]] if a.target.last is not a.target.node else []
+            inner = a.target.inner
             outer = [a.target.result] if a.kind is EffectKind.SIBLING else []
             found |= {id(t): t for t in (*inner, *outer)}
     return [t for t in found.values() if not any(t is c for c in m.trace.shifted)]
