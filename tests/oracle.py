@@ -74,6 +74,9 @@ class DequantizeLinear(OpRun):  # type: ignore[misc]
 
     def _run(self, x: Any, scale: Any, zero: Any = None, **attributes: Any) -> tuple[Any, ...]:
         axis = attributes.get("axis")
+        if attributes.get("block_size"):
+            assert zero is None
+            return (x.astype(np.float64) * np.repeat(scale, attributes["block_size"], axis),)
         shape = [1] * x.ndim
         if scale.ndim:
             shape[1 if axis is None else axis] = -1

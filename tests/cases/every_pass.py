@@ -135,13 +135,13 @@ ROWS: tuple[Case, ...] = (
     refuse(
         "conv-weight-dequantized",
         built(
-            f"{X} => (float[2,5,9,12] y) {{ u = DequantizeLinear (q, s) h = Conv (x, u, b) {TAIL} }}",
+            f"{X} => (float[2,5,9,12] y) {{ u = DequantizeLinear (q, s) a = Abs (u) h = Conv (x, a, b) {TAIL} }}",
             q=np.arange(90, dtype=np.int8).reshape(5, 3, 3, 2),
             s=np.array(0.01, np.float32),
         ),
         "fold-bn-into-conv",
         "weight-quantized",
-        "DequantizeLinear Conv BatchNormalization",
+        "DequantizeLinear Abs Conv BatchNormalization",
         built(f"{X} => (float[2,5,9,12] y) {{ h = Conv (x, w, b) {TAIL} }}"),
     ),
     refuse("lstm-overridable", lambda: as_inputs(lstm(), "b"), "merge-rnn-biases", "overridable", "LSTM", lstm),

@@ -17,6 +17,7 @@ from tests.cases import (
     moved_biases,
     numeric_range,
     padding_and_sign,
+    quantized_layers,
     sharing,
     stored_types,
     through_layers,
@@ -48,6 +49,7 @@ FURTHER: tuple[Case, ...] = tuple(
         moved_biases,
         every_pass,
         weak_channels,
+        quantized_layers,
     )
     for case in section.ROWS
 )

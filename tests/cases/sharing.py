@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.cases.case import Case, fold, later, refuse
+from tests.cases.case import Case, fold, refuse
 from tests.tiny import Draw, X, Y, as_constants, as_inputs, body, model, node_named, tensors
 
 CONV = "fold-bn-into-conv"
@@ -200,7 +200,7 @@ ROWS: tuple[Case, ...] = (
     fold("in-if-outer-initializers", in_branch(own=False), CONV, "If Conv Conv"),
     fold("in-function", in_function, CONV, "f Conv"),
     fold("sparse-initializer-beside", with_sparse, CONV, "Conv Mul", check=sparse_survives, valid=False),
-    later("weight-dequantize-linear", quantised, CONV, "DequantizeLinear Conv", code="weight-quantized"),
+    fold("weight-dequantize-linear", quantised, CONV, "DequantizeLinear Conv"),
     refuse("training-3-outputs", lambda: training(3), CONV, "training-mode", STAY, PLAIN, ort=False),
     refuse("training-1-output", lambda: training(1), CONV, "training-mode", STAY, PLAIN, ort=False, valid=False),
 )

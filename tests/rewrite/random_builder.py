@@ -92,6 +92,8 @@ class Builder:
         ways = ["initializer", "constant node", "identity", "reshape", "transpose"]
         if self.opset >= 8 and values.size and np.all(values == values.flat[0]):
             ways += ["expand"] + (["constant of shape"] if self.opset >= 9 else [])
+        if self.opset >= 10 and stem == "W" and self.outer is None:  # onnxruntime looks for scales beside them
+            ways += ["dequantized", "dequantized"]
         way = self.pick(ways)
         name = HOLDERS[way](self, np.asarray(values), stem)
         self.constants[name] = values
@@ -156,6 +158,25 @@ def _constant_of_shape(b: Builder, values: NDArray, stem: str) -> str:
     return name
 
 
+def _dequantized(b: Builder, values: NDArray, stem: str) -> str:
+    """Integers behind DequantizeLinear: near the values, with one scale or one for each slice of an axis."""
+    axis = b.number(0, values.ndim - 1) if b.opset >= 13 and b.flag() else None
+    kept = (axis,) if axis is not None else ()
+    peak = np.abs(values).max(tuple(k for k in range(values.ndim) if k not in kept), keepdims=True)
+    scale = (peak / 100 + 1e-3).astype(np.float32)
+    zero = b.pick([0, 5]) if b.flag() else None
+    low = b.pick([-127, -128])  # at the lower end a number without a negative
+    integers = np.clip(np.rint(values / scale) + (zero or 0), low, 127).astype(np.int8)
+    scale = scale.reshape(-1) if axis is not None else scale.reshape(())
+    inputs = [b.initializer(integers, f"{stem}q"), b.initializer(scale, "s")]
+    if zero is not None:
+        inputs.append(b.initializer(np.full(scale.shape, zero, np.int8), "z"))
+    name = b.fresh(stem)
+    attributes = {"axis": axis} if axis is not None else {}
+    b.nodes.append(helper.make_node("DequantizeLinear", inputs, [name], **attributes))
+    return name
+
+
 HOLDERS: dict[str, Callable[[Builder, NDArray, str], str]] = {
     "initializer": Builder.initializer,
     "constant node": _held_by_node,
@@ -164,4 +185,5 @@ HOLDERS: dict[str, Callable[[Builder, NDArray, str], str]] = {
     "transpose": _behind_transpose,
     "expand": _expanded,
     "constant of shape": _constant_of_shape,
+    "dequantized": _dequantized,
 }

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+Shape = tuple[int, ...]
 Attr = Callable[[str, Any], Any]  # name, default -> value
 
 _MOST_ELEMENTS = 1 << 26  # of a constant that a node fills in; more is not computed ahead
@@ -124,14 +125,32 @@ def _concat(attr: Attr, args: list[Any]) -> NDArray[Any]:
 def _dequantize(attr: Attr, args: list[Any]) -> NDArray[Any]:
     value, scale = args[0], args[1]
     zero = args[2] if len(args) > 2 and args[2] is not None else np.zeros_like(scale, value.dtype)
-    if attr("block_size", 0):
-        raise ValueError("blocked")
-    if scale.ndim == 1 and scale.size > 1:
-        dims = [1] * value.ndim
-        dims[attr("axis", 1)] = -1
-        scale, zero = scale.reshape(dims), zero.reshape(dims)
-    _check_size(math.prod(np.broadcast_shapes(value.shape, zero.shape, scale.shape)))
+    axis, block = int(attr("axis", 1)), int(attr("block_size", 0))
+    if not is_quantization_scale(scale.shape, value.shape, axis, block) or zero.size not in (1, scale.size):
+        raise ValueError("a scale or a zero point that does not fit")
+    scale, zero = (_beside(p, value, axis, block) for p in (scale, zero))
     return np.asarray(((value.astype(np.float64) - zero.astype(np.float64)) * scale).astype(scale.dtype))
+
+
+def is_quantization_scale(scale: Shape, value: Shape, axis: int, block: int) -> bool:
+    """Whether a DequantizeLinear of a value can have a scale of this shape: one, one per slice, or per block."""
+    if len(scale) < 2 and math.prod(scale) == 1:
+        return True
+    if not -len(value) <= axis < len(value):
+        return False
+    at = axis % len(value)
+    if not block:
+        return scale == (value[at],)
+    return scale == tuple(-(-d // block) if k == at else d for k, d in enumerate(value))
+
+
+def _beside(p: NDArray[Any], value: NDArray[Any], axis: int, block: int) -> NDArray[Any]:
+    """A scale or zero point in a shape that broadcasts to the value."""
+    if p.size == 1 and p.ndim < 2:
+        return p.reshape(())
+    if block:
+        return np.repeat(p, block, axis).take(range(value.shape[axis]), axis)
+    return p.reshape([-1 if k == axis % value.ndim else 1 for k in range(value.ndim)])
 
 
 def _arithmetic(op: Callable[..., Any], args: list[Any]) -> NDArray[Any]:

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from converter import numerics
 from converter.dataclass import dataclass
 from converter.model.graph import Const, Graph, Node, Tensor
-from converter.model.graph.constant_ops import Evaluator, constant, is_evaluated, make_evaluator, numpy_dtype
+from converter.model.graph.constant_ops import (
+    Evaluator,
+    constant,
+    is_evaluated,
+    is_quantization_scale,
+    make_evaluator,
+    numpy_dtype,
+)
 from converter.records import Weight
 
 _FUEL = 64  # nodes in a chain; exporters need ten
@@ -106,11 +113,12 @@ class Evaluated:
 
     is_computed = True  # float64() is not what load() gives in float64: load() is rounded
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, known: tuple[tuple[int, ...], np.dtype[Any]] | None = None) -> None:
         self._recipe = recipe
-        like = recipe.compute(wide=False)
-        self._shape: tuple[int, ...] = like.shape
-        self._dtype = like.dtype
+        if known is None:
+            like = recipe.compute(wide=False)
+            known = like.shape, like.dtype
+        self._shape, self._dtype = known
         self._kept: NDArray[np.float64] | None = None
 
     @property
@@ -171,10 +179,10 @@ class Constants:
             else:
                 origin = "" if t is tensor else f" (it comes from {t.name!r})"
                 return "not-constant", f"{tensor.name!r} is known at run time only{origin}"
-        if self._is_quantized(tensor):
-            return "weight-quantized", f"{tensor.name!r} is dequantized from integers"
         if self.weight(tensor) is None:
             return "not-constant", f"{tensor.name!r} cannot be computed ahead"
+        if self._is_quantized(tensor):
+            return "weight-quantized", f"{tensor.name!r} is dequantized from integers"
         return None
 
     def is_const(self, tensor: Tensor) -> bool:
@@ -209,7 +217,11 @@ class Constants:
     def _evaluated(self, tensor: Tensor) -> Evaluated | None:
         recipe = self._recipe(tensor, _FUEL)
         try:
-            return None if recipe is None or recipe.is_open else Evaluated(recipe)
+            if recipe is None or recipe.is_open:
+                return None
+            node = self._graph.producer(tensor)
+            plain = node is not None and node.op == "DequantizeLinear" and "output_dtype" not in node.attr_protos
+            return Evaluated(recipe, _type_dequantized(node, recipe.args) if node is not None and plain else None)
         except _MALFORMED:
             return None
 
@@ -325,6 +337,17 @@ class Constants:
 
 def _make_leaf(tensor: Tensor, value: Weight | NDArray[Any] | None) -> Recipe | None:
     return None if value is None else Recipe(tensor, value)
+
+
+def _type_dequantized(node: Node, args: tuple[Recipe | None, ...]) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+    """Shape and type of a dequantized constant, by those of its parts: a weight of a large model is not computed."""
+    leaves = [None if a is None else a.weight for a in args]
+    value, scale, zero = [*leaves, None, None][:3]
+    if value is None or scale is None or (len(args) > 2 and args[2] is not None and zero is None):
+        return None
+    axis, block = int(node.attr("axis", 1)), int(node.attr("block_size", 0))
+    fits = is_quantization_scale(scale.shape, value.shape, axis, block)
+    return (value.shape, scale.dtype) if fits and (zero is None or zero.shape == scale.shape) else None
 
 
 def _make_cast(dtype: np.dtype[Any]) -> Evaluator:

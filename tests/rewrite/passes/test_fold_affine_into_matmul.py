@@ -7,7 +7,7 @@ from tests.rewrite.passes.walk import PassRows
 
 class TestFoldAffineIntoMatmul(PassRows):
     name = "fold-affine-into-matmul"
-    folds = "matmul-mul-c matmul-div-scalar matmul-3d-mul-add"
+    folds = "matmul-mul-c matmul-div-scalar matmul-3d-mul-add dq-transposed dq-blocked"
     declines = """
         weight-rank: matmul-stack-mul
         not-per-channel: matmul-mul-rows matmul-add-raises-rank

@@ -10,5 +10,6 @@ class TestFoldAffineIntoNextMatmul(PassRows):
     folds = "mul-next-matmul-3d mul-add-next-matmul-add neg-matmul-add-matmul-add"
     declines = """
         channel-axis: mul-rows-next-matmul
+        scale-axis: dq-blocked-inputs
         no-bias-slot: add-next-batched-matmul
     """

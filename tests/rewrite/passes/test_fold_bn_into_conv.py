@@ -29,6 +29,8 @@ class TestFoldBnIntoConv(PassRows):
         computed-weight-norm computed-weight-norm-opset-13 computed-standardised computed-masked computed-thresholded
         computed-split computed-split-second computed-padded-and-added computed-low-rank computed-tiled
         computed-tanh-of-half computed-deep computed-variance
+        weight-dequantize-linear dq-per-tensor dq-per-axis dq-zero-point dq-uint8 dq-opset-13 dq-negative dq-gamma-0
+        dq-int32-bias dq-int4-negative
     """
     declines = """
         function-attribute: epsilon-differs-per-call
@@ -36,11 +38,14 @@ class TestFoldBnIntoConv(PassRows):
         output-is-graph-output: conv-output-is-graph-output output-of-a-body
         captured-by-subgraph: conv-output-captured-by-if captured-by-loop captured-by-scan captured-by-nested-if
             bn-in-branch
-        several-readers: conv-output-second-consumer one-conv-two-bns
+        several-readers: dq-read-twice conv-output-second-consumer one-conv-two-bns
         overridable: weight-overridable bn-scale-overridable all-overridable computed-of-overridable
         function-input: weights-differ-per-call computed-of-argument
         not-constant: bn-scale-is-graph-input computed-of-random computed-too-large
         weight-quantized: conv-weight-dequantized
+        per-axis-scale: dq-opset-12
+        scale-axis: dq-of-inputs
+        integer-range: dq-minus-128
         spatial-stats: opset-7-spatial-0 opset-6-spatial-0
         padded-shift: average-counts-padding-between
         negative-scale: maximum-between-negative

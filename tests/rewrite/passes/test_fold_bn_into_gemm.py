@@ -18,7 +18,7 @@ class TestFoldBnIntoGemm(PassRows):
         gemm-trans-b-c-m-1 gemm-trans-b-c-1 gemm-trans-b-c-scalar gemm-trans-b-c-1-1 gemm-trans-b-c-none
         gemm-all-c-n gemm-all-c-1-n gemm-all-c-m-n gemm-all-c-m-1 gemm-all-c-1 gemm-all-c-scalar
         gemm-all-c-1-1 gemm-all-c-none gemm-float16 gemm-bfloat16 gemm-double gemm-fp16-params-fp32
-        gemm-eps-absent gemm-eps-0.0 gemm-eps-0.5 large-gemm large-gemm-trans-b
+        gemm-eps-absent gemm-eps-0.0 gemm-eps-0.5 large-gemm large-gemm-trans-b dq-gemm
     """
     declines = """
         channel-axis: gemm-transpose-square

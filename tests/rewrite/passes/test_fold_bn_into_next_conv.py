@@ -11,7 +11,7 @@ class TestFoldBnIntoNextConv(PassRows):
         bn-conv bn-depthwise-conv pads-0 valid same-without-padding same-lower-1x1 padding-never-read
         pure-scale-padded pure-scale-same depthwise-multiplier-2 grouped-no-bias grouped-square
         relu-bn-goes-forward large-grouped-next max-pool-padded max-pool-strided average-pool
-        average-pool-uncounted-pads average-pool-ceil identity dropout scale-through-counted-pads
+        average-pool-uncounted-pads average-pool-ceil identity dropout scale-through-counted-pads dq-before
     """
     declines = """
         output-is-graph-output: bn-is-graph-output

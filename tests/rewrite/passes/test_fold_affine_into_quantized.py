@@ -1,0 +1,15 @@
+"""A quantized layer then arithmetic becomes one layer: its rows."""
+
+from __future__ import annotations
+
+from tests.rewrite.passes.walk import PassRows
+
+
+class TestFoldAffineIntoQuantized(PassRows):
+    name = "fold-affine-into-quantized"
+    folds = """
+        chain-div chain-mul-add data-number data-number-opset-10 data-channels
+    """
+    declines = """
+        scale-axis: data-last-axis
+    """
