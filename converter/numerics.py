@@ -221,7 +221,7 @@ def rounding_problem(weight: Weight) -> tuple[str, int] | None:
     tiny = float(_finfo(dtype).smallest_subnormal) / 2
     if not ((peaks > 0) & (peaks * 2 * unit_roundoff(dtype) < tiny)).any():
         return None
-    return _rounded_problem(weight.float64().reshape(weight.shape[0], -1), dtype)
+    return _rounded_problem(weight.float64().reshape(weight.shape[0] if weight.shape else 1, -1), dtype)
 
 
 def _scaled_peaks(weight: ScaledTensor) -> tuple[Array, Array]:
@@ -233,7 +233,7 @@ def _scaled_peaks(weight: ScaledTensor) -> tuple[Array, Array]:
         peaks = channel_peaks(stored.reshape(view), axes)
         kept = np.abs(factor).reshape(peaks.shape)
         return peaks.reshape(-1), np.asarray(peaks * kept, np.float64).reshape(-1)
-    rows = weight.shape[0]
+    rows = weight.shape[0] if weight.shape else 1
     base = channel_peaks(stored.reshape(rows, -1), (1,)) if stored.size else np.zeros(rows)
     with np.errstate(all="ignore"):
         full = np.abs(weight.float64()).reshape(rows, -1)

@@ -207,6 +207,12 @@ ARITHMETIC: tuple[Case, ...] = (
     fold("chain-div", net(DIVIDED, wi=WI, n=N), AFFINE_Q, "DynamicQuantizeLinear Mul MatMulInteger Cast Mul Add"),
     fold("chain-mul-add", net(COLUMNS, wi=WI, k=K), AFFINE_Q, "DynamicQuantizeLinear Mul MatMulInteger Cast Mul Add"),
     fold("data-number", net(NUMBER, n=N), AFFINE_Q, "QuantizeLinear DequantizeLinear"),
+    fold(
+        "data-number-twice",
+        net(NUMBER.replace("y = Div (d, n)", "e = Div (d, n) y = Mul (e, n)"), n=N),
+        AFFINE_Q,
+        "QuantizeLinear DequantizeLinear",
+    ),
     fold("data-number-opset-10", net(NUMBER, 10, n=N), AFFINE_Q, "QuantizeLinear DequantizeLinear"),
     fold("data-channels", net(CHANNEL, k5=Draw().positive(5, 1, 1)), AFFINE_Q, "QuantizeLinear DequantizeLinear"),
     refuse(

@@ -128,7 +128,7 @@ def _dequantize(attr: Attr, args: list[Any]) -> NDArray[Any]:
     axis, block = int(attr("axis", 1)), int(attr("block_size", 0))
     if not is_quantization_scale(scale.shape, value.shape, axis, block) or zero.size not in (1, scale.size):
         raise ValueError("a scale or a zero point that does not fit")
-    scale, zero = (_beside(p, value, axis, block) for p in (scale, zero))
+    scale, zero = (_align_scale(p, value, axis, block) for p in (scale, zero))
     return np.asarray(((value.astype(np.float64) - zero.astype(np.float64)) * scale).astype(scale.dtype))
 
 
@@ -144,7 +144,7 @@ def is_quantization_scale(scale: Shape, value: Shape, axis: int, block: int) -> 
     return scale == tuple(-(-d // block) if k == at else d for k, d in enumerate(value))
 
 
-def _beside(p: NDArray[Any], value: NDArray[Any], axis: int, block: int) -> NDArray[Any]:
+def _align_scale(p: NDArray[Any], value: NDArray[Any], axis: int, block: int) -> NDArray[Any]:
     """A scale or zero point in a shape that broadcasts to the value."""
     if p.size == 1 and p.ndim < 2:
         return p.reshape(())

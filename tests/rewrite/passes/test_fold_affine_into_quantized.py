@@ -8,7 +8,7 @@ from tests.rewrite.passes.walk import PassRows
 class TestFoldAffineIntoQuantized(PassRows):
     name = "fold-affine-into-quantized"
     folds = """
-        chain-div chain-mul-add data-number data-number-opset-10 data-channels
+        chain-div chain-mul-add data-number data-number-twice data-number-opset-10 data-channels
     """
     declines = """
         scale-axis: data-last-axis
