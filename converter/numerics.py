@@ -6,7 +6,7 @@ Source: Ioffe and Szegedy 2015, section 3.1 (inference form); the rest is distri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import field
 from typing import Any, ClassVar
 
@@ -47,6 +47,11 @@ class NewTensor:
         """The value before rounding."""
         return self.value
 
+    @property
+    def recipe(self) -> Hashable:
+        """Equal where the constants are."""
+        return self.shape, self.dtype.str, self.value.tobytes()
+
 
 @dataclass(frozen=True, slots=True)
 class ScaledTensor:
@@ -70,6 +75,12 @@ class ScaledTensor:
     def dtype(self) -> np.dtype[Any]:
         """The weight's own type."""
         return self.base.dtype
+
+    @property
+    def recipe(self) -> Hashable:
+        """Equal for the same factors on the same weight."""
+        base = self.base.recipe if isinstance(self.base, NewTensor) else id(self.base)
+        return base, tuple((view, factor.shape, factor.tobytes()) for view, factor in self.factors)
 
     def float64(self) -> Array:
         """The product in float64."""

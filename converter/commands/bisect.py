@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,12 @@ _REWRITES = "biasopt.rewrites"
 # With what a fold may have been made; the one whose rewrites are those of the model under test is bisected.
 _WAYS = (
     FoldOptions(),
+    FoldOptions(allow_growth=math.inf),
     FoldOptions(keep_bn=True),
+    FoldOptions(keep_bn=True, allow_growth=math.inf),
     FoldOptions(no_growth=True),
     FoldOptions(freeze_overridable=True),
+    FoldOptions(freeze_overridable=True, allow_growth=math.inf),
     FoldOptions(keep_bn=True, no_growth=True),
 )
 _SECONDS = 30.0  # of one comparison
@@ -132,7 +136,7 @@ class _Search:
 
     def run(self, rewritten: LoadedModel) -> Blame | None:
         """The answer; None if the fold cannot be made again."""
-        again = self._repeat_fold()
+        again = self._repeat_fold({t.name for t in rewritten.proto.graph.initializer})
         if again is None:
             return None
         way, rewrites = again
@@ -149,15 +153,17 @@ class _Search:
         first = rewrites[bad - 1]
         return Blame(first.id, first.output, first.node, f"the first of {len(rewrites)} that differs", self._steps)
 
-    def _repeat_fold(self) -> tuple[FoldOptions, tuple[Rewrite, ...]] | None:
-        """How the fold was made, and its rewrites."""
-        names = {i.partition("@")[0] for i in self._ids}
+    def _repeat_fold(self, held: set[str]) -> tuple[FoldOptions, tuple[Rewrite, ...]] | None:
+        """How the fold was made, and its rewrites: among ways with the same ones, that with the constants ``held``."""
+        names, found = {i.partition("@")[0] for i in self._ids}, None
         for way in (*_WAYS, FoldOptions(only=names), FoldOptions(only=names, allow=names)):
             with contextlib.suppress(ValueError):
                 result = self._fold(len(self._ids), way)
                 if [r.id for r in result.rewrites] == self._ids:
-                    return way, result.rewrites
-        return None
+                    found = found or (way, result.rewrites)
+                    if {t.name for t in result.model.graph.initializer} == held:
+                        return way, result.rewrites
+        return found
 
     def _fold(self, count: int, way: FoldOptions) -> FoldResult:
         return fold(self._a, None, replace(way, verify=None, data=self._judging.data, stop_after=count))

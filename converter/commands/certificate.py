@@ -50,6 +50,11 @@ class Recorder:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again, with the graph as it was read."""
+        graph = self.graph
         self.steps: list[dict[str, Any]] = []
         self._areas: dict[int, str] = {}
         self._paths: dict[int, str] = {}

@@ -124,7 +124,8 @@ def pipeline_options(asked: InspectOptions, stop_after: int | None = None) -> pi
     unknown = pipeline.unknown_passes(sorted((only or frozenset()) | skipped | allowed))
     if unknown:
         raise ValueError(f"no pass is named {', '.join(unknown)}")
-    return pipeline.Options(only, skipped, allowed, stop_after, PassOptions(asked.keep_bn, asked.no_growth))
+    how = PassOptions(asked.keep_bn, asked.no_growth)
+    return pipeline.Options(only, skipped, allowed, stop_after, how, asked.allow_growth)
 
 
 def _measure_data(graph: Graph) -> int:

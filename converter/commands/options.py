@@ -217,6 +217,14 @@ def parse_share(value: str | None) -> float | None:
     return part
 
 
+def parse_percentage(value: str | None) -> float | None:
+    """A share that may be nothing, or more than the whole: ``0%``, ``250%``."""
+    found = None if value is None else re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) *%", value.strip())
+    if value is not None and found is None:
+        raise ValueError(f"{value!r} is not a percentage such as 10%.")
+    return None if found is None else float(found[1]) / 100
+
+
 def parse_passes(values: Sequence[str]) -> list[str]:
     """Names of passes, each of them one that there is; in them - and _ are the same."""
     names = split_list(value.replace("_", "-") for value in values)
@@ -299,6 +307,7 @@ KINDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "seconds": _number(click.FloatRange(0, min_open=True)),
     "size": _parsed(parse_size, multiple=False),
     "share": _parsed(parse_share, multiple=False),
+    "percentage": _parsed(parse_percentage, multiple=False),
     "gate": _parsed(_parse_gate, multiple=False),
     "shapes": _parsed(parse_shapes),
     "pairs": _parsed(parse_pairs),

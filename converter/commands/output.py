@@ -21,11 +21,15 @@ PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 
 
 def build_pieces(graph: Graph, result: InspectResult, data: DataFile | None) -> Pieces:
+    """The result as pieces; what it says of itself is left out where that alone makes it too large."""
     if not (result.rewrites or result.frozen) and data is None:  # as it came, or with its nodes sorted
         out = Pieces()
         out.add(Span(graph.file.buffer, 0, len(graph.file.buffer)))
         return out
-    return emit(graph, _build_metadata(graph, result.rewrites), data)
+    whole = emit(graph, _build_metadata(graph, result.rewrites), data)
+    if data is None and whole.n_bytes > graph.most_bytes and (bare := emit(graph)).n_bytes <= graph.most_bytes:
+        return bare
+    return whole
 
 
 def _build_metadata(graph: Graph, rewrites: tuple[Rewrite, ...]) -> dict[str, str]:

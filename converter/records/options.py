@@ -42,7 +42,14 @@ class InspectOptions(OptionRecord):
     skip: Iterable[str] = option((), "Not this pass; repeatable.", "PASS", "passes")
     allow: Iterable[str] = argument((), "Passes that assume something, by name.")
     keep_bn: bool = option(False, "Keep BatchNormalization and move biases into it, to train on.")
-    no_growth: bool = option(False, "Leave what needs a copy of a shared weight.")
+    allow_growth: float = option(
+        0.0,
+        "How much larger the file may get: 10%.  [0%]",
+        "P",
+        "percentage",
+        doc="By how much the file may grow, as a share of it: 0.1 for a tenth, ``math.inf`` for any.",
+    )
+    no_growth: bool = option(False, "No rewrite copies or enlarges a tensor, even if others make up for it.")
     freeze_overridable: bool = option(False, "Make inputs that have a default value constants.")
     data: str | Path | None = argument(None, "Directory of the external data of a proto.")
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")

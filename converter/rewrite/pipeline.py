@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import field
+from dataclasses import field, replace
+from typing import Protocol
 
 from converter.dataclass import dataclass
 from converter.errors import InvariantViolation
@@ -14,13 +16,22 @@ from converter.rewrite.analysis.affine import affine_at, stats_problem, training
 from converter.rewrite.analysis.counts import count
 from converter.rewrite.analysis.facts import Facts, PassOptions
 from converter.rewrite.bias_flow.fates import BiasTracker
+from converter.rewrite.growth import Ledger
 from converter.rewrite.passes import PASSES, Pass
 
 OLDEST_OPSET = 6
 
 Progress = Callable[[str], None]
-# Called before each rewrite is applied; what it returns is called with the rewrite afterwards.
-Watch = Callable[[Pass, list[Edit]], Callable[[Rewrite], None]]
+
+
+class Watch(Protocol):
+    """Sees every rewrite."""
+
+    def __call__(self, p: Pass, edits: list[Edit], /) -> Callable[[Rewrite], None]:
+        """Told before each is applied; what it returns is called with the rewrite afterwards."""
+
+    def restart(self) -> None:
+        """All that was applied is undone: the graph is as it was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,8 @@ class Options:
         Names of passes of safety ASSUMES that may run.
     stop_after : int, optional
         Number of rewrites after which to stop.
+    allow_growth : float
+        By how much the file may grow, as a share of it.
     """
 
     only: frozenset[str] | None = None
@@ -44,6 +57,7 @@ class Options:
     allow: frozenset[str] = frozenset()
     stop_after: int | None = None
     pass_options: PassOptions = field(default_factory=PassOptions)
+    allow_growth: float = math.inf
 
     def active(self) -> tuple[Pass, ...]:
         """The passes to run, in the table's order."""
@@ -82,14 +96,41 @@ def run(graph: Graph, options: Options, progress: Progress | None = None, watch:
     InvariantViolation
         The passes go on for longer than a graph of this size can give them work.
     """
-    return _Run(graph, options, progress or (lambda _: None), watch).run()
+    tell = progress or (lambda _: None)
+    graph.most_bytes = (1 + options.allow_growth) * len(graph.file.buffer)
+    left: dict[str, int] = {}  # what would make the file larger than is allowed
+
+    def undo() -> None:
+        graph.reset()
+        if watch is not None:
+            watch.restart()
+
+    while True:
+        # Whether copies of a shared weight pay off is known when the passes are through, not halfway.
+        whole = _Run(graph, replace(options, stop_after=None), tell, watch, left)
+        outcome = whole.run()
+        over, more = whole.find_excess()
+        if more.keys() - left.keys():
+            left |= more
+        elif over > 0 and not graph.short_names:
+            graph.short_names = True
+        else:
+            break
+        undo()
+    if options.stop_after is None or options.stop_after >= len(outcome.rewrites):
+        return outcome
+    undo()
+    return _Run(graph, options, tell, watch, left).run()
 
 
 class _Run:
-    def __init__(self, graph: Graph, options: Options, progress: Progress, watch: Watch | None) -> None:
+    def __init__(
+        self, graph: Graph, options: Options, progress: Progress, watch: Watch | None, left: dict[str, int]
+    ) -> None:
         self.graph = graph
         self.watch = watch
-        self.facts = Facts(graph, options.pass_options)
+        self.ledger = Ledger(graph, left)
+        self.facts = Facts(graph, options.pass_options, self.ledger.may_copy)
         self.options = options
         self.passes = options.active()
         self.progress = progress
@@ -117,6 +158,15 @@ class _Run:
         findings = acted + tuple(f for f in left if f.id not in done)
         return Outcome(tuple(self.rewrites), findings, before, count(self.facts), self._fates(left))
 
+    def find_excess(self) -> tuple[float, dict[str, int]]:
+        """By how many bytes the file is larger than is allowed, and what made it so."""
+        over = 0.0
+        if not math.isinf(self.options.allow_growth):
+            over = self.ledger.measure_excess(self.options.allow_growth * len(self.graph.file.buffer))
+        if self.options.pass_options.no_growth and (copies := self.ledger.find_copies()):
+            return over, copies
+        return over, self.ledger.find_excess(over)
+
     def _full(self) -> bool:
         return self.options.stop_after is not None and len(self.rewrites) >= self.options.stop_after
 
@@ -140,14 +190,20 @@ class _Run:
             self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, *problem)
             return
         edits = p.plan(self.facts, match)
-        if self.options.pass_options.no_growth and (n_bytes := self.graph.growth(edits)) > 0:
-            why = f"the model would grow by {n_bytes} bytes"
+        shared = self.ledger.find_shared(edits)
+        own = self.ledger.own_growth(edits, shared)
+        why = self.ledger.problem(id_, shared)
+        if why is None and own > 0 and self.options.pass_options.no_growth:
+            why = f"the model would grow by {own} bytes"
+        if why is not None:
             self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, "model-grows", why)
             return
+        self.ledger.open(shared)
         output = p.output(match)
         change = None if p.bias_change is None else p.bias_change(match)
         done = None if self.watch is None else self.watch(p, edits)
         delta = self.graph.apply(edits)
+        self.ledger.close(id_, own, shared, delta)
         self.biases.note(delta, change)
         self.rewrites.append(Rewrite(id_, p.name, label, p.safety, str(output.name) if output else "", delta))
         if done is not None:

@@ -33,7 +33,8 @@ NOTE = """\
 Counted once every BatchNormalization that can be folded is: a convolution and its batch norm have one bias. A batch
 norm that is left keeps its shift and is not counted. *dead*: nothing needs it; *absorbed*: a bias further down takes it
 over; *merged*: with that of a layer beside it; *zero*: the file holds zeros there, as torchvision initialises some of
-its biases. *elements gone* counts the parts of fused biases too."""
+its biases. *elements gone* counts biases that go as a whole: a part of a fused one becomes zero, and
+stays in the file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def test_an_attribute_that_was_changed_after_the_fold() -> None:
 
 def test_a_fold_with_other_options_is_made_again_the_same_way() -> None:
     model = plain()
-    folded = converter.fold(model, verify=False, keep_bn=True).model
+    folded = converter.fold(model, verify=False, keep_bn=True, allow_growth=1.0).model
     assert any(n.op_type == "BatchNormalization" for n in folded.graph.node)
     assert not bisect(model, folded).text
     name = next(t.name for t in folded.graph.initializer if "/biasopt/mean" in t.name)

@@ -174,6 +174,7 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         "stop_after": 3,
         "force": True,
         "keep_bn": True,
+        "allow_growth": 0.0,
         "no_growth": True,
         "freeze_overridable": True,
         "shapes": {"a=b": (1, 3, 224, 224), "s": ()},
@@ -336,6 +337,7 @@ def test_inspect_prints_and_check_gates(run: Run, engine: Engine) -> None:
         "only": None,
         "skip": ["drop-zero-bias"],
         "keep_bn": False,
+        "allow_growth": 0.0,
         "no_growth": False,
         "freeze_overridable": False,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,35 @@ class Graph:
     def __init__(self, file: ModelFile, *, freeze_overridable: bool = False) -> None:
         self.file = file
         self.ir_version = file.skeleton.ir_version
-        self.scopes: list[Scope] = reader.read(file, freeze_overridable=freeze_overridable)
-        self._names = {name for s in self.scopes for name in s.values} | {""}
+        self._freeze = freeze_overridable
+        self.most_bytes = math.inf  # that the file may have
+        self.short_names = False  # of new constants: where longer ones would make the file grow
         self._shapes: dict[int, dict[str, tuple[Dim, ...]]] | None = None
         self._types: dict[int, dict[str, int]] = {}
         self._values: dict[int, dict[str, NDArray[Any]]] = {}
         self._stale: tuple[str, ...] = ()
-        self._constant_weights: dict[Node, StoredTensor | None] = {}
         self.version = 0  # goes up with each change: what was found out before may no longer hold
         self.wiring = 0  # goes up with each change of more than constants and names
+        self.scopes: list[Scope] = []
+        self._read()
+
+    def _read(self) -> None:
+        self.scopes = reader.read(self.file, freeze_overridable=self._freeze)
+        self._names = {name for s in self.scopes for name in s.values} | {""}
+        self._constant_weights: dict[Node, StoredTensor | None] = {}
+        self._derived: dict[Hashable, Const] = {}  # what edits made of a tensor of several readers
+
+    def reset(self) -> None:
+        """Forget all edits: the model as it was read, in new nodes and tensors; what was inferred of it stays."""
+        before = self.scopes
+        self.version += 1
+        self.wiring += 1
+        self._read()
+        for known in (self._shapes or {}, self._types, self._values):
+            places = zip(before, self.scopes, strict=True)
+            by_place: dict[int, Any] = {id(new): known[id(old)] for old, new in places if id(old) in known}
+            known.clear()
+            known.update(by_place)
 
     # -- questions -------------------------------------------------------------------------
 
@@ -221,7 +241,7 @@ class Graph:
         for edit in edits:
             match edit:
                 case SetConst(node, slot, weight):
-                    added += weight_bytes(weight)
+                    added += 0 if self.find_copy(edit) is not None else weight_bytes(weight)
                     if (old := node.tensor_in(slot)) is not None:
                         loosen(old)
                 case DropInput(node, slot):
@@ -231,9 +251,10 @@ class Graph:
                         if i != slot:
                             loosen(tensor)
         free = [t for k, t in tensors.items() if t.name and lost[k] >= self.n_uses(t)]
-        return added - sum(self._constant_bytes(t) for t in free)
+        return added - sum(self.constant_bytes(t) for t in free)
 
-    def _constant_bytes(self, tensor: Tensor) -> int:
+    def constant_bytes(self, tensor: Tensor) -> int:
+        """Bytes of an initializer, or of what a Constant node holds."""
         if isinstance(tensor, Const):
             return weight_bytes(tensor.weight)
         producer = self.producer(tensor)
@@ -248,16 +269,36 @@ class Graph:
         self._names.add(candidate)
         return candidate
 
+    def source_of(self, node: Node, slot: int) -> Tensor | None:
+        """The model's own tensor that a slot holds, or that what edits put there stands in for."""
+        tensor = node.tensor_in(slot)
+        return tensor.made_of if isinstance(tensor, Const) and tensor.made_of is not None else tensor
+
+    def _copy_key(self, edit: SetConst) -> Hashable | None:
+        source, recipe = self.source_of(edit.node, edit.slot), getattr(edit.weight, "recipe", None)
+        return None if source is None or recipe is None else (source, edit.node.scope, edit.role, recipe)
+
+    def find_copy(self, edit: SetConst) -> Const | None:
+        """A constant that another edit made of the same tensor in the same way: one is enough for all readers."""
+        found = self._derived.get(self._copy_key(edit))
+        return found if found is not None and found.scope.values.get(found.name) is found else None
+
     def _set_const(self, edit: SetConst, change: _Change) -> None:
         node = edit.node
-        const = Const(self._unused_name(f"{node.label}/biasopt/{edit.role}"), node.scope, edit.weight)
-        node.scope.values[const.name] = const
-        node.scope.new_constants.append(const)
+        const = self.find_copy(edit)
+        if const is None:
+            name = f"{'' if self.short_names else node.label}/biasopt/{edit.role}"
+            const = Const(self._unused_name(name), node.scope, edit.weight)
+            const.made_of = self.source_of(node, edit.slot)
+            if const.made_of is not None and self.n_uses(node.inputs[edit.slot]) > 1:
+                self._derived[self._copy_key(edit)] = const
+            node.scope.values[const.name] = const
+            node.scope.new_constants.append(const)
+            change.added[id(const)] = const
         while len(node.inputs) <= edit.slot:
             node.inputs.append(Value("", node.scope))
         change.loose.append(node.inputs[edit.slot])
         node.inputs[edit.slot] = const
-        change.added[id(const)] = const
         change.touch(node)
 
     def _drop_input(self, edit: DropInput, change: _Change) -> None:

@@ -97,6 +97,7 @@ class Const(gs.Constant):  # type: ignore[misc]
         self.scope = scope
         self.weight = weight
         self.field = field  # None: made by an edit
+        self.made_of: Tensor | None = None  # the model's own tensor that it stands in for
         self.external_uses: set[str] = set()
         self.is_input = False
         self.overridable = False

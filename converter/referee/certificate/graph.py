@@ -293,19 +293,26 @@ class Editor:
 
     def _set_const(self, edit: dict[str, Any], change: Change, where: str) -> None:
         node, slot, name = self._find_node(edit, where), int(edit["slot"]), str(edit["name"])
-        if not name or name in self.graph.taken or not 0 <= slot <= len(node.inputs) + 4:
+        constant = build_constant(edit["value"], self.base_of, where)
+        held = node.scope.names.get(name)  # what an earlier edit made in the same way serves this reader too
+        same = held is not None and held.ours and held.used and held.constant is not None
+        if same and held is not None and held.constant is not None:
+            same = held.constant.dtype == constant.dtype and held.constant.digest() == constant.digest()
+        if not name or (name in self.graph.taken and not same) or not 0 <= slot <= len(node.inputs) + 4:
             raise CertificateError(where, f"the name {name!r} is taken, or there is no input {slot}")
-        self.graph.taken.add(name)
-        tensor = Tensor(name, node.scope, name, constant=build_constant(edit["value"], self.base_of, where), ours=True)
-        node.scope.names[name] = tensor
-        node.scope.added.append(tensor)
+        if held is None or not same:
+            self.graph.taken.add(name)
+            held = Tensor(name, node.scope, name, constant=constant, ours=True)
+            node.scope.names[name] = held
+            node.scope.added.append(held)
+            change.added.append(held)
+        tensor = held
         change.touch(node)
         while len(node.inputs) <= slot:
             node.inputs.append(Tensor("", node.scope))
         self._let_go(node, node.inputs[slot], change)
         node.inputs[slot] = tensor
         tensor.readers.append(node)
-        change.added.append(tensor)
 
     def _drop_input(self, edit: dict[str, Any], change: Change, where: str) -> None:
         node, slot = self._find_node(edit, where), int(edit["slot"])

@@ -122,7 +122,7 @@ def explain(fate: Fate) -> tuple[str, str]:
             return "Merged", f"this bias becomes one with that of {where}."
     why = wording.plain(fate.why)
     if fate.removed:
-        return "Kept in part", f"{fate.removed:,} of {wording.count(fate.elements, 'element')} go. {why}."
+        return "Kept in part", f"{fate.removed:,} of {wording.count(fate.elements, 'element')} become zero. {why}."
     hint = " `--freeze-overridable` would take it as a constant." if fate.code == "overridable" else ""
     return "Kept", f"{why}.{hint}"
 
@@ -167,18 +167,20 @@ class FateGroup:
 
 @dataclass(frozen=True, slots=True)
 class BiasCounts:
-    """Biases of a model: bias vectors and their elements, and how many of them go."""
+    """Biases of a model: vectors and their elements, how many go, and how many of what stays become zero."""
 
     vectors: int
     vectors_removed: int
     elements: int
     elements_removed: int
+    elements_zeroed: int = 0
 
 
 def count_fates(fates: Sequence[Fate]) -> BiasCounts:
     """Count them."""
-    removed = sum(fate.kind is not FateKind.KEPT for fate in fates)
-    return BiasCounts(len(fates), removed, sum(f.elements for f in fates), sum(f.removed for f in fates))
+    gone = [f for f in fates if f.kind is not FateKind.KEPT]
+    removed, all_removed = (sum(f.removed for f in some) for some in (gone, fates))
+    return BiasCounts(len(fates), len(gone), sum(f.elements for f in fates), removed, all_removed - removed)
 
 
 def group_fates(fates: Iterable[Fate]) -> list[FateGroup]:
@@ -246,7 +248,7 @@ def summarize_fates(fates: Sequence[Fate]) -> str:
     )
     reasons = [f"blocked by {_counted(blocked_by)}"] * bool(blocked_by) + [_counted(others)] * bool(others)
     partly = sum(fate.removed for fate in kept)
-    more = f"; {wording.count(partly, 'element')} of these go" if partly else ""
+    more = f"; {wording.count(partly, 'element')} of these become zero" if partly else ""
     why = f" ({', '.join(reasons)}{more})" if reasons or more else ""
     return f"{len(fates):,}: {', '.join(parts)}{why}"
 
@@ -273,7 +275,7 @@ def removed_share(fates: Sequence[Fate]) -> str:
     of_elements = percent_of(t.elements_removed, t.elements)
     vectors = f"{t.vectors_removed:,} of {wording.count(t.vectors, 'vector')} go ({of_vectors})"
     elements = f"{t.elements_removed:,} of {wording.count(t.elements, 'element')} ({of_elements})"
-    return f"{vectors}, {elements}"
+    return f"{vectors}, {elements}" + (f"; {t.elements_zeroed:,} become zero" if t.elements_zeroed else "")
 
 
 # ---- gates ---------------------------------------------------------------------------------------------

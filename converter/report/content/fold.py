@@ -159,7 +159,7 @@ def _tiles(result: InspectResult) -> Iterator[Tile]:
     yield _tile("bias vectors", before.biases, after.biases, shifts)
     yield _tile("nodes", before.nodes, after.nodes)
     grown = after.parameter_bytes - before.parameter_bytes
-    copied = bytes_copied(result.rewrites) if grown > 0 else 0
+    copied = min(grown, bytes_copied(result.rewrites)) if grown > 0 else 0
     note = f"copies of shared weights add {wording.size(copied)}; --no-growth makes none" if copied else ""
     sizes = wording.size(before.parameter_bytes), wording.size(after.parameter_bytes)
     yield Tile("parameters", *sizes, change(grown, wording.size(abs(grown))), note)

@@ -31,9 +31,15 @@ class PassOptions:
 class Facts:
     """Questions about one graph. Answers are read from the graph as it is now."""
 
-    def __init__(self, graph: Graph, options: PassOptions | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        options: PassOptions | None = None,
+        may_copy: Callable[[Tensor], bool] = lambda tensor: True,
+    ) -> None:
         self.graph = graph
         self.options = options or PassOptions()
+        self.may_copy = may_copy  # a tensor with several readers, for one of them
         self.constants = Constants(graph)
         self._memo: dict[Hashable, object] = {}
         self._memo_version = graph.version

@@ -54,11 +54,11 @@ def _type_problem(facts: Facts, match: Match) -> str | None:
 
 
 def shared_problem(facts: Facts, tensors: Sequence[Tensor]) -> str | None:
-    """With --no-growth nothing is copied."""
+    """With --no-growth nothing is copied, unless what it is copied from goes."""
     if not facts.options.no_growth:
         return None
     for tensor in tensors:
-        if facts.graph.n_uses(tensor) > 1:
+        if facts.graph.n_uses(tensor) > 1 and not facts.may_copy(tensor):
             return f"{tensor.name!r} has other uses, so a copy would be needed"
     return None
 

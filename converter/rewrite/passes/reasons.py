@@ -43,7 +43,7 @@ CHECKS = {
     "rounding": "what underflow takes from a channel must not show beside its shift (float32, bfloat16: beside others)",
     "weight-shared": "with --no-growth no tensor is copied or grows",
     "old-broadcast": "before opset 7 the merged constant may need another axis attribute",
-    "model-grows": "a move must shrink the model, and a merge must not enlarge it",
+    "model-grows": "a move must shrink the model, a merge must not enlarge it, and no fold by default",
     "input-required": "the bias must be optional",
     "enlarges": "the result must have the shape of the value",
     "bias-shape": "the two biases are told apart by where they lie",

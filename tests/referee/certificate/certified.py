@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ Document = dict[str, Any]
 def certify(model: Path | onnx.ModelProto, folded: Path | None = None, **options: Any) -> Document:
     """The certificate of a fold of all passes, through JSON and back."""
     frozen = bool(options.get("freeze_overridable", False))
+    options.setdefault("allow_growth", math.inf)  # as the passes alone
     graph = load(model, freeze_overridable=frozen)
     recorder = Recorder(graph)
     pipeline.run(graph, pipeline.Options(), watch=recorder)

@@ -25,8 +25,8 @@ def test_frequent_reasons_first_and_rare_ones_together() -> None:
 
 def test_a_part_that_goes_is_counted() -> None:
     fused = Fate("qkv", "Gemm", FateKind.KEPT, 18, 12, code="softmax", why="w", path=kept("qkv", "Softmax").path)
-    assert bias_path.summarize_fates([fused]) == "1: 1 kept (blocked by Softmax 1; 12 elements of these go)"
-    assert bias_path.removed_share([fused]) == "0 of 1 vector go (0 %), 12 of 18 elements (67 %)"
+    assert bias_path.summarize_fates([fused]) == "1: 1 kept (blocked by Softmax 1; 12 elements of these become zero)"
+    assert bias_path.removed_share([fused]) == "0 of 1 vector go (0 %), 0 of 18 elements (0 %); 12 become zero"
     assert bias_path.describe_end(fused) == "but for a part: blocked by Softmax"
 
 

@@ -105,7 +105,7 @@ def test_names_are_text_not_markup_and_not_control() -> None:
             Fate("k", "Conv", FateKind.KEPT, 4, code="overridable", why="'b' is also an input"),
             "Kept: 'b' is also an input. `--freeze-overridable` would take it as a constant.",
         ),
-        (replace(kept("a"), removed=3, why="w"), "Kept in part: 3 of 8 elements go. w."),
+        (replace(kept("a"), removed=3, why="w"), "Kept in part: 3 of 8 elements become zero. w."),
     ],
 )
 def test_the_verdict_comes_first(fate: Fate, first: str) -> None:

@@ -83,14 +83,23 @@ def zeros(op: str, sign: float = 1.0, **attrs: Any) -> onnx.ModelProto:
     return cell(op, bias=bias, **attrs)
 
 
-def rnn_net(text: str, *, head: str = "float[7,2,3] x", rest: str = "", **more: np.ndarray) -> onnx.ModelProto:
+def rnn_net(
+    text: str, *, head: str = "float[7,2,3] x", rest: str = "", more_outputs: str = "", **more: np.ndarray
+) -> onnx.ModelProto:
     """Return a graph over RNN constants w, r, b and what is given."""
     draw = Draw()
     consts = {"w": draw.normal(1, 5, 3), "r": draw.normal(1, 5, 5), "b": draw.normal(1, 10)} | more
     named = set(text.replace(",", " ").replace("(", " ").replace(")", " ").split()) - set(head.split())
     return model(
-        f"({head}) => (float[7,1,2,5] y) {{ {text} }}", {k: v for k, v in consts.items() if k in named}, rest=rest
+        f"({head}) => (float[7,1,2,5] y{more_outputs}) {{ {text} }}",
+        {k: v for k, v in consts.items() if k in named},
+        rest=rest,
     )
+
+
+def read_elsewhere() -> onnx.ModelProto:
+    """A node, and what shows the bias itself, read one bias."""
+    return rnn_net("y = RNN <hidden_size = 5> (x, w, r, b) z = Neg (b)", more_outputs=", float[1,10] z")
 
 
 def shared() -> onnx.ModelProto:

@@ -1,0 +1,139 @@
+"""How much larger a fold makes the file, by which of its rewrites, and which of them are to be left for it.
+
+A rewrite that gives one reader of a shared weight another weight pays off only where every reader takes one: that is
+known when the passes are done. So they run as if copies were free; if the file would then be larger than is allowed,
+what makes it so is found here, and the passes run again without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
+
+from converter.dataclass import dataclass
+from converter.model.graph import Const, Edit, Graph, SetConst, StoredTensor, Tensor, emit, weight_bytes
+from converter.records import Delta
+
+Key = str  # of what grows: a tensor of the model by scope and name, or a rewrite by its id
+
+
+@dataclass(slots=True)
+class _Family:
+    """A tensor of the model with several readers, and what rewrites put in its place."""
+
+    source: Tensor
+    copies: dict[int, Const] = field(default_factory=dict)
+
+
+class Ledger:
+    """What one run of the passes adds to the file; and ``left``, what earlier runs added too much with, in bytes."""
+
+    def __init__(self, graph: Graph, left: Mapping[Key, int]) -> None:
+        self.graph = graph
+        self.left = left
+        self._families: dict[Key, _Family] = {}
+        self._grown: dict[Key, int] = {}  # rewrites that add bytes of their own
+        self._stored_before = _external_bytes(graph)
+        self._most = 0  # bytes that the rewrites can have added
+
+    # -- before and after each rewrite ------------------------------------------------------------
+
+    def find_shared(self, edits: Sequence[Edit]) -> list[tuple[Key, SetConst]]:
+        """The edits that replace a tensor which has, or had, other readers."""
+        found = []
+        for edit in edits:
+            source = self.graph.source_of(edit.node, edit.slot) if isinstance(edit, SetConst) else None
+            if source is not None and isinstance(edit, SetConst):
+                key = _key(source)
+                if key in self._families or self.graph.n_uses(edit.node.inputs[edit.slot]) > 1:
+                    found.append((key, edit))
+        return found
+
+    def own_growth(self, edits: Sequence[Edit], shared: Sequence[tuple[Key, SetConst]]) -> int:
+        """Bytes that the edits add beside those of shared tensors."""
+        return self.graph.growth([e for e in edits if not any(e is s for _, s in shared)])
+
+    def problem(self, id_: str, shared: Sequence[tuple[Key, SetConst]]) -> str | None:
+        """Why a rewrite is to be left; None if it is not."""
+        for key, edit in shared:
+            if key in self.left:
+                what = f"a copy of {edit.node.inputs[edit.slot].name!r}, which has other uses,"
+                return f"{what} would grow the file by {self.left[key]:,} bytes; --allow-growth"
+        return f"it would grow the file by {self.left[id_]:,} bytes; --allow-growth" if id_ in self.left else None
+
+    def may_copy(self, tensor: Tensor) -> bool:
+        """Whether a tensor may be copied if it has other uses."""
+        return not self.left or _key(_source(tensor)) not in self.left
+
+    def open(self, shared: Sequence[tuple[Key, SetConst]]) -> None:
+        """Note the shared tensors before the edits that replace them."""
+        for key, edit in shared:
+            source = self.graph.source_of(edit.node, edit.slot)
+            assert source is not None
+            self._families.setdefault(key, _Family(source))
+
+    def close(self, id_: str, own: int, shared: Sequence[tuple[Key, SetConst]], delta: Delta) -> None:
+        """Note what a rewrite did."""
+        for key, edit in shared:
+            const = edit.node.inputs[edit.slot]
+            if isinstance(const, Const):
+                self._families[key].copies[id(const)] = const
+        if own > 0:
+            self._grown[id_] = own
+        self._most += delta.bytes_added + sum(2 * len(name) + _HEADER for name in delta.added_tensors)
+
+    # -- when all are made ------------------------------------------------------------------------
+
+    def find_copies(self) -> dict[Key, int]:
+        """Bytes of the copies of each tensor that are there beside it, or beside each other."""
+        found = {}
+        for key, family in self._families.items():
+            there = [c for c in family.copies.values() if c.scope.values.get(c.name) is c]
+            gone = 0 if self.graph.n_uses(family.source) else self.graph.constant_bytes(family.source)
+            if (grown := sum(weight_bytes(c.weight) for c in there) - gone) > 0:
+                found[key] = grown
+        return found
+
+    def measure_excess(self, allowed: float) -> float:
+        """Bytes by which the model grows beyond `allowed`, but for what it says of itself; 0 where it does not."""
+        return max(0.0, self._measure() - allowed) if self._most > allowed else 0.0
+
+    def find_excess(self, over: float) -> dict[Key, int]:
+        """What to leave so that the model is smaller by `over` bytes: the largest first; empty if names alone add."""
+        found = {}
+        for key, n_bytes in sorted({**self.find_copies(), **self._grown}.items(), key=lambda item: -item[1]):
+            if over <= 0:
+                break
+            found[key] = n_bytes
+            over -= n_bytes
+        return found
+
+    def _measure(self) -> int:
+        """Bytes by which the model is larger now than as it came."""
+        now = emit(self.graph).n_bytes + _external_bytes(self.graph)
+        return now - len(self.graph.file.buffer) - self._stored_before
+
+
+_HEADER = 32  # bytes of an initializer beside its name and numbers
+
+
+def _key(source: Tensor) -> Key:
+    return f"{source.scope.prefix}{source.name}"
+
+
+def _source(tensor: Tensor) -> Tensor:
+    return tensor.made_of if isinstance(tensor, Const) and tensor.made_of is not None else tensor
+
+
+def _external_bytes(graph: Graph) -> int:
+    return sum(weight_bytes(t.weight) for t in _list_constants(graph) if _is_external(t))
+
+
+def _list_constants(graph: Graph) -> Iterator[Const]:
+    for scope in graph.scopes:
+        if scope.owner is None or scope.owner.alive:
+            yield from (t for t in scope.values.values() if isinstance(t, Const))
+
+
+def _is_external(tensor: Const) -> bool:
+    return isinstance(tensor.weight, StoredTensor) and tensor.weight.ref.external is not None
