@@ -25,7 +25,7 @@ class _Family:
     copies: dict[int, Const] = field(default_factory=dict)
 
 
-class Ledger:
+class GrowthTracker:
     """What one run of the passes adds to the file; and ``left``, what earlier runs added too much with, in bytes."""
 
     def __init__(self, graph: Graph, left: Mapping[Key, int]) -> None:

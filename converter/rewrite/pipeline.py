@@ -16,7 +16,7 @@ from converter.rewrite.analysis.affine import affine_at, stats_problem, training
 from converter.rewrite.analysis.counts import count
 from converter.rewrite.analysis.facts import Facts, PassOptions
 from converter.rewrite.bias_flow.fates import BiasTracker
-from converter.rewrite.growth import Ledger
+from converter.rewrite.growth import GrowthTracker
 from converter.rewrite.passes import PASSES, Pass
 
 OLDEST_OPSET = 6
@@ -129,8 +129,8 @@ class _Run:
     ) -> None:
         self.graph = graph
         self.watch = watch
-        self.ledger = Ledger(graph, left)
-        self.facts = Facts(graph, options.pass_options, self.ledger.may_copy)
+        self.growth = GrowthTracker(graph, left)
+        self.facts = Facts(graph, options.pass_options, self.growth.may_copy)
         self.options = options
         self.passes = options.active()
         self.progress = progress
@@ -162,10 +162,10 @@ class _Run:
         """By how many bytes the file is larger than is allowed, and what made it so."""
         over = 0.0
         if not math.isinf(self.options.allow_growth):
-            over = self.ledger.measure_excess(self.options.allow_growth * len(self.graph.file.buffer))
-        if self.options.pass_options.no_growth and (copies := self.ledger.find_copies()):
+            over = self.growth.measure_excess(self.options.allow_growth * len(self.graph.file.buffer))
+        if self.options.pass_options.no_growth and (copies := self.growth.find_copies()):
             return over, copies
-        return over, self.ledger.find_excess(over)
+        return over, self.growth.find_excess(over)
 
     def _full(self) -> bool:
         return self.options.stop_after is not None and len(self.rewrites) >= self.options.stop_after
@@ -190,20 +190,20 @@ class _Run:
             self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, *problem)
             return
         edits = p.plan(self.facts, match)
-        shared = self.ledger.find_shared(edits)
-        own = self.ledger.own_growth(edits, shared)
-        why = self.ledger.problem(id_, shared)
+        shared = self.growth.find_shared(edits)
+        own = self.growth.own_growth(edits, shared)
+        why = self.growth.problem(id_, shared)
         if why is None and own > 0 and self.options.pass_options.no_growth:
             why = f"the model would grow by {own} bytes"
         if why is not None:
             self.declined[p.name][id_] = Finding(id_, p.name, label, Status.DECLINED, "model-grows", why)
             return
-        self.ledger.open(shared)
+        self.growth.open(shared)
         output = p.output(match)
         change = None if p.bias_change is None else p.bias_change(match)
         done = None if self.watch is None else self.watch(p, edits)
         delta = self.graph.apply(edits)
-        self.ledger.close(id_, own, shared, delta)
+        self.growth.close(id_, own, shared, delta)
         self.biases.note(delta, change)
         self.rewrites.append(Rewrite(id_, p.name, label, p.safety, str(output.name) if output else "", delta))
         if done is not None:
