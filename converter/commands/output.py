@@ -33,16 +33,23 @@ def build_pieces(graph: Graph, result: InspectResult, data: DataFile | None) -> 
 
 
 def _build_metadata(graph: Graph, rewrites: tuple[Rewrite, ...]) -> dict[str, str]:
-    """What the output says of itself: the version, and the id of every rewrite, earlier ones first."""
+    """What the output says of itself: the version, the id of every rewrite, and of which models it is a fold."""
     if not rewrites:
         return {}
     known = {e.key: e.value for e in graph.file.skeleton.metadata_props}
-    earlier: list[str] = []
-    with contextlib.suppress(ValueError, RecursionError):  # what a stranger wrote there stops nothing
-        found = json.loads(known.get("biasopt.rewrites", "[]"))
-        earlier = [str(i) for i in found] if isinstance(found, list) else []
-    ids = [*earlier, *(r.id for r in rewrites)]
-    return {"biasopt.version": __version__, "biasopt.rewrites": json.dumps(ids, separators=(",", ":"))}
+    return {
+        "biasopt.version": __version__,
+        "biasopt.rewrites": _append(known.get("biasopt.rewrites"), *(r.id for r in rewrites)),
+        "biasopt.originals": _append(known.get("biasopt.originals"), graph.file.digest),
+    }
+
+
+def _append(earlier: str | None, *entries: str) -> str:
+    """A list in JSON with more entries at its end; what a stranger wrote there stops nothing."""
+    found: object = []
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(earlier or "[]")
+    return json.dumps([*map(str, found if isinstance(found, list) else ()), *entries], separators=(",", ":"))
 
 
 def stage_model(

@@ -156,8 +156,9 @@ class InputSet:
 class Parity:
     """The referee's verdict on a pair of models, with its evidence.
 
-    ``level``: A real inputs enough for the margin, B random inputs with a trusted float64 reference, C no
-    trusted reference or checked per rewrite, D structure only.
+    ``level``: A real inputs enough for the margin, P proved (every number recomputed, the rounding of every place
+    bounded), B random inputs with a trusted float64 reference, C no trusted reference or checked per rewrite, D
+    structure only.
     """
 
     verdict: Verdict

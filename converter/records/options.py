@@ -20,7 +20,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 OUTCOMES = ("fail", "pass")
 PREPROCESS = ("imagenet", "unit", "tanh", "none")
-LEVELS = ("A", "B", "C", "D")
+LEVELS = ("A", "P", "B", "C", "D")
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 DEVICES = ("cpu", "cuda")
 OPT_LEVELS = ("all", "basic", "off")

@@ -54,6 +54,9 @@ LEVEL = {
     "A": LevelWords(
         "on enough of your inputs, against a float64 reference", "enough of your own inputs for a bound on decisions"
     ),
+    "P": LevelWords(
+        "proved: every number recomputed, every rounding bounded", "every number recomputed, every rounding bounded"
+    ),
     "B": LevelWords("against a float64 reference", "inputs measured against an exact reference"),
     "C": LevelWords("without a float64 reference to trust", "no exact reference to measure against"),
     "D": LevelWords("nothing was run", "only the structure was looked at"),

@@ -50,7 +50,7 @@ def test_fold_writes_beside_the_model_and_says_so(run: Run, net: Path) -> None:
     assert (code, err) == (0, "")
     assert out.startswith("net.onnx  ")
     assert "  fold-bn-into-conv  1  equal up to float rounding\n" in out
-    assert "Parity   PASS: same outputs, against a float64 reference (level B)\n" in out
+    assert "Parity   PASS: same outputs, proved: every number recomputed, every rounding bounded (level P)\n" in out
     assert out.endswith(f"Written  {net.with_name('net.folded.onnx')}\n")
     after = files(net.parent)
     assert after.pop("net.folded.onnx")

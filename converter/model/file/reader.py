@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
 # A guard reads a weight to see whether its fold may be rounded, and the writer reads it again. What is read first
 # stays up to this sum: enough for a ResNet-50, and no more in a model of any size.
 _KEPT_BYTES = 128 << 20
+_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,14 @@ class ModelFile:
             self._sort()
         self.root = (0, len(self.buffer))
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the model's own bytes as they came, in hex."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self.buffer), _CHUNK):
+            digest.update(self.buffer[start : min(start + _CHUNK, len(self.buffer))])
+        return digest.hexdigest()
+
     def _parse(self) -> onnx.ModelProto:
         try:
             top = list(wire.fields(self.buffer, 0, len(self.buffer)))
@@ -130,11 +141,13 @@ class ModelFile:
             raise ModelError(f"{self.label}: not an ONNX model (no graph in it); give an .onnx file")
         self._check_opset(model)
         if n_graphs > 1:  # legal protobuf: the parts merge. Rare enough to pay for one copy.
+            assert self.digest  # of what came
             self.buffer = onnx.ModelProto.FromString(self.buffer[0 : len(self.buffer)]).SerializeToString()
             return self._parse()
         return model
 
     def _sort(self) -> None:
+        assert self.digest  # of what came
         model = onnx.ModelProto.FromString(self.buffer[0 : len(self.buffer)])
         sort_nodes(model)
         self.buffer = model.SerializeToString()

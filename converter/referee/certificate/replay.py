@@ -342,7 +342,11 @@ def _explain(c: ComparedArray) -> str:
 SCHEMA = "biasopt.certificate/1"
 # What a step says of itself, which nothing else can show; that it says it is checked.
 _LABELS = {"id": str, "pass": str, "version": int, "safety": str, "node": str, "output": str, "guards": list}
-_ALLOWED = {"biasopt.version", "biasopt.rewrites"}  # what a certificate may write into a model's metadata
+_ALLOWED = {
+    "biasopt.version",
+    "biasopt.rewrites",
+    "biasopt.originals",
+}  # what a certificate may write into a model's metadata
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from converter.dataclass import dataclass
 from converter.errors import BiasoptError
 from converter.referee.normal_form.form import Form, Known, Leaf, Linear, NotExpressed, Other, Total, View
 from converter.referee.normal_form.interval import Interval, compute_half_ulp, is_float
+from converter.referee.normal_form.laws import Law, find_factor
 from converter.referee.normal_form.reader import Reader
 from converter.referee.normal_form.rules import RULES
 from converter.referee.proto.diff import Region, is_same_constant
@@ -326,6 +327,12 @@ class Place:
     name: str
     compared: tuple[ComparedArray, ...] = ()
     problem: str = ""
+    laws: frozenset[Law] = frozenset()  # that brought both sides to one form
+
+    @property
+    def factor(self) -> float | None:
+        """How many times the original's rounding it may have, for all inputs; None where no law says."""
+        return find_factor(self.laws)
 
     @property
     def worst(self) -> ComparedArray | None:
@@ -354,14 +361,21 @@ def recompute(region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, Co
     name = f"{region.scope}/{region.output}" if region.scope else region.output
     same = _find_unchanged(region, a, b)
     try:
-        before = Reader(region.before, a.folder, {*_list_names(region.before)}, RULES).read()
-        after = Reader(region.after, b.folder, same, RULES).read()
-        return Place(name, tuple(Matcher(done).match(before, after)))
+        left = Reader(region.before, a.folder, {*_list_names(region.before)}, RULES)
+        right = Reader(region.after, b.folder, same, RULES)
+        compared = tuple(Matcher(done).match(left.read(), right.read()))
+        return Place(name, compared, laws=frozenset({*left.laws, *right.laws, *_find_plain_laws(region)}))
     except (NotExpressed, Unsupported, BiasoptError) as exc:
         return Place(name, (), str(exc))
     except (ValueError, IndexError, KeyError, TypeError, AssertionError, ArithmeticError) as exc:
         # Nodes that contradict themselves: that is for the stages that run them to say.
         return Place(name, (), f"cannot be read ({type(exc).__name__}: {' '.join(str(exc).split())[:120]})")
+
+
+def _find_plain_laws(region: Region) -> set[Law]:
+    """What any rewrite may have done: a factor or a shift goes into constants, those of a batch norm among them."""
+    keeps_norm = any(n.op_type == "BatchNormalization" for n in region.after.graph.node)
+    return {Law.SCALE, Law.SHIFT, *({Law.NORM_KEPT} if keeps_norm else ())}
 
 
 def _list_names(model: ModelProto) -> list[str]:

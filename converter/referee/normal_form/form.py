@@ -267,12 +267,16 @@ class Total:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """An operator that only moves elements. ``back`` takes a factor of its output to one of its input, or None."""
+    """An operator that only moves elements. ``back`` takes a factor of its output to one of its input, or None.
+
+    ``holds_shift``: what is added behind it is added before it: not every shift of its input is one of its output.
+    """
 
     key: Any
     operand: Form
     back: Callable[[Interval], Interval | None]
     shape: Form | None = None  # of a Reshape, where it is computed
+    holds_shift: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,6 +303,10 @@ class Form:
 
     def plus(self, interval: Interval) -> Form:
         """The form with something added."""
+        if isinstance(self.atom, View) and self.atom.holds_shift and self.scale is None and self.shift is None:
+            inside = self.atom.back(interval)
+            if inside is not None:
+                return Form(replace(self.atom, operand=self.atom.operand.plus(inside)))
         return replace(self, shift=interval if self.shift is None else self.shift + interval)
 
     def times(self, interval: Interval) -> Form:
@@ -318,6 +326,9 @@ class Form:
         return replace(self, shift=None)
 
 
+_POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool"}
+
+
 def scale_atom(atom: Atom, interval: Interval) -> Atom | None:
     """The atom that is ``interval`` times ``atom``, where the factor can go inside; None where it cannot."""
     match atom:
@@ -332,6 +343,11 @@ def scale_atom(atom: Atom, interval: Interval) -> Atom | None:
             inside = back(interval)
             inner = None if inside is None else operand.times(inside)
             return None if inner is None or inner.scale is not None else replace(atom, operand=inner)
+        case Other(op=op, args=(Form(atom=Linear(rank=rank)) as inner, *rest)) if op in _POOLS and rank:
+            if varies_along(interval, range(2, rank), rank) or not ("Average" in op or (interval.value > 0).all()):
+                return None
+            scaled = inner.times(interval)
+            return replace(atom, args=(scaled, *rest)) if scaled.scale is None else None
         case Other(op="MatMul", args=(Form() as left, Form() as right)) if (
             interval.value.size == 1 and left.shift is None
         ):

@@ -14,6 +14,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 from converter.referee.normal_form.form import Dims, Form, Known, Leaf, NotExpressed, Other
 from converter.referee.normal_form.form import Linear as LinearAtom
 from converter.referee.normal_form.interval import Interval, is_float
+from converter.referee.normal_form.laws import Law
 from converter.referee.proto.inference import infer_types
 from converter.referee.proto.source import Port
 from converter.referee.reference.evaluator import normalize_domain, read_opset_versions
@@ -41,6 +42,7 @@ class Reader:
         self.folder = folder
         self.rules = rules
         self.same = same
+        self.laws: set[Law] = set()  # that were applied on the way
         self.opset = read_opset_versions(model.opset_import).get("", 0)
         self.makers = {name: node for node in model.graph.node for name in node.output}
         self.values: dict[str, Value] = {"": None}

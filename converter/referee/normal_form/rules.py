@@ -26,7 +26,8 @@ from converter.referee.normal_form.form import (
     build_linear,
     make_scalar,
 )
-from converter.referee.normal_form.interval import Interval, make_exact
+from converter.referee.normal_form.interval import Interval, is_float, make_exact
+from converter.referee.normal_form.laws import Law
 from converter.referee.normal_form.quantized import QUANTIZED_RULES, multiply_forms
 from converter.referee.normal_form.reader import Reader, Rule, Value, get_interval, list_attributes
 from converter.referee.reference.kernels import read_attributes
@@ -49,6 +50,7 @@ def product(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     if left.shift is None and right.shift is None:
         return [bare]
     terms, shift = [bare], None
+    r.laws.add(Law.ROWS)
     if right.shift is not None:
         if _is_softmax(left) and not _varies(right.shift, -2):
             shift = right.shift  # each row of weights sums to one
@@ -90,12 +92,15 @@ def softmax(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
         return None
     if isinstance(form.atom, Total) and form.scale is None and axis == rank - 1:
         kept = [t for t in form.atom.terms if not _is_flat(t)]
+        if len(kept) < len(form.atom.terms):
+            r.laws.add(Law.SOFTMAX)
         if len(kept) == 1:
             form = Form(kept[0].atom, kept[0].scale, form.shift)
         elif kept:
             form = Form(Total(tuple(kept)), None, form.shift)
     axes = [axis] if r.opset >= 13 else list(range(axis, rank))
     if form.shift is not None and not views.varies_along(form.shift, axes, rank):
+        r.laws.add(Law.SOFTMAX)
         form = form.settled
     key = (node.op_type, "last" if axis == rank - 1 else tuple(axes))
     return r.opaque(node, [form], key)
@@ -236,11 +241,12 @@ def _identity(_: Reader, node: NodeProto, args: list[Value]) -> list[Value] | No
 
 
 def _cast(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    """A cast to the type that a tensor has already does nothing."""
+    """A cast to the type that a tensor has already does nothing; one from float to float rounds, and no more."""
     before, after = (r.types.get(name) for name in (node.input[0], node.output[0]))
-    if before is None or after is None or before.dtype is None or before.dtype != after.dtype:
+    if before is None or after is None or before.dtype is None or after.dtype is None:
         return None
-    return [args[0]]
+    rounds = isinstance(args[0], Form) and is_float(before.dtype) and is_float(after.dtype)
+    return [args[0]] if rounds or before.dtype == after.dtype else None
 
 
 def _concat(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -260,7 +266,27 @@ def _concat(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     return [bare[0].plus(views.collapse(views.concatenate(whole, axis)))]
 
 
+def _depth_to_space(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """Blocks of channels become places: what is the same for a channel of the output is so for those of its block."""
+    (form,) = args
+    given = read_attributes(node)
+    times, inner = int(given.get("blocksize", 1)) ** 2, given.get("mode", "DCR") == "CRD"
+    if not isinstance(form, Form) or form.scale is not None:
+        return None
+
+    def back(interval: Interval) -> Interval | None:
+        if interval.value.size == 1:
+            return interval.reshape()
+        if interval.value.ndim < 3 or views.varies_along(interval, [0, 2, 3], 4):
+            return None
+        spread = np.repeat if inner else np.tile
+        return interval.map(lambda x: spread(x.reshape(-1), times).reshape(-1, 1, 1))
+
+    return [Form(View((node.op_type, times, inner), form, back, holds_shift=True))]
+
+
 MOVE_RULES: dict[str, Rule] = {
+    "DepthToSpace": _depth_to_space,
     "Transpose": _transpose,
     **dict.fromkeys(("Reshape", "Flatten"), _reshape),
     **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
@@ -268,6 +294,9 @@ MOVE_RULES: dict[str, Rule] = {
     **dict.fromkeys(("Cast", "CastLike"), _cast),
     "Concat": _concat,
 }
+
+
+_EXACT = {"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin"}  # of what they read they hand on some, as it is
 
 
 def _keep_outside(r: Reader, node: NodeProto, args: list[Value], axes: Sequence[int], shift: Any) -> list[Value] | None:
@@ -280,6 +309,8 @@ def _keep_outside(r: Reader, node: NodeProto, args: list[Value], axes: Sequence[
     bare = r.opaque(node, [form.settled, *args[1:]])
     assert isinstance(bare[0], Form)
     moved = shift(form.shift)
+    if not form.shift.is_zero:
+        r.laws.add(Law.CENTRED if moved is None else Law.SHIFT if node.op_type in _EXACT else Law.THROUGH_MEAN)
     return bare if moved is None else [bare[0].plus(moved)]
 
 
@@ -292,6 +323,8 @@ def _commute(r: Reader, node: NodeProto, args: list[Value], *, any_sign: bool) -
         return _keep_outside(r, node, args, axes, lambda s: s)
     if form.shift is not None and views.varies_along(form.shift, axes, rank):
         return None
+    if form.shift is not None and not form.shift.is_zero:
+        r.laws.add(Law.SHIFT if node.op_type in _EXACT else Law.THROUGH_MEAN)
     (bare,) = r.opaque(node, [Form(form.atom), *args[1:]])
     assert isinstance(bare, Form)
     return [Form(bare.atom, form.scale, form.shift)]
@@ -372,6 +405,7 @@ def _recurrent(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | N
         interval = make_exact(np.zeros((weights.shape[0], 2 * n)))
     input_, state = interval.map(lambda x: x[:, :n]), interval.map(lambda x: x[:, n:])
     total = input_ + state
+    r.laws.add(Law.SHIFT)
     if node.op_type == "GRU" and read_attributes(node).get("linear_before_reset", 0):
         gates = 2 * n // 3  # the third gate multiplies the state's bias by the reset gate
         parts = [
@@ -423,6 +457,7 @@ def _binary(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
             return multiply_forms(r, node, left, right)
         if op not in ("Add", "Sub"):
             return None
+        r.laws.add(Law.SIBLINGS)
         return [add_forms([left, right if op == "Add" else right.times(make_scalar(-1.0))])]
     slot = 0 if isinstance(left, Form) else 1
     form, interval = args[slot], _get_small(args[1 - slot])
@@ -436,11 +471,13 @@ def _binary(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     return [form.plus(interval)]
 
 
-def _sum(_: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+def _sum(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     forms = [a for a in args if isinstance(a, Form)]
     intervals = [_get_small(a) for a in args if not isinstance(a, Form)]
     if not forms or None in intervals:
         return None
+    if len(forms) > 1:
+        r.laws.add(Law.SIBLINGS)
     total = add_forms(forms) if len(forms) > 1 else forms[0]
     for interval in intervals:
         assert interval is not None
@@ -478,9 +515,8 @@ def _conv(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     rank, groups = len(weight.shape), int(given.get("group", 1))
     key = (tuple(weight.shape[2:]), list_attributes(node, "kernel_shape", "group"))
     atom = Linear(node.op_type, key, operand, weight, groups, turned, rank, _make_label(node))
-    return _add_bias(
-        build_linear(atom, whole=bare and (ones or not turned)), args, lambda b: b.reshape(-1, *[1] * (rank - 2))
-    )
+    form = _build_linear(r, atom, whole=bare and (ones or not turned))
+    return _add_bias(form, args, lambda b: b.reshape(-1, *[1] * (rank - 2)))
 
 
 def _gemm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -488,7 +524,7 @@ def _gemm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     given = read_attributes(node)
     if not isinstance(operand, Form) or not isinstance(weight, Known) or given.get("transA", 0):
         return None
-    form = build_linear(_product(node, operand, weight, rows=bool(given.get("transB", 0))), whole=True)
+    form = _build_linear(r, _product(node, operand, weight, rows=bool(given.get("transB", 0))), whole=True)
     form = form.times(make_scalar(float(given.get("alpha", 1.0))))
     beta = make_scalar(float(given.get("beta", 1.0)))
     return _add_bias(form, args, lambda b: b if beta.is_one else b * beta)
@@ -497,8 +533,16 @@ def _gemm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
 def _matmul(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     operand, weight = args
     if isinstance(operand, Form) and isinstance(weight, Known) and len(weight.shape) == 2:
-        return [build_linear(_product(node, operand, weight, rows=False), whole=True)]
+        return [_build_linear(r, _product(node, operand, weight, rows=False), whole=True)]
     return product(r, node, args)
+
+
+def _build_linear(r: Reader, atom: Linear, *, whole: bool) -> Form:
+    """The operator on its operand, whose shift comes out as a constant where every tap reads it."""
+    form, shift = build_linear(atom, whole=whole), atom.operand.shift
+    if shift is not None and not shift.is_zero and form.shift is not None:
+        r.laws.add(Law.THROUGH_WEIGHTS)
+    return form
 
 
 def _product(node: NodeProto, operand: Form, weight: Known, *, rows: bool) -> Linear:

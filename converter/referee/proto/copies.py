@@ -51,11 +51,11 @@ def _rewrite(node: NodeProto, prefix: str) -> None:
         node.output[k] = name or f"{prefix}/{k}"
 
 
-def perturb_weights(model: ModelProto, seed: int, folder: Path | None = None) -> ModelProto:
-    """``model`` with its float weights times ``1 + u * xi``, rounded back to their type."""
+def perturb_weights(model: ModelProto, seed: int, folder: Path | None = None, times: float = 1.0) -> ModelProto:
+    """``model`` with its float weights times ``1 + times * u * xi``, rounded back to their type."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    weights = Weights(folder, seed)
+    weights = Weights(folder, seed, times)
     # The same exemptions as in the float64 reference: what is read as sizes or exponents stays.
     fixed = {n.input[i] for n in walk_nodes(copy) for i in NOT_WEIGHTS.get(n.op_type, ()) if i < len(n.input)}
     for tensor in copy.graph.initializer:

@@ -217,6 +217,7 @@ def is_same_constant(a: Any, source_a: LoadedModel, b: Any, source_b: LoadedMode
 
 _MAX_NODES = 400
 _MARK = "/biasopt/"
+_REWRITES, _ORIGINALS = "biasopt.rewrites", "biasopt.originals"
 # Their outputs have a property that a rewrite may rest on (rows that sum to one), and random values have not.
 _NORMALISED = {"Softmax", "Attention"}
 _INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
@@ -422,7 +423,16 @@ def shrink(model: ModelProto, limit: int) -> ModelProto:
 
 
 def is_ours(a: LoadedModel, b: LoadedModel) -> bool:
-    """Whether ``b`` holds tensors named by this tool, which keeps a tensor's name only where its value stays."""
+    """Whether ``b`` is this tool's own fold of ``a``, which keeps a tensor's name only where its value stays.
+
+    It says so by the digests of its originals: a fold of another export of the same network is a model like any other.
+    Folds of earlier versions say it by their tensors' names, or by the rewrites alone.
+    """
+    said = {p.key: p.value for p in b.proto.metadata_props}
+    if _ORIGINALS in said:
+        return a.compute_digest() in said[_ORIGINALS]
+    if _REWRITES in said and _REWRITES not in {p.key for p in a.proto.metadata_props}:
+        return True
     old = {t.name for t in a.proto.graph.initializer}
     names = (t.name for t in b.proto.graph.initializer if t.name not in old)
     used = (name for n in walk_nodes(b.proto) for name in (*n.input, *n.output))

@@ -60,6 +60,7 @@ class LoadedModel:
     label: str
     path: Path | None
     folder: Path | None
+    digest: str = ""  # SHA-256 of the bytes that the model came as, in hex; empty for a message
 
     @classmethod
     def open(
@@ -72,13 +73,18 @@ class LoadedModel:
                 copy = ModelProto()
                 copy.CopyFrom(model)  # the caller's own stays as it is
                 sort_nodes(copy)
-                model = copy
+                return cls(copy, label, None, data, hashlib.sha256(serialize(model, label)).hexdigest())
             return cls(model, label, None, data)
         if isinstance(model, bytes):
-            return cls(_parse(model, label), label, None, data)
+            return cls(_parse(model, label), label, None, data, hashlib.sha256(model).hexdigest())
         path = Path(model)
-        proto = _parse(read_whole(path, _LARGEST), str(path))
-        return cls(proto, str(path), path, data or _find_folder(path, proto))
+        content = read_whole(path, _LARGEST)
+        proto = _parse(content, str(path))
+        return cls(proto, str(path), path, data or _find_folder(path, proto), hashlib.sha256(content).hexdigest())
+
+    def compute_digest(self) -> str:
+        """SHA-256 of the model's own bytes as they came, without data files, in hex."""
+        return self.digest or hashlib.sha256(serialize(self.proto, self.label)).hexdigest()
 
     def for_runtime(self) -> tuple[bytes | Path, Path | None]:
         """What onnxruntime loads: the file where there is one, and the directory of external data."""

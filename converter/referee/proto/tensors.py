@@ -98,12 +98,14 @@ class Weights:
 
     Perturbed: every float tensor of two or more elements, times ``1 + u * xi``, u the unit roundoff of the
     stored type and xi uniform with variance one, as rounding errors are. Single numbers stay (exponents,
-    thresholds, scale factors of shapes) unless ``weight`` says that a layer reads them as one.
+    thresholds, scale factors of shapes) unless ``weight`` says that a layer reads them as one. ``times``: how many
+    times as far.
     """
 
-    def __init__(self, folder: Path | None, seed: int | None) -> None:
+    def __init__(self, folder: Path | None, seed: int | None, times: float = 1.0) -> None:
         self.folder = folder
         self.seed = seed
+        self.times = times
 
     def tensor(self, tensor: TensorProto, name: str, *, fixed: bool = False, weight: bool = False) -> Array:
         """The value of an initializer or Constant; ``fixed`` ones are never perturbed."""
@@ -119,6 +121,7 @@ class Weights:
         value: Array = widen(stored)
         if self.seed is None or unit is None or value.size < least:
             return value
+        unit *= self.times
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         noise = np.asarray(rng.random(value.shape, dtype=np.float32), dtype=np.float64)
         noise *= unit * 12**0.5

@@ -37,10 +37,13 @@ from converter.referee.verify.options import Options
 from converter.referee.verify.outputs import NoiseFloor, judge_outputs
 from converter.referee.verify.parameters import check_parameters
 from converter.referee.verify.precision import PrecisionCheck, check_beside_cpu, check_precision
+from converter.referee.verify.proof import bound_rounding, is_recomputed
 from converter.referee.verify.region_replay import RegionReplay, run_regions
 from converter.referee.verify.request import check_level, resolve
+from converter.referee.verify.smoke import name_smoke, run_smoke_test
 from converter.referee.verify.structure import check_structure, is_unseeded
 from converter.referee.verify.verdict import (
+    Fact,
     complete,
     conclude,
     describe_tf32,
@@ -78,6 +81,7 @@ class Referee:
     ) -> None:
         of_a, of_b = options.for_side(0), options.for_side(1)
         self.a, self.b = ModelUnderTest(a, of_a), ModelUnderTest(b, of_b)
+        self.ours = is_ours(a, b)
         # Once for both stages, since proving where they run may take an engine's making.
         self.deployed = ModelUnderTest(a, of_a, deployed=True), ModelUnderTest(b, of_b, deployed=True)
         self.options = options
@@ -85,14 +89,73 @@ class Referee:
         self.stages = stages
         self.warnings = warnings
         self.cases = ModelInputs(self.a, options)
+        self.ran = self.a, self.b  # as they ran
         self.no_reference = ""  # why there is none
         listens = self._asks("local") and not options.quick
-        self.replay = RegionReplay(difference, a, b, options, ours=is_ours(a, b)) if listens else None
+        self.replay = RegionReplay(difference, a, b, options, ours=self.ours) if listens else None
         self.constant: list[str] = []  # outputs that do not depend on the inputs
         self.failing: list[dict[str, Any]] = []
 
     def judge(self) -> Parity:
+        """By proof where there is one; else whole if it can be run whole; else rewrite by rewrite."""
+        self._parameters()
+        proved = self._prove()
+        return proved if proved is not None else self._judge_by_outputs()
+
+    def _prove(self) -> Parity | None:
+        """A fold of this tool's own, recomputed number by number, that one run does not contradict; None if not."""
+        a, b, options = self.a.source, self.b.source, self.options
+        parameters = next((s for s in self.stages if s.id == "parameters"), None)
+        on_cpu = options.provider == "cpu" and not options.is_crossed  # elsewhere the precision of the run is looked at
+        if parameters is None or not options.by_proof or not self.ours or not on_cpu:
+            return None
+        if not is_recomputed(a, b, self.difference, parameters):
+            return None
+        case = self._run_first()
+        begun = time.monotonic()
+        local = bound_rounding(a, b, self.difference, parameters, case, options)
+        if local is None:
+            return None
+        local = replace(local, seconds=round(time.monotonic() - begun, 3))
+        ran = case is not None and case.runtime is not None
+        if case is not None and ran:
+            begun = time.monotonic()
+            smoke = run_smoke_test(*self._smoking, case, options)
+            if smoke is None:
+                return None
+            smoke = replace(smoke, seconds=round(time.monotonic() - begun, 3))
+        else:
+            why = self.cases.no_runtime or self.cases.why_not
+            smoke = Stage(name_smoke(options), Verdict.SKIPPED, f"the original does not run: {why}")
+            self.warn(WarningCode.NOT_RUN_WHOLE, f"the model was not run whole: {why}")
+        self.stages += [local, smoke]
+        if self._asks("decision"):
+            self.stages.append(self._decision())
+        self.warnings.extend(describe_outputs([case.runtime or {}] if case is not None else [], (), self.stages))
+        facts = {Fact.PROVED, *({Fact.RUNTIME} if ran else ())}
+        if any(s.id == "decision" and s.status is Verdict.PASS for s in self.stages):
+            facts.add(Fact.DECISIONS)
+        return conclude(self.stages, self.warnings, facts, "whole-model")
+
+    @property
+    def _smoking(self) -> tuple[ModelUnderTest, ModelUnderTest]:
+        """The pair that a smoke test runs: as deployed, unless strict precision alone is to decide."""
+        return (self.a, self.b) if self.options.precision_gate == "strict" else self.deployed
+
+    def _run_first(self) -> ModelInput | None:
+        """One input that the original has run; None if it accepts none."""
+        self.options.progress("onnxruntime: original")
+        cases = ModelInputs(self._smoking[0], self.options, needs_runtime=True)
+        cases.fill(1)
+        if cases.items:
+            self.ran, self.cases = self._smoking, cases
+            return cases.items[0]
+        self.cases.why_not = cases.why_not
+        return None
+
+    def _judge_by_outputs(self) -> Parity:
         """Whole if it can be run whole, else rewrite by rewrite."""
+        self.ran, self.cases = (self.a, self.b), ModelInputs(self.a, self.options)
         self.options.progress("onnxruntime: original")
         try:
             whole = self.cases.fill(1)
@@ -105,7 +168,6 @@ class Referee:
         exact = self._time_stage(self._algebra)
         if self._asks("algebra"):
             self.stages.append(exact)
-        self._parameters()
         if self.cases.no_runtime:
             self.stages.append(Stage("runtime", Verdict.SKIPPED, self.cases.no_runtime))
         elif self._asks("runtime"):
@@ -302,7 +364,7 @@ class Referee:
         a, b, options = self.a.source, self.b.source, self.options
         if not partial:
             return run_regions(self.difference, a, b, options, light=not self.cases.no_runtime)
-        if options.quick or not is_ours(a, b):
+        if options.quick or not self.ours:
             return None
         deadline = min(options.deadline, time.monotonic() + _PLACES_SECONDS)
         stage = run_regions(self.difference, a, b, replace(options, deadline=deadline), light=True, partial=True)
@@ -312,7 +374,6 @@ class Referee:
         if self.options.stream is not None and not self.cases.no_runtime:
             raise DataError(f"the inputs that were given cannot be run: {reason}")
         self.warn(WarningCode.NOT_RUN_WHOLE, f"the model was not run whole: {reason}")
-        self._parameters()
         places = run_regions(self.difference, self.a.source, self.b.source, self.options)
         if places.status in (Verdict.PASS, Verdict.SKIPPED) and not self._is_all():
             why = f"{places.why}; something else differs, which could not be cut out and run"
@@ -379,7 +440,7 @@ def compare(
     referee, parity = _judge_pair(a, b, asked)
     if not asked.timed:
         parity = replace(parity, stages=tuple(replace(stage, seconds=None) for stage in parity.stages))
-    ran, used = ((None, None), None) if referee is None else ((referee.a, referee.b), referee.cases.record())
+    ran, used = ((None, None), None) if referee is None else (referee.ran, referee.cases.record())
     parity = complete(parity, sides, asked, ran, used)
     if parity.verdict is not Verdict.PASS and asked.failing is not None and referee is not None:
         parity = replace(parity, failing_inputs=save_failing(referee.failing_inputs(parity), Path(asked.failing)))

@@ -148,11 +148,15 @@ class ModelInput:
 class ModelInputs:
     """Inputs that the original accepts, made as they are needed.
 
-    ``why_not`` says why there are none; ``no_runtime`` why onnxruntime cannot run the original.
+    ``why_not`` says why there are none; ``no_runtime`` why onnxruntime cannot run the original. ``needs_runtime``: what
+    it cannot run is of no use, so that nothing is run in float64 instead.
     """
 
-    def __init__(self, side: ModelUnderTest, options: Options, *, exact_only: bool = False) -> None:
+    def __init__(
+        self, side: ModelUnderTest, options: Options, *, exact_only: bool = False, needs_runtime: bool = False
+    ) -> None:
         self._side = side
+        self._needs_runtime = needs_runtime
         self._options = options
         self._guess: dict[int, Guess] = {}
         self.items: list[ModelInput] = []
@@ -263,12 +267,12 @@ class ModelInputs:
 
     def _run(self, feeds: dict[str, Any]) -> ModelInput:
         if self.no_runtime:
-            return ModelInput(feeds, None, self._side.reference(feeds))
+            return ModelInput(feeds, None, None if self._needs_runtime else self._side.reference(feeds))
         try:
             return ModelInput(feeds, self._side.run(feeds))
         except ModelError as exc:
             self.no_runtime = _shorten(exc)
-            return self._run(feeds)
+            return ModelInput(feeds) if self._needs_runtime else self._run(feeds)
 
 
 def draw_within(name: str, like: Any, limits: tuple[float, float], seed: int) -> Any:

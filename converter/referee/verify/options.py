@@ -47,6 +47,7 @@ class Options(VerifyOptions):
     max_memory: int = 1 << 33
     tolerances: tuple[Tolerance, ...] = ()
     stages: frozenset[str] = frozenset(CHOICES) - {"decision"}
+    by_proof: bool = True  # where there is one, it will do: no stage that it leaves out was asked for by name
     prove: bool = True  # where the models ran; not for cut-out places, which hold shape arithmetic alone at times
     deciding: DecisionRequest = field(default_factory=DecisionRequest)
     progress: Progress = field(default=lambda text: None)

@@ -25,13 +25,12 @@ LIMIT = 1.0  # units in the last place of the stored type
 _TIES, _TIES_SHARE = 2, 1e-6
 _FOREIGN_LIMIT = 16.0  # of a model that another tool folded in float32, operation by operation
 _FAR = 1e-2  # of a number: no arithmetic in float32 is as far off
-_MARK = "biasopt.rewrites"
 
 
 def check_parameters(a: LoadedModel, b: LoadedModel, difference: ChangedRegions, options: Options) -> Stage:
     """The stage over all places of a pair; ``detail`` counts ``places`` and those ``recomputed``."""
     begun = time.monotonic()
-    ours = is_made_here(a, b)
+    ours = is_ours(a, b)
     checks, missed = [], dict.fromkeys(difference.unmatched, "cannot be cut out")
     for place in _recompute_places(a, b, difference, options):
         problem = place.problem or place.explain_moved(lambda c: _is_within(c, ours))
@@ -48,12 +47,6 @@ def check_parameters(a: LoadedModel, b: LoadedModel, difference: ChangedRegions,
     return Stage("parameters", status, why, tuple(checks), detail, time.monotonic() - begun)
 
 
-def is_made_here(a: LoadedModel, b: LoadedModel) -> bool:
-    """Whether the rewritten model says, by its names or its metadata, that this tool made it."""
-    known = {p.key for p in a.proto.metadata_props}
-    return is_ours(a, b) or any(p.key == _MARK and p.key not in known for p in b.proto.metadata_props)
-
-
 def _recompute_places(a: LoadedModel, b: LoadedModel, difference: ChangedRegions, options: Options) -> Iterator[Place]:
     done: dict[Any, ComparedArray] = {}
     for k, region in enumerate(difference.regions):
@@ -66,6 +59,7 @@ def _check(place: Place, ours: bool) -> OutputCheck:
     bad = [c for c in place.compared if not _is_within(c, ours)]
     worst = max(bad, key=_rank) if bad else place.worst
     detail = {} if worst is None else _describe(worst)
+    detail |= {"rounding": place.factor, "laws": sorted(place.laws)}
     detail["arrays"] = len(place.compared)
     detail["elements"] = sum(c.count for c in place.compared)
     score = 0.0 if worst is None else worst.score

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -162,6 +162,13 @@ class RegionReplay:
         )
 
     # -- one place -------------------------------------------------------------------------------
+
+    def judge(self, region: Region, values: Mapping[str, Any]) -> OutputCheck | None:
+        """One place on ``values``, its inputs and its output among them; None where it could not be run."""
+        self._values = dict(values)
+        count = len(self.checks)
+        self._judge_region(region)
+        return self.checks[-1] if len(self.checks) > count else None
 
     def _judge_region(self, region: Region) -> None:
         self._options.progress(f"place {len(self.checks) + 1} of {self.total}: {region.output}")

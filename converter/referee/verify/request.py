@@ -67,6 +67,7 @@ def resolve(a: LoadedModel, asked: VerifyOptions) -> Options:
         "max_memory": find_default_memory() if asked.max_memory is None else asked.max_memory,
         "tolerances": tolerances,
         "stages": _stages(asked),
+        "by_proof": asked.stages is None or set(asked.stages) == set(STAGES) or not _LEFT_OUT & set(asked.stages),
         "deciding": _deciding(a, asked),
         "progress": asked.progress or (lambda text: None),
     }
@@ -82,6 +83,9 @@ def _one_of(what: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f"{what} {value!r} is none of {', '.join(choices)}")
     return value
+
+
+_LEFT_OUT = {"algebra", "runtime"}  # by a proof
 
 
 def _stages(asked: VerifyOptions) -> frozenset[str]:

@@ -38,12 +38,15 @@ class Fact(StrEnum):
     RUNTIME = "onnxruntime runs the original"
     VARIES = "an output depends on the inputs"
     AGREES = "the outputs agree in float64 or on onnxruntime"
+    PROVED = "every number is recomputed, and the rounding of every place bounded"
     DECISIONS = "what is decided on real inputs stays within the margin"
 
 
 _WHOLE = frozenset({Fact.NUMBERS, Fact.FLOAT64, Fact.REFERENCE, Fact.FLOAT32, Fact.RUNTIME, Fact.VARIES})
 _NEEDS: tuple[tuple[str, frozenset[Fact]], ...] = (
     ("A", _WHOLE | {Fact.DECISIONS}),
+    ("A", frozenset({Fact.PROVED, Fact.RUNTIME, Fact.DECISIONS})),
+    ("P", frozenset({Fact.PROVED})),
     ("B", _WHOLE),
     ("C", frozenset({Fact.NUMBERS})),
     ("D", frozenset()),
@@ -134,7 +137,7 @@ def hold_to_level(parity: Parity, required: str | None) -> Parity:
 def _explain_level(parity: Parity) -> str:
     """Why the level is no higher."""
     skipped = [s for s in parity.stages if s.status is Verdict.SKIPPED]
-    if parity.level == "B":
+    if parity.level in ("P", "B"):
         undecided = next((s for s in skipped if s.id == "decision"), None)
         return f"decision: {undecided.why}" if undecided is not None else "no decisions on real inputs"
     notes = [f"{c.name}: {c.detail['note']}" for s in parity.stages for c in s.outputs if "note" in c.detail]

@@ -17,9 +17,11 @@ from converter.referee.verify import compare
 from converter.referee.verify.models import ModelUnderTest, draw_within
 from tests.referee.verify import nets
 from tests.referee.verify.test_comparison import channel, copied, with_tail
+from tests.referee.verify.test_foreign import foreign
 
 MODEL = nets.plain()
 FOLDED = nets.fold(MODEL)
+RUN = ["algebra", "runtime"]  # what a proof leaves out
 
 
 def ids(parity: Parity) -> list[str]:
@@ -31,11 +33,16 @@ def stage(parity: Parity, name: str) -> Any:
 
 
 def test_every_output_carries_the_usual_measures_and_the_noise() -> None:
-    for name in ("runtime", "runtime-deployed"):
-        (check,) = stage(compare(MODEL, FOLDED), name).outputs
+    measured = compare(MODEL, FOLDED, stages=RUN)
+    for parity, name in (
+        (measured, "runtime"),
+        (measured, "runtime-deployed"),
+        (compare(MODEL, FOLDED), "runtime-deployed"),
+    ):
+        (check,) = stage(parity, name).outputs
         assert check.detail["classic"]["max_abs"] == pytest.approx(check.max_abs)
         assert sum(check.detail["hist_log10_abs"]["counts"]) > 0
-    assert stage(compare(MODEL, FOLDED), "runtime").outputs[0].detail["noise"] == {"rerun": 0.0, "resession": 0.0}
+    assert stage(measured, "runtime").outputs[0].detail["noise"] == {"rerun": 0.0, "resession": 0.0}
 
 
 def test_facts_are_handed_over(tmp_path: Path) -> None:
@@ -53,7 +60,7 @@ def test_facts_are_handed_over(tmp_path: Path) -> None:
     (tmp_path / "a.data").write_bytes(data)
     assert compare(tmp_path / "a.onnx", tmp_path / "b.onnx").a.sha256 != before  # type: ignore[union-attr]
     assert parity.inputs is not None
-    assert (parity.inputs.kind, parity.inputs.n, parity.inputs.real) == ("random", 2, False)
+    assert (parity.inputs.kind, parity.inputs.n, parity.inputs.real) == ("random", 1, False)
 
 
 def test_stages_are_chosen() -> None:
@@ -69,10 +76,12 @@ def test_stages_are_chosen() -> None:
 
 
 def test_a_level_may_be_required() -> None:
-    assert compare(MODEL, FOLDED, require_level="B").verdict is Verdict.PASS
-    parity = compare(MODEL, FOLDED, require_level="a")
-    assert parity.verdict is Verdict.INCONCLUSIVE
-    assert "level B" in parity.why
+    for level in ("p", "B"):
+        assert compare(MODEL, FOLDED, require_level=level).verdict is Verdict.PASS
+    for level, stages, reached in (("a", None, "P"), ("P", RUN, "B")):
+        parity = compare(MODEL, FOLDED, require_level=level, stages=stages)
+        assert parity.verdict is Verdict.INCONCLUSIVE
+        assert f"level {reached}" in parity.why
     assert compare(MODEL, FOLDED, stages=["structure"], require_level="D").verdict is Verdict.PASS
     assert compare(MODEL, FOLDED, stages=["structure"], require_level="C").verdict is Verdict.INCONCLUSIVE
     assert compare(MODEL, MODEL, require_level="A").verdict is Verdict.PASS  # nothing differs at all
@@ -91,7 +100,7 @@ def test_enough_real_inputs_make_level_a() -> None:
 
 
 def test_ratios_are_the_callers() -> None:
-    score = stage(compare(MODEL, FOLDED), "runtime").outputs[0].score
+    score = stage(compare(MODEL, FOLDED, stages=RUN), "runtime").outputs[0].score
     doubt = compare(MODEL, FOLDED, max_ratio=score / 2, fail_ratio=score * 4, stages=["algebra", "runtime"])
     bad = compare(MODEL, nets.fold(MODEL, bug=channel), max_ratio=1e9, stages=["runtime"])
     assert stage(bad, "runtime").status is Verdict.PASS
@@ -109,7 +118,7 @@ def test_tolerances_are_gates_on_top() -> None:
 
 
 def test_random_values_lie_in_their_range() -> None:
-    assert compare(MODEL, FOLDED, ranges={"x": (0.0, 1.0)}, samples=4).inputs.n == 4  # type: ignore[union-attr]
+    assert compare(MODEL, FOLDED, ranges={"x": (0.0, 1.0)}, samples=4, stages=RUN).inputs.n == 4  # type: ignore[union-attr]
     like = np.zeros(500, np.float32)
     values = draw_within("x", like, (-2.0, 3.0), 0)
     assert values.dtype == np.float32
@@ -266,7 +275,7 @@ def test_an_epsilon_dropped_in_one_layer_of_a_fold_of_ours_fails() -> None:
 
 def test_what_a_level_lacks_is_said() -> None:
     assert "decision: needs real inputs" in converter.compare(MODEL, FOLDED, require_level="A").why
-    weaker = compare(MODEL, FOLDED, require_level="B", max_memory=60_000)
+    weaker = compare(MODEL, foreign(copied(FOLDED)), require_level="B", max_memory=60_000)
     assert "level C" in weaker.why
     assert "not run whole" in weaker.why
 

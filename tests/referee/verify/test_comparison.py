@@ -32,7 +32,10 @@ def stage(parity: Parity, name: str) -> Verdict | None:
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_correct_fold_passes(name: str, quick: bool) -> None:
     model = nets.ARCHITECTURES[name]()
-    parity = compare(model, nets.fold(model), quick=quick)
+    proved = compare(model, nets.fold(model), quick=quick)
+    assert (proved.verdict, proved.level, proved.scope) == (Verdict.PASS, "P", "whole-model")
+    assert [s.id for s in proved.stages] == ["environment", "structure", "parameters", "local", "runtime-deployed"]
+    parity = compare(model, nets.fold(model), quick=quick, stages=["algebra", "parameters", "local", "runtime"])
     assert (parity.verdict, parity.level, parity.scope) == (Verdict.PASS, "B", "whole-model")
     ids = [s.id for s in parity.stages if s.id not in ("local", "segments", "runtime-deployed")]
     assert ids == ["environment", "structure", "algebra", "parameters", "runtime"]
@@ -285,7 +288,7 @@ def test_paths_bytes_and_protos_are_the_same(tmp_path: Path) -> None:
         (external, folded),
     ):
         parity = compare(ref, got, data=tmp_path)
-        assert (parity.verdict, parity.level) == (Verdict.PASS, "B")
+        assert (parity.verdict, parity.level) == (Verdict.PASS, "P")
 
 
 def test_shapes_that_do_not_fit_stop_the_comparison() -> None:
@@ -299,7 +302,9 @@ def test_a_library_that_does_not_load_stops_the_comparison(tmp_path: Path) -> No
     model = nets.plain()
     for memory in (None, 60_000):  # whole, and rewrite by rewrite
         with pytest.raises(RuntimeUnavailable, match=r"ops\.so"):
-            compare(model, nets.fold(model), custom_ops=tmp_path / "ops.so", max_memory=memory)
+            compare(model, nets.fold(model), custom_ops=tmp_path / "ops.so", max_memory=memory, stages=["algebra"])
+    with pytest.raises(RuntimeUnavailable, match=r"ops\.so"):
+        compare(model, nets.fold(model), custom_ops=tmp_path / "ops.so")
 
 
 def test_scalars_are_fed() -> None:
@@ -310,18 +315,20 @@ def test_scalars_are_fed() -> None:
         return model
 
     parity = compare(scaled(nets.plain()), scaled(nets.fold(nets.plain())))
-    assert (parity.verdict, parity.level, parity.scope) == (Verdict.PASS, "B", "whole-model")
+    assert (parity.verdict, parity.level, parity.scope) == (Verdict.PASS, "P", "whole-model")
 
 
 @pytest.mark.parametrize(("bug", "verdict"), [(None, Verdict.PASS), (channel, Verdict.FAIL)])
 def test_a_model_for_no_element_is_checked_by_its_places(bug: Bug | None, verdict: Verdict) -> None:
+    """No element comes out, so that a proof has nothing to run; without one, the places are."""
     models = [nets.plain(), nets.fold(nets.plain(), bug=bug)]
     for model in models:
         for end in (model.graph.input[0], model.graph.output[0]):
             end.type.tensor_type.shape.dim[0].dim_value = 0
-    parity = compare(*models)
+    parity = compare(*models, stages=["algebra", "parameters"])
     assert (parity.verdict, parity.level, parity.scope) == (verdict, "C", "per-rewrite")
     assert "no element" in parity.warnings[0]
+    assert compare(*models).verdict is verdict
 
 
 def test_batch_norms_with_outputs_that_have_no_name() -> None:
@@ -332,8 +339,9 @@ def test_batch_norms_with_outputs_that_have_no_name() -> None:
         if node.op_type == "BatchNormalization":
             node.output.extend([""] * 4)
     folded = nets.fold(models[1])
-    parity = compare(models[0], folded)
-    assert (parity.verdict, parity.level, parity.scope) == (Verdict.PASS, "B", "whole-model")
+    for level, stages in (("P", None), ("B", ["algebra", "parameters", "runtime"])):
+        parity = compare(models[0], folded, stages=stages)
+        assert (parity.verdict, parity.level, parity.scope) == (Verdict.PASS, level, "whole-model")
 
 
 def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
@@ -366,7 +374,7 @@ def test_asks_for_the_provider_it_was_told() -> None:
 
 def test_says_what_it_does() -> None:
     model, said = nets.plain(), []
-    compare(model, nets.fold(model), progress=said.append)
+    compare(model, nets.fold(model), progress=said.append, stages=["algebra", "runtime"])
     assert any("float64" in s for s in said)
     assert any("onnxruntime" in s for s in said)
 
@@ -383,7 +391,8 @@ def test_an_output_that_ignores_the_inputs_is_looked_at_place_by_place() -> None
     weights = next(t for t in model.graph.initializer if t.name == "fc")
     weights.CopyFrom(numpy_helper.from_array(np.zeros((10, 16), np.float32), "fc"))
     right, wrong = nets.fold(model), nets.fold(model, bug=channel)
-    parity = compare(model, right)
+    assert compare(model, right).level == "P"
+    parity = compare(model, right, stages=["algebra", "parameters", "local", "runtime"])
     assert (parity.verdict, parity.level) == (Verdict.PASS, "C")
     assert any("does not depend" in w for w in parity.warnings)
     assert stage(parity, "segments") is Verdict.PASS
@@ -417,7 +426,8 @@ def test_random_operators_draw_the_same_in_both() -> None:
     model.graph.node[-1].output[0] = "before"
     model.graph.node.append(helper.make_node("RandomNormalLike", ["before"], ["noise"]))
     model.graph.node.append(helper.make_node("Add", ["before", "noise"], ["y"]))
-    parity = compare(model, nets.fold(model))
+    assert compare(model, nets.fold(model)).level == "P"
+    parity = compare(model, nets.fold(model), stages=["algebra", "runtime"])
     assert parity.verdict is Verdict.PASS
     assert any("random" in w for w in parity.warnings)
     assert parity.level == "C"  # onnxruntime draws other numbers than the reference
@@ -440,7 +450,7 @@ def test_old_opsets_have_a_trusted_reference() -> None:
         fc = next(t for t in model.graph.initializer if t.name == "fc")
         model.graph.node[-1].input.append("bias")  # required before opset 11
         model.graph.initializer.append(numpy_helper.from_array(np.ones(fc.dims[0], np.float32), "bias"))
-        parity = compare(model, nets.fold(model))
+        parity = compare(model, nets.fold(model), stages=["algebra", "runtime"])
         assert (parity.verdict, parity.level) == (Verdict.PASS, "B")
 
 
@@ -450,7 +460,10 @@ def test_custom_operators_leave_it_to_the_rewritten_places() -> None:
         proto.graph.node[-1].output[0] = "before"
         proto.graph.node.append(helper.make_node("Mystery", ["before"], ["y"], domain="mine"))
         proto.opset_import.append(helper.make_opsetid("mine", 1))
-    parity = compare(model, nets.fold(model))
+    proved = compare(model, nets.fold(model))
+    assert (proved.verdict, proved.level) == (Verdict.PASS, "P")
+    assert any("not run whole" in w for w in proved.warnings)
+    parity = compare(model, nets.fold(model), stages=["algebra", "parameters"])
     assert (parity.verdict, parity.level, parity.scope) == (Verdict.PASS, "C", "per-rewrite")
     assert "Mystery" in " ".join(parity.warnings)
     assert compare(model, nets.fold(model, bug=channel)).verdict is Verdict.FAIL

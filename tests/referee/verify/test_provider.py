@@ -204,9 +204,12 @@ def test_the_referee_proves_the_provider(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(side, "run_with_placement", on_cpu)
     model = nets.plain()
     with pytest.raises(RuntimeUnavailable, match=r"original: asked for CUDA.*\(BatchNormalization\)"):
+        compare(model, nets.fold(model), provider="cuda", stages=["runtime"])
+    with pytest.raises(RuntimeUnavailable, match=r"original: asked for CUDA"):
         compare(model, nets.fold(model), provider="cuda")
     shared["where"] = CUDA
-    parity = compare(model, nets.fold(model), provider="cuda", provider_options={"device_id": "0"})
+    strict = {"provider_options": {"device_id": "0"}, "stages": ["runtime"]}
+    parity = compare(model, nets.fold(model), provider="cuda", **strict)
     assert parity.verdict is Verdict.PASS
     assert parity.environment is not None
     assert parity.environment.nodes_by_ep[CUDA] > 0

@@ -1,0 +1,154 @@
+"""The proof of a fold of this tool's own: every number recomputed, every rounding bounded, nothing else changed.
+
+What the parameters stage has recomputed is equal in real arithmetic. What is left is rounding: where a theorem of
+`converter.referee.normal_form.laws` says how much a place may add, for all inputs, nothing needs to be run. The other
+places are measured on what really comes to them: onnxruntime runs the original once and hands out the tensors before
+these places; each is computed there in float64 and run before and after, and its error has to stay within its bound,
+element by element, and within a few times the original's own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from converter.errors import DataError, ModelError
+from converter.records import OutputCheck, Stage, Verdict
+from converter.referee.proto.copies import extract_outputs
+from converter.referee.proto.diff import ChangedRegions, Region, format_function_key
+from converter.referee.proto.source import LoadedModel, find_float_types, walk_nodes
+from converter.referee.proto.structural_hash import is_same_computation
+from converter.referee.proto.tensors import UNIT_ROUNDOFF
+from converter.referee.reference.kernels import Unsupported
+from converter.referee.verify.metrics import measure_difference
+from converter.referee.verify.models import ModelInput, ModelUnderTest, make_region_options
+from converter.referee.verify.options import Options
+from converter.referee.verify.region_replay import RegionReplay, run_regions
+
+GROWTH = 10.0  # times the original's error at a place, above which the fold is no longer backward stable
+
+
+def is_recomputed(a: LoadedModel, b: LoadedModel, difference: ChangedRegions, parameters: Stage) -> bool:
+    """Whether every number that was written is the recomputed one, and nothing else differs."""
+    count = len(difference.regions) + len(difference.unmatched)
+    if parameters.status is not Verdict.PASS or not count or len(parameters.outputs) < count:
+        return False
+    if any(check.status is not Verdict.PASS for check in parameters.outputs) or _is_called_twice(a, difference):
+        return False
+    return is_same_computation(a, b, [region.name for region in difference.regions])
+
+
+def _is_called_twice(a: LoadedModel, difference: ChangedRegions) -> bool:
+    """Whether a place lies in a function that several nodes call: it was recomputed for the first of them alone."""
+    calls = Counter((n.domain, n.op_type) for n in walk_nodes(a.proto))
+    several = [format_function_key(f) for f in a.proto.functions if calls[f.domain, f.name] > 1]
+    return any(region.scope.startswith(key) for region in difference.regions for key in several)
+
+
+def bound_rounding(
+    a: LoadedModel,
+    b: LoadedModel,
+    difference: ChangedRegions,
+    parameters: Stage,
+    case: ModelInput | None,
+    options: Options,
+) -> Stage | None:
+    """The local stage of a proof: each place by its theorem, or measured on ``case``; None where one is not bounded."""
+    found = {check.name: check.detail for check in parameters.outputs}
+    checks: dict[str, OutputCheck] = {}
+    factor, n_proved = 1.0, 0
+    for region in difference.regions:
+        detail = {key: found[region.name][key] for key in ("rounding", "laws")}
+        checks[region.name] = OutputCheck(region.name, Verdict.PASS, detail=detail)
+        if detail["rounding"] is not None:
+            factor, n_proved = max(factor, detail["rounding"]), n_proved + 1
+    rest = [region for region in difference.regions if checks[region.name].detail["rounding"] is None]
+    for check in _measure(a, b, rest, case, options):
+        if check.status is not Verdict.PASS or check.detail.get("growth", 0.0) > GROWTH:
+            return None
+        checks[check.name] = replace(check, detail=checks[check.name].detail | check.detail)
+    detail = {"places": len(checks), "proved": n_proved, "replayed": len(rest), "factor": factor, "missed": {}}
+    return Stage(
+        "local", Verdict.PASS, _summarize(list(checks.values()), n_proved, factor), tuple(checks.values()), detail
+    )
+
+
+def _summarize(checks: Sequence[OutputCheck], n_proved: int, factor: float) -> str:
+    said = []
+    if n_proved:
+        said.append(
+            f"{n_proved} of {len(checks)} places round at most {factor:g} times as much as before, for all inputs"
+        )
+    if n_proved < len(checks):
+        top = max((c.score / c.limit for c in checks if c.score is not None and c.limit), default=0.0)
+        said.append(f"{len(checks) - n_proved} measured: at most {top:.2g} of what rounding explains")
+    return "; ".join(said)
+
+
+def _measure(
+    a: LoadedModel, b: LoadedModel, regions: Sequence[Region], case: ModelInput | None, options: Options
+) -> list[OutputCheck]:
+    """The places on what comes to them; on inputs of their own where the original does not run, or in a branch."""
+    if not regions:
+        return []
+    options.progress(f"onnxruntime: original, {len(regions)} places")
+    values = _run_original(a, regions, case, options)
+    replay = RegionReplay(ChangedRegions(tuple(regions)), a, b, options, ours=True)
+    checks = []
+    for region in regions:
+        check = None if values is None or region.scope else _measure_region(region, a, b, values, replay, options)
+        if check is None:
+            alone = run_regions(ChangedRegions((region,)), a, b, options, light=True)
+            check = next(iter(alone.outputs), OutputCheck(region.name, Verdict.INCONCLUSIVE, why=alone.why))
+        checks.append(check)
+    return checks
+
+
+def _run_original(
+    a: LoadedModel, regions: Sequence[Region], case: ModelInput | None, options: Options
+) -> dict[str, Any] | None:
+    """What comes to the places while onnxruntime runs the original, its optimisations off."""
+    if case is None or case.runtime is None:
+        return None
+    made = {name for node in a.proto.graph.node for name in node.output}
+    reads = (i.name for r in regions if not r.scope for m in (r.before, r.after) for i in m.graph.input)
+    wanted = [name for name in dict.fromkeys(reads) if name in made]
+    values = dict(case.feeds)
+    if not wanted:
+        return values
+    try:
+        content, _ = extract_outputs(a, wanted)
+        side = ModelUnderTest(LoadedModel.open(content, a.folder, a.label), replace(options, prove=False))
+        return values | side.run(case.feeds)
+    except (DataError, ModelError):
+        return None
+
+
+def _measure_region(
+    region: Region, a: LoadedModel, b: LoadedModel, values: Mapping[str, Any], replay: RegionReplay, options: Options
+) -> OutputCheck | None:
+    small = make_region_options(options)
+    names = {i.name for m in (region.before, region.after) for i in m.graph.input}
+    if not names <= values.keys():
+        return None
+    feeds = {name: values[name] for name in names}
+    left = ModelUnderTest(LoadedModel(region.before, region.output, None, a.folder), small)
+    right = ModelUnderTest(LoadedModel(region.after, region.output, None, b.folder), small)
+    try:
+        exact = left.reference(feeds)[region.output]
+        check = replay.judge(region, {**feeds, region.output: exact})
+        if check is None:
+            return None
+        mine, theirs = (measure_difference(exact, side.run(feeds)[region.output]) for side in (left, right))
+    except (DataError, ModelError, Unsupported, ValueError):
+        return None
+    finally:
+        left.close()
+        right.close()
+    unit = max((UNIT_ROUNDOFF[t] for t in find_float_types(region.after)), default=2.0**-24)
+    growth = theirs.relative / max(mine.relative, unit) if np.isfinite(theirs.relative) else 0.0
+    return replace(check, detail=check.detail | {"growth": growth})
