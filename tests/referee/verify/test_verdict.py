@@ -20,7 +20,8 @@ from converter.referee.verify.verdict import (
 )
 
 PASS, FAIL, OPEN, SKIPPED = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.SKIPPED
-B = {Fact.NUMBERS, Fact.FLOAT64, Fact.REFERENCE, Fact.RUNTIME, Fact.VARIES}
+B = {Fact.NUMBERS, Fact.FLOAT64, Fact.REFERENCE, Fact.FLOAT32, Fact.RUNTIME, Fact.VARIES}
+P = {Fact.PROVED, Fact.NUMBERS}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,14 @@ def test_a_structure_that_passes_is_no_evidence() -> None:
 
 @pytest.mark.parametrize(
     ("facts", "level"),
-    [(B | {Fact.DECISIONS}, "A"), (B, "B"), ({Fact.NUMBERS}, "C"), ((), "D")],
+    [
+        (B | {Fact.DECISIONS}, "A"),
+        (P, "P"),
+        (P | {Fact.RUNTIME, Fact.DECISIONS}, "A"),
+        (B, "B"),
+        ({Fact.NUMBERS}, "C"),
+        ((), "D"),
+    ],
 )
 def test_the_level_of_a_claim(facts: set[Fact], level: str) -> None:
     assert claim_level(facts) == level
