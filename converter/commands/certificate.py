@@ -225,7 +225,9 @@ def write_certificate(document: dict[str, Any], path: Path, *, force: bool = Tru
         It cannot be written, or is there already and not to be replaced by ``force``.
     """
     try:
-        write_whole(path, json.dumps(document, indent=1, allow_nan=False) + "\n", force=force)
+        write_whole(
+            path, json.dumps(document, indent=1, allow_nan=False).replace("##[", "#\\u0023[") + "\n", force=force
+        )
     except FileExistsError as exc:
         raise ModelError(
             f"{path}: exists already, another run made it meanwhile; give another place, or --force"

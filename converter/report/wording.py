@@ -204,13 +204,14 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
-def break_commands(text: str) -> str:
+def break_commands(text: str, *, in_markup: bool = False) -> str:
     """The text without what GitHub's runner takes for a command: ``::`` at the start of a line, ``##[`` anywhere.
 
     The runner reads all that a step prints. Nothing that comes from a file may speak to it: ``::stop-commands::``
-    and ``::add-mask::`` change what the rest of the log means.
+    and ``::add-mask::`` change what the rest of the log means. ``in_markup``: as HTML and XML escape a character.
     """
-    return _COMMAND.sub(lambda found: found[0].replace("::", r"\x3a:", 1).replace("##[", r"#\x23["), text)
+    colon, number = ("&#58;", "&#35;") if in_markup else (r"\x3a", r"\x23")
+    return _COMMAND.sub(lambda found: found[0].replace("::", f"{colon}:", 1).replace("##[", f"#{number}["), text)
 
 
 _COMMAND = re.compile(r"(?:^|(?<=\r))[^\S\r\n]*::|##\[", re.MULTILINE)

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -84,6 +85,23 @@ def test_no_printed_report_is_a_command(
     capsys.readouterr()
     assert cli.run(["report", str(tmp_path / "r" / "report.json"), "--formats", form]) == 0
     assert not obeyed(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_file_of_a_report_is_a_command(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job may print them: ``cat report.md``."""
+    model, reports = tmp_path / "a.onnx", tmp_path / "r"
+    save(model, name)
+    given = ["--report", str(reports), "--formats", "json,md,html,junit,text", "--certificate", str(reports / "c.json")]
+    reports.mkdir()
+    assert cli.run(["fold", str(model), "-o", str(tmp_path / "o.onnx"), "--no-verify", *given]) == 0
+    written = sorted(reports.iterdir())
+    assert len(written) == 6
+    for file in written:
+        assert not obeyed(file.read_text(encoding="utf-8")), file.name
+    ElementTree.fromstring((reports / "report.xml").read_text(encoding="utf-8"))
+    capsys.readouterr()
+    assert cli.run(["replay", str(model), str(reports / "c.json")]) == 0
 
 
 @pytest.mark.parametrize("name", NAMES)

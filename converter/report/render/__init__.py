@@ -19,16 +19,19 @@ class Form:
     file: str
     module: str
     function: str
+    is_markup: bool = False
 
     def render(self, report: Report) -> str:
-        """The report in this form."""
+        """The report in this form; a job that prints the file gives no orders to the CI's runner."""
+        from converter.report.wording import break_commands
+
         make: Callable[[Report], str] = getattr(import_module(f"{__name__}.{self.module}"), self.function)
-        return make(report)
+        return break_commands(make(report), in_markup=self.is_markup)
 
 
 FORMS = {
     "md": Form("report.md", "markdown", "render_markdown"),
-    "html": Form("report.html", "html", "render_html"),
-    "junit": Form("report.xml", "junit", "render_junit"),
+    "html": Form("report.html", "html", "render_html", is_markup=True),
+    "junit": Form("report.xml", "junit", "render_junit", is_markup=True),
     "text": Form("report.txt", "text", "render_text"),
 }
