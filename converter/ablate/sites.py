@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from converter.ablate.im2col import Array, Form
 from converter.dataclass import dataclass
+from converter.errors import BiasoptError
 from converter.model.graph import Graph, Node, Tensor
 from converter.records import Fate, FateKind
 from converter.records.ablate import Role, Uncovered
@@ -46,6 +47,10 @@ class Site:
     bias_opening: InputSlot
     weight_opening: InputSlot
     fate: Fate | None = None
+
+
+class UnknownBiasError(BiasoptError, ValueError):
+    """A name that no bias has was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +220,7 @@ def choose_sites(sites: Iterable[Site], names: Iterable[str]) -> list[Site]:
         hits = [s for s in sites if name in (s.label, s.y)]
         if not hits:
             near = ", ".join(s.label for s in sites[:8]) + (", …" if len(sites) > 8 else "")
-            raise ValueError(f"no bias is called {name!r}; there are {near or 'none'}")
+            raise UnknownBiasError(f"no bias is called {name!r}; there are {near or 'none'}")
         found += hits
     return found
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from converter.ablate.compensate import Fit
 from converter.ablate.removal import Budget, Proposal, confirm, list_candidates, propose
@@ -15,11 +18,11 @@ from converter.ablate.session import Net, SessionOptions
 from converter.ablate.sites import BiasSites, Site, choose_sites, find_sites
 from converter.commands.inspect import Model
 from converter.dataclass import dataclass
-from converter.errors import InvariantViolation
+from converter.errors import InvariantViolation, RuntimeUnavailable
 from converter.model.graph import Bypass, Edit, Graph, SetConst, emit
 from converter.numerics import NewTensor
 from converter.records import InputSet, Parity, Rewrite, Safety, Stage, Verdict
-from converter.records.ablate import KeptBias, Removal, Role
+from converter.records.ablate import KeptBias, OffDataChange, Removal, Role
 from converter.records.option import documented, merged
 from converter.records.options import RemovalOptions
 from converter.referee.proto.source import LoadedModel, list_free_inputs
@@ -113,6 +116,89 @@ def remove_biases(graph: Graph, original: Model, options: RemovalOptions | None 
     asked = merged(RemovalOptions, options, keywords)
     if not 0 < asked.budget < 1 or not 0 < asked.alpha < 0.5:
         raise ValueError("the budget is a share between 0 and 1, and alpha one between 0 and 0.5")
+    if not asked.isolated:
+        return _remove(graph, original, asked)
+    from converter.commands.verify import memory_limit
+    from converter.runtime.isolation import Died, run_isolated
+
+    there = find_sites(graph, ())
+    _candidates(there, asked.keep, asked.also)  # a name that no bias has is said before the work
+    sites = {site.y: site for site in there.sites}
+    try:
+        found = run_isolated(
+            lambda tell: _Found.of(_remove(graph, original, replace(asked, progress=tell))),
+            _Found,
+            seconds=asked.timeout,
+            n_bytes=memory_limit(asked.max_memory),
+            progress=asked.progress,
+        )
+    except Died as died:
+        raise RuntimeUnavailable(f"{graph.file.label}: the removal {died}; nothing was written") from died
+    fits = tuple(fit.at(sites[fit.y]) for fit in found.fits)  # what the child changed was its own graph
+    rewrites = tuple(_applied(graph, fit) for fit in fits)
+    proposal = Proposal(
+        fits=fits,
+        kept=found.kept,
+        select=math.nan if found.select is None else found.select,
+        rows=found.rows,
+        needed=found.needed,
+        off=found.off,
+        warnings=found.warnings,
+        tried=found.tried,
+    )
+    return Removed(found.stage, proposal, rewrites, found.inputs, asked.budget, asked.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _NewWeight:
+    """A `Fit` as a child process sends it: the layer by the name of its result, the weight as bytes."""
+
+    y: str
+    weight: bytes
+    dtype: str
+    shape: tuple[int, ...]
+    method: str
+    left: float
+    growth: float
+    counts: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, fit: Fit) -> _NewWeight:
+        stored = np.ascontiguousarray(fit.weight)
+        counts = fit.rows, fit.positions, fit.steps
+        return cls(
+            fit.site.y, stored.tobytes(), stored.dtype.str, stored.shape, fit.method, fit.left, fit.growth, counts
+        )
+
+    def at(self, site: Site) -> Fit:
+        weight = np.frombuffer(self.weight, np.dtype(self.dtype)).reshape(self.shape)
+        return Fit(site, weight, self.method, self.left, self.growth, *self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a child process found: a `Removed` without what the parent knows."""
+
+    stage: Stage
+    fits: tuple[_NewWeight, ...]
+    kept: tuple[KeptBias, ...]
+    select: float | None
+    rows: tuple[int, int, int]
+    needed: int | None
+    off: tuple[OffDataChange, ...]
+    warnings: tuple[str, ...]
+    tried: int
+    inputs: InputSet
+
+    @classmethod
+    def of(cls, removed: Removed) -> _Found:
+        p = removed.proposal
+        fits = tuple(map(_NewWeight.of, p.fits))
+        select = None if math.isnan(p.select) else p.select
+        return cls(removed.stage, fits, p.kept, select, p.rows, p.needed, p.off, p.warnings, p.tried, removed.inputs)
+
+
+def _remove(graph: Graph, original: Model, asked: RemovalOptions) -> Removed:
     tell = asked.progress or (lambda text: None)
     size = asked.max_memory or find_default_memory()
     folded = _source(graph)

@@ -324,6 +324,8 @@ class RemovalOptions(LayerOptions):
     )
     alpha: float = argument(0.05, "The chance of overlooking a larger loss.")
     max_time: float = argument(300.0, "Seconds.")
+    timeout: float = argument(1200.0, "Seconds after which it is given up, where it is `isolated`.")
+    isolated: bool = argument(False, "Run the models in a child process (Linux only). The command does.")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -18,6 +18,7 @@ from converter.model.graph import load
 from converter.records import Safety, Verdict
 from converter.report.content.ablate import describe_removal
 from converter.runtime import Session
+from converter.runtime.isolation import IS_POSSIBLE
 from models import zoo
 from tests.ablate.made import chain, data_of, draw, images, net_of
 from tests.tiny import model
@@ -40,6 +41,21 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def fold_and_remove(net: Any, *, out: Path | None = None, **asked: Any) -> FoldResult:
     """As `biasopt fold --allow remove-biases --no-verify` does: nothing exact is in question here."""
     return fold(net, out=out, verify=False, removal=asked)
+
+
+@pytest.mark.skipif(not IS_POSSIBLE, reason="no fork on this system")
+def test_a_child_process_finds_the_same(tmp_path: Path) -> None:
+    image, _ = digits()
+    here, there = tmp_path / "here.onnx", tmp_path / "there.onnx"
+    asked = {"inputs": {"image": image[:600]}, "budget": 0.1}
+    ours = fold_and_remove(MODELS / "digits_cnn_bn.onnx", out=here, **asked)
+    theirs = fold_and_remove(MODELS / "digits_cnn_bn.onnx", out=there, isolated=True, **asked)
+    assert ours.removed is not None
+    assert theirs.removed is not None
+    assert ours.rewrites == theirs.rewrites
+    assert len(ours.removed.fits) > 0
+    assert ours.removed.document() == theirs.removed.document()
+    assert here.read_bytes() == there.read_bytes()
 
 
 def biases_of(path: Path) -> int:

@@ -209,6 +209,18 @@ def test_the_pages_do_not_call_decisions_outputs(tmp_path: Path) -> None:
     assert "### Removed by data" in told
 
 
+def test_a_bias_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import cli
+
+    np.savez(tmp_path / "d.npz", **DATA)
+    argv = ["fold", str(MODEL), "-o", str(tmp_path / "o.onnx"), "--no-verify", "--allow", "remove-biases", "--data"]
+    for option in ("--keep-bias", "--also-remove"):
+        assert cli.run([*argv, str(tmp_path / "d.npz"), option, "nosuch"]) == 3
+        said = capsys.readouterr().err
+        assert said.startswith("biasopt: error: no bias is called 'nosuch'")
+        assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -205,6 +205,16 @@ def test_a_module_that_ends_the_process_leaves_nothing_after_the_next_run(folder
     assert not list(folder.glob(".biasopt-*"))
 
 
+def test_a_removal_of_what_ends_onnxruntime_is_one_line(folder: Path) -> None:
+    (folder / "kills.py").write_text("import os\ndef load():\n    os.abort()\n    yield {}\n")
+    before = sorted(path.name for path in folder.iterdir())
+    argv = ("fold", "m.onnx", "--no-verify", "--allow", "remove-biases", "--data", "kills.py:load")
+    ran = biasopt(*argv, cwd=folder)
+    assert ran.returncode == 3, ran.stderr
+    assert "the removal was ended by SIGABRT" in ran.stderr.splitlines()[-1]
+    assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == before
+
+
 def test_an_ablation_of_what_ends_onnxruntime_is_one_line(folder: Path) -> None:
     """The function of the data ends the process that it runs in, as some models do."""
     (folder / "kills.py").write_text("import os\ndef load():\n    os.abort()\n    yield {}\n")
