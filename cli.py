@@ -31,6 +31,7 @@ from converter.commands.options import (
     read_by,
 )
 from converter.errors import BiasoptError, explain_os_error
+from converter.isolation import belong_to_command
 from converter.records.options import (
     OUTCOMES,
     PROVIDERS,
@@ -339,6 +340,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     terminal.prepare_streams()
     terminal.leave_on_signals()
+    belong_to_command()
     given_argv = list(sys.argv[1:] if argv is None else argv)
     try:
         with cli.make_context("biasopt", list(given_argv), obj=given_argv) as context:

@@ -108,7 +108,7 @@ def _score_isolated(
 ) -> dict[str, Any]:
     """The document, made in a child process: what onnxruntime does with a stranger's model it does to that."""
     from converter.commands.verify import memory_limit
-    from converter.runtime.isolation import Died, run_isolated
+    from converter.isolation import Died, run_isolated
 
     def work(tell: Callable[[str], None]) -> dict[str, Any]:
         try:

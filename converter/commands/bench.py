@@ -85,7 +85,7 @@ def measure_latency(
     if not asked.isolated:
         return measure(tell)
     from converter.commands.verify import memory_limit
-    from converter.runtime.isolation import Died, run_isolated
+    from converter.isolation import Died, run_isolated
 
     try:
         return run_isolated(measure, Latency, seconds=asked.timeout, n_bytes=memory_limit(None), progress=tell)

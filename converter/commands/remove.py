@@ -119,7 +119,7 @@ def remove_biases(graph: Graph, original: Model, options: RemovalOptions | None 
     if not asked.isolated:
         return _remove(graph, original, asked)
     from converter.commands.verify import memory_limit
-    from converter.runtime.isolation import Died, run_isolated
+    from converter.isolation import Died, run_isolated
 
     there = find_sites(graph, ())
     _candidates(there, asked.keep, asked.also)  # a name that no bias has is said before the work

@@ -63,7 +63,7 @@ def judge(a: Path | str | bytes | ModelProto, b: Path | str | bytes | ModelProto
 
     if not asked.isolated:
         return verify.compare(a, b, asked)
-    from converter.runtime.isolation import Died, run_isolated
+    from converter.isolation import Died, run_isolated
 
     try:
         return run_isolated(

@@ -14,11 +14,11 @@ from converter.ablate import removal
 from converter.commands.fold import FoldResult, fold
 from converter.commands.remove import remove_biases
 from converter.errors import DataError, ModelError
+from converter.isolation import IS_POSSIBLE
 from converter.model.graph import load
 from converter.records import Safety, Verdict
 from converter.report.content.ablate import describe_removal
 from converter.runtime import Session
-from converter.runtime.isolation import IS_POSSIBLE
 from models import zoo
 from tests.ablate.made import chain, data_of, draw, images, net_of
 from tests.tiny import model

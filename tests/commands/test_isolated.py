@@ -16,8 +16,8 @@ from onnx import ModelProto, numpy_helper
 import cli
 import converter
 from converter.commands.verify import memory_limit
+from converter.isolation import IS_POSSIBLE
 from converter.records import Verdict
-from converter.runtime.isolation import IS_POSSIBLE
 
 pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="no fork on this system: the models run in this process")
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
+from converter.isolation import HELD_MOST, Died, run_interruptible
 from converter.model.file.reader import graphs
+from converter.model.file.validate import count_inlined_nodes
 
 # What onnx raises of a model that cannot be. Its checker looks at functions, also while shapes are inferred.
 _REFUSALS = (
@@ -87,14 +90,24 @@ def problems(skeleton: onnx.ModelProto) -> str:
             t.ClearField("data_location")
             del t.external_data[:]
             t.dims[:] = [0]
+    return _find_refusal(lambda: onnx.checker.check_model(model), skeleton)
+
+
+def _find_refusal(look: Callable[[], Any], skeleton: onnx.ModelProto) -> str:
+    """What onnx says against the model where it looks at it; empty if nothing."""
+
+    def work() -> bytes:
+        try:
+            with no_remarks():
+                look()
+        except _REFUSALS as exc:
+            return (str(exc).strip() or type(exc).__name__).encode("utf-8", "backslashreplace")
+        return b""
+
     try:
-        with no_remarks():
-            onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as exc:
-        return str(exc).strip()
-    except (DecodeError, ValueError) as exc:
-        return str(exc).strip()
-    return ""
+        return run_interruptible(work, count_inlined_nodes(skeleton)).decode()
+    except Died as died:
+        return f"onnx, which looked at it, {died}"
 
 
 def _may_propagate(skeleton: onnx.ModelProto) -> bool:
@@ -115,22 +128,29 @@ def contradiction(skeleton: onnx.ModelProto) -> str:
     problem = _odd_name(skeleton)
     if problem:
         return problem
-    try:
-        with no_remarks():
-            onnx.shape_inference.infer_shapes(
-                skeleton, check_type=True, strict_mode=True, data_prop=_may_propagate(skeleton)
-            )
-    except _REFUSALS as exc:
-        return str(exc).strip() or type(exc).__name__
-    return ""
+    how = {"check_type": True, "strict_mode": True, "data_prop": _may_propagate(skeleton)}
+    return _find_refusal(lambda: onnx.shape_inference.infer_shapes(skeleton, **how), skeleton)
 
 
 def infer_shapes(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """The skeleton with value_info where onnx can infer it; unchanged where it cannot."""
+
+    def infer() -> onnx.ModelProto:
+        try:
+            with no_remarks():
+                inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(
+                    skeleton, check_type=False, strict_mode=False, data_prop=_may_propagate(skeleton)
+                )
+                return inferred
+        except _REFUSALS:
+            return skeleton
+
+    size = count_inlined_nodes(skeleton)
+    if size < HELD_MOST:
+        return infer()
     try:
-        with no_remarks():
-            return onnx.shape_inference.infer_shapes(
-                skeleton, check_type=False, strict_mode=False, data_prop=_may_propagate(skeleton)
-            )
-    except _REFUSALS:
+        found = run_interruptible(lambda: bytes(infer().SerializeToString()), size)
+    except Died:
         return skeleton
+    model: onnx.ModelProto = onnx.ModelProto.FromString(found)
+    return model

@@ -95,6 +95,13 @@ def is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def count_inlined_nodes(model: ModelProto) -> int:
+    """How many nodes a valid model has after every function is inlined, those of bodies among them."""
+    validator = _Validator(model, "", has_all_data=False)
+    validator.functions = {_function_key(function): function for function in model.functions}
+    return validator.count_inlined()
+
+
 class _Validator:
     def __init__(self, model: ModelProto, label: str, has_all_data: bool) -> None:
         self.model = model
@@ -152,14 +159,17 @@ class _Validator:
             if key in self.functions:
                 self.fail("", f"function {_shorten(function.name)} is there twice")
             self.functions[key] = function
-        sizes: dict[tuple[str, str, str], int] = {}
-        for key in self.functions:
-            self._size_of(key, sizes, ())
-        total = self._n_nodes(self.model.graph.node, sizes, ())
+        total = self.count_inlined()
         if total > MAX_INLINED:
             self.fail(
                 "", f"has {total} nodes once its functions are inlined, more than the {MAX_INLINED} that are read"
             )
+
+    def count_inlined(self) -> int:
+        sizes: dict[tuple[str, str, str], int] = {}
+        for key in self.functions:
+            self._size_of(key, sizes, ())
+        return self._n_nodes(self.model.graph.node, sizes, ())
 
     def _size_of(self, key: tuple[str, str, str], sizes: dict[Any, int], above: tuple[Any, ...]) -> int:
         """Nodes of a function with those that it calls, each function once."""

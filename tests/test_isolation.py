@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
+from onnx import helper
 
+from converter import isolation
 from converter.errors import BiasoptError, DataError, InvariantViolation, ModelError
-from converter.runtime.isolation import IS_POSSIBLE, Died, Progress, run_isolated
+from converter.isolation import IS_POSSIBLE, Died, Progress, run_interruptible, run_isolated
+from converter.model.file import checker, contradiction, infer_shapes, problems
 
 pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="no fork on this system: the work is done in this process")
 
@@ -160,7 +165,7 @@ def test_nothing_is_left_running() -> None:
 
 CLOSED = """
 import contextlib, os
-from converter.runtime.isolation import run_isolated
+from converter.isolation import run_isolated
 def work(tell):
     with contextlib.suppress(OSError):
         os.write(2, b"a remark of a native library")
@@ -170,7 +175,7 @@ print(run_isolated(work, int, seconds=60))
 """
 DEAF = """
 import os, signal
-from converter.runtime.isolation import Died, run_isolated
+from converter.isolation import Died, run_isolated
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 try:
     run_isolated(lambda tell: os.abort(), int, seconds=60)
@@ -179,7 +184,7 @@ except Died as died:
 """
 MANY = """
 import os, resource
-from converter.runtime.isolation import run_isolated
+from converter.isolation import run_isolated
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(2000, hard), hard))
 for _ in range(1100): os.open(os.devnull, os.O_RDONLY)
@@ -187,7 +192,7 @@ print(run_isolated(lambda tell: 7, int, seconds=60))
 """
 FULL = """
 import os, resource
-from converter.runtime.isolation import Died, run_isolated
+from converter.isolation import Died, run_isolated
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (4, hard))
 try:
@@ -210,7 +215,7 @@ def test_whatever_its_parent_was_started_with(code: str, said: str) -> None:
 
 SCRIPT = """
 import sys, time
-from converter.runtime.isolation import run_isolated
+from converter.isolation import run_isolated
 def work(tell):
     tell("begun")
     while True: time.sleep(0.01)
@@ -234,3 +239,44 @@ def test_ctrl_c_and_a_killed_parent_end_the_child(number: int, said: str, tmp_pa
         # stdout ends once both have ended: the child holds it too
         assert parent.stdout.read() == said
         assert time.monotonic() - begun < 5
+
+
+def test_only_a_command_forks_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> bytes:
+        return str(os.getpid()).encode()
+
+    here = str(os.getpid()).encode()
+    assert run_interruptible(work, isolation.HELD_MOST) == here
+    monkeypatch.setattr(isolation._Process, "is_commands", True)
+    assert run_interruptible(work, isolation.HELD_MOST - 1) == here
+    assert run_interruptible(work, isolation.HELD_MOST) != here
+
+
+def test_onnx_says_the_same_of_a_large_model_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3] x) => (float[N,3] y) { a = Relu(x) y = Neg(a) }"""
+    )
+    bad = onnx.ModelProto.FromString(good.SerializeToString())
+    bad.graph.node[1].op_type = "NoSuchOperator"
+    models = (good, bad)
+    here = [(infer_shapes(m), problems(m), contradiction(m)) for m in models]
+    monkeypatch.setattr(isolation._Process, "is_commands", True)
+    monkeypatch.setattr(isolation, "HELD_MOST", 0)
+    monkeypatch.setattr(checker, "HELD_MOST", 0)
+    assert [(infer_shapes(m), problems(m), contradiction(m)) for m in models] == here
+    assert here[0][0].graph.value_info and here[1][1] and not here[0][1]
+
+
+def test_ctrl_c_is_heard_while_onnx_looks_at_a_large_model(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", [f"t{k}"], [f"t{k + 1}"]) for k in range(60_000)]
+    ends = [helper.make_tensor_value_info(name, 1, [1, 8]) for name in ("t0", "t60000")]
+    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:]), ir_version=9)
+    onnx.save(model, tmp_path / "m.onnx")
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, str(root / "biasopt.py"), "inspect", str(tmp_path / "m.onnx")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        time.sleep(1.5)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert time.monotonic() - begun < 2

@@ -10,27 +10,28 @@ not safe (macOS), the work is done in this process, without the protection.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
 import struct
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
 from converter import errors
 from converter.errors import BiasoptError, InvariantViolation, explain_os_error
-from converter.records.evidence import Warning, WarningCode
 
 Found = TypeVar("Found")
 Progress = Callable[[str], None]
 
 IS_POSSIBLE = hasattr(os, "fork") and sys.platform.startswith("linux")
+
+HELD_MOST = 20_000  # nodes of a model that onnx checks in half a second; it holds the interpreter's lock all the while
 
 _HEADER = struct.Struct("<cQ")  # kind of a message, bytes of its text
 _TICK = 0.05  # seconds between two looks at the child's memory and the clock
@@ -94,6 +95,35 @@ def run_isolated(
         watch.close()
 
 
+class _Process:
+    """What this process is."""
+
+    is_commands = False
+
+
+def belong_to_command() -> None:
+    """Note that this process is a command's alone: nobody's threads are hurt where it is forked unasked."""
+    _Process.is_commands = True
+
+
+def run_interruptible(work: Callable[[], bytes], size: int) -> bytes:
+    """Do what holds the interpreter's lock: in a child where that may take long, so that Ctrl-C is heard meanwhile.
+
+    Parameters
+    ----------
+    size : int
+        What the time goes by; below `HELD_MOST`, and in a process that is not a command's, it is done here.
+
+    Raises
+    ------
+    Died
+        The child was ended, or ended itself, without a result.
+    """
+    if size < HELD_MOST or not _Process.is_commands or threading.current_thread() is not threading.main_thread():
+        return work()
+    return run_isolated(lambda tell: work(), bytes, seconds=math.inf)
+
+
 def _make_pipe() -> tuple[int, int]:
     """A pipe beyond the standard streams' numbers: native libraries write their remarks to 1 and 2, open or not."""
     import fcntl
@@ -109,6 +139,8 @@ def _make_pipe() -> tuple[int, int]:
 
 def _work(work: Callable[[Progress], Found], fd: int) -> None:
     """The child's life; it leaves by `os._exit`, so that nothing of the parent's is cleaned up twice."""
+    import msgspec
+
     try:
         _end_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends this process
@@ -135,6 +167,8 @@ def _work(work: Callable[[Progress], Found], fd: int) -> None:
 
 
 def _encode(found: Any) -> bytes:
+    import msgspec
+
     try:
         return msgspec.msgpack.encode(found, enc_hook=_pack)
     except UnicodeEncodeError:  # the name of a file that is no UTF-8
@@ -153,6 +187,8 @@ def _escape(value: Any) -> Any:
 
 def _pack(value: Any) -> Any:
     """What msgpack has no form for."""
+    from converter.records.evidence import Warning
+
     if isinstance(value, Warning):
         return value.code.value, str(value)
     if hasattr(value, "tolist"):  # numpy's scalars and arrays, where a record has plain values
@@ -163,6 +199,8 @@ def _pack(value: Any) -> Any:
 
 
 def _unpack(kind: type[Any], value: Any) -> Any:
+    from converter.records.evidence import Warning, WarningCode
+
     return Warning(WarningCode(value[0]), value[1]) if issubclass(kind, Warning) else kind(value)
 
 
@@ -192,6 +230,8 @@ class _Watch:
 
     def result(self, kind: type[Found]) -> Found:
         """Wait for it."""
+        import msgspec
+
         poll = select.poll()  # select() knows no number above 1023
         poll.register(self.fd, select.POLLIN)
         while True:
@@ -218,6 +258,8 @@ class _Watch:
         return found
 
     def _heed(self, tag: bytes, text: bytes) -> None:
+        import msgspec
+
         if tag == b"P":
             self.doing = text.decode("utf-8", "replace")
             self.tell(self.doing)
