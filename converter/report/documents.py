@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.records import Fate, Latency, ModelFacts, Parity, Step, Verb, exit_code_of
 from converter.records.ablate import AblateResult
+from converter.records.inventory import Inventory
 from converter.records.lint import CODES, LintReport
 from converter.records.results import ExportResult, FoldResult, InspectResult, ReplayResult
 from converter.records.study import StudyResult
@@ -20,6 +21,7 @@ from converter.report.content.bias_path import describe_step, explain
 from converter.report.serialize import (
     ABLATE_SCHEMA,
     BENCH_SCHEMA,
+    DOCTOR_SCHEMA,
     FOLD_SCHEMA,
     STUDY_SCHEMA,
     VERIFY_SCHEMA,
@@ -102,6 +104,11 @@ def bench_document(
         "repro": repro(argv),
     }
     return {name: values[name] for name in BenchDocument.__struct_fields__ if name in values}
+
+
+def doctor_document(found: Inventory) -> dict[str, Any]:
+    """What ``doctor --json`` prints."""
+    return {"schema": DOCTOR_SCHEMA, **encode(found), "exit_code": 0 if found.works else 3}
 
 
 def fold_document(

@@ -42,6 +42,7 @@ from converter.records import (
     WarningCode,
 )
 from converter.records.ablate import AblateResult, BiasScore, EffectSummary
+from converter.records.inventory import Inventory
 from converter.records.results import FoldResult
 from converter.records.study import StudyResult
 
@@ -178,7 +179,7 @@ def columns(record: type, **renamed: str) -> list[tuple[str, Any, Any]]:
 
 
 VERIFY_SCHEMA, BENCH_SCHEMA, FOLD_SCHEMA = "biasopt.verify/1", "biasopt.bench/1", "biasopt.fold/1"
-ABLATE_SCHEMA, STUDY_SCHEMA = "biasopt.ablate/1", "biasopt.study/1"
+ABLATE_SCHEMA, STUDY_SCHEMA, DOCTOR_SCHEMA = "biasopt.ablate/1", "biasopt.study/1", "biasopt.doctor/1"
 
 
 def _struct(name: str, doc: str, *parts: tuple[str, Any] | tuple[str, Any, Any]) -> Any:
@@ -276,12 +277,23 @@ StudyDocument: Any = _struct(
     *columns(StudyResult),
     ("repro", Repro),
 )
+DoctorDocument: Any = _struct(
+    "biasopt.doctor",
+    "What `biasopt doctor --json` prints.",
+    ("schema", Literal["biasopt.doctor/1"]),
+    *columns(Inventory),
+    ("exit_code", Literal[0, 3]),
+)
 DOCUMENTS: dict[str, Any] = {  # that are read from files
     VERIFY_SCHEMA: VerifyDocument,
     BENCH_SCHEMA: BenchDocument,
     FOLD_SCHEMA: FoldDocument,
 }
-SCHEMAS: dict[str, Any] = DOCUMENTS | {ABLATE_SCHEMA: AblateDocument, STUDY_SCHEMA: StudyDocument}
+SCHEMAS: dict[str, Any] = DOCUMENTS | {
+    ABLATE_SCHEMA: AblateDocument,
+    STUDY_SCHEMA: StudyDocument,
+    DOCTOR_SCHEMA: DoctorDocument,
+}
 
 
 def read(path: Path) -> dict[str, Any]:

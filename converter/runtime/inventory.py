@@ -15,6 +15,7 @@ import numpy as np
 
 from converter._version import __version__
 from converter.errors import BiasoptError
+from converter.records.inventory import Inventory, LibraryState, ProviderState
 from converter.runtime.failures import explain_loader
 from converter.runtime.gpu import list_gpus
 from converter.runtime.installation import (
@@ -45,27 +46,27 @@ LIBRARIES = {
 _PACKAGES = ("onnx", "numpy", "onnx-graphsurgeon", "torch")
 
 
-def take_inventory(provider: str = "cpu") -> dict[str, Any]:
-    """All of it, as JSON values; ``works`` says whether the provider that is asked for computes."""
+def take_inventory(provider: str = "cpu") -> Inventory:
+    """All of it; ``works`` says whether the provider that is asked for computes."""
     providers = [_try_provider(name) for name in PROVIDERS]
-    asked = next(each for each in providers if each["name"] == provider)
+    asked = next(each for each in providers if each.name == provider)
     wanted = {"cpu": ("cpu",), "cuda": ("cuda",), "tensorrt": ("cuda", "tensorrt")}[provider]
     libraries = [_find_library(each) for name in PROVIDERS for each in LIBRARIES[name]] if _has_loader() else []
     needed = {each for name in wanted for each in LIBRARIES[name]}
-    missing = [each for each in libraries if each["name"] in needed and not each["path"]]
-    return {
-        "versions": _list_versions(),
-        "place": str(Path(__file__).resolve().parents[1]),
-        "python": sys.executable,
-        "platform": platform.platform(terse=True),
-        "distributions": list(list_distributions()),
-        "providers": providers,
-        "libraries": libraries,
-        "gpus": _list_gpus(),
-        "asked": provider,
-        "works": asked["works"],
-        "advice": [] if asked["works"] and not explain_conflict() else _advise(asked, missing),
-    }
+    missing = [each for each in libraries if each.name in needed and not each.path]
+    return Inventory(
+        versions=_list_versions(),
+        place=str(Path(__file__).resolve().parents[1]),
+        python=sys.executable,
+        platform=platform.platform(terse=True),
+        distributions=list_distributions(),
+        providers=tuple(providers),
+        libraries=tuple(libraries),
+        gpus=tuple(_list_gpus()),
+        asked=provider,
+        works=asked.works,
+        advice=() if asked.works and not explain_conflict() else tuple(_advise(asked, missing)),
+    )
 
 
 def _has_loader() -> bool:
@@ -87,7 +88,7 @@ def _list_versions() -> dict[str, str]:
     return found
 
 
-def _try_provider(name: str) -> dict[str, Any]:
+def _try_provider(name: str) -> ProviderState:
     """Whether onnxruntime lists a provider, and whether it computes a convolution."""
     try:
         listed = PROVIDERS[name] in import_onnxruntime().get_available_providers()
@@ -97,7 +98,7 @@ def _try_provider(name: str) -> dict[str, Any]:
         listed, reason = _is_listed(name), str(exc)
     except Exception as exc:  # whatever is broken here is to be told, not to break the doctor
         listed, reason = _is_listed(name), f"{type(exc).__name__}: {format_error(exc)}"
-    return {"name": name, "listed": listed, "works": not reason, "reason": reason}
+    return ProviderState(name, listed, works=not reason, reason=reason)
 
 
 def _is_listed(name: str) -> bool:
@@ -107,7 +108,7 @@ def _is_listed(name: str) -> bool:
         return False
 
 
-def _find_library(name: str) -> dict[str, str]:
+def _find_library(name: str) -> LibraryState:
     """Where the loader finds a library, and the version of the package that brings it; the loader's words if not."""
     with suppress(Exception):
         preload_cuda(import_onnxruntime())
@@ -115,10 +116,10 @@ def _find_library(name: str) -> dict[str, str]:
     try:
         ctypes.CDLL(name)
     except OSError as exc:
-        return {"name": name, "path": "", "version": "", "reason": " ".join(str(exc).split())}
+        return LibraryState(name, reason=" ".join(str(exc).split()))
     package = find_package(name)
     version = importlib.metadata.version(package) if package and is_installed(package) else ""
-    return {"name": name, "path": _find_mapped(name), "version": version, "reason": ""}
+    return LibraryState(name, _find_mapped(name), version)
 
 
 def _find_mapped(name: str) -> str:
@@ -136,16 +137,16 @@ def _list_gpus() -> list[dict[str, Any]]:
     return []
 
 
-def _advise(asked: dict[str, Any], missing: Sequence[dict[str, str]]) -> list[str]:
+def _advise(asked: ProviderState, missing: Sequence[LibraryState]) -> list[str]:
     """What to do, each thing once: the conflict first, since nothing else helps before it is ended."""
     if conflict := explain_conflict():
         return [conflict]
     said: dict[str, list[str]] = {}
     for each in missing:
-        words = explain_loader(each["reason"], PROVIDERS[asked["name"]])
+        words = explain_loader(each.reason, PROVIDERS[asked.name])
         loader, _, command = words.rpartition("; run: ")
-        said.setdefault(command if loader else words, []).append(each["name"])
+        said.setdefault(command if loader else words, []).append(each.name)
     found = [
         f"{', '.join(names)}: not found; run: {text}" if text[:3] == "pip" else text for text, names in said.items()
     ]
-    return [asked["reason"], *found]
+    return [asked.reason, *found]

@@ -48,6 +48,7 @@ _ELEMENTS = {
     "tensor(uint32)": 12,
     "tensor(uint64)": 13,
 }
+NO_GRAPH = "export it with fixed sizes, or leave out --cuda-graph"
 _GRAPH = {"cuda": "enable_cuda_graph", "tensorrt": "trt_cuda_graph_enable"}
 _CPU_CACHE, _GPU_CACHE = 64 << 20, 128 << 20  # bytes; more than the last-level caches of today's CPUs and GPUs
 # y = Identity(x) of bytes: with both in memory of their own, a copy within the device.
@@ -165,7 +166,7 @@ class TimedSession:
             said = str(exc).removeprefix(f"{self._label}: ")
             raise DataError(
                 f"{self._label}: cannot be run as a CUDA graph: {said}{_name_nodes(assigned, self.providers[0])}; "
-                "export it with fixed sizes, or leave out --cuda-graph"
+                f"{NO_GRAPH}"
             ) from exc
 
     def _refuse_unbound(self) -> None:

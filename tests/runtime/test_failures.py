@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 
 from converter.errors import RuntimeUnavailable
-from converter.runtime import failures, installation, providers
+from converter.runtime import failures, installation, providers, timing
 from converter.runtime.failures import Failure, explain_failure, explain_loader, find_failure
+from converter.runtime.placement import Placement, prove_placement
 from converter.runtime.session import refuse_failure
 from tests.runtime import cuda_stub
 
@@ -292,3 +294,32 @@ def test_the_extras_fit_what_onnxruntime_was_built_for(monkeypatch: pytest.Monke
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: told)
     assert installation.find_pin("nvidia-cublas") == "nvidia-cublas~=13.0"
     assert installation.find_pin("unknown") == "unknown"
+
+
+def test_the_table_of_causes_says_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What helps, row by row, is in a message; the causes are tested one by one above and beside."""
+    lines = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
+    assert len(rows) >= 14
+    monkeypatch.setattr(installation, "is_installed", lambda package: False)
+    monkeypatch.setattr(failures, "is_installed", lambda package: False)
+    ort: Any = types.SimpleNamespace(__file__=None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    said = [explain_failure(ort, each, CUDA, 'provider option: "x"', {}) for each in Failure]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
+    said.append(explain_failure(ort, Failure.DEVICE, CUDA, "CUDA failure 100", {}))
+    for library, provider in (("libcuda.so.1", CUDA), ("libcublas.so.13", CUDA), ("libnvinfer.so.10", TENSORRT)):
+        said.append(explain_loader(f"{library}: {NO_FILE}", provider))
+    for published in (True, False):
+        monkeypatch.setattr(failures, "has_gpu_build", lambda published=published: published)
+        monkeypatch.setattr(failures, "explain_conflict", lambda: "")
+        said.append(failures.explain_missing(CUDA, "CPUExecutionProvider"))
+    monkeypatch.setattr(installation, "list_distributions", lambda: ("onnxruntime 1", "onnxruntime-gpu 1"))
+    said += [installation.explain_conflict(), installation.explain_shell(None)]
+    mixed = Placement({TENSORRT: 1, CUDA: 1}, ((CUDA, "Conv", "c"),))
+    with pytest.raises(RuntimeUnavailable) as refused:
+        prove_placement(mixed, "tensorrt", "model")
+    said += [str(refused.value), timing.NO_GRAPH]
+    for cause, _, helps in rows:
+        words = [word for word in re.split(r"\bx=|…", helps.strip("`")) if word]
+        assert any(all(word in each for word in words) for each in said), cause
