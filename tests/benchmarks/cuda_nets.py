@@ -1,7 +1,7 @@
-"""Six architectures as ONNX files that hold every BatchNormalization, made without torch, at any batch size.
+"""Seven architectures as ONNX files that hold every BatchNormalization, made without torch, at any batch size.
 
 Weights are seeded and random, as are the statistics; the layers are those of the papers (ResNet-50 v1.5,
-MobileNetV2, EfficientNet-B0, DenseNet-121, U-Net, ViT-S/16).
+MobileNetV2, EfficientNet-B0, DenseNet-121, U-Net with either norm, ViT-S/16).
 """
 
 from __future__ import annotations
@@ -143,12 +143,13 @@ def densenet121(net: Net) -> str:
     return net.head(net.relu(net.bn(x, n)), n)
 
 
-def unet(net: Net) -> str:
+def unet(net: Net, norm: Callable[[str, int, int], str] | None = None) -> str:
+    unit = norm or (lambda x, n, width: net.unit(x, n, width, 3, net.relu))
     widths = (16, 32, 64) if net.small else (64, 128, 256, 512, 1024)
     x, n, skips = "x", 3, []
     for k, width in enumerate(widths):
         x = net.pool(x) if k else x
-        x, n = net.unit(net.unit(x, n, width, 3, net.relu), width, width, 3, net.relu), width
+        x, n = unit(unit(x, n, width), width, width), width
         skips.append(x)
     for width, skip in zip(widths[-2::-1], skips[-2::-1], strict=True):
         w = net.weight(net.rng.normal(0, math.sqrt(1 / n), (n, width, 2, 2)))
@@ -156,8 +157,18 @@ def unet(net: Net) -> str:
             "ConvTranspose", x, w, net.weight(net.rng.normal(0, 0.1, width)), kernel_shape=[2, 2], strides=[2, 2]
         )
         x = net.op("Concat", skip, x, axis=1)
-        x, n = net.unit(net.unit(x, 2 * width, width, 3, net.relu), width, width, 3, net.relu), width
+        x, n = unit(unit(x, 2 * width, width), width, width), width
     return net.conv(x, n, 2, bias=True)
+
+
+def unet_instance(net: Net) -> str:
+    """nnU-Net's unit: a convolution with a bias, which the InstanceNormalization after it cancels."""
+
+    def unit(x: str, n: int, width: int) -> str:
+        parts = net.weight(net.rng.uniform(0.5, 1.5, width)), net.weight(net.rng.normal(0, 0.2, width))
+        return net.relu(net.op("InstanceNormalization", net.conv(x, n, width, 3, bias=True), *parts))
+
+    return unet(net, unit)
 
 
 def vit(net: Net) -> str:
@@ -190,13 +201,14 @@ def _heads(net: Net, x: str, heads: int, width: int) -> str:
     return net.op("Transpose", net.op("Reshape", x, net.ints(0, -1, heads, width // heads)), perm=[0, 2, 1, 3])
 
 
-NETS: dict[str, Callable[[Net], str]] = {
+NETS: dict[str, Callable[[Net], str]] = {  # in the order in which they are measured
     "ResNet-50": resnet50,
     "MobileNetV2": mobilenet_v2,
+    "U-Net, InstanceNorm": unet_instance,
     "EfficientNet-B0": efficientnet_b0,
+    "ViT-S/16": vit,
     "DenseNet-121": densenet121,
     "U-Net": unet,
-    "ViT-S/16": vit,
 }
 
 
@@ -206,7 +218,7 @@ def build(name: str, batch: int, *, small: bool = False) -> onnx.ModelProto:
     last = NETS[name](net)
     net.nodes[-1].output[0] = "y"
     assert last == net.nodes[-1].name
-    shape = [batch, 2, side, side] if name == "U-Net" else [batch, CLASSES]
+    shape = [batch, 2, side, side] if name.startswith("U-Net") else [batch, CLASSES]
     graph = helper.make_graph(
         net.nodes,
         "net",

@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ from onnx import TensorProto, numpy_helper
 
 import converter
 from converter.errors import BiasoptError
+from converter.records import Latency
 from converter.referee.reference.evaluator import Reference
 from converter.runtime import Session
 from converter.runtime.machine import describe_environment
-from tests.benchmarks import cuda_nets, cuda_tables
+from tests.benchmarks import cuda_bias, cuda_nets, cuda_tables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 INPUTS = 4  # that errors are measured on, each of batch 1
@@ -59,6 +61,7 @@ def main() -> int:
     asked.add_argument("--small", action="store_true", help="small nets, quick measurements: a rehearsal")
     asked.add_argument("--nets", nargs="+", choices=list(cuda_nets.NETS), default=list(cuda_nets.NETS))
     asked.add_argument("--batches", nargs="+", type=int, default=[1, 32])
+    asked.add_argument("--limit", type=float, default=math.inf, help="seconds after which no further step is begun")
     asked.add_argument("--max-time", type=float, default=30.0, help="seconds for one pair of models")
     asked.add_argument("--out", type=Path, default=DOCS)
     given = asked.parse_args()
@@ -75,13 +78,38 @@ def main() -> int:
     results["date"] = datetime.date.today().isoformat()
     results["rehearsal"] = given.provider == "cpu" or given.small
     results["env"] = asdict(describe_environment(given.provider))
-    for name in given.nets:
-        for batch in given.batches:
-            print(f"{name}, batch {batch}", file=sys.stderr, flush=True)
-            results["nets"].setdefault(name, {})[str(batch)] = measured(name, batch, given)
-            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            (given.out / "results-cuda.md").write_text(cuda_tables.markdown(results), encoding="utf-8")
+    results.setdefault("skipped", [])
+    begun, files = time.monotonic(), {}
+    with tempfile.TemporaryDirectory(prefix="biasopt-cuda-") as folder:
+        steps = list_steps(given)
+        for k, step in enumerate(steps):
+            if time.monotonic() - begun > given.limit:
+                results["skipped"] = [", ".join(map(str, left)) for left in steps[k:]]
+                print(f"the time is over: {len(steps) - k} of {len(steps)} steps are left out", file=sys.stderr)
+                break
+            name, batch, what, kind = step
+            print(f"{k + 1} of {len(steps)}: {name}, batch {batch}, {what} {kind}", file=sys.stderr, flush=True)
+            found = results["nets"].setdefault(name, {}).setdefault(str(batch), {"latency": {}, "bias": {}})
+            value = measure(step, files, given, Path(folder))
+            found["nodes"] = files[name, batch]["nodes"]
+            if kind:
+                found[what][kind] = value
+            else:
+                found[what] = value
+            write(results, given.out)
+    write(results, given.out)
     return 0
+
+
+def write(results: dict[str, Any], folder: Path) -> None:
+    """Both documents, after every step: a machine that is lent may be taken back at any time."""
+    for name, text in (
+        ("results-cuda.json", json.dumps(results, indent=1) + "\n"),
+        ("results-cuda.md", cuda_tables.markdown(results)),
+    ):
+        partial = folder / f"{name}.part"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(folder / name)
 
 
 def probe(provider: str) -> None:
@@ -93,27 +121,67 @@ def probe(provider: str) -> None:
         Session(path, provider).run({"x": np.zeros((1, 3, 64, 64), np.float32)})
 
 
-def measured(name: str, batch: int, given: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    with pair(name, batch, small=given.small) as (a, b):
-        if batch == 1:
-            found["errors"] = errors(a, b, given.provider)
-        found["latency"] = {
-            kind: latency(kind, a, b, given) for kind in LATENCY if given.provider == "cuda" or kind in ON_CPU
+Step = tuple[str, int, str, str]  # net, batch, what, kind
+
+
+def list_steps(given: argparse.Namespace) -> list[Step]:
+    """What is to be measured, in the order of its value: the main numbers of every net before the rest of any."""
+    grid, kinds = list(cuda_bias.list_grid(given.provider)), [k for k in LATENCY if given.provider == "cuda"]
+    kinds = kinds or list(ON_CPU)
+    levels: list[list[tuple[str, str]]] = [
+        [("errors", ""), ("latency", kinds[0]), *(("bias", kind) for kind in grid[:2])],
+        [("removal", ""), *(("latency", kind) for kind in kinds[1:]), *(("bias", kind) for kind in grid[2:])],
+    ]
+    return [
+        (name, batch, what, kind)
+        for level in levels
+        for name in given.nets
+        for batch in given.batches
+        for what, kind in level
+        if what not in ("errors", "removal") or batch == given.batches[0]
+    ]
+
+
+def measure(step: Step, files: dict[tuple[str, int], dict[str, Any]], given: argparse.Namespace, work: Path) -> Any:
+    """One step's result; what cannot be had says why."""
+    name, batch, what, kind = step
+    if (name, batch) not in files:
+        files[name, batch] = make_pair(name, batch, work, small=given.small)
+    pair = files[name, batch]
+    a, b = pair["a"], pair["b"]
+    try:
+        if what == "errors":
+            return errors(a, b, given.provider)
+        if what == "latency":
+            return cuda_tables.latency_record(latency(kind, a, b, given, LATENCY[kind]))
+        if what == "removal":
+            out = work / f"{a.stem}-removed.onnx"
+            gone = cuda_bias.remove_by_data(a, out, exact_shape(a), given.provider)
+            found = cuda_tables.latency_record(latency("as deployed", b, out, given, {})) if gone else {}
+            return {"biases": gone, **found}
+        options, dtype = cuda_bias.list_grid(given.provider)[kind], np.float16 if kind[:7] == "float16" else np.float32
+        told = latency(kind, b, pair["twin"], given, {"provider_options": options})
+        models = [half(path) if dtype is np.float16 else path for path in (b, pair["twin"])]
+        counts = [cuda_bias.count_kernels(m, given.provider, options, dtype, exact_shape(a)) for m in models]
+        cost = cuda_bias.tell_cost(told, pair["biases"])
+        return cuda_tables.latency_record(told) | {
+            "cost": cost,
+            "counts": dict(zip(("folded", "twin"), counts, strict=True)),
         }
-        counts = [len(onnx.load(path, load_external_data=False).graph.node) for path in (a, b)]
-        found["nodes"] = dict(zip("ab", counts, strict=True))
-    return found
+    except BiasoptError as exc:
+        return {"error": str(exc)}
 
 
-@contextmanager
-def pair(name: str, batch: int, *, small: bool) -> Iterator[tuple[Path, Path]]:
-    """Give a net and what ``fold`` makes of it, as files."""
-    with tempfile.TemporaryDirectory(prefix="biasopt-cuda-") as folder:
-        a, b = Path(folder) / "a.onnx", Path(folder) / "b.onnx"
-        onnx.save(cuda_nets.build(name, batch, small=small), a)
-        converter.fold(a, out=b, verify=False)
-        yield a, b
+def make_pair(name: str, batch: int, work: Path, *, small: bool) -> dict[str, Any]:
+    """A net, what ``fold`` makes of it, and that without any bias, as files."""
+    stem = re.sub(r"\W", "", name) + f"-{batch}"
+    a, b, twin = (work / f"{stem}-{letter}.onnx" for letter in ("a", "b", "twin"))
+    onnx.save(cuda_nets.build(name, batch, small=small), a)
+    converter.fold(a, out=b, verify=False)
+    bare, biases = cuda_bias.strip_biases(onnx.load(b))
+    onnx.save(bare, twin)
+    counts = dict(zip("ab", (len(onnx.load(path).graph.node) for path in (a, b)), strict=True))
+    return {"a": a, "b": b, "twin": twin, "biases": biases, "nodes": counts}
 
 
 def errors(a: Path, b: Path, provider: str) -> dict[str, Any]:
@@ -161,22 +229,18 @@ def half(path: Path) -> bytes:
     return model.SerializeToString()
 
 
-def latency(kind: str, a: Path, b: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """One pair's times, without the single samples."""
-    models = [half(path) if kind == "float16" else path for path in (a, b)]
-    try:
-        found = converter.measure_latency(
-            *models,
-            provider=given.provider,
-            quick=given.small,
-            max_time=given.max_time,
-            gate="none",
-            progress=lambda stage: print(f"  {kind}: {stage}".ljust(79), end="\r", file=sys.stderr, flush=True),
-            **LATENCY[kind],
-        )
-    except BiasoptError as exc:
-        return {"error": str(exc)}
-    return cuda_tables.latency_record(found)
+def latency(kind: str, a: Path, b: Path, given: argparse.Namespace, options: dict[str, Any]) -> Latency:
+    """One pair's times."""
+    models = [half(path) if kind[:7] == "float16" else path for path in (a, b)]
+    return converter.measure_latency(
+        *models,
+        provider=given.provider,
+        quick=given.small,
+        max_time=given.max_time,
+        gate="none",
+        progress=lambda stage: print(f"  {kind}: {stage}".ljust(79), end="\r", file=sys.stderr, flush=True),
+        **options,
+    )
 
 
 if __name__ == "__main__":

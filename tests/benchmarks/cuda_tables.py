@@ -70,17 +70,42 @@ def _lines(results: Json) -> Iterator[str]:
     yield "| net | batch | how | A | B | B / A | interval | outcome | queueing A, B |"
     yield "|---|---:|---|---:|---:|---:|---|---|---|"
     for name, batch, found in _each(results):
-        for kind, latency in found["latency"].items():
+        for kind, latency in found.get("latency", {}).items():
             yield _row(name, batch, kind, latency)
             if "unoptimised" in latency:
                 yield _row(name, batch, f"{kind}, off", latency["unoptimised"])
     yield ""
+    yield "## What biases cost: the folded net beside the same without any"
+    yield ""
+    yield "The twin gives other answers; it says what biases take at run time. A node or kernel is one of a run's."
+    yield ""
+    yield "| net | batch | how | folded | without biases | ratio | biases | µs a bias | interval | nodes | kernels |"
+    yield "|---|---:|---|---:|---:|---:|---:|---:|---|---|---|"
+    for name, batch, found in _each(results):
+        for kind, latency in found.get("bias", {}).items():
+            yield _bias_row(name, batch, kind, latency)
+    yield ""
+    yield "With `--allow remove-biases` on random rows, beside the folded net:"
+    yield ""
+    yield "| net | batch | biases that went | ratio | interval |"
+    yield "|---|---:|---:|---:|---|"
+    for name, batch, found in _each(results):
+        if removal := found.get("removal"):
+            if "ratio" in removal:
+                rest = f"{removal['ratio']:.3f} | {removal['low']:.3f} to {removal['high']:.3f} |"
+            else:
+                rest = f"{_cut(removal.get('error', ''))} | |"
+            yield f"| {name} | {batch} | {removal.get('biases', '')} | {rest}"
+    yield ""
+    if results.get("skipped"):
+        yield f"Left out for want of time: {len(results['skipped'])} measurements."
+        yield ""
     yield "## Load time and memory of the process, B relative to A"
     yield ""
     yield "| net | batch | load | interval (99 %) | memory |"
     yield "|---|---:|---:|---|---:|"
     for name, batch, found in _each(results):
-        latency = found["latency"].get("as deployed", {})
+        latency = found.get("latency", {}).get("as deployed", {})
         if "load" in latency:
             load, (a, b) = latency["load"], latency["peak_bytes"]
             memory = f"{b / a:.2f}" if a and b else ""
@@ -100,6 +125,18 @@ def _row(name: str, batch: str, kind: str, found: Json) -> str:
     return (
         f"| {name} | {batch} | {kind} | {found['a_ms']:.3f} ms | {found['b_ms']:.3f} ms | {found['ratio']:.3f} "
         f"| {found['low']:.3f} to {found['high']:.3f} | {found['outcome']} | {queued} |"
+    )
+
+
+def _bias_row(name: str, batch: str, kind: str, found: Json) -> str:
+    if "error" in found:
+        return f"| {name} | {batch} | {kind} | {_cut(found['error'])} | | | | | | | |"
+    cost, counts = found["cost"], found["counts"]
+    low, high = (f"{v:.2f}" if v is not None else "?" for v in (cost["low"], cost["high"]))
+    nodes, kernels = (f"{counts['folded'][key]} → {counts['twin'][key]}" for key in ("nodes", "kernels"))
+    return (
+        f"| {name} | {batch} | {kind} | {found['a_ms']:.3f} ms | {found['b_ms']:.3f} ms | {found['ratio']:.3f} "
+        f"| {cost['biases']} | {cost['us'] or 0:.2f} | {low} to {high} | {nodes} | {kernels} |"
     )
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+import time
+import types
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from converter.errors import DataError, RuntimeUnavailable
-from tests.benchmarks import cuda_nets, cuda_results, cuda_tables
+from converter.runtime import Session
+from tests.benchmarks import cuda_bias, cuda_nets, cuda_results, cuda_tables, gpu_session
 
 
 def test_without_a_gpu_there_are_no_results(
@@ -37,16 +42,87 @@ def test_a_rehearsal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise DataError("not now")
 
     monkeypatch.setattr(cuda_results.converter, "measure_latency", measure)
+    monkeypatch.setattr(cuda_bias, "remove_by_data", lambda *_: 0)
     argv = "cuda_results --provider cpu --small --nets ViT-S/16 --batches 1 --out".split()
     monkeypatch.setattr(sys, "argv", [*argv, str(tmp_path)])
     assert cuda_results.main() == 0
-    found = json.loads((tmp_path / "results-cuda.json").read_text())
-    error = found["nets"]["ViT-S/16"]["1"]["errors"]["float32"]
+    found = json.loads((tmp_path / "results-cuda.json").read_text())["nets"]["ViT-S/16"]["1"]
+    error = found["errors"]["float32"]
     assert 0 < error["a"] < 1e-5
     assert 0.3 < error["ratio"] < 3
+    assert found["removal"] == {"biases": 0}
     said = (tmp_path / "results-cuda.md").read_text()
     assert "A rehearsal" in said
     assert "not now" in said
+    monkeypatch.setattr(sys, "argv", [*argv, str(tmp_path), "--limit", "-1"])
+    assert cuda_results.main() == 0
+    assert "Left out for want of time: 4 measurements." in (tmp_path / "results-cuda.md").read_text()
+
+
+def test_the_main_numbers_of_every_net_come_before_the_rest_of_any() -> None:
+    given = argparse.Namespace(provider="cuda", nets=["ResNet-50", "ViT-S/16"], batches=[1, 32])
+    steps = cuda_results.list_steps(given)
+    first = steps[: steps.index(("ResNet-50", 1, "removal", ""))]
+    assert {step[0] for step in first} == {"ResNet-50", "ViT-S/16"}
+    assert [step[2:] for step in first[:4]] == [
+        ("errors", ""), ("latency", "as deployed"), ("bias", "TF32"), ("bias", "TF32, fuse_conv_bias")
+    ]  # fmt: skip
+    assert len(set(steps)) == len(steps)
+    assert sum(step[2] == "bias" for step in steps) == 2 * 2 * 12  # fuse x NHWC x precision x batch x net
+
+
+def test_the_twin_has_no_bias_and_the_same_interface() -> None:
+    for name, biases in (("ResNet-50", 1), ("U-Net, InstanceNorm", 13), ("ViT-S/16", 14)):
+        model = cuda_nets.build(name, 1, small=True)
+        twin, gone = cuda_bias.strip_biases(model)
+        assert gone == biases, name
+        onnx.checker.check_model(twin, full_check=True)
+        assert [o.name for o in twin.graph.output] == ["y"]
+        assert all(len(n.input) < 3 for n in twin.graph.node if n.op_type in ("Conv", "ConvTranspose", "Gemm"))
+        assert cuda_bias.strip_biases(twin)[1] == 0
+        feeds = {"x": np.zeros((1, 3, 64, 64), np.float32)}
+        assert Session(twin.SerializeToString()).run(feeds)["y"].shape[0] == 1
+
+
+def test_what_a_bias_costs_has_an_interval() -> None:
+    found = types.SimpleNamespace(a=types.SimpleNamespace(p50_ms=2.0), ratio=0.9, low=0.85, high=0.95)
+    cost = cuda_bias.tell_cost(found, 10)  # type: ignore[arg-type]
+    assert {key: round(value, 6) for key, value in cost.items()} == {
+        "biases": 10,
+        "us": 20.0,
+        "low": 10.0,
+        "high": 30.0,
+    }
+
+
+def test_nodes_of_a_run_are_counted(tmp_path: Path) -> None:
+    onnx.save(cuda_nets.build("MobileNetV2", 1, small=True), tmp_path / "m.onnx")
+    found = cuda_bias.count_kernels(tmp_path / "m.onnx", "cpu", {}, np.float32, (1, 3, 64, 64))
+    assert found["nodes"] > 10
+    assert found["kernels"] == 0
+
+
+def test_the_whole_session_is_rehearsed_and_keeps_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, float]] = []
+
+    def part(command: list[str], log: Path, seconds: float) -> int:
+        ran.append((log.name, seconds))
+        return 124 if log.name == "tests.log" else 0
+
+    monkeypatch.setattr(gpu_session, "run_part", part)
+    monkeypatch.setattr(sys, "argv", ["gpu_session", "--limit", "100", "--out", str(tmp_path)])
+    assert gpu_session.main() == 1  # but what follows was done all the same
+    assert [name for name, _ in ran] == ["doctor.log", "tests.log", "results.log"]
+    assert all(seconds <= 100 for _, seconds in ran)
+
+
+def test_a_part_that_hangs_is_ended(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    assert gpu_session.run_part(["-c", code], tmp_path / "log", 0.5) == 124
+    assert time.monotonic() - begun < 20
+    assert gpu_session.run_part(["-c", "print('said')"], tmp_path / "log", 30) == 0
+    assert (tmp_path / "log").read_text() == "said\n"
 
 
 def test_every_net_is_a_model_at_every_batch() -> None:
