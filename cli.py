@@ -23,6 +23,7 @@ from click import argument, option
 from converter._version import __version__
 from converter.commands.options import (
     Command,
+    Option,
     options,
     parse_formats,
     parse_lint_codes,
@@ -50,6 +51,7 @@ from converter.records.options import (
 from converter.report import terminal
 from converter.report.save import Ending
 
+GATES = ("unchanged", "none")  # of inspect
 FILE, COUNT = click.Path(path_type=Path), click.IntRange(1)
 
 undecided_option = option(
@@ -98,18 +100,14 @@ def cli() -> None:
 
 
 @cli.command()
-@argument("model", type=FILE)
-@option("-o", "--output", metavar="OUT", type=FILE, help="Where to write.  [MODEL.folded.onnx]")
+@argument("models", metavar="MODEL...", type=FILE, nargs=-1, required=True)
+@option("-o", "--output", metavar="OUT", type=FILE, help="Where to write; - is stdout.  [MODEL.folded.onnx]")
+@option("--out-dir", metavar="DIR", type=FILE, help="Write into this folder, by the models' own names.")
+@option("--dry-run", is_flag=True, help="Only say what would be done, as inspect does.")
 @options(FoldOptions)
-@options(
-    RemovalOptions,
-    "inputs",
-    "budget",
-    "keep",
-    "also",
-    unset=True,
-    inputs="--data: What remove-biases goes by; as --inputs.",
-)
+@options(RemovalOptions, "keep", "also", unset=True)
+@options(RemovalOptions, "budget", unset=True, hidden=True)
+@options(RemovalOptions, "inputs", unset=True, hidden=True, inputs="--data: As --inputs.")
 @option("--no-verify", is_flag=True, help="Write without comparing outputs.")
 @options(
     VerifyOptions,
@@ -132,7 +130,7 @@ def fold(**given: Any) -> int:
     """Fold, compare outputs, write the result.
 
     What folds exactly is folded, into MODEL.folded.onnx beside MODEL; MODEL itself is left as it is.
-    Nothing is written if the outputs differ, or if that could not be decided.
+    Nothing is written if the outputs differ, or if that could not be decided. MODEL may be - for stdin.
     """
     from converter.commands.fold import run
 
@@ -142,7 +140,8 @@ def fold(**given: Any) -> int:
 @cli.command()
 @argument("models", metavar="MODEL...", type=FILE, nargs=-1, required=True)
 @options(InspectOptions)
-@option("--check", is_flag=True, help="Exit 1 if anything would change.")
+@option("--gate", type=click.Choice(GATES), help="unchanged: exit 1 if anything would change.  [none]")
+@option("--check", "gate", flag_value="unchanged", hidden=True, help="As --gate unchanged.")
 @option("--fates", is_flag=True, help="Name every bias, where it goes, or why it stays.")
 @option("--explain", "explained", metavar="NODE", help="Show the path of one bias: what blocks it, what cancels it.")
 @json_option
@@ -257,7 +256,14 @@ def export(**given: Any) -> int:
 @cli.command()
 @argument("spec")
 @options(LintOptions)
-@option("--fail-on", metavar="CODES", callback=read_by(parse_lint_codes), help="Exit 1 at these codes, or at any.")
+@option(
+    "--gate",
+    cls=Option,
+    old=["--fail-on"],
+    metavar="CODES",
+    callback=read_by(parse_lint_codes),
+    help="Exit 1 at these codes, or at any.",
+)
 @option("--fix", is_flag=True, help="Show where bias=False belongs in the source, as a diff.")
 @option("--write", is_flag=True, help="With --fix: write it.")
 @option(

@@ -1,7 +1,7 @@
 """biasopt: removes the biases and batch norms of an ONNX model that cannot matter, and proves it.
 
->>> import converter
->>> result = converter.fold("model.onnx", out="model.folded.onnx")  # doctest: +SKIP
+>>> import biasopt  # the name of the API; it lives here
+>>> result = biasopt.fold("model.onnx", out="model.folded.onnx")  # doctest: +SKIP
 >>> result.parity.verdict  # doctest: +SKIP
 <Verdict.PASS: 'PASS'>
 """
@@ -116,5 +116,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _HOME[name].partition(":")
-    found = importlib.import_module(f"converter.{module}")
+    found = importlib.import_module(f"{__name__}.{module}")  # see biasopt.py
     return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -53,6 +54,12 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     module: Lacking = Lacking.from_parent(parent, path=module_path)
     module.missing = missing
     return module
+
+
+def pytest_configure() -> None:
+    """Started in the background, a shell has SIGINT ignored, and so would have the commands that tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

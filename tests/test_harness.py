@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -114,3 +118,18 @@ def test_harness_notices(damage: Callable[[onnx.ModelProto], None]) -> None:
     damage(after)
     with pytest.raises(AssertionError):
         judge(original(), after)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_tests_in_the_background_hear_ctrl_c() -> None:
+    """A shell starts what runs in the background with SIGINT ignored, and its children inherit that."""
+    code = "import signal; from tests import conftest; conftest.pytest_configure(); print(signal.getsignal(2).__name__)"
+    ran = subprocess.run(
+        ["/bin/sh", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable, code],
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ran.stdout == "default_int_handler\n"

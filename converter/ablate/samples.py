@@ -85,7 +85,7 @@ class Data:
             if size > max_bytes:
                 self._held = None
         if not rows:
-            raise DataError(f"{stream.source or 'the data'}: holds no inputs; give some with --data")
+            raise DataError(f"{stream.source or 'the data'}: holds no inputs; give some with --inputs")
         if self._labels is not None and given.samples is None and len(self._labels) != rows:
             raise DataError(f"there are {len(self._labels)} labels for {rows} rows; give one per row of the data")
         self.rows = rows

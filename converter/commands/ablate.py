@@ -68,7 +68,7 @@ def score_biases(model: Model, options: AblateOptions | None = None, **keywords:
     tell = asked.progress or (lambda text: None)
     tell("reading the model")
     with silence_graphsurgeon():
-        made = open_model(model, asked.data, folds=asked.fold_first)
+        made = open_model(model, asked.data_dir, folds=asked.fold_first)
         try:
             with blaming_the_model(made.graph):
                 sites = choose_sites(made.found.sites, asked.only) if asked.only else list(made.found.sites)
@@ -85,7 +85,7 @@ def score_biases(model: Model, options: AblateOptions | None = None, **keywords:
                 result = ablate(net, sites, rows, settings)
         finally:
             made.graph.close()
-    facts = describe_model(LoadedModel.open(model, None if asked.data is None else Path(asked.data)))
+    facts = describe_model(LoadedModel.open(model, None if asked.data_dir is None else Path(asked.data_dir)))
     return summarize_ablation(
         result,
         AblateResult,
@@ -131,7 +131,7 @@ def run(model: Path, ending: Ending, *, top: int | None, argv: Sequence[str], **
     from converter.report.blocks import Report
 
     if not given["inputs"] and given["images"] is None:
-        raise click.UsageError("Give data with --data, or images with --images.")
+        raise click.UsageError("Give data with --inputs, or images with --images.")
     save.check_formats(ending.formats)
     read = (given.get(name) for name in ("inputs", "labels", "custom_ops"))
     check_reports(ending.list_files(), model, *read)

@@ -75,8 +75,8 @@ def measure_latency(
     )
 
     def measure(tell: Callable[[str], None]) -> Latency:
-        left = LoadedModel.open(a, asked.data[0], label="A")
-        right = LoadedModel.open(b, asked.data[1], label="B")
+        left = LoadedModel.open(a, asked.data_dirs[0], label="A")
+        right = LoadedModel.open(b, asked.data_dirs[1], label="B")
         for model in (left, right):
             check_data_files(model)
         return compare(left, right, replace(request, say=tell))

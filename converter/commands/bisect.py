@@ -75,7 +75,7 @@ def bisect(a: Any, b: Any, options: VerifyOptions | None = None, **keywords: Any
     ----------
     a, b : path, bytes or ModelProto
     options : VerifyOptions, optional
-        Or as keywords. Of these, data, got_data, shapes, seed, custom_ops, max_time and progress count.
+        Or as keywords. Of these, data_dir, got_data_dir, shapes, seed, custom_ops, max_time and progress count.
 
     Returns
     -------
@@ -89,14 +89,14 @@ def bisect(a: Any, b: Any, options: VerifyOptions | None = None, **keywords: Any
     """
     asked = merged(VerifyOptions, options, keywords)
     tell = asked.progress or (lambda text: None)
-    data = None if asked.data is None else Path(asked.data)
+    data = None if asked.data_dir is None else Path(asked.data_dir)
     original = LoadedModel.open(a, data, "original")
-    got_data = asked.got_data or (original.folder if not isinstance(b, str | Path) else None)
+    got_data = asked.got_data_dir or (original.folder if not isinstance(b, str | Path) else None)
     rewritten = LoadedModel.open(b, None if got_data is None else Path(got_data), "rewritten")
     ids = _read_rewrite_ids(rewritten)[len(_read_rewrite_ids(original)) :]
     if ids:
         judging = VerifyOptions(
-            data=data,
+            data_dir=data,
             shapes=asked.shapes,
             seed=asked.seed,
             custom_ops=asked.custom_ops,
@@ -166,7 +166,7 @@ class _Search:
         return found
 
     def _fold(self, count: int, way: FoldOptions) -> FoldResult:
-        return fold(self._a, None, replace(way, verify=None, data=self._judging.data, stop_after=count))
+        return fold(self._a, None, replace(way, verify=None, data_dir=self._judging.data_dir, stop_after=count))
 
     def _build_model(self, count: int, way: FoldOptions) -> ModelProto:
         return self._fold(count, way).model
@@ -175,14 +175,14 @@ class _Search:
         return LoadedModel.open(self._a, self._find_data()).folder
 
     def _find_data(self) -> Path | None:
-        return None if self._judging.data is None else Path(self._judging.data)
+        return None if self._judging.data_dir is None else Path(self._judging.data_dir)
 
     def _is_bad(self, count: int, model: ModelProto) -> bool:
         from converter.referee.verify import compare
 
         self._steps += 1
         self._tell(f"bisect: the first {count} rewrites")
-        parity = compare(self._a, model, replace(self._judging, got_data=self._find_folder()))
+        parity = compare(self._a, model, replace(self._judging, got_data_dir=self._find_folder()))
         return parity.verdict is Verdict.FAIL
 
     def _find_change_since(self, refolded: LoadedModel, rewritten: LoadedModel, rewrites: tuple[Rewrite, ...]) -> Blame:

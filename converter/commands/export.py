@@ -15,13 +15,14 @@ from typing import Any
 from converter._version import __version__
 from converter.commands.export_check import compare_with_torch
 from converter.commands.fold import FoldResult, exit_code, fold
+from converter.commands.inspect import read_ports
 from converter.commands.targets import Target, check_targets, list_paths
 from converter.errors import ExportError, ModelError
 from converter.model.file import ModelFile, problems
 from converter.records import Parity
 from converter.records.option import documented, merged
 from converter.records.options import ExportOptions, FoldOptions, VerifyOptions
-from converter.records.results import ExportResult, TensorPort
+from converter.records.results import ExportResult
 from converter.report import terminal
 from converter.report.save import Ending
 from converter.torch_models.export import Dynamic, Exported, Request, export, parse_dynamic
@@ -96,8 +97,8 @@ def _build_result(
         exporter=made.exporter,
         opset=made.opset,
         provenance=loaded.provenance,
-        inputs=_read_ports(graph.input),
-        outputs=_read_ports(graph.output),
+        inputs=read_ports(graph.input),
+        outputs=read_ports(graph.output),
         counts=done.before,
         size_bytes=done.size_bytes,
         notes=notes,
@@ -109,7 +110,7 @@ def _build_result(
 
 def _load(spec: Any, asked: ExportOptions) -> Loaded:
     how: dict[str, Any] = {"weights": None if asked.weights is None else Path(asked.weights)}
-    how |= {"inputs": tuple(i if isinstance(i, InputSpec) else parse_input(i) for i in asked.inputs)}
+    how |= {"inputs": tuple(i if isinstance(i, InputSpec) else parse_input(i) for i in asked.shapes)}
     how |= {"example": asked.example, "strict": asked.strict, "seed": asked.seed}
     if not isinstance(spec, str | os.PathLike):
         return wrap_module(spec, **how)
@@ -166,17 +167,6 @@ def _check_proto(loaded: Loaded, made: Exported) -> None:
     if problem:
         first = problem.splitlines()[0]
         raise ExportError(f"{loaded.label}: onnx's checker objects to what the exporter wrote ({first})")
-
-
-def _read_ports(values: Any) -> tuple[TensorPort, ...]:
-    from converter.referee.proto.source import get_dtype
-
-    found = []
-    for value in values:
-        tensor = value.type.tensor_type
-        dims = (d.dim_param or ("?" if not d.HasField("dim_value") else int(d.dim_value)) for d in tensor.shape.dim)
-        found.append(TensorPort(value.name, str(get_dtype(tensor.elem_type)), tuple(dims)))
-    return tuple(found)
 
 
 def run(spec: str, out: Path, *, as_json: bool, verbose: bool, argv: Sequence[str], **given: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,17 +31,18 @@ from converter.commands.output import (
     list_sources,
     stage_model,
 )
-from converter.commands.targets import Target, check_targets, list_paths
+from converter.commands.targets import Target, check_targets, list_paths, make_folder
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.graph import Graph, has_external, load
 from converter.records import Verdict, exit_code_of, results
-from converter.records.option import check_names, documented, names
+from converter.records.option import check_names, documented, names, rename_old
 from converter.records.options import (
     STAGES,
     Advice,
     BenchOptions,
     FoldOptions,
+    InspectOptions,
     RemovalOptions,
     RuntimeOptions,
     VerifyOptions,
@@ -61,7 +62,7 @@ _SHARED = {*names(RuntimeOptions), "max_memory"}
 _NESTED = ("verify", "bench", "removal")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FoldResult(results.FoldResult):
     """What `fold` did, with the proof, and the folded model."""
 
@@ -173,6 +174,7 @@ def fold_options(options: FoldOptions | None, keywords: Mapping[str, Any]) -> Fo
         There is no such keyword.
     """
     base, own = options or FoldOptions(), set(names(FoldOptions))
+    keywords = rename_old(keywords, FoldOptions)
     check_names(keywords, own | set(names(VerifyOptions)) | {"bench_time", "latency_margin"})
     plain = {name: value for name, value in keywords.items() if name in own and name not in _NESTED}
     judging = {name: value for name, value in keywords.items() if name not in own}
@@ -218,7 +220,7 @@ class Run:
     def __init__(self, model: Model, out: str | Path | None, options: FoldOptions) -> None:
         self.model, self.out, self.options = model, out, options
         self.passes = pipeline_options(options, options.stop_after)
-        self.data = None if options.data is None else Path(options.data)
+        self.data = None if options.data_dir is None else Path(options.data_dir)
         self.parity: Parity | None = None
         self.latency: Latency | None = None
         self.exit_code = 0
@@ -261,7 +263,7 @@ class Run:
         """Read the model, and find out whether the result can be written where it is to be."""
         asked = self.options
         with silence_graphsurgeon():
-            self.graph = load(self.model, data=asked.data, freeze_overridable=asked.freeze_overridable)
+            self.graph = load(self.model, data=asked.data_dir, freeze_overridable=asked.freeze_overridable)
             self.target = find_target(self.graph, self.out, in_place=asked.in_place)
             self._check_targets()
             self._sources = identify(list_sources(self.graph))
@@ -303,7 +305,7 @@ class Run:
             margin = asked.margin
         if margin is not None:
             asked = replace(asked, margin=margin, stages=STAGES)
-        asked = replace(asked, data=self.data, progress=self.options.progress)
+        asked = replace(asked, data_dir=self.data, progress=self.options.progress)
         parity = judge(self._original, self._result, asked)
         check_unchanged(self._sources)  # else it was another model that was judged
         self._note(replace(parity, b=self._named(parity.b)))
@@ -317,7 +319,7 @@ class Run:
         from converter.rewrite.analysis.counts import count
         from converter.rewrite.analysis.facts import Facts
 
-        asked = replace(asked, data=self.data, progress=self.options.progress)
+        asked = replace(asked, data_dir=self.data, progress=self.options.progress)
         removed = remove_biases(self.graph, self.model, asked)
         rewrites, after = (*self.folded.rewrites, *removed.rewrites), count(Facts(self.graph))
         self.folded = replace(self.folded, rewrites=rewrites, after=after, removed=removed)
@@ -337,7 +339,7 @@ class Run:
         asked = replace(
             asked,
             shapes=shapes,
-            data=(self.data, self.data),
+            data_dirs=(self.data, self.data),
             advice=Advice(time="--bench-time"),
             progress=self.options.progress,
         )
@@ -442,29 +444,71 @@ def _check_inputs(asked: VerifyOptions | None) -> None:
 # -- the command ---------------------------------------------------------------------------------------
 
 
-def run(
+def run(models: Sequence[Path], *, output: Path | None, out_dir: Path | None, dry_run: bool, **given: Any) -> int:
+    """The command: fold each of the models, report, and return the worst exit code."""
+    if given["in_place"] + (output is not None) + (out_dir is not None) > 1:
+        raise click.UsageError("--in-place, --output and --out-dir exclude each other.")
+    if given["bench_time"] is not None and not given["bench"]:
+        raise click.UsageError("--bench-time goes with --bench.")
+    if len(models) > 1 and (output is not None or given["certificate"] is not None or given["ending"].as_json):
+        raise click.UsageError("--output, --certificate and --json take one MODEL; --out-dir takes several.")
+    given["removal"] = _removal(given)
+    if dry_run:
+        return _look_at(models, given)
+    targets = [output or (None if given["in_place"] else _name_output(model, out_dir)) for model in models]
+    if len({target for target in targets if target is not None}) < len(models) and not given["in_place"]:
+        raise click.UsageError("Two of the models have one name; fold them one by one, with --output.")
+    for model in models if len(models) > 1 else ():
+        if not model.exists():
+            hint = f"; to write there: -o {model}" if model == models[-1] and len(models) == 2 else ""
+            raise ModelError(f"{model}: no such file; nothing was folded{hint}")
+    if out_dir is not None:
+        make_folder(out_dir)
+    codes = []
+    for place, (model, target) in enumerate(zip(models, targets, strict=True)):
+        terminal.say("\n" * (place > 0 and not given["ending"].quiet))
+        ending = given["ending"] if len(models) == 1 else given["ending"].of_one(model.stem)
+        codes.append(_fold_one(model, target, **{**given, "ending": ending}))
+    return max(codes)
+
+
+def _name_output(model: Path, folder: Path | None) -> Path:
+    """Where the folded model goes if nothing else is said: beside the model, or by its own name into the folder."""
+    if str(model) == "-":
+        raise click.UsageError("A model from stdin goes to --output FILE, or to stdout: -o -.")
+    if model.is_dir():
+        raise ModelError(f"{model}: is a directory; give a model file")
+    if folder is not None:
+        return folder / model.name
+    stem = model.name[:-5] if model.name.lower().endswith(".onnx") else model.name
+    return model.with_name(f"{stem}.folded.onnx")
+
+
+def _look_at(models: Sequence[Path], given: Mapping[str, Any]) -> int:
+    """What ``--dry-run`` is: `biasopt inspect`, by the same options."""
+    from converter.commands import inspect
+
+    asked = {name: given[name] for name in names(InspectOptions) if name in given}
+    form = {"as_json": given["ending"].as_json, "verbose": given["verbose"]}
+    return inspect.run(tuple(models), None, gate=None, fates=False, **form, **asked)
+
+
+def _fold_one(
     model: Path,
+    output: Path | None,
     ending: Ending,
     *,
     verbose: bool,
-    output: Path | None,
     no_verify: bool,
     argv: Sequence[str],
     **given: Any,
 ) -> int:
-    """The command: fold, report, and return the exit code."""
-    if given["in_place"] and output is not None:
-        raise click.UsageError("--in-place and --output exclude each other.")
-    if given["bench_time"] is not None and not given["bench"]:
-        raise click.UsageError("--bench-time goes with --bench.")
-    if not given["in_place"] and output is None:
-        stem = model.name[:-5] if model.name.lower().endswith(".onnx") else model.name
-        output = model.with_name(f"{stem}.folded.onnx")
-    given["removal"] = _removal(given)
     from converter.report import wording
     from converter.report.content import Run as Told
     from converter.report.content.fold import collect_reasons, fold_report
     from converter.rewrite.passes import PASSES
+
+    to_stdout = str(output) == "-"
 
     def conclude(result: FoldResult) -> None:
         shown.close()  # what moves on stderr would lie over what is printed
@@ -476,37 +520,50 @@ def run(
             more: dict[str, Any] = {"bench": result.latency, "certificate": result.certificate}
             return fold_document(result, __version__, argv=argv, said=reasons, removal=result.removal, **more)
 
-        ending.end(
-            int(result.exit_code),
-            document,
-            lambda: fold_report(result, reasons, Told(), (result.removal or {}).get("said", ())),
-            lambda: wording.failure(result.parity, result.latency),
-            verbose=verbose,
-        )
+        with terminal.stdout_is_taken() if to_stdout else nullcontext():
+            ending.end(
+                int(result.exit_code),
+                document,
+                lambda: fold_report(result, reasons, Told(), (result.removal or {}).get("said", ())),
+                lambda: wording.failure(result.parity, result.latency),
+                verbose=verbose,
+            )
 
     ending.prepare()
+    content: Path | bytes = terminal.read_stdin() if str(model) == "-" else model
     with ExitStack() as shown:
         progress = shown.enter_context(terminal.progress(quiet=ending.quiet))
         given |= {"progress": progress, "failing": ending.folder, "isolated": True}
         given |= {"reports": ending.list_files("failing_inputs.npz"), "conclude": conclude}
-        result = fold(model, output, verify=not no_verify, **given)
+        result = fold(content, None if to_stdout else output, verify=not no_verify, **given)
+    if to_stdout and result.exit_code == 0:
+        assert result.graph is not None
+        if has_external(result.graph):
+            raise ModelError(f"{model}: has data in other files, which do not fit on stdout; give --output FILE")
+        terminal.write_stdout(result.to_bytes())
     return int(result.exit_code)
 
 
 def _removal(given: dict[str, Any]) -> dict[str, Any] | None:
-    """What is asked of remove-biases, which is no pass; None where it is not allowed."""
-    flags = {"data": "--data", "budget": "--budget", "keep": "--keep-bias", "also": "--also-remove"}
+    """What is asked of remove-biases, which is no pass; None where it is not allowed.
+
+    It goes by the user's data, and what it may change is the margin that decisions have.
+    """
+    flags = {"budget": "--budget", "keep": "--keep-bias", "also": "--also-remove"}
     asked = {name: value for name in flags if (value := given.pop(name))}
+    own = given.pop("data")  # its name for --inputs in earlier releases
     if REMOVE not in given["allow"]:
-        if asked:
-            raise click.UsageError(f"{flags[min(asked)]} goes with --allow {REMOVE}.")
+        if asked or own:
+            raise click.UsageError(f"{flags[min(asked)] if asked else '--data'} goes with --allow {REMOVE}.")
         return None
-    if not asked.get("data") and given["images"] is None:
-        raise click.UsageError(f"--allow {REMOVE} needs --data or --images.")
+    inputs = own or given["inputs"]
+    if not inputs and given["images"] is None:
+        raise click.UsageError(f"--allow {REMOVE} needs --inputs or --images.")
     if given["certificate"] is not None:
         raise click.UsageError(f"--allow {REMOVE} and --certificate exclude each other.")
     given["allow"] = [name for name in given["allow"] if name != REMOVE]
-    inputs = asked.pop("data", None)
     images = {} if inputs else {"images": given["images"], "preprocess": given["preprocess"]}
     labels, given["labels"] = given["labels"], None
-    return {"inputs": inputs, "labels": labels, **images, **asked}
+    margin, given["accuracy_margin"] = given["accuracy_margin"], None
+    asked |= {"budget": margin} if margin is not None and "budget" not in asked else {}
+    return {"inputs": inputs or None, "labels": labels, **images, **asked}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from converter.model.graph import Graph, load, stored_files
 from converter.records import Fate, Status
 from converter.records.option import documented, merged
 from converter.records.options import InspectOptions
-from converter.records.results import InspectResult
+from converter.records.results import InspectResult, TensorPort
 from converter.report import terminal
 from converter.report.save import show
 from converter.rewrite import pipeline
@@ -49,7 +50,8 @@ def inspect(model: Model, options: InspectOptions | None = None, **keywords: Any
     asked = merged(InspectOptions, options, keywords)
     passes = pipeline_options(asked)
     with _rewritten(model, asked, passes) as (graph, outcome), blaming_the_model(graph):
-        return describe(graph, outcome, count_blocked_folds(model, asked, passes, outcome), InspectResult)
+        blocked = count_blocked_folds(model, asked, passes, outcome)
+        return describe(graph, outcome, blocked, InspectResult, **_describe_file(graph))
 
 
 @documented(InspectOptions)
@@ -98,7 +100,7 @@ def _rewritten(
 ) -> Iterator[tuple[Graph, pipeline.Outcome]]:
     """The graph of a model after the passes, told to ``before`` as it came; closed in the end."""
     with silence_graphsurgeon():
-        graph = load(model, data=asked.data, freeze_overridable=asked.freeze_overridable)
+        graph = load(model, data=asked.data_dir, freeze_overridable=asked.freeze_overridable)
         try:
             before(graph)
             with blaming_the_model(graph):
@@ -138,6 +140,40 @@ def _measure_data(graph: Graph) -> int:
         ) from exc
 
 
+def read_ports(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorPort, ...]:
+    """Inputs or outputs of a graph; an open size is its name, or ``?``."""
+    from converter.referee.proto.source import get_dtype
+
+    found = []
+    for value in values:
+        kind = value.type.WhichOneof("value")
+        if kind != "tensor_type":
+            found.append(TensorPort(value.name, (kind or "unknown").removesuffix("_type"), ()))
+            continue
+        tensor = value.type.tensor_type
+        dtype = get_dtype(tensor.elem_type)
+        dims = (d.dim_param or (int(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim)
+        shape = tuple(dims) if tensor.HasField("shape") else ("...",)
+        found.append(TensorPort(value.name, "string" if dtype is None else str(dtype), shape))
+    return tuple(found)
+
+
+def _describe_file(graph: Graph) -> dict[str, Any]:
+    """What the file says of itself, as it came: what somebody wants to know first who never saw the model."""
+    from converter.referee.proto.source import walk_nodes
+
+    proto = graph.file.skeleton
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    counted = Counter(node.op_type for node in walk_nodes(proto))
+    return {
+        "ir_version": int(proto.ir_version),
+        "producer": " ".join(part for part in (proto.producer_name, proto.producer_version) if part),
+        "inputs": read_ports(value for value in proto.graph.input if value.name not in constants),
+        "outputs": read_ports(proto.graph.output),
+        "operators": dict(sorted(counted.items(), key=lambda item: (-item[1], item[0]))),
+    }
+
+
 def describe(graph: Graph, outcome: pipeline.Outcome, blocked: int, record: type[Result], /, **more: Any) -> Result:
     """What the passes did to a graph; ``blocked`` folds wait for overridable initializers to be constants.
 
@@ -171,7 +207,7 @@ def count_blocked_folds(
     stuck = any(f.status is Status.DECLINED and f.code == "overridable" for f in outcome.findings)
     if asked.freeze_overridable or not stuck or passes.stop_after is not None:
         return 0
-    graph = load(model, data=asked.data, freeze_overridable=True)
+    graph = load(model, data=asked.data_dir, freeze_overridable=True)
     try:
         return max(0, len(pipeline.run(graph, passes).rewrites) - len(outcome.rewrites))
     finally:
@@ -216,7 +252,7 @@ def run(models: tuple[Path, ...], explained: str | None, *, as_json: bool, **giv
 
 
 def _inspect(
-    model: Path, *, next_to: bool, check: bool, fates: bool, as_json: bool, verbose: bool, **given: Any
+    model: Path, *, next_to: bool, gate: str | None, fates: bool, as_json: bool, verbose: bool, **given: Any
 ) -> int:
     from converter.report import documents
     from converter.report.content.fold import collect_reasons
@@ -225,7 +261,7 @@ def _inspect(
 
     with terminal.progress() as progress:
         result = inspect(model, progress=progress, **given)
-    exit_code = 1 if check and (result.rewrites or result.frozen) else 0
+    exit_code = 1 if gate == "unchanged" and (result.rewrites or result.frozen) else 0
     terminal.say("\n" * next_to)
     show(
         lambda: documents.inspect_document(result, __version__, exit_code),
@@ -236,12 +272,14 @@ def _inspect(
     return exit_code
 
 
-def _explain(model: Path, node: str, *, check: bool, as_json: bool, fates: bool, verbose: bool, **given: Any) -> int:
+def _explain(
+    model: Path, node: str, *, gate: str | None, as_json: bool, fates: bool, verbose: bool, **given: Any
+) -> int:
     from converter.report.content.bias_path import explain_report
     from converter.report.documents import explain_document
 
-    if check:
-        raise click.UsageError("--explain and --check exclude each other.")
+    if gate is not None:
+        raise click.UsageError("--explain and --gate exclude each other.")
     try:
         with terminal.progress() as progress:
             fate = explain(model, node, progress=progress, **given)

@@ -71,7 +71,7 @@ def lint_model(spec: str, options: LintOptions | None = None, **keywords: Any) -
         loaded = load(
             spec,
             weights=None if asked.weights is None else Path(asked.weights),
-            inputs=asked.inputs,
+            inputs=asked.shapes,
             example=asked.example,
             strict=asked.strict,
             seed=asked.seed,
@@ -129,7 +129,7 @@ def fix_source(result: LintResult, root: Path) -> SourceFix:
 def run(
     spec: str,
     *,
-    fail_on: frozenset[str],
+    gate: frozenset[str],
     fix: bool,
     write: bool,
     checkpoint: tuple[Path, Path] | None,
@@ -152,7 +152,7 @@ def run(
         check_targets([Target(target, "checkpoint", replaces=force)], read)
     with terminal.progress() as progress:
         result = lint_model(spec, progress=progress, **given)
-    exit_code = 1 if result.report.failed(fail_on) else 0
+    exit_code = 1 if result.report.failed(gate) else 0
     if fix:
         source_fix = fix_source(result, Path.cwd())
         if write:

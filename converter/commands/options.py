@@ -43,10 +43,13 @@ class Option(click.Option):
             self.opts = shown
 
 
-def options(record: type[Any], *chosen: str, unset: bool = False, **helps: str) -> Callable[[Command], Command]:
+def options(
+    record: type[Any], *chosen: str, unset: bool = False, hidden: bool = False, **helps: str
+) -> Callable[[Command], Command]:
     """The options of a record, in its order: all that have a help, or those ``chosen``.
 
-    Where nothing is given the value is the record's, or None if it is to be ``unset``. ``helps`` gives a field another
+    Where nothing is given the value is the record's, or None if it is to be ``unset``; the help does not show what is
+    ``hidden``. ``helps`` gives a field another
     help than the record's, or another name on the command line and a help:
     ``max_time="--bench-time: Seconds to measure it for."``.
     """
@@ -55,19 +58,20 @@ def options(record: type[Any], *chosen: str, unset: bool = False, **helps: str) 
 
     def decorated(command: Command) -> Command:
         for f in reversed(wanted):
-            command = _option(f, None if unset else f.default, helps.get(f.name, ""))(command)
+            command = _option(f, None if unset else f.default, helps.get(f.name, ""), hidden=hidden)(command)
         return command
 
     return decorated
 
 
-def _option(f: Field[Any], default: Any, other: str) -> Callable[[Command], Command]:
+def _option(f: Field[Any], default: Any, other: str, *, hidden: bool) -> Callable[[Command], Command]:
     """One option of the command line, from a field and, where it is given, another help (and name) for it."""
     flag, parameter = f.metadata["flag"] or "--" + f.name.replace("_", "-"), f.name
     if other.startswith("--"):
         flag, other = other.split(": ", 1)
         parameter = flag.removeprefix("--").replace("-", "_")
     attributes: dict[str, Any] = {"help": other or f.metadata["help"], "cls": Option, "old": f.metadata["old"]}
+    attributes["hidden"] = hidden
     kind = f.metadata["kind"]
     if f.type == "bool":
         switched_off = default is True and flag.startswith("--no-")

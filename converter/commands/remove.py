@@ -221,7 +221,7 @@ def _remove(graph: Graph, original: Model, asked: RemovalOptions) -> Removed:
     rewrites = tuple(_applied(graph, fit) for fit in proposal.fits)
     stage = proposal.stage
     if stage is None:
-        before = LoadedModel.open(original, None if asked.data is None else Path(asked.data))
+        before = LoadedModel.open(original, None if asked.data_dir is None else Path(asked.data_dir))
         stage = confirm(before, _source(graph), proposal, limits, where)
     return Removed(stage, proposal, rewrites, rows.record, asked.budget, asked.seed)
 

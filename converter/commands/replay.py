@@ -48,7 +48,7 @@ def replay_certificate(
     asked = merged(ReplayOptions, options, keywords)
     source_path, said_path = Path(original), Path(certificate)
     document = engine.read_certificate(said_path)
-    source = LoadedModel.open(source_path, None if asked.data is None else Path(asked.data))
+    source = LoadedModel.open(source_path, None if asked.data_dir is None else Path(asked.data_dir))
     target = None if out is None else Path(out)
     if target is not None:
         read = [source_path, said_path, *list_data_files(source_path)]

@@ -116,3 +116,17 @@ def list_data_files(*models: Path) -> list[Path]:
                 found += [Path(file) for file in stored_files(graph)]
                 graph.close()
     return found
+
+
+def make_folder(folder: Path) -> None:
+    """A folder that is to hold results, made where there is none.
+
+    Raises
+    ------
+    ModelError
+        It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ModelError(f"{folder}: cannot be made ({exc.strerror}); give another folder") from exc

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from converter.dataclass import dataclass
+from converter.records.display import Displayed
 from converter.records.evidence import OPTIONAL, InputSet, ModelFacts, Stage, Verdict
 from converter.records.rewrites import FateKind, Safety
 
@@ -166,8 +167,8 @@ class RowCounts:
     fitted_on: int
 
 
-@dataclass(frozen=True)
-class AblateResult:
+@dataclass(frozen=True, repr=False)
+class AblateResult(Displayed):
     """All that was found out about the biases of one model: ``biases``, those that matter most first."""
 
     warnings: tuple[str, ...]

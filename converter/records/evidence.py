@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Final, Self
 
 from converter.dataclass import dataclass
+from converter.records.display import Displayed
 
 # Metadata of a field that is not in the JSON under its own name; see `converter.report.serialize`.
 HIDDEN: Final = {"json": ""}  # not in it: a document holds it once for all its parts, or it follows from another field
@@ -152,8 +153,8 @@ class InputSet:
     source: str = ""  # file, folder or script:function
 
 
-@dataclass(frozen=True)
-class Parity:
+@dataclass(frozen=True, repr=False)
+class Parity(Displayed):
     """The referee's verdict on a pair of models, with its evidence.
 
     ``level``: A real inputs enough for the margin, P proved (every number recomputed, the rounding of every place
@@ -208,8 +209,8 @@ class Block:
     discarded: bool | None = field(default=None, metadata=OPTIONAL)  # taken again, for want of a steady clock
 
 
-@dataclass(frozen=True)
-class Latency:
+@dataclass(frozen=True, repr=False)
+class Latency(Displayed):
     """How long B takes beside A, with the interval that the verdict rests on.
 
     ``outcome``: FASTER | NOT-SLOWER | SLOWER | INCONCLUSIVE | EQUIVALENT; ``verdict`` is the gate's answer to it.

@@ -34,6 +34,7 @@ def option(
     *,
     flag: str = "",
     old: str = "",
+    was: str = "",
     doc: str = "",
 ) -> Any:
     """A field that is an option of the command line.
@@ -43,18 +44,27 @@ def option(
     help : what ``--help`` says
     kind : a name in `converter.commands.options.KINDS`, or the choices that there are
     flag : its name there, where that is not the field's; ``--no-x`` of a bool that is True turns it off
-    old : names that it had in earlier releases, and still answers to
+    old : names that it had there in earlier releases, and still answers to
+    was : the same of the keyword in Python
     doc : what the API's docstring says, where that is not ``help``
     """
     return field(
         default=default,
-        metadata={"help": help, "metavar": metavar, "kind": kind, "flag": flag, "old": tuple(old.split()), "doc": doc},
+        metadata={
+            "help": help,
+            "metavar": metavar,
+            "kind": kind,
+            "flag": flag,
+            "old": tuple(old.split()),
+            "was": was,
+            "doc": doc,
+        },
     )
 
 
-def argument(default: Any, doc: str) -> Any:
-    """A field that is an argument of the API alone."""
-    return field(default=default, metadata={"doc": doc})
+def argument(default: Any, doc: str, *, was: str = "") -> Any:
+    """A field that is an argument of the API alone; ``was``: its name in earlier releases."""
+    return field(default=default, metadata={"doc": doc, "was": was})
 
 
 def names(record: type[Any]) -> tuple[str, ...]:
@@ -70,8 +80,24 @@ def merged(record: type[Record], options: Record | None, keywords: Mapping[str, 
     TypeError
         A keyword is no field; the message names those that there are.
     """
+    keywords = rename_old(keywords, record)
     check_names(keywords, names(record))
     return replace(record() if options is None else options, **keywords)  # type: ignore[type-var]
+
+
+def rename_old(keywords: Mapping[str, Any], *records: type[Any]) -> dict[str, Any]:
+    """The keywords by the names that the fields of ``records`` have now.
+
+    Raises
+    ------
+    TypeError
+        One is given by its old name and by its new one.
+    """
+    now = {f.metadata["was"]: f.name for record in records for f in fields(record) if f.metadata.get("was")}
+    for old, new in now.items():
+        if old in keywords and new in keywords:
+            raise TypeError(f"{old} and {new} are one argument; give {new} alone")
+    return {now.get(name, name): value for name, value in keywords.items()}
 
 
 def check_names(keywords: Iterable[str], known: Iterable[str]) -> None:

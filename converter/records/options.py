@@ -51,7 +51,7 @@ class InspectOptions(OptionRecord):
     )
     no_growth: bool = option(False, "No rewrite copies or enlarges a tensor, even if others make up for it.")
     freeze_overridable: bool = option(False, "Make inputs that have a default value constants.")
-    data: str | Path | None = argument(None, "Directory of the external data of a proto.")
+    data_dir: str | Path | None = argument(None, "Directory of the external data of a proto.", was="data")
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")
 
 
@@ -198,11 +198,13 @@ class VerifyOptions(DecisionOptions, RuntimeOptions, DataOptions):
         "size",
         doc="Bytes that a float64 run may take, by default half of the free memory; above it, rewrite by rewrite.",
     )
-    data: str | Path | None = argument(
-        None, "Directory of the external data of the original; by default its own, where it is a file."
+    data_dir: str | Path | None = argument(
+        None, "Directory of the external data of the original; by default its own, where it is a file.", was="data"
     )
-    got_data: str | Path | None = argument(
-        None, "The same of the rewritten model; by default its own, where it is a file, else that of the original."
+    got_data_dir: str | Path | None = argument(
+        None,
+        "The same of the rewritten model; by default its own, where it is a file, else that of the original.",
+        was="got_data",
     )
     failing: str | Path | None = argument(None, "A folder to save inputs into on which the models differ.")
     timed: bool = argument(False, "Record how long every stage took; without it the same models give the same record.")
@@ -244,8 +246,8 @@ class BenchOptions(RuntimeOptions):
     cuda_graph: bool = option(False, "Launch the whole model as one CUDA graph.")
     include_h2d: bool = option(False, "Time the copy of the inputs too.")
     flush_l2: bool = option(False, "Empty the caches before every sample.")
-    data: tuple[Path | None, Path | None] = argument(
-        (None, None), "Directories of external data of models that are no files."
+    data_dirs: tuple[Path | None, Path | None] = argument(
+        (None, None), "Directories of external data of models that are no files.", was="data"
     )
     samples: Path | None = argument(None, "An .npz for every single time.")
     advice: Advice = argument(Advice(), "What the options that its result may advise are called.")
@@ -259,9 +261,9 @@ class LayerOptions(DataOptions):
     inputs: Any = option(
         None,
         ".npz, .npy, .json, a folder, or script.py:function.",
-        "D",
+        "DATA",
         "texts",
-        flag="--data",
+        old="--data",
         doc="Path, ``script.py:function``, mapping of input name to array, or a sequence of these; see "
         "`converter.referee.inputs.files`.",
     )
@@ -272,7 +274,7 @@ class LayerOptions(DataOptions):
     custom_ops: str | Path | None = option(None, "Library of custom operators for onnxruntime.", "LIB", "library")
     seed: int = option(0, "Seed of everything random.  [0]", "N", "natural")
     max_memory: int | None = option(None, "Memory to work in.  [half of what is free]", "SIZE", "size")
-    data: str | Path | None = argument(None, "Directory of the external data of a proto.")
+    data_dir: str | Path | None = argument(None, "Directory of the external data of a proto.", was="data")
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")
 
 
@@ -302,7 +304,7 @@ class AblateOptions(LayerOptions):
 class RemovalOptions(LayerOptions):
     """How to remove biases by data, after all that folds exactly."""
 
-    inputs: Any = option(None, "What remove-biases goes by; as --inputs.", "DATA", "texts", flag="--data")
+    inputs: Any = option(None, "What remove-biases goes by; as --inputs.", "DATA", "texts")
     budget: float = option(
         1e-3,
         "Decisions that it may change.  [0.1%]",
@@ -347,7 +349,7 @@ class FoldOptions(InspectOptions):
         kind=OUTCOMES,
         doc="What an undecided proof counts as: with fail, `exit_code` is 4 and nothing is written.",
     )
-    accuracy_margin: float | None = option(None, "Judge decisions too: 0.1% may change.", "P", "share")
+    accuracy_margin: float | None = option(None, "Judge decisions: 0.1% may change; remove-biases, too.", "P", "share")
     reports: Sequence[Path] = argument(
         (), "Files that the caller writes, so that none of them is the output or an input."
     )
@@ -375,12 +377,14 @@ class TorchOptions(OptionRecord):
         doc="Whether keys of `weights` that do not fit, batch norms without statistics and parameters that are not "
         "finite are errors.",
     )
-    inputs: Sequence[Any] = option(
+    shapes: Sequence[Any] = option(
         (),
         "Shape of input X; repeatable.",
         "X=1,3,8,8[:TYPE]",
         "example_inputs",
-        flag="--input",
+        flag="--shape",
+        old="--input",
+        was="inputs",
         doc="``x=1,3,224,224:float32`` for each input.",
     )
     example: Any = option(
@@ -428,7 +432,9 @@ class ReplayOptions(OptionRecord):
     """How to check a certificate."""
 
     force: bool = option(False, "Replace an OUT that exists.")
-    data: str | Path | None = argument(None, "Directory of the original's external data; its own by default.")
+    data_dir: str | Path | None = argument(
+        None, "Directory of the original's external data; its own by default.", was="data"
+    )
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")
 
 

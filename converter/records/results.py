@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from pathlib import Path
 
 from converter.dataclass import dataclass
+from converter.records.display import Displayed
 from converter.records.evidence import Latency, Parity
 from converter.records.rewrites import Counts, Fate, Finding, Gate, Rewrite
 
 
 @dataclass(frozen=True)
-class InspectResult:
+class TensorPort:
+    """An input or output of a model; an open size is a name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class InspectResult(Displayed):
     """What `fold` would do and what it would leave."""
 
     path: Path | None  # None for a model in memory
@@ -28,9 +39,14 @@ class InspectResult:
     problem: str = ""  # what onnx's checker says against the model as it came
     fates: tuple[Fate, ...] = ()  # of every bias: where it went, or why it is kept
     gates: tuple[Gate, ...] = ()  # how long LSTMs and GRUs remember on their bias alone
+    ir_version: int = 0
+    producer: str = ""  # with its version
+    inputs: tuple[TensorPort, ...] = ()
+    outputs: tuple[TensorPort, ...] = ()
+    operators: dict[str, int] = field(default_factory=dict)  # operator -> nodes of it as it came, most frequent first
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FoldResult(InspectResult):
     """What `fold` did, with the proof; of a run, or as a document tells of it."""
 
@@ -49,15 +65,6 @@ class Provenance:
     torch: str  # its version
     weights_sha256: str = ""  # empty: no file of weights was given
     random_weights: bool = False  # nothing gave the parameters but a random generator
-
-
-@dataclass(frozen=True)
-class TensorPort:
-    """An input or output of the exported model; an open size is a name."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
 
 
 @dataclass(frozen=True)

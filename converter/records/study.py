@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from converter.dataclass import dataclass
+from converter.records.display import Displayed
 
 
 class Stamp(StrEnum):
@@ -60,8 +61,8 @@ class StudyCost:
     quick: bool
 
 
-@dataclass(frozen=True)
-class StudyResult:
+@dataclass(frozen=True, repr=False)
+class StudyResult(Displayed):
     """What was measured and what it says: ``rows`` hold one model each; everything else follows from them."""
 
     verdict: Answer

@@ -182,6 +182,12 @@ def inspect_document(result: InspectResult, version: str, exit_code: int) -> dic
         "findings": encode(result.findings),
         "fates": encode(result.fates),
         "gates": encode(result.gates),
+        "ir_version": result.ir_version,
+        "opset": result.opset,
+        "producer": result.producer,
+        "inputs": encode(result.inputs),
+        "outputs": encode(result.outputs),
+        "operators": result.operators,
         "overridable_blocked": result.overridable_blocked,
         "exit_code": exit_code,
     }

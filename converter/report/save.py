@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,10 @@ class Ending:
         if self.folder is None:
             return []
         return [self.folder / name for name in (*(NAMES[form] for form in self.formats), *more)]
+
+    def of_one(self, name: str) -> Ending:
+        """The same for one of several models: a folder of its own, in the folder."""
+        return self if self.folder is None else replace(self, folder=self.folder / name)
 
     def prepare(self) -> None:
         """Make sure of the folder before the work that the reports tell of."""

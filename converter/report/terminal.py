@@ -9,10 +9,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 
-from converter.errors import BiasoptError
+from converter.errors import BiasoptError, ModelError
 
 
 def prepare_streams() -> None:
@@ -149,6 +149,46 @@ def say(text: str, *, to_runner: bool = False) -> None:
     except OSError as exc:
         mute()
         raise BiasoptError(f"stdout: cannot be written ({exc.strerror}); free space or send it elsewhere") from exc
+
+
+def read_stdin() -> bytes:
+    """All of stdin, as bytes.
+
+    Raises
+    ------
+    ModelError
+        It cannot be read, or is somebody's keyboard.
+    """
+    try:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise ModelError("stdin: holds no model; pipe one in, or give a file")
+        return sys.stdin.buffer.read()
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"stdin: cannot be read ({exc}); give a file") from exc
+
+
+def write_stdout(content: bytes) -> None:
+    """Write bytes to stdout.
+
+    Raises
+    ------
+    BiasoptError
+        They cannot be written.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except (OSError, ValueError, AttributeError) as exc:
+        mute()
+        raise BiasoptError(f"stdout: the model cannot be written ({exc}); give --output FILE") from exc
+
+
+@contextmanager
+def stdout_is_taken() -> Iterator[None]:
+    """What is said goes to stderr meanwhile: stdout is for the model itself."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def note(line: str) -> None:

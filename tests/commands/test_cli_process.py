@@ -75,7 +75,7 @@ def _opened(pipe: Path, reader: subprocess.Popen[str]) -> BinaryIO:
         with contextlib.suppress(OSError):  # nobody reads yet
             return os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
         time.sleep(0.01)
-    raise AssertionError(reader.communicate())
+    raise AssertionError(reader.communicate(timeout=60))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -89,7 +89,7 @@ def test_ctrl_c_is_130_and_leaves_nothing(tmp_path: Path) -> None:
     ) as process:
         with _opened(tmp_path / "pipe", process):  # once the process reads, and then the process waits
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate()
+            out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "biasopt: interrupted\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.py", "m.onnx", "pipe"]
 
@@ -116,7 +116,7 @@ def _interrupted_after(delay: float, code: str) -> tuple[int, str]:
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         begun = time.monotonic()
-        _, err = process.communicate()
+        _, err = process.communicate(timeout=60)
     took = time.monotonic() - begun
     return process.returncode, err if took < 2.5 else f"{err}(after {took:.1f} s)"
 
@@ -141,7 +141,7 @@ def test_a_library_that_does_not_hear_a_signal_is_left_behind(number: int, said:
         assert process.stdout.readline() == "go\n"
         begun = time.monotonic()
         process.send_signal(number)
-        _, err = process.communicate()
+        _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (128 + number, f"biasopt: {said}\n")
     assert time.monotonic() - begun < 2.5
 

@@ -15,6 +15,7 @@ import converter
 from converter.commands.options import FORMATS, KINDS, Option, options
 from converter.records import options as records
 from converter.records.option import argument, documented, merged, option
+from converter.torch_models.spec import parse_input
 
 RECORDS = [
     value
@@ -25,6 +26,8 @@ RECORDS = [
 OLD = [
     ("ablate", "--as-it-is", "fold_first", False, ["m.onnx", "--as-it-is"]),
     ("bench", "--margin", "margin", 0.05, ["a.onnx", "b.onnx", "--margin", "5%"]),
+    ("ablate", "--data", "inputs", ("d.npz",), ["m.onnx", "--data", "d.npz"]),
+    ("lint", "--input", "shapes", [parse_input("x=1,2")], ["net.py:Net", "--input", "x=1,2"]),
     ("fold", "--also", "also", ("first",), ["m.onnx", "--also", "first"]),
     ("fold", "--keep", "keep", ("n",), ["m.onnx", "--keep", "n"]),
     ("report", "--margin", "margin", 0.1, ["r.json", "--margin", "10%"]),

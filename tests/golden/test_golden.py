@@ -121,6 +121,7 @@ MEASURED = (
     (r"(?<![\w.,])\d[\d.,]* (ns|us|ms|s)\b", "<time>"),
     (r"(?<![\w.,])-?\d[\d,]*(\.\d+(e[+-]?\d+)?|e[+-]?\d+)(?![\d.]| k?B\b)", "#"),
     (r"(?<![\w.,])\d{1,3}(,\d{3})+(?![\d.])", "#"),
+    (r"\b\d+(?= x the original)", "#"),  # a ratio that came out as a whole number
     (r"(?<=\S) {2,}", "  "),  # columns are as wide as their numbers
 )
 # In JSON: fields that are of the machine, and floats that are given, not measured.
@@ -246,7 +247,8 @@ def test_fold(shell: Shell) -> None:
 
 
 def test_fold_that_removes_biases(shell: Shell) -> None:
-    line = f"fold {PLAIN} -o folded.onnx --allow remove-biases --data data.py:images --budget 15% --max-memory 1GB"
+    given = "--allow remove-biases --inputs data.py:images --accuracy-margin 15% --max-memory 1GB"
+    line = f"fold {PLAIN} -o folded.onnx {given}"
     check("run/fold-removal.txt", scrubbed(shell.session(line)))
 
 
@@ -286,8 +288,8 @@ def test_replay(shell: Shell) -> None:
 
 def test_lint(shell: Shell) -> None:
     pytest.importorskip("torch")
-    line = "lint nets.py:small --input x=2,1,8,8"
-    check("run/lint.txt", scrubbed(shell.session(f"{line} --fail-on bias-before-batch-norm -v"), measured=False))
+    line = "lint nets.py:small --shape x=2,1,8,8"
+    check("run/lint.txt", scrubbed(shell.session(f"{line} --gate bias-before-batch-norm -v"), measured=False))
     check("run/lint.github.txt", scrubbed(shell.session(f"{line} --github"), measured=False))
     for form in ("json", "sarif"):
         check(f"run/lint-{form}.json", scrubbed_json(shell.run(f"{line} --{form}")[1]))
@@ -296,13 +298,13 @@ def test_lint(shell: Shell) -> None:
 def test_lint_fix(shell: Shell) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("libcst")
-    check("run/lint.fix.txt", scrubbed(shell.session("lint nets.py:small --input x=2,1,8,8 --fix"), measured=False))
+    check("run/lint.fix.txt", scrubbed(shell.session("lint nets.py:small --shape x=2,1,8,8 --fix"), measured=False))
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own
 def test_export(shell: Shell) -> None:
     pytest.importorskip("torch")
-    line = "export nets.py:small --input x=2,1,8,8 -o small.onnx --opset 18 --exporter torchscript"
+    line = "export nets.py:small --shape x=2,1,8,8 -o small.onnx --opset 18 --exporter torchscript"
     check("run/export.txt", scrubbed(shell.session(f"{line} --fold")))
     check("run/export.json", scrubbed_json(shell.run(f"{line} --force --json")[1]))
 
@@ -311,7 +313,7 @@ def test_export(shell: Shell) -> None:
 
 
 def test_ablate(shell: Shell) -> None:
-    line = f"ablate {BN} --data data.py:images --max-time 600 --max-memory 1GB"
+    line = f"ablate {BN} --inputs data.py:images --max-time 600 --max-memory 1GB"
     reports = shell.reports(f"{line} --report out --formats json,md,html,text", "out", ("json", "md", "html", "text"))
     check("ablate.json", scrubbed_json(reports["json"], measured=False), loosely=True)
     for form in ("md", "html", "text"):

@@ -173,7 +173,7 @@ class ModelFile:
             return None
         where = f"{self.label}: tensor {header.name!r}"
         if self._external_dir is None:
-            raise ModelError(f"{where}: has external data, but the model is not a file; give data=DIRECTORY")
+            raise ModelError(f"{where}: has external data, but the model is not a file; give data_dir=DIRECTORY")
         location, offset, length = external_entry(header, where)
         path, size = resolve_location(location, dict.fromkeys((self._external_dir, self.base)), where)
         n_bytes = packed_bytes(header) if length is None else length

@@ -428,8 +428,8 @@ def compare(
     """
     request = merged(VerifyOptions, options, keywords)
     required = check_level(request.require_level)
-    a = LoadedModel.open(ref, None if request.data is None else Path(request.data), "original")
-    got_data = None if request.got_data is None else Path(request.got_data)
+    a = LoadedModel.open(ref, None if request.data_dir is None else Path(request.data_dir), "original")
+    got_data = None if request.got_data_dir is None else Path(request.got_data_dir)
     if got_data is None and not isinstance(got, Path | str):
         got_data = a.folder
     b = LoadedModel.open(got, got_data, "rewritten model")

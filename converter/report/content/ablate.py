@@ -308,7 +308,9 @@ def _advice(result: AblateResult) -> Iterator[Block]:
     if exact:
         lines.append(f"`biasopt fold` removes or merges {exact} of them exactly.")
     if data:
-        lines.append("`biasopt fold --allow remove-biases --data D --budget 1%` removes what the data allows.")
+        lines.append(
+            "`biasopt fold --allow remove-biases --inputs D --accuracy-margin 1%` removes what the data allows."
+        )
     if lines:
         yield Paragraph(" ".join(lines), small=True)
 

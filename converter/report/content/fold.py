@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -154,15 +155,25 @@ def done_sections(result: InspectResult, title: str, heads: tuple[str, str]) -> 
 
 def _tiles(result: InspectResult) -> Iterator[Tile]:
     before, after = result.before, result.after
-    shifts = "what a BatchNormalization adds becomes a bias" if after.biases > before.biases else ""
     yield _tile("BatchNormalization", before.batch_norms, after.batch_norms)
-    yield _tile("bias vectors", before.biases, after.biases, shifts)
+    yield _biases_tile(result)
     yield _tile("nodes", before.nodes, after.nodes)
     grown = after.parameter_bytes - before.parameter_bytes
     copied = min(grown, bytes_copied(result.rewrites)) if grown > 0 else 0
     note = f"copies of shared weights add {wording.size(copied)}; --no-growth makes none" if copied else ""
     sizes = wording.size(before.parameter_bytes), wording.size(after.parameter_bytes)
     yield Tile("parameters", *sizes, change(grown, wording.size(abs(grown))), note)
+
+
+def _biases_tile(result: InspectResult) -> Tile:
+    """Biases, by the one definition that there is: what a layer, or a batch norm that no layer takes in, adds."""
+    if not result.fates:  # of a document of an earlier version
+        return _tile("biases", result.before.biases, result.after.biases)
+    kept = Counter(fate.op for fate in result.fates if fate.kind is FateKind.KEPT)
+    by_data = sum(rewrite.safety is Safety.ASSUMES for rewrite in result.rewrites)
+    split = ", ".join(f"{op} {n:,}" for op, n in sorted(kept.items(), key=lambda item: (-item[1], item[0])))
+    note = f"biases left: {split}" if len(kept) > 1 and not by_data else ""
+    return _tile("biases", len(result.fates), sum(kept.values()) - by_data, note)
 
 
 def _tile(label: str, before: int, after: int, note: str = "") -> Tile:

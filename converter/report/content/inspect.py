@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from converter.records import Gate, Verdict
-from converter.records.results import InspectResult
+from converter.records.results import InspectResult, TensorPort
 from converter.report import wording
-from converter.report.blocks import Column, Medium, Paragraph, Report, Section, Table, code
+from converter.report.blocks import Column, KeyValues, Medium, Paragraph, Report, Section, Table, Words, code
 from converter.report.content.bias_path import describe_gate, name_gate
 from converter.report.content.fold import (
     WIDTH,
@@ -19,6 +19,8 @@ from converter.report.content.fold import (
     left_section,
     overridable_section,
 )
+
+OPERATORS, PORTS = 12, 8  # that are shown
 
 if TYPE_CHECKING:
     from converter.rewrite.passes import Pass
@@ -35,13 +37,35 @@ def inspect_report(result: InspectResult, reasons: Reasons, *, each: bool = Fals
         width=WIDTH,
         sections=(
             header_section(result),
+            _model_section(result),
             *done_sections(result, "Would do", ("now", "folded")),
             left_section(result, reasons, most=None),
             fates_section(result.fates, each=each),
-            _gates_section(result.gates),
+            *([_gates_section(result.gates)] if each else []),
             overridable_section(result),
         ),
     )
+
+
+def _model_section(result: InspectResult) -> Section:
+    """What the model is: where it came from, what goes in and out, and the operators in it."""
+    counted = list(result.operators.items())
+    shown, rest = counted[:OPERATORS], sum(n for _, n in counted[OPERATORS:])
+    ops = [f"{op} {n:,}" for op, n in shown] + [f"{wording.count(rest, 'other')}"] * bool(rest)
+    rows: list[tuple[str, Words]] = []
+    for title, ports in (("Inputs", result.inputs), ("Outputs", result.outputs)):
+        rows += [("" if place else title, describe_port(port)) for place, port in enumerate(ports[:PORTS])]
+        rows += [("", f"and {len(ports) - PORTS:,} more")] * (len(ports) > PORTS)
+    rows.append(("Operators", ", ".join(ops)))
+    if result.ir_version:
+        made_by = f", made by {result.producer}" if result.producer else ""
+        rows.append(("Format", f"IR {result.ir_version}, opset {result.opset}{made_by}"))
+    return Section("", (KeyValues(rows),) if result.operators else ())
+
+
+def describe_port(port: TensorPort) -> str:
+    """``image float32 [N, 3, 224, 224]``."""
+    return f"{port.name}  {port.dtype} [{', '.join(map(str, port.shape))}]"
 
 
 def _gates_section(gates: Sequence[Gate]) -> Section:

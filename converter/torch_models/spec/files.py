@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def load_weights(module: Any, file: Path, *, strict: bool, label: str) -> tuple[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module.load_state_dict(state, strict=False, assign=on_meta)
-    except RuntimeError as exc:
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as exc:  # a module may load as it likes
         raise ModelError(f"{file}: does not fit {label} ({' '.join(str(exc).split())})") from exc
     with file.open("rb") as content:
         return notes, hashlib.file_digest(content, "sha256").hexdigest()
@@ -196,13 +197,22 @@ def _unwrap(found: Any, file: Path) -> Mapping[str, Any]:
     raise ModelError(f"{file}: holds {what}, no state dict; save model.state_dict()")
 
 
-def _strip_prefix(state: Mapping[str, Any], module: Any) -> dict[str, Any]:
-    """The keys without the prefix that a wrapper gave to all of them."""
-    own = module.state_dict().keys()
+def _strip_prefix(state: Mapping[str, Any], module: Any) -> OrderedDict[str, Any]:
+    """The keys without the prefix that a wrapper gave to all of them.
+
+    The versions of the modules, by which some of them convert what older ones stored, go along; a file that has none
+    (safetensors, a dict made by hand) is taken to be of the present ones.
+    """
+    own = module.state_dict()
+    versions: Mapping[str, Any] = getattr(state, "_metadata", None) or own._metadata
     for prefix in _PREFIXES * 2:
         if all(k.startswith(prefix) for k in state) and not all(k.startswith(prefix) for k in own):
             state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return dict(state)
+            versions = {f"{k}.".removeprefix(prefix).removesuffix("."): v for k, v in versions.items() if k}
+            versions = {"": {}} | versions
+    found = OrderedDict(state)
+    found._metadata = versions  # type: ignore[attr-defined]  # where torch keeps it
+    return found
 
 
 def _check_keys(module: Any, state: Mapping[str, Any], file: Path, label: str, strict: bool) -> tuple[str, ...]:
@@ -225,7 +235,9 @@ def _check_keys(module: Any, state: Mapping[str, Any], file: Path, label: str, s
     if not parts:
         return ()
     if strict:
-        raise ModelError(f"{file}: {' and '.join(parts)}; make the model that was trained, or give --no-strict")
+        fixed = not missing and all(k.endswith(".bias") for k in unexpected)
+        hint = " or, after `lint --fix`, make it fit by --fix-checkpoint," if fixed else ","
+        raise ModelError(f"{file}: {' and '.join(parts)}; make the model that was trained{hint} or give --no-strict")
     return (f"{file.name} {' and '.join(parts)}: taken as it is",)
 
 

@@ -114,7 +114,7 @@ def _add_example(
     else:
         raise DataError(
             f"{made.label}: nothing says what its inputs are; "
-            "give --input x=1,3,224,224 for each of them, or --example file.py:function"
+            "give --shape x=1,3,224,224 for each of them, or --example file.py:function"
         )
     names = name_leaves(made.module, args, kwargs)
     return replace(known, example_inputs=args, example_kwargs=kwargs, input_names=tuple(names))

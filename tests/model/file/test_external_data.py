@@ -227,7 +227,7 @@ def test_out_may_not_be_the_inputs_data(tmp_path: Path, name: str) -> None:
 def test_a_proto_says_where_its_data_lies(tmp_path: Path) -> None:
     path = folder_with(tmp_path)
     proto = onnx.load(path, load_external_data=False)
-    result = converter.fold(proto, data=tmp_path, verify=False)
+    result = converter.fold(proto, data_dir=tmp_path, verify=False)
     (tmp_path / "out").mkdir()
     result.save(tmp_path / "out" / "out.onnx")
     assert_same_outputs(small_model(), onnx.load(tmp_path / "out" / "out.onnx"), [feeds()])
@@ -235,7 +235,7 @@ def test_a_proto_says_where_its_data_lies(tmp_path: Path) -> None:
 
 def test_a_proto_without_its_directory_is_refused(tmp_path: Path) -> None:
     proto = onnx.load(folder_with(tmp_path), load_external_data=False)
-    with refused("data="):
+    with refused("data_dir="):
         converter.fold(proto, verify=False)
 
 

@@ -134,7 +134,7 @@ def test_torchvision_beside_another_torch_does_without_its_operators(
 
 
 def test_nothing_says_what_the_inputs_are() -> None:
-    with pytest.raises(DataError, match="give --input x=1,3,224,224"):
+    with pytest.raises(DataError, match="give --shape x=1,3,224,224"):
         torchspec.load("nets.py:block")
 
 
