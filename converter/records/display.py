@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from enum import Enum
+from importlib import import_module
 from typing import Any
 
 _MOST = 100  # characters of a value that are shown
@@ -16,9 +17,8 @@ class Displayed:
         return f"{type(self).__qualname__}({', '.join(_show_fields(self))})"
 
     def _repr_html_(self) -> str:
-        from converter.report.notebook import display
-
-        return display(self)
+        home = __name__.partition(".")[0]  # records know no reports, and are loaded long before them
+        return str(import_module(f"{home}.report.notebook").display(self))
 
 
 def _show_fields(record: Any) -> list[str]:

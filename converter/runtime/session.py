@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -115,7 +116,8 @@ class Session:
         asked = [
             list_providers(provider, options, strict=strict, narrow=narrow, alone=alone) for alone in (True, False)
         ]
-        self._session, self.alone = _create(ort, model, wanted, asked, settings, self._label)
+        with _beside_its_data(ort, model, external_dir) as source:
+            self._session, self.alone = _create(ort, source, wanted, asked, settings, self._label)
         self.providers = tuple(self._session.get_providers())
         self.inputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_inputs())
         self.outputs = tuple(Port(p.name, p.type, tuple(p.shape)) for p in self._session.get_outputs())
@@ -199,6 +201,27 @@ def _register(options: Any, library: Path) -> None:
         options.register_custom_ops_library(str(library))
     except Exception as exc:
         raise RuntimeUnavailable(f"{library}: not a custom operator library: {format_error(exc)}") from exc
+
+
+@contextmanager
+def _beside_its_data(ort: ModuleType, model: bytes | Path, folder: Path | None) -> Iterator[bytes | Path]:
+    """The model as it can be loaded: one in memory finds its data files since onnxruntime 1.21.
+
+    For an older one it is a file for a moment, in a folder with links to what lies in ``folder``.
+    """
+    if isinstance(model, Path) or folder is None or _version(ort) >= (1, 21) or not folder.is_dir():
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="biasopt-") as name:
+        for entry in folder.resolve().iterdir():
+            Path(name, entry.name).symlink_to(entry)
+        source = Path(tempfile.mkdtemp(dir=name, prefix="model-")).with_suffix(".onnx")
+        source.write_bytes(model)
+        yield source
+
+
+def _version(ort: ModuleType) -> tuple[int, ...]:
+    return tuple(int(part) for part in ort.__version__.split(".")[:2])
 
 
 def _create(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from converter.records import (
     Verb,
     Verdict,
 )
+from converter.records.results import TensorPort
 from converter.report import save
 from converter.rewrite.analysis.recurrent import Gate
 
@@ -55,6 +56,11 @@ class Result:
     gates: tuple[Gate, ...] = ()
     was_unsorted: bool = False
     stale_shapes: tuple[str, ...] = ()
+    ir_version: int = 8
+    producer: str = "pytorch 2.13"
+    inputs: tuple[TensorPort, ...] = (TensorPort("x", "float32", ("N", 3, 8, 8)),)
+    outputs: tuple[TensorPort, ...] = (TensorPort("y", "float32", ("N", 10)),)
+    operators: dict[str, int] = field(default_factory=lambda: {"Conv": 3, "Relu": 2})
 
 
 SAID = {"output-shared": "another node reads what the fold would change", "padded": "a border would differ"}

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, parser
 
 from converter.errors import BiasoptError, DataError, ModelError, RuntimeUnavailable
+from converter.model.file.dtypes import get_element_type
 from converter.runtime import Session, count_cores
 from tests.conftest import cuda_devices
 from tests.referee.verify import nets
@@ -41,7 +42,7 @@ def test_optimised_and_plain_sessions_agree() -> None:
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, np.float16, np.float64])
 def test_passes_types_that_numpy_lacks(dtype: type) -> None:
     x = np.array([1.5, -2.0, 0.25]).astype(dtype)
-    got = Session(relu(helper.np_dtype_to_tensor_dtype(np.dtype(dtype))).SerializeToString()).run({"x": x})["y"]
+    got = Session(relu(get_element_type(np.dtype(dtype))).SerializeToString()).run({"x": x})["y"]
     assert got.dtype == np.dtype(dtype)
     assert np.array_equal(got.astype(np.float64), [1.5, -2.0, 0.25])
 

@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.file import wire
 from converter.model.file.disk import DiskBuffer, read_bytes, resolve_location
+from converter.model.file.dtypes import decode, get_numpy_dtype
 from converter.model.file.node_order import are_sorted, sort_nodes
 from converter.model.file.validate import external_entry, first_line, malformed, validate
 from converter.model.file.wire import Buffer, Field, Kind, WireError
@@ -57,7 +58,7 @@ class TensorRef:
     def dtype(self) -> np.dtype[Any]:
         """The numpy (or ml_dtypes) type of an element; void for a type that this onnx does not know."""
         try:
-            return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.header.data_type))
+            return get_numpy_dtype(self.header.data_type)
         except KeyError:
             return np.dtype(np.void)
 
@@ -80,7 +81,7 @@ def packed_bytes(header: TensorProto) -> int:
     if name in ("INT2", "UINT2"):
         return (n + 3) // 4
     try:
-        return n * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(header.data_type)).itemsize)
+        return n * int(get_numpy_dtype(header.data_type).itemsize)
     except (KeyError, TypeError, ValueError):
         return 0
 
@@ -194,7 +195,7 @@ class ModelFile:
     def read(self, ref: TensorRef) -> NDArray[Any]:
         """The tensor's value, in its own type, read-only."""
         if ref.span == (0, 0):  # not in the file: made by an edit, with its data
-            return np.asarray(numpy_helper.to_array(ref.header))
+            return decode(ref.header)
         if ref.span in self._kept:
             return self._kept[ref.span]
         value = self._read(ref)
@@ -231,7 +232,7 @@ class ModelFile:
         whole.ClearField("data_location")
         whole.raw_data = bytes(data)
         try:
-            return np.asarray(numpy_helper.to_array(whole))
+            return decode(whole)
         except (ValueError, TypeError, KeyError) as exc:
             raise ModelError(
                 f"{self.label}: tensor {ref.header.name!r} has {len(data)} bytes of data,"
@@ -250,7 +251,7 @@ def to_array(tensor: TensorProto) -> NDArray[Any]:
     if tensor.data_type == TensorProto.STRING:
         texts = [s.decode("utf-8", "surrogateescape") for s in tensor.string_data]
         return np.asarray(texts, dtype=object).reshape(tuple(tensor.dims))
-    return np.asarray(numpy_helper.to_array(tensor))
+    return decode(tensor)
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

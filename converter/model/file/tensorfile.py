@@ -10,6 +10,7 @@ from onnx import OptionalProto, SequenceProto, TensorProto, numpy_helper
 
 from converter.errors import DataError, ModelError
 from converter.model.file.disk import read_whole
+from converter.model.file.dtypes import decode
 
 _LARGEST = (1 << 31) - 1  # bytes of a protobuf message
 
@@ -32,7 +33,7 @@ def read_value(path: Path, kind: str = "tensor") -> tuple[str, Any]:
         if isinstance(made, TensorProto):
             if made.data_location == TensorProto.EXTERNAL:
                 raise ValueError("its data lies in another file")
-            return made.name, numpy_helper.to_array(made)
+            return made.name, decode(made)
         if isinstance(made, SequenceProto):
             return made.name, numpy_helper.to_list(made)
         return made.name, numpy_helper.to_optional(made)

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from converter.errors import ModelError
+from converter.model.file.dtypes import get_numpy_dtype
 
 MAX_DIMS = 64  # numpy's limit
 MAX_ELEMENTS = 2**62
@@ -341,7 +342,7 @@ def stored_bytes(tensor: TensorProto) -> int | None:
         return (n + 3) // 4
     if name in ("", "UNDEFINED", "STRING"):
         return None
-    return n * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return n * int(get_numpy_dtype(tensor.data_type).itemsize)
 
 
 def external_entry(tensor: TensorProto, where: str) -> tuple[str, int, int | None]:

@@ -14,6 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from converter.model.file.dtypes import decode, get_numpy_dtype
+
 Shape = tuple[int, ...]
 Attr = Callable[[str, Any], Any]  # name, default -> value
 
@@ -22,7 +24,7 @@ _MOST_ELEMENTS = 1 << 26  # of a constant that a node fills in; more is not comp
 
 def numpy_dtype(kind: int) -> np.dtype[Any]:
     """The numpy type of an element type as onnx numbers them."""
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    return get_numpy_dtype(kind)
 
 
 def constant(attr: Attr) -> NDArray[Any] | None:
@@ -79,7 +81,7 @@ def _expand(_: Attr, args: list[Any]) -> NDArray[Any]:
 
 def _constant_of_shape(attr: Attr, args: list[Any]) -> NDArray[Any]:
     proto: TensorProto | None = attr("value", None)
-    value = np.zeros(1, np.float32) if proto is None else onnx.numpy_helper.to_array(proto)
+    value = np.zeros(1, np.float32) if proto is None else decode(proto)
     return _filled(value.reshape(()), tuple(int(d) for d in args[0]))
 
 

@@ -22,6 +22,7 @@ from converter.model.file import (
     with_claims,
     without_claims,
 )
+from converter.model.file.dtypes import get_element_type
 from converter.model.graph import reader
 from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetOp
 from converter.model.graph.nodes import Const, Node, Scope, StoredTensor, Tensor, Value, weight_bytes
@@ -120,7 +121,7 @@ class Graph:
     def elem_type(self, tensor: Tensor) -> int | None:
         """The tensor's element type as onnx numbers them, where it is known."""
         if isinstance(tensor, Const):
-            return int(onnx.helper.np_dtype_to_tensor_dtype(tensor.weight.dtype))
+            return get_element_type(tensor.weight.dtype)
         if self._shapes is None:
             self._infer()
         return self._types.get(id(tensor.scope), {}).get(tensor.origin)

@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from converter.errors import ModelError
 from converter.model.file import Computed, DataFile, Pieces, Span
+from converter.model.file.dtypes import get_element_type
 from converter.model.file.wire import Field, WireError, fields
 from converter.model.graph.graph import Graph
 from converter.model.graph.nodes import Const, Node, Scope, StoredTensor, is_half_byte, weight_bytes
@@ -226,7 +227,7 @@ class _Writer:
             out.message(_INITIALIZER, self.tensor(const.name, const.weight))
             if self.graph.ir_version < 4:
                 info = onnx.helper.make_tensor_value_info(
-                    const.name, onnx.helper.np_dtype_to_tensor_dtype(const.weight.dtype), const.weight.shape
+                    const.name, get_element_type(const.weight.dtype), const.weight.shape
                 )
                 out.message(_INPUT, _as_pieces(info.SerializeToString()))
 
@@ -242,7 +243,7 @@ class _Writer:
             out.message(number, body)
 
     def tensor(self, name: str, weight: Weight) -> Pieces:
-        header = TensorProto(name=name, dims=weight.shape, data_type=onnx.helper.np_dtype_to_tensor_dtype(weight.dtype))
+        header = TensorProto(name=name, dims=weight.shape, data_type=get_element_type(weight.dtype))
         n_bytes = weight_bytes(weight)
         value = Computed(n_bytes, partial(_pack, weight))
         if self.data is not None and n_bytes >= _EXTERNAL_FROM:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from converter.model.file.dtypes import get_numpy_dtype
 from converter.model.shapes.symbols import ELEMENTWISE, Entry, Size, product, size
 
 MOST_ELEMENTS = 1 << 10  # of a tensor of sizes; weights are no sizes
@@ -128,7 +129,7 @@ def _size(call: Call) -> Value:
 
 
 def _cast(call: Call) -> Value:
-    to = np.dtype(helper.tensor_dtype_to_np_dtype(call.attr("to")))
+    to = get_numpy_dtype(call.attr("to"))
 
     def entry(v: Entry) -> Entry:
         if isinstance(v, Size):

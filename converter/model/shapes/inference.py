@@ -19,6 +19,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_hel
 
 from converter.dataclass import dataclass
 from converter.model.file.checker import no_remarks
+from converter.model.file.dtypes import get_numpy_dtype
 from converter.model.file.reader import graphs
 from converter.model.shapes.symbols import Entry, Size, product, quotient, size
 
@@ -300,7 +301,7 @@ class _Graph:
         kind = self.look_up("types", name)
         if value is None or kind not in _NUMBERS or any(e is None or isinstance(e, Size) for e in value.flat):
             return None
-        array = np.array(value.tolist(), helper.tensor_dtype_to_np_dtype(kind)).reshape(value.shape)
+        array = np.array(value.tolist(), get_numpy_dtype(kind)).reshape(value.shape)
         return numpy_helper.from_array(array)
 
     def _target(self, node: NodeProto, slot: int) -> list[Any] | None:
@@ -332,4 +333,4 @@ class _Graph:
 
 
 def _whole_type(kind: int | None) -> np.dtype[Any] | None:
-    return np.dtype(helper.tensor_dtype_to_np_dtype(kind)) if kind in _WHOLE else None
+    return get_numpy_dtype(kind) if kind in _WHOLE else None

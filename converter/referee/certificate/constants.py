@@ -11,9 +11,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from converter.dataclass import dataclass
+from converter.model.file.dtypes import get_numpy_dtype
 from converter.referee.proto.structural_hash import hash_array, hash_tensor
 from converter.referee.proto.tensors import read_tensor
 
@@ -96,7 +97,7 @@ class StoredConstant(Constant):
     @property
     def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
         """Its element type."""
-        return np.dtype(helper.tensor_dtype_to_np_dtype(self.tensor.data_type))
+        return get_numpy_dtype(self.tensor.data_type)
 
     def load(self) -> Array:
         return read_tensor(self.tensor, self.folder)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
 from converter.model.file.disk import read_whole
+from converter.model.file.dtypes import encode
 from converter.referee.certificate.constants import (
     DTYPES,
     CertificateError,
@@ -203,8 +204,8 @@ class _StepModel:
 def _widen(name: str, constant: Constant) -> TensorProto:
     """A constant before rounding, floats as float64."""
     if constant.dtype.name in DTYPES:
-        return numpy_helper.from_array(np.ascontiguousarray(constant.float64()).reshape(constant.shape), name)
-    return numpy_helper.from_array(constant.load(), name)
+        return encode(np.ascontiguousarray(constant.float64()).reshape(constant.shape), name)
+    return encode(constant.load(), name)
 
 
 ASKED = ("id", "pass", "version", "safety", "node", "output", "guards", "edits")

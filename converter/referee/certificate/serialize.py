@@ -19,6 +19,7 @@ from onnx import (
 
 from converter.errors import ModelError
 from converter.model.file import Computed, DataFile, DiskBuffer, Pieces, Span, claim, data_name, stage
+from converter.model.file.dtypes import get_element_type
 from converter.model.file.wire import Buffer, Field, fields
 from converter.referee.certificate.graph import Graph, Node, Scope, Tensor
 from converter.referee.proto.source import LoadedModel, serialize
@@ -125,7 +126,7 @@ class Serializer:
     def _write_initializer(self, out: Pieces, tensor: Tensor) -> None:
         out.message(_INITIALIZER, self._build_tensor(tensor))
         if self.graph.ir_version < 4 and tensor.constant is not None:
-            kind = helper.np_dtype_to_tensor_dtype(tensor.constant.dtype)
+            kind = get_element_type(tensor.constant.dtype)
             info = helper.make_tensor_value_info(tensor.name, kind, tensor.constant.shape)
             out.message(_INPUT, _make_pieces(info.SerializeToString()))
 
@@ -211,7 +212,7 @@ class Serializer:
     def _build_tensor(self, tensor: Tensor) -> Pieces:
         constant = tensor.constant
         assert constant is not None
-        kind = helper.np_dtype_to_tensor_dtype(constant.dtype)
+        kind = get_element_type(constant.dtype)
         header = TensorProto(name=tensor.name, dims=constant.shape, data_type=kind)
         value = Computed(constant.n_bytes, constant.pack)
         if self.data is not None and constant.n_bytes >= _EXTERNAL_FROM:

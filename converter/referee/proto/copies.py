@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from converter.dataclass import dataclass
 from converter.errors import DataError
+from converter.model.file.dtypes import encode, get_element_type
 from converter.referee.proto.source import LoadedModel, list_bodies, serialize, walk_nodes
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, Weights, read_tensor
 from converter.referee.reference.evaluator import NOT_WEIGHTS
@@ -72,7 +73,7 @@ def _replace(tensor: TensorProto, weights: Weights, name: str, folder: Path | No
     if tensor.data_type not in UNIT_ROUNDOFF:
         return
     dtype = read_tensor(tensor, folder).dtype
-    moved = numpy_helper.from_array(weights.tensor(tensor, name).astype(dtype), tensor.name)
+    moved = encode(weights.tensor(tensor, name).astype(dtype), tensor.name)
     tensor.CopyFrom(moved)
 
 
@@ -206,4 +207,4 @@ def _find_needed(
 
 def get_elem_type(dtype: np.dtype[Any]) -> int:
     """ONNX's number of an element type."""
-    return int(helper.np_dtype_to_tensor_dtype(dtype))
+    return get_element_type(dtype)

@@ -17,6 +17,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.file.disk import read_whole
+from converter.model.file.dtypes import get_numpy_dtype
 from converter.model.file.node_order import are_sorted, sort_nodes
 from converter.model.file.reader import graphs
 from converter.model.file.validate import validate
@@ -47,7 +48,7 @@ def get_dtype(elem: int) -> np.dtype[Any] | None:
     if elem in (TensorProto.UNDEFINED, TensorProto.STRING):
         return None
     try:
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem))
+        return get_numpy_dtype(elem)
     except (KeyError, ValueError, TypeError):
         return None
 

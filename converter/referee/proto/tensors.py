@@ -9,10 +9,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from converter.errors import ModelError
 from converter.model.file.disk import resolve_location
+from converter.model.file.dtypes import decode
 from converter.model.file.reader import to_array
 from converter.model.file.validate import external_entry, malformed, stored_bytes
 from converter.referee.reference.conv import Array
@@ -76,7 +77,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
         with path.open("rb") as file:
             file.seek(offset)
             inline.raw_data = file.read(needed)  # what the shape needs, whatever length the model says
-        return np.asarray(numpy_helper.to_array(inline))
+        return decode(inline)
     except (OSError, ValueError, TypeError, KeyError) as exc:
         raise ModelError(f"{path}: cannot read tensor {tensor.name!r} ({exc}); the data file may be truncated") from exc
 

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
+from converter.model.file.dtypes import decode, get_element_type
 from converter.referee.proto.tensors import UNIT_ROUNDOFF
 from converter.referee.reference.call import KernelCall, Op, Outputs, Unsupported, erf, gelu, softmax
 from converter.referee.reference.conv import POOLS, Array, conv, conv_transpose
@@ -441,7 +442,7 @@ def _run(library: Kernel | None, inputs: tuple[Any, ...]) -> Sequence[Any]:
 
 def _constant_of_shape(attributes: dict[str, Any]) -> Kernel:
     tensor = attributes.get("value")
-    value = np.zeros(1) if tensor is None else onnx.numpy_helper.to_array(tensor)
+    value = np.zeros(1) if tensor is None else decode(tensor)
     return lambda inputs: [np.full(tuple(int(d) for d in inputs[0]), value.reshape(-1)[0], dtype=value.dtype)]
 
 
@@ -505,5 +506,5 @@ def _function(data: bytes) -> FunctionProto:
 def _type_of(value: Any) -> bytes:
     if value is None:
         return b""
-    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    kind = get_element_type(value.dtype)
     return bytes(onnx.helper.make_tensor_type_proto(kind, value.shape).SerializeToString())

@@ -168,7 +168,9 @@ def _tiles(result: InspectResult) -> Iterator[Tile]:
 def _biases_tile(result: InspectResult) -> Tile:
     """Biases, by the one definition that there is: what a layer, or a batch norm that no layer takes in, adds."""
     if not result.fates:  # of a document of an earlier version
-        return _tile("biases", result.before.biases, result.after.biases)
+        shifts = result.after.biases > result.before.biases
+        note = "what a BatchNormalization adds becomes a bias" if shifts else ""
+        return _tile("biases", result.before.biases, result.after.biases, note)
     kept = Counter(fate.op for fate in result.fates if fate.kind is FateKind.KEPT)
     by_data = sum(rewrite.safety is Safety.ASSUMES for rewrite in result.rewrites)
     split = ", ".join(f"{op} {n:,}" for op, n in sorted(kept.items(), key=lambda item: (-item[1], item[0])))

@@ -204,14 +204,13 @@ def _strip_prefix(state: Mapping[str, Any], module: Any) -> OrderedDict[str, Any
     (safetensors, a dict made by hand) is taken to be of the present ones.
     """
     own = module.state_dict()
-    versions: Mapping[str, Any] = getattr(state, "_metadata", None) or own._metadata
+    versions: dict[str, Any] = dict(getattr(state, "_metadata", None) or {})
     for prefix in _PREFIXES * 2:
         if all(k.startswith(prefix) for k in state) and not all(k.startswith(prefix) for k in own):
             state = {k.removeprefix(prefix): v for k, v in state.items()}
             versions = {f"{k}.".removeprefix(prefix).removesuffix("."): v for k, v in versions.items() if k}
-            versions = {"": {}} | versions
     found = OrderedDict(state)
-    found._metadata = versions  # type: ignore[attr-defined]  # where torch keeps it
+    found._metadata = versions or own._metadata  # type: ignore[attr-defined]  # where torch keeps it
     return found
 
 

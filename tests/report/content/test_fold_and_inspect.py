@@ -37,7 +37,7 @@ What was done
 
                       before   after
   BatchNormalization      53       0
-  bias vectors             1      54  what a BatchNormalization adds becomes a bias
+  biases                   1      54  what a BatchNormalization adds becomes a bias
   nodes                  175     122
   parameters          102 MB  102 MB
 
@@ -184,7 +184,8 @@ def test_inspect_shows_what_gates_remember() -> None:
         Gate("lstm", "LSTM", "forget", "forward", 8, 1.0, 0.25, 0.731, 3.72),
         Gate("gru", "GRU", "update", "reverse", note="Its bias is not known."),
     )
-    said = render_text(inspect_report(folded(gates=gates), SAID))
+    assert "remember" not in render_text(inspect_report(folded(gates=gates), SAID))
+    said = render_text(inspect_report(folded(gates=gates), SAID, each=True))
     assert (
         """\
 Memory
