@@ -7,7 +7,11 @@ PYTEST_ARGS ?=
 MODEL ?= models/digits_mobilenet.onnx
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint format docs bench models zoo-table fuzz clean
+NEWEST ?= .venv-dev/bin/python
+FLOOR_TESTS ?= tests/test_floors.py tests/test_api.py tests/model tests/rewrite/passes tests/rewrite/analysis \
+	tests/rewrite/test_edge_cases.py tests/referee tests/runtime tests/records tests/commands/test_fold_many.py
+
+.PHONY: help demo test floors quick check lint format docs bench models zoo-table fuzz clean
 comma := ,
 
 # $(call fresh,FOLDER,WHAT): a new virtual environment with WHAT installed. What an earlier build left
@@ -22,6 +26,7 @@ endef
 help:
 	@echo "make demo     install into a fresh environment, fold a model from models/, print the report"
 	@echo "make test     install into a fresh environment, run all tests"
+	@echo "make floors   install the lowest versions that are allowed, run the quick tests there"
 	@echo "make check    what CI runs: lint, then test"
 	@echo "make lint     format, ruff, mypy --strict, import contracts, generated docs"
 	@echo "make format   reformat and apply ruff's safe fixes"
@@ -53,6 +58,15 @@ quick: .venv-dev/done
 .venv-bench/done: pyproject.toml constraints.txt
 	$(call fresh,.venv-bench,-e ".[torch$(comma)bench]")
 	touch $@
+
+# The lowest versions that pyproject.toml allows, without torch; folded files are those of the newest, byte for byte.
+floors:
+	rm -rf .venv-floors build biasopt.egg-info
+	$(PYTHON) -m venv .venv-floors
+	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r floors.txt "setuptools>=77"
+	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps .
+	rm -rf build biasopt.egg-info
+	BIASOPT_NEWEST=$(NEWEST) .venv-floors/bin/python -m pytest -n $(JOBS) -q -m "not slow and not serial" $(FLOOR_TESTS)
 
 lint: .venv-dev/done
 	.venv-dev/bin/ruff format --check .

@@ -100,7 +100,7 @@ _TOO_NEW = re.compile(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """A model of an operator set that came after the onnx that is installed (the oldest that is supported) is left out."""
+    """A model of an operator set that came after the onnx that is installed is left out."""
     try:
         return (yield)
     except Exception as exc:
