@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from onnx import GraphProto, ModelProto
 
 from converter.model.file.checker import infer_shapes
+from converter.model.shapes.claims import without_claims
 from converter.referee.proto.source import Port, read_ports, strip_weights
 from converter.referee.reference.kernels import list_captures
 
@@ -23,13 +24,22 @@ def infer_types(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = Non
     return known
 
 
-def estimate_bytes(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None) -> int:
+def estimate_bytes(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None, limit: int = 0) -> int:
     """Bytes that evaluating ``model`` in float64 needs at its peak, as far as shapes are known.
 
-    The weights once as float64 (onnxruntime holds them too, as stored) plus the largest sum of live tensors.
+    The weights once as float64 (onnxruntime holds them too, as stored) plus the largest sum of live tensors. Sizes that
+    the file states may be left over from another model, and those inferred may be bounds: above ``limit`` bytes, of
+    each tensor the smaller counts. A run watches what it really takes.
     """
     weights: int = sum(math.prod(t.dims) for t in model.graph.initializer)
-    return _WIDE * (weights + count_peak_elements(model.graph, infer_types(model, dims)))
+    known = infer_types(model, dims)
+    n_bytes = _WIDE * (weights + count_peak_elements(model.graph, known))
+    if n_bytes <= limit:
+        return n_bytes
+    for name, port in infer_types(without_claims(strip_weights(model)), dims).items():
+        if name not in known or _count_elements(port) < _count_elements(known[name]):
+            known[name] = port
+    return _WIDE * (weights + count_peak_elements(model.graph, known))
 
 
 def count_peak_elements(graph: GraphProto, known: Mapping[str, Port]) -> int:

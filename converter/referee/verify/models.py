@@ -214,7 +214,7 @@ class ModelInputs:
 
     def _try(self, sizes: dict[str, tuple[int, ...]], seed: int) -> ModelInput | None:
         model = self._side.source.proto
-        if estimate_bytes(model, sizes) > self._options.max_memory:
+        if estimate_bytes(model, sizes, self._options.max_memory) > self._options.max_memory:
             return None
         guess = Guess(sizes, next(iter(self._guess.values())).loose_bound)
         try:
@@ -231,7 +231,7 @@ class ModelInputs:
         for guess in tried:
             if last is not None and time.monotonic() - begun > _GUESSING:
                 break
-            if (size := estimate_bytes(model, guess.shapes)) > self._options.max_memory:
+            if (size := estimate_bytes(model, guess.shapes, self._options.max_memory)) > self._options.max_memory:
                 self.why_not = f"a float64 run would take {size / 2**30:.1f} GiB, above the memory limit"
                 return None
             try:

@@ -438,6 +438,15 @@ def test_stops_above_the_memory_limit() -> None:
     assert estimate_bytes(model, {"x": (8, 3, 16, 16)}) > 2 * estimate_bytes(model, {"x": (1, 3, 16, 16)})
 
 
+def test_a_size_left_over_from_another_model_is_no_reason_not_to_run() -> None:
+    model = nets.plain()
+    honest = estimate_bytes(model, {"x": (1, 3, 16, 16)})
+    stale = helper.make_tensor_value_info(model.graph.node[0].output[0], TensorProto.FLOAT, [1, 8, 1 << 20, 1 << 20])
+    del model.graph.value_info[:]
+    model.graph.value_info.append(stale)
+    assert estimate_bytes(model, {"x": (1, 3, 16, 16)}, limit=1 << 30) <= 2 * honest
+
+
 def test_refuses_what_it_cannot_evaluate() -> None:
     x = normal(1, 2, 3)
     custom = one_node("Foo", {"x": x}, 17)
