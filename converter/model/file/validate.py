@@ -267,6 +267,9 @@ class _Validator:
         self._texts(where, (attribute.name, attribute.ref_attr_name))
         known = schema.attributes.get(attribute.name) if schema is not None else None
         kind = attribute.type
+        if schema is not None and known is None and not attribute.name.startswith("__"):  # those are a runtime's own
+            what = f"{schema.name} has no attribute {_shorten(attribute.name)} in the opset that the model names"
+            self.fail(where, what, "convert it with onnx.version_converter, which changes the nodes as well")
         if known is not None and known.type.value != kind:
             wanted, found = known.type.name, _A.AttributeType.Name(kind) if kind in _A.AttributeType.values() else kind
             self.fail(where, f"attribute {attribute.name} is {found}, and must be {wanted}")

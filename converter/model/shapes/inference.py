@@ -285,7 +285,13 @@ class _Graph:
             outputs = onnx.shape_inference.infer_node_outputs(
                 schema, node, inputs, data, opset_imports=self.model.imports, ir_version=self.model.ir_version
             )
-        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
+        except (
+            onnx.shape_inference.InferenceError,
+            onnx.checker.ValidationError,  # an attribute that the operator had in another opset
+            RuntimeError,
+            ValueError,
+            TypeError,
+        ):
             return
         for name, given in outputs.items():
             if given.HasField("tensor_type") and given.tensor_type.HasField("shape"):

@@ -269,7 +269,7 @@ class Constants:
             dtype = numpy_dtype(to) if to else None
             evaluator: Evaluator | None = None if dtype is None else _make_cast(dtype)
             sources = sources[:1]
-        elif not is_evaluated(node.op, node.scope.opset) or node.attr_edits:
+        elif not is_evaluated(node.op, node.scope.opset) or (node.attr_edits and node.op != "DequantizeLinear"):
             self._run_time.add(tensor)
             return None
         else:
