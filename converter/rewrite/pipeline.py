@@ -174,7 +174,7 @@ class _Run:
         self.progress(p.name)
         self.declined[p.name] = {}
         for node in list(self.graph.nodes()):
-            if node.alive and node.op in p.ops and node.is_standard and not self._full():
+            if node.alive and p.may_hang_on(node) and not self._full():
                 self._ask(p, node)
 
     def _ask(self, p: Pass, node: Node) -> None:

@@ -143,6 +143,10 @@ class Node(gs.Node):  # type: ignore[misc]
         """Whether this is one of ONNX's own operators of these types."""
         return self.op in ops and self.is_standard
 
+    def is_microsoft(self, *ops: str) -> bool:
+        """Whether this is one of onnxruntime's own operators (com.microsoft) of these types."""
+        return self.op in ops and self.domain == "com.microsoft" and not self.overridden
+
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value (strings decoded), or `default` where it is absent."""
         if name in self.attr_edits:

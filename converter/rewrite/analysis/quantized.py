@@ -25,7 +25,6 @@ from converter.rewrite.analysis.linear import Linear, Quantized
 Array = NDArray[np.float64]
 Decline = tuple[str, str]
 
-_MICROSOFT = "com.microsoft"
 # onnxruntime's operators: slots of scale and bias, of what is told of the channels.
 _FUSED = {
     "MatMulNBits": (2, 5),
@@ -33,11 +32,6 @@ _FUSED = {
     "MatMulIntegerToFloat": (3, 6),
 }
 _INTEGER = ("MatMulInteger", "ConvInteger")
-
-
-def is_microsoft(node: Node | None, *ops: str) -> bool:
-    """Whether the node is one of onnxruntime's own operators of these types."""
-    return node is not None and node.op in ops and node.domain == _MICROSOFT and not node.overridden
 
 
 # -- finding them ----------------------------------------------------------------------------
@@ -58,7 +52,7 @@ def _find_forms(facts: Facts, node: Node) -> Iterator[Quantized | None]:
         yield _find_chain(facts, node)
     elif node.is_op("DequantizeLinear"):
         yield _find_dequantized(facts, node)
-    elif is_microsoft(node, *_FUSED):
+    elif node.is_microsoft(*_FUSED):
         yield _find_fused(facts, node)
     elif node.is_op("Add") and node.scope.opset >= 7:
         for data in (0, 1):
@@ -73,7 +67,7 @@ def _find_forms(facts: Facts, node: Node) -> Iterator[Quantized | None]:
 
 def quantized_into(facts: Facts, node: Node) -> Quantized | None:
     """The quantized operator that `node`, of a type of its own, belongs to, with the Add after it."""
-    if not node.is_op(*_INTEGER) and not is_microsoft(node, *_FUSED):
+    if not node.is_op(*_INTEGER) and not node.is_microsoft(*_FUSED):
         return None
     found = quantized_at(facts, node)
     at = node

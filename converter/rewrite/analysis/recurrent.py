@@ -22,6 +22,7 @@ from converter.rewrite.analysis.facts import Facts
 Array = NDArray[np.float64]
 
 RECURRENT = LSTM, GRU, RNN = "LSTM", "GRU", "RNN"
+QUANTIZED = "DynamicQuantizeLSTM"  # onnxruntime's own: its bias is that of an LSTM
 BIAS = 3  # input slot of B
 
 _GATES = {LSTM: "iofc", GRU: "zrh", RNN: "i"}  # in the order in which W, R and B hold them
@@ -40,7 +41,7 @@ class Recurrent:
     @property
     def op(self) -> str:
         """LSTM, GRU or RNN."""
-        return str(self.node.op)
+        return LSTM if self.node.op == QUANTIZED else str(self.node.op)
 
     @property
     def gates(self) -> str:
@@ -69,7 +70,12 @@ class Recurrent:
 
 def recurrent_at(node: Node) -> Recurrent | None:
     """The recurrent operator that `node` is; None if it is none."""
-    return Recurrent(node) if node.is_op(*RECURRENT) else None
+    return Recurrent(node) if is_recurrent(node) else None
+
+
+def is_recurrent(node: Node) -> bool:
+    """Whether the node is an LSTM, GRU or RNN, quantized or not."""
+    return node.is_op(*RECURRENT) or node.is_microsoft(QUANTIZED)
 
 
 def shape_problem(cell: Recurrent, shape: tuple[int, ...]) -> str | None:
@@ -122,7 +128,7 @@ def merge_biases(cell: Recurrent, value: Array) -> Array:
 
 def find_gates(facts: Facts) -> tuple[Gate, ...]:
     """The forget gate of every LSTM and the update gate of every GRU, one for each direction."""
-    cells = [recurrent_at(n) for n in facts.graph.nodes() if n.is_op(LSTM, GRU)]
+    cells = [recurrent_at(n) for n in facts.graph.nodes() if is_recurrent(n) and n.op != RNN]
     return tuple(g for cell in cells if cell is not None for g in _gates_of(facts, cell))
 
 

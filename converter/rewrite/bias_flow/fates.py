@@ -20,7 +20,7 @@ from converter.rewrite.analysis.affine import affine_at, scale_and_shift, traini
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, MATMUL, Linear, linear_at, linear_into
 from converter.rewrite.analysis.quantized import quantized_at, quantized_into
-from converter.rewrite.analysis.recurrent import BIAS, RECURRENT
+from converter.rewrite.analysis.recurrent import BIAS, is_recurrent
 from converter.rewrite.bias_flow.absorb import TraceOptions
 from converter.rewrite.bias_flow.trace import Trace, trace_bias
 
@@ -121,7 +121,7 @@ def site_at(facts: Facts, node: Node) -> BiasSite | None:
     else:
         linear = quantized_into(facts, node)
     owner = node if linear is None else linear.node
-    tensor = node.tensor_in(BIAS) if node.is_op(*RECURRENT) else None if linear is None else linear.bias
+    tensor = node.tensor_in(BIAS) if is_recurrent(node) else None if linear is None else linear.bias
     weight = None if tensor is None else facts.constants.weight(tensor)
     if tensor is None or weight is None:
         return None

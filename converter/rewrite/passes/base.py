@@ -96,6 +96,8 @@ class Pass:
         A sentence that is the summary; then what is given, the result, and the source.
     ops : tuple of str
         Types of the node that a match hangs on.
+    microsoft : tuple of str
+        Types among onnxruntime's own operators (com.microsoft) that a match hangs on.
     find : callable
         (facts, node) -> match or None. Finds what has the *shape*; checks say whether it is *legal*.
     checks : tuple of Check
@@ -128,12 +130,17 @@ class Pass:
     changes_batch_norm: bool = True
     bias_change: Callable[[Any], BiasChange] | None = None
     version: int = 1
+    microsoft: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         name = self.name or self.find.__module__.rpartition(".")[2].replace("_", "-")
         object.__setattr__(self, "name", name)
         # Python run without docstrings leaves the name
         object.__setattr__(self, "page", inspect.cleandoc(self.page or f"{name}."))
+
+    def may_hang_on(self, node: Node) -> bool:
+        """Whether the node is of a type that a match hangs on."""
+        return (node.op in self.ops and node.is_standard) or node.is_microsoft(*self.microsoft)
 
     @property
     def summary(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from converter import numerics
 from converter.dataclass import dataclass
-from converter.model.graph import Bypass, Const, Node
+from converter.model.graph import Bypass, Const, DropInput, Node, Tensor
 from converter.records import FateKind, Safety
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import (
@@ -23,48 +23,72 @@ from converter.rewrite.analysis.affine import (
     stats_problem,
 )
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.analysis.linear import linear_at
 from converter.rewrite.bias_flow.fates import BiasChange
 from converter.rewrite.passes import checks
-from converter.rewrite.passes.base import Check, LinearMatch, Match, Pass
+from converter.rewrite.passes.base import Check, Match, Pass
 
 # -- a bias of zeros -------------------------------------------------------------------------
 
 
+# Slots of a bias that may be left out.
+_SLOTS = {lin.CONV: 2, lin.CONV_TRANSPOSE: 2, lin.GEMM: 2, "QLinearConv": 8}
+_MICROSOFT_SLOTS = {
+    "FusedConv": 2,
+    "FusedGemm": 2,
+    "QGemm": 6,
+    "MatMulNBits": 5,
+    "DynamicQuantizeMatMul": 4,
+    "MatMulIntegerToFloat": 6,
+    "Attention": 2,
+    "MultiHeadAttention": 3,
+    "SkipLayerNormalization": 4,
+    "SkipSimplifiedLayerNormalization": 3,
+    "FastGelu": 1,
+}
+
+
 @dataclass(frozen=True, slots=True)
-class ZeroBias(LinearMatch):
+class ZeroBias(Match):
     """An operator whose bias is zero as the model stands."""
 
+    node: Node
+    slot: int
     elements: int
+
+    @property
+    def constants_read(self) -> Sequence[Tensor]:
+        """The bias."""
+        return [self.node.inputs[self.slot]]
 
 
 def _find_zero_bias(facts: Facts, node: Node) -> ZeroBias | None:
-    """A Conv, ConvTranspose or Gemm with a bias of zeros."""
-    linear = linear_at(facts, node, str(node.op))
-    if linear is None or linear.bias is None:
-        return None
-    weight = facts.constants.weight(linear.bias)
+    """An operator with a bias of zeros."""
+    slot = (_SLOTS if node.is_standard else _MICROSOFT_SLOTS)[str(node.op)]
+    bias = node.tensor_in(slot)
+    weight = None if bias is None else facts.constants.weight(bias)
     if weight is None or (weight.load() != 0).any():
         return None
-    return ZeroBias(linear, weight.load().size)
+    return ZeroBias(node, slot, weight.load().size)
 
 
 ZERO_BIAS = Pass(
     """A bias that is zero in every channel goes away.
 
-    Given:  Conv, ConvTranspose or Gemm with a constant third input of zeros (of either sign, in any type).
+    Given:  Conv, ConvTranspose, Gemm, QLinearConv, or an operator of onnxruntime's own, with a constant bias of zeros
+            (of either sign, in any type) that may be left out.
     Result: the input is left out. MatMul + Add of zeros is the business of drop-identity-affine.
     Source: x + 0 = x under ==; the third input is optional (Gemm: from opset 11).""",
     Safety.EXACT,
-    ops=(lin.CONV, lin.CONV_TRANSPOSE, lin.GEMM),
+    ops=tuple(_SLOTS),
+    microsoft=tuple(_MICROSOFT_SLOTS),
     find=_find_zero_bias,
-    checks=(checks.READABLE, Check("input-required", lambda _, m: checks.bias_required(m.linear.node))),
-    plan=lambda _, m: lin.drop_bias(m.linear),
-    output=lambda m: m.linear.result,
+    checks=(checks.READABLE, Check("input-required", lambda _, m: checks.bias_required(m.node))),
+    plan=lambda _, m: [DropInput(m.node, m.slot)],
+    output=lambda m: m.node.tensor_out(0),
     name="drop-zero-bias",
     after=("fold-bn-into-conv", "fold-affine-into-conv", "absorb-bias-into-bn"),
     changes_batch_norm=False,
-    bias_change=lambda m: BiasChange(m.linear.node.label, FateKind.ZERO, "", m.elements),
+    bias_change=lambda m: BiasChange(m.node.label, FateKind.ZERO, "", m.elements),
 )
 
 # -- the identity ----------------------------------------------------------------------------

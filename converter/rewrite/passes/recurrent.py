@@ -122,6 +122,7 @@ PASS = Pass(
             r * (h R + Rb) + Wb keeps them apart.""",
     Safety.ROUNDING,
     ops=rnn.RECURRENT,
+    microsoft=(rnn.QUANTIZED,),
     find=find,
     checks=(
         checks.ATTRIBUTES_KNOWN,
