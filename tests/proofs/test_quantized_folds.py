@@ -64,3 +64,13 @@ def test_no_shift_goes_through_the_zero_point() -> None:
     q, s, z, t = symbols("q", 1), symbols("s", 1), symbols("z", 1), symbols("t", 1)
     assert_equal(dequantize(q, s, z) + t, dequantize(q, s, z - t / s))  # equal, for a zero point of real numbers
     assert differ(dequantize(q, s, z) + t, dequantize(q, s, z))
+
+
+def test_a_mean_takes_a_bias_with_it_that_is_rounded_at_run_time() -> None:
+    """(i + n) s less its mean over the positions is i s less its mean, whatever integer n the bias became."""
+    i, n, s = symbols("i", 2, 3), symbols("n", 2, 1), sp.Symbol("s")
+
+    def center(x: Array) -> Array:
+        return x - x.sum(axis=1, keepdims=True) / 3
+
+    assert_equal(center((i + n) * s), center(i * s))

@@ -324,7 +324,7 @@ def _explain_untraced(facts: Facts, linear: Linear) -> Why:
 
 def _explain_block(trace: Trace, rest: str) -> tuple[str, str]:
     if trace.block is None:
-        if trace.is_free or not trace.bias.value.any():
+        if trace.is_free or (trace.bias is not None and not trace.bias.value.any()):
             return "not-asked", "a pass that would take it away was left out"
         return "unread", "no node reads what it shifts"
     return trace.block.code, _describe_block(trace.steps[-1], rest)

@@ -6,7 +6,8 @@ which it does not vary. Where its value depends on the data, only the axes are k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import replace
 from functools import reduce, wraps
 
 import numpy as np
@@ -37,6 +38,8 @@ class Shift:
         Some entries are minus infinity whatever is added to them: only a softmax may follow.
     tiled : frozenset of int
         Axes along which D repeats: of a tensor that is a whole number of times as long there as the value.
+    tag : hashable, optional
+        What a value that depends on the data is: equal tags are equal values.
     """
 
     rank: int
@@ -44,6 +47,7 @@ class Shift:
     value: Array | None = None
     masked: bool = False
     tiled: frozenset[int] = frozenset()
+    tag: Hashable = None
 
     @classmethod
     def of_value(cls, value: Array, masked: bool = False, tiled: Iterable[int] = ()) -> Shift:
@@ -96,6 +100,10 @@ class Shift:
         """Whether there is surely no shift."""
         return self.value is not None and not self.value.any()
 
+    def tagged(self, tag: Hashable) -> Shift:
+        """The same, known to be this value."""
+        return replace(self, tag=tag)
+
 
 def add_shifts(shifts: Iterable[Shift]) -> Shift:
     """Several shifts of one tensor together."""
@@ -113,6 +121,8 @@ def add_shifts(shifts: Iterable[Shift]) -> Shift:
 
 def are_equal(a: Shift, b: Shift) -> bool:
     """Whether both are surely equal."""
+    if a.tag is not None and a.tag == b.tag:
+        return a.rank == b.rank
     if a.value is None or b.value is None or a.rank != b.rank:
         return False
     return a.value.shape == b.value.shape and bool((a.value == b.value).all())

@@ -7,7 +7,7 @@ cancels it (an operator whose outputs do not depend on it). Nothing is ever adde
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import field, replace
 
 import numpy as np
@@ -38,7 +38,7 @@ class Trace:
         Why it cannot be taken out; the last step says where.
     """
 
-    bias: Bias
+    bias: Bias | None
     steps: list[Step] = field(default_factory=list)
     absorbs: list[Absorb] = field(default_factory=list)
     cancels: list[Cancel] = field(default_factory=list)
@@ -85,6 +85,23 @@ def trace_bias(facts: Facts, node: Node, options: TraceOptions | None = None) ->
 def _trace_bias(facts: Facts, node: Node, options: TraceOptions) -> Trace | None:
     bias = bias_at(facts, node)
     return None if bias is None else _Tracer(facts, bias, options).run(bias.value)
+
+
+def trace_run_time_bias(facts: Facts, node: Node, slot: int, invariant: Iterable[int]) -> Trace:
+    """Follow what a node adds that is known at run time only: it varies along no axis of `invariant`.
+
+    Parameters
+    ----------
+    slot : int
+        Input of the Add that holds it.
+    """
+    output = node.outputs[0]
+    rank = facts.rank(output)
+    assert rank is not None
+    tracer = _Tracer(facts, None, TraceOptions())
+    shift = Shift.of_axes(rank, invariant).tagged(("run-time bias", node.label, slot))
+    tracer.push(node.label, output, shift)
+    return tracer.follow()
 
 
 def trace_parts(facts: Facts, node: Node) -> Sequence[tuple[NDArray[np.bool_], Trace]]:
@@ -147,7 +164,7 @@ _LONG = 16  # steps after which it is asked where the trace must end
 
 
 class _Tracer:
-    def __init__(self, facts: Facts, bias: Bias, options: TraceOptions) -> None:
+    def __init__(self, facts: Facts, bias: Bias | None, options: TraceOptions) -> None:
         self.facts = facts
         self.options = options
         self.trace = Trace(bias)
@@ -159,6 +176,10 @@ class _Tracer:
     def run(self, value: Array) -> Trace:
         """Follow these elements of the bias, zero elsewhere."""
         self.start(value)
+        return self.follow()
+
+    def follow(self) -> Trace:
+        """Ask the readers of what is shifted, and theirs, until all paths end or one is blocked."""
         while self.queue and self.trace.block is None:
             _, _, node = heapq.heappop(self.queue)
             try:
@@ -170,6 +191,7 @@ class _Tracer:
     def start(self, value: Array) -> None:
         """Shift the output of the node that bears the bias: a MatMul and its Add are one node here."""
         bias = self.trace.bias
+        assert bias is not None
         self.push(bias.node.label, bias.output, Shift.of_value(value.reshape(bias.shape)))
 
     def push(self, maker: str, tensor: Tensor, shift: Shift) -> None:

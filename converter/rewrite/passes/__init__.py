@@ -11,6 +11,7 @@ from converter.rewrite.passes import (
     move_bias,
     normalise_gemm,
     recurrent,
+    run_time_bias,
 )
 from converter.rewrite.passes.base import Check, Pass
 from converter.rewrite.passes.reasons import MEANINGS
@@ -26,6 +27,7 @@ PASSES: tuple[Pass, ...] = (
     drop.IDENTITY_BN,
     drop.IDENTITY_AFFINE,
     move_bias.DROP_BEFORE_NORM,
+    run_time_bias.PASS,
     move_bias.DROP_ATTENTION_KEY,
     move_bias.SINK_ATTENTION_VALUE,
     move_bias.SINK,

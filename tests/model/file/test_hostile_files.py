@@ -276,3 +276,10 @@ def test_what_nobody_asked_to_change_is_kept() -> None:
     assert conv.name == "first"
     assert conv.doc_string == "the first conv"
     assert {p.key: p.value for p in conv.metadata_props}["origin"] == "first"
+
+
+def test_an_attribute_of_another_opset_is_one_line() -> None:
+    """As a tool writes that raises the opset and leaves the nodes: onnxruntime refuses it too."""
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[2,3] x) => (float[2,1] y) { y = ReduceMean <axes = [1]> (x) }'
+    with pytest.raises(ModelError, match="ReduceMean has no attribute 'axes' in the opset that the model names"):
+        converter.fold(onnx.parser.parse_model(text))

@@ -6,6 +6,8 @@ measured tables of which operators commute with a constant (pools, resizes, pads
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from converter.model.graph import Node
 from converter.records import EffectKind
 from converter.rewrite.analysis.facts import Facts
@@ -13,7 +15,7 @@ from converter.rewrite.bias_flow.rules.elementwise import ELEMENTWISE_RULES
 from converter.rewrite.bias_flow.rules.layout import LAYOUT_RULES
 from converter.rewrite.bias_flow.rules.normalization import NORMALIZATION_RULES
 from converter.rewrite.bias_flow.rules.product import PRODUCT_RULES
-from converter.rewrite.bias_flow.shift import NOT_LINEAR, Block, Effect, Rule, Shifts
+from converter.rewrite.bias_flow.shift import NOT_LINEAR, Block, Effect, Propagate, Rule, Shifts
 
 RULES: dict[str, Rule] = {**ELEMENTWISE_RULES, **NORMALIZATION_RULES, **LAYOUT_RULES, **PRODUCT_RULES}
 
@@ -22,6 +24,9 @@ NONLINEAR = frozenset(
     "Softplus Softsign Exp Log Sqrt Reciprocal Pow Abs Sign Erf Floor Ceil Round Sin Cos Not Equal Greater Less LSTM "
     "GRU RNN RMSNormalization LpNormalization LRN ReduceL2 ReduceProd QuantizeLinear DynamicQuantizeLinear TopK".split()
 )
+
+# Operators behind which a shift that depends on the data is the same value, or one that its tag says.
+_SAME_VALUE = frozenset({"Identity", "Dropout", "Cast", "Add", "Mul", "Div", "ReduceMean"})
 
 
 def propagate(facts: Facts, node: Node, shifts: Shifts) -> Effect:
@@ -44,4 +49,7 @@ def propagate(facts: Facts, node: Node, shifts: Shifts) -> Effect:
         return Block("opset", "before opset 7 broadcasting is an attribute")
     if not rule.tiled:
         shifts = {i: s.without_value if s.tiled else s for i, s in shifts.items()}
-    return rule.effect(facts, node, shifts)
+    effect = rule.effect(facts, node, shifts)
+    if isinstance(effect, Propagate) and node.op not in _SAME_VALUE and any(s.tag for s in effect.shifts.values()):
+        return replace(effect, shifts={i: s.tagged(None) for i, s in effect.shifts.items()})
+    return effect

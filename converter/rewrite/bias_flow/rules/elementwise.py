@@ -50,6 +50,9 @@ def _dropout(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
 _FLOATS = {10: (11, 5), 16: (8, 8), 1: (24, 8), 11: (53, 11)}  # element type -> bits of significand and exponent
 
 
+_INT32, _WIDE = 6, (1, 11)  # sums of integer products, and floats that hold them to their own rounding
+
+
 def is_float(kind: int | None) -> bool:
     """Whether an element type, as onnx numbers them, is a float of 16 bits or more."""
     return kind in _FLOATS
@@ -65,7 +68,7 @@ def _widens(before: int | None, after: int | None) -> bool:
 @one_shift
 def _cast(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
     before, after = facts.graph.elem_type(tensor_at(node, 0)), node.attr("to")
-    if _widens(before, after):
+    if _widens(before, after) or (before == _INT32 and after in _WIDE):
         return s
     return Block("stops", "it rounds to a narrower type")
 
@@ -76,6 +79,8 @@ def _neg(_: Facts, __: Node, s: Shift) -> Shift | Effect:
 
 
 def _sum(facts: Facts, node: Node, shifts: Shifts) -> Effect:
+    if node.op == "Sub" and set(shifts) == {0, 1} and shifts[0].tag is not None and are_equal(shifts[0], shifts[1]):
+        return Cancel(EffectKind.SUM, "the shifts of its operands cancel")
     signs = {slot: -1.0 if node.op == "Sub" and slot == 1 else 1.0 for slot in shifts}
     ranks = [facts.rank(t) for t in node.inputs]
     known_ranks = [r for r in ranks if r is not None]
@@ -123,7 +128,10 @@ def _product(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     shape = facts.shape(other)
     lead = whole.rank - rank
     still = {i for i in whole.invariant if i < lead or (shape is not None and shape[i - lead] == 1)}
-    return Propagate({0: Shift.of_axes(whole.rank, still)}, EffectKind.FACTOR)
+    moved = Shift.of_axes(whole.rank, still)
+    if s.tag is not None:
+        moved = moved.tagged((s.tag, node.op, other.name))
+    return Propagate({0: moved}, EffectKind.FACTOR)
 
 
 def _where(facts: Facts, node: Node, shifts: Shifts) -> Effect:

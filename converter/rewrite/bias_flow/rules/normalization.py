@@ -55,7 +55,9 @@ def _reduce(facts: Facts, node: Node, s: Shift) -> Shift | Effect:
             return Block("axes", "the number of elements that it sums is not known")
         times = float(np.prod([d for d in extents if isinstance(d, int)]))
     out = s if node.attr("keepdims", 1) else s.move_axes(lambda d: np.squeeze(d, tuple(axes)))
-    return out if out.value is None else Shift.of_value(out.value * times)
+    if out.value is None:  # a mean of what does not vary is what it is
+        return out if node.op != "ReduceSum" else out.tagged(None)
+    return Shift.of_value(out.value * times)
 
 
 def _subtract_mean(axes_of: Callable[[Facts, Node, int], list[int] | None], what: str) -> Rule:
