@@ -280,6 +280,7 @@ def test_what_nobody_asked_to_change_is_kept() -> None:
 
 def test_an_attribute_of_another_opset_is_one_line() -> None:
     """As a tool writes that raises the opset and leaves the nodes: onnxruntime refuses it too."""
-    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[2,3] x) => (float[2,1] y) { y = ReduceMean <axes = [1]> (x) }'
+    graph = "(float[2,3] x) => (float[2,1] y) { y = ReduceMean <axes = [1]> (x) }"
+    text = f'<ir_version: 8, opset_import: ["" : 18]> g {graph}'
     with pytest.raises(ModelError, match="ReduceMean has no attribute 'axes' in the opset that the model names"):
         converter.fold(onnx.parser.parse_model(text))
