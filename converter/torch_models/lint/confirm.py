@@ -63,6 +63,7 @@ class Twin:
             self.example = self.example.vary(_SEED)
         self.parameters = dict(self.module.named_parameters(remove_duplicate=False))
         self._buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        self.outputs_now()  # some modules hand out or keep more from their second run on
         self.outputs = self.outputs_now()
         self.gradients = self._gradients()
         self._size = largest_value(self.outputs)

@@ -84,6 +84,8 @@ class BiasFlow:
             value = run.changes.get(node.args[0])
             return value[node.args[1]] if isinstance(value, tuple) else value
         op = op_name(node)
+        if _reads_shape_only(run, node, op):
+            return None
         rule = RULES.get(op) or RULES.get(op.removesuffix("_"))
         call = Call(
             node,
@@ -140,6 +142,23 @@ class BiasFlow:
                 for member in merged:
                     groups[member] = merged
         return groups
+
+
+# Operators of which an operand gives its shape or its type and nothing else, by the operand's name.
+_SHAPE_ONLY = {
+    **dict.fromkeys(("reshape_as", "view_as", "expand_as", "type_as", "resize_as"), "other"),
+    **dict.fromkeys(("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"), "self"),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "new_full"), "self"),
+}
+
+
+def _reads_shape_only(run: _Run, node: Any, op: str) -> bool:
+    """Whether nothing that changes gives this operator more than a shape."""
+    name = _SHAPE_ONLY.get(op)
+    if name is None:
+        return False
+    rest = {key: value for key, value in bind_arguments(node).items() if key != name}
+    return all(_effect_at(run, value) is None for value in rest.values())
 
 
 def _start_shift(node: Any, part: tuple[int, int] | None) -> Effect:
@@ -273,6 +292,13 @@ def find_norm_modules(traced: TracedModule, trace: Trace, modules: Mapping[str, 
         if name in modules:
             found.append(name)
     return list(dict.fromkeys(found))
+
+
+def find_mean_modules(traced: TracedModule, trace: Trace, modules: Mapping[str, Any]) -> list[str]:
+    """Those of them that keep a running mean, which can take a bias over; a functional norm has no such module."""
+    return [
+        n for n in find_norm_modules(traced, trace, modules) if getattr(modules[n], "running_mean", None) is not None
+    ]
 
 
 def _find_owner(traced: TracedModule, node: Any) -> str:

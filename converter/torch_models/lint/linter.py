@@ -12,8 +12,8 @@ from converter.records.lint import LintReport, Unconfirmed
 from converter.torch_models.lint.confirm import Change, Measured, Twin, confirm, measure_at_other_sizes
 from converter.torch_models.lint.findings import Finder
 from converter.torch_models.lint.fix.construction_sites import Places
-from converter.torch_models.lint.flow import Candidate, find_candidates, find_norm_modules, list_biases
-from converter.torch_models.lint.module_copies import parse_example
+from converter.torch_models.lint.flow import Candidate, find_candidates, find_mean_modules, list_biases
+from converter.torch_models.lint.module_copies import materialize, parse_example
 from converter.torch_models.lint.rules import recurrent
 from converter.torch_models.lint.running_stats import measure_frozen
 from converter.torch_models.lint.shift import bind_arguments
@@ -83,7 +83,9 @@ def examine(
     root: Path | None = None,
 ) -> Linted:
     """Like `lint`, with what the report was made from."""
-    traced = trace_module(module, parse_example(example, kwargs))
+    given = parse_example(example, kwargs)
+    module = materialize(module, given)
+    traced = trace_module(module, given)
     notes = [] if traced.tracer == "torch.export" else ["torch.export declined; what holds is what this example ran"]
     twin, why = _make_twin(traced)
     if why:
@@ -155,7 +157,7 @@ def _confirm_frozen(twin: Twin | None, traced: TracedModule, found: Iterable[Can
         return {}
     modules = dict(traced.module.named_modules())
     return {
-        c.key: measure_frozen(twin, c.change, find_norm_modules(traced, c.trace, modules))
+        c.key: measure_frozen(twin, c.change, find_mean_modules(traced, c.trace, modules))
         for c in found
         if c.code == "frozen-norm-bias"
     }

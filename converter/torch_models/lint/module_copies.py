@@ -111,11 +111,7 @@ def copy_module(module: Any, parameter: Callable[[Any], Any] = lambda p: p) -> A
         raise ModelError(
             f"{type(module).__name__}: no shape yet for {names} (lazy modules); run it once in its factory"
         )
-    memo: dict[int, Any] = {id(p): parameter(p) for p in module.parameters()}
-    for part in module.modules():  # what old-style weight norm computed: no leaf, and made anew by the next call
-        for value in vars(part).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+    memo = copy_computed(module) | {id(p): parameter(p) for p in module.parameters()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of scripted parts, whose parameters are no leaves
@@ -125,12 +121,40 @@ def copy_module(module: Any, parameter: Callable[[Any], Any] = lambda p: p) -> A
         raise ModelError(f"{name}: cannot be copied ({one_line(exc)}); lint it as it was just made") from exc
 
 
+def copy_computed(module: Any) -> dict[int, Any]:
+    """What a deep copy of a module must be told: copies of what old-style weight norm computed, which are no leaves."""
+    import torch
+
+    values = [value for part in module.modules() for value in vars(part).values()]
+    return {id(v): v.detach().clone() for v in values if isinstance(v, torch.Tensor) and not v.is_leaf}
+
+
+def materialize(module: Any, example: Example) -> Any:
+    """The module, or if parts of it are lazy a copy that has run once, so that they have their shapes."""
+    import torch
+
+    parameters = torch.nn.parameter
+    every = [*module.parameters(), *module.buffers()]
+    lazy = [value for value in every if parameters.is_lazy(value)]
+    if not lazy:
+        return module
+    try:
+        made = copy.deepcopy(module, {id(v): type(v)(requires_grad=v.requires_grad) for v in lazy})
+        run_seeded(made, example)
+    except Exception as exc:
+        name = type(module).__name__
+        raise ModelError(f"{name}: its lazy modules get no shapes ({one_line(exc)}); give an example") from exc
+    return made
+
+
 def copy_for_training(module: Any) -> Any:
     """A copy, with shared parameters, that is as the module is while it trains.
 
     A module that came in eval mode as a whole is switched; one that came in training mode keeps the modes that its
-    parts have, which is how a frozen norm is known.
+    parts have, which is how a frozen norm is known. Where a class has a ``train`` of its own, a training loop calls
+    it before the first step, and what it puts into eval mode is frozen then.
     """
+    import torch
 
     def here(parameter: Any) -> Any:
         if parameter.device.type == "cpu":
@@ -138,7 +162,15 @@ def copy_for_training(module: Any) -> Any:
         return type(parameter)(parameter.detach().cpu(), requires_grad=parameter.requires_grad)
 
     twin = copy_module(module, here)
-    return twin if module.training else twin.train()
+    if not module.training:
+        return twin.train()
+    modes = {part: part.training for part in twin.modules()}
+    for part in list(modes):
+        if type(part).train is not torch.nn.Module.train and part.training:
+            part.train()
+    for part, mode in modes.items():  # what somebody froze by hand, after the last call of train, stays so
+        part.training = part.training and mode
+    return twin
 
 
 def run_seeded(module: Any, example: Example, seed: int = 0) -> Any:

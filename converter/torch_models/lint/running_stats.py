@@ -87,7 +87,9 @@ def measure_frozen(twin: Twin, change: Change, norms: Iterable[str]) -> Measured
 
     shifts = measure_shifts(twin.module, twin.example, norms, remove)
     twin.restore_buffers()
-    if shifts.uneven or not shifts.by_norm:
+    if not shifts.by_norm:
+        return Measured(float("inf"), None, False, "the norm's statistics are not those of a batch norm module")
+    if shifts.uneven:
         return Measured(float("inf"), None, False, "it is no plain shift at the norm")
     with twin.apply_changes([change]):
         for name, shift in shifts.by_norm.items():

@@ -12,13 +12,14 @@ from converter.torch_models.lint.confirm import TOLERANCE, difference, fill_zero
 from converter.torch_models.lint.fix.plan import (
     Plan,
     drop_parameters,
+    find_like,
     lower_means,
     make_plan,
     restore_parameters,
     zero_biases,
 )
 from converter.torch_models.lint.linter import Linted, examine
-from converter.torch_models.lint.module_copies import Example, copy_module, run_seeded
+from converter.torch_models.lint.module_copies import Example, copy_computed, copy_module, run_seeded
 from converter.torch_models.lint.running_stats import Shifts, measure_shifts
 from converter.torch_models.lint.side_effects import float_tensors
 
@@ -69,6 +70,7 @@ class Checkpoints:
         zero_biases(old, self.plan)
         lower_means(old, shifts.by_norm)
         gone = {item.parameter for item in self.plan.removed}
+        gone |= {name for parameter in tuple(gone) for name in _find_other_names(module, parameter)}
         fresh = old.state_dict()
         return {k: fresh.get(k, v) for k, v in state.items() if k not in gone}
 
@@ -118,7 +120,7 @@ def strip(
         linted = examine(module, example, kwargs)
     plan, left = _plan(module, linted)
     shifts = measure_plan_shifts(_fresh_copy(module, double=True), linted.traced.example, plan)
-    target = module if in_place else copy.deepcopy(module)
+    target = module if in_place else copy.deepcopy(module, copy_computed(module))
     zero_biases(target, plan)
     lower_means(target, shifts.by_norm)
     drop_parameters(target, plan)
@@ -159,10 +161,19 @@ def original_state_dict(module: Any) -> dict[str, Any]:
 
     state = dict(module.state_dict())
     for item in checkpoints(module).plan.removed:
-        owner = module.get_submodule(item.parameter.rpartition(".")[0])
-        like = next(owner.parameters(recurse=False))
+        like = find_like(module, module.get_submodule(item.parameter.rpartition(".")[0]))
         state[item.parameter] = torch.zeros(item.shape, dtype=like.dtype, device=like.device)
+        for name in _find_other_names(module, item.parameter):
+            state[name] = state[item.parameter]
     return state
+
+
+def _find_other_names(module: Any, parameter: str) -> list[str]:
+    """The other names of a parameter that is gone: by those of the module that had it."""
+    owner, _, own = parameter.rpartition(".")
+    part = module.get_submodule(owner)
+    names = [name for name, other in module.named_modules(remove_duplicate=False) if other is part and name != owner]
+    return [f"{name}.{own}" if name else own for name in names]
 
 
 def measure_plan_shifts(module: Any, example: Example, plan: Plan) -> Shifts:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from converter.dataclass import dataclass
-from converter.torch_models.lint.flow import Candidate, find_norm_modules
+from converter.torch_models.lint.flow import Candidate, find_mean_modules
 from converter.torch_models.lint.rules.recurrent import Cell
 from converter.torch_models.lint.trace import TracedModule
 
@@ -74,7 +74,7 @@ def make_plan(module: Any, traced: TracedModule, confirmed: Iterable[Candidate],
             zeroed.append(Zeroed(name, start, stop, why))
         else:
             removed.append(Removed(name, tuple(parameter.shape)))
-        norms += [n for n in find_norm_modules(traced, candidate.trace, modules) if _has_mean(modules[n])]
+        norms += find_mean_modules(traced, candidate.trace, modules)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     merged = [
         Merged(c.hidden_bias, c.input_bias, c.mergeable, c.mergeable == parameters[c.hidden_bias].numel())
@@ -84,9 +84,12 @@ def make_plan(module: Any, traced: TracedModule, confirmed: Iterable[Candidate],
 
 
 def _count_holders(module: Any) -> dict[int, int]:
+    """How many modules hold each parameter; a module that goes by several names is one."""
     count: dict[int, int] = {}
-    for _, parameter in module.named_parameters(remove_duplicate=False):
-        count[id(parameter)] = count.get(id(parameter), 0) + 1
+    for part in module.modules():
+        for parameter in part._parameters.values():
+            if parameter is not None:
+                count[id(parameter)] = count.get(id(parameter), 0) + 1
     return count
 
 
@@ -101,10 +104,6 @@ def _why_kept(owner: Any, name: str, part: tuple[int, int] | None, holders: int)
     if not isinstance(owner, nn.modules.conv._ConvNd | nn.Linear) or not name.endswith("bias"):
         return f"{type(owner).__name__} is not known to run without it"
     return ""
-
-
-def _has_mean(module: Any) -> bool:
-    return getattr(module, "running_mean", None) is not None
 
 
 def zero_biases(module: Any, plan: Plan) -> None:
@@ -145,6 +144,11 @@ def drop_parameters(module: Any, plan: Plan) -> None:
             module.get_parameter(pair.hidden).requires_grad_(False)
 
 
+def find_like(module: Any, part: Any) -> Any:
+    """A parameter whose type and device are those of a part that may have none of its own (parametrised ones)."""
+    return next(p for m in (part, module) for p in m.parameters() if p.is_floating_point())
+
+
 def restore_parameters(module: Any, plan: Plan) -> None:
     """Give a stripped module its old parameters again, as zeros."""
     import torch
@@ -152,5 +156,5 @@ def restore_parameters(module: Any, plan: Plan) -> None:
     for item in plan.removed:
         owner, _, own = item.parameter.rpartition(".")
         part = module.get_submodule(owner)
-        like = next(part.parameters(recurse=False))
+        like = find_like(module, part)
         part.register_parameter(own, torch.nn.Parameter(torch.zeros(item.shape, dtype=like.dtype, device=like.device)))

@@ -6,7 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from converter.torch_models.lint.shift import Call, Effect, Shift, Support, new_shift, normalize_axes, normalize_axis
+from converter.torch_models.lint.shift import (
+    Call,
+    Effect,
+    Shift,
+    Support,
+    new_shift,
+    normalize_axes,
+    normalize_axis,
+    shape_of,
+)
 
 
 def match_axes(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -68,9 +77,13 @@ def reshape(call: Call) -> Effect:
 
 def _split_support(support: Support, after: Sequence[int], wide: list[int]) -> Support | None:
     inner = math.prod(after[axis] for axis in wide[1:])
-    if support.start % inner or support.stop % inner:
+    if not support.start % inner and not support.stop % inner:
+        return Support(wide[0], support.start // inner, support.stop // inner)
+    if len(wide) == 1 or support.start // inner != (support.stop - 1) // inner:
         return None
-    return Support(wide[0], support.start // inner, support.stop // inner)
+    # Within one index of the first axis, as the keys of one head: known of all of its indices is what the rest says.
+    start = support.start % inner
+    return _split_support(Support(support.axis, start, start + support.stop - support.start), after, wide[1:])
 
 
 Rule = Callable[[Call], Any]
@@ -230,6 +243,9 @@ def _repeat(call: Call) -> Effect:
 
 def _cat(call: Call) -> Effect:
     tensors, changes = call.args["tensors"], call.change("tensors")
+    filled = [k for k, tensor in enumerate(tensors) if math.prod(shape_of(tensor))]
+    if len(filled) == 1:  # the others hold nothing, as a cache of keys does at the first call
+        return changes[filled[0]]  # type: ignore[no-any-return]
     axis = normalize_axis(call.args.get("dim", 0), call.rank)
     varies: set[int] = {axis}
     masked = False
