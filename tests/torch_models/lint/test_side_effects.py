@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from converter.errors import ModelError
 from converter.torch_models.lint import lint
+from converter.torch_models.lint.module_copies import copy_module
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -109,9 +110,12 @@ def test_an_infinite_output_hides_nothing() -> None:
     assert not lint(Masked(), IMAGE).findings
 
 
-def test_lazy_modules_are_named() -> None:
+def test_lazy_modules_that_get_no_shapes_are_named() -> None:
+    net = nn.Sequential(nn.LazyConv2d(8, 3))
+    with pytest.raises(ModelError, match=r"Sequential: its lazy modules get no shapes \(.*\); give an example"):
+        lint(net, torch.randn(2, 3))
     with pytest.raises(ModelError, match=r"no shape yet for 0\.weight, 0\.bias \(lazy modules\)"):
-        lint(nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4)), IMAGE)
+        copy_module(net)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
