@@ -130,7 +130,7 @@ ROWS: tuple[Case, ...] = (
         "sink-bias",
         "Conv MaxPool BatchNormalization",
         check=inputs_of("Conv", 2),
-        options={"skip": ("fold-bn-into-conv",)},  # which would take the batch norm, too
+        options={"skip": ("fold-bn-into-conv", "hoist-bn")},  # which would take the batch norm, too
     ),
     fold("lstm-wb-rb", lstm, "merge-rnn-biases", "LSTM", check=recurrent_bias_is_zero),
 )

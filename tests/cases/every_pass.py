@@ -96,7 +96,7 @@ ROWS: tuple[Case, ...] = (
         graph(BATCHED, w=(2, 3, 5), k=()),
         "fold-affine-into-matmul",
         "weight-rank",
-        "MatMul Mul",
+        "MatMul",
         graph(BATCHED, w=(3, 5), k=()),
     ),
     refuse(

@@ -24,6 +24,22 @@ LEFT = {
     "sum_operator_bias": "Conv Relu",
     # A batch norm behind a pool.
     "avgpool_bn": "AveragePool Conv Relu",
+    # Batch norms and arithmetic behind several operators, or before several.
+    "a1_scale_on_q_after_head_split": "Add Add MatMul MatMul MatMul MatMul MatMul MatMul Reshape Reshape Reshape "
+    "Reshape Softmax Transpose Transpose Transpose Transpose",
+    "a3_scores_div_sqrt_d": "Add Add MatMul MatMul MatMul MatMul MatMul MatMul Reshape Reshape Reshape "
+    "Reshape Softmax Transpose Transpose Transpose Transpose",
+    "a5_adaln_linear_split_add_one": "Add Gemm Mul Split Unsqueeze",
+    "affine_reflectpad_conv": "Conv Pad",
+    "bn_into_lstm": "LSTM Transpose",
+    "bn_into_two_convs": "Conv Conv Mul Relu Sigmoid",
+    "concat_bn": "Concat Conv Conv Relu",
+    "matmul_weight_left_bn": "Add MatMul Relu",
+    "o_conv_split_mul": "Add Conv Split",  # a bias for it would be larger
+    "o_deformconv_bn": "DeformConv",
+    "o_gather_emb_ln": "Gather",
+    "o_relu_bn_conv_pos": "Conv Relu",
+    "split_two_bn": "Concat Conv Relu Split",
     # Constants that are computed.
     "weight_norm_reducel2": "Conv Relu",
     "bn_tiled": "Conv Relu",

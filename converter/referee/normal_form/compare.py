@@ -72,7 +72,7 @@ def compare_weights(a: Linear, b: Linear) -> ComparedArray:
     left, right = a.weight.array(), b.weight.array()
     same = a.weight.name == b.weight.name and not b.weight.rounded
     n = int(left.size)
-    if same and all(s is None for s in (a.scale_in, a.scale_out, b.scale_in, b.scale_out)):
+    if same and (_hash(a.scale_in), _hash(a.scale_out)) == (_hash(b.scale_in), _hash(b.scale_out)):
         return ComparedArray(a.label, a.kind, "weight", b.weight.name, n, 0.0, 0, 0)
     factor, error = _compute_factors(a), _compute_factor_error(a, b)
     other = _compute_factors(b) if b.scale_in is not None or b.scale_out is not None else None
@@ -263,7 +263,9 @@ def _equal_floats(a: Form | Known | None, b: Form | Known | None) -> bool:
 
 
 def _has_zero(atom: Linear) -> bool:
-    return any(s is not None and not s.value.all() for s in (atom.scale_in, atom.scale_out))
+    """Whether some channel of what a layer reads counts nowhere; of a dense one, all outputs would have to be zero."""
+    scales = (atom.scale_in, atom.scale_out) if atom.groups > 1 else (atom.scale_in,)
+    return any(s is not None and not s.value.all() for s in scales)
 
 
 def _hash(interval: Interval | None) -> Any:

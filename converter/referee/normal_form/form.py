@@ -281,13 +281,15 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Other:
-    """Any other operator."""
+    """Any other operator. ``back`` takes a factor of its output to those of its arguments (None: nothing), or None."""
 
     op: str
     key: Any
     args: tuple[Form | Known | None, ...]
     index: int
     label: str
+    back: Callable[[Interval], Sequence[Interval | None] | None] | None = None
+    add: Callable[[Interval], Sequence[Interval | None] | None] | None = None  # the same for a shift
 
 
 Atom = Leaf | Linear | Total | View | Other
@@ -307,6 +309,12 @@ class Form:
             inside = self.atom.back(interval)
             if inside is not None:
                 return Form(replace(self.atom, operand=self.atom.operand.plus(inside)))
+        if self.scale is None and self.shift is None and isinstance(self.atom, Other) and self.atom.add is not None:
+            shares = self.atom.add(interval)
+            if shares is not None:
+                pairs = zip(self.atom.args, shares, strict=True)
+                args = tuple(a.plus(s) if isinstance(a, Form) and s is not None else a for a, s in pairs)
+                return Form(replace(self.atom, args=args))
         return replace(self, shift=interval if self.shift is None else self.shift + interval)
 
     def times(self, interval: Interval) -> Form:
@@ -326,9 +334,6 @@ class Form:
         return replace(self, shift=None)
 
 
-_POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool"}
-
-
 def scale_atom(atom: Atom, interval: Interval) -> Atom | None:
     """The atom that is ``interval`` times ``atom``, where the factor can go inside; None where it cannot."""
     match atom:
@@ -343,16 +348,66 @@ def scale_atom(atom: Atom, interval: Interval) -> Atom | None:
             inside = back(interval)
             inner = None if inside is None else operand.times(inside)
             return None if inner is None or inner.scale is not None else replace(atom, operand=inner)
-        case Other(op=op, args=(Form(atom=Linear(rank=rank)) as inner, *rest)) if op in _POOLS and rank:
-            if varies_along(interval, range(2, rank), rank) or not ("Average" in op or (interval.value > 0).all()):
-                return None
-            scaled = inner.times(interval)
-            return replace(atom, args=(scaled, *rest)) if scaled.scale is None else None
-        case Other(op="MatMul", args=(Form() as left, Form() as right)) if (
-            interval.value.size == 1 and left.shift is None
+        case Other(op="Vector"):
+            return atom  # its numbers are a shift
+        case Other(op="MatMul", args=(Form() as left, Form() as right)) if interval.value.size == 1 and (
+            left.shift is None or is_vector(left)
         ):
             return replace(atom, args=(left.times(interval.reshape()), right))
+        case Other(args=args, back=back) if back is not None:
+            shares = back(interval)
+            return None if shares is None else _scale_arguments(atom, args, shares)
     return None
+
+
+def _scale_arguments(
+    atom: Other, args: tuple[Form | Known | None, ...], shares: Sequence[Interval | None]
+) -> Atom | None:
+    """The operator on arguments that took their factors in; None if one cannot."""
+    scaled: list[Form | Known | None] = []
+    for arg, share in zip(args, shares, strict=True):
+        if share is not None:
+            if not isinstance(arg, Form) or arg.scale is not None:
+                return None
+            arg = arg.times(share)
+            if arg.scale is not None:
+                return None
+        scaled.append(arg)
+    return replace(atom, args=tuple(scaled))
+
+
+def make_vector(interval: Interval) -> Form:
+    """Numbers as a form of its own: an argument that is compared number by number."""
+    return Form(Other("Vector", None, (), 0, "vector"), None, interval)
+
+
+def is_vector(form: Form) -> bool:
+    """Whether the form is but numbers."""
+    return isinstance(form.atom, Other) and form.atom.op == "Vector"
+
+
+def put(interval: Interval, rank: int, axis: int, size: int, indices: Sequence[int], neutral: float) -> Interval | None:
+    """The interval of some places along an axis as one of the whole, ``neutral`` elsewhere."""
+    if interval.value.ndim > rank or size > _LARGEST:
+        return None
+    full = insert_axes(interval, [], rank)
+    dims = [len(indices) if k == axis else d for k, d in enumerate(full.value.shape)]
+    if full.value.shape[axis] not in (1, len(indices)):
+        return None
+    part = full.map(lambda x: np.broadcast_to(x, dims))
+    whole = [size if k == axis else d for k, d in enumerate(dims)]
+    value, radius = np.full(whole, neutral), np.zeros(whole)
+    for target, source in ((value, part.value), (radius, part.radius)):
+        np.moveaxis(target, axis, 0)[list(indices)] = np.moveaxis(source, axis, 0)
+    return Interval(value, radius)
+
+
+def pick(interval: Interval, rank: int, axis: int, indices: Sequence[int]) -> Interval | None:
+    """The interval at some places along an axis."""
+    if interval.value.ndim > rank:
+        return None
+    full = insert_axes(interval, [], rank)
+    return full if full.value.shape[axis] == 1 else full.map(lambda x: x.take(list(indices), axis))
 
 
 def add_forms(forms: list[Form]) -> Form:

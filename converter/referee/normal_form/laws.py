@@ -6,7 +6,8 @@ in is known to one rounding. A bias is added to the finished sum, as the kernels
 sum of all that, carried to the place's output. P = |s| |W| |x|, and |b'| <= |y| + P, from y = W' x + b'.
 
 * ``SCALE``, y = s (W x) as (s W) x: each weight is rounded once more, the product with s goes: (n + 1) u P, as before.
-  The same for W (s x). Where s goes into both terms of a sum, s (W x + V z), each has a rounding of its own:
+  The same for W (s x), and where y passes what hands values, or maxima of them, on: f(s y) = s f(y).
+  Where s goes into both terms of a sum, s (W x + V z), each has a rounding of its own:
   (n + 1) u P + (m + 1) u Q against n u P + m u Q + ..., at most twice.
 * ``SHIFT``, y = s (W x + b) + t as (s W) x + (s b + t): (n + 2) u P + 2 u |y| against n u P + u |s (W x + b)| + u |y|,
   and one more u P from x: at most twice. Two additions in a row, (x + a) + b as x + (a + b): 2 u |x| + 2 u |y|
@@ -34,6 +35,7 @@ class Law(StrEnum):
     NORM_KEPT = "shift-into-mean"
     SIBLINGS = "shift-across-sum"
     THROUGH_WEIGHTS = "shift-through-weights"
+    PRODUCT = "scale-into-factor"
     THROUGH_MEAN = "shift-through-mean"
     CENTRED = "shift-cancels-in-norm"
     SOFTMAX = "shift-cancels-in-softmax"
@@ -46,6 +48,7 @@ FACTOR: dict[Law, float | None] = {
     Law.NORM_KEPT: 4.0,
     Law.SIBLINGS: 3.0,
     Law.THROUGH_WEIGHTS: None,
+    Law.PRODUCT: None,
     Law.THROUGH_MEAN: None,
     Law.CENTRED: None,
     Law.SOFTMAX: None,

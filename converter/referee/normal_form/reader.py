@@ -23,6 +23,7 @@ from converter.referee.reference.kernels import Unsupported, make_kernel, read_a
 Value = Form | Known | None
 Rule = Callable[["Reader", NodeProto, list[Value]], "list[Value] | None"]
 # Of a constant that was rounded these only move numbers, so they move its errors too.
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 _MOVES = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Expand"}
 
 
@@ -79,7 +80,7 @@ class Reader:
     def rank(self, name: str) -> int:
         """Axes of a tensor."""
         value = self.values.get(name)
-        if isinstance(value, Form) and isinstance(value.atom, LinearAtom) and value.atom.rank:
+        if isinstance(value, Form) and isinstance(value.atom, LinearAtom) and value.atom.kind in _CONVOLUTIONS:
             return value.atom.rank
         dims = self.dims(name)
         if dims is None:
@@ -182,3 +183,11 @@ def get_interval(value: Value) -> Interval | None:
     if kind is not None and kind not in (1, 10, 11, 16):  # FLOAT, FLOAT16, DOUBLE, BFLOAT16
         return None
     return value.interval if kind is not None or is_float(value.array().dtype) else None
+
+
+def find_axes(node: NodeProto, args: list[Value]) -> list[int] | None:
+    """Axes by attribute or by a constant input."""
+    given = read_attributes(node).get("axes")
+    if given is None and len(args) > 1 and isinstance(args[1], Known):
+        given = args[1].array().reshape(-1).tolist()
+    return None if given is None else [int(a) for a in given]

@@ -14,6 +14,7 @@ import numpy as np
 from onnx import NodeProto
 
 from converter.referee.normal_form import form as views
+from converter.referee.normal_form.factors import FACTOR_RULES, pass_back, weigh
 from converter.referee.normal_form.form import (
     Form,
     Known,
@@ -25,19 +26,15 @@ from converter.referee.normal_form.form import (
     add_forms,
     build_linear,
     make_scalar,
+    make_vector,
 )
 from converter.referee.normal_form.interval import Interval, is_float, make_exact
 from converter.referee.normal_form.laws import Law
 from converter.referee.normal_form.quantized import QUANTIZED_RULES, multiply_forms
-from converter.referee.normal_form.reader import Reader, Rule, Value, get_interval, list_attributes
+from converter.referee.normal_form.reader import Reader, Rule, Value, find_axes, get_interval, list_attributes
 from converter.referee.reference.kernels import read_attributes
 
 _FLAT = "constant along the last axis"
-
-
-def _make_vector(interval: Interval) -> Form:
-    """A vector as a form of its own: an argument whose numbers are compared."""
-    return Form(Other("Vector", None, (), 0, "vector"), None, interval)
 
 
 def product(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -47,6 +44,7 @@ def product(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
         return None
     label = node.name or f"{node.op_type}:{node.output[0]}"
     bare = Form(Other("MatMul", None, (left.settled, right.settled), 0, label))
+    r.laws.add(Law.PRODUCT)
     if left.shift is None and right.shift is None:
         return [bare]
     terms, shift = [bare], None
@@ -56,9 +54,9 @@ def product(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
             shift = right.shift  # each row of weights sums to one
         else:
             flat = _FLAT if not _varies(right.shift, -1) else ""
-            terms.append(Form(Other("MatMul", flat, (left.settled, _make_vector(right.shift)), 0, label)))
+            terms.append(Form(Other("MatMul", flat, (left.settled, make_vector(right.shift)), 0, label)))
     if left.shift is not None:
-        terms.append(Form(Other("MatMul", "", (_make_vector(left.shift), right.settled), 0, label)))
+        terms.append(Form(Other("MatMul", "", (make_vector(left.shift), right.settled), 0, label)))
     if left.shift is not None and right.shift is not None:
         if shift is not None or left.shift.value.ndim < 1 or right.shift.value.ndim < 2:
             raise NotExpressed(f"shifts of both sides of {label}")
@@ -109,77 +107,6 @@ def softmax(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
 def _is_flat(term: Form) -> bool:
     flat = isinstance(term.atom, Other) and term.atom.op == "MatMul" and term.atom.key == _FLAT
     return flat and (term.scale is None or not _varies(term.scale, -1))
-
-
-def split(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    """Parts of a tensor, each with its part of the shift."""
-    form = args[0]
-    if not isinstance(form, Form) or form.shift is None or any(isinstance(a, Form) for a in args[1:]):
-        return None
-    rank = r.rank(node.input[0])
-    axis = int(read_attributes(node).get("axis", 0)) % rank
-    bare = r.opaque(node, [form.settled, *args[1:]])
-    sizes = [(r.dims(name) or (None,) * rank)[axis] for name in node.output]
-    if not views.varies_along(form.shift, [axis], rank):
-        return [part.plus(form.shift) if isinstance(part, Form) else part for part in bare]
-    if not all(isinstance(s, int) for s in sizes):
-        return None
-    stops = np.cumsum([s for s in sizes if isinstance(s, int)]).tolist()
-    full = views.insert_axes(form.shift, [], rank)
-    found: list[Value] = []
-    for part, stop, start in zip(bare, stops, [0, *stops], strict=False):
-        assert isinstance(part, Form)
-        found.append(part.plus(full.map(lambda x, a=start, b=stop: x.take(range(a, b), axis))))
-    return found
-
-
-def gather(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    """One of several: a scalar index takes the axis away."""
-    form, index = args
-    if not isinstance(form, Form) or form.shift is None or not isinstance(index, Known) or index.shape != ():
-        return None
-    rank = r.rank(node.input[0])
-    axis = int(read_attributes(node).get("axis", 0)) % rank
-    at = int(index.array())
-    (bare,) = r.opaque(node, [form.settled, index])
-    assert isinstance(bare, Form)
-    full = views.insert_axes(form.shift, [], rank)
-    if full.value.shape[axis] == 1:
-        at = 0
-    return [bare.plus(full.map(lambda x: x.take(at, axis)))]
-
-
-def slices(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    """A part along axes where the shift is one number, or along one axis that it knows in full."""
-    form = args[0]
-    if not isinstance(form, Form) or form.shift is None or any(not isinstance(a, Known | None) for a in args[1:]):
-        return None
-    rank, dims = r.rank(node.input[0]), r.dims(node.input[0])
-    given = read_attributes(node)
-    fields = [a.array().reshape(-1).tolist() if isinstance(a, Known) else None for a in args[1:]]
-    starts, ends, axes, steps = (
-        [given.get("starts"), given.get("ends"), given.get("axes"), None] if r.opset < 10 else [*fields, None, None][:4]
-    )
-    if starts is None or ends is None:
-        return None
-    full = views.insert_axes(form.shift, [], rank)
-    cut = [slice(None)] * rank
-    for k, axis in enumerate(axes or range(len(starts))):
-        if full.value.shape[axis] != 1:
-            if dims is None or dims[axis] != full.value.shape[axis]:
-                return None
-            cut[axis % rank] = slice(starts[k], ends[k], steps[k] if steps else None)
-    (bare,) = r.opaque(node, [form.settled, *args[1:]])
-    assert isinstance(bare, Form)
-    return [bare.plus(full.map(lambda x: x[tuple(cut)]))]
-
-
-def find_axes(node: NodeProto, args: list[Value]) -> list[int] | None:
-    """Axes by attribute or by a constant input."""
-    given = read_attributes(node).get("axes")
-    if given is None and len(args) > 1 and isinstance(args[1], Known):
-        given = args[1].array().reshape(-1).tolist()
-    return None if given is None else [int(a) for a in given]
 
 
 def _move(form: Form, key: Any, there: Any, back: Any, dims: Form | None = None) -> list[Value] | None:
@@ -249,23 +176,6 @@ def _cast(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     return [args[0]] if rounds or before.dtype == after.dtype else None
 
 
-def _concat(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    """Shifts are joined outside; the parts stay as they are."""
-    forms = [a for a in args if isinstance(a, Form)]
-    if len(forms) < len(args) or all(f.shift is None or f.shift.is_zero for f in forms):
-        return None
-    rank = r.rank(node.output[0])
-    axis = int(read_attributes(node).get("axis", 1)) % rank
-    sizes = [(r.dims(name) or (None,) * rank)[axis] for name in node.input]
-    parts = [views.spread(f.shift, axis, s, rank) for f, s in zip(forms, sizes, strict=True) if isinstance(s, int)]
-    whole = [p for p in parts if p is not None]
-    if len(whole) < len(args):
-        return None
-    bare = r.opaque(node, [f.settled for f in forms])
-    assert isinstance(bare[0], Form)
-    return [bare[0].plus(views.collapse(views.concatenate(whole, axis)))]
-
-
 def _depth_to_space(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     """Blocks of channels become places: what is the same for a channel of the output is so for those of its block."""
     (form,) = args
@@ -292,33 +202,52 @@ MOVE_RULES: dict[str, Rule] = {
     **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
     **dict.fromkeys(("Identity", "Dropout"), _identity),
     **dict.fromkeys(("Cast", "CastLike"), _cast),
-    "Concat": _concat,
 }
 
 
 _EXACT = {"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin"}  # of what they read they hand on some, as it is
 
 
-def _keep_outside(r: Reader, node: NodeProto, args: list[Value], axes: Sequence[int], shift: Any) -> list[Value] | None:
-    """The operator on the form without its shift, which does not change along ``axes``; then ``shift`` of it."""
+def _keep_outside(
+    r: Reader, node: NodeProto, args: list[Value], axes: Sequence[int], shift: Any, back: Any = None
+) -> list[Value] | None:
+    """The operator on the form without its shift, which does not change along ``axes``; then ``shift`` of it.
+
+    ``back``: what a factor of the result is to the form; None where it does not pass.
+    """
     form = args[0]
-    if not isinstance(form, Form) or form.shift is None or any(node.output[1:]):
+    if not isinstance(form, Form) or any(node.output[1:]):
         return None
-    if views.varies_along(form.shift, axes, r.rank(node.input[0])):
+    moves = form.shift is not None and not views.varies_along(form.shift, axes, r.rank(node.input[0]))
+    if not moves and back is None:
         return None
-    bare = r.opaque(node, [form.settled, *args[1:]])
-    assert isinstance(bare[0], Form)
-    moved = shift(form.shift)
-    if not form.shift.is_zero:
+    (bare,) = r.opaque(node, [form.settled if moves else form, *args[1:]])
+    assert isinstance(bare, Form)
+    if back is not None:
+        bare = pass_back(bare, back)
+    moved = shift(form.shift) if moves else None
+    if moves and form.shift is not None and not form.shift.is_zero:
         r.laws.add(Law.CENTRED if moved is None else Law.SHIFT if node.op_type in _EXACT else Law.THROUGH_MEAN)
-    return bare if moved is None else [bare[0].plus(moved)]
+    return [bare if moved is None else bare.plus(moved)]
+
+
+def _still(axes: Sequence[int], rank: int, *, any_sign: bool = True) -> Any:
+    """A factor that does not change along ``axes`` passes as it is."""
+
+    def back(interval: Interval) -> list[Interval | None] | None:
+        if interval.value.ndim > rank or views.varies_along(interval, axes, rank):
+            return None
+        return [interval] if any_sign or bool((interval.value - interval.radius > 0).all()) else None
+
+    return back
 
 
 def _commute(r: Reader, node: NodeProto, args: list[Value], *, any_sign: bool) -> list[Value] | None:
     """A pool of scale * x is scale times the pool of x, for a maximum only if the scale is positive."""
     form, axes, rank = args[0], range(2, r.rank(node.input[0])), r.rank(node.input[0])
+    back = _still(axes, rank, any_sign=any_sign)
     if not isinstance(form, Form) or form.scale is None or any(node.output[1:]):
-        return _keep_outside(r, node, args, axes, lambda s: s)
+        return _keep_outside(r, node, args, axes, lambda s: s, back)
     if views.varies_along(form.scale, axes, rank) or not (any_sign or (form.scale.value > 0).all()):
         return _keep_outside(r, node, args, axes, lambda s: s)
     if form.shift is not None and views.varies_along(form.shift, axes, rank):
@@ -327,7 +256,7 @@ def _commute(r: Reader, node: NodeProto, args: list[Value], *, any_sign: bool) -
         r.laws.add(Law.SHIFT if node.op_type in _EXACT else Law.THROUGH_MEAN)
     (bare,) = r.opaque(node, [Form(form.atom), *args[1:]])
     assert isinstance(bare, Form)
-    return [Form(bare.atom, form.scale, form.shift)]
+    return [Form(pass_back(bare, back).atom, form.scale, form.shift)]
 
 
 def _pool(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -344,16 +273,38 @@ def _mean(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     if axes is None:
         return None
     keep = read_attributes(node).get("keepdims", 1)
-    return _keep_outside(r, node, args, axes, lambda s: s if keep else views.drop_axes(s, axes, rank))
+    still = _still(axes, rank, any_sign=node.op_type == "ReduceMean")
+
+    def back(interval: Interval) -> list[Interval | None] | None:
+        return still(interval if keep else views.insert_axes(interval, axes, rank))  # type: ignore[no-any-return]
+
+    return _keep_outside(r, node, args, axes, lambda s: s if keep else views.drop_axes(s, axes, rank), back)
 
 
 def _resize(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     given = read_attributes(node)
-    if given.get("mode", "nearest") not in ("nearest", "linear") or any(isinstance(a, Form) for a in args[1:]):
+    if given.get("mode", "nearest") not in ("nearest", "linear", "cubic") or any(isinstance(a, Form) for a in args[1:]):
         return None
     if given.get("coordinate_transformation_mode") == "tf_crop_and_resize" or "axes" in given:
         return None
-    return _keep_outside(r, node, args, range(2, r.rank(node.input[0])), lambda s: s)
+    rank = r.rank(node.input[0])
+    return _keep_outside(r, node, args, range(2, rank), lambda s: s, _still(range(2, rank), rank))
+
+
+def _pad(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """Padding with zeros, or with what is there: a factor passes, a shift only the latter."""
+    given, rank = read_attributes(node), r.rank(node.input[0])
+    pads = given.get("pads") if len(args) < 2 else args[1].array().tolist() if isinstance(args[1], Known) else None
+    fill = args[2] if len(args) > 2 else None
+    zero = not given.get("value", 0.0) and (fill is None or (isinstance(fill, Known) and not fill.array().any()))
+    mode = given.get("mode", "constant")
+    if pads is None or len(pads) != 2 * rank or (mode in ("constant", b"constant") and not zero):
+        return None
+    axes = [k for k in range(rank) if pads[k] or pads[k + rank]]
+    if mode in ("constant", b"constant"):
+        (bare,) = r.opaque(node, args)
+        return [pass_back(bare, _still(axes, rank)) if isinstance(bare, Form) else bare]
+    return _keep_outside(r, node, args, axes, lambda s: s, _still(axes, rank))
 
 
 def _instance_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -392,41 +343,15 @@ def _cast_like(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | N
     return [Known(known.name, there, rounded=known.rounded)] if bool((there == array).all()) else None
 
 
-def _recurrent(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    """The two biases of a recurrent cell as the sum that it uses."""
-    weights, bias = args[2], args[3] if len(args) > 3 else None
-    if not isinstance(weights, Known) or len(weights.shape) != 3:
-        return None
-    interval = None if bias is None else get_interval(bias)
-    if bias is not None and (interval is None or interval.value.ndim != 2):
-        return None
-    n = weights.shape[1]
-    if interval is None:
-        interval = make_exact(np.zeros((weights.shape[0], 2 * n)))
-    input_, state = interval.map(lambda x: x[:, :n]), interval.map(lambda x: x[:, n:])
-    total = input_ + state
-    r.laws.add(Law.SHIFT)
-    if node.op_type == "GRU" and read_attributes(node).get("linear_before_reset", 0):
-        gates = 2 * n // 3  # the third gate multiplies the state's bias by the reset gate
-        parts = [
-            total.map(lambda x: x[:, :gates]),
-            input_.map(lambda x: x[:, gates:]),
-            state.map(lambda x: x[:, gates:]),
-        ]
-        total = views.concatenate(parts, 1)
-    form = Form(Other("Biases", None, (), 0, node.name or f"{node.op_type}:{node.output[0]}"), None, total)
-    return r.opaque(node, [*args[:3], form, *args[4:]])
-
-
 POOL_RULES: dict[str, Rule] = {
     **dict.fromkeys(("AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"), _pool),
     **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin"), _mean),
     **dict.fromkeys(("Resize", "Upsample"), _resize),
+    "Pad": _pad,
     "InstanceNormalization": _instance_norm,
     "GroupNormalization": _group_norm,
     "LayerNormalization": _layer_norm,
     "CastLike": _cast_like,
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
 }
 
 
@@ -534,7 +459,7 @@ def _matmul(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     operand, weight = args
     if isinstance(operand, Form) and isinstance(weight, Known) and len(weight.shape) == 2:
         return [_build_linear(r, _product(node, operand, weight, rows=False), whole=True)]
-    return product(r, node, args)
+    return weigh(r, node, args) if isinstance(operand, Known) or isinstance(weight, Known) else product(r, node, args)
 
 
 def _build_linear(r: Reader, atom: Linear, *, whole: bool) -> Form:
@@ -569,9 +494,7 @@ RULES: dict[str, Rule] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     **dict.fromkeys(("Softmax", "LogSoftmax"), softmax),
-    "Split": split,
-    "Gather": gather,
-    "Slice": slices,
+    **FACTOR_RULES,
     **MOVE_RULES,
     **POOL_RULES,
     **QUANTIZED_RULES,

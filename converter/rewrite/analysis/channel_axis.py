@@ -209,7 +209,7 @@ def _reshape(facts: Facts, node: Node, axis: int) -> int | str:
         if d is None or d != channels:
             continue
         # Both sides hold the same number of elements, so it is enough that one side of the axis agrees.
-        if _same_product(before[axis + 1 :], after[i + 1 :]) or _same_product(before[:axis], after[:i]):
+        if have_same_product(before[axis + 1 :], after[i + 1 :]) or have_same_product(before[:axis], after[:i]):
             return i
     return f"{node.label} does not keep the channel axis whole ({_show(before)} to {_show(after)})"
 
@@ -243,7 +243,7 @@ def _product(dims: Dims) -> int | None:
     return math.prod(d for d in dims if isinstance(d, int))
 
 
-def _same_product(a: Dims, b: Dims) -> bool:
+def have_same_product(a: Dims, b: Dims) -> bool:
     """Whether both products are surely equal; symbols count as themselves, unknown dims never match."""
     if any(d is None for d in (*a, *b)):
         return False

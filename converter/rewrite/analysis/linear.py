@@ -145,16 +145,8 @@ def linear_at(facts: Facts, node: Node | None, op: str) -> Linear | None:
         return Linear(node, None, 0) if op == MATMUL else Linear(node, node, 2)
     if op == MATMUL and node.is_op("Add"):
         for data in (0, 1):
-            source, other = node.tensor_in(data), node.tensor_in(1 - data)
-            producer = facts.graph.producer(source) if source is not None else None
-            if (
-                producer is not None
-                and other is not None
-                and producer.is_op(MATMUL)
-                and producer.scope is node.scope
-                and is_bias_add(facts, producer, node, 1 - data)
-            ):
-                return Linear(producer, node, 1 - data)
+            if is_its_bias(facts, node, data):
+                return Linear(node.inputs[data].inputs[0], node, 1 - data)
     return None
 
 
@@ -187,6 +179,19 @@ def is_bias_add(facts: Facts, matmul: Node, add: Node, slot: int) -> bool:
     rank = facts.rank(product)
     fits = len(constant.shape) == 1 or (rank is not None and len(constant.shape) <= rank)
     return fits and last == matrix.shape[1] and all(d == 1 for d in lead)
+
+
+def is_its_bias(facts: Facts, add: Node, data: int) -> bool:
+    """Whether a node is the Add that makes a product's bias, right after the MatMul whose result is in slot `data`."""
+    source = add.tensor_in(data)
+    product = facts.graph.producer(source) if source is not None else None
+    return (
+        product is not None
+        and add.is_op("Add")
+        and product.is_op(MATMUL)
+        and product.scope is add.scope
+        and is_bias_add(facts, product, add, 1 - data)
+    )
 
 
 def out_channels(facts: Facts, linear: Linear) -> int:
@@ -360,3 +365,12 @@ def drop_bias(linear: Linear) -> list[Edit]:
     if linear.adds_bias:
         return [Bypass(linear.bias_node, 1 - linear.bias_slot)]
     return [DropInput(linear.bias_node, linear.bias_slot)]
+
+
+def spreads_unevenly(facts: Facts, linear: Linear) -> bool:
+    """Whether borders and phases of a transposed convolution see unequal numbers of its taps."""
+    node = linear.node
+    kernel = facts.weight(linear.weight).shape[2:]
+    ones = all(k == 1 for k in kernel) and all(s == 1 for s in node.attr("strides", [1]))
+    plain = not any(node.attr("pads", [0])) and not any(node.attr("output_padding", [0]))
+    return not (ones and plain and node.attr("output_shape") is None)

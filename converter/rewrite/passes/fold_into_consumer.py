@@ -227,11 +227,9 @@ def _transposed_shift(facts: Facts, m: IntoConsumer) -> str | None:
     node = m.linear.node
     if m.linear.op != lin.CONV_TRANSPOSE or not m.numbers(facts)[1].any():
         return None
-    kernel = facts.weight(m.linear.weight).shape[2:]
-    ones = all(k == 1 for k in kernel) and all(s == 1 for s in node.attr("strides", [1]))
-    plain = not any(node.attr("pads", [0])) and not any(node.attr("output_padding", [0]))
-    if ones and plain and node.attr("output_shape") is None:
+    if not lin.spreads_unevenly(facts, m.linear):
         return None
+    kernel = facts.weight(m.linear.weight).shape[2:]
     return f"{node.label} spreads the shift unevenly (kernel {list(kernel)})"
 
 

@@ -249,6 +249,7 @@ def averaged_padding(facts: Facts, m: Fold) -> str | None:
     return None
 
 
+SCALED = Check(("weight-quantized", "scale-axis", "per-axis-scale", "integer-range"), _scale_problem)
 # On what the match is made of.
 FORM = (
     checks.ATTRIBUTES_KNOWN,
@@ -263,7 +264,7 @@ FORM = (
     Check("channel-axis", lambda f, m: m.channel_problem(f)),
     Check("not-per-channel", _not_per_channel),
     checks.POSITIVE_VARIANCE,
-    Check(("weight-quantized", "scale-axis", "per-axis-scale", "integer-range"), _scale_problem),
+    SCALED,
     Check("not-finite", _not_finite),
 )
 # On what the fold would make.

@@ -46,6 +46,13 @@ CHECKS = {
     "model-grows": "a move must shrink the model, a merge must not enlarge it, and no fold by default",
     "input-required": "the bias must be optional",
     "enlarges": "the result must have the shape of the value",
+    "no-linear-op": "no linear operator beside it that it could fold into",
+    "stops": "the operator does not hand on what it is given in a known way",
+    "varies": "what is joined must be treated alike",
+    "bilinear": "a product of two computed values takes a factor, not a shift",
+    "branches": "what is reached on several ways must move alike on all",
+    "extrapolation": "values filled in from outside do not move",
+    "too-large": "what varies in too many places, or is too far away, is not followed",
     "bias-shape": "the two biases are told apart by where they lie",
 }
 
@@ -53,7 +60,6 @@ CHECKS = {
 RUN = {
     "opset": "operators of opsets that are not known may mean something else",
     "keep-bn": "batch norms are to be kept",
-    "no-linear-op": "no linear operator beside it that it could fold into",
 }
 
 # What stops the shift of a bias on its way.
@@ -61,12 +67,9 @@ FLOW = {
     "attention-query": "the shift of a query changes how keys are weighed",
     "axes": "which axes it works on must be known",
     "batch-norm": "a batch norm that stays keeps its own shift, and with fixed statistics sees another",
-    "bilinear": "a product of two shifted values is not linear in the shift",
-    "branches": "all branches must move alike",
     "cache": "keys and values that are kept for later calls are seen",
     "concat": "what it is joined with must have known lengths",
     "counted-padding": "averaged padded zeros are not shifted",
-    "extrapolation": "values filled in from outside are not shifted",
     "gate": "a product of two shifted values is not linear in the shift",
     "gather": "what is picked must be shifted alike",
     "grouped-heads": "how many query heads share a value head must be known",
@@ -85,11 +88,8 @@ FLOW = {
     "softcap": "scores that are squashed before their softmax are told apart",
     "softmax": "a softmax cancels only what is alike for all its entries",
     "split": "the sizes of its parts must be known",
-    "stops": "the operator is not linear in the value",
-    "too-large": "a shift that varies in too many places is not followed",
     "unknown-operator": "only operators that are known hand a shift on",
     "unread": "no node reads what it shifts",
-    "varies": "the shift must be constant along the axes that are joined",
 }
 
 MEANINGS = {**CHECKS, **RUN, **FLOW}

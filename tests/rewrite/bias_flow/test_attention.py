@@ -30,7 +30,7 @@ def test_what_is_kept_is_felt(row: Row) -> None:
 def test_fused_projections(row: Fused) -> None:
     """The key's and the value's part of the joint bias becomes zero, and everything else stays as it was."""
     proto = row.build()
-    result = judged(proto)
+    result = judged(proto, skip=("hoist-affine",))  # which would scale the query's part
     was, now = biases(proto)["f"], biases(result.model).get("f")
     parts = np.arange(was.size) // 8
     match row.zero:

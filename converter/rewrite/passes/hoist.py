@@ -1,0 +1,326 @@
+"""An affine map moves over several operators into all the layers and constants that it can become part of.
+
+Upstream (`hoist`), it goes into what its input is made of: each part of a Concat or Split, both terms of a sum, a
+factor of a product. Downstream (`sink`), into everything that reads its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter import numerics
+from converter.dataclass import dataclass
+from converter.model.graph import Bypass, DropInput, Edit, Node, Rename, SetConst, SetOp, Tensor
+from converter.records import Safety, Weight
+from converter.rewrite.affine_flow.affine_map import AffineMap, trim
+from converter.rewrite.affine_flow.downstream import take_on
+from converter.rewrite.affine_flow.takers import ConstantTaker, LayerTaker
+from converter.rewrite.affine_flow.upstream import take_back
+from converter.rewrite.affine_flow.walk import Walk, is_near_layer
+from converter.rewrite.analysis import linear as lin
+from converter.rewrite.analysis.affine import Affine, affines_at, aligned_shape, keeps_shape, scale_and_shift
+from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.quantized import Rescaled, rescale
+from converter.rewrite.passes import checks
+from converter.rewrite.passes.base import Check, Decline, Match, Pass
+from converter.rewrite.passes.fold_into_consumer import PASSES as INTO_CONSUMER
+from converter.rewrite.passes.fold_into_producer import PASSES as INTO_PRODUCER
+from converter.rewrite.passes.folding import BN, KINDS, RESULT, SCALED, Fold, Kind
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Share(Fold):
+    """What one layer takes over; `is_input`: of its input channels."""
+
+    scale: Array = field(default_factory=lambda: np.ones(()))
+    shift: Array = field(default_factory=lambda: np.zeros(()))
+    is_input: bool = False
+
+    def channel_problem(self, facts: Facts) -> str | None:
+        """Found out on the way."""
+        return None
+
+    def spread(self, facts: Facts) -> tuple[Array, Array] | str:
+        """As it arrived here."""
+        return self.scale, self.shift
+
+    def rescale(self, facts: Facts) -> Rescaled | Decline | None:
+        """The scale of a quantized weight takes the factors."""
+        return rescale(facts, self.linear, self.scale, inputs=self.is_input)
+
+    def scale_weight(self, weight: Weight, scale: Array) -> Weight:
+        """The weight with its channels scaled."""
+        return (lin.scale_inputs if self.is_input else lin.scale_outputs)(self.linear, weight, scale)
+
+    def fold_bias(self, facts: Facts) -> Array | None:
+        """s b + t, or b + W t."""
+        if not self.is_input:
+            return lin.scale_bias(facts, self.linear, self.scale, self.shift)
+        added = lin.input_sum(facts, self.linear, self.shift) if self.shift.any() else None
+        return None if added is None else lin.scale_bias(facts, self.linear, None, added)
+
+    def list_edits(self, facts: Facts) -> list[Edit]:
+        """New weight and bias."""
+        return self.set_weight(facts) + lin.set_bias(facts, self.linear, self.bias(facts))
+
+
+@dataclass(frozen=True, slots=True)
+class Moved(Match):
+    """An affine node and where its map goes; `stays`: its shift stays behind as one Add."""
+
+    affine: Affine
+    map: AffineMap
+    walk: Walk
+    is_down: bool = False
+    stays: bool = False
+    memo: dict[str, list[Share]] = field(default_factory=dict, compare=False)
+
+    @property
+    def affines(self) -> Sequence[Affine]:
+        """The affine node."""
+        return (self.affine,)
+
+    @property
+    def shares(self) -> list[Share]:
+        """What the layers take over."""
+        if "shares" not in self.memo:  # each remembers its weight
+            layers = [t for t in self.walk.takers if isinstance(t, LayerTaker)]
+            made = [Share(self.affine, (), t.linear, {}, t.scale, t.shift, self.is_down) for t in layers]
+            self.memo["shares"] = made
+        return self.memo["shares"]
+
+    @property
+    def constants(self) -> list[ConstantTaker]:
+        """What constants take over."""
+        return [t for t in self.walk.takers if isinstance(t, ConstantTaker)]
+
+    @property
+    def constants_replaced(self) -> Sequence[Tensor]:
+        """Weights, biases and other constants."""
+        layers = [t for s in self.shares for t in s.constants_replaced]
+        return layers + [c.tensor for c in self.constants if c.tensor is not None]
+
+
+def _read_map(facts: Facts, affine: Affine) -> AffineMap | None:
+    """What an affine node computes, where a pass may read its constants; None if it is nothing to move."""
+    if affine.node.scope.opset < 7 or facts.constants.weight(affine.source) is not None:
+        return None
+    if any(facts.constants.problem(t) is not None for t in affine.params):
+        return None
+    probe = _Probe(affine)
+    if any(c.decline(facts, probe) is not None for c in checks.AFFINE):
+        return None
+    scale, shift = scale_and_shift(facts, affine)
+    if affine.is_bn:
+        rank = facts.rank(affine.source)
+        if rank is None:
+            return None
+        full = (1, -1, *[1] * (rank - 2))
+        return AffineMap(trim(scale.reshape(full)), trim(shift.reshape(full)))
+    if not affine.params:
+        return AffineMap(scale, shift)
+    if scale.size == 1:
+        rank = facts.rank(affine.source)
+        ok = not scale.ndim or (rank is not None and scale.ndim <= rank)
+        return AffineMap(scale.reshape(()), shift.reshape(())) if ok else None
+    rank = facts.rank(affine.source)
+    if rank is None or not keeps_shape(facts, affine):
+        return None
+    full_shape = aligned_shape(facts, affine, rank)
+    return AffineMap(*(trim(np.broadcast_to(v, scale.shape).reshape(full_shape)) for v in (scale, shift)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe(Match):
+    affine: Affine
+
+    @property
+    def affines(self) -> Sequence[Affine]:
+        return (self.affine,)
+
+
+Find = Callable[[Facts, Node], Moved | None]
+
+
+# With these a fold into one layer leaves a node, which may yet go another way; with others it would be left there too.
+_RETRIED = {"channel-axis", "not-per-channel", "several-readers", "weight-rank", "not-constant", "no-bias-slot"}
+
+
+def _find_up(facts: Facts, node: Node) -> Moved | None:
+    """An affine node that no single layer takes, with what its input is made of."""
+    codes = _list_declines(facts, node, INTO_PRODUCER)
+    for affine in affines_at(node) if codes <= _RETRIED else ():
+        m = _read_map(facts, affine)
+        if m is None or m.is_identity or lin.is_its_bias(facts, affine.node, affine.data):
+            continue
+        walk = take_back(facts, node, affine.data, m)
+        if walk.problem is None:
+            return Moved(affine, m, walk)
+        if walk.problem[0] == "no-bias-slot" and not bool((m.scale == 1).all()):
+            bare = take_back(facts, node, affine.data, m.without_shift)
+            if bare.problem is None:
+                return Moved(affine, m, bare, stays=True)
+        if _is_worth_a_line(walk, codes) and is_near_layer(facts, affine.source, up=True):
+            return Moved(affine, m, walk)
+    return None
+
+
+def _find_down(facts: Facts, node: Node) -> Moved | None:
+    """An affine node that no single layer takes, with all that reads its output."""
+    codes = _list_declines(facts, node, INTO_CONSUMER)
+    for affine in affines_at(node) if codes <= _RETRIED else ():
+        m = _read_map(facts, affine)
+        if m is None or m.is_identity:
+            continue
+        walk = take_on(facts, affine.result, m)
+        if walk.problem is None or (_is_worth_a_line(walk, codes) and is_near_layer(facts, affine.result, up=False)):
+            return Moved(affine, m, walk, is_down=True)
+    return None
+
+
+def _list_declines(facts: Facts, node: Node, passes: Sequence[Pass]) -> set[str]:
+    """The codes with which folds into one layer leave the node."""
+    found = ((p, p.find(facts, node)) for p in passes if node.op in p.ops)
+    declined = (p.decline(facts, match) for p, match in found if match is not None)
+    return {problem[0] for problem in declined if problem is not None}
+
+
+def _is_worth_a_line(walk: Walk, codes: set[str]) -> bool:
+    """Whether why it stays is not said already."""
+    return walk.problem is not None and codes <= {"several-readers", "not-constant"} and walk.problem[0] not in codes
+
+
+# -- checks ----------------------------------------------------------------------------------
+
+
+def _way_problem(_: Facts, m: Moved) -> Decline | None:
+    return m.walk.problem
+
+
+def _share_problem(facts: Facts, m: Moved) -> Decline | None:
+    found = (check.decline(facts, share) for share in m.shares for check in (SCALED, *RESULT))
+    return next((p for p in found if p is not None), None)
+
+
+def _not_finite(facts: Facts, m: Moved) -> str | None:
+    for tensor in m.constants_replaced:
+        bad = numerics.first_bad(~np.isfinite(facts.weight(tensor).load().reshape(-1)))
+        if bad is not None:
+            return f"{tensor.name!r} is not finite at element {bad}"
+    return None
+
+
+def _constant_problem(facts: Facts, m: Moved) -> Decline | None:
+    """A constant that takes the map over must stay finite, and keep its small values."""
+    for taker in m.constants:
+        value = taker.value(facts)
+        problem = checks.overflow_problem(value.float64(), value, f"{taker.role} of {taker.node.label}")
+        if problem is not None:
+            return "overflow", problem
+        problem = checks.underflow_problem(value.float64(), value, f"{taker.role} of {taker.node.label}", taker.shift)
+        if problem is not None:
+            return "rounding", problem
+    return None
+
+
+def _shared_problem(facts: Facts, m: Moved) -> str | None:
+    return checks.shared_problem(facts, m.constants_replaced)
+
+
+def _name_problem(facts: Facts, m: Moved) -> str | None:
+    return None if m.is_down or m.stays else checks.name_problem(facts, m.affine.node, m.affine.data)
+
+
+# Whatever may stand in the way of a map.
+_WAY = """stops varies bilinear branches extrapolation too-large no-linear-op several-readers output-is-graph-output
+captured-by-subgraph negative-scale padded-shift transposed-shift no-bias-slot not-per-channel weight-rank not-float
+overridable function-input not-constant weight-quantized function-attribute not-finite"""
+_CHECKS = (
+    Check(tuple(_WAY.split()), _way_problem),
+    Check("output-is-graph-output", _name_problem),
+    checks.FLOAT,
+    Check("not-finite", _not_finite),
+    Check(tuple(dict.fromkeys(code for c in (SCALED, *RESULT) for code in c.codes)), _share_problem),
+    Check(("overflow", "rounding"), _constant_problem),
+    Check("weight-shared", _shared_problem),
+)
+
+
+# -- plan ------------------------------------------------------------------------------------
+
+
+def _plan(facts: Facts, m: Moved) -> list[Edit]:
+    """New weights, biases and constants, the affine node out, fresh names for what changed its meaning."""
+    edits = [edit for share in m.shares for edit in share.list_edits(facts)]
+    moved = (t for t in m.constants if t.tensor is None or (t.scale != 1).any() or t.shift.any())
+    edits += [SetConst(t.node, t.slot, t.value(facts), t.role) for t in moved]
+    changed = list({id(t): t for t in m.walk.changed}.values())
+    if m.stays:
+        edits += _as_add(facts, m)
+    elif m.is_down:
+        edits.append(Bypass(m.affine.node, m.affine.data, keep="input"))
+    else:
+        edits.append(Bypass(m.affine.node, m.affine.data))
+        changed = [t for t in changed if t is not m.affine.source]  # it takes the name of the affine node's output
+    return edits + [Rename(t) for t in changed]
+
+
+def _as_add(facts: Facts, m: Moved) -> list[Edit]:
+    """The affine node turned into an Add of the shift."""
+    node = m.affine.node
+    like = facts.weight(m.affine.params[0])
+    shift = m.map.shift
+    lead = next((k for k, d in enumerate(shift.shape) if d != 1), shift.ndim)
+    drops = [DropInput(node, i) for i in range(len(node.inputs) - 1, 1, -1)]
+    value = numerics.NewTensor(shift.reshape(shift.shape[lead:]), like.dtype)
+    return [*drops, SetOp(node, "Add"), SetConst(node, 1 - m.affine.data, value, "bias")]
+
+
+def _last_output(m: Moved) -> Tensor | None:
+    """The output of the last node that the map reaches: its value is the same before and after."""
+    if not m.is_down:
+        return m.affine.result
+    taker = m.walk.takers[-1]
+    return taker.linear.result if isinstance(taker, LayerTaker) else taker.node.tensor_out(0)
+
+
+def _row(kind: Kind, *, down: bool) -> Pass:
+    title = kind.title[0].upper() + kind.title[1:]
+    up_page = f"""{title} moves upstream into all that makes its input.
+
+Given:  {kind.given};
+        its input made by layers and constants, joined, cut, moved, summed, averaged or interpolated on the way.
+Result: a Concat gives each part its part of s and t, a sum gives s to all terms and t to one, a product (also q k^T)
+        gives s to one factor, a Split or Slice changes its part of the layer, Relu and maxima pass s > 0;
+        layers become s W, s b + t, constants and embedding tables s c + t. The node is gone, or only its t is left.
+Source: distribution of sums; {kind.source}."""
+    down_page = f"""{title} moves downstream into all that reads it.
+
+Given:  {kind.given};
+        every reader a layer, or an operator that hands the map on to layers (reflecting pads, Concat, Slice, pools).
+Result: each layer becomes W s, b + W t (a shift only where no padded zero is read); an LSTM, GRU or RNN takes them in
+        its input weights and bias. The node is gone.
+Source: distribution of sums; {kind.source}."""
+    name = f"{'sink' if down else 'hoist'}-{kind.name}"
+    family = "fold-{}-into-next-{}" if down else "fold-{}-into-{}"
+    return Pass(
+        down_page if down else up_page,
+        Safety.ROUNDING,
+        ops=kind.ops,
+        find=_find_down if down else _find_up,
+        checks=_CHECKS,
+        plan=_plan,
+        output=_last_output,
+        name=name,
+        after=tuple(family.format(kind.name, op) for op in ("conv", "gemm", "matmul"))
+        + (() if kind is BN else (f"{'sink' if down else 'hoist'}-bn",)),
+    )
+
+
+PASSES = tuple(_row(kind, down=down) for down in (False, True) for kind in KINDS)
