@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from converter.commands.replay import replay_certificate
     from converter.commands.study import StudyResult, run_study
     from converter.commands.verify import compare
+    from converter.integrations.assertion import assert_same
     from converter.model.graph import load
     from converter.records.options import (
         AblateOptions,
@@ -68,6 +69,7 @@ __all__ = [
     "UnknownBias",
     "VerifyOptions",
     "__version__",
+    "assert_same",
     "compare",
     "explain",
     "export_model",
@@ -94,6 +96,7 @@ _HOME = {
     "ReplayResult": "records.results:ReplayResult",
     "UnknownBias": "rewrite.bias_flow.fates:UnknownBias",
     "StudyResult": "commands.study:StudyResult",
+    "assert_same": "integrations.assertion:assert_same",  # in a test
     "compare": "commands.verify:compare",  # do two models give the same answers?
     "explain": "commands.inspect:explain",
     "export_model": "commands.export:export_model",

@@ -40,7 +40,7 @@ def python(code: str, cwd: Path) -> str:
 def test_it_has_the_names_of_the_package_and_they_are_the_same() -> None:
     assert set(dir(biasopt)) == {*converter.__all__, "main"}
     assert all(getattr(biasopt, name) is getattr(converter, name) for name in converter.__all__)
-    assert {"fold", "inspect", "compare"} <= set(dir(converter))
+    assert {"fold", "inspect", "compare", "assert_same"} <= set(dir(converter))
 
 
 def test_what_is_not_there_is_an_attribute_error() -> None:

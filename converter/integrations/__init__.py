@@ -1,0 +1,1 @@
+"""Where people already are: tests, other optimisers, attestations, configuration, other tools' passes."""
