@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.parser
+from onnx import numpy_helper
 
 # [label] a, b = Op(...)
 _LABEL = re.compile(r'(?<!\w)\[([\w/.]+)\](\s*)((?:"[^"]*"|\w+)(?:\s*,\s*(?:"[^"]*"|\w+))*\s*=)')
@@ -26,6 +28,22 @@ def install() -> None:
     except onnx.parser.ParseError:
         for name in ("parse_model", "parse_graph", "parse_node", "parse_function"):
             setattr(onnx.parser, name, _taught(getattr(onnx.parser, name)))
+
+
+def encode(array: np.ndarray[Any, Any], name: str) -> onnx.TensorProto:
+    """``numpy_helper.from_array``, also of the types of ml_dtypes for an onnx that does not take those."""
+    try:
+        return numpy_helper.from_array(array, name)
+    except ValueError:
+        kind = onnx.TensorProto.DataType.Value(_KINDS[array.dtype.name])
+        raw = array.tobytes()
+        if array.dtype.name == "int4":
+            low, high = array.astype(np.uint8).reshape(-1)[::2] & 15, array.astype(np.uint8).reshape(-1)[1::2] & 15
+            raw = (low | np.pad(high, (0, low.size - high.size)) << 4).astype(np.uint8).tobytes()
+        return onnx.TensorProto(name=name, data_type=kind, dims=array.shape, raw_data=raw)
+
+
+_KINDS = {"bfloat16": "BFLOAT16", "float8_e4m3fn": "FLOAT8E4M3FN", "float8_e5m2": "FLOAT8E5M2", "int4": "INT4"}
 
 
 def _taught(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -10,11 +10,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import ml_dtypes
+import onnx
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import biasopt
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -35,7 +38,19 @@ sys.path.insert(0, {root!r})
 
 def digest_folds() -> dict[str, str]:
     """What each model of models/ becomes, as a digest."""
-    return {path.name: hashlib.sha256(biasopt.fold(path, verify=False).to_bytes()).hexdigest() for path in MODELS}
+    models: dict[str, Path | bytes] = {path.name: path for path in MODELS}
+    models |= {name: _conv_bn(name).SerializeToString() for name in ("float16", "bfloat16", "float64")}
+    found = {name: biasopt.fold(model, verify=False) for name, model in models.items()}
+    assert all(len(found[name].rewrites) == 1 for name in ("float16", "bfloat16", "float64"))
+    return {name: hashlib.sha256(result.to_bytes()).hexdigest() for name, result in found.items()}
+
+
+def _conv_bn(dtype: str) -> onnx.ModelProto:
+    """A small model of one type, to which the oldest onnx has another name."""
+    draw = tiny.Draw(getattr(ml_dtypes, dtype, dtype))
+    x, y = tiny.X.replace("float", dtype), tiny.Y.replace("float", dtype)
+    text = f"{x} => {y} {{ c = Conv(x, w) y = BatchNormalization(c, g, be, m, v) }}".replace("float64", "double")
+    return tiny.model(text, draw.conv(5, 3, 3, 3) | draw.bn(5))
 
 
 def run(code: str, python: str = sys.executable, *without: str) -> str:
@@ -63,10 +78,11 @@ def test_core_needs_few_libraries() -> None:
 
 @pytest.mark.skipif("BIASOPT_NEWEST" not in os.environ, reason="BIASOPT_NEWEST names no other Python to compare with")
 def test_folded_files_are_the_same_bytes_as_with_the_newest_libraries() -> None:
-    code = "import json; from tests.test_floors import digest_folds; print(json.dumps(digest_folds()))"
+    code = "import json; from tests import onnx_text; onnx_text.install()\n"
+    code += "from tests.test_floors import digest_folds; print(json.dumps(digest_folds()))"
     newest = Path(os.environ["BIASOPT_NEWEST"])
     theirs = json.loads(run(code, str(newest if newest.is_absolute() else ROOT / newest)))
-    assert len(theirs) == len(MODELS) >= 5
+    assert len(theirs) == len(MODELS) + 3 >= 8
     assert digest_folds() == theirs
 
 

@@ -15,6 +15,8 @@ import onnx
 import onnx.parser
 from onnx import numpy_helper
 
+from tests import onnx_text
+
 Array = np.ndarray[Any, np.dtype[Any]]
 Consts = Mapping[str, Array]
 
@@ -67,7 +69,7 @@ def model(graph: str, consts: Consts | None = None, *, opset: int = 17, ir: int 
 
 def tensors(consts: Consts) -> list[onnx.TensorProto]:
     """Turn named arrays into named TensorProtos."""
-    return [numpy_helper.from_array(np.ascontiguousarray(v).reshape(v.shape), k) for k, v in consts.items()]
+    return [onnx_text.encode(np.ascontiguousarray(v).reshape(v.shape), k) for k, v in consts.items()]
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -105,7 +105,7 @@ def _write_report(parity: Parity, folder: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class OutputSource:
     """What gives outputs: ``run`` as deployed, ``run_exactly`` in float64 (None where that cannot be)."""
 
     name: str
@@ -129,19 +129,19 @@ def _name(given: Any) -> str:
     return "a model in memory" if _is_model(given) else f"a {type(given).__name__}"
 
 
-def _make_side(given: Any) -> Side:
+def _make_side(given: Any) -> OutputSource:
     if _is_model(given):
         return _make_model_side(given)
     if _is_torch(given):
         return _make_torch_side(given)
     if callable(given):
-        return Side(_name(given), lambda feeds: given(*feeds.values()), lambda feeds: None)
+        return OutputSource(_name(given), lambda feeds: given(*feeds.values()), lambda feeds: None)
     if isinstance(given, Mapping | Sequence | np.ndarray) or hasattr(given, "__array__"):
-        return Side("the given arrays", lambda feeds: given, lambda feeds: None)
+        return OutputSource("the given arrays", lambda feeds: given, lambda feeds: None)
     raise TypeError(f"{_name(given)} is no model, no module, no function and no array")
 
 
-def _make_model_side(given: Any) -> Side:
+def _make_model_side(given: Any) -> OutputSource:
     from converter.referee.proto.random_inputs import guess_shapes, make_feeds
     from converter.referee.proto.source import LoadedModel
     from converter.referee.reference.evaluator import Reference
@@ -169,10 +169,10 @@ def _make_model_side(given: Any) -> Side:
             return dict(make_feeds(source.proto, guess, 0))
         raise DataError(f"{source.label}: nothing says how large its inputs are; give inputs=")
 
-    return Side(source.label, run, run_exactly, make_inputs, names)
+    return OutputSource(source.label, run, run_exactly, make_inputs, names)
 
 
-def _make_torch_side(module: Any) -> Side:
+def _make_torch_side(module: Any) -> OutputSource:
     from converter.torch_models.export.calls import collect_tensors, run_in_float64, split_example, to_array
     from converter.torch_models.spec import wrap_module
     from converter.torch_models.spec.libraries import need
@@ -193,13 +193,13 @@ def _make_torch_side(module: Any) -> Side:
         answer = run_in_float64(loaded, parts, rebuild)
         return None if answer is None else [to_array(value) for value in answer.tensors]
 
-    return Side(f"the module {type(module).__name__}", run, run_exactly)
+    return OutputSource(f"the module {type(module).__name__}", run, run_exactly)
 
 
 # -- the comparison --------------------------------------------------------------------------------------
 
 
-def _compare_outputs(a: Side, b: Side, given: Any) -> Parity:
+def _compare_outputs(a: OutputSource, b: OutputSource, given: Any) -> Parity:
     """The rule of the runtime stage, on one set of inputs."""
     from converter.referee.verify.outputs import judge_values
     from converter.referee.verify.verdict import has_trusted_reference
@@ -238,7 +238,7 @@ def _compare_outputs(a: Side, b: Side, given: Any) -> Parity:
     )
 
 
-def _read_inputs(a: Side, b: Side, given: Any) -> Arrays:
+def _read_inputs(a: OutputSource, b: OutputSource, given: Any) -> Arrays:
     """Arrays by name, in the order of an ONNX model's inputs where there is one."""
     known = a.input_names or b.input_names
     make = a.make_inputs or b.make_inputs
