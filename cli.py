@@ -61,7 +61,9 @@ json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 verbose_option = option("-v", "--verbose", is_flag=True, help="Name every node.")
 
 
-def ending_options(which: str = "Which of json, md, html, junit, text.  [json,md,html]") -> Callable[[Command], Any]:
+def ending_options(
+    which: str = "json, md, html, junit, text, metrics, bmf, openmetrics, card.  [json,md,html]",
+) -> Callable[[Command], Any]:
     """What becomes of the result, as one argument ``ending``; and ``argv``, for reports that say how they were made."""
 
     def decorated(command: Command) -> Any:
@@ -325,9 +327,7 @@ def study(**given: Any) -> int:
 @cli.command()
 @argument("document", metavar="R.json", type=FILE)
 @option("-o", "--output", "folder", metavar="DIR", type=FILE, help="Write into this folder.  [print]")
-@option(
-    "--formats", multiple=True, callback=read_by(parse_formats), metavar="LIST", help="json, md, html, junit, text."
-)
+@option("--formats", multiple=True, callback=read_by(parse_formats), metavar="LIST", help="As of fold.")
 @options(ReportOptions)
 @option("--margin", hidden=True, callback=read_by(parse_share), help="The margin that the report has.")
 @verbose_option

@@ -17,11 +17,11 @@ import click
 
 from converter.errors import DataError
 from converter.records.options import PROBES, STAGES
-from converter.report.render import FORMS
+from converter.report.render import DATA_FORMS, FORMS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 REMOVE = "remove-biases"
-FORMATS = ("json", *FORMS)
+FORMATS = ("json", *FORMS, *DATA_FORMS)
 
 
 # -- from records --------------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from converter.dataclass import dataclass
 from converter.errors import BiasoptError
 from converter.report import terminal
-from converter.report.render import FORMS
+from converter.report.render import DATA_FORMS, FORMS
 from converter.temporary import open_temporary, read_umask
 
 if TYPE_CHECKING:
     from converter.report.blocks import Report
 
-NAMES = {"json": "report.json"} | {name: form.file for name, form in FORMS.items()}
+NAMES = {"json": "report.json"} | {name: form.file for name, form in (FORMS | DATA_FORMS).items()}
 FORMATS = ("json", "md", "html")  # written where none is asked for
 FINDINGS = ("json", "md", "html", "text")  # of reports that pass or fail nothing
 
@@ -85,6 +85,8 @@ def render_document(document: Mapping[str, Any], form: str) -> str:
         from converter.report.serialize import dumps
 
         return dumps(document)
+    if form in DATA_FORMS:
+        return DATA_FORMS[form].render(document)
     if form in FORMS:
         from converter.report.content.document import report_of
 

@@ -1,10 +1,10 @@
-"""One file a form: a `converter.report.blocks.Report` in, text out. A new form is its file and its row in `FORMS`."""
+"""One file a form: a `converter.report.blocks.Report` in, text out; `DATA_FORMS` are made of the document itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converter.dataclass import dataclass
 
@@ -34,4 +34,25 @@ FORMS = {
     "html": Form("report.html", "html", "render_html", is_markup=True),
     "junit": Form("report.xml", "junit", "render_junit", is_markup=True),
     "text": Form("report.txt", "text", "render_text"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DataForm:
+    """A form that is made of the document's own fields: of numbers, not of sentences."""
+
+    file: str
+    function: str
+
+    def render(self, document: Mapping[str, Any]) -> str:
+        """The document in this form."""
+        make: Callable[[Mapping[str, Any]], str] = getattr(import_module(f"{__name__}.pipeline"), self.function)
+        return make(document)
+
+
+DATA_FORMS = {
+    "metrics": DataForm("metrics.json", "render_metrics"),
+    "bmf": DataForm("bmf.json", "render_bmf"),
+    "openmetrics": DataForm("metrics.txt", "render_openmetrics"),
+    "card": DataForm("card.md", "render_card"),
 }
