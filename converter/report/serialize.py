@@ -352,8 +352,8 @@ def schema(name: str) -> dict[str, Any]:
         part.pop("required", None)
         if "properties" in part:
             part["required"] = [key for key in part["properties"] if key not in _NOT_ALWAYS.get(record, _SELDOM)]
-    kind = name.removeprefix("biasopt.").partition("/")[0]
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"docs/schema/{kind}.json"}
+    schema_file = name.removeprefix("biasopt.").partition("/")[0]
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"docs/schema/{schema_file}.json"}
     whole: dict[str, Any] = _with_odd_numbers(found)
     return head | whole
 
