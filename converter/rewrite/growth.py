@@ -42,11 +42,11 @@ class GrowthTracker:
         """The edits that replace a tensor which has, or had, other readers."""
         found = []
         for edit in edits:
-            source = self.graph.source_of(edit.node, edit.slot) if isinstance(edit, SetConst) else None
-            if source is not None and isinstance(edit, SetConst):
-                key = _key(source)
-                if key in self._families or self.graph.n_uses(edit.node.inputs[edit.slot]) > 1:
-                    found.append((key, edit))
+            if not isinstance(edit, SetConst) or (held := edit.node.tensor_in(edit.slot)) is None:
+                continue
+            source = self.graph.find_source(held)
+            if source is not None and (_key(source) in self._families or self.graph.is_shared(held)):
+                found.append((_key(source), edit))
         return found
 
     def own_growth(self, edits: Sequence[Edit], shared: Sequence[tuple[Key, SetConst]]) -> int:
@@ -63,12 +63,13 @@ class GrowthTracker:
 
     def may_copy(self, tensor: Tensor) -> bool:
         """Whether a tensor may be copied if it has other uses."""
-        return not self.left or _key(_source(tensor)) not in self.left
+        source = self.graph.find_source(tensor) if self.left else None
+        return source is None or _key(source) not in self.left
 
     def open(self, shared: Sequence[tuple[Key, SetConst]]) -> None:
         """Note the shared tensors before the edits that replace them."""
         for key, edit in shared:
-            source = self.graph.source_of(edit.node, edit.slot)
+            source = self.graph.find_source(edit.node.tensor_in(edit.slot))
             assert source is not None
             self._families.setdefault(key, _Family(source))
 
@@ -119,10 +120,6 @@ _HEADER = 32  # bytes of an initializer beside its name and numbers
 
 def _key(source: Tensor) -> Key:
     return f"{source.scope.prefix}{source.name}"
-
-
-def _source(tensor: Tensor) -> Tensor:
-    return tensor.made_of if isinstance(tensor, Const) and tensor.made_of is not None else tensor
 
 
 def _external_bytes(graph: Graph) -> int:

@@ -270,13 +270,23 @@ class Graph:
         self._names.add(candidate)
         return candidate
 
-    def source_of(self, node: Node, slot: int) -> Tensor | None:
-        """The model's own tensor that a slot holds, or that what edits put there stands in for."""
-        tensor = node.tensor_in(slot)
-        return tensor.made_of if isinstance(tensor, Const) and tensor.made_of is not None else tensor
+    def find_source(self, tensor: Tensor | None) -> Tensor | None:
+        """The model's own tensor that this one is, under another name, or stands in for since an edit."""
+        while tensor is not None:
+            if isinstance(tensor, Const):
+                return tensor if tensor.made_of is None else tensor.made_of
+            node = self.producer(tensor)
+            if node is None or not node.is_op("Identity"):
+                return tensor
+            tensor = node.tensor_in(0)
+        return None
+
+    def is_shared(self, tensor: Tensor) -> bool:
+        """Whether others read the tensor, or what it is another name of."""
+        return self.n_uses(tensor) > 1 or (isinstance(tensor, Value) and self.find_source(tensor) is not tensor)
 
     def _copy_key(self, edit: SetConst) -> Hashable | None:
-        source, recipe = self.source_of(edit.node, edit.slot), getattr(edit.weight, "recipe", None)
+        source, recipe = self.find_source(edit.node.tensor_in(edit.slot)), getattr(edit.weight, "recipe", None)
         return None if source is None or recipe is None else (source, edit.node.scope, edit.role, recipe)
 
     def find_copy(self, edit: SetConst) -> Const | None:
@@ -290,8 +300,9 @@ class Graph:
         if const is None:
             name = f"{'' if self.short_names else node.label}/biasopt/{edit.role}"
             const = Const(self._unused_name(name), node.scope, edit.weight)
-            const.made_of = self.source_of(node, edit.slot)
-            if const.made_of is not None and self.n_uses(node.inputs[edit.slot]) > 1:
+            held = node.tensor_in(edit.slot)
+            const.made_of = self.find_source(held)
+            if held is not None and self.is_shared(held):
                 self._derived[self._copy_key(edit)] = const
             node.scope.values[const.name] = const
             node.scope.new_constants.append(const)
