@@ -7,6 +7,7 @@ what makes it so is found here, and the passes run again without it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 
@@ -33,6 +34,7 @@ class GrowthTracker:
         self.left = left
         self._families: dict[Key, _Family] = {}
         self._grown: dict[Key, int] = {}  # rewrites that add bytes of their own
+        self._idle: list[Key] = []  # rewrites after which the file holds as many nodes and numbers as before
         self._stored_before = _external_bytes(graph)
         self._most = 0  # bytes that the rewrites can have added
 
@@ -81,6 +83,8 @@ class GrowthTracker:
                 self._families[key].copies[id(const)] = const
         if own > 0:
             self._grown[id_] = own
+        elif not shared and not delta.removed_nodes and delta.bytes_added == 0:
+            self._idle.append(id_)
         self._most += delta.bytes_added + sum(2 * len(name) + _HEADER for name in delta.added_tensors)
 
     # -- when all are made ------------------------------------------------------------------------
@@ -100,14 +104,17 @@ class GrowthTracker:
         return max(0.0, self._measure() - allowed) if self._most > allowed else 0.0
 
     def find_excess(self, over: float) -> dict[Key, int]:
-        """What to leave so that the model is smaller by `over` bytes: the largest first; empty if names alone add."""
+        """What to leave so that the model is smaller by `over` bytes: the largest first.
+
+        Where names alone make it larger, shorter ones are tried before what saves nothing is left.
+        """
         found = {}
         for key, n_bytes in sorted({**self.find_copies(), **self._grown}.items(), key=lambda item: -item[1]):
             if over <= 0:
                 break
             found[key] = n_bytes
             over -= n_bytes
-        return found
+        return found if found or over <= 0 or not self.graph.short_names else dict.fromkeys(self._idle, math.ceil(over))
 
     def _measure(self) -> int:
         """Bytes by which the model is larger now than as it came."""

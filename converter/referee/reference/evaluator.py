@@ -179,6 +179,7 @@ class GraphEvaluator:
         self, values: dict[str, Any], parent: _Scope | None, watch: Callable[[str, Any], None] | None = None
     ) -> list[Any]:
         scope = _Scope(self, values, parent)
+        fresh = 0  # bytes made since the live ones were last added up
         for (node, step), release in zip(self.steps, self.release, strict=True):
             outputs = self._step(node, step, scope)
             for name, value in zip(node.output, outputs, strict=False):
@@ -186,8 +187,9 @@ class GraphEvaluator:
                     scope.values[name] = widen(value)
                     if watch is not None:
                         watch(name, scope.values[name])
+            fresh += sum(getattr(value, "nbytes", 0) for value in outputs)
             del outputs
-            self._check_size(scope)
+            fresh = self._check_size(scope, fresh)
             for name in release:
                 scope.values.pop(name, None)
         return [scope.get(name) for name in self.outputs]
@@ -201,10 +203,14 @@ class GraphEvaluator:
             text = " ".join(str(exc).split())[:160]
             raise Unsupported(f"{node.op_type} {node.name or node.output[0]!r}: {text}") from exc
 
-    def _check_size(self, scope: _Scope) -> None:
+    def _check_size(self, scope: _Scope, fresh: int) -> int:
+        """Stop above the limit; bytes that are still to be looked at: of small tensors not after each node."""
         limit = self.context.max_bytes
-        if limit is not None and sum(getattr(v, "nbytes", 0) for v in scope.values.values()) > limit:
+        if limit is None or fresh <= limit >> 6:
+            return fresh
+        if sum(getattr(v, "nbytes", 0) for v in scope.values.values()) > limit:
             raise Unsupported(f"its tensors take more than {limit / 2**30:.1f} GiB in float64")
+        return 0
 
     def _last_reads(self) -> list[list[str]]:
         """For each node, the tensors that nothing after it reads."""

@@ -57,6 +57,7 @@ EXTRAS: dict[tuple[str, str], Op] = {
     ("", "ImageScaler"): _image_scaler,
     ("", "Crop"): _crop,
     ("", "Affine"): lambda c: (c.get("alpha", 1.0) * c.input(0) + c.get("beta", 0.0),),
+    ("", "Identity"): lambda c: (c.inputs[0],),  # onnx's copies, which for tied weights is most of a run
     ("", "ScaledTanh"): lambda c: (c.get("alpha", 1.0) * np.tanh(c.get("beta", 1.0) * c.input(0)),),
     ("", "ParametricSoftplus"): lambda c: (c.get("alpha") * np.log1p(np.exp(c.get("beta") * c.input(0))),),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -133,7 +134,7 @@ def judged(
     before = biases(proto)
     unknown = {*gone.split(), *kept.split()} - set(before)
     assert not unknown, f"no biases to begin with: {unknown}"
-    result = converter.fold(proto, verify=False, **options)
+    result = converter.fold(proto, **{"verify": False, "allow_growth": math.inf} | options)
     after = biases(result.model)
     story = "\n".join(f"{f.id} {f.status} {f.code} {f.why}" for f in result.findings)
     left = {name for name in gone.split() if np.any(after.get(name, 0))}
@@ -143,7 +144,7 @@ def judged(
     assert_same(proto, result.model, given)
     # A folded batch norm may leave a bias in its place.
     assert vectors(result.after) <= vectors(result.before)
-    again = converter.fold(result.model, verify=False, **options)
+    again = converter.fold(result.model, **{"verify": False, "allow_growth": math.inf} | options)
     assert not again.rewrites, f"a second fold acts: {[r.id for r in again.rewrites]}"
     onnx.checker.check_model(result.model)
     return result

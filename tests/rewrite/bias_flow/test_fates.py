@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def net(body: str, *consts: dict[str, Any], out: str = "(float[2,3,h,v] y)", **o
 
 
 def fates(proto: onnx.ModelProto, **options: Any) -> dict[str, Fate]:
-    return {fate.node: fate for fate in converter.inspect(proto, **options).fates}
+    return {fate.node: fate for fate in converter.inspect(proto, allow_growth=math.inf, **options).fates}
 
 
 def hops(fate: Fate) -> list[tuple[str, str, str]]:
