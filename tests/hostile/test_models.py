@@ -24,6 +24,7 @@ from converter.records.options import FoldOptions
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.proto.tensors import read_tensor
+from converter.referee.verify import comparison
 
 
 def net() -> ModelProto:
@@ -112,6 +113,10 @@ def _external(model: ModelProto, **entries: str) -> None:
         tensor.external_data.add(key=key, value=value)
 
 
+def _rename_output(model: ModelProto, name: str) -> None:
+    model.graph.node[0].output[0] = name
+
+
 def _second_graph(model: ModelProto) -> None:
     attribute = AttributeProto(name="dilations", type=AttributeProto.INTS, ints=[1, 1])
     attribute.g.CopyFrom(model.graph)
@@ -134,6 +139,9 @@ BROKEN: dict[str, tuple[Callable[[], ModelProto], str]] = {
     ),
     "list for a number": (_edit(lambda m: _attribute(m, 1, "epsilon", [1.0])), "is FLOATS, and must be FLOAT"),
     "text for a number": (_edit(lambda m: _attribute(m, 0, "group", "")), "is STRING, and must be INT"),
+    "a tensor made twice": (_edit(lambda m: m.graph.node.add().CopyFrom(m.graph.node[0])), "makes 'c', which is there"),
+    "an input made again": (_edit(lambda m: _rename_output(m, "x")), "makes 'x', which is there already"),
+    "a weight made again": (_edit(lambda m: _rename_output(m, "w")), "makes 'w', which is there already"),
     "attribute twice": (
         _edit(lambda m: m.graph.node[1].attribute.append(helper.make_attribute("epsilon", 1.0))), "is there twice"
     ),
@@ -280,6 +288,17 @@ def test_an_input_too_large_to_be_fed_leaves_it_to_the_proof() -> None:
     assert any("not run whole" in warning for warning in parity.warnings)
     parity = converter.fold(model, verify={"stages": ["algebra"]}).parity
     assert parity is not None and parity.verdict is Verdict.INCONCLUSIVE and "too large to be fed" in parity.why
+
+
+def test_a_large_model_is_proved_in_little_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """onnxruntime would hold copies of all its weights; a proof holds those of one place at a time."""
+    monkeypatch.setattr(comparison, "LARGE", 100)
+    onnx.save(net(), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    parity = converter.fold(tmp_path / "m.onnx").parity
+    assert parity is not None and (parity.verdict, parity.level) == (Verdict.PASS, "P")
+    assert any("--max-memory" in warning and "not run whole" in warning for warning in parity.warnings)
+    parity = converter.fold(tmp_path / "m.onnx", max_memory=1 << 30).parity
+    assert parity is not None and parity.verdict is Verdict.PASS and not parity.warnings
 
 
 def test_a_strangers_metadata_stops_nothing() -> None:

@@ -127,7 +127,7 @@ class _Validator:
                 self._value(where, value)
             for attribute in function.attribute_proto:
                 self._attribute(where, attribute, None, own)
-            self._nodes(function.node, own)
+            self._nodes(function.node, own, function.input)
         self.in_function = False
         self._graph(model.graph, versions)
         for training in model.training_info:
@@ -206,7 +206,8 @@ class _Validator:
             self._texts("an annotation", (note.tensor_name,))
             for entry in note.quant_parameter_tensor_names:
                 self._texts("an annotation", (entry.key, entry.value))
-        self._nodes(graph.node, versions)
+        held = [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
+        self._nodes(graph.node, versions, [*(value.name for value in graph.input), *held])
 
     def _value(self, where: str, value: Any) -> None:
         self._texts(where, (value.name,))
@@ -230,11 +231,17 @@ class _Validator:
             case _:
                 pass
 
-    def _nodes(self, nodes: Iterable[NodeProto], versions: Mapping[str, int]) -> None:
+    def _nodes(self, nodes: Iterable[NodeProto], versions: Mapping[str, int], given: Iterable[str]) -> None:
+        """Each node; ``given``: the names that the graph has without them, which none of them may make again."""
+        made = set(given)
         for node in nodes:
             for text in (node.name, node.op_type, node.domain, *node.input, *node.output):
                 if not isinstance(text, str):
                     self.fail("a node", f"the name {text!r:.100} is not text")
+            for name in filter(None, node.output):
+                if name in made:
+                    self.fail(f"node {_name_of(node)}", f"makes {_shorten(name)}, which is there already")
+                made.add(name)
             schema = self._schema(node, versions)
             if schema is not None:
                 self._arity(node, schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -326,6 +327,15 @@ def list_data_files(source: LoadedModel) -> list[Path]:
     held += [a.t for n in walk_nodes(source.proto) for a in n.attribute if a.HasField("t") and is_external(a.t)]
     names = {e.value for t in held for e in t.external_data if e.key == "location"}
     return [(source.folder or Path()) / name for name in sorted(names)]
+
+
+def count_stored_bytes(source: LoadedModel) -> int:
+    """Bytes of the model and of its data files, as far as they are there."""
+    size = int(source.proto.ByteSize()) if source.path is None else 0
+    for path in [*([source.path] if source.path is not None else []), *list_data_files(source)]:
+        with contextlib.suppress(OSError):
+            size += path.stat().st_size
+    return size
 
 
 def _update(digest: hashlib._Hash, path: Path) -> int:

@@ -20,7 +20,7 @@ from converter.referee.inputs.stream import Stream
 from converter.referee.proto.copies import rename_ports
 from converter.referee.proto.diff import ChangedRegions, find_changed_regions, is_ours
 from converter.referee.proto.random_inputs import BATCHES, check_given, guess_shapes
-from converter.referee.proto.source import LoadedModel, seed_nodes, walk_nodes
+from converter.referee.proto.source import LoadedModel, count_stored_bytes, seed_nodes, walk_nodes
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported
 from converter.referee.verify.algebra import DOUBT_DRAWS, judge_algebra
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
+LARGE = 1_000_000_000  # bytes of a model, above which a proof is not followed by a run unless memory is given for it
 _MOST_INPUTS = 16
 _QUICK = 0.25  # seconds of a float64 run that may be repeated on a larger batch
 _ALGEBRA_SECONDS = 8.0  # above which one input must do for what is compared in float64
@@ -111,7 +112,7 @@ class Referee:
             return None
         if not is_recomputed(a, b, self.difference, parameters):
             return None
-        case = self._run_first()
+        case = None if self._is_too_large() else self._run_first()
         begun = time.monotonic()
         local = bound_rounding(a, b, self.difference, parameters, case, options)
         if local is None:
@@ -126,7 +127,7 @@ class Referee:
             smoke = replace(smoke, seconds=round(time.monotonic() - begun, 3))
         else:
             why = self.cases.no_runtime or self.cases.why_not
-            smoke = Stage(name_smoke(options), Verdict.SKIPPED, f"the original does not run: {why}")
+            smoke = Stage(name_smoke(options), Verdict.SKIPPED, f"the original is not run: {why}")
             self.warn(WarningCode.NOT_RUN_WHOLE, f"the model was not run whole: {why}")
         self.stages += [local, smoke]
         if self._asks("decision"):
@@ -136,6 +137,14 @@ class Referee:
         if any(s.id == "decision" and s.status is Verdict.PASS for s in self.stages):
             facts.add(Fact.DECISIONS)
         return conclude(self.stages, self.warnings, facts, "whole-model")
+
+    def _is_too_large(self) -> bool:
+        """Whether a proof does without a run: onnxruntime holds copies of all weights, a proof a few at a time."""
+        size = count_stored_bytes(self.a.source)
+        if self.options.runs_large or size <= LARGE:
+            return False
+        self.cases.why_not = f"its weights take {size / 1e9:.1f} GB; --max-memory {2 * size / 1e9 + 1:.0f}GB runs it"
+        return True
 
     @property
     def _smoking(self) -> tuple[ModelUnderTest, ModelUnderTest]:

@@ -45,6 +45,7 @@ class Options(VerifyOptions):
     begun: float = field(default_factory=time.monotonic)
     deadline: float = float("inf")
     max_memory: int = 1 << 33
+    runs_large: bool = True  # whole, whatever it weighs: memory for it was given, or is there
     tolerances: tuple[Tolerance, ...] = ()
     stages: frozenset[str] = frozenset(CHOICES) - {"decision"}
     by_proof: bool = True  # where there is one, it will do: no stage that it leaves out was asked for by name

@@ -65,6 +65,7 @@ def resolve(a: LoadedModel, asked: VerifyOptions) -> Options:
         "begun": begun,
         "deadline": begun + (30.0 if asked.max_time is None else asked.max_time),
         "max_memory": find_default_memory() if asked.max_memory is None else asked.max_memory,
+        "runs_large": asked.max_memory is not None or asked.inputs is not None or asked.images is not None,
         "tolerances": tolerances,
         "stages": _stages(asked),
         "by_proof": asked.stages is None or set(asked.stages) == set(STAGES) or not _LEFT_OUT & set(asked.stages),
