@@ -145,6 +145,9 @@ def _sum(report: LintReport) -> Iterator[Block]:
 _NORMS = {code.name for code in CODES if code.name.startswith("bias-before-")}
 
 
+CHECKPOINTS = "old checkpoints: biasopt lint SPEC --fix-checkpoint IN OUT, before the source is fixed"
+
+
 def fix_lines(fix: SourceFix, *, wrote: bool) -> Iterator[str]:
     """What to say of a source fix beside its diff."""
     for item in fix.edited:
@@ -158,5 +161,5 @@ def fix_lines(fix: SourceFix, *, wrote: bool) -> Iterator[str]:
         yield f"left {refused.parameter}{where}: {refused.why}"
     if not fix.edited and not fix.refused:
         yield "nothing to fix: no bias before a norm was found dead"
-    if fix.edited:
-        yield "old checkpoints: biasopt lint SPEC --fix-checkpoint IN OUT, before the source is fixed"
+    if fix.edited and not wrote:
+        yield CHECKPOINTS

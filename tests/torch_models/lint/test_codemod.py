@@ -125,10 +125,43 @@ def test_layer_and_norm_under_one_condition(tmp_path: Path) -> None:
 
 
 def test_readers_of_the_bias_are_named(tmp_path: Path) -> None:
-    source = CLASS.replace("        self.n =", "        nn.init.zeros_(self.c.bias)\n        self.n =")
+    said = "if self.c.bias is not None:\n            nn.init.zeros_(self.c.bias)"
+    source = CLASS.replace("        self.n =", f"        {said}\n        self.n =")
     (edited,) = fixed(tmp_path, source).edited
     lines = (HEAD + source).splitlines()
-    assert [lines[line - 1].strip() for line in edited.readers] == ["nn.init.zeros_(self.c.bias)"]
+    assert [lines[line - 1].strip() for line in edited.readers] == [line.strip() for line in said.splitlines()]
+
+
+LOOP = """        for m in self.modules():
+            {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "crashes"),
+    [
+        ("nn.init.zeros_(self.c.bias)", True),
+        ("self.c.bias.data.zero_()", True),
+        ("self.c.bias.data[:2] = 0", True),
+        ("self.c.bias is None or nn.init.zeros_(self.c.bias)", False),
+        ("self.n.bias.data.zero_()", False),  # another's
+        ("nn.init.zeros_(self.n.bias)", False),
+        (LOOP.format("if isinstance(m, nn.Conv2d): nn.init.zeros_(m.bias)").strip(), True),
+        (LOOP.format("if isinstance(m, nn.Conv2d) and m.bias is not None: nn.init.zeros_(m.bias)").strip(), False),
+        (LOOP.format("if isinstance(m, (nn.Linear, nn.BatchNorm2d)): nn.init.zeros_(m.bias)").strip(), False),
+        (LOOP.format("if isinstance(m, (nn.Linear, nn.Conv2d)): m.bias.data.fill_(0)").strip(), True),
+    ],
+)
+def test_a_file_in_which_something_works_on_the_bias_is_left(line: str, crashes: bool, tmp_path: Path) -> None:
+    source = CLASS.replace(
+        "        self.n = nn.BatchNorm2d(5)\n", f"        self.n = nn.BatchNorm2d(5)\n        {line}\n"
+    )
+    found = fixed(tmp_path, source)
+    assert bool(found.edited) != crashes
+    assert any("works on .bias, which would be None" in r.why for r in found.refused) == crashes
+    if not crashes:  # and it does run
+        (tmp_path / "net.py").write_bytes(found.edited[0].after)
+        assert loaded(tmp_path / "net.py").make().c.bias is None
 
 
 SWITCH = CLASS.replace("def __init__(self):", "def __init__(self, norm=True):").replace(

@@ -128,7 +128,15 @@ def plan_source_fix(linted: Linted, module: Any, root: Path) -> SourceFix:
             refused += [Refused(f.parameter, location, why) for f in group]
         else:
             edits.setdefault(location.path, []).append(location)
-    edited = [_edit(files[path], locations) for path, locations in edits.items()]
+    edited = []
+    for path, locations in edits.items():
+        held = [f for location in locations for f in groups[location]]
+        kinds = {type(modules[f.module]).__name__ for f in held}
+        why = files[path].explain_crash({f.module.rpartition(".")[2] for f in held}, kinds)
+        if why:
+            refused += [Refused(f.parameter, f.location, why) for f in held]
+        else:
+            edited.append(_edit(files[path], locations))
     return SourceFix(tuple(edited), tuple(refused), root)
 
 

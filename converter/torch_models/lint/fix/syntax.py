@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,56 @@ class File:
         """Lines that read an attribute ``bias``: it may be None now."""
         nodes = [n for n in self.positions if type(n).__name__ == "Attribute" and n.attr.value == "bias"]
         return tuple(sorted({self.positions[n].start.line for n in nodes}))
+
+    def explain_crash(self, attributes: Collection[str], layers: Collection[str]) -> str:
+        """Where something is done to a ``.bias`` that would be None, as ``zeros_(m.bias)``; empty if nowhere.
+
+        Parameters
+        ----------
+        attributes : collection of str
+            The names under which the layers to edit are held, as ``c`` of ``self.c``.
+        layers : collection of str
+            Their classes: under ``isinstance(m, Linear)`` no convolution's bias is meant.
+        """
+        for node in self.positions:
+            if type(node).__name__ != "Attribute" or node.attr.value != "bias":
+                continue
+            owner = last_name(node.value)
+            held = type(node.value).__name__ == "Attribute"
+            if held and owner not in attributes:
+                continue
+            parent = self.parents.get(node)
+            used = type(parent).__name__ in ("Arg", "Attribute", "Subscript") and getattr(parent, "value", None) is node
+            if used and not self._is_guarded(node, layers) and last_name(getattr(parent, "attr", None)) != "bias":
+                return f"line {self.positions[node].start.line} works on .bias, which would be None: ask for that there"
+        return ""
+
+    def _is_guarded(self, node: Any, layers: Collection[str]) -> bool:
+        """Whether a condition around it asks for the bias, or for classes of which none is meant."""
+        cst = import_libcst()
+        below = node
+        for above in self.ancestors(node):
+            test = getattr(above, "test", None) if isinstance(above, cst.If | cst.IfExp | cst.While) else None
+            if isinstance(above, cst.BooleanOperation) and below is above.right:
+                test = above.left
+            if test is not None and test is not below and self._asks(test, layers):
+                return True
+            below = above
+        call = next((a for a in self.ancestors(node) if isinstance(a, cst.Call)), None)
+        return call is not None and last_name(call.func) in ("isinstance", "hasattr", "getattr", "print")
+
+    def _asks(self, test: Any, layers: Collection[str]) -> bool:
+        import libcst as cst
+        from libcst import matchers
+
+        if matchers.findall(test, matchers.Attribute(attr=matchers.Name("bias"))):
+            return True
+        for call in matchers.findall(test, matchers.Call(func=matchers.Name("isinstance"))):
+            classes = cst.ensure_type(call, cst.Call).args[-1]
+            named = {last_name(n) for n in matchers.findall(classes, matchers.Attribute() | matchers.Name())}
+            if not named & {*layers, "Module", "_ConvNd"}:
+                return True
+        return False
 
 
 def parse_file(path: Path) -> File:
