@@ -37,6 +37,7 @@ from converter.records.options import (
     OUTCOMES,
     PROVIDERS,
     AblateOptions,
+    BatchOptions,
     BenchOptions,
     ExportOptions,
     FoldOptions,
@@ -135,6 +136,28 @@ def fold(**given: Any) -> int:
     Nothing is written if the outputs differ, or if that could not be decided. MODEL may be - for stdin.
     """
     from converter.commands.fold import run
+
+    return run(**given)
+
+
+@cli.command()
+@argument("patterns", metavar="MODELS...", nargs=-1, required=True)
+@option("-o", "--output", metavar="OUT", type=FILE, required=True, help="Folder to write into.")
+@options(BatchOptions)
+@option("--verify/--no-verify", "verifies", default=True, help="Compare outputs.  [yes]")
+@options(InspectOptions)
+@options(VerifyOptions, "seed", "quick", "provider", "provider_options", "opt_level", "max_time")
+@json_option
+@option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@verbose_option
+def batch(**given: Any) -> int:
+    """Fold and verify many models, each in a process of its own.
+
+    MODELS are files, folders or patterns such as 'zoo/**/*.onnx'. A crash, a hang or too much memory of one is its
+    row, not the end. OUT/batch has a journal, so that a batch that was killed goes on, reports, and the summary as
+    JSON, HTML and JUnit XML. The exit code is the gravest of all.
+    """
+    from converter.commands.batch import run
 
     return run(**given)
 

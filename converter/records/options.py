@@ -220,6 +220,21 @@ class Advice:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class BatchOptions(OptionRecord):
+    """How many models are folded: `batch`; what is done to each is asked as of `fold`."""
+
+    jobs: int | None = option(None, "Models at a time.  [one a core]", "N", "count")
+    scheduler: str | None = option(None, "Run on a Dask cluster.", "tcp://HOST:8786")
+    upload: bool = option(False, "Send files to the workers.  [if they do not see them]")
+    triton: bool = option(False, "The folder is a Triton model repository; so is OUT.")
+    again: bool = option(False, "Also what an earlier run into OUT has done.")
+    bench: bool = option(False, "Measure latency; one model at a time a machine.")
+    certificate: bool = option(False, "Write certificates, too.")
+    max_memory: int | None = option(None, "Memory for each model.  [free / jobs]", "SIZE", "size")
+    timeout: float = option(1200.0, "Seconds for each model.  [1200]", "S", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class BenchOptions(RuntimeOptions):
     """How to measure whether one model is slower than another."""
 

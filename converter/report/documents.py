@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.records import Fate, Latency, ModelFacts, Parity, Step, Verb, exit_code_of
 from converter.records.ablate import AblateResult
+from converter.records.batch import BatchResult
 from converter.records.inventory import Inventory
 from converter.records.lint import CODES, LintReport
 from converter.records.results import ExportResult, FoldResult, InspectResult, ReplayResult
@@ -20,6 +21,7 @@ from converter.records.study import StudyResult
 from converter.report.content.bias_path import describe_step, explain
 from converter.report.serialize import (
     ABLATE_SCHEMA,
+    BATCH_SCHEMA,
     BENCH_SCHEMA,
     DOCTOR_SCHEMA,
     FOLD_SCHEMA,
@@ -104,6 +106,11 @@ def bench_document(
         "repro": repro(argv),
     }
     return {name: values[name] for name in BenchDocument.__struct_fields__ if name in values}
+
+
+def batch_document(found: BatchResult, *, argv: Sequence[str], version: str) -> dict[str, Any]:
+    """What ``batch --json`` prints."""
+    return {"schema": BATCH_SCHEMA, "tool": tool(argv, version), **encode(found)}
 
 
 def doctor_document(found: Inventory) -> dict[str, Any]:

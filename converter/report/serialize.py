@@ -42,6 +42,7 @@ from converter.records import (
     WarningCode,
 )
 from converter.records.ablate import AblateResult, BiasScore, EffectSummary
+from converter.records.batch import BatchResult
 from converter.records.inventory import Inventory
 from converter.records.results import FoldResult
 from converter.records.study import StudyResult
@@ -179,7 +180,8 @@ def columns(record: type, **renamed: str) -> list[tuple[str, Any, Any]]:
 
 
 VERIFY_SCHEMA, BENCH_SCHEMA, FOLD_SCHEMA = "biasopt.verify/1", "biasopt.bench/1", "biasopt.fold/1"
-ABLATE_SCHEMA, STUDY_SCHEMA, DOCTOR_SCHEMA = "biasopt.ablate/1", "biasopt.study/1", "biasopt.doctor/1"
+ABLATE_SCHEMA, STUDY_SCHEMA = "biasopt.ablate/1", "biasopt.study/1"
+DOCTOR_SCHEMA, BATCH_SCHEMA = "biasopt.doctor/1", "biasopt.batch/1"
 
 
 def _struct(name: str, doc: str, *parts: tuple[str, Any] | tuple[str, Any, Any]) -> Any:
@@ -284,6 +286,13 @@ DoctorDocument: Any = _struct(
     *columns(Inventory),
     ("exit_code", Literal[0, 3]),
 )
+BatchDocument: Any = _struct(
+    "biasopt.batch",
+    "What `biasopt batch --json` prints.",
+    ("schema", Literal["biasopt.batch/1"]),
+    *_HEAD,
+    *columns(BatchResult),
+)
 DOCUMENTS: dict[str, Any] = {  # that are read from files
     VERIFY_SCHEMA: VerifyDocument,
     BENCH_SCHEMA: BenchDocument,
@@ -293,6 +302,7 @@ SCHEMAS: dict[str, Any] = DOCUMENTS | {
     ABLATE_SCHEMA: AblateDocument,
     STUDY_SCHEMA: StudyDocument,
     DOCTOR_SCHEMA: DoctorDocument,
+    BATCH_SCHEMA: BatchDocument,
 }
 
 

@@ -1,0 +1,149 @@
+"""Which models a batch is of, and where the result of each goes; a Triton repository among them."""
+
+from __future__ import annotations
+
+import glob
+import mmap
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from converter.dataclass import dataclass
+from converter.errors import BiasoptError, ModelError
+
+_WILD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model, and its path below the folder that all of them lie in."""
+
+    path: Path
+    name: str
+
+
+def find_models(patterns: Sequence[str], output: Path) -> list[Found]:
+    """The models that files, folders and patterns mean, each once, by name.
+
+    ``**`` stands for any number of folders; a folder means every ``.onnx`` file below it. Names are relative to what
+    comes before the first wildcard of a pattern. What lies below ``output`` is a result and no model.
+
+    Raises
+    ------
+    ModelError
+        A pattern means nothing, or two models would be written to one place.
+    """
+    found: dict[str, Found] = {}
+    for pattern in patterns:
+        base, paths = _expand(pattern)
+        below = [path for path in paths if not path.resolve().is_relative_to(output.resolve())]
+        if not below:
+            raise ModelError(f"{pattern}: no model is there; quote a pattern such as 'zoo/**/*.onnx'")
+        for path in below:
+            each = Found(path, path.relative_to(base).as_posix())
+            other = found.setdefault(each.name, each)
+            if other.path.resolve() != path.resolve():
+                raise ModelError(
+                    f"{path} and {other.path} would both be written to {output / each.name}; run two batches"
+                )
+    return sorted(found.values(), key=lambda each: each.name)
+
+
+def _expand(pattern: str) -> tuple[Path, list[Path]]:
+    path = Path(pattern)
+    if path.is_dir():
+        return path, sorted(each for each in path.rglob("*") if each.suffix.lower() == ".onnx" and each.is_file())
+    if path.is_file() or not _WILD.search(pattern):
+        return path.parent, [path] if path.is_file() else []
+    before = pattern[: _WILD.search(pattern).start()]  # type: ignore[union-attr]
+    base = Path(before[: before.rfind("/") + 1] or ".")
+    return base, sorted(Path(each) for each in glob.glob(pattern, recursive=True) if Path(each).is_file())  # noqa: PTH207
+
+
+# -- Triton --------------------------------------------------------------------------------------------
+
+
+def find_triton_models(repository: Path) -> list[Found]:
+    """The ONNX models of a repository: ``NAME/VERSION/model.onnx``, a file or a folder with one of that name in it.
+
+    Raises
+    ------
+    ModelError
+        It is no such repository.
+    """
+    found = []
+    for folder in sorted(path for path in repository.iterdir() if path.is_dir()) if repository.is_dir() else []:
+        name = _read_file_name(folder / "config.pbtxt")
+        for version in sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()):
+            path = version / name
+            path = path / name if path.is_dir() else path
+            if path.is_file() and path.suffix == ".onnx":
+                found.append(Found(path, path.relative_to(repository).as_posix()))
+    if not found:
+        raise ModelError(f"{repository}: no model repository of Triton: there is no NAME/VERSION/model.onnx")
+    return found
+
+
+def _read_file_name(config: Path) -> str:
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    named = re.search(r'^\s*default_model_filename\s*:\s*"([^"/\\]+)"', text, re.MULTILINE)
+    return named[1] if named else "model.onnx"
+
+
+def list_other_files(repository: Path, models: Sequence[Found]) -> Iterator[Path]:
+    """Everything else of a repository: configurations, labels, and models of other kinds, whose bytes are kept."""
+    own = {each.path for each in models}
+    own |= {path for each in models for path in list_files(each.path)}
+    for path in sorted(repository.rglob("*")):
+        if path.is_file() and path not in own:
+            yield path
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy beside the target, then take its place.
+
+    Raises
+    ------
+    BiasoptError
+        It cannot be read or written.
+    """
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, partial)
+        partial.replace(target)
+    except OSError as exc:
+        partial.unlink(missing_ok=True)
+        raise BiasoptError(f"{target}: cannot be written ({exc.strerror})") from exc
+
+
+# An entry of TensorProto.external_data as protobuf writes it: key "location", then the length of the value.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x7f])", re.DOTALL)
+
+
+def list_files(model: Path) -> list[Path]:
+    """The model and the files of its external data inside its folder, found without parsing it.
+
+    What only looks like such an entry names no file that is there.
+    """
+    with model.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return [model]
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            names = {_read_value(content, found.end(), found[1]) for found in _LOCATION.finditer(content)}
+    folder = model.parent.resolve()
+    files = set()
+    for name in names:
+        with suppress(ValueError, OSError):  # a NUL, a name that is too long
+            path = (folder / name.decode()).resolve()
+            if path.is_file() and path.is_relative_to(folder):
+                files.add(path)
+    return [model, *sorted(files - {model.resolve()})]
+
+
+def _read_value(content: mmap.mmap, start: int, length: bytes) -> bytes:
+    size = length[0] if len(length) == 1 else (length[0] & 0x7F) | length[1] << 7
+    return bytes(content[start : start + size])
