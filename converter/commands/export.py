@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.commands.export_check import compare_with_torch
 from converter.commands.fold import FoldResult, exit_code, fold
 from converter.commands.inspect import read_ports
 from converter.commands.targets import Target, check_targets, list_paths
@@ -26,6 +25,7 @@ from converter.records.results import ExportResult
 from converter.report import terminal
 from converter.report.save import Ending
 from converter.torch_models.export import Dynamic, Exported, Request, export, parse_dynamic
+from converter.torch_models.export.parity import compare_with_torch
 from converter.torch_models.spec import InputSpec, Loaded, load, parse_input, wrap_module
 
 try:
