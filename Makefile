@@ -11,7 +11,7 @@ NEWEST ?= .venv-dev/bin/python
 FLOOR_TESTS ?= tests/test_floors.py tests/test_api.py tests/model tests/rewrite/passes tests/rewrite/analysis \
 	tests/rewrite/test_edge_cases.py tests/referee tests/runtime tests/records tests/commands/test_fold_many.py
 
-.PHONY: help demo test floors quick check lint format docs bench models zoo-table fuzz clean
+.PHONY: help demo test floors quick check lint format docs bench models zoo-table fuzz cluster-demo clean
 comma := ,
 
 # $(call fresh,FOLDER,WHAT): a new virtual environment with WHAT installed. What an earlier build left
@@ -32,6 +32,7 @@ help:
 	@echo "make format   reformat and apply ruff's safe fixes"
 	@echo "make docs     write the generated parts of the documents"
 	@echo "make bench    compare with other tools (ARGS='--models resnet50 --repeat 5')"
+	@echo "make cluster-demo  fold models/ on a Dask cluster of two workers on this machine"
 	@echo "make zoo-table  write README's table of where biases go, from exported nets"
 	@echo "make fuzz     mutated models through the commands (ARGS='10000 1 --ops inspect,fold,prove')"
 	@echo "make models   train and export the small models of models/ again"
@@ -87,6 +88,9 @@ bench: .venv-bench/done
 
 fuzz: .venv-dev/done
 	.venv-dev/bin/python -m tests.hostile.mutate $(or $(ARGS),2000 0)
+
+cluster-demo: .venv-dev/done
+	.venv-dev/bin/python -m tests.benchmarks.batch_scale --demo $(ARGS)
 
 zoo-table: .venv-bench/done
 	.venv-bench/bin/python -m tests.benchmarks.zoo_table
