@@ -89,13 +89,18 @@ def rename_ports(source: LoadedModel, names: Mapping[str, str]) -> LoadedModel:
     for old, new in names.items():
         if new not in ends:
             raise DataError(f"{source.label}: has no input or output {new!r} to be taken for {old!r}")
-    copy = ModelProto()
-    copy.CopyFrom(source.proto)
     # Another tensor that has the wanted name already makes way.
     mapping = {old: f"{old}/biasopt/taken" for old in names if old not in names.values()}
     mapping |= {new: old for old, new in names.items()}
-    _rename(copy.graph, mapping)
-    return replace(source, proto=copy, path=None)
+    return replace(source, proto=rename_tensors(source.proto, mapping), path=None)
+
+
+def rename_tensors(model: ModelProto, names: Mapping[str, str]) -> ModelProto:
+    """A copy in which each tensor ``k`` of the main graph is called ``names[k]``, also where subgraphs read it."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    _rename(copy.graph, names)
+    return copy
 
 
 def _rename(graph: GraphProto, mapping: Mapping[str, str]) -> None:

@@ -46,6 +46,7 @@ class Scope:
     known: dict[str, Port] = field(default_factory=dict)
     outer: Scope | None = None
     opset_import: Any = None
+    narrow: bool = True  # whether a tensor of which not every value can be may be cut at
 
     @cached_property
     def makers(self) -> dict[str, NodeProto]:
@@ -65,6 +66,16 @@ class Scope:
             if node.op_type in _UNREPEATABLE:
                 continue
             if all(n in found or n in self.consts or self._is_const_outside(n) for n in list_reads(node)):
+                found.update(name for name in node.output if name)
+        return found
+
+    @cached_property
+    def confined(self) -> set[str]:
+        """Tensors of which not every value can be: what a Relu or a Clip made, and what only moves that about."""
+        found: set[str] = set()
+        for node in self.nodes:
+            moved = node.op_type in _MOVING and any(n in found for n in node.input)
+            if node.op_type in _CONFINING or moved:
                 found.update(name for name in node.output if name)
         return found
 
@@ -220,6 +231,17 @@ _MARK = "/biasopt/"
 _REWRITES, _ORIGINALS = "biasopt.rewrites", "biasopt.originals"
 # Their outputs have a property that a rewrite may rest on (rows that sum to one), and random values have not.
 _NORMALISED = {"Softmax", "Attention"}
+_CONFINING = {
+    *("Relu", "Clip", "Abs", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Exp", "Sqrt", "Erf", "Sign", "Sin", "Cos"),
+    *("Max", "Min", "ThresholdedRelu", "Floor", "Ceil", "Round", "ReduceL1", "ReduceL2", "ReduceSumSquare", "Softmax"),
+    *("LogSoftmax", "Hardmax", "Where", "QuantizeLinear", "DequantizeLinear", "Dropout", "Elu", "Selu", "Celu", "Pow"),
+    *("FusedConv", "FusedGemm", "HardSwish", "Cast", "Gelu", "QuickGelu", "FastGelu", "BiasGelu", "Mish", "Mod"),
+}
+_MOVING = {
+    *("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Expand"),
+    *("Gather", "Pad", "Tile", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Resize"),
+    *("ReduceMax", "ReduceMin", "ReduceSum", "DepthToSpace", "SpaceToDepth"),
+}
 _INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
 
 
@@ -259,9 +281,12 @@ class _Part:
 
 
 def find_changed_regions(
-    a: LoadedModel, b: LoadedModel, dims: dict[str, tuple[int, ...]] | None = None
+    a: LoadedModel, b: LoadedModel, dims: dict[str, tuple[int, ...]] | None = None, *, wide: bool = False
 ) -> ChangedRegions:
-    """All regions of a pair; ``dims`` are the input shapes that types are inferred with."""
+    """All regions of a pair; ``dims`` are the input shapes that types are inferred with.
+
+    ``wide``: cut only at tensors that can hold any value, so that a region may be fed with values of one's own.
+    """
     before, after = build_scopes(a, {}), build_scopes(b, {})
     changed = {key: _find_changed_constants(before[key], after[key]) for key in after if key in before}
     targets = [(key, name) for key, new in changed.items() for name in _find_targets(before[key], after[key], new)]
@@ -270,6 +295,8 @@ def find_changed_regions(
     before, after = build_scopes(a, infer_types(a.proto, dims)), build_scopes(b, infer_types(b.proto, dims))
     infer_inner_types(before)
     infer_inner_types(after)
+    for scope in (*before.values(), *after.values()):
+        scope.narrow = not wide
     found, unmatched = [], []
     for key, name in targets:
         region = _cut_region(before[key], after[key], name, changed[key])
@@ -362,6 +389,8 @@ def _is_open(name: str, home: Scope, scope: Scope, other: Scope, opened: set[str
     """Whether a tensor that a node makes is computed inside the region rather than fed."""
     if name in home.derived or _is_integer(home, name) or home.makers[name].op_type in _NORMALISED:
         return True  # a random value in its place would have no meaning
+    if not home.narrow and name in home.confined:
+        return True
     if home is not scope:
         return False
     return name in opened or name in changed or name not in other.makers

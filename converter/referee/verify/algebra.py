@@ -14,7 +14,7 @@ from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
-from converter.referee.proto.source import find_float_types
+from converter.referee.proto.source import LoadedModel, find_float_types
 from converter.referee.proto.tensors import UNIT_ROUNDOFF
 from converter.referee.reference.kernels import Unsupported
 from converter.referee.verify.metrics import Difference, measure_difference, sum_differences
@@ -50,7 +50,7 @@ def judge_algebra(
     except (Unsupported, ModelError) as exc:
         return Stage("algebra", Verdict.SKIPPED, f"float64 reference: {exc}")
     names = [o.name for o in a.source.proto.graph.output]
-    floor = _find_floor(a)
+    floor = _find_floor(a.source)
     checks = tuple(
         _judge(name, [m[name] for m in measured], floor, ties=rounding_decides(a.source, name)) for name in names
     )
@@ -75,9 +75,9 @@ def _measure(
     }
 
 
-def _find_floor(a: ModelUnderTest) -> float:
+def _find_floor(source: LoadedModel) -> float:
     """The least noise that counts as noise: one rounding in the model's finest weight type."""
-    units = [UNIT_ROUNDOFF[t] for t in find_float_types(a.source.proto)]
+    units = [UNIT_ROUNDOFF[t] for t in find_float_types(source.proto)]
     return max(min(units, default=2.0**-24), _REFERENCE_NOISE)
 
 
@@ -104,6 +104,17 @@ def _judge(name: str, measured: Sequence[_Measured], floor: float, *, ties: bool
     detail = {"e": e, "e_pert": e_pert, "peak": peak, "elements": change.compared, "mismatches": change.mismatches}
     why = "" if verdict is Verdict.PASS else _explain(score, change, peak)
     return OutputCheck(name, verdict, score, PASS_BELOW, change.max_abs, detail=detail, why=why)
+
+
+def measure_score(change: Difference, noise: Sequence[Difference], source: LoadedModel) -> float:
+    """How many times as far as rounding the weights two outputs are apart, by their norms or by one element."""
+    if change.problem:
+        return math.inf if not any(n.problem for n in noise) else 0.0
+    if change.mismatches:
+        return math.inf if change.mismatches > max((n.mismatches for n in noise), default=0) else 0.0
+    floor = _find_floor(source)
+    moved = max((n.relative for n in noise if math.isfinite(n.relative)), default=0.0)
+    return max(change.relative / max(moved, floor), _compute_peak(change, noise, floor))
 
 
 def _compute_peak(change: Difference, noise: Sequence[Difference], floor: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from converter.referee.proto.random_inputs import BATCHES, check_given, guess_sh
 from converter.referee.proto.source import LoadedModel, count_stored_bytes, seed_nodes, walk_nodes
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported
+from converter.referee.unreached.places import drive_places
 from converter.referee.verify.algebra import DOUBT_DRAWS, judge_algebra
 from converter.referee.verify.coverage import (
     describe_outputs,
@@ -32,16 +33,16 @@ from converter.referee.verify.coverage import (
 )
 from converter.referee.verify.decisions import run_decisions
 from converter.referee.verify.metrics import measure_distance
-from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest
+from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest, Outputs
 from converter.referee.verify.options import Options
 from converter.referee.verify.outputs import NoiseFloor, judge_outputs
-from converter.referee.verify.parameters import check_parameters
+from converter.referee.verify.parameters import check_parameters, has_other_weight
 from converter.referee.verify.precision import PrecisionCheck, check_beside_cpu, check_precision
 from converter.referee.verify.proof import bound_rounding, is_recomputed
 from converter.referee.verify.region_replay import RegionReplay, run_regions
 from converter.referee.verify.request import check_level, resolve
 from converter.referee.verify.smoke import name_smoke, run_smoke_test
-from converter.referee.verify.structure import check_structure, is_unseeded
+from converter.referee.verify.structure import Claim, check_claims, check_structure, is_unseeded
 from converter.referee.verify.verdict import (
     Fact,
     complete,
@@ -79,6 +80,7 @@ class Referee:
         difference: ChangedRegions,
         stages: list[Stage],
         warnings: list[Warning],
+        claims: Sequence[Claim] = (),
     ) -> None:
         of_a, of_b = options.for_side(0), options.for_side(1)
         self.a, self.b = ModelUnderTest(a, of_a), ModelUnderTest(b, of_b)
@@ -89,8 +91,10 @@ class Referee:
         self.difference = difference
         self.stages = stages
         self.warnings = warnings
+        self.claims = claims
         self.cases = ModelInputs(self.a, options)
         self.ran = self.a, self.b  # as they ran
+        self.other_sizes: list[ModelInput] = []
         self.no_reference = ""  # why there is none
         listens = self._asks("local") and not options.quick
         self.replay = RegionReplay(difference, a, b, options, ours=self.ours) if listens else None
@@ -106,7 +110,7 @@ class Referee:
     def _prove(self) -> Parity | None:
         """A fold of this tool's own, recomputed number by number, that one run does not contradict; None if not."""
         a, b, options = self.a.source, self.b.source, self.options
-        parameters = next((s for s in self.stages if s.id == "parameters"), None)
+        parameters = self.parameters
         on_cpu = options.provider == "cpu" and not options.is_crossed  # elsewhere the precision of the run is looked at
         if parameters is None or not options.by_proof or not self.ours or not on_cpu:
             return None
@@ -145,6 +149,11 @@ class Referee:
             return False
         self.cases.why_not = f"its weights take {size / 1e9:.1f} GB; --max-memory {2 * size / 1e9 + 1:.0f}GB runs it"
         return True
+
+    @property
+    def parameters(self) -> Stage | None:
+        """The parameters stage, if it was asked for."""
+        return next((s for s in self.stages if s.id == "parameters"), None)
 
     @property
     def _smoking(self) -> tuple[ModelUnderTest, ModelUnderTest]:
@@ -186,7 +195,11 @@ class Referee:
         runs = [c.runtime or c.exact or {} for c in self.cases.items]
         self.constant = find_constant_outputs(runs)
         self.warnings.extend(describe_outputs(runs, self.constant, self.stages))
+        self._check_claims([*runs, *(c.runtime or {} for c in self.other_sizes)])
         return self._conclude(exact.status)
+
+    def _check_claims(self, runs: Sequence[Outputs]) -> None:
+        self.stages[0] = check_claims(self.stages[0], self.claims, runs)
 
     def _asks(self, stage: str) -> bool:
         return stage in self.options.stages
@@ -200,7 +213,8 @@ class Referee:
         first, begun = self.cases.items[0], time.process_time()  # not what others do on this machine
         self.options.progress("float64: original, input 1")
         try:
-            first.exact = first.exact or self.a.reference(first.feeds, watch=self.replay)
+            watch = self.replay if self.ours else None  # names of other tools say little: see `_drive`
+            first.exact = first.exact or self.a.reference(first.feeds, watch=watch)
         except Unsupported as exc:
             self.cases.fill(self.options.n_inputs)
             self.no_reference = f"float64 reference: {exc}"
@@ -248,7 +262,7 @@ class Referee:
         noise = self._noise()
         while True:
             self._fill_exact()
-            extra = self.cases.other_sizes()
+            self.other_sizes = extra = self.cases.other_sizes()
             self.a.close()
             stage = judge_outputs(self.a, self.b, self.cases.items, self.options, NoiseFloor(noise, extra=extra))
             count = len(self.cases.items)
@@ -352,12 +366,36 @@ class Referee:
         varies = len(self.constant) < len(self.a.source.proto.graph.output)
         facts = find_facts(self.stages, runs=not self.cases.no_runtime, varies=varies)
         if self._asks("local"):
-            replayed = None if self.replay is None else self.replay.stage()
+            driven = self._drive()
+            by_names = driven is None or (self.ours and driven.status is Verdict.PASS)
+            replayed = self._replay() if by_names else driven
+            if driven is not None:
+                self.stages[:] = [_settle_parameters(s, driven) for s in self.stages]
             partial = outputs_suffice(facts) or algebra_status is Verdict.FAIL
             regions = None if partial and replayed is not None else self._places(partial=partial)
             places = merge_stages(regions, self._unexecuted())
             self.stages.extend(s for s in (replayed, places) if s is not None)
         return conclude(self.stages, self.warnings, facts, "whole-model")
+
+    def _drive(self) -> Stage | None:
+        """The local stage of what nothing proves; None where a stage has failed, or nothing runs in float64."""
+        if self.options.quick or self.no_reference or any(s.status is Verdict.FAIL for s in self.stages):
+            return None
+        a, b = self.a.source, self.b.source
+        if self.ours and (self.parameters is None or is_recomputed(a, b, self.difference, self.parameters)):
+            return None
+        stage, witness = drive_places(a, b, self.cases.items, self.options, random=self.cases.random)
+        if witness is not None:
+            self.failing = [witness.feeds]
+        return stage
+
+    def _replay(self) -> Stage | None:
+        """The local stage by names; of another tool's models the original runs once more for it."""
+        if self.replay is None:
+            return None
+        if not self.ours and not self.no_reference:
+            self.a.reference(self.cases.items[0].feeds, watch=self.replay)
+        return self.replay.stage()
 
     def _unexecuted(self) -> Stage | None:
         """The rewritten places in branches that did not run, each on its own; None if there is none."""
@@ -383,6 +421,7 @@ class Referee:
         if self.options.stream is not None and not self.cases.no_runtime:
             raise DataError(f"the inputs that were given cannot be run: {reason}")
         self.warn(WarningCode.NOT_RUN_WHOLE, f"the model was not run whole: {reason}")
+        self._check_claims(())
         places = run_regions(self.difference, self.a.source, self.b.source, self.options)
         if places.status in (Verdict.PASS, Verdict.SKIPPED) and not self._is_all():
             why = f"{places.why}; something else differs, which could not be cut out and run"
@@ -458,7 +497,7 @@ def compare(
 
 def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Referee | None, Parity]:
     options.progress("structure")
-    shape_of_things, warnings = check_structure(a, b)
+    shape_of_things, warnings, claims = check_structure(a, b)
     if shape_of_things.status is not Verdict.PASS:
         return None, Parity(
             shape_of_things.status,
@@ -470,21 +509,38 @@ def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Refer
         )
     if options.stream is not None:  # what is asked for is looked at, also where nothing will run on it
         _check_first(a, options.stream)
-    alike = _may_be_one(a, b) and not options.is_crossed  # one model on two providers is what is asked about then
+    if options.stages == {"structure"}:
+        shape_of_things = check_claims(shape_of_things, claims, ())
+    alike = (
+        not claims and _may_be_one(a, b) and not options.is_crossed
+    )  # one model on two providers is what is asked then
     if alike and is_same_computation(a, b):
         return None, _conclude_identical(shape_of_things, warnings)
     if options.stages == {"structure"}:
         why = f"{shape_of_things.why}; nothing else was asked for"
         return None, Parity(
-            Verdict.PASS, "D", stages=(shape_of_things,), warnings=tuple(warnings), scope="none", why=why
+            shape_of_things.status, "D", stages=(shape_of_things,), warnings=tuple(warnings), scope="none", why=why
         )
     difference = find_changed_regions(a, b, _guess_dims(a, options))
     # That no place was found to differ is no proof: a node's meaning also hangs on what lies around it.
-    if difference.is_empty and not alike and not options.is_crossed and is_same_computation(a, b):
+    if difference.is_empty and not claims and not alike and not options.is_crossed and is_same_computation(a, b):
         return None, _conclude_identical(shape_of_things, warnings)
     a, b = _make_repeatable(a, warnings), _make_repeatable(b, [])
-    referee = Referee(a, b, options, difference, [shape_of_things], warnings)
+    referee = Referee(a, b, options, difference, [shape_of_things], warnings, claims)
     return referee, referee.judge()
+
+
+def _settle_parameters(stage: Stage, driven: Stage) -> Stage:
+    """Numbers that are not the recomputed ones are no doubt where each place agrees on whatever comes to it.
+
+    But for a weight that is another one altogether: then the unit that it belongs to was off whatever came.
+    """
+    if stage.id != "parameters" or stage.status is not Verdict.INCONCLUSIVE:
+        return stage
+    if driven.status is Verdict.PASS and has_other_weight(stage):
+        return stage
+    more = "; the places agree on driven values" if driven.status is Verdict.PASS else ""
+    return replace(stage, status=Verdict.SKIPPED, why=f"{stage.why}{more}")
 
 
 def _check_first(a: LoadedModel, stream: Stream) -> None:

@@ -124,6 +124,12 @@ def _find_unexplained(checks: list[OutputCheck], missed: Collection[str], b: Loa
     return None
 
 
+def has_other_weight(stage: Stage) -> bool:
+    """Whether a weight is not what was recomputed by more than any arithmetic in float32 makes it."""
+    bad = (c for c in stage.outputs if c.status is not Verdict.PASS)
+    return any(c.detail.get("what") != "bias" and _is_far(c) for c in bad)
+
+
 def _is_far(check: OutputCheck) -> bool:
     found, expected = (float(check.detail[key]) for key in ("found", "expected"))
     return not abs(found - expected) <= _FAR * max(abs(found), abs(expected))

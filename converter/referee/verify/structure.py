@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from onnx import TensorProto
 
 from converter.model.file.checker import problems
@@ -39,35 +41,81 @@ _NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _NATURAL = 1e-3
 
 
-def check_structure(a: LoadedModel, b: LoadedModel) -> tuple[Stage, list[Warning]]:
-    """The structure stage, and what is worth a warning."""
+class Claim(NamedTuple):
+    """The shape that the rewritten model states of an output: true or not, as what comes out will show."""
+
+    name: str
+    dims: tuple[int | str | None, ...]
+    why: str
+
+
+def check_structure(a: LoadedModel, b: LoadedModel) -> tuple[Stage, list[Warning], tuple[Claim, ...]]:
+    """The structure stage, what is worth a warning, and what only a run can decide."""
     warnings: list[Warning] = []
+    before, after = list_free_inputs(a.proto), list_free_inputs(b.proto)
+    ends = read_ports(a.proto.graph.output), read_ports(b.proto.graph.output)
+    open_sizes = {d for port in before.values() for d in port.dims or () if isinstance(d, str)}
+    claims = tuple(_list_claims(*ends, open_sizes))
     faults = [
-        *_compare_interface("input", list_free_inputs(a.proto), list_free_inputs(b.proto)),
-        *_compare_interface("output", read_ports(a.proto.graph.output), read_ports(b.proto.graph.output)),
+        *_compare_interface("input", before, after),
+        *_compare_interface("output", *ends, {c.name for c in claims}),
         *_compare_modes(a.proto, b.proto, warnings),
         *_run_checker(a.proto, b.proto, warnings),
     ]
     _note_versions(a.proto, b.proto, warnings)
     checks = tuple(OutputCheck(name, Verdict.FAIL, why=why) for name, why in faults)
     if not faults and not a.proto.graph.output:
-        return Stage(
-            "structure", Verdict.INCONCLUSIVE, "the models have no outputs: there is nothing to compare"
-        ), warnings
+        why = "the models have no outputs: there is nothing to compare"
+        return Stage("structure", Verdict.INCONCLUSIVE, why), warnings, ()
     n_in, n_out = len(list_free_inputs(a.proto)), len(a.proto.graph.output)
     why = (
         faults[0][1]
         if faults
         else f"{_format_count(n_in, 'input')} and {_format_count(n_out, 'output')} keep name, type and shape"
     )
-    return Stage("structure", Verdict.FAIL if faults else Verdict.PASS, why, checks), warnings
+    return Stage("structure", Verdict.FAIL if faults else Verdict.PASS, why, checks), warnings, claims
+
+
+def check_claims(stage: Stage, claims: Sequence[Claim], runs: Sequence[Mapping[str, Any]]) -> Stage:
+    """The structure stage with what the original's outputs say of the sizes that the rewritten model states.
+
+    An inferred symbol may stand for two sizes, and a number for what is a symbol elsewhere: of such claims those
+    count that what comes out contradicts. Without any run all of them do.
+    """
+    checks = []
+    for claim in claims:
+        shapes = [np.shape(run[claim.name]) for run in runs if claim.name in run]
+        false = next((shape for shape in shapes if not _holds(claim.dims, shape)), None)
+        if not shapes or false is not None:
+            seen = "" if false is None else f", and {list(false)} comes out"
+            checks.append(OutputCheck(claim.name, Verdict.FAIL, why=claim.why + seen))
+    if not checks:
+        return stage
+    return replace(stage, status=Verdict.FAIL, why=checks[0].why, outputs=(*stage.outputs, *checks))
+
+
+def _holds(dims: Sequence[int | str | None], shape: Sequence[int]) -> bool:
+    return len(dims) == len(shape) and all(not _is_number(d) or d == n for d, n in zip(dims, shape, strict=True))
 
 
 def _format_count(n: int, what: str) -> str:
     return f"{n} {what}" + ("" if n == 1 else "s")
 
 
-def _compare_interface(kind: str, a: dict[str, Port], b: dict[str, Port]) -> Iterator[tuple[str, str]]:
+def _list_claims(a: dict[str, Port], b: dict[str, Port], open_sizes: Collection[str]) -> Iterator[Claim]:
+    """Outputs whose shape the two models state differently, where that may be a size that one of them has resolved."""
+    for name in a.keys() & b.keys():
+        before, after = a[name].dims, b[name].dims
+        if before is None or after is None or (a[name].kind, a[name].elem) != (b[name].kind, b[name].elem):
+            continue
+        fixed = len(before) == len(after) and any(p in open_sizes and _is_number(q) for p, q in _pair(before, after))
+        if not fixed and not _may_be(before, after):
+            yield Claim(name, after, _describe_shapes("output", a[name], b[name]))
+
+
+def _compare_interface(
+    kind: str, a: dict[str, Port], b: dict[str, Port], claimed: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
     for name in a:
         if name not in b:
             yield name, f"{kind} {name!r} is missing"
@@ -76,15 +124,32 @@ def _compare_interface(kind: str, a: dict[str, Port], b: dict[str, Port]) -> Ite
             yield name, f"{kind} {name!r} is new"
     if set(a) == set(b) and list(a) != list(b):
         yield next(iter(a), ""), f"the order of the {kind}s changed"
-    for name in [n for n in a if n in b]:
+    for name in [n for n in a if n in b and n not in claimed]:
         yield from _compare_port(kind, a[name], b[name])
 
 
 def _compare_port(kind: str, a: Port, b: Port) -> Iterator[tuple[str, str]]:
     if (a.kind, a.elem) != (b.kind, b.elem):
         yield a.name, f"{kind} {a.name!r}: type {_format_type(a)} became {_format_type(b)}"
-    elif a.dims is not None and a.dims != b.dims:
-        yield a.name, f"{kind} {a.name!r}: shape {_format_dims(a)} became {_format_dims(b)}"
+    elif a.dims is not None and b.dims is not None and not _may_be(a.dims, b.dims):
+        yield a.name, _describe_shapes(kind, a, b)
+
+
+def _may_be(before: Sequence[int | str | None], after: Sequence[int | str | None]) -> bool:
+    """Whether every number of the second shape is in the first: what a symbol is called is no claim."""
+    return len(before) == len(after) and all(p == q or not _is_number(q) for p, q in _pair(before, after))
+
+
+def _pair(before: Sequence[Any], after: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(before, after, strict=True)
+
+
+def _is_number(dim: int | str | None) -> bool:
+    return isinstance(dim, int) and dim >= 0
+
+
+def _describe_shapes(kind: str, a: Port, b: Port) -> str:
+    return f"{kind} {a.name!r}: shape {_format_dims(a)} became {_format_dims(b)}"
 
 
 def _format_type(port: Port) -> str:
@@ -118,15 +183,29 @@ def _is_training(node: NodeProto, version: int) -> bool:
 
 
 def _run_checker(a: ModelProto, b: ModelProto, warnings: list[Warning]) -> Iterator[tuple[str, str]]:
-    after = problems(strip_weights(b))
+    after = problems(_excuse(strip_weights(b), a))
     if not after:
         return
-    before = problems(strip_weights(a))
+    before = problems(_excuse(strip_weights(a), a))
     if before:
         said = f"onnx's checker objects to both models: {_shorten(before)}"
         warnings.append(Warning(WarningCode.CHECKER_OBJECTS, said))
     else:
         yield "", f"onnx's checker objects: {_shorten(after)}"
+
+
+def _excuse(skeleton: ModelProto, original: ModelProto) -> ModelProto:
+    """A skeleton without what onnx's checker objects to and onnxruntime neither needs nor misses.
+
+    Before IR 4 an initializer had to be an input too, and onnxruntime writes files where it is not. An output without
+    a shape claims none.
+    """
+    skeleton.ir_version = max(skeleton.ir_version, 4)
+    stated = {v.name: v for v in original.graph.output}
+    for value in skeleton.graph.output:
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape") and value.name in stated:
+            value.CopyFrom(stated[value.name])
+    return skeleton
 
 
 def _shorten(text: str) -> str:

@@ -63,8 +63,8 @@ RARE = """g (float[2,4] x) => (float[2,4] y) <float big = {1000.0}> { m = Reduce
 def test_a_branch_that_no_input_leads_into_is_compared_alone(quick: bool) -> None:
     before = parsed(RARE % ("Greater", "Relu(x)"))
     parity = compare(before, parsed(RARE % ("Greater", "Abs(x)")), quick=quick)
-    assert parity.verdict is Verdict.INCONCLUSIVE
-    assert "y.then_branch" in parity.why
+    assert parity.verdict is (Verdict.INCONCLUSIVE if quick else Verdict.FAIL), "unless inputs are driven there"
+    assert "y.then_branch" in next(s for s in parity.stages if s.id == "segments").why
     other = RARE % ("Greater", "Max(x, k)")
     same = compare(before, parsed(other, k=np.zeros(1, np.float32)), quick=quick)
     assert same.verdict is Verdict.PASS
@@ -116,15 +116,15 @@ def test_a_name_that_was_given_to_what_follows_is_recognised(name: str) -> None:
     checks = next(s for s in parity.stages if s.id == "local").outputs
     convs = [c for c in checks if c.detail.get("op") == "Conv"]
     assert convs
-    assert any(str(c.detail.get("means", "")).startswith("batchnormalization") for c in convs)
+    assert all(c.name.startswith("batchnormalization") for c in convs), "what they are in the original"
 
 
 def test_behind_a_moved_name_a_wrong_number_is_no_pass() -> None:
     model = nets.plain()
     wrong = moved_on(model, foreign(nets.fold(model, bug=channel)))
     parity = compare(model, wrong, stages=["local"])
-    assert parity.verdict is Verdict.INCONCLUSIVE
-    assert "Conv" in parity.why
+    assert parity.verdict is Verdict.FAIL
+    assert "driven inputs" in parity.why
 
 
 def test_behind_a_moved_name_another_operator_is_no_pass() -> None:
@@ -133,8 +133,8 @@ def test_behind_a_moved_name_another_operator_is_no_pass() -> None:
     relu = next(n for n in wrong.graph.node if n.op_type == "Relu")
     relu.op_type = "Elu"
     parity = compare(model, wrong, stages=["local"])
-    assert parity.verdict is Verdict.INCONCLUSIVE
-    assert relu.output[0] in parity.why
+    assert parity.verdict is Verdict.FAIL
+    assert "driven inputs" in parity.why
 
 
 def test_operators_without_a_reference_are_judged_on_onnxruntime() -> None:
@@ -190,7 +190,7 @@ def test_one_element_of_many_that_is_off() -> None:
 
 @pytest.mark.parametrize("both", [False, True])
 def test_rows_that_no_index_reached(both: bool) -> None:
-    """Two tables, and one row of each is another one: no run shows it, and no name can have moved on."""
+    """Two tables, and one row of each is another one: no random index shows it, and those are looked up then."""
     text = """g (int64[N,8] a, int64[N,8] b) => (float[N,8,16] y) { p = Gather(u, a)
      q = Gather(v, b)\n y = Add(p, q) }"""
     rng = np.random.default_rng(0)
@@ -200,8 +200,8 @@ def test_rows_that_no_index_reached(both: bool) -> None:
     wrong_u[1234] += 1
     wrong_v[77] += 1
     parity = compare(before, parsed(text, u=wrong_u, v=wrong_v if both else v))
-    assert parity.verdict is Verdict.INCONCLUSIVE
-    assert "channel 1234" in parity.why
+    assert parity.verdict is Verdict.FAIL
+    assert "driven inputs" in parity.why
 
 
 def test_a_copy_in_half_precision_is_pointed_to_the_decisions() -> None:

@@ -1,0 +1,367 @@
+"""Inputs driven to where two models may part: far up and down, to other signs, onto bounds, to rows of a table.
+
+`Pair.find_difference` runs both models in float64 on such inputs, seeded and in a fixed number. What differs by more
+than rounding does is a witness; a bound that only one model has, and that no input crossed, is said.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from converter.referee.proto.source import LoadedModel
+from converter.referee.reference.evaluator import Reference
+from converter.referee.reference.kernels import Unsupported
+from converter.referee.unreached.thresholds import (
+    EQUAL,
+    Bound,
+    Constants,
+    find_own_bounds,
+    list_bounds,
+    list_tables,
+)
+from converter.referee.verify.algebra import measure_score
+from converter.referee.verify.metrics import Difference, measure_difference
+
+Array = np.ndarray[Any, Any]
+Feeds = dict[str, Any]
+
+DIFFERS = 10.0  # of what rounding the weights does; float32 arithmetic of other tools is about 3
+_DRAWS = 2
+_SCALES = (-1.0, 2.0**4, 2.0**-6, -(2.0**8), 2.0**14)
+_SPREADS = (1.0, 2.0**6, 2.0**12)
+_OFFSETS = 4  # inputs with a number of their own for each channel
+_ROWS = 8  # inputs that read rows which differ
+_WALKS = 24  # steps of a walk towards a bound that nothing crossed
+_ELEMENTS = 3  # whose crossing of a bound is located
+_HALVINGS = 40
+_FEW = 1e-3  # of the elements, that a rounding may move over a step; what differs really does so beside them too
+_HUGE = 1e120
+_BESIDE = 2  # inputs close by that then decide
+_CHEAP = 1 << 18  # elements in and out, above which fewer inputs are taken
+
+
+class Witness(NamedTuple):
+    """Inputs on which two models differ."""
+
+    feeds: Feeds
+    score: float
+    output: str
+
+
+@dataclass(slots=True)
+class Coverage:
+    """A bound of one model, and the sides of it that some input was on."""
+
+    bound: Bound
+    first: bool  # of the original
+    seen: set[str] = field(default_factory=set)
+    usual: tuple[float, float] = (math.inf, -math.inf)  # the least and the largest value before any were driven
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """The sides that no input was on."""
+        return self.bound.sides - self.seen
+
+
+class Pair:
+    """Two models with the same inputs and outputs, in float64."""
+
+    def __init__(self, a: LoadedModel, b: LoadedModel, seed: int, max_bytes: int | None = None) -> None:
+        self.a, self.b = a, b
+        self._left = Reference(a.proto, external_dir=a.folder, max_bytes=max_bytes)
+        self._right = Reference(b.proto, external_dir=b.folder, max_bytes=max_bytes)
+        self._moved = [
+            Reference(a.proto, weight_perturb=seed + k, external_dir=a.folder, max_bytes=max_bytes)
+            for k in range(_DRAWS)
+        ]
+        self._seed = seed
+        self.worst = 0.0  # of what rounding explains, over all inputs
+        bounds = list_bounds(a), list_bounds(b)
+        own = find_own_bounds(*bounds)
+        self.coverage = [Coverage(x, first) for first, side in ((True, own[0]), (False, own[1])) for x in side]
+        self._limits = sorted({x.limit for side in bounds for x in side if x.limit is not None})
+        self._jumps = any(x.limit is None or EQUAL in x.sides for side in bounds for x in side)
+        self._reads = [{n for c in self.coverage if c.first is first for n in c.bound.reads} for first in (True, False)]
+        self._held = Constants(a), Constants(b)
+
+    def find_difference(self, base: Feeds, *, most: int = 99) -> Witness | None:
+        """The first of the driven inputs on which the two differ; `missed` says what none of them reached."""
+        for k, feeds in enumerate(self._drive(base)):
+            if k >= most:
+                break
+            found = self.compare(feeds)
+            if found is not None:
+                return found
+        for feeds in (*self._set_on_bounds(base), *self._cross(base)):
+            found = self.compare(feeds, located=True)
+            if found is not None:
+                return found
+        return None
+
+    @property
+    def missed(self) -> list[Coverage]:
+        """Bounds of one model alone that no input was seen on both sides of."""
+        return [c for c in self.coverage if c.missing]
+
+    def compare(self, feeds: Feeds, *, located: bool = False) -> Witness | None:
+        """A witness if the outputs differ; ``located`` inputs are where a single element may be what differs."""
+        try:
+            left, right = self._run(feeds)
+        except Unsupported:  # what no model takes shows nothing
+            return None
+        sizes = {n: _find_size(v) for n, v in left.items()}
+        changes = {n: measure_difference(_divide(v, sizes[n]), _divide(right[n], sizes[n])) for n, v in left.items()}
+        suspect = [n for n, d in changes.items() if d.problem or d.mismatches or d.square]
+        if not suspect or not self._is_finite(left):
+            return None
+        moved = [run.run(self._select(run, feeds)) for run in self._moved]
+        for name in suspect:
+            size = sizes[name]
+            noise = [measure_difference(_divide(left[name], size), _divide(m[name], size)) for m in moved]
+            score = measure_score(changes[name], noise, self.a)
+            if score > DIFFERS and (located or not self._may_be_step(left[name], right[name], noise)):
+                return Witness(feeds, score, name)
+            if score > DIFFERS:
+                beside = (self.compare(f, located=True) for f in self._list_beside(feeds))
+                if (found := next(filter(None, beside), None)) is not None:
+                    return found
+            else:
+                self.worst = max(self.worst, score)
+        return None
+
+    def _may_be_step(self, left: Any, right: Any, noise: Sequence[Difference]) -> bool:
+        """Whether so few elements differ that each may be one that lay within rounding of a step."""
+        return self._jumps and _count_apart(left, right, noise) <= max(1.0, _FEW * np.size(left))
+
+    def _list_beside(self, feeds: Feeds) -> Iterator[Feeds]:
+        """The inputs moved a little, so that what lay within rounding of a step lies elsewhere."""
+        for k in range(_BESIDE):
+            yield {
+                n: v * (1 + 1e-3 * self._rng(n, 300 + k).standard_normal(np.shape(v))) if v.dtype.kind == "f" else v
+                for n, v in ((n, np.asarray(v)) for n, v in feeds.items())
+            }
+
+    def _run(self, feeds: Feeds) -> tuple[Feeds, Feeds]:
+        """Both models' outputs; the bounds are told of what comes to them."""
+        results = []
+        for reference, first, wanted in ((self._left, True, self._reads[0]), (self._right, False, self._reads[1])):
+            seen: dict[str, Any] = {}
+            results.append(reference.run(self._select(reference, feeds), partial(_keep, wanted, seen)))
+            for cover in (c for c in self.coverage if c.first is first):
+                _note(cover, seen)
+        return results[0], results[1]
+
+    @staticmethod
+    def _select(reference: Reference, feeds: Feeds) -> Feeds:
+        return {n: v for n, v in feeds.items() if n in reference.input_names}
+
+    @staticmethod
+    def _is_finite(outputs: Feeds) -> bool:
+        """Whether the original is far from overflow: inputs that bring it there are none of its own."""
+        arrays = [v for v in outputs.values() if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
+        return all(np.isfinite(v).any() for v in arrays)
+
+    # -- inputs --------------------------------------------------------------------------------------
+
+    def _drive(self, base: Feeds) -> Iterator[Feeds]:
+        """Beside the base: scaled, spread, on bounds, rounded, and the rows that differ; the same ones each time."""
+        floats = [n for n, v in base.items() if np.asarray(v).dtype.kind == "f"]
+        yield base
+        if sum(np.size(v) for v in base.values()) > _CHEAP:
+            yield self._spread(base, floats, 1.0, 0)
+            yield self._spread(base, floats, 2.0**6, 1)
+            yield from self._read_rows(base)
+            return
+        for scale in _SCALES:
+            yield {n: v * np.asarray(scale, v.dtype) if n in floats else v for n, v in base.items()}
+        for k, spread in enumerate(_SPREADS):
+            yield self._spread(base, floats, spread, k)
+        if floats:
+            yield from (self._offset(base, floats, k) for k in range(_OFFSETS))
+        yield from self._vary_others(base, floats)
+        yield from self._read_rows(base)
+
+    def _offset(self, base: Feeds, floats: Sequence[str], k: int) -> Feeds:
+        """The same number for all that lies behind one channel: what a mean over pixels does not level out."""
+        found = self._spread(base, floats, 1.0, 20 + k)
+        for name in floats:
+            value = found[name]
+            axis = 1 if value.ndim > 2 else value.ndim - 1
+            shape = [n if j == axis else 1 for j, n in enumerate(value.shape)]
+            found[name] = value + 3 * np.std(value) * self._rng(name, 40 + k).standard_normal(shape)
+        return found
+
+    def _set_on_bounds(self, base: Feeds) -> Iterator[Feeds]:
+        """Values that are equal to a bound, or to each other."""
+        floats = [n for n, v in base.items() if np.asarray(v).dtype.kind == "f"]
+        if not floats or not self.coverage:
+            return
+        limits = np.array([*self._limits, 0.0, 1.0, -1.0])
+        yield {n: np.round(v) if n in floats else v for n, v in base.items()}
+        for k in range(2):
+            yield {n: self._rng(n, 90 + k).choice(limits, v.shape) if n in floats else v for n, v in base.items()}
+
+    def _spread(self, base: Feeds, floats: Sequence[str], spread: float, k: int) -> Feeds:
+        """Normal values of the size that each input has, times ``spread``."""
+        found = dict(base)
+        for name in floats:
+            value = np.asarray(base[name], np.float64)
+            size = float(np.sqrt(np.mean(value * value))) if value.size else 0.0
+            found[name] = self._rng(name, k).standard_normal(value.shape) * (size or 1.0) * spread
+        return found
+
+    def _vary_others(self, base: Feeds, floats: Sequence[str]) -> Iterator[Feeds]:
+        """Truth values turned, integers of both signs: where a model takes them."""
+        rest = [n for n in base if n not in floats and np.asarray(base[n]).dtype.kind in "iub"]
+        if not rest:
+            return
+        for k, most in enumerate((8, 100, 1 << 14)):
+            found = dict(base)
+            for name in rest:
+                value, rng = np.asarray(base[name]), self._rng(name, 50 + k)
+                if value.dtype.kind == "b":
+                    found[name] = rng.integers(0, 2, value.shape).astype(bool)
+                else:
+                    ends = np.iinfo(value.dtype)
+                    low, high = max(-most, ends.min), min(most, ends.max)
+                    found[name] = rng.integers(low, high + 1, value.shape).astype(value.dtype)
+            yield found
+
+    def _read_rows(self, base: Feeds) -> Iterator[Feeds]:
+        """Indices of the rows in which a table of one model is unlike the other's."""
+        tables = list_tables(self.a.proto), list_tables(self.b.proto)
+        for name in tables[0].keys() & tables[1].keys() & base.keys():
+            left, right = (held.get(table[name]) for held, table in zip(self._held, tables, strict=True))
+            if left is None or right is None or left.shape != right.shape:
+                continue
+            apart = np.flatnonzero((left != right).reshape(len(left), -1).any(axis=1))
+            value = np.asarray(base[name])
+            for k in range(0, min(len(apart), _ROWS * max(value.size, 1)), max(value.size, 1)):
+                yield {**base, name: np.resize(apart[k:], value.shape).astype(value.dtype)}
+
+    def _rng(self, name: str, k: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, zlib.crc32(name.encode()), k])
+
+    # -- bounds --------------------------------------------------------------------------------------
+
+    def _cross(self, base: Feeds) -> Iterator[Feeds]:
+        """Inputs on both sides of each bound that only one model has, and between two bounds that lie close by."""
+        floats = [n for n, v in base.items() if np.asarray(v).dtype.kind == "f"]
+        if not self.coverage or not floats or sum(np.size(v) for v in base.values()) > _CHEAP:
+            return
+        for cover in [c for c in self.coverage if c.missing - {EQUAL}]:
+            yield from self._walk(cover, base, floats)
+        for start in (base, self._spread(base, floats, 1.0, 7)):
+            found: dict[int, list[float]] = {}
+            for cover in self.coverage:
+                for element, scale in self._locate(cover, start, floats):
+                    found.setdefault(element, []).append(scale)
+            for scales in found.values():
+                yield from (_scaled(start, floats, s) for s in _between(scales))
+
+    def _margin(self, cover: Coverage, feeds: Feeds) -> Array | None:
+        reference = self._left if cover.first else self._right
+        seen: dict[str, Any] = {}
+        try:
+            reference.run(self._select(reference, feeds), lambda n, v: seen.update({n: v}))
+            return np.asarray(cover.bound.margin(seen), np.float64).reshape(-1)
+        except (Unsupported, KeyError):
+            return None
+
+    def _walk(self, cover: Coverage, base: Feeds, floats: Sequence[str]) -> Iterator[Feeds]:
+        """Along directions that move what the bound reads: the steps that go on towards it are kept, and doubled."""
+        up = 1.0 if "above" in cover.missing else -1.0
+        at, reached = base, self._reach(cover, base, up)
+        step = 1.0
+        for k in range(_WALKS):
+            far = self._spread(base, floats, step, 200 + k)
+            tried = {n: np.asarray(at[n], np.float64) + far[n] if n in floats else v for n, v in base.items()}
+            gone = self._reach(cover, tried, up)
+            if gone > reached:
+                at, reached, step = tried, gone, 2 * step
+            if reached > 0:
+                yield at
+                return
+
+    def _reach(self, cover: Coverage, feeds: Feeds, up: float) -> float:
+        margin = self._margin(cover, feeds)
+        return -math.inf if margin is None or not margin.size else float(np.nanmax(up * margin))
+
+    def _locate(self, cover: Coverage, base: Feeds, floats: Sequence[str]) -> Iterator[tuple[int, float]]:
+        """For some elements the scale of the inputs at which they cross the bound."""
+        scales = [s for e in range(-6, 16, 2) for s in (2.0**e, -(2.0**e))]
+        scales.sort()
+        rows = [self._margin(cover, _scaled(base, floats, s)) for s in scales]
+        if any(r is None or r.shape != rows[0].shape for r in rows if rows[0] is not None) or rows[0] is None:
+            return
+        signs = np.stack([np.sign(r) for r in rows if r is not None])
+        turns = np.argwhere(signs[1:] * signs[:-1] < 0)
+        for at, element in turns[np.argsort(turns[:, 1], kind="stable")][:: max(1, len(turns) // _ELEMENTS)][
+            :_ELEMENTS
+        ]:
+            low, high, sign = scales[at], scales[at + 1], signs[at, element]
+            for _ in range(_HALVINGS):
+                middle = (low + high) / 2
+                margin = self._margin(cover, _scaled(base, floats, middle))
+                if margin is None:
+                    break
+                low, high = (middle, high) if np.sign(margin[element]) == sign else (low, middle)
+            yield int(element), (low + high) / 2
+
+
+def _find_size(value: Any) -> float:
+    """The largest number where a sum of squares of it would overflow, else 1."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or not value.size:
+        return 1.0
+    largest = float(np.max(np.where(np.isfinite(value), np.abs(value), 0.0)))
+    return largest if largest > _HUGE else 1.0
+
+
+def _divide(value: Any, size: float) -> Any:
+    return value if size == 1.0 else np.asarray(value) / size
+
+
+def _keep(wanted: Collection[str], seen: dict[str, Any], name: str, value: Any) -> None:
+    if name in wanted:
+        seen[name] = value
+
+
+def _note(cover: Coverage, seen: Mapping[str, Any]) -> None:
+    cover.seen |= cover.bound.find_sides(seen)
+    value = seen.get(cover.bound.reads[0]) if cover.bound.reads else None
+    if cover.usual[1] == -math.inf and isinstance(value, np.ndarray) and value.size and value.dtype.kind in "fiu":
+        cover.usual = float(np.nanmin(value)), float(np.nanmax(value))
+
+
+def _scaled(base: Feeds, floats: Sequence[str], scale: float) -> Feeds:
+    return {n: np.asarray(v, np.float64) * scale if n in floats else v for n, v in base.items()}
+
+
+def _between(scales: Sequence[float]) -> Iterator[float]:
+    """Just below and above each crossing, and halfway between two."""
+    ordered = sorted(scales)
+    for s in ordered:
+        yield from (s * (1 - 1e-3), s * (1 + 1e-3))
+    for low, high in pairwise(ordered):
+        if abs(high - low) > 1e-6 * abs(high):
+            yield (low + high) / 2
+
+
+def _count_apart(left: Any, right: Any, noise: Sequence[Difference]) -> float:
+    """How many elements are further apart than rounding explains."""
+    x, y = np.asarray(left), np.asarray(right)
+    if x.shape != y.shape:
+        return math.inf
+    if x.dtype.kind != "f":
+        return int(np.count_nonzero(x != y))
+    usual = max([n.max_abs for n in noise if not n.problem] or [0.0])
+    with np.errstate(all="ignore"):
+        return int(np.count_nonzero(np.abs(x - y) > DIFFERS * max(usual, 1e-12 * float(np.nanmax(np.abs(x))))))

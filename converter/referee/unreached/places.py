@@ -1,0 +1,217 @@
+"""What no input reached: each place that another tool changed, on values that are driven to where it may differ.
+
+Outputs that agree say nothing of a bound that nothing came near, of a row that nothing read, of a unit that was never
+on. So each changed place, cut out at tensors that correspond, runs by itself on what really comes to it and on what
+`Pair` drives there. What differs only so is looked for once more from the inputs of the whole models: found, it is a
+failure with inputs to show it; not found, nobody knows, and the place is named.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from converter.errors import BiasoptError
+from converter.records import OutputCheck, Stage, Verdict
+from converter.records.evidence import worst_verdict
+from converter.referee.proto.diff import ChangedRegions, Region, find_changed_regions
+from converter.referee.proto.source import LoadedModel
+from converter.referee.proto.structural_hash import is_same_computation
+from converter.referee.reference.kernels import Unsupported
+from converter.referee.unreached.correspondence import align
+from converter.referee.unreached.driving import DIFFERS, Coverage, Feeds, Pair, Witness
+from converter.referee.verify.models import ModelInput
+from converter.referee.verify.options import Options
+from converter.referee.verify.region_replay import RegionReplay
+
+_SECONDS = 10.0  # that all places together may take
+_HINT = "give inputs with --inputs"
+_PROBES = (2.0**5, -3.0)  # times the first input: what a bound keeps apart has two values then
+_SLOW = 1.0  # seconds of a float64 run, above which one input does
+_QUICK_RUNS = 6  # driven inputs of a model whose run takes that long
+
+
+class DrivenPlaces(RegionReplay):
+    """Listens to a float64 run of the original, and drives each changed place as soon as its inputs are there."""
+
+    def __init__(self, difference: ChangedRegions, a: LoadedModel, b: LoadedModel, options: Options) -> None:
+        super().__init__(difference, a, b, options, ours=True)
+        self._limit = max(min(_SECONDS, options.time_left()), 1.0)
+
+    def _judge_region(self, region: Region) -> None:
+        self._options.progress(f"place {len(self.checks) + 1} of {self.total}: {region.output}")
+        a = LoadedModel(region.before, region.output, None, self._a.folder)
+        b = LoadedModel(region.after, region.output, None, self._b.folder)
+        try:
+            if is_same_computation(a, b):
+                check = OutputCheck(region.output, Verdict.PASS, 0.0, DIFFERS)
+            else:
+                check = self._drive(region, Pair(a, b, self._options.seed, self._options.max_memory))
+        except (BiasoptError, Unsupported, ValueError) as exc:
+            self.missed[region.output] = " ".join(str(exc).split())[:160]
+            return
+        self.checks.append(check)
+
+    def _drive(self, region: Region, pair: Pair) -> OutputCheck:
+        node = region.after.graph.node[-1]
+        detail: dict[str, Any] = {"layer": node.name or node.output[0], "op": node.op_type}
+        names = {i.name for model in (region.before, region.after) for i in model.graph.input}
+        witness = pair.find_difference({n: np.asarray(self._values[n]) for n in sorted(names)})
+        why, score = "", pair.worst if witness is None else witness.score
+        if witness is not None:
+            why = describe_bounds(pair.coverage) or (
+                f"differs {_format(score)} on values that no input brought there; {_HINT}"
+            )
+            detail["changed"] = describe_change(pair.coverage)
+        elif pair.missed:
+            why = describe_bounds(pair.missed)
+        status = Verdict.INCONCLUSIVE if why else Verdict.PASS
+        return OutputCheck(region.output, status, score, DIFFERS, detail=detail | {"score": score}, why=why)
+
+
+def drive_places(
+    a: LoadedModel, b: LoadedModel, cases: Sequence[ModelInput], options: Options, *, random: bool
+) -> tuple[Stage | None, Witness | None]:
+    """The local stage of two models of which neither says what was rewritten, and inputs on which they differ.
+
+    None where one of them cannot be run in float64.
+    """
+    begun = time.process_time()
+    feeds = cases[0].feeds
+    try:
+        options.progress("float64: which tensors correspond")
+        aligned = align(a, b, list(_list_probes(cases, random=random)), options.max_memory)
+        shapes = {n: tuple(np.shape(v)) for n, v in feeds.items()}
+        difference = find_changed_regions(a, aligned, shapes, wide=True)
+        places = DrivenPlaces(difference, a, aligned, options)
+        from converter.referee.reference.evaluator import Reference
+
+        reference = Reference(a.proto, external_dir=a.folder, max_bytes=options.max_memory)
+        reference.run({n: v for n, v in feeds.items() if n in reference.input_names}, places)
+    except (Unsupported, BiasoptError, MemoryError):
+        return None, None
+    inner = [r for r in difference.regions if r.scope]
+    unsure = [c for c in places.checks if c.status is not Verdict.PASS]
+    witness = None
+    left = [n for n in difference.unmatched if n not in {r.output for r in inner}] + list(places.missed)
+    if unsure or left:
+        whole, witness = _drive_whole(a, b, feeds, options, random=random)
+        places.checks += _judge_left(left, whole)
+    stage = _make_stage(places, len(difference.regions) - len(inner) + len(difference.unmatched), witness)
+    return replace(stage, seconds=round(time.process_time() - begun, 3)), witness
+
+
+def _list_probes(cases: Sequence[ModelInput], *, random: bool) -> list[Feeds]:
+    probes = [c.feeds for c in cases[:2]]
+    if random:
+        first = cases[0].feeds
+        probes += [{n: _scale(v, scale) for n, v in first.items()} for scale in _PROBES]
+    return probes
+
+
+def _scale(value: Any, factor: float) -> Any:
+    array = np.asarray(value)
+    return array.astype(np.float64) * factor if array.dtype.kind == "f" or array.dtype.kind == "V" else value
+
+
+def _drive_whole(
+    a: LoadedModel, b: LoadedModel, feeds: Feeds, options: Options, *, random: bool
+) -> tuple[Pair | None, Witness | None]:
+    """The whole models on driven inputs; the user's own say what inputs there are, so that none are made up then."""
+    if not random or options.ranges:
+        return None, None
+    options.progress("float64: driven inputs")
+    try:
+        pair = Pair(a, b, options.seed, options.max_memory)
+        begun = time.process_time()
+        pair.compare(feeds)
+        slow = time.process_time() - begun > _SLOW
+        return pair, pair.find_difference(feeds, most=_QUICK_RUNS if slow else 99)
+    except Unsupported:
+        return None, None
+
+
+def _judge_left(names: Sequence[str], whole: Pair | None) -> list[OutputCheck]:
+    """Places that could not be run by themselves: the whole models on driven inputs speak for them."""
+    if not names:
+        return []
+    missed = [] if whole is None else whole.missed
+    if whole is not None and not missed:
+        return [OutputCheck(n, Verdict.PASS, 0.0, DIFFERS, detail={"whole": True}) for n in names]
+    why = describe_bounds(missed) or f"cannot be cut out and run; {_HINT}"
+    return [OutputCheck(n, Verdict.INCONCLUSIVE, why=why) for n in names]
+
+
+def _make_stage(places: DrivenPlaces, total: int, witness: Witness | None) -> Stage:
+    checks = list(places.checks)
+    if witness is not None:
+        why = f"on driven inputs the models differ {_format(witness.score)}"
+        changed = next((c.detail["changed"] for c in checks if c.detail.get("changed")), "")
+        why += f": {changed}" if changed else ""
+        checks.insert(0, OutputCheck(witness.output, Verdict.FAIL, witness.score, DIFFERS, why=why))
+    detail = {"places": total, "replayed": len(places.checks), "missed": dict(list(places.missed.items())[:20])}
+    bad = [c for c in checks if c.status is not Verdict.PASS]
+    top = max((c.score for c in checks if c.score is not None), default=0.0)
+    why = f"{len(places.checks)} of {total} places agree on driven values; at most {top:.2g} of what rounding explains"
+    if bad:
+        why = f"{bad[0].name}: {bad[0].why}" + (f"; {len(bad)} places" if len(bad) > 1 else "")
+    return Stage("local", worst_verdict([Verdict.PASS, *(c.status for c in checks)]), why, tuple(checks), detail)
+
+
+def _format(score: float) -> str:
+    return "where rounding explains nothing" if np.isinf(score) else f"{score:.3g} times as far as rounding explains"
+
+
+def describe_bounds(covers: Sequence[Coverage]) -> str:
+    """What changed, and how near any input came to it; empty where no bound of one model alone is known."""
+    change, (cover, _) = describe_change(covers), _find_pair(covers)
+    if cover is None:
+        return ""
+    near, limit = "", cover.bound.limit
+    if limit is not None and np.isfinite(cover.usual[1]):
+        side = min(cover.usual, key=lambda v: abs(v - limit))
+        near = f" ({'largest' if side == cover.usual[1] else 'smallest'} value {side:.3g})"
+    return f"{change}; no input came near it{near}; {_HINT}"
+
+
+def describe_change(covers: Sequence[Coverage]) -> str:
+    """A bound of one model and what the other has in its place: ``Clip's upper bound changed from 6 to none``."""
+    cover, twin = _find_pair(covers)
+    if cover is None:
+        return ""
+    old, new = (cover, twin) if cover.first else (twin, cover)
+    values = ["none" if c is None else _name_limit(c.bound.limit) for c in (old, new)]
+    what = _WORDS.get(str(cover.bound.key[0]), "turning point")
+    return f"{cover.bound.op}'s {what} changed" + (
+        "" if values[0] == values[1] else f" from {values[0]} to {values[1]}"
+    )
+
+
+def _find_pair(covers: Sequence[Coverage]) -> tuple[Coverage | None, Coverage | None]:
+    """The first bound that only one model has, and the other model's of its kind."""
+    for cover in covers:
+        twin = next((c for c in covers if c.first is not cover.first and c.bound.key[0] == cover.bound.key[0]), None)
+        if cover.first or twin is None:
+            return cover, twin
+    return None, None
+
+
+def _name_limit(limit: float | None) -> str:
+    return "another" if limit is None else f"{limit:g}"
+
+
+_WORDS = {
+    "upper": "upper bound",
+    "lower": "lower bound",
+    "greater": "threshold",
+    "at least": "threshold",
+    "equal": "threshold",
+    "if": "branches",
+    "ArgMax": "choice among equals",
+    "ArgMin": "choice among equals",
+    "remainder": "sign of the remainder",
+}

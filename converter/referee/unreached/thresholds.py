@@ -1,0 +1,233 @@
+"""Where a model turns on a number: the bounds of a Clip, a comparison, an If, equal scores, the rows of a table.
+
+A bound has two sides, and inputs that stay on one of them say nothing of the other. Two models have a bound in common
+if both turn at the same number in the same way, whatever the operators are called: ``Clip(0, 6)`` is ``Relu`` and
+``Min(6)``. What only one of them has must be seen from both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from converter.referee.proto.source import LoadedModel, list_bodies
+from converter.referee.proto.tensors import read_tensor
+from converter.referee.reference.kernels import list_captures, read_attributes
+
+Array = np.ndarray[Any, Any]
+Values = Mapping[str, Any]
+
+BELOW, ABOVE, EQUAL = "below", "above", "equal"
+_COMPARISONS = {"Greater": "greater", "Less": "greater", "GreaterOrEqual": "at least", "LessOrEqual": "at least"}
+_STEPS = {"Floor", "Ceil", "Round"}
+_AT_ZERO = {"LeakyRelu", "PRelu", "Abs", "Elu", "Selu", "Celu", "Sign"}
+_ENDS = {1: (-128, 127), 2: (0, 255)}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One place where a model turns: ``margin`` gives how far each element is above it."""
+
+    key: tuple[Any, ...]  # two bounds of one key are the same
+    op: str
+    reads: tuple[str, ...]
+    margin: Callable[[Values], Array] = field(compare=False)
+    limit: float | None = None
+    sides: frozenset[str] = frozenset({BELOW, ABOVE})  # that must be seen
+
+    def find_sides(self, values: Values) -> set[str]:
+        """On which sides the elements of one run are."""
+        if any(name not in values for name in self.reads):
+            return set()
+        with np.errstate(all="ignore"):
+            margin = np.asarray(self.margin(values))
+        found = {BELOW} if (margin < 0).any() else set()
+        found |= {ABOVE} if (margin > 0).any() else set()
+        return found | ({EQUAL} if (margin == 0).any() else set())
+
+
+class Constants:
+    """The values of a model's constants, read when they are asked for."""
+
+    def __init__(self, source: LoadedModel) -> None:
+        self._held = {t.name: t for t in source.proto.graph.initializer}
+        for node in source.proto.graph.node:
+            for a in node.attribute if node.op_type == "Constant" else ():
+                if a.HasField("t"):
+                    self._held[node.output[0]] = a.t
+        self._folder = source.folder
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
+    def get(self, name: str) -> Array | None:
+        """The value, None where the name is not a constant's."""
+        return read_tensor(self._held[name], self._folder) if name in self._held else None
+
+    def get_number(self, name: str) -> float | None:
+        """The value of a constant of one element."""
+        tensor = self._held.get(name)
+        if tensor is None or int(np.prod(tensor.dims)) != 1:
+            return None
+        value = read_tensor(tensor, self._folder).reshape(-1)[0]
+        return float(value) if value.dtype.kind in "fiub" else None
+
+
+def list_bounds(source: LoadedModel) -> list[Bound]:
+    """The bounds of a model's main graph."""
+    held = Constants(source)
+    return [bound for node in source.proto.graph.node for bound in _read(node, held)]
+
+
+def _read(node: NodeProto, held: Constants) -> Iterator[Bound]:
+    if node.domain not in ("", "ai.onnx", "com.microsoft") or not node.input:
+        return
+    op, given, x = node.op_type, read_attributes(node), node.input[0]
+    match op:
+        case "Relu":
+            yield _at(node, x, "lower", 0.0)
+        case "Clip":
+            low, high = (held.get_number(node.input[k]) if len(node.input) > k else None for k in (1, 2))
+            yield from _ends(node, x, given.get("min", low), given.get("max", high))
+        case "Max" | "Min" if len(node.input) == 2:
+            yield from _extremum(node, held)
+        case "HardSigmoid":
+            alpha, beta = given.get("alpha", 0.2), given.get("beta", 0.5)
+            if alpha:
+                yield from _ends(node, x, -beta / alpha, (1 - beta) / alpha)
+        case "HardSwish":
+            yield from _ends(node, x, -3.0, 3.0)
+        case "ThresholdedRelu":
+            yield _at(node, x, "lower", given.get("alpha", 1.0))
+        case _ if op in _AT_ZERO:
+            yield _at(node, x, "slope", 0.0)
+        case _ if op in _COMPARISONS or op == "Equal":
+            yield from _comparison(node, held)
+        case "If":
+            body = hashlib.sha256(repr(sorted(_describe_bodies(node, held))).encode()).hexdigest()
+            yield Bound(("if", body), op, (x,), lambda v: np.where(v[x], 1.0, -1.0))
+        case _ if op in _STEPS:
+            yield Bound(("steps", op), op, (x,), lambda v: v[x])
+        case "Mod":
+            yield Bound(("remainder", given.get("fmod", 0), *node.input[1:]), op, (x,), lambda v: v[x])
+        case "ArgMax" | "ArgMin":
+            key = (op, given.get("axis", 0), given.get("select_last_index", 0))
+            axis = int(given.get("axis", 0))
+            yield Bound(key, op, (x,), lambda v: _count_ties(v[x], axis), None, frozenset({EQUAL}))
+        case "QuantizeLinear":
+            yield from _quantizer(node, held)
+
+
+def _at(node: NodeProto, name: str, kind: str, limit: float) -> Bound:
+    return Bound((kind, _rounded(limit)), node.op_type, (name,), lambda v: v[name] - limit, limit)
+
+
+def _ends(node: NodeProto, name: str, low: float | None, high: float | None) -> Iterator[Bound]:
+    if low is not None and low > -3e38:
+        yield _at(node, name, "lower", low)
+    if high is not None and high < 3e38:
+        yield _at(node, name, "upper", high)
+
+
+def _extremum(node: NodeProto, held: Constants) -> Iterator[Bound]:
+    kind = "lower" if node.op_type == "Max" else "upper"
+    for name, other in (tuple(node.input), tuple(node.input)[::-1]):
+        limit = held.get_number(other)
+        if limit is not None:
+            yield _at(node, name, kind, limit)
+            return
+    x, y = node.input
+    yield Bound((kind, "two tensors"), node.op_type, (x, y), lambda v: v[x] - v[y])
+
+
+def _comparison(node: NodeProto, held: Constants) -> Iterator[Bound]:
+    kind = _COMPARISONS.get(node.op_type, "equal")
+    x, y = node.input
+    sides = frozenset({BELOW, ABOVE, EQUAL})
+    for name, other, turned in ((x, y, False), (y, x, True)):
+        limit = held.get_number(other)
+        if limit is not None:
+            way = node.op_type in ("Less", "LessOrEqual")
+            key = (kind, way != turned, _rounded(limit))
+            yield Bound(key, node.op_type, (name,), lambda v, n=name, c=limit: v[n] - c, limit, sides)  # type: ignore[misc]
+            return
+
+    def subtract(v: Values) -> Array:
+        left, right = (np.asarray(held.get(n) if n in held else v[n]) for n in (x, y))
+        return np.subtract(left.astype(np.float64), right.astype(np.float64))
+
+    reads = tuple(n for n in (x, y) if n not in held)
+    yield Bound((kind, node.op_type), node.op_type, reads, subtract, None, frozenset({BELOW, ABOVE}))
+
+
+def _quantizer(node: NodeProto, held: Constants) -> Iterator[Bound]:
+    x, scale = node.input[0], held.get_number(node.input[1])
+    zero = held.get(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1, np.uint8)
+    if scale is None or zero is None or zero.size != 1 or zero.dtype.kind not in "iu":
+        return
+    ends = np.iinfo(zero.dtype)
+    shift = float(zero.reshape(-1)[0])
+    yield from _ends(node, x, (ends.min - shift) * scale, (ends.max - shift) * scale)
+
+
+def _count_ties(x: Array, axis: int) -> Array:
+    """0 where the two largest or the two smallest of a row are equal, else 1."""
+    rows = np.sort(np.moveaxis(np.asarray(x), axis, -1), axis=-1)
+    if rows.shape[-1] < 2:
+        return np.ones(1)
+    tied = (rows[..., -1] == rows[..., -2]) | (rows[..., 0] == rows[..., 1])
+    return np.where(tied, 0.0, 1.0)
+
+
+def _describe_bodies(node: NodeProto, held: Constants) -> Iterator[tuple[Any, ...]]:
+    """What the branches do, without names: operators, attributes, and the constants that they read."""
+    for name, graph in list_bodies(node):
+        for inner in graph.node:
+            yield (
+                name,
+                inner.op_type,
+                tuple(sorted(a.SerializeToString() for a in inner.attribute if not a.HasField("g"))),
+            )
+        for tensor in graph.initializer:
+            yield name, tensor.data_type, read_tensor(tensor).tobytes()
+    for name in sorted(list_captures(node)):
+        value = held.get(name)
+        if value is not None:
+            yield "", str(value.dtype), value.tobytes()
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def list_tables(model: ModelProto) -> dict[str, str]:
+    """The tables that a model reads rows of: the constant's name for each tensor of indices."""
+    held = {t.name for t in model.graph.initializer}
+    return {
+        node.input[1]: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "Gather" and node.input[0] in held and not read_attributes(node).get("axis", 0)
+    }
+
+
+def find_own_bounds(a: list[Bound], b: list[Bound]) -> tuple[list[Bound], list[Bound]]:
+    """The bounds that only the first and only the second model has.
+
+    That numbers may be equal to a bound matters only where both turn at it, in another way.
+    """
+    left, right = {x.key for x in a}, {x.key for x in b}
+    own = [x for x in a if x.key not in right], [x for x in b if x.key not in left]
+    limits = [{x.limit for x in side if EQUAL in x.sides and x.limit is not None} for side in own]
+    shared = limits[0] & limits[1]
+    return [_relax(x, shared) for x in own[0]], [_relax(x, shared) for x in own[1]]
+
+
+def _relax(bound: Bound, shared: set[float]) -> Bound:
+    if bound.limit is None or EQUAL not in bound.sides or bound.limit in shared:
+        return bound
+    return replace(bound, sides=bound.sides - {EQUAL})

@@ -1,0 +1,113 @@
+"""What no usual input reaches is driven there; what still is not is named, and never a plain PASS."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper, parser
+
+from converter.records import Parity, Stage, Verdict
+from converter.referee.proto.source import LoadedModel
+from converter.referee.unreached.driving import Pair
+from converter.referee.unreached.thresholds import find_own_bounds, list_bounds
+from converter.referee.verify import compare
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+
+
+def parsed(text: str, **held: np.ndarray) -> ModelProto:
+    model = parser.parse_model(HEAD + text)
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), n) for n, v in held.items())
+    return model
+
+
+def local(parity: Parity) -> Stage:
+    return next(s for s in parity.stages if s.id == "local")
+
+
+CLIP = "g (float[N,8] x) => (float[N,8] y) { t = Sigmoid(x)\n c = Clip(t, low, high)\n y = Neg(c) }"
+PLAIN = CLIP.replace("Clip(t, low, high)", "Clip(t, low)")
+LOW, SIX = np.float32(0), np.float32(6)
+
+
+def test_a_bound_that_nothing_can_reach_is_named() -> None:
+    parity = compare(parsed(CLIP, low=LOW, high=SIX), parsed(PLAIN, low=LOW))
+    assert parity.verdict is Verdict.INCONCLUSIVE
+    assert "Clip's upper bound changed from 6 to none; no input came near it (largest value" in parity.why
+    assert "--inputs" in parity.why
+
+
+def test_a_bound_that_both_have_need_not_be_reached() -> None:
+    other = "g (float[N,8] x) => (float[N,8] y) { t = Sigmoid(x)\n a = Min(t, high)\n c = Relu(a)\n y = Neg(c) }"
+    assert compare(parsed(CLIP, low=LOW, high=SIX), parsed(other, high=SIX)).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("kind", ["float", "int32"])
+@pytest.mark.parametrize("moved", [1000.0, 9.0])
+def test_inputs_are_driven_to_a_bound(kind: str, moved: float) -> None:
+    text = f"g ({kind}[N,8] x) => ({kind}[N,8] y) {{ c = Clip(x, low, high)\n y = Add(c, c) }}"
+    dtype = np.dtype("float32" if kind == "float" else kind)
+    held = [{"low": dtype.type(-1000), "high": dtype.type(high)} for high in (8, moved)]
+    parity = compare(*(parsed(text, **h) for h in held))
+    assert parity.verdict is Verdict.FAIL
+    assert "driven inputs" in parity.why
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(40.0, Verdict.PASS), (40.01, Verdict.FAIL), (1e4, Verdict.FAIL)])
+def test_both_sides_of_an_if_and_what_lies_between(threshold: float, verdict: Verdict) -> None:
+    text = """g (float[N,6] x) => (float[N,6] y) { m = ReduceMean<keepdims=0>(x)
+     c = Greater(m, k)
+     y = If(c) <then_branch = t () => (u) { u = Exp(x) }, else_branch = e () => (w) { w = Neg(x) }> }"""
+    renamed = text.replace(" m =", " mean =").replace("(m, k)", "(mean, k)")
+    assert compare(parsed(text, k=np.float32(40)), parsed(renamed, k=np.float32(threshold))).verdict is verdict
+
+
+def test_a_unit_that_was_never_on_is_turned_on() -> None:
+    rng = np.random.default_rng(0)
+    text = "g (float[N,6] x) => (float[N,3] y) { a = Gemm(x, w, b)\n r = Relu(a)\n y = MatMul(r, v) }"
+    w, v = rng.standard_normal((6, 9)).astype(np.float32), rng.standard_normal((9, 3)).astype(np.float32)
+    b = np.zeros(9, np.float32)
+    b[4] = -60
+    wrong = v.copy()
+    wrong[4] *= 2
+    assert compare(parsed(text, w=w, b=b, v=v), parsed(text, w=w, b=b, v=wrong)).verdict is Verdict.FAIL
+
+
+def test_ties_are_reached_or_named() -> None:
+    text = "g (float[N,6] x) => (int64[N] y) { a = Neg(x)\n y = ArgMax<axis=1, keepdims=0%s>(a) }"
+    parity = compare(parsed(text % ""), parsed(text % ", select_last_index=1"))
+    assert parity.verdict is Verdict.FAIL
+    assert compare(parsed(text % ""), parsed(text % ", select_last_index=0")).verdict is Verdict.PASS
+
+
+def test_the_inputs_of_the_user_are_the_inputs_that_there_are() -> None:
+    text = "g (float[N,8] x) => (float[N,8] y) { c = Clip(x, low, high)\n y = Neg(c) }"
+    before, after = parsed(text, low=LOW, high=SIX), parsed(text, low=LOW, high=np.float32(7))
+    usual = {"x": np.linspace(0.1, 0.8, 8, dtype=np.float32).reshape(1, 8)}
+    parity = compare(before, after, inputs=usual)
+    assert parity.verdict is Verdict.INCONCLUSIVE
+    assert "changed from 6 to 7; no input came near it (largest value 0.8)" in parity.why
+    above = {"x": np.linspace(5, 8, 8, dtype=np.float32).reshape(1, 8)}
+    assert compare(before, after, inputs=above).verdict is Verdict.FAIL
+
+
+def test_bounds_have_one_name_whatever_the_operators_are() -> None:
+    texts = (
+        "g (float[N,8] x) => (float[N,8] y) { y = Clip(x, low, high) }",
+        "g (float[N,8] x) => (float[N,8] y) { r = Max(low, x)\n y = Min(r, high) }",
+        "g (float[N,8] x) => (float[N,8] y) { r = Relu(x)\n y = Min(r, high) }",
+    )
+    sides = [list_bounds(LoadedModel.open(parsed(t, low=LOW, high=SIX))) for t in texts]
+    for other in sides[1:]:
+        assert find_own_bounds(sides[0], other) == ([], [])
+    (lower,), rest = find_own_bounds(sides[0], sides[0][1:])
+    assert (lower.key, rest) == (("lower", 0.0), [])
+
+
+def test_what_is_driven_is_the_same_each_time() -> None:
+    text = "g (float[N,8] x) => (float[N,8] y) { c = Clip(x, low, high)\n y = Neg(c) }"
+    left, right = (LoadedModel.open(parsed(text, low=LOW, high=np.float32(h))) for h in (6, 7))
+    base = {"x": np.full((1, 8), 0.5, np.float32)}
+    first, second = (Pair(left, right, 3).find_difference(base) for _ in range(2))
+    assert first is not None and second is not None
+    assert np.array_equal(first.feeds["x"], second.feeds["x"])
