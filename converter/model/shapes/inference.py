@@ -21,6 +21,7 @@ from converter.dataclass import dataclass
 from converter.model.file.checker import no_remarks
 from converter.model.file.dtypes import get_numpy_dtype
 from converter.model.file.reader import graphs
+from converter.model.shapes import fused
 from converter.model.shapes.symbols import Entry, Size, product, quotient, size
 
 # Operator -> the first input that sets a size of its output (or picks elements by their place).
@@ -33,6 +34,8 @@ def computes_sizes(model: ModelProto) -> bool:
 
     Only then there is anything to follow: the rest is onnx's to infer.
     """
+    if any(i.domain == fused.DOMAIN for i in model.opset_import):
+        return True  # operators that onnx's inference does not know
     return any(_takes_size(g, inner=i > 0) for i, g in enumerate(graphs(model.graph)))
 
 
@@ -212,6 +215,8 @@ class _Graph:
             out += [g for body in bodies for g in body]
             if node.domain in ("", "ai.onnx") and node.op_type not in self.model.overridden:
                 self._visit(node, [body[0] for body in bodies])
+            elif node.domain == fused.DOMAIN and is_open(self.dims.get(node.output[0] if node.output else "")):
+                self._give_fused_shape(node)
         return out
 
     def _visit(self, node: NodeProto, bodies: Sequence[_Graph]) -> None:
@@ -263,6 +268,26 @@ class _Graph:
             self._learn(node.output[0], dims)
         else:
             self._infer(node)
+
+    def _give_fused_shape(self, node: NodeProto) -> None:
+        """Of one of onnxruntime's own operators; one that begins with ONNX's has its shape."""
+        if node.op_type in fused.LIKE:
+            plain = NodeProto()
+            plain.CopyFrom(node)
+            plain.op_type, plain.domain = fused.LIKE[node.op_type], ""
+            del plain.input[3:]
+            known = self.model.schema(plain.op_type)
+            kept = [a for a in plain.attribute if known is not None and a.name in known.attributes]
+            del plain.attribute[:]
+            plain.attribute.extend(kept)
+            self._infer(plain)
+            return
+        given = [self.look_up("dims", name) if name else None for name in node.input]
+        dims = fused.find_shape(node.op_type, given, fused.read_attributes(node))
+        if dims is not None:
+            like = node.input[fused.TYPED_BY.get(node.op_type, 0)]
+            self.types.setdefault(node.output[0], self.look_up("types", like) or 0)
+            self._learn(node.output[0], dims)
 
     def _either(self, node: NodeProto, branches: Sequence[_Graph]) -> None:
         """What both branches of an If agree on."""

@@ -12,10 +12,10 @@ from onnx import ModelProto
 from converter.dataclass import dataclass
 from converter.errors import BiasoptError
 from converter.referee.normal_form.form import Form, Known, Leaf, Linear, NotExpressed, Other, Total, View
+from converter.referee.normal_form.fused import ALL_RULES
 from converter.referee.normal_form.interval import Interval, compute_half_ulp, is_float
 from converter.referee.normal_form.laws import Law, find_factor
 from converter.referee.normal_form.reader import Reader
-from converter.referee.normal_form.rules import RULES
 from converter.referee.proto.diff import Region, is_same_constant
 from converter.referee.proto.source import LoadedModel
 from converter.referee.reference.kernels import Unsupported
@@ -363,8 +363,8 @@ def recompute(region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, Co
     name = f"{region.scope}/{region.output}" if region.scope else region.output
     same = _find_unchanged(region, a, b)
     try:
-        left = Reader(region.before, a.folder, {*_list_names(region.before)}, RULES)
-        right = Reader(region.after, b.folder, same, RULES)
+        left = Reader(region.before, a.folder, {*_list_names(region.before)}, ALL_RULES)
+        right = Reader(region.after, b.folder, same, ALL_RULES)
         compared = tuple(Matcher(done).match(left.read(), right.read()))
         return Place(name, compared, laws=frozenset({*left.laws, *right.laws, *_find_plain_laws(region)}))
     except (NotExpressed, Unsupported, BiasoptError) as exc:

@@ -57,6 +57,22 @@ def _skip_norm(call: KernelCall, *, centered: bool) -> Outputs:
     return (y if beta is None else y + beta, mean, inverse, total)[: call.n_outputs]
 
 
+def _embed_norm(call: KernelCall) -> Outputs:
+    """Sums of embeddings, normalised; the mask's lengths as onnxruntime gives them."""
+    ids, segments, words, places, parts, gamma, beta, mask, at = (call.input(k) for k in range(9))
+    n, length = ids.shape
+    if mask is not None and call.n_outputs > 1 and call.get("mask_index_type", 1) != 1:
+        raise Unsupported("EmbedLayerNormalization with a mask of another kind")
+    total = words[ids] + (places[:length][None] if at is None else places[at])
+    if parts is not None:
+        total = total + (parts[segments] if segments is not None else parts[0])
+    center = total - total.mean(axis=-1, keepdims=True)
+    variance = (center * center).mean(axis=-1, keepdims=True)
+    y = center / np.sqrt(variance + call.get("epsilon", float(np.float32(1e-12)))) * gamma + beta
+    lengths = np.zeros(n, np.int32) if mask is None else (mask != 0).sum(axis=1).astype(np.int32)
+    return (y, lengths, total)[: call.n_outputs]
+
+
 def _bias_gelu(call: KernelCall) -> Outputs:
     return (gelu(call.input(0) + call.input(1)),)
 
@@ -140,6 +156,7 @@ FUSED: dict[tuple[str, str], Op] = {
     (_MICROSOFT, "FusedGemm"): _fused_gemm,
     (_MICROSOFT, "SkipLayerNormalization"): lambda c: _skip_norm(c, centered=True),
     (_MICROSOFT, "SkipSimplifiedLayerNormalization"): lambda c: _skip_norm(c, centered=False),
+    (_MICROSOFT, "EmbedLayerNormalization"): _embed_norm,
     (_MICROSOFT, "Gelu"): lambda c: (gelu(c.input(0)),),
     (_MICROSOFT, "BiasGelu"): _bias_gelu,
     (_MICROSOFT, "FastGelu"): _fast_gelu,

@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 LINEAR = CONV, CONV_TRANSPOSE, GEMM, MATMUL = "Conv", "ConvTranspose", "Gemm", "MatMul"
 QUANTIZED = "Quantized"  # no operator's name: what `quantized` finds
 OPS = (*LINEAR, QUANTIZED)
+# onnxruntime's own, of a layer and what follows it: they take in what stands before them.
+FUSED = {"FusedConv": CONV, "FusedGemm": GEMM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Linear:
     @property
     def op(self) -> str:
         """Conv, ConvTranspose, Gemm or MatMul."""
-        return str(self.node.op)
+        return kind_of(self.node)
 
     @property
     def weight(self) -> Tensor:
@@ -137,6 +139,13 @@ class Quantized(Linear):
         return vector.reshape(-1, *[1] * self.axes_behind)
 
 
+def kind_of(node: Node) -> str:
+    """Type of the linear operator that the node is, or begins with; empty where it is another domain's."""
+    if node.is_microsoft(*FUSED):
+        return FUSED[str(node.op)]
+    return str(node.op) if node.is_standard else ""
+
+
 def linear_at(facts: Facts, node: Node | None, op: str) -> Linear | None:
     """The linear operator of type `op` whose result, bias included, `node` gives; None if there is none."""
     if node is None or node.tensor_out(0) is None:
@@ -152,7 +161,7 @@ def linear_at(facts: Facts, node: Node | None, op: str) -> Linear | None:
 
 def linear_into(facts: Facts, node: Node, op: str) -> Linear | None:
     """The linear operator of type `op` that `node` itself is, with the Add after a MatMul."""
-    if not node.is_op(op) or node.tensor_in(0) is None or node.tensor_in(1) is None:
+    if kind_of(node) != op or node.tensor_in(0) is None or node.tensor_in(1) is None:
         return None
     if op != MATMUL:
         return Linear(node, node, 2)

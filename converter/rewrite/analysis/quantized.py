@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 Decline = tuple[str, str]
 
 # onnxruntime's operators: slots of scale and bias, of what is told of the channels.
-_FUSED = {
+FUSED_WEIGHTS = {
     "MatMulNBits": (2, 5),
     "DynamicQuantizeMatMul": (2, 4),
     "MatMulIntegerToFloat": (3, 6),
@@ -52,7 +52,7 @@ def _find_forms(facts: Facts, node: Node) -> Iterator[Quantized | None]:
         yield _find_chain(facts, node)
     elif node.is_op("DequantizeLinear"):
         yield _find_dequantized(facts, node)
-    elif node.is_microsoft(*_FUSED):
+    elif node.is_microsoft(*FUSED_WEIGHTS):
         yield _find_fused(facts, node)
     elif node.is_op("Add") and node.scope.opset >= 7:
         for data in (0, 1):
@@ -67,7 +67,7 @@ def _find_forms(facts: Facts, node: Node) -> Iterator[Quantized | None]:
 
 def quantized_into(facts: Facts, node: Node) -> Quantized | None:
     """The quantized operator that `node`, of a type of its own, belongs to, with the Add after it."""
-    if not node.is_op(*_INTEGER) and not node.is_microsoft(*_FUSED):
+    if not node.is_op(*_INTEGER) and not node.is_microsoft(*FUSED_WEIGHTS):
         return None
     found = quantized_at(facts, node)
     at = node
@@ -141,7 +141,7 @@ def _find_dequantized(facts: Facts, node: Node) -> Quantized | None:
 
 
 def _find_fused(facts: Facts, node: Node) -> Quantized | None:
-    scale, bias = _FUSED[str(node.op)]
+    scale, bias = FUSED_WEIGHTS[str(node.op)]
     weight = node.tensor_in(1)
     if node.tensor_in(scale) is None or weight is None:
         return None

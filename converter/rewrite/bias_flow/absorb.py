@@ -14,6 +14,7 @@ from converter.records import EffectKind
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine, affine_at, scale_and_shift, stats_problem, training_problem
 from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.fused import ATTENTION, CLOSED
 from converter.rewrite.analysis.linear import Linear, linear_at, linear_into
 from converter.rewrite.analysis.quantized import quantized_at
 from converter.rewrite.bias_flow.rules.product import conv_problem, convolve_shift
@@ -82,6 +83,9 @@ def bias_at(facts: Facts, node: Node) -> Bias | None:
 
 
 def _read_bias(facts: Facts, node: Node) -> Bias | None:
+    slot = {**ATTENTION, **CLOSED}.get(str(node.op)) if node.is_microsoft(*ATTENTION, *CLOSED) else None
+    if slot is not None:
+        return _read_fused_bias(facts, node, slot)
     for op in lin.OPS:
         linear = quantized_at(facts, node) if op == lin.QUANTIZED else linear_at(facts, node, op)
         if linear is None or linear.bias is None or linear.node.function_attrs:
@@ -94,6 +98,16 @@ def _read_bias(facts: Facts, node: Node) -> Bias | None:
             return None
         return Bias(linear, linear.bias, linear.result, value, shape)
     return None
+
+
+def _read_fused_bias(facts: Facts, node: Node, slot: int) -> Bias | None:
+    """The bias of one of onnxruntime's fused operators."""
+    tensor, result = node.tensor_in(slot), node.tensor_out(0)
+    weight = None if tensor is None else facts.constants.weight(tensor)
+    if tensor is None or weight is None or result is None or len(weight.shape) != 1 or node.function_attrs:
+        return None
+    linear = Linear(node, node, slot)
+    return Bias(linear, tensor, result, weight.float64(), weight.shape)
 
 
 def _align_shape(facts: Facts, linear: Linear, value: Array | None) -> tuple[int, ...] | None:
@@ -111,12 +125,15 @@ def _align_shape(facts: Facts, linear: Linear, value: Array | None) -> tuple[int
 
 def find_absorb(facts: Facts, options: TraceOptions, node: Node, shifts: dict[int, Shift]) -> Absorb | None:
     """What the node does to take the shift over: a part of it, or the layer that it is; None if it cannot."""
-    if set(shifts) != {0} and not (node.is_op("Add", "Sub") and len(shifts) == 1):
+    may_be_second = node.is_op("Add", "Sub") or node.is_microsoft("SkipLayerNormalization")
+    if set(shifts) != {0} and not (may_be_second and set(shifts) in ({0}, {1})):
         return None
     ((slot, s),) = shifts.items()
     if s.value is None or s.masked or s.tiled:
         return None
-    if node.is_op("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node.is_microsoft(*_SUMS):
+        return _absorb_in_fused(facts, node, s)
+    if lin.kind_of(node) in lin.LINEAR:
         return _absorb_in_linear(facts, options, node, s)
     if node.is_op("BatchNormalization"):
         return _absorb_in_mean(facts, node, s)
@@ -126,7 +143,7 @@ def find_absorb(facts: Facts, options: TraceOptions, node: Node, shifts: dict[in
 
 
 def _absorb_in_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift) -> Absorb | None:
-    linear = linear_into(facts, node, str(node.op))
+    linear = linear_into(facts, node, lin.kind_of(node))
     if linear is None or node.function_attrs or facts.read_weight(linear.weight) is None:
         return None
     make = _find_addition(facts, linear, s)
@@ -134,7 +151,7 @@ def _absorb_in_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift)
         return None
     channels = lin.out_channels(facts, linear)
     if linear.bias is None:
-        room = node.op != "MatMul" and options.new_bias
+        room = linear.op != "MatMul" and options.new_bias
         return Absorb(node, EffectKind.NEW_BIAS, linear, make, channels, "its new bias takes it over") if room else None
     if facts.read_weight(linear.bias) is None or not numerics.is_float(facts.weight(linear.bias).dtype):
         return None
@@ -142,6 +159,23 @@ def _absorb_in_linear(facts: Facts, options: TraceOptions, node: Node, s: Shift)
     if np.broadcast_shapes(shape, (channels,)) != shape and math.prod(shape) != 1:
         return None
     return Absorb(node, EffectKind.BIAS, linear, make, channels, f"its bias {linear.bias.name!r} takes it over")
+
+
+# onnxruntime's own operators that add a vector of the last axis to their input, and its slot.
+_SUMS = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3, "BiasGelu": 1, "FastGelu": 1}
+
+
+def _absorb_in_fused(facts: Facts, node: Node, s: Shift) -> Absorb | None:
+    slot = _SUMS[str(node.op)]
+    bias = node.tensor_in(slot)
+    weight = None if bias is None or facts.read_weight(bias) is None else facts.weight(bias)
+    if bias is None or weight is None or len(weight.shape) != 1 or not numerics.is_float(weight.dtype):
+        return None
+    if s.value is None or not s.constant_on(range(s.rank - 1)) or node.function_attrs:
+        return None
+    added = np.broadcast_to(s.value.reshape(-1), weight.shape)
+    how = f"its bias {bias.name!r} takes it over"
+    return Absorb(node, EffectKind.BIAS, Linear(node, node, slot), lambda: added, added.size, how)
 
 
 def _find_addition(facts: Facts, linear: Linear, s: Shift) -> Callable[[], Array] | None:

@@ -18,10 +18,11 @@ from converter.model.graph import Node, Tensor
 from converter.records import Delta, EffectKind, Fate, FateKind, Finding, Step, Verb
 from converter.rewrite.analysis.affine import affine_at, scale_and_shift, training_problem
 from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.fused import ATTENTION, CLOSED
 from converter.rewrite.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, MATMUL, Linear, linear_at, linear_into
 from converter.rewrite.analysis.quantized import quantized_at, quantized_into
 from converter.rewrite.analysis.recurrent import BIAS, is_recurrent
-from converter.rewrite.bias_flow.absorb import TraceOptions
+from converter.rewrite.bias_flow.absorb import TraceOptions, bias_at
 from converter.rewrite.bias_flow.trace import Trace, trace_bias
 
 
@@ -118,6 +119,9 @@ def site_at(facts: Facts, node: Node) -> BiasSite | None:
         linear = linear_into(facts, node, MATMUL)
     elif node.is_op("Add"):
         linear = linear_at(facts, node, MATMUL) or quantized_at(facts, node)
+    elif node.is_microsoft(*ATTENTION, *CLOSED):
+        found = bias_at(facts, node)
+        linear = None if found is None else found.linear
     else:
         linear = quantized_into(facts, node)
     owner = node if linear is None else linear.node

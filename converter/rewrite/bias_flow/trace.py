@@ -7,8 +7,9 @@ cancels it (an operator whose outputs do not depend on it). Nothing is ever adde
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,11 @@ from converter.dataclass import dataclass
 from converter.model.graph import Node, Tensor
 from converter.records import EffectKind, Step, Verb
 from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.fused import ATTENTION, CLOSED, packed_bias_at
+from converter.rewrite.analysis.linear import FUSED
 from converter.rewrite.bias_flow.absorb import Absorb, Bias, TraceOptions, bias_at, find_absorb, find_sibling
 from converter.rewrite.bias_flow.rules import NONLINEAR, RULES, propagate
-from converter.rewrite.bias_flow.shift import NOT_LINEAR, Array, Block, Cancel, Propagate, Shift
+from converter.rewrite.bias_flow.shift import NOT_LINEAR, Array, Block, Cancel, Effect, Propagate, Shift
 
 
 @dataclass(slots=True)
@@ -192,7 +195,45 @@ class _Tracer:
         """Shift the output of the node that bears the bias: a MatMul and its Add are one node here."""
         bias = self.trace.bias
         assert bias is not None
+        if bias.node.is_microsoft(*CLOSED):
+            self.start_closed(bias, value)
+            return
+        if bias.node.is_microsoft(*ATTENTION):
+            self.start_packed(bias, value)
+            return
         self.push(bias.node.label, bias.output, Shift.of_value(value.reshape(bias.shape)))
+
+    def start_closed(self, bias: Bias, value: Array) -> None:
+        """The bias lies inside of a fused operator: behind it comes what the operator ends with."""
+        node, rank = bias.node, self.facts.rank(bias.output)
+        normed = node.op == "SkipLayerNormalization" and rank is not None
+        layer = node.is_microsoft(*FUSED) and not node.attr("activation", "") and rank is not None
+        if normed and rank is not None:
+            shift = Shift.of_value(value.reshape((1,) * (rank - 1) + (-1,)))
+            self.heed(node, propagate(self.facts, node, {0: shift}), {})
+        elif layer and rank is not None:
+            behind = rank - 2 if node.op == "FusedConv" else 0
+            self.push(node.label, bias.output, Shift.of_value(value.reshape(1, -1, *[1] * behind)))
+        else:
+            self.block(node, Block("stops", NOT_LINEAR, EffectKind.NONLINEAR))
+
+    def start_packed(self, bias: Bias, value: Array) -> None:
+        """Of attention's bias the softmax cancels the keys' part, and its rows hand on the values' part."""
+        packed = packed_bias_at(self.facts, bias.node)
+        if packed is None or packed.problem is not None:
+            code, why = ("rank", "where its parts lie is not known") if packed is None else packed.problem or ("", "")
+            self.block(bias.node, Block(code, why))
+            return
+        query, key, values = packed.split(value)
+        if query.any():
+            self.block(bias.node, Block("attention-query", "it weighs the keys by the shifted value"))
+            return
+        if key.any():
+            found = Cancel(EffectKind.SOFTMAX, "softmax does not feel what all keys share")
+            self.heed(bias.node, found, {})
+        if values.any():
+            shift = Shift.of_value(values.reshape(1, 1, -1))
+            self.heed(bias.node, Propagate({0: shift}, EffectKind.SOFTMAX_ROWS), {})
 
     def push(self, maker: str, tensor: Tensor, shift: Shift) -> None:
         """The tensor is shifted: its readers are asked next, in the model's order."""
@@ -254,6 +295,12 @@ class _Tracer:
         if sibling is not None:
             self.absorb(sibling)
             return
+        self.heed(node, effect, shifts)
+        if isinstance(effect, Propagate):
+            self.trace.meets_sum |= meets_sum
+
+    def heed(self, node: Node, effect: Effect, shifts: Mapping[int, Shift]) -> None:
+        """Go on with what the node does."""
         match effect:
             case Block():
                 self.block(node, effect)
@@ -264,7 +311,6 @@ class _Tracer:
             case Propagate(out, kind):
                 self.add(node, Verb.PROPAGATES, effect.how, kind)
                 self.trace.softmax_rows |= kind is EffectKind.SOFTMAX_ROWS
-                self.trace.meets_sum |= meets_sum
                 self.trace.meets_bias_free |= node.is_op("Conv", "ConvTranspose", "Gemm")
                 for slot, shift in out.items():
                     tensor = node.tensor_out(slot)
@@ -278,6 +324,11 @@ def _find_parts(facts: Facts, bias: Bias) -> list[NDArray[np.bool_]]:
     Element numbers are followed through nodes that only rearrange; where Split, Slice or Gather
     picks some, those are a part. Empty if nothing picks the bias apart.
     """
+    packed = packed_bias_at(facts, bias.node)
+    if packed is not None:
+        ends = np.cumsum([0, *packed.sizes])
+        at = np.arange(bias.value.size)
+        return [(at >= low) & (at < high) for low, high in pairwise(ends[1:])]
     numbers = np.arange(1.0, bias.value.size + 1)
     state = _Tracer(facts, bias, TraceOptions())
     state.start(numbers)

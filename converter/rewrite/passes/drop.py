@@ -32,14 +32,13 @@ from converter.rewrite.passes.base import Check, Match, Pass
 
 # Slots of a bias that may be left out.
 _SLOTS = {lin.CONV: 2, lin.CONV_TRANSPOSE: 2, lin.GEMM: 2, "QLinearConv": 8}
-_MICROSOFT_SLOTS = {
+_MICROSOFT_SLOTS = {  # not Attention's: onnxruntime 1.31 reads it without a look
     "FusedConv": 2,
     "FusedGemm": 2,
     "QGemm": 6,
     "MatMulNBits": 5,
     "DynamicQuantizeMatMul": 4,
     "MatMulIntegerToFloat": 6,
-    "Attention": 2,
     "MultiHeadAttention": 3,
     "SkipLayerNormalization": 4,
     "SkipSimplifiedLayerNormalization": 3,

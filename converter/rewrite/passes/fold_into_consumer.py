@@ -134,7 +134,7 @@ def _finder(op: str) -> Callable[[Facts, Node], IntoConsumer | None]:
             tensor = affine.result
             while True:
                 readers = list(dict.fromkeys(facts.graph.readers(tensor)))
-                target = next((r for r in readers if r.is_op(op) and r.inputs[0] is tensor), None)
+                target = next((r for r in readers if lin.kind_of(r) == op and r.inputs[0] is tensor), None)
                 linear = linear_into(facts, target, op) if target is not None else None
                 if linear is not None:
                     return IntoConsumer(affine, tuple(path), linear)

@@ -17,7 +17,9 @@ from converter.records import EffectKind, FateKind, Safety
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine
 from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.fused import ATTENTION, BIAS_REQUIRED, CLOSED
 from converter.rewrite.analysis.linear import LINEAR, Linear
+from converter.rewrite.analysis.quantized import FUSED_WEIGHTS
 from converter.rewrite.bias_flow.absorb import Absorb, Bias, TraceOptions, bias_at
 from converter.rewrite.bias_flow.fates import BiasChange
 from converter.rewrite.bias_flow.trace import Trace, trace_bias, trace_parts
@@ -162,6 +164,8 @@ def _overflow(facts: Facts, m: MovableBias) -> str | None:
 
 def _not_finite(facts: Facts, m: MovableBias) -> str | None:
     for tensor in (m.bias.tensor, m.bias.linear.weight):
+        if facts.constants.weight(tensor) is None:
+            continue  # what attention is given
         bad = numerics.first_bad(~np.isfinite(facts.weight(tensor).load().reshape(-1)))
         if bad is not None:
             return f"{tensor.name!r} is not finite at element {bad}"
@@ -214,8 +218,9 @@ def _plan(facts: Facts, m: MovableBias) -> list[Edit]:
     """The bias (or its part) out, what takes it over changed, fresh names for what changed its meaning."""
     edits = [e for _, _, part in _new_values(facts, m) for e in part]
     linear = m.bias.linear
-    if m.part is not None:
-        edits += lin.set_bias(facts, linear, np.where(m.part, 0.0, m.bias.value))
+    if m.part is not None or linear.node.is_microsoft(*BIAS_REQUIRED):
+        part = np.ones(m.bias.value.shape, bool) if m.part is None else m.part
+        edits += lin.set_bias(facts, linear, np.where(part, 0.0, m.bias.value))
     else:
         edits += lin.drop_bias(linear)
     return edits + [Rename(t) for t in (*m.trace.shifted, *_changed_off_path(m))]
@@ -255,6 +260,7 @@ def _flow_pass(page: str, find: Find, fate: FateKind, name: str, after: str, *, 
         page,
         Safety.ROUNDING,
         ops=(*LINEAR, "Add"),
+        microsoft=(*FUSED_WEIGHTS, *ATTENTION, *CLOSED),
         find=find,
         checks=_CHECKS,
         plan=_plan,

@@ -12,6 +12,7 @@ from converter.model.graph import Node
 from converter.records import EffectKind
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.bias_flow.rules.elementwise import ELEMENTWISE_RULES
+from converter.rewrite.bias_flow.rules.fused import MICROSOFT_NONLINEAR, MICROSOFT_RULES
 from converter.rewrite.bias_flow.rules.layout import LAYOUT_RULES
 from converter.rewrite.bias_flow.rules.normalization import NORMALIZATION_RULES
 from converter.rewrite.bias_flow.rules.product import PRODUCT_RULES
@@ -37,7 +38,9 @@ def propagate(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     shifts : mapping of input slot to Shift; slots that are not in it have none
     """
     rule = RULES.get(node.op) if node.is_standard else None
-    if rule is None and node.is_standard and node.op in NONLINEAR:
+    if node.is_microsoft(str(node.op)):
+        rule = MICROSOFT_RULES.get(node.op)
+    if rule is None and (node.is_op(*NONLINEAR) or node.is_microsoft(*MICROSOFT_NONLINEAR)):
         return Block("stops", NOT_LINEAR, EffectKind.NONLINEAR)
     if rule is None:
         return Block("unknown-operator", "it is not known to hand a shift on")

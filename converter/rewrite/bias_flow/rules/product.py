@@ -120,7 +120,7 @@ def conv_problem(facts: Facts, node: Node, s: Shift) -> Block | None:
     weight = facts.read_weight(node.inputs[1])
     if weight is None:
         return Block("stops", "its weight is known at run time only")
-    if node.op == "Conv":
+    if node.op in ("Conv", "FusedConv"):
         return (
             Block("padding", "it reads padded zeros, which the shift does not reach")
             if reads_padding(facts, node)
@@ -140,7 +140,7 @@ def convolve_shift(facts: Facts, linear: Linear, s: Shift) -> Array:
     return lin.input_sum(facts, linear, np.broadcast_to(s.value.reshape(-1), (channels,)))
 
 
-def _conv(facts: Facts, node: Node, shifts: Shifts) -> Effect:
+def propagate_conv(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     if set(shifts) != {0}:
         return Block("stops", "its parameters are shifted")
     s = shifts[0]
@@ -153,7 +153,7 @@ def _conv(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     return Propagate({0: Shift.of_value(added.reshape(1, -1, *[1] * (s.rank - 2)))}, EffectKind.WEIGHTS)
 
 
-def _gemm(facts: Facts, node: Node, shifts: Shifts) -> Effect:
+def propagate_gemm(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     if set(shifts) != {0} or node.attr("transA", 0):
         return Block("stops", "it is not its first factor, as it stands, that is shifted")
     s = shifts[0]
@@ -175,7 +175,7 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Effect:
         return Block("rank", "it is a product of vectors")
     weight = facts.read_weight(other)
     if s.value is not None and not s.tiled and weight is not None and len(weight.shape) >= 2:
-        return _multiply(s.value, weight.float64(), slot)
+        return multiply_shift(s.value, weight.float64(), slot)
     rank = facts.rank(other)
     if rank is None or rank < 2:
         return Block("rank", "the number of axes of its other factor is not known, or one")
@@ -184,10 +184,10 @@ def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Effect:
         if s.constant_on([mine]):
             return Propagate({0: s.of_rank(max(rank, s.rank))}, EffectKind.SOFTMAX_ROWS)
         return Block("varies", "the shift varies along the axis that the weights sum over")
-    return Propagate({0: _multiply_by_data(facts, s, other, rank, slot)}, *weigh_by_data(facts, other))
+    return Propagate({0: multiply_by_data(facts, s, other, rank, slot)}, *weigh_by_data(facts, other))
 
 
-def _multiply(value: Array, matrix: Array, slot: int) -> Effect:
+def multiply_shift(value: Array, matrix: Array, slot: int) -> Effect:
     contracted = matrix.shape[-2 if slot == 0 else -1]
     axis = value.ndim - 1 if slot == 0 else value.ndim - 2
     wide = np.repeat(value, contracted, axis) if value.shape[axis] == 1 else value
@@ -199,7 +199,7 @@ def _multiply(value: Array, matrix: Array, slot: int) -> Effect:
     return Propagate({0: Shift.of_value(product)}, EffectKind.WEIGHTS)
 
 
-def _multiply_by_data(facts: Facts, s: Shift, other: Tensor, rank: int, slot: int) -> Shift:
+def multiply_by_data(facts: Facts, s: Shift, other: Tensor, rank: int, slot: int) -> Shift:
     """D times data: unknown, but the same along the axis that only the shifted factor has."""
     whole = s.of_rank(max(rank, s.rank))
     shape = facts.shape(other)
@@ -277,8 +277,8 @@ def _parse_equation(equation: str) -> tuple[str, str, str] | None:
 
 
 PRODUCT_RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Conv", "ConvTranspose"), Rule(_conv)),
-    "Gemm": Rule(_gemm),
+    **dict.fromkeys(("Conv", "ConvTranspose"), Rule(propagate_conv)),
+    "Gemm": Rule(propagate_gemm),
     "MatMul": Rule(_matmul, tiled=True),
     "Einsum": Rule(_einsum),
     "Attention": Rule(_attention),
