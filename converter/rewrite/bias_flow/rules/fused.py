@@ -61,7 +61,7 @@ def _skip_norm(_: Facts, node: Node, shifts: Shifts) -> Effect:
     return Cancel(EffectKind.NORM, "layer normalisation subtracts the mean, the shift with it")
 
 
-def _closed(rule: Rule) -> Rule:
+def _end_with(rule: Rule) -> Rule:
     """A layer with an activation behind it: without one it is the layer."""
 
     def effect(facts: Facts, node: Node, shifts: Shifts) -> Effect:
@@ -75,8 +75,8 @@ def _closed(rule: Rule) -> Rule:
 MICROSOFT_RULES: dict[str, Rule] = {
     **dict.fromkeys(("FusedMatMul", "TransposeMatMul"), Rule(_fused_matmul)),
     "SkipLayerNormalization": Rule(_skip_norm),
-    "FusedConv": _closed(Rule(propagate_conv)),
-    "FusedGemm": _closed(Rule(propagate_gemm)),
+    "FusedConv": _end_with(Rule(propagate_conv)),
+    "FusedGemm": _end_with(Rule(propagate_gemm)),
 }
 MICROSOFT_NONLINEAR = frozenset(
     "Gelu BiasGelu FastGelu QuickGelu DynamicQuantizeMatMul DynamicQuantizeLSTM SkipSimplifiedLayerNormalization "
