@@ -43,6 +43,9 @@ def find_decision(outputs: dict[str, NDArray[Any]], asked: str | None) -> tuple[
     raise DataError("the model has no output of floating-point numbers; name one with --output")
 
 
+_ROUNDING = 1e-12  # of the size: below it all rows are one
+
+
 @dataclass(slots=True)
 class Effect:
     """Sums over rows. ``votes`` count decisions, where there are any."""
@@ -52,6 +55,7 @@ class Effect:
     rows: int = 0
     error: float = 0.0  # sum of squares of z' - z
     size: float = 0.0  # of z
+    sums: dict[tuple[int, ...], tuple[int, NDArray[Any]]] = field(default_factory=dict)  # of rows of one shape, of z
     divergence: float = 0.0  # sum over rows of KL(p || p')
 
     def add(self, before: NDArray[Any], after: NDArray[Any], labels: Labels | None) -> None:
@@ -61,7 +65,10 @@ class Effect:
 
     def _add(self, before: NDArray[Any], after: NDArray[Any], labels: Labels | None) -> None:
         wide, other = before.astype(np.float64), after.astype(np.float64)
-        self.rows += len(before) if before.ndim else 1
+        rows = len(before) if before.ndim else 1
+        self.rows += rows
+        count, total = self.sums.get(before.shape[1:], (0, np.zeros(before.shape[1:])))
+        self.sums[before.shape[1:]] = count + rows, total + (wide.sum(axis=0) if before.ndim else wide)
         self.error += float(((other - wide) ** 2).sum())
         self.size += float((wide**2).sum())
         if not self.decides:
@@ -73,6 +80,13 @@ class Effect:
 
     @property
     def relative_error(self) -> float:
+        """||z' - z|| / ||z - mean z|| over all rows: what all rows share says nothing of any. Of one row, / ||z||."""
+        shared = sum(float((total**2).sum()) / count for count, total in self.sums.values() if count > 1)
+        spread = self.size - shared
+        return float(np.sqrt(self.error / spread)) if spread > _ROUNDING * self.size else self.share_of_size
+
+    @property
+    def share_of_size(self) -> float:
         """||z' - z|| / ||z|| over all rows."""
         return float(np.sqrt(self.error / self.size)) if self.size > 0 else float(self.error > 0)
 
@@ -201,7 +215,7 @@ def measure_zeroed(
         rows += batch.rows
         slowest = max(slowest, monotonic() - begun)
     predicted = {label: r.relative_error / _STEP if r.rows else math.nan for label, r in responses.items()}
-    return ZeroedBiases(name, decides, effects, predicted, rows, stopped, away.relative_error if rows > 1 else math.inf)
+    return ZeroedBiases(name, decides, effects, predicted, rows, stopped, away.share_of_size if rows > 1 else math.inf)
 
 
 def measure_imitations(

@@ -21,6 +21,7 @@ from converter.ablate.measure import (
     measure_effects,
     measure_zeroed,
 )
+from converter.ablate.output_change import judge_changes, measure_changes
 from converter.ablate.samples import Data, Part, split_rows
 from converter.ablate.scoring import Score
 from converter.ablate.session import Net, SessionOptions
@@ -193,7 +194,7 @@ def propose(net: Net, sites: Sequence[Site], kept: Sequence[KeptBias], data: Dat
     DataError
         The data does not fit the model, or the model decides nothing that could be counted.
     """
-    parts = split_rows(data.rows, data.unit, budget.seed, SHARES, MOST)
+    parts = split_rows(data.rows, data.unit, budget.seed, SHARES, MOST, data.twins)
     rows = (len(parts.calibrate), len(parts.select), len(parts.confirm))
     few = _explain_too_few(rows, data, budget)
     if few is not None:
@@ -241,7 +242,9 @@ def confirm(
         deciding=DecisionRequest(outputs=(proposal.output,), margin=budget.share, alpha=budget.alpha),
     )
     original, changed = (ModelUnderTest(source, options, deployed=True) for source in (before, after))
-    return run_decisions(original, changed, options).stage
+    stage = run_decisions(original, changed, options).stage
+    pairs = ((original.run(b.feeds), changed.run(b.feeds)) for b in proposal.confirm.batches())
+    return judge_changes(stage, measure_changes(pairs), budget.share)
 
 
 def _explain_too_few(rows: tuple[int, int, int], data: Data, budget: Budget) -> tuple[Stage, int] | None:

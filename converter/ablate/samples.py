@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,12 +75,14 @@ class Data:
         self._held: list[Batch] | None = []
         stream, size, rows = given.stream(ports), 0, 0
         self._digests: list[bytes] = []
+        row_digests: list[bytes] = []
         for batch in self._batches(stream):
             if not rows:
                 check_given(proto, batch.feeds)
             rows += batch.rows
             size += sum(v.nbytes for v in batch.feeds.values() if isinstance(v, np.ndarray))
             self._digests.append(hash_feeds(batch.feeds))
+            row_digests += _hash_rows(batch)
             if self._held is not None:
                 self._held.append(batch)
             if size > max_bytes:
@@ -89,6 +92,7 @@ class Data:
         if self._labels is not None and given.samples is None and len(self._labels) != rows:
             raise DataError(f"there are {len(self._labels)} labels for {rows} rows; give one per row of the data")
         self.rows = rows
+        self.twins = np.unique(np.array(row_digests), return_inverse=True)[1].reshape(-1)  # equal for equal rows
         self.labelled = all(b.labels is not None for b in self._held) if self._held else self._labels is not None
         self.record: InputSet = replace(stream.record(labelled=self.labelled), n=rows)
         self.held = self._held is not None
@@ -198,6 +202,17 @@ def _pick_rows(batch: Batch, rows: np.ndarray[Any, Any]) -> Batch:
     return Batch(feeds, batch.first + int(rows[0]), len(rows), None if batch.labels is None else batch.labels[rows])
 
 
+def _hash_rows(batch: Batch) -> list[bytes]:
+    """A digest of each row of the inputs."""
+    found = [hashlib.blake2b(digest_size=12) for _ in range(batch.rows)]
+    for name in sorted(batch.feeds):
+        value = np.asarray(batch.feeds[name])
+        by_row = value.ndim > 0 and len(value) == batch.rows
+        for k, digest in enumerate(found):
+            digest.update(np.ascontiguousarray(value[k] if by_row else value).tobytes())
+    return [digest.hexdigest().encode() for digest in found]
+
+
 def _count_rows(feeds: Mapping[str, Any]) -> int:
     lengths = [len(v) for v in feeds.values() if isinstance(v, np.ndarray) and v.ndim]
     return max(lengths) if lengths else 1
@@ -212,15 +227,49 @@ class Split:
     confirm: np.ndarray[Any, Any]
 
 
-def split_rows(rows: int, unit: int, seed: int, shares: Sequence[float], most: Sequence[int]) -> Split:
+def split_rows(
+    rows: int,
+    unit: int,
+    seed: int,
+    shares: Sequence[float],
+    most: Sequence[int],
+    twins: np.ndarray[Any, Any] | None = None,
+) -> Split:
     """Shuffle units of rows and deal them out.
 
     Parameters
     ----------
     shares, most : for the first two parts, as a share of the rows and as a number; the third has the rest
+    twins : ndarray, shape [rows], optional
+        Equal for equal rows: all of these go to one part, so that nothing is judged on what it was fitted to.
     """
     units = np.random.default_rng([seed, 0x5B11]).permutation(rows // unit + (rows % unit > 0))
     sizes = [max(1, min(int(share * rows), limit) // unit) for share, limit in zip(shares, most, strict=True)]
-    parts = np.split(units, np.cumsum(sizes))
+    ends = np.cumsum(sizes)
+    if twins is not None and len(np.unique(twins)) < rows:
+        family = _join_twins(twins, unit)[units]
+        first = {int(f): k for k, f in reversed(list(enumerate(family)))}
+        order = np.argsort([first[int(f)] for f in family], kind="stable")
+        units, family = units[order], family[order]
+        # an end within a family moves behind it
+        ends = np.array([np.nonzero(family == family[e - 1])[0][-1] + 1 if e <= len(units) else e for e in ends])
+    parts = np.split(units, ends)
     made = [np.sort((p[:, None] * unit + np.arange(unit)).reshape(-1)) for p in parts]
     return Split(*[p[p < rows] for p in made])
+
+
+def _join_twins(twins: np.ndarray[Any, Any], unit: int) -> np.ndarray[Any, Any]:
+    """The family of each unit of rows: units that share a row, or share one with those that do, are of one family."""
+    family = np.arange(-(-len(twins) // unit))
+    seen: dict[int, int] = {}
+
+    def find(k: int) -> int:
+        while family[k] != k:
+            family[k] = family[family[k]]
+            k = int(family[k])
+        return k
+
+    for row, twin in enumerate(twins.tolist()):
+        other = seen.setdefault(twin, row // unit)
+        family[find(row // unit)] = find(other)
+    return np.array([find(k) for k in range(len(family))])

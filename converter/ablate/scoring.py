@@ -157,6 +157,12 @@ class Score:
         return self.predicted if self.effect is None or not self.effect.rows else self.effect.relative_error
 
     @property
+    def lost(self) -> float:
+        """Share of rows that are right with the bias only, less those right without it only; 0 without labels."""
+        counts = None if self.effect is None else self.effect.counts
+        return 0.0 if counts is None else (counts[1] - counts[2]) / sum(counts)
+
+    @property
     def verdict(self) -> tuple[BiasClass, str]:
         """The class, and why."""
         proven = proven_fate(self.site)
@@ -190,16 +196,6 @@ def correct_p_values(scores: Sequence[Score]) -> list[Score]:
     return [replace(s, p_holm=found[k]) if k in found else s for k, s in enumerate(scores)]
 
 
-_ORDER = (
-    BiasClass.ESSENTIAL,
-    BiasClass.COMPENSABLE,
-    BiasClass.UNKNOWN,
-    BiasClass.SMALL,
-    BiasClass.REDUNDANT,
-    BiasClass.DEAD,
-)
-
-
 def rank_scores(scores: Sequence[Score]) -> list[Score]:
-    """What matters most first: by class, then by the effect of leaving the bias out."""
-    return sorted(scores, key=lambda s: (_ORDER.index(s.verdict[0]), -s.error if s.error == s.error else 0.0))
+    """What costs most first, as measured: by the accuracy that is lost without the bias, else by the outputs' error."""
+    return sorted(scores, key=lambda s: (s.lost, 0.0 if math.isnan(s.error) else s.error), reverse=True)

@@ -315,17 +315,24 @@ class Run:
         asked = self.options.removal
         if asked is None or not self.passed:
             return
-        from converter.commands.remove import add_stage, remove_biases
+        from converter.commands.remove import add_stage, mark_removed, remove_biases
+        from converter.referee.proto.source import LoadedModel, describe_model
         from converter.rewrite.analysis.counts import count
         from converter.rewrite.analysis.facts import Facts
 
         asked = replace(asked, data_dir=self.data, progress=self.options.progress)
         removed = remove_biases(self.graph, self.model, asked)
         rewrites, after = (*self.folded.rewrites, *removed.rewrites), count(Facts(self.graph))
-        self.folded = replace(self.folded, rewrites=rewrites, after=after, removed=removed)
-        self._note(add_stage(self.parity, removed))
-        if self.passed:
+        fates = tuple(mark_removed(self.folded.fates, removed.rewrites))
+        self.folded = replace(self.folded, rewrites=rewrites, after=after, fates=fates, removed=removed)
+        parity = add_stage(self.parity, removed)
+        if exit_code(parity, self.options.on_inconclusive) == 0:
             self.stage()
+            folded = LoadedModel.open(self._result, self.data if self._staged is None else None, "folded model")
+            parity = replace(
+                parity, b=self._named(describe_model(folded))
+            )  # of what is written, not of what was proved
+        self._note(parity)
 
     def bench(self) -> None:
         """The latency of both, on inputs of the shapes that the proof ran on."""

@@ -221,6 +221,17 @@ def parse_share(value: str | None) -> float | None:
     return part
 
 
+def parse_margin(value: str | None) -> float | None:
+    """A share of one, in per cent: ``0.1%``. Without the sign it might be meant either way, a hundredfold apart."""
+    if value is None or value.strip().endswith("%"):
+        return parse_share(value)
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a percentage such as 0.5%.") from None
+    raise ValueError(f"{value!r} has no % sign; write {number:g}% or {100 * number:g}%.")
+
+
 def parse_percentage(value: str | None) -> float | None:
     """A share that may be nothing, or more than the whole: ``0%``, ``250%``."""
     found = None if value is None else re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) *%", value.strip())
@@ -311,6 +322,7 @@ KINDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "seconds": _number(click.FloatRange(0, min_open=True)),
     "size": _parsed(parse_size, multiple=False),
     "share": _parsed(parse_share, multiple=False),
+    "margin": _parsed(parse_margin, multiple=False),
     "percentage": _parsed(parse_percentage, multiple=False),
     "gate": _parsed(_parse_gate, multiple=False),
     "shapes": _parsed(parse_shapes),

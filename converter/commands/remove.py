@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from converter.dataclass import dataclass
 from converter.errors import InvariantViolation, RuntimeUnavailable
 from converter.model.graph import Bypass, Edit, Graph, SetConst, emit
 from converter.numerics import NewTensor
-from converter.records import InputSet, Parity, Rewrite, Safety, Stage, Verdict
+from converter.records import Fate, FateKind, InputSet, Parity, Rewrite, Safety, Stage, Verdict
 from converter.records.ablate import KeptBias, OffDataChange, Removal, Role
 from converter.records.option import documented, merged
 from converter.records.options import RemovalOptions
@@ -235,6 +235,16 @@ def add_stage(parity: Parity | None, removed: Removed) -> Parity:
     changed = stage.status in (Verdict.FAIL, Verdict.INCONCLUSIVE)
     verdict, why = (stage.status, f"removal: {stage.why}") if changed else (parity.verdict, parity.why)
     return replace(parity, verdict=verdict, why=why, scope=scope, stages=(*parity.stages, stage))
+
+
+def mark_removed(fates: Iterable[Fate], rewrites: Iterable[Rewrite]) -> Iterator[Fate]:
+    """What became of each bias, once those that went by data are gone too."""
+    gone = {label for rewrite in rewrites for label in (rewrite.node, *rewrite.delta.removed_nodes)}
+    for fate in fates:
+        if fate.kind is FateKind.KEPT and fate.node in gone:
+            yield replace(fate, kind=FateKind.REMOVED, removed=fate.elements, code="", why="", path=())
+        else:
+            yield fate
 
 
 def _source(graph: Graph) -> LoadedModel:

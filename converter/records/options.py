@@ -121,7 +121,7 @@ class DecisionOptions(OptionRecord):
         1e-3,
         "Loss of accuracy that counts as none.  [0.1%]",
         "P",
-        "share",
+        "margin",
         flag="--accuracy-margin",
         old="--margin",
         doc="The loss that is tolerated, as a share.",
@@ -240,7 +240,7 @@ class BenchOptions(RuntimeOptions):
 
     gate: str = option("not-slower", "not-slower, faster:5%, equivalent or none.  [not-slower]", "GATE", "gate")
     margin: float = option(
-        0.02, "Slow-down that counts as none.  [2%]", "P", "share", flag="--latency-margin", old="--margin"
+        0.02, "Slow-down that counts as none.  [2%]", "P", "margin", flag="--latency-margin", old="--margin"
     )
     alpha: float = option(0.05, "Error of each bound.  [0.05]", "P", "share")
     sessions: int | None = option(None, "Times that both are loaded anew.  [5]", "N", "count")
@@ -324,7 +324,7 @@ class RemovalOptions(LayerOptions):
         1e-3,
         "Decisions that it may change.  [0.1%]",
         "P",
-        "share",
+        "margin",
         doc="The accuracy that may be lost, as a share; without labels, the rows that may be decided differently.",
     )
     keep: Sequence[str] = option(
@@ -364,7 +364,7 @@ class FoldOptions(InspectOptions):
         kind=OUTCOMES,
         doc="What an undecided proof counts as: with fail, `exit_code` is 4 and nothing is written.",
     )
-    accuracy_margin: float | None = option(None, "Judge decisions: 0.1% may change; remove-biases, too.", "P", "share")
+    accuracy_margin: float | None = option(None, "Judge decisions: 0.1% may change; remove-biases, too.", "P", "margin")
     reports: Sequence[Path] = argument(
         (), "Files that the caller writes, so that none of them is the output or an input."
     )
@@ -506,6 +506,6 @@ class ReportOptions(OptionRecord):
     fail_ratio: float | None = option(None, "Above it the error fails outright.", "R", "seconds")
     max_algebra: float | None = option(None, "Change in float64, of what rounding explains.", "R", "seconds")
     max_local: float | None = option(None, "Error of one place, of what rounding allows.", "R", "seconds")
-    accuracy_margin: float | None = option(None, "Share of decisions that may change.", "P", "share")
-    latency_margin: float | None = option(None, "Slow-down that counts as none.", "P", "share")
+    accuracy_margin: float | None = option(None, "Share of decisions that may change.", "P", "margin")
+    latency_margin: float | None = option(None, "Slow-down that counts as none.", "P", "margin")
     alpha: float | None = option(None, "Chance of error of each bound.", "P", "share")

@@ -74,6 +74,7 @@ class FateKind(StrEnum):
     ZERO = "zero"
     ABSORBED = "absorbed"  # taken over by something that exists anyway
     MERGED = "merged"  # one bias with a parallel one
+    REMOVED = "removed"  # on data: the weights of its layer make up for it there
     KEPT = "kept"
 
 

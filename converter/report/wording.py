@@ -168,6 +168,7 @@ FATE = {  # in the order in which they are told
         "absorbed downstream", "something further down that exists anyway takes it over", Style.ABSORBED
     ),
     FateKind.MERGED: FateWords("merged", "it became one with the bias of a layer beside it", Style.MERGED),
+    FateKind.REMOVED: FateWords("removed by data", "on the data its layer's weights make up for it", Style.MERGED),
     FateKind.KEPT: FateWords("kept", "something downstream blocks it, so it stays", Style.KEPT),
 }
 

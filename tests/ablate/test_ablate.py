@@ -42,7 +42,7 @@ def test_a_mobilenet_is_ranked_usefully(mobilenet: dict[str, Any]) -> None:
     # the first layer and the depthwise ones matter, the head hardly, the linear bottlenecks are merged exactly
     assert order[0] == "/0/Conv"
     assert {found[n]["class"] for n in order if found[n]["role"] in ("first", "depthwise")} == {"ESSENTIAL"}
-    assert found["/12/Gemm"]["class"] == "SMALL"
+    assert found["/12/Gemm"]["effect"]["difference"] > -0.02
     assert sorted(n for n in order if found[n]["class"] == "REDUNDANT") == [
         f"/{k}/body/body.6/Conv" for k in (3, 4, 5, 6)
     ]
@@ -51,6 +51,12 @@ def test_a_mobilenet_is_ranked_usefully(mobilenet: dict[str, Any]) -> None:
     # nothing to average over: depthwise layers cannot imitate their biases, wide ones after a ReLU can
     assert min(found[n]["r_held_out"] for n in order if found[n]["role"] == "depthwise") > 0.3
     assert found["/5/body/body.6/Conv"]["r_held_out"] < 0.03
+
+
+def test_the_list_is_in_the_order_of_what_was_measured(mobilenet: dict[str, Any]) -> None:
+    effects = [b["effect"] for b in mobilenet["biases"]]
+    costs = [(-e["difference"], e["relative_error"]) for e in effects]
+    assert costs == sorted(costs, reverse=True)
 
 
 def test_all_at_once_and_off_the_data(mobilenet: dict[str, Any]) -> None:
@@ -75,7 +81,7 @@ def test_a_unet_shows_which_biases_are_dead() -> None:
     assert len(dead) == 5
     assert all(found[n]["effect"]["relative_error"] < 1e-5 for n in dead)  # measured as proven
     assert found["/head/Conv"]["class"] == "ESSENTIAL"
-    assert found["/grow_up/ConvTranspose"]["class"] == "SMALL"
+    assert found["/grow_up/ConvTranspose"]["class"] == "COMPENSABLE"
     # weights that imitated a dead bias would only do harm
     assert [f["node"] for f in document["fits"]] == ["/grow_bottom/ConvTranspose", "/grow_up/ConvTranspose"]
     assert {v["name"]: v["biases"] for v in document["variants"]} == {

@@ -299,3 +299,21 @@ def test_the_graph_of_the_caller_is_what_is_changed() -> None:
     gone = {f.site.label for f in found.fits}
     assert gone
     assert {n.label for n in graph.nodes() if n.is_op("Conv") and n.tensor_in(2) is None} == gone
+
+
+def test_what_an_output_says_must_stay_also_where_no_decision_changes() -> None:
+    from converter.ablate.output_change import judge_changes, measure_changes
+    from converter.records import Stage, Verdict
+
+    rng = np.random.default_rng(0)
+    z = 50 + rng.standard_normal((2400, 2))  # a level that all rows share says nothing
+    pairs = [({"z": z[k : k + 600], "aux": z[k : k + 600, :1]}, {"z": z[k : k + 600] + 0.7, "aux": z[k : k + 600, :1]})
+             for k in range(0, 2400, 600)]  # fmt: skip
+    found = measure_changes(pairs)
+    assert abs(found["z"].share - 0.49) < 0.05
+    assert found["aux"].share == 0
+    stage = judge_changes(Stage("decision", Verdict.PASS, "0 of 2,400 decided differently"), found, 1e-3)
+    assert stage.status is Verdict.FAIL
+    assert "of what 'z' says" in stage.why
+    fine = judge_changes(Stage("decision", Verdict.PASS, "none"), measure_changes([(pairs[0][0], pairs[0][0])]), 1e-3)
+    assert (fine.status, fine.detail["variance_gone"]) == (Verdict.PASS, {"z": 0.0, "aux": 0.0})

@@ -89,3 +89,25 @@ def test_data_that_changes_between_readings_is_an_error(tmp_path: Path) -> None:
     assert not data.held
     with pytest.raises(DataError, match="changes from one reading to the next"):
         list(data.batches())
+
+
+@pytest.mark.parametrize("unit", [1, 2])
+def test_equal_rows_are_in_one_part(unit: int) -> None:
+    twins = np.random.default_rng(0).integers(0, 120, 400)
+    parts = split_rows(400, unit, 0, (0.2, 0.2), (1024, 1024), twins)
+    dealt = [parts.calibrate, parts.select, parts.confirm]
+    assert sorted(np.concatenate(dealt)) == list(range(400))
+    if unit == 1:
+        assert min(map(len, dealt)) > 40
+    held = [set(twins[rows]) for rows in dealt]
+    assert not held[0] & held[1]
+    assert not (held[0] | held[1]) & held[2]
+
+
+def test_rows_without_twins_are_dealt_as_ever() -> None:
+    plain, told = (split_rows(300, 1, 3, (0.2, 0.2), (90, 90), t) for t in (None, np.arange(300)))
+    assert all(np.array_equal(a, b) for a, b in zip(vars_of(plain), vars_of(told), strict=True))
+
+
+def vars_of(parts: object) -> list[np.ndarray]:
+    return [getattr(parts, name) for name in ("calibrate", "select", "confirm")]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import converter
 import converter.commands.bench
 from converter.commands.fold import fold_options
-from converter.records import Latency, Timing, Verdict
+from converter.records import FateKind, Latency, Timing, Verdict
 from converter.records.options import Advice, BenchOptions, FoldOptions, VerifyOptions
 from converter.referee.verify.comparison import compare
 
@@ -181,6 +183,12 @@ def test_biases_go_by_data_where_that_is_asked(tmp_path: Path) -> None:
     assert result.removal is not None
     assert result.removal["said"]
     assert converter.inspect(out).before.biases == result.after.biases
+    written = result.parity.b
+    assert written is not None
+    assert (written.sha256, written.size_bytes) == (hashlib.sha256(out.read_bytes()).hexdigest(), out.stat().st_size)
+    assert sum(written.nodes.values()) == len(onnx.load(out).graph.node)
+    assert sum(f.kind is FateKind.REMOVED for f in result.fates) == len(gone)
+    assert "of the variance is gone" in result.parity.stages[-1].why
     assert [p.name for p in tmp_path.iterdir()] == ["o.onnx"]
 
 

@@ -85,7 +85,7 @@ def test_margin_is_that_of_what_there_is(run: Run, tmp_path: Path, failing: Path
     path = tmp_path / "bench.json"
     path.write_text(dumps(made.bench_json(made.latency(1.08))), encoding="utf-8")
     assert run("report", path, "--rethreshold", "--margin", "10%")[0] == 0
-    assert run("report", path, "--rethreshold", "--margin", "0.05")[0] == 1
+    assert run("report", path, "--rethreshold", "--margin", "5%")[0] == 1
     assert "holds neither" in run("report", failing, "--rethreshold", "--margin", "1%")[2]
     path.write_text(dumps(made.verify_json(made.undecided(), made.latency())), encoding="utf-8")
     assert "holds both" in run("report", path, "--rethreshold", "--margin", "1%")[2]

@@ -120,6 +120,8 @@ def explain(fate: Fate) -> tuple[str, str]:
             return "Absorbed", f"this bias goes, and {by} it over."
         case FateKind.MERGED:
             return "Merged", f"this bias becomes one with that of {where}."
+        case FateKind.REMOVED:
+            return "Removed", "on the data the weights of its layer make up for it."
     why = wording.plain(fate.why)
     if fate.removed:
         return "Kept in part", f"{fate.removed:,} of {wording.count(fate.elements, 'element')} become zero. {why}."
@@ -212,6 +214,8 @@ def describe_end(fate: Fate) -> str:
             return f"{ends.get(Verb.ABSORBS, 'a node')} downstream takes it over"
         case FateKind.MERGED:
             return "one with the bias of a layer beside it"
+        case FateKind.REMOVED:
+            return "the weights of its layer make up for it on the data"
     end = blocker(fate)
     said = fate.code if end is None else "it reaches an output" if end.op == "output" else f"blocked by {end.op}"
     return f"but for a part: {said}" if fate.removed else said
