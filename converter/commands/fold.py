@@ -305,7 +305,7 @@ class Run:
             margin = asked.margin
         if margin is not None:
             asked = replace(asked, margin=margin, stages=STAGES)
-        asked = replace(asked, data_dir=self.data, progress=self.options.progress)
+        asked = replace(asked, data_dir=self.data, made_here=True, progress=self.options.progress)
         parity = judge(self._original, self._result, asked)
         check_unchanged(self._sources)  # else it was another model that was judged
         self._note(replace(parity, b=self._named(parity.b)))

@@ -207,6 +207,9 @@ class VerifyOptions(DecisionOptions, RuntimeOptions, DataOptions):
         was="got_data",
     )
     failing: str | Path | None = argument(None, "A folder to save inputs into on which the models differ.")
+    made_here: bool = argument(
+        False, "The rewritten model is this tool's own fold of the original, whatever it says of itself."
+    )
     timed: bool = argument(False, "Record how long every stage took; without it the same models give the same record.")
     progress: Progress | None = argument(None, "Told what is being done, in a few words.")
 

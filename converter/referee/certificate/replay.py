@@ -30,6 +30,7 @@ from converter.referee.certificate.constants import (
 from converter.referee.certificate.graph import Change, Editor, Graph, Node, Scope, Tensor, find_attribute_tensor
 from converter.referee.certificate.serialize import build_model, write_model
 from converter.referee.normal_form.compare import ComparedArray, Place, recompute
+from converter.referee.normal_form.laws import Law, find_factor
 from converter.referee.proto.diff import Region
 from converter.referee.proto.inference import infer_types
 from converter.referee.proto.source import LoadedModel, Port, make_value_info, read_opsets, read_ports
@@ -255,17 +256,20 @@ class Replayer:
         """The algebra of the step, in float64."""
         found: list[ComparedArray] = []
         names: list[str] = []
+        laws: set[Law] = set()
         for place in recompute_places(self.graph, change, self._types):
-            problem = place.problem or place.explain_moved(_is_within)
+            problem = place.problem or place.explain_moved(_is_within, ours=True)
             if problem:
                 return {"recomputed": False, "why": problem}
             bad = [c for c in place.compared if not _is_within(c)]
             if bad:
                 raise CertificateError(where, _explain(bad[0]))
             found += place.compared
+            laws |= place.laws
             names.append(place.name)
         numbers = sum(c.count for c in found)
-        return {"recomputed": True, "tensors": names, "numbers": numbers, "arrays": len(found)}
+        bound = {"laws": sorted(laws), "rounding": find_factor(laws)}  # times the original's, for all inputs, or null
+        return {"recomputed": True, "tensors": names, "numbers": numbers, "arrays": len(found), **bound}
 
     def _operand(self, tensor: Tensor) -> dict[str, Any]:
         constant = tensor.constant

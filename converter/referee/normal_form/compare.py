@@ -13,7 +13,7 @@ from converter.dataclass import dataclass
 from converter.errors import BiasoptError
 from converter.referee.normal_form.form import Form, Known, Leaf, Linear, NotExpressed, Other, Total, View
 from converter.referee.normal_form.fused import ALL_RULES
-from converter.referee.normal_form.interval import Interval, compute_half_ulp, is_float
+from converter.referee.normal_form.interval import Interval, compute_half_ulp, is_float, make_exact
 from converter.referee.normal_form.laws import Law, find_factor
 from converter.referee.normal_form.reader import Reader
 from converter.referee.proto.diff import Region, is_same_constant
@@ -23,9 +23,10 @@ from converter.referee.reference.kernels import Unsupported
 Array = np.ndarray[Any, Any]
 
 # What is beyond half a unit in the last place by less than this share of it is a tie of another float64 formula.
-_SLACK = 2.0**-9
+SLACK = 2.0**-9
 ERRORS = 4.0  # float64 errors of this formula and of the other one, twice over
 _BLOCK = 1 << 18  # elements compared at once: 2 MB as float64
+_NEAR = 1e-3  # of a number: what was moved is off by a factor, and is not as near to the recomputed one
 _FINE = 2.0**-40  # relative error of a factor that no float32 weight feels
 
 
@@ -64,7 +65,7 @@ def measure_distance(off: Array, error: Array, differ: Array) -> tuple[float, in
     ratio = np.where(off == 0, 0.0, off / np.maximum(error, np.finfo(np.float64).tiny))
     ratio = np.where(differ, np.inf, np.where(np.isnan(ratio), 0.0, ratio))
     worst = int(np.argmax(ratio))
-    return float(ratio.reshape(-1)[worst]) / 2, int(np.count_nonzero(ratio > 1 + _SLACK)), worst
+    return float(ratio.reshape(-1)[worst]) / 2, int(np.count_nonzero(ratio > 1 + SLACK)), worst
 
 
 def compare_weights(a: Linear, b: Linear) -> ComparedArray:
@@ -181,15 +182,16 @@ class Matcher:
         if (id(a), id(b)) in self._pairs:
             return
         self._pairs.add((id(a), id(b)))
-        yield from self._atoms(a, b)
+        yield from self._atoms(a, b, inner)
         layer, op = _find_label(a)
-        for what, left, right, neutral in (("scale", a.scale, b.scale, 1.0), ("bias", a.shift, b.shift, 0.0)):
+        shifts = (a.shift, b.shift) if b.point is None else _compare_at(b.point, a, b)
+        for what, left, right, neutral in (("scale", a.scale, b.scale, 1.0), ("bias", *shifts, 0.0)):
             if left is not None or right is not None:
                 yield _compare_intervals(
                     layer, op, what, _fill_neutral(left, neutral), _fill_neutral(right, neutral), inner
                 )
 
-    def _atoms(self, one: Form, other: Form) -> Iterator[ComparedArray]:
+    def _atoms(self, one: Form, other: Form, inner: bool) -> Iterator[ComparedArray]:
         a, b = one.atom, other.atom
         match a, b:
             case Leaf(name), Leaf(same) if name == same:
@@ -203,7 +205,7 @@ class Matcher:
                 for left, right in zip(terms, others, strict=True):
                     yield from self.match(left, right, inner=True)
             case View(), View() if a.key == b.key and (a.shape is None) == (b.shape is None):
-                yield from self.match(a.operand, b.operand, inner=True)
+                yield from self.match(a.operand, b.operand, inner=inner or not a.holds_shift)
                 if a.shape is not None and b.shape is not None:
                     yield from self.match(a.shape, b.shape, inner=True)
             case Other(), Other() if (a.op, a.key, a.index, len(a.args)) == (b.op, b.key, b.index, len(b.args)):
@@ -260,6 +262,15 @@ def have_same_shape(a: Form | Known | None, b: Form | Known | None) -> bool:
 
 def _equal_floats(a: Form | Known | None, b: Form | Known | None) -> bool:
     return not isinstance(a, Known) or (isinstance(b, Known) and np.array_equal(a.array(), b.array()))
+
+
+def _compare_at(point: tuple[Interval, Interval], a: Form, b: Form) -> tuple[Interval, Interval]:
+    """What ``a`` is where ``b``, a batch norm, is at its mean; and what ``b`` is there, with the rounding of both."""
+    mean, value = point
+    at = make_exact(mean.value)
+    left = at if a.scale is None else at * a.scale
+    blur = mean.radius if b.scale is None else np.abs(b.scale.value) * mean.radius
+    return (left if a.shift is None else left + a.shift), Interval(value.value, value.radius + blur)
 
 
 def _has_zero(atom: Linear) -> bool:
@@ -341,12 +352,15 @@ class Place:
         """The array that is furthest off."""
         return max(self.compared, key=lambda c: c.score, default=None)
 
-    def explain_moved(self, within: Callable[[ComparedArray], bool]) -> str:
+    def explain_moved(self, within: Callable[[ComparedArray], bool], *, ours: bool) -> str:
         """Why a number that is not ``within`` its bound says nothing: it may have been moved past what the form knows.
 
-        A factor between two linear operators may be in either; a weight that is damaged is off alone.
+        A factor between two linear operators may be in either; a weight that is damaged is off alone. In a fold of this
+        tool's own, whose arithmetic is float64, a number that is nearly right was not moved: it is damaged.
         """
         bad = [c for c in self.compared if not within(c)]
+        if ours and any(0 < abs(c.found - c.expected) <= _NEAR * abs(c.expected) for c in bad):
+            return ""
         weights = [c for c in bad if c.what == "weight"]
         # A factor that stays outside on one side, say of a Reshape whose sizes are not known, and is in a weight on the
         # other one: both are off, and neither says anything.

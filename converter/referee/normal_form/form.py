@@ -297,11 +297,16 @@ Atom = Leaf | Linear | Total | View | Other
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """``scale * atom + shift``; both broadcast as ONNX does."""
+    """``scale * atom + shift``; both broadcast as ONNX does.
+
+    ``point``: where the atom is the first, the form is the second. What a batch norm stores is its mean and its value
+    there: compared at that point, the rounding of its scale does not blur its shift.
+    """
 
     atom: Atom
     scale: Interval | None = None
     shift: Interval | None = None
+    point: tuple[Interval, Interval] | None = None
 
     def plus(self, interval: Interval) -> Form:
         """The form with something added."""
@@ -315,7 +320,7 @@ class Form:
                 pairs = zip(self.atom.args, shares, strict=True)
                 args = tuple(a.plus(s) if isinstance(a, Form) and s is not None else a for a, s in pairs)
                 return Form(replace(self.atom, args=args))
-        return replace(self, shift=interval if self.shift is None else self.shift + interval)
+        return Form(self.atom, self.scale, interval if self.shift is None else self.shift + interval)
 
     def times(self, interval: Interval) -> Form:
         """The form with something multiplied to it."""
@@ -331,7 +336,7 @@ class Form:
     @property
     def settled(self) -> Form:
         """The same without its shift."""
-        return replace(self, shift=None)
+        return Form(self.atom, self.scale)
 
 
 def scale_atom(atom: Atom, interval: Interval) -> Atom | None:

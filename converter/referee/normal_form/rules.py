@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,14 @@ from converter.referee.normal_form.form import (
     NotExpressed,
     Other,
     Total,
-    View,
     add_forms,
     build_linear,
     make_scalar,
     make_vector,
 )
-from converter.referee.normal_form.interval import Interval, is_float, make_exact
+from converter.referee.normal_form.interval import Interval, make_exact
 from converter.referee.normal_form.laws import Law
+from converter.referee.normal_form.moves import MOVE_RULES, turn
 from converter.referee.normal_form.quantized import QUANTIZED_RULES, multiply_forms
 from converter.referee.normal_form.reader import Reader, Rule, Value, find_axes, get_interval, list_attributes
 from converter.referee.reference.kernels import read_attributes
@@ -109,102 +110,6 @@ def _is_flat(term: Form) -> bool:
     return flat and (term.scale is None or not _varies(term.scale, -1))
 
 
-def _move(form: Form, key: Any, there: Any, back: Any, dims: Form | None = None) -> list[Value] | None:
-    """The form behind an operator that moves elements; its shift, and a scale that no weight took, outside."""
-    scale = None if form.scale is None else there(form.scale)
-    shift = None if form.shift is None or form.shift.is_zero else there(form.shift)
-    if (form.shift is None or form.shift.is_zero) != (shift is None):
-        return None
-    inner = Form(form.atom) if scale is not None else form.settled
-    return [Form(View(key, inner, back, dims), scale, shift)]
-
-
-def _transpose(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    (form,) = args
-    assert isinstance(form, Form)
-    rank = r.rank(node.input[0])
-    perm = [int(p) for p in read_attributes(node).get("perm", range(rank)[::-1])]
-    back = views.invert_permutation(perm)
-    key = ("Transpose", tuple(perm))
-    return _move(form, key, lambda b: views.transpose(b, perm, rank), lambda b: views.transpose(b, back, rank))
-
-
-def _reshape(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    form = args[0]
-    if not isinstance(form, Form):
-        return None
-    before, after = r.dims(node.input[0]), r.dims(node.output[0])
-    if node.op_type == "Reshape" and before is not None and len(node.input) > 1:
-        asked = r.sizes(node.input[1])
-        after = (
-            after
-            if asked is None or not after
-            else tuple(
-                s if isinstance(s, int) else d for s, d in zip(views.solve_sizes(before, asked), after, strict=True)
-            )
-        )
-    shape = args[1] if len(args) > 1 else None
-    key = (node.op_type, list_attributes(node), tuple(shape.array().tolist()) if isinstance(shape, Known) else ())
-    there, back = lambda b: views.reshape(b, before, after), lambda b: views.reshape(b, after, before)
-    return _move(form, key, there, back, shape if isinstance(shape, Form) else None)
-
-
-def _squeeze(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    form, axes = args[0], find_axes(node, args)
-    if not isinstance(form, Form) or axes is None:
-        return None
-    inner = r.rank(node.input[0])
-    grows = node.op_type == "Unsqueeze"
-    wide = inner + len(axes) if grows else inner
-    more, less = lambda b: views.insert_axes(b, axes, wide), lambda b: views.drop_axes(b, axes, wide)
-    key = (node.op_type, tuple(a % wide for a in axes))
-    return _move(form, key, more if grows else less, less if grows else more)
-
-
-def _identity(_: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    asks = args[2] if len(args) > 2 else None  # a third input of Dropout may ask for training
-    plain = not any(node.output[1:]) and (asks is None or (isinstance(asks, Known) and not asks.array().any()))
-    return [args[0], *([None] * (len(node.output) - 1))] if plain else None
-
-
-def _cast(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    """A cast to the type that a tensor has already does nothing; one from float to float rounds, and no more."""
-    before, after = (r.types.get(name) for name in (node.input[0], node.output[0]))
-    if before is None or after is None or before.dtype is None or after.dtype is None:
-        return None
-    rounds = isinstance(args[0], Form) and is_float(before.dtype) and is_float(after.dtype)
-    return [args[0]] if rounds or before.dtype == after.dtype else None
-
-
-def _depth_to_space(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    """Blocks of channels become places: what is the same for a channel of the output is so for those of its block."""
-    (form,) = args
-    given = read_attributes(node)
-    times, inner = int(given.get("blocksize", 1)) ** 2, given.get("mode", "DCR") == "CRD"
-    if not isinstance(form, Form) or form.scale is not None:
-        return None
-
-    def back(interval: Interval) -> Interval | None:
-        if interval.value.size == 1:
-            return interval.reshape()
-        if interval.value.ndim < 3 or views.varies_along(interval, [0, 2, 3], 4):
-            return None
-        spread = np.repeat if inner else np.tile
-        return interval.map(lambda x: spread(x.reshape(-1), times).reshape(-1, 1, 1))
-
-    return [Form(View((node.op_type, times, inner), form, back, holds_shift=True))]
-
-
-MOVE_RULES: dict[str, Rule] = {
-    "DepthToSpace": _depth_to_space,
-    "Transpose": _transpose,
-    **dict.fromkeys(("Reshape", "Flatten"), _reshape),
-    **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
-    **dict.fromkeys(("Identity", "Dropout"), _identity),
-    **dict.fromkeys(("Cast", "CastLike"), _cast),
-}
-
-
 _EXACT = {"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin"}  # of what they read they hand on some, as it is
 
 
@@ -263,7 +168,7 @@ def _pool(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     given = read_attributes(node)
     padded = any(given.get("pads", [])) or given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     counted = node.op_type == "AveragePool" and padded and (given.get("count_include_pad", 0) or r.opset < 7)
-    if counted and isinstance(args[0], Form) and args[0].shift is not None:
+    if counted and isinstance(args[0], Form) and args[0].shift is not None and not args[0].shift.is_zero:
         return None
     return _commute(r, node, args, any_sign="Average" in node.op_type)
 
@@ -422,7 +327,10 @@ def _batch_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | 
     epsilon = make_exact(np.float64(given.get("epsilon", np.float32(1e-5))))  # the standard's default is a float32
     scale = gamma / (var + epsilon).root()
     dims = (-1, *[1] * (r.rank(node.input[0]) - 2))
-    return [args[0].plus(-mean.reshape(*dims)).times(scale.reshape(*dims)).plus(beta.reshape(*dims))]
+    mean, scale, beta = (b.reshape(*dims) for b in (mean, scale, beta))
+    form = args[0].plus(-mean).times(scale).plus(beta)
+    plain = args[0].scale is None and args[0].shift is None and form.atom is args[0].atom
+    return [replace(form, point=(mean, beta)) if plain else form]
 
 
 # -- linear operators ------------------------------------------------------------------------
@@ -437,6 +345,7 @@ def _conv(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     ones = all(k == 1 for k in weight.shape[2:]) and all(s == 1 for s in given.get("strides", [1]))
     bare = not any(given.get("pads", [])) and given.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
     bare = bare and not any(given.get("output_padding", [])) and "output_shape" not in given
+    bare = bare or (not turned and not _reads_padding(r.dims(node.input[0]), weight.shape[2:], given))
     rank, groups = len(weight.shape), int(given.get("group", 1))
     key = (tuple(weight.shape[2:]), list_attributes(node, "kernel_shape", "group"))
     atom = Linear(node.op_type, key, operand, weight, groups, turned, rank, _make_label(node))
@@ -444,11 +353,35 @@ def _conv(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     return _add_bias(form, args, lambda b: b.reshape(-1, *[1] * (rank - 2)))
 
 
+def _reads_padding(dims: views.Dims | None, kernel: Sequence[int], given: dict[str, Any]) -> bool:
+    """Whether any window of a convolution reaches beyond its operand, whose sizes may tell that none does."""
+    rank = len(kernel)
+    pads, strides = given.get("pads", [0] * 2 * rank), given.get("strides", [1] * rank)
+    for axis, (k, stride, dilation) in enumerate(zip(kernel, strides, given.get("dilations", [1] * rank), strict=True)):
+        size = None if dims is None or len(dims) != rank + 2 else dims[axis + 2]
+        reach = (k - 1) * dilation + 1
+        if given.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
+            if reach > 1 and (not isinstance(size, int) or (-(-size // stride) - 1) * stride + reach > size):
+                return True
+            continue
+        before, after = pads[axis], pads[axis + rank]
+        if before or (after and not isinstance(size, int)):
+            return True
+        if isinstance(size, int) and ((size + after - reach) // stride) * stride + reach > size:
+            return True
+    return False
+
+
 def _gemm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     operand, weight = args[0], args[1]
     given = read_attributes(node)
-    if not isinstance(operand, Form) or not isinstance(weight, Known) or given.get("transA", 0):
+    if not isinstance(operand, Form) or not isinstance(weight, Known):
         return None
+    if given.get("transA", 0):
+        (turned,) = turn(operand, [1, 0], 2) or [None]
+        if not isinstance(turned, Form):
+            return None
+        operand = turned
     form = _build_linear(r, _product(node, operand, weight, rows=bool(given.get("transB", 0))), whole=True)
     form = form.times(make_scalar(float(given.get("alpha", 1.0))))
     beta = make_scalar(float(given.get("beta", 1.0)))

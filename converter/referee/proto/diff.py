@@ -7,6 +7,7 @@ changed node makes is the output of one region: checking them all proves the cla
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import field
 from functools import cached_property
@@ -229,6 +230,7 @@ def is_same_constant(a: Any, source_a: LoadedModel, b: Any, source_b: LoadedMode
 _MAX_NODES = 400
 _MARK = "/biasopt/"
 _REWRITES, _ORIGINALS = "biasopt.rewrites", "biasopt.originals"
+_OF_EARLIER = 2
 # Their outputs have a property that a rewrite may rest on (rows that sum to one), and random values have not.
 _NORMALISED = {"Softmax", "Attention"}
 _CONFINING = {
@@ -451,18 +453,28 @@ def shrink(model: ModelProto, limit: int) -> ModelProto:
     return copy
 
 
-def is_ours(a: LoadedModel, b: LoadedModel) -> bool:
-    """Whether ``b`` is this tool's own fold of ``a``, which keeps a tensor's name only where its value stays.
+def count_folds(a: LoadedModel, b: LoadedModel) -> int:
+    """How many folds of this tool's own made ``b`` of ``a``, each with one rounding; 0 of what others made.
 
-    It says so by the digests of its originals: a fold of another export of the same network is a model like any other.
-    Folds of earlier versions say it by their tensors' names, or by the rewrites alone.
+    ``b`` says so by the digests of its originals: a fold of another export of the same network is a model like any
+    other. Folds of earlier versions, which say it by their tensors' names or by the rewrites alone, count as two.
     """
     said = {p.key: p.value for p in b.proto.metadata_props}
     if _ORIGINALS in said:
-        return a.compute_digest() in said[_ORIGINALS]
+        found = _read_list(said[_ORIGINALS])
+        digest = a.compute_digest()
+        return len(found) - found.index(digest) if digest in found else 0
     if _REWRITES in said and _REWRITES not in {p.key for p in a.proto.metadata_props}:
-        return True
+        return _OF_EARLIER
     old = {t.name for t in a.proto.graph.initializer}
     names = (t.name for t in b.proto.graph.initializer if t.name not in old)
     used = (name for n in walk_nodes(b.proto) for name in (*n.input, *n.output))
-    return any(_MARK in name for name in (*names, *used))
+    return _OF_EARLIER if any(_MARK in name for name in (*names, *used)) else 0
+
+
+def _read_list(text: str) -> list[str]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):  # a stranger's
+        return []
+    return [str(entry) for entry in found] if isinstance(found, list) else []

@@ -18,7 +18,7 @@ from converter.records.option import documented, merged
 from converter.records.options import VerifyOptions
 from converter.referee.inputs.stream import Stream
 from converter.referee.proto.copies import rename_ports
-from converter.referee.proto.diff import ChangedRegions, find_changed_regions, is_ours
+from converter.referee.proto.diff import ChangedRegions, find_changed_regions
 from converter.referee.proto.random_inputs import BATCHES, check_given, guess_shapes
 from converter.referee.proto.source import LoadedModel, count_stored_bytes, seed_nodes, walk_nodes
 from converter.referee.proto.structural_hash import is_same_computation
@@ -34,7 +34,7 @@ from converter.referee.verify.coverage import (
 from converter.referee.verify.decisions import run_decisions
 from converter.referee.verify.metrics import measure_distance
 from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest, Outputs
-from converter.referee.verify.options import Options
+from converter.referee.verify.options import Options, find_folds
 from converter.referee.verify.outputs import NoiseFloor, judge_outputs
 from converter.referee.verify.parameters import check_parameters, has_other_weight
 from converter.referee.verify.precision import PrecisionCheck, check_beside_cpu, check_precision
@@ -84,7 +84,7 @@ class Referee:
     ) -> None:
         of_a, of_b = options.for_side(0), options.for_side(1)
         self.a, self.b = ModelUnderTest(a, of_a), ModelUnderTest(b, of_b)
-        self.ours = is_ours(a, b)
+        self.ours = find_folds(a, b, options) > 0
         # Once for both stages, since proving where they run may take an engine's making.
         self.deployed = ModelUnderTest(a, of_a, deployed=True), ModelUnderTest(b, of_b, deployed=True)
         self.options = options

@@ -15,11 +15,18 @@ from converter.records.choices import StageId
 from converter.records.options import STAGES as CHOICES  # structure and environment always run
 from converter.records.options import Progress, VerifyOptions
 from converter.referee.inputs.stream import Stream
+from converter.referee.proto.diff import count_folds
+from converter.referee.proto.source import LoadedModel
 from converter.referee.verify.metrics import Tolerance
 from converter.runtime.providers import select_options
 
 STAGES = tuple(StageId)
 _REAL_INPUTS = 16  # of the user's that are held against float64; all of them take part in the decision stage
+
+
+def find_folds(a: LoadedModel, b: LoadedModel, options: VerifyOptions) -> int:
+    """How many folds of this tool's own made ``b`` of ``a``; 0 of what others made."""
+    return 1 if options.made_here else count_folds(a, b)
 
 
 @dataclass(frozen=True)

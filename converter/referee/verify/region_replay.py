@@ -27,14 +27,14 @@ from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
-from converter.referee.proto.diff import ChangedRegions, Region, is_ours, shrink
+from converter.referee.proto.diff import ChangedRegions, Region, shrink
 from converter.referee.proto.source import LoadedModel, Port, find_float_types, read_ports
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, read_tensor
 from converter.referee.reference.kernels import Unsupported
 from converter.referee.verify.algebra import DOUBT_DRAWS, PASS_BELOW, judge_algebra
 from converter.referee.verify.metrics import measure_difference
 from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest, make_region_options
-from converter.referee.verify.options import Options
+from converter.referee.verify.options import Options, find_folds
 from converter.referee.verify.outputs import judge_outputs
 from converter.referee.verify.rounding_bound import BoundedModel, add_bound
 
@@ -319,7 +319,7 @@ def run_regions(
     checks = list(_check_regions(difference, a, b, options, light, partial))
     if not partial:
         checks += [OutputCheck(n, Verdict.INCONCLUSIVE, why="cannot be cut out and run") for n in difference.unmatched]
-    if not is_ours(a, b):
+    if not find_folds(a, b, options):
         checks = [_doubt_name(c) for c in checks]
     if not checks:
         return Stage("segments", Verdict.SKIPPED, "no rewritten place could be run on its own")
