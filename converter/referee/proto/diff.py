@@ -230,7 +230,6 @@ def is_same_constant(a: Any, source_a: LoadedModel, b: Any, source_b: LoadedMode
 _MAX_NODES = 400
 _MARK = "/biasopt/"
 _REWRITES, _ORIGINALS = "biasopt.rewrites", "biasopt.originals"
-_OF_EARLIER = 2
 # Their outputs have a property that a rewrite may rest on (rows that sum to one), and random values have not.
 _NORMALISED = {"Softmax", "Attention"}
 _CONFINING = {
@@ -457,7 +456,7 @@ def count_folds(a: LoadedModel, b: LoadedModel) -> int:
     """How many folds of this tool's own made ``b`` of ``a``, each with one rounding; 0 of what others made.
 
     ``b`` says so by the digests of its originals: a fold of another export of the same network is a model like any
-    other. Folds of earlier versions, which say it by their tensors' names or by the rewrites alone, count as two.
+    other. Folds of earlier versions, which say it by their tensors' names or by the rewrites alone, count as one.
     """
     said = {p.key: p.value for p in b.proto.metadata_props}
     if _ORIGINALS in said:
@@ -465,11 +464,11 @@ def count_folds(a: LoadedModel, b: LoadedModel) -> int:
         digest = a.compute_digest()
         return len(found) - found.index(digest) if digest in found else 0
     if _REWRITES in said and _REWRITES not in {p.key for p in a.proto.metadata_props}:
-        return _OF_EARLIER
+        return 1
     old = {t.name for t in a.proto.graph.initializer}
     names = (t.name for t in b.proto.graph.initializer if t.name not in old)
     used = (name for n in walk_nodes(b.proto) for name in (*n.input, *n.output))
-    return _OF_EARLIER if any(_MARK in name for name in (*names, *used)) else 0
+    return int(any(_MARK in name for name in (*names, *used)))
 
 
 def _read_list(text: str) -> list[str]:
