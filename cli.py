@@ -333,6 +333,22 @@ def ablate(**given: Any) -> int:
 
 
 @cli.command()
+@argument("model", type=FILE)
+@options(AblateOptions)
+@ending_options()
+def ask(**given: Any) -> int:
+    """Does bias make a difference in your net? One page, on your data.
+
+    Which biases cannot matter, which could be imitated by weights, and what removing them would cost, on the data
+    and beside it, next to what the study of small nets says. Reports hold what `ablate` reports.
+    """
+    from converter.commands.ablate import run
+
+    given["probe"] = given["probe"] or ("contrast", "offset")
+    return run(question=True, **given)
+
+
+@cli.command()
 @options(StudyOptions)
 @option("--jobs", metavar="N", type=COUNT, help="Stacks of nets trained side by side.  [cores]")
 @ending_options("Which reports: json, md, html, text.  [json,md,html]")

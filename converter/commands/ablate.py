@@ -123,8 +123,10 @@ def _score_isolated(
         raise RuntimeUnavailable(f"{model}: the ablation {died}; onnxruntime does not run it to an end") from died
 
 
-def run(model: Path, ending: Ending, *, top: int | None, argv: Sequence[str], **given: Any) -> int:
-    """The command: score, report, and return the exit code."""
+def run(
+    model: Path, ending: Ending, *, top: int | None = None, argv: Sequence[str], question: bool = False, **given: Any
+) -> int:
+    """The commands ``ablate`` and, with the ``question``, ``ask``: score, report, and return the exit code."""
     import click
 
     from converter.report import save
@@ -137,7 +139,7 @@ def run(model: Path, ending: Ending, *, top: int | None, argv: Sequence[str], **
     check_reports(ending.list_files(), model, *read)
     ending.prepare()
     with terminal.progress(quiet=ending.quiet) as progress:
-        document = _score_isolated(model, argv, progress, given)
+        document = _score_isolated(model, argv, progress, given) | {"question": question}
     if "unknown" in document:  # a name that no bias has
         raise click.BadParameter(terminal.one_line(document["unknown"]), param_hint="'--only'")
 

@@ -19,7 +19,7 @@ from converter.study.answer import summarize_study
 from converter.study.data import load_dataset
 from converter.study.plan import StudyScope, parse_blocks
 
-QUICK, DEFAULT = 60.0, 300.0  # seconds
+QUICK, DEFAULT = 240.0, 1200.0  # seconds
 
 
 class StudyResult(records.StudyResult):
@@ -70,9 +70,11 @@ def run_study(dataset: str = "digits", options: StudyOptions | None = None, **ke
         out=None if asked.out is None else Path(asked.out),
         tell=asked.progress or (lambda stage: None),
     )
-    images = load_dataset(asked.dataset, None if asked.data_dir is None else Path(asked.data_dir), asked.full)
-    wanted = StudyScope(chosen, asked.seeds, asked.quick, asked.no_bias_anywhere)
-    return summarize_study(training.run_study(images, wanted, how), asked.margin, StudyResult, quick=asked.quick)
+    full = asked.full or asked.preset == "gpu"
+    images = load_dataset(asked.dataset, None if asked.data_dir is None else Path(asked.data_dir), full)
+    wanted = StudyScope(chosen, asked.seeds, asked.quick, asked.no_bias_anywhere, asked.preset)
+    done = training.run_study(images, wanted, how)
+    return summarize_study(done, asked.margin, StudyResult, quick=asked.quick, preset=asked.preset)
 
 
 def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) -> int:

@@ -187,6 +187,7 @@ class AblateResult(Displayed):
     findings: tuple[dict[str, Any], ...]  # for a quantisation; JSON values
     note: str | None
     uncovered: tuple[Uncovered, ...]
+    question: bool = False  # `ask`: told as an answer, beside what the study of small nets says
 
 
 # ---- a removal -----------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ CODES: tuple[Code, ...] = (
         Kind.ADVICE,
         "an LSTM that forgets within a few steps, because its forget gate starts near one half",
         "With a forget bias b the memory lasts about 1 + e^b steps: 2 for b = 0.",
-        "set the forget part of b_ih + b_hh to ln(T - 1) for dependencies over T steps",
+        "set the forget part of b_ih + b_hh to 1 or 2 at the start, if it must remember for long",
     ),
     Code(
         "large-bias-before-norm",

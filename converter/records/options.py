@@ -27,7 +27,8 @@ OPT_LEVELS = ("all", "basic", "off")
 PRECISIONS = ("strict", "as-deployed", "both")
 STAGES = tuple(stage.value for stage in StageId if stage.optional)
 PROBES = ("contrast", "offset", "noise")
-DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
+DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "synthetic")
+PRESETS = ("laptop", "cifar", "gpu")
 EXPORTERS = ("dynamo", "torchscript")
 
 
@@ -462,18 +463,25 @@ class StudyOptions(OptionRecord):
 
     dataset: str = option("digits", "What to train on.  [digits]", kind=DATASETS)
     data_dir: str | Path | None = option(
-        None, "Its files; nothing is downloaded. Not needed for digits.", "DIR", "path"
+        None, "Its files; nothing is downloaded. Not needed for digits and synthetic.", "DIR", "path"
     )
     full: bool = option(False, "Do not halve the images.")
+    preset: str = option(
+        "laptop",
+        "How large a study.  [laptop]",
+        kind=PRESETS,
+        doc="laptop: everything, on images of about 8 pixels. cifar: the main parts, on images of 16 pixels. gpu: nets "
+        "of 8 layers, with residual ones among them, on images of 32 pixels. Of each the numbers of seeds are fixed.",
+    )
     blocks: Sequence[str] = option(
         (), "Only these parts.  [all]", "LIST", "study_blocks", doc="Of `converter.study.plan.BLOCKS`: only these."
     )
     seeds: int | None = option(
         None,
-        "Seeds of every part.  [4 to 32]",
+        "Seeds of every part.  [4 to 96]",
         "N",
         "several",
-        doc="As many in every part; each draws a split, initial weights and an order of batches.",
+        doc="As many in every part, in place of the plan's; each draws a split, weights and an order of batches.",
     )
     seed: int = option(0, "Seed of the seeds.  [0]", "N", "natural")
     margin: float = option(
@@ -486,13 +494,13 @@ class StudyOptions(OptionRecord):
         doc="Percentage points: the difference in accuracy that counts as none.",
     )
     no_bias_anywhere: bool = option(False, "A third arm, without biases in the head either.")
-    quick: bool = option(False, "In a minute: few widths, few seeds.")
+    quick: bool = option(False, "In about a minute: few widths, and only the claims that they can judge.")
     max_time: float | None = option(
         None,
-        "Seconds; fewer seeds to fit the time.  [300; quick: 60]",
+        "Seconds; parts that do not fit are not run.  [1200; quick: 240]",
         "S",
         "seconds",
-        doc="Seconds: 300, or 60 if quick. Fewer seeds are trained to fit into it; nothing starts after it.",
+        doc="Seconds: 1200, or 240 if quick. Parts that do not fit are left out whole; nothing starts after it.",
     )
     jobs: int = argument(1, "Stacks of nets trained side by side, each on one core.")
     device: str = option("cpu", "Where to train.  [cpu]", kind=DEVICES)

@@ -14,9 +14,14 @@ class Stamp(StrEnum):
 
     CONFIRMED = "CONFIRMED"
     CONDITION = "CONFIRMED WITH CONDITION"
-    UNSUPPORTED = "NOT SUPPORTED HERE"
+    UNSUPPORTED = "NOT SUPPORTED HERE"  # the evidence is against it, on this data
     FALSE = "FALSE AS STATED"
-    OPEN = "NOT LOOKED AT"
+    UNDECIDED = "UNDECIDED"  # the evidence is for neither; the reason says how many seeds would tell
+    NOT_RUN = "NOT RUN"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Stamp | None:
+        return cls.NOT_RUN if value == "NOT LOOKED AT" else None  # its name in earlier reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +44,22 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What was claimed, what became of it, why, and which blocks say so."""
+    """What was claimed, what became of it, why, and which blocks say so.
+
+    Attributes
+    ----------
+    said : str
+        The claim as it is tested here.
+    quoted : str
+        In the words of those who gave the answer; empty in earlier reports.
+    """
 
     id: str
     said: str
     stamp: Stamp
     because: str
     blocks: tuple[str, ...]
+    quoted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +73,8 @@ class StudyCost:
     cpu_seconds: float
     models: int
     quick: bool
+    preset: str = "laptop"
+    not_run: tuple[str, ...] = ()  # blocks that did not get all of their seeds
 
 
 @dataclass(frozen=True, repr=False)

@@ -483,8 +483,17 @@ def ablate_of(document: Json) -> AblateResult:
 
 
 def study_of(document: Json) -> StudyResult:
-    """The study that a ``biasopt.study/1`` tells of."""
-    return replace(convert(document, StudyResult), results=_read_numbers(document["results"]))
+    """The study that a ``biasopt.study/1`` tells of; of an earlier one, without the blocks that held other things."""
+    results = {
+        block: found
+        for block, found in _read_numbers(document["results"]).items()
+        if block not in _STUDY_BLOCKS or _STUDY_BLOCKS[block] in found
+    }
+    return replace(convert(document, StudyResult), results=results)
+
+
+# Blocks of a study that hold something else than before, and by what that is seen.
+_STUDY_BLOCKS = {"depth": "nets", "capacity": "needed", "recall": "lags", "rates": "tested", "widths": "small"}
 
 
 def _read_numbers(value: Any) -> Any:

@@ -179,9 +179,9 @@ def load_dataset(name: str, folder: Path | None, full: bool = False) -> Images:
     Parameters
     ----------
     folder : path, optional
-        Where the files lie; not needed for digits.
+        Where the files lie; not needed for digits and synthetic.
     full : bool
-        Keep the size of the images; else MNIST is halved to 14 pixels, CIFAR-10 to 16.
+        Keep the size of the images; else MNIST is halved to 14 pixels, CIFAR-10 and synthetic ones to 16.
 
     Raises
     ------
@@ -190,11 +190,34 @@ def load_dataset(name: str, folder: Path | None, full: bool = False) -> Images:
     """
     if name == "digits":
         return load_digits()
-
+    if name == "synthetic":
+        found = draw_synthetic()
+        return found if full else Images(name, _halve_size(found.x), found.y)
     if folder is None:
         raise DataError(f"{name}: nothing is downloaded; give the folder that holds its files with --data-dir")
     found = read_dataset(name, folder)
     return found if full else Images(name, _halve_size(found.x), found.y, found.official)
+
+
+def draw_synthetic(count: int = 6_000, size: int = 32) -> Images:
+    """Images [N, 3, size, size] of 8 classes, always the same: what their shape is, its texture, and its level.
+
+    A disc or a square, plain or striped, bright or dim, somewhere on a background of noise of any brightness. All three
+    must be seen: the level alone, which a net without biases cannot, tells two classes apart.
+    """
+    rng = np.random.default_rng(20)
+    y = rng.permutation(np.arange(count) % 8)
+    square, striped, dim = ((y >> k & 1)[:, None, None].astype(bool) for k in range(3))
+    rows, columns = np.mgrid[:size, :size][:, None] - rng.uniform(0.3, 0.7, (2, count, 1, 1)) * size
+    reach = rng.uniform(0.15, 0.28, (count, 1, 1)) * size
+    inside = np.where(square, np.maximum(abs(rows), abs(columns)) < 0.89 * reach, np.hypot(rows, columns) < reach)
+    turn = rng.uniform(0, 2 * math.pi, (count, 1, 1))
+    waves = np.sin((rows * np.cos(turn) + columns * np.sin(turn)) * (2 * math.pi / 5))
+    level = np.where(dim, 0.5, 1.0) * np.where(striped, 1 + 0.5 * waves, 1.0)
+    grey = np.where(inside, level, rng.uniform(0.1, 0.3, (count, 1, 1)))
+    colour = rng.uniform(0.8, 1.2, (count, 3, 1, 1))
+    x = grey[:, None] * colour + 0.05 * rng.normal(size=(count, 3, size, size))
+    return Images("synthetic", (255 * x).astype(np.float32), y.astype(np.int64))
 
 
 def _halve_size(x: Array) -> Array:

@@ -1,6 +1,7 @@
-"""Write docs/study.md and its figures from docs/study/report.json: ``python -m converter.study.docs [--check]``.
+"""Write docs/study.md, its figures, and the sentences that other documents take from it, from docs/study/report.json.
 
-docs/study.md keeps what stands outside the markers ``<!-- BEGIN:result -->`` and ``<!-- END:result -->``.
+``python -m converter.study.docs [--check]``. Nothing on that page is written by hand: what it says of the method stands
+here, all numbers come from the report. README.md and docs/ablate.md hold sentences between markers.
 """
 
 from __future__ import annotations
@@ -15,8 +16,43 @@ from converter.report.content.study_figures import draw_figures
 from converter.report.docs import ROOT, fill
 from converter.report.render.markdown import render_markdown
 from converter.report.serialize import study_of
+from converter.study.answer import describe_zeroing, list_advice
 
 PAGE, FOLDER = Path("docs/study.md"), Path("docs/study")
+ANSWER = Path("converter/report/templates/study-answer.json")  # what `biasopt ask` shows beside a user's net
+QUOTING = (Path("README.md"), Path("docs/ablate.md"))
+_HEAD = """# biasopt study
+
+```bash
+pip install 'biasopt[torch]'
+biasopt study                                    # digits of scikit-learn, no network, {minutes} minutes of one core
+biasopt study --quick                            # in about a minute: few widths, and the claims that they can judge
+biasopt study --out rows --report report         # keep the rows, and go on with them next time; HTML, Markdown, JSON
+biasopt study --dataset cifar10 --data-dir D --preset cifar   # files that are already there, 16 pixels
+biasopt study --dataset synthetic --preset gpu --device cuda  # 32 pixels, nets of 8 layers, residual ones among them
+```
+
+An old question, and what is answered to it: *does the bias in a convolutional layer make a difference to the test
+accuracy?* Here small nets are trained with biases and without, and each of the answers gets a verdict that is
+derived from the results. If a control fails (something that is certain and does not show), the run is invalid and
+the exit code is 1.
+
+**How.** A seed is a split of the data, initial weights and an order of batches; both arms of a seed share all
+three, and their difference is what is judged. All nets of one shape are trained as one net, their channels side by
+side in groups, which gives the same numbers as one by one. The same `--seed` gives the same rows on the same CPU
+and versions.
+
+**How many.** Each part has a fixed number of seeds, whatever the machine. A part that did not get all of them is
+*not run*: it says nothing, and `--out` lets another run go on with it. Nobody can add seeds until a verdict
+pleases: a folder is for one number of them.
+
+**How it is judged.** *Equivalent*: the 90 % interval of the mean difference lies within the margin (two one-sided
+tests, `--accuracy-margin`). *Different*: a t-test says so after Holm's correction over its table. *Inconclusive*:
+neither, with the number of seeds that would tell. "From w channels on" is tested from the widest down to the first
+failure, which needs no correction. What is claimed of small nets, of depth and of the mechanism is judged by
+contrasts that were fixed before the rows were made. Solved or not is compared by Fisher's test, never by means.
+
+"""
 
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
@@ -24,24 +60,42 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     document = json.loads((root / FOLDER / "report.json").read_text(encoding="utf-8"))
     result = study_of(document)
     whole = render_markdown(study_report(result, run_of(document), FOLDER.name))
-    body = f"## {QUESTION}\n{whole.partition(chr(10))[2]}"
-    page = fill((root / PAGE).read_text(encoding="utf-8"), "result", body)
+    head = _HEAD.format(minutes=round(result.run.cpu_seconds / 60))
+    page = f"{head}## {QUESTION}\n{whole.partition(chr(10))[2]}"
+    quoted = {
+        "study": f"{result.verdict.sentence} {result.verdict.more}",
+        "zeroing": describe_zeroing(result.results["ablation"]["zeroing"]),
+    }
+    answer = {
+        "sentence": result.verdict.sentence,
+        "more": result.verdict.more,
+        "advice": list_advice(result.results, result.margin),
+    }
+    made = {root / PAGE: page, root / ANSWER: json.dumps(answer, indent=1, ensure_ascii=False) + "\n"}
+    for path in QUOTING:
+        text = (root / path).read_text(encoding="utf-8")
+        for name, said in quoted.items():
+            if f"<!-- BEGIN:{name} -->" in text:
+                text = fill(text, name, said)
+        made[root / path] = text
     drawn = {root / FOLDER / f"{name}.svg": figure.render_file() for name, figure in draw_figures(result).items()}
-    return {root / PAGE: page} | drawn
+    return made | drawn
 
 
 def main(argv: list[str]) -> int:
-    """Write them, or with ``--check`` say which are out of date."""
-    old = 0
-    for path, text in generated().items():
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        old += 1
-        if "--check" in argv:
+    """Write them, or with ``--check`` say which are out of date; figures that are no more go."""
+    wanted = generated()
+    stale = [path for path in (ROOT / FOLDER).glob("*.svg") if path not in wanted]
+    old = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" in argv:
+        for path in (*old, *stale):
             sys.stderr.write(f"{path} is out of date; run python -m converter.study.docs\n")
-        else:
-            path.write_text(text, encoding="utf-8", newline="\n")
-    return 1 if old and "--check" in argv else 0
+        return 1 if old or stale else 0
+    for path in old:
+        path.write_text(wanted[path], encoding="utf-8", newline="\n")
+    for path in stale:
+        path.unlink()
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import field, replace
+from dataclasses import astuple, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from converter.dataclass import dataclass
-from converter.study import nets, recall_task
+from converter.study import nets, points, recall_task
 from converter.study.data import INPUTS, Array, Images, Split, make_contrast
 from converter.study.nets import Nets, Shape, extract_patches, measure_replaceability
-from converter.study.plan import BATCH, LAG, Job
+from converter.study.plan import ARMS, BATCH, Job
 from converter.study.training import Arm, Feed, compute_logits, draw_batches, evaluate, make_adam, make_sgd, train
 
 Row = dict[str, Any]
@@ -96,6 +96,11 @@ def _rms(x: Tensor) -> Tensor:
     return x / torch.sqrt((x * x).mean((1, 2, 3), keepdim=True) + 1e-5)
 
 
+def _frozen(x: Tensor) -> Tensor:
+    mean, var = torch.zeros_like(x[0, :, 0, 0]), torch.ones_like(x[0, :, 0, 0])
+    return functional.batch_norm(x, mean, var, training=False)
+
+
 def _layer(x: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[1:])
 
@@ -109,6 +114,7 @@ def _followers(weight: Tensor, skip: Tensor) -> dict[str, tuple[bool, Callable[[
         "max pooling, batch norm": (True, lambda x: _batch(functional.max_pool2d(x, 2, padding=1))),
         "3 x 3 unpadded, batch norm": (True, lambda x: _batch(functional.conv2d(x, weight))),
         "residual addition, batch norm": (True, lambda x: _batch(x + skip)),
+        "batch norm, its statistics frozen": (False, _frozen),
         "layer norm": (False, _layer),
         "group norm, 2 groups": (False, lambda x: functional.group_norm(x, 2)),
         "RMS norm": (False, _rms),
@@ -206,6 +212,8 @@ def _step_error(conv: torch.nn.Conv2d, made: torch.optim.Optimizer, x: Tensor, t
 CONTRASTS = (0.25, 0.5, 0.7, 1.0, 2.0)
 _CHECK = 25  # steps between two looks at the LSTMs
 _SGD_RATE = 0.1
+_YARDSTICK = ("original", "zero", "sequential")
+_FITTED = 1_000  # images at most that biases are moved into weights with
 _HELD = 40_000_000  # numbers of patches that are held at once to move biases into weights
 
 
@@ -251,15 +259,15 @@ def _train_stack(
     optimiser: Callable[..., Any] = make_adam,
 ) -> _Stack:
     images = make_contrast(setting.images) if job.task == "contrast" else setting.images
-    arms = [Arm(seed, v.bias, v.input, v.decay, v.rate) for seed in job.seeds for v in job.variants]
+    arms = [Arm(seed, *astuple(variant)) for seed in job.seeds for variant in job.variants]
     splits = {seed: _split_images(job, images, seed, setting.key) for seed in job.seeds}
     mine = [splits[arm.seed] for arm in arms]
     channels, size = images.x.shape[1:3]
-    shape = Shape(job.width, job.depth, job.norm, channels, size, images.classes)
+    shape = Shape(job.width, job.depth, job.norm, channels, size, images.classes, job.residual)
     seeds = [(arm.seed, setting.key, 0) for arm in arms]
-    nets = Nets(shape, seeds, [arm.bias for arm in arms], start=start, dtype=dtype, device=setting.device)
-    feed = Feed(images, arms, mine, dtype=dtype, device=setting.device)
     make: dict[str, Any] = {"dtype": dtype, "device": setting.device}
+    nets = Nets(shape, seeds, [a.bias for a in arms], filters=[a.filters for a in arms], start=start, **make)
+    feed = Feed(images, arms, mine, dtype=dtype, device=setting.device)
     update = optimiser(
         nets, torch.tensor([a.rate for a in arms], **make), torch.tensor([a.decay for a in arms], **make)
     )
@@ -287,6 +295,7 @@ def _describe_arm(job: Job, arm: Arm) -> Row:
         "input": arm.input,
         "weight_decay": arm.decay,
         "rate": arm.rate,
+        "filters": arm.filters,
         "steps": job.steps,
     }
 
@@ -296,10 +305,22 @@ def _run_training(job: Job, setting: Setting, only: int | None) -> list[Row]:
     if only is not None:
         return []
     accuracy, loss = evaluate(stack.nets, stack.feed, stack.tested)
-    return [
-        _describe_arm(job, arm) | {"accuracy": float(a), "loss": float(lo)}
+    rows = [
+        _describe_arm(job, arm)
+        | {"task": job.task, "residual": job.residual, "removed": False, "accuracy": float(a), "loss": float(lo)}
         for arm, a, lo in zip(stack.arms, accuracy, loss, strict=True)
     ]
+    if job.block == "mechanism":
+        for k, row in enumerate(rows):
+            row["layers"] = nets.measure_imitation(nets.unstack(stack.nets, k), _images_of(stack, k, "train", _FITTED))
+    return rows
+
+
+def _images_of(stack: _Stack, k: int, part: str, most: int | None = None) -> torch.Tensor:
+    """The first images of model ``k``'s part of the data, scaled as it is given them, in float64."""
+    split, (scale, offset) = stack.splits[k], stack.images.scaling(stack.splits[k], stack.arms[k].input)
+    x = stack.images.x[getattr(split, part)[:most]] * scale - offset
+    return torch.as_tensor(x, dtype=torch.float64, device=stack.nets.flat.device)
 
 
 def _run_identity(job: Job, setting: Setting, only: int | None) -> list[Row]:
@@ -352,24 +373,25 @@ def _run_ablation(job: Job, setting: Setting, only: int | None) -> list[Row]:
     if only is not None:
         return []
     rows = []
-    most = min(1_000, _HELD // (9 * job.width * (stack.nets.shape.size // 2) ** 2))
+    most = min(
+        _FITTED if job.block == "ablation" else _FITTED // 2,
+        _HELD // (9 * job.width * (stack.nets.shape.size // 2) ** 2),
+    )
     for k, (arm, split) in enumerate(zip(stack.arms, stack.splits, strict=True)):
         net = nets.unstack(stack.nets, k)
-        scale, offset = stack.images.scaling(split, arm.input)
-        fit, test = (
-            torch.as_tensor(stack.images.x[part] * scale - offset, dtype=torch.float64)
-            for part in (split.train[:most], split.test)
-        )
-        labels = torch.as_tensor(stack.images.y[split.test])
-        methods = nets.ablate_net(net, fit, test, labels, CONTRASTS)
-        rows.append(_describe_arm(job, arm) | {"methods": methods, "layers": nets.measure_layers(net, fit)})
+        fit, test = _images_of(stack, k, "train", most), _images_of(stack, k, "test")
+        labels = torch.as_tensor(stack.images.y[split.test], device=fit.device)
+        whole = job.block == "ablation"
+        methods = nets.ablate_net(net, fit, test, labels, CONTRASTS, nets.METHODS if whole else _YARDSTICK)
+        row = _describe_arm(job, arm) | {"removed": True, "methods": methods}
+        rows.append(row | ({"layers": nets.measure_layers(net, fit)} if whole else {}))
     return rows
 
 
 def _run_recall(job: Job, setting: Setting, only: int | None) -> list[Row]:
-    arms = [arm for _ in job.seeds for arm in recall_task.ARMS]
-    seeds = [seed for seed in job.seeds for _ in recall_task.ARMS]
-    how = {"key": setting.key, "lag": LAG, "steps": job.steps, "check": min(_CHECK, job.steps)}
+    arms = [arm for _ in job.seeds for arm in ARMS]
+    seeds = [seed for seed in job.seeds for _ in ARMS]
+    how = {"key": setting.key, "lag": job.lag, "steps": job.steps, "check": min(_CHECK, job.steps)}
     found = recall_task.train_lstms(seeds, arms, device=setting.device, stop=setting.stop, only=only, **how)
     if only is not None:
         return []
@@ -378,8 +400,12 @@ def _run_recall(job: Job, setting: Setting, only: int | None) -> list[Row]:
         seen = [float(a) for a in found.accuracy[:, k]]
         more = {"accuracy": seen[-1], "curve": seen, "checks": list(found.steps)}
         done = recall_task.find_solved(found.steps, seen)
-        rows.append({"seed": seed, "forget_bias": arm, "lag": LAG, "steps": job.steps, "solved_at": done} | more)
+        rows.append({"seed": seed, "forget_bias": arm, "lag": job.lag, "steps": job.steps, "solved_at": done} | more)
     return rows
+
+
+def _run_points(job: Job, setting: Setting, only: int | None) -> list[Row]:
+    return points.train_points(job, setting.key, setting.device, setting.stop, only)
 
 
 def _run_exact(job: Job, setting: Setting, only: int | None) -> list[Row]:
@@ -402,5 +428,6 @@ _KINDS: dict[str, Callable[[Job, Setting, int | None], list[Row]]] = {
     "drift": _run_drift,
     "ablate": _run_ablation,
     "recall": _run_recall,
+    "points": _run_points,
     "exact": _run_exact,
 }

@@ -24,12 +24,19 @@ BIASES = ("all", "head", "none")  # which biases a net has: everywhere, in its h
 _GROUPS = 2  # of group norm
 _EPS = 1e-5
 _MOMENTUM = 0.1
-_POOLED = 2  # layers after which the image is halved
+_LARGE = 32  # pixels
+FILTERS = ("free", "centred")
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the nets of a stack have in common: ``depth`` 3 x 3 convolutions of ``width`` channels, then a head."""
+    """What the nets of a stack have in common: ``depth`` 3 x 3 convolutions of ``width`` channels, then a head.
+
+    Attributes
+    ----------
+    residual : bool
+        Every convolution but the first is added to its own input.
+    """
 
     width: int
     depth: int
@@ -37,13 +44,17 @@ class Shape:
     channels: int
     size: int
     classes: int
+    residual: bool = False
+
+    @property
+    def pools(self) -> tuple[int, ...]:
+        """The layers after which the image is halved: the first two, or every other one of larger images."""
+        return tuple(layer for layer in ((1, 3, 5) if self.size >= _LARGE else (0, 1)) if layer < self.depth)
 
     @property
     def features(self) -> int:
         """Inputs of the head."""
-        side = self.size
-        for _ in range(min(self.depth, _POOLED)):
-            side //= 2
+        side = self.size >> len(self.pools)
         return self.width * side * side
 
 
@@ -56,6 +67,8 @@ class Nets:
         Of the initial weights of each; equal seeds, equal weights, whatever the biases.
     biases : sequence of str
         Of `BIASES`, for each.
+    filters : sequence of str, optional
+        Of `FILTERS`, for each; ``centred`` ones have weights that add up to 0, whatever is learned.
     start : float
         Standard deviation of the initial biases of the convolutions; 0 as usual.
     """
@@ -66,6 +79,7 @@ class Nets:
         seeds: Sequence[Sequence[int]],
         biases: Sequence[str],
         *,
+        filters: Sequence[str] | None = None,
         start: float = 0.0,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
@@ -85,6 +99,8 @@ class Nets:
         make: dict[str, Any] = {"dtype": dtype, "device": device}
         self.conv_mask = torch.tensor([[float(b == "all")] for b in biases], **make)
         self.head_mask = torch.tensor([[float(b != "none")] for b in biases], **make)
+        centred = [float(f == "centred") for f in filters or ["free"] * self.count]
+        self.centred = torch.tensor(centred, **make)[:, None, None, None, None] if any(centred) else None
         channels = self.count * shape.width
         self.running = [
             (torch.zeros(channels, **make), torch.ones(channels, **make))
@@ -103,13 +119,19 @@ class Nets:
         """Biases [M, w] as they act: zero in nets without."""
         return self.values[f"bias{layer}"] * self.conv_mask
 
+    def conv_weight(self, layer: int) -> Tensor:
+        """Weights [M, w, C, 3, 3] as they act: of centred filters less their mean."""
+        weight = self.values[f"conv{layer}"]
+        return weight if self.centred is None else weight - self.centred * weight.mean((2, 3, 4), keepdim=True)
+
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         """Logits [M, B, classes] of images [B, M * C, H, W]."""
         for layer in range(self.shape.depth):
-            weight = self.values[f"conv{layer}"].flatten(0, 1)
+            weight, before = self.conv_weight(layer).flatten(0, 1), x
             x = functional.conv2d(x, weight, self.conv_bias(layer).flatten(), padding=1, groups=self.count)
-            x = torch.relu(self._norm(x, layer, training))
-            if layer < _POOLED:
+            x = self._norm(x, layer, training)
+            x = torch.relu(x + before if self.shape.residual and layer else x)
+            if layer in self.shape.pools:
                 x = functional.max_pool2d(x, 2)
         features = x.reshape(len(x), self.count, -1).transpose(0, 1)
         bias = (self.values["head_bias"] * self.head_mask)[:, None]
@@ -157,12 +179,15 @@ class SingleNet:
     convs: tuple[tuple[Tensor, Tensor], ...]
     head: Tensor
     head_bias: Tensor
+    pools: tuple[int, ...] = (0, 1)
+    residual: bool = False
 
     def before(self, layer: int, x: Tensor) -> Tensor:
         """What layer ``layer`` is given for images x."""
         for k, (weight, bias) in enumerate(self.convs[:layer]):
-            x = torch.relu(functional.conv2d(x, weight, bias, padding=1))
-            x = functional.max_pool2d(x, 2) if k < _POOLED else x
+            y = functional.conv2d(x, weight, bias, padding=1)
+            x = torch.relu(y + x if self.residual and k else y)
+            x = functional.max_pool2d(x, 2) if k in self.pools else x
         return x
 
     def logits(self, x: Tensor) -> Tensor:
@@ -175,17 +200,18 @@ def unstack(nets: Nets, model: int) -> SingleNet:
     shape = nets.shape
     convs = []
     for layer in range(shape.depth):
-        weight = nets.values[f"conv{layer}"][model].detach().double().cpu()
-        bias = nets.conv_bias(layer)[model].double().cpu()
+        weight = nets.conv_weight(layer)[model].detach().double()
+        bias = nets.conv_bias(layer)[model].double()
         if shape.norm == "batch":
             part = slice(model * shape.width, (model + 1) * shape.width)
-            mean, var = (stat[part].double().cpu() for stat in nets.running[layer])
-            gamma, beta = (nets.values[f"{name}{layer}"][model].double().cpu() for name in ("gamma", "beta"))
+            mean, var = (stat[part].double() for stat in nets.running[layer])
+            gamma, beta = (nets.values[f"{name}{layer}"][model].double() for name in ("gamma", "beta"))
             scale = gamma / torch.sqrt(var + _EPS)
             weight, bias = weight * scale[:, None, None, None], (bias - mean) * scale + beta
         convs.append((weight, bias))
-    head_bias = (nets.values["head_bias"] * nets.head_mask)[model].double().cpu()
-    return SingleNet(tuple(convs), nets.values["head"][model].detach().double().cpu(), head_bias)
+    head_bias = (nets.values["head_bias"] * nets.head_mask)[model].double()
+    head = nets.values["head"][model].detach().double()
+    return SingleNet(tuple(convs), head, head_bias, shape.pools, shape.residual)
 
 
 def extract_patches(x: Tensor) -> Tensor:
@@ -195,10 +221,30 @@ def extract_patches(x: Tensor) -> Tensor:
 
 def measure_replaceability(rows: Tensor) -> float:
     """r = 1 - mu' S^-1 mu: what share of a constant the best linear function of the inputs fails to give."""
-    second = rows.T @ rows / len(rows)
-    mean = rows.mean(0)
+    # Few numbers: on the CPU, whose least squares take what is not of full rank.
+    second, mean = (rows.T @ rows / len(rows)).cpu(), rows.mean(0).cpu()
     fitted = torch.linalg.lstsq(second[None], mean[None, :, None], driver="gelsd").solution[0, :, 0]
     return float(min(1.0, max(0.0, 1 - float(mean @ fitted))))
+
+
+@torch.no_grad()
+def measure_imitation(net: SingleNet, x: Tensor) -> list[dict[str, float]]:
+    """For each convolution what its weights make of the best constant that its inputs give.
+
+    The best constant is c(x) = mu' S^-1 x, the linear function of the inputs that comes closest to 1; its mean is
+    1 - r. A filter w is a multiple of it, and a rest that does not go with it: w'x = a c(x) + rest. Such a rest has
+    mean 0 (it is orthogonal to c in S), so that *all* of the mean of w'x comes through c(x). ``bias`` is how large
+    that mean is, beside the standard deviation of w'x (root of the mean square over channels); ``noise`` how much the
+    part a c(x) varies, beside its mean; ``r`` as in `measure_replaceability`.
+    """
+    found = []
+    for layer, (weight, _) in enumerate(net.convs):
+        rows = extract_patches(net.before(layer, x))
+        y = rows @ weight.flatten(1).T
+        r = measure_replaceability(rows)
+        size = float((y.mean(0) / y.std(0).clamp_min(1e-12)).square().mean().sqrt())
+        found.append({"r": r, "bias": size, "noise": math.sqrt(r / (1 - r)) if r < 1 else math.inf})
+    return found
 
 
 def remove_biases(net: SingleNet, x: Tensor, method: str) -> SingleNet:
@@ -238,18 +284,25 @@ def _fit_weights(net: SingleNet, source: SingleNet, layer: int, x: Tensor) -> Te
     wanted = extract_patches(net.before(layer, x)) @ flat.T + bias
     rows = extract_patches(source.before(layer, x))
     second = rows.T @ rows / len(rows)
-    ridge = RIDGE * second.diagonal().mean() * torch.eye(len(second), dtype=second.dtype)
+    ridge = RIDGE * second.diagonal().mean() * torch.eye(len(second), dtype=second.dtype, device=second.device)
     change = torch.linalg.solve(second + ridge, rows.T @ (wanted - rows @ flat.T) / len(rows))
     made: Tensor = (flat + change.T).view_as(weight)
     return made
 
 
 @torch.no_grad()
-def ablate_net(net: SingleNet, fit: Tensor, test: Tensor, labels: Tensor, contrasts: Sequence[float]) -> dict[str, Any]:
-    """Every method of `METHODS` on one net: accuracy, agreement, error of the logits, accuracy at other contrasts."""
+def ablate_net(
+    net: SingleNet,
+    fit: Tensor,
+    test: Tensor,
+    labels: Tensor,
+    contrasts: Sequence[float],
+    methods: Sequence[str] = METHODS,
+) -> dict[str, Any]:
+    """Methods of `METHODS` on one net: accuracy, agreement, error of the logits, accuracy at other contrasts."""
     reference = net.logits(test)
     found = {}
-    for method in METHODS:
+    for method in methods:
         made = remove_biases(net, fit, method)
         logits = made.logits(test)
         found[method] = {

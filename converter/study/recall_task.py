@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from converter.dataclass import dataclass
+from converter.study.plan import start_of
 from converter.study.training import Stopped
 
 HIDDEN, BATCH, RATE, CLIP = 32, 32, 5e-3, 1.0
 TESTED = 400  # sequences
 SOLVED = 95.0  # per cent
-ARMS = ("none", "0", "1", "2", "chrono")  # forget bias at the start; "none": no bias anywhere in the cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,13 @@ class LstmStack:
         drawn = [_draw_weights(seed, arm, lag) for seed, arm in zip(seeds, arms, strict=True)]
         make: dict[str, Any] = {"dtype": torch.float32, "device": device}
         self.values = [torch.as_tensor(np.stack(part), **make).requires_grad_() for part in zip(*drawn, strict=True)]
-        self.mask = torch.tensor([float(arm != "none") for arm in arms], **make)[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [M, B, 2] of sequences [M, B, T]: the first entry comes in by one input, the others by another."""
         inputs, recurrent, bias, head, head_bias = self.values
         count, batch, lag = x.shape
         h = c = torch.zeros(count, batch, HIDDEN, device=x.device)
-        bias = bias[:, None] * self.mask
+        bias = bias[:, None]
         for t in range(lag):
             entering = x[:, :, t, None] * inputs[:, None, min(t, 1)]
             gates = torch.baddbmm(bias + entering, h, recurrent)
@@ -60,18 +59,19 @@ class LstmStack:
 def _draw_weights(seed: Sequence[int], arm: str, lag: int) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
     """Weights from U(-1/sqrt(H), 1/sqrt(H)), biases 0 but for the forget gate. Here the gates are i, f, o, cell.
 
-    chrono (Tallec & Ollivier, arXiv 1804.11188): forget bias log U(1, T - 1), input bias its negative.
+    torch has two bias vectors, each drawn like the weights: what counts is their sum. ln(T - 1) is the largest start
+    that Tallec & Ollivier (arXiv 1804.11188) give to a lag of T.
     """
     rng = np.random.default_rng(list(seed))
     reach = 1 / math.sqrt(HIDDEN)
     inputs = rng.uniform(-reach, reach, (2, 4 * HIDDEN))
     recurrent = rng.uniform(-reach, reach, (HIDDEN, 4 * HIDDEN))
     head = rng.uniform(-reach, reach, (HIDDEN, 2))
-    times, bias = rng.uniform(1, lag - 1, HIDDEN), np.zeros(4 * HIDDEN)
-    if arm == "chrono":
-        bias[HIDDEN : 2 * HIDDEN], bias[:HIDDEN] = np.log(times), -np.log(times)
-    elif arm != "none":
-        bias[HIDDEN : 2 * HIDDEN] = float(arm)
+    small, bias = rng.uniform(-reach, reach, (2, 4 * HIDDEN)).sum(0), np.zeros(4 * HIDDEN)
+    if arm == "torch":
+        bias = small
+    else:
+        bias[HIDDEN : 2 * HIDDEN] = start_of(arm, lag)
     return [inputs, recurrent, bias, head, np.zeros(2)]
 
 

@@ -15,7 +15,7 @@ from converter import stats
 from converter.dataclass import dataclass
 from converter.stats import holm, wilson
 from converter.study.multiplier import estimate_multiplier
-from converter.study.plan import count_parameters
+from converter.study.plan import ARMS, count_parameters, start_of
 
 Row = Mapping[str, Any]
 Result = dict[str, Any]
@@ -86,9 +86,10 @@ def _judge(d: Array, p_holm: float, margin: float, share: float) -> Comparison:
 
 
 def mean_interval(values: Sequence[float]) -> Result:
-    """Mean with its 95 % interval over seeds."""
+    """Mean with its 95 % interval over seeds, and the least and the most."""
     low, high = stats.t_interval(values, 0.95)
-    return {"n": len(values), "mean": float(np.mean(values)), "low": low, "high": high, "median": median(values)}
+    ends = {"least": min(values), "most": max(values)}
+    return {"n": len(values), "mean": float(np.mean(values)), "low": low, "high": high, "median": median(values)} | ends
 
 
 def select_arms(rows: Iterable[Row], where: Mapping[str, Any]) -> dict[int, float]:
@@ -105,6 +106,12 @@ def list_values(rows: Iterable[Row], key: str) -> list[Any]:
     return sorted({row[key] for row in rows})
 
 
+def contrast_pairs(family: Sequence[tuple[Result, Sequence[float]]], margin: float, share: float) -> list[Result]:
+    """Differences that were chosen beforehand, each with what it is of, judged as one family."""
+    judged = judge([d for _, d in family], margin, share)
+    return [at | asdict(j) for (at, _), j in zip(family, judged, strict=True)]
+
+
 def compare_arms(rows: Sequence[Row], keys: Sequence[str], margin: float, share: float) -> list[Result]:
     """With biases against without, for every combination of ``keys``, judged as one family."""
     places = sorted({tuple(row[k] for k in keys) for row in rows}, key=_rank_place)
@@ -117,7 +124,7 @@ def compare_arms(rows: Sequence[Row], keys: Sequence[str], margin: float, share:
     return [_comparison(at, a, b, j) for (at, a, b), j in zip(pairs, judged, strict=True)]
 
 
-_FIRST = {"raw": 0, "centred": 1, "batch": 0, "instance": 1, "layer": 2}
+_FIRST = {"raw": 0, "centred": 1, "pixel": 2, "free": 0, "none": -1, "batch": 0, "instance": 1, "layer": 2}
 
 
 def _rank_place(place: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -158,42 +165,59 @@ def summarize_identity(rows: Sequence[Row], margin: float, share: float) -> Resu
 
 
 def summarize_recall(rows: Sequence[Row], margin: float, share: float) -> Result:
-    steps, lag = max(row["steps"] for row in rows), rows[0]["lag"]
-    found = []
-    for arm in ("none", "0", "1", "2", "chrono"):
-        mine = [row for row in rows if row["forget_bias"] == arm]
-        done = [row["solved_at"] for row in mine]
-        solved = sum(at is not None for at in done)
-        low, high = wilson(solved, len(mine))
-        middle = median(math.inf if at is None else at for at in done)
-        checks = mine[0]["checks"]
-        means = [float(np.mean([row["curve"][k] for row in mine])) for k in range(len(checks))]
-        found.append({
-            "forget_bias": arm,
-            "n": len(mine),
-            "solved": solved,
-            "low": low,
-            "high": high,
-            "median_steps": None if math.isinf(middle) else middle,
-            "solved_at": done,
-            "accuracy": float(np.mean([row["accuracy"] for row in mine])),
-            "curve": means,
-            "checks": checks,
-            "time_constant": None if arm == "chrono" else 1 + math.exp(0.0 if arm == "none" else float(arm)),
-        })  # fmt: skip
-    return {"lag": lag, "steps": steps, "arms": found, "tests": _test_against_zero(found)}
+    lags = list_values(rows, "lag")
+    arms = [_summarize_arm([r for r in rows if r["lag"] == lag], lag, arm) for lag in lags for arm in ARMS]
+    by_name = {(a["lag"], a["forget_bias"]): a for a in arms}
+    # What was claimed, "a large value such as 1 or 2", against 0, at each lag; and the other rule against the 2.
+    wanted = [(lag, arm, "0") for lag in lags for arm in ("1", "2")]
+    others = [(lag, "ln(T-1)", "2") for lag in lags]
+    tests = []
+    for family in (wanted, others):
+        p = [_test_solved(by_name[lag, a], by_name[lag, b]) for lag, a, b in family]
+        tests += [
+            {"lag": lag, "forget_bias": a, "against": b, "p": v, "p_holm": h}
+            for (lag, a, b), v, h in zip(family, p, holm(p), strict=True)
+        ]
+    return {"lags": lags, "steps": max(row["steps"] for row in rows), "arms": arms, "tests": tests}
 
 
-def _test_against_zero(found: Sequence[Result]) -> list[Result]:
-    """Fisher's test of every other start against a forget bias of 0, with Holm's correction."""
-    by_name = {f["forget_bias"]: f for f in found}
-    zero, others = by_name["0"], ("1", "2", "chrono")
-    p = [stats.fisher(by_name[o]["solved"], by_name[o]["n"], zero["solved"], zero["n"]) for o in others]
-    adjusted = holm(p)
-    return [{"forget_bias": o, "p": v, "p_holm": h} for o, v, h in zip(others, p, adjusted, strict=True)]
+def _test_solved(first: Result, second: Result) -> float:
+    return stats.fisher(first["solved"], first["n"], second["solved"], second["n"])
 
 
-METHODS = ("original", "zero", "head", "independent", "sequential")
+def _summarize_arm(rows: Sequence[Row], lag: int, arm: str) -> Result:
+    mine = [row for row in rows if row["forget_bias"] == arm]
+    done = [row["solved_at"] for row in mine]
+    solved = sum(at is not None for at in done)
+    low, high = wilson(solved, len(mine))
+    middle = median(math.inf if at is None else at for at in done)
+    checks = mine[0]["checks"]
+    return {
+        "lag": lag,
+        "forget_bias": arm,
+        "n": len(mine),
+        "solved": solved,
+        "low": low,
+        "high": high,
+        "median_steps": None if math.isinf(middle) else middle,
+        "solved_at": done,
+        "accuracy": float(np.mean([row["accuracy"] for row in mine])),
+        "curve": [float(np.mean([row["curve"][k] for row in mine])) for k in range(len(checks))],
+        "checks": checks,
+        "time_constant": 1 + math.exp(start_of(arm, lag)),
+    }
+
+
+def summarize_points(rows: Sequence[Row], margin: float, share: float) -> Result:
+    """Accuracy of each arm of each task and width, judged against the same nets without biases in the hidden layer."""
+    accuracy = [
+        {"task": task, "width": w, "bias": b, **mean_interval(seen)}
+        for task in ("threshold", "xor", "rings")
+        for w in list_values(rows, "width")
+        for b in ("all", "head", "none")
+        if (seen := list(select_arms(rows, {"task": task, "width": w, "bias": b}).values()))
+    ]
+    return {"accuracy": accuracy}
 
 
 def summarize_ablation(rows: Sequence[Row], margin: float, share: float) -> Result:
@@ -203,7 +227,14 @@ def summarize_ablation(rows: Sequence[Row], margin: float, share: float) -> Resu
             mine = [row for row in rows if row["norm"] == norm and row["width"] == width]
             if mine:
                 nets.append({"norm": norm, "width": width, "n": len(mine)} | _summarize_net(mine))
-    return {"nets": nets}
+    folded = [net for net in nets if net["norm"] == "batch"]
+    return {"nets": nets, "zeroing": _summarize_zeroing(folded[-1]) if folded else None}
+
+
+def _summarize_zeroing(net: Result) -> Result:
+    """What leaving the biases out of the widest folded nets costs, in points, with its range."""
+    lost: Result = net["methods"]["zero"]["lost"]
+    return {"width": net["width"]} | lost
 
 
 def _summarize_net(rows: Sequence[Row]) -> Result:
@@ -221,11 +252,14 @@ def _summarize_net(rows: Sequence[Row]) -> Result:
                 for c in rows[0]["methods"][m]["contrast"]
             },
         }
-        for m in METHODS
+        for m in rows[0]["methods"]
     }
-    count = len(rows[0]["layers"])
-    layers = [{k: float(np.mean([r["layers"][i][k] for r in rows])) for k in ("r", "size")} for i in range(count)]
-    return {"methods": methods, "layers": layers}
+    return {"methods": methods, "layers": _average_layers(rows, ("r", "size"))}
+
+
+def _average_layers(rows: Sequence[Row], keys: Sequence[str]) -> list[Result]:
+    count = len(rows[0].get("layers", ()))
+    return [{k: float(np.mean([r["layers"][i][k] for r in rows])) for k in keys} for i in range(count)]
 
 
 def summarize_drift(rows: Sequence[Row], margin: float, share: float) -> Result:
@@ -248,13 +282,15 @@ def summarize_drift(rows: Sequence[Row], margin: float, share: float) -> Result:
 
 
 def summarize_rates(rows: Sequence[Row], margin: float, share: float) -> Result:
-    found = compare_arms(rows, ("width", "rate"), margin, share)
+    found = compare_arms([r for r in rows if r["task"] == "validation"], ("width", "rate"), margin, share)
+    tested = [r for r in rows if r["task"] == "images"]
     best = {}
-    for width in list_values(rows, "width"):
+    for width in list_values(found, "width"):
         mine = [c for c in found if c["width"] == width]
         pick = {arm: max(mine, key=lambda c, arm=arm: c[arm]["mean"])["rate"] for arm in ("with", "without")}  # type: ignore[misc]
         best[str(width)] = pick
-    return {"comparisons": found, "best": best}
+    other = compare_arms(tested, ("width", "rate"), margin, share) if tested else []
+    return {"comparisons": found, "best": best, "tested": other}
 
 
 def summarize_exact(rows: Sequence[Row], margin: float, share: float) -> Result:
@@ -307,10 +343,24 @@ def _summarize_widths(rows: Sequence[Row], margin: float, share: float) -> Resul
     inputs = [i for i in ("raw", "centred", "pixel") if any(c["input"] == i for c in found)]
     return {
         "comparisons": found,
+        "small": _pool_smallest(main, inputs, margin, share),
         "nowhere": nowhere,
         "sequence": {i: _test_sequence([c for c in found if c["input"] == i]) for i in inputs},
         "multiplier": {i: _pool_multiplier([r for r in main if r["input"] == i], found, i) for i in inputs},
     }
+
+
+def _pool_smallest(rows: Sequence[Row], inputs: Sequence[str], margin: float, share: float) -> Result:
+    """The one contrast of small nets, fixed beforehand: at the smallest width, each seed's mean over the inputs."""
+    width = min(row["width"] for row in rows)
+    by_input = [
+        {s: a[s] - b[s] for s in a.keys() & b.keys()}
+        for i in inputs
+        for a, b in [[select_arms(rows, {"width": width, "input": i, "bias": bias}) for bias in ("all", "head")]]
+    ]
+    seeds = sorted(set.intersection(*(set(one) for one in by_input)))
+    pooled = [float(np.mean([one[s] for one in by_input])) for s in seeds]
+    return {"width": width} | asdict(judge([pooled], margin, share)[0])
 
 
 def _test_sequence(found: list[Result]) -> Result:
@@ -340,44 +390,84 @@ def _summarize_norms(rows: Sequence[Row], margin: float, share: float) -> Result
 
 
 def _summarize_depth(rows: Sequence[Row], margin: float, share: float) -> Result:
-    return {"comparisons": compare_arms(rows, ("depth", "width"), margin, share)}
+    """Channels and depth by one yardstick: what moving the biases of a folded net into its weights costs, in points."""
+    lost: dict[tuple[int, int], dict[int, float]] = defaultdict(dict)
+    nets = []
+    removed = [row for row in rows if row["removed"]]
+    for row in removed:
+        made = row["methods"]
+        lost[row["width"], row["depth"]][row["seed"]] = made["original"]["accuracy"] - made["sequential"]["accuracy"]
+    widths, depths = (list_values(removed, key) for key in ("width", "depth"))
+    for w, d in ((w, d) for w in widths for d in depths):
+        mine = [row for row in removed if row["width"] == w and row["depth"] == d]
+        nets.append({"width": w, "depth": d, "n": len(mine)} | {"methods": _summarize_net(mine)["methods"]})
+    deep = [({"width": w}, pair_differences(lost[w, depths[-1]], lost[w, depths[0]])) for w in widths]
+    wide = [({"depth": d}, pair_differences(lost[widths[0], d], lost[widths[-1], d])) for d in depths]
+    return {
+        "comparisons": compare_arms([r for r in rows if not r["removed"]], ("depth", "width"), margin, share),
+        "nets": nets,
+        "depths": depths,
+        "widths": widths,
+        "deeper": contrast_pairs(deep, margin, share),
+        "fewer": contrast_pairs(wide, margin, share),
+    }
+
+
+def _summarize_mechanism(rows: Sequence[Row], margin: float, share: float) -> Result:
+    """What biases are worth where weights can imitate them, and where they cannot."""
+    widths = list_values(rows, "width")
+    family = []
+    for kind, filters in (("raw", "centred"), ("pixel", "free")):
+        for w in widths:
+            arms = {
+                (i, f, b): select_arms(rows, {"input": i, "filters": f, "bias": b, "width": w})
+                for i, f in ((kind, filters), ("raw", "free"))
+                for b in ("all", "head")
+            }
+            here, there = (
+                {s: arms[i, f, "all"][s] - arms[i, f, "head"][s] for s in arms[i, f, "all"]}
+                for i, f in ((kind, filters), ("raw", "free"))
+            )
+            family.append(({"input": kind, "filters": filters, "width": w}, pair_differences(here, there)))
+    free = [row for row in rows if row["input"] == "raw" and row["filters"] == "free"]
+    layers = [
+        {"width": w, "bias": b, "layers": _average_layers(mine, ("r", "bias", "noise"))}
+        for w in widths
+        for b in ("all", "head")
+        for mine in [[row for row in free if row["width"] == w and row["bias"] == b]]
+    ]
+    comparisons = compare_arms(rows, ("input", "filters", "width"), margin, share)
+    return {"comparisons": comparisons, "more": contrast_pairs(family, margin, share), "layers": layers}
 
 
 def _summarize_capacity(rows: Sequence[Row], margin: float, share: float) -> Result:
-    """What 2 and 4 times the channels do to accuracy, and the bias with and without weight decay."""
+    """The least width within the margin of the best is what is needed; then about 2 and 4 times its parameters."""
     widths, decays = list_values(rows, "width"), list_values(rows, "weight_decay")
-    places = [(d, b, w) for d in decays for b in ("all", "head") for w in widths[1:]]
-    family, base = [], {}
-    for decay, bias, width in places:
-        base = {"weight_decay": decay, "bias": bias}
-        family.append(
-            pair_differences(select_arms(rows, base | {"width": width}), select_arms(rows, base | {"width": widths[0]}))
-        )
-    gains = [
-        {"weight_decay": d, "bias": b, "width": w, "times": w / widths[0], **asdict(j)}
-        for (d, b, w), j in zip(places, judge(family, margin, share), strict=True)
-    ]
-    accuracy = [
-        {"weight_decay": d, "bias": b, "width": w, **mean_interval(list(seen.values()))}
-        for d in decays
-        for b in ("all", "head")
-        for w in widths
-        if (seen := select_arms(rows, {"weight_decay": d, "bias": b, "width": w}))
-    ]
-    comparisons = compare_arms(rows, ("weight_decay", "width"), margin, share)
-    return {"base": widths[0], "gains": gains, "accuracy": accuracy, "comparisons": comparisons}
+    arms = {(d, w): select_arms(rows, {"weight_decay": d, "width": w}) for d in decays for w in widths}
+    accuracy = [{"weight_decay": d, "width": w, **mean_interval(list(a.values()))} for (d, w), a in arms.items()]
+    needed, family = {}, []
+    for d in decays:
+        mean = {w: float(np.mean(list(arms[d, w].values()))) for w in widths}
+        need = min(w for w in widths if mean[w] >= max(mean.values()) - margin)
+        needed[f"{d:g}"] = need
+        for times, w in zip((2, 4), widths[widths.index(need) + 1 :], strict=False):
+            at = {"weight_decay": d, "needed": need, "width": w, "times": times}
+            family.append((at, pair_differences(arms[d, w], arms[d, need])))
+    return {"needed": needed, "gains": contrast_pairs(family, margin, share), "accuracy": accuracy}
 
 
 _MADE: dict[str, Callable[[Sequence[Row], float, float], Result]] = {
     "exact": summarize_exact,
     "identity": summarize_identity,
     "contrast": summarize_contrast,
+    "points": summarize_points,
     "widths": _summarize_widths,
     "recall": summarize_recall,
     "ablation": summarize_ablation,
     "norms": _summarize_norms,
     "capacity": _summarize_capacity,
     "depth": _summarize_depth,
+    "mechanism": _summarize_mechanism,
     "drift": summarize_drift,
     "rates": summarize_rates,
 }

@@ -1,4 +1,4 @@
-"""The study run: jobs side by side, in the time that there is, rows kept."""
+"""The study run: block after block as far as the time goes, jobs side by side, rows kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import platform
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
@@ -26,21 +26,16 @@ from converter.study.jobs import Setting, run_job
 from converter.study.plan import Job
 
 PROBE = 3  # steps that are timed, after one that is not
-_OVER = 2.0  # times over the time left that a first part may take: without it its question stays unanswered
 _SLACK = 1.15  # evaluation, and what is slower beside other work
 
 
 class TimeBudget:
-    """Keeps to ``budget`` seconds; ``lanes`` jobs run side by side.
-
-    Nothing starts after the time is over or that is expected to take far longer than is left.
-    """
+    """Keeps to ``budget`` seconds; ``lanes`` jobs run side by side. Nothing starts after the time is over."""
 
     def __init__(self, budget: float, lanes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.budget, self.lanes, self._clock = budget, lanes, clock
         self._start = clock()
         self._costs: dict[str, float] = {}
-        self._lock = threading.Lock()
 
     def elapsed(self) -> float:
         """Seconds since the start."""
@@ -63,30 +58,20 @@ class TimeBudget:
         return self._costs.get(job.group, 0.0) * len(job.seeds)
 
     def choose(self, jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
-        """Those that fit into the time that is left, and those that do not: the last seeds of the widest sampled."""
-        kept = list(jobs)
+        """The jobs of the blocks that fit into the time that is left as a whole, and all others."""
+        kept: list[Job] = []
         spare = (self.budget - self.elapsed()) * self.lanes
-        parts = Counter(job.group for job in kept)
-        while sum(map(self.cost, kept)) > spare:
-            extra = [job for job in kept if job.part > 0]
-            if not extra:
-                break
-            goes = max(extra, key=lambda job: (parts[job.group], self.cost(job), job.part))
-            parts[goes.group] -= 1
-            kept.remove(goes)
+        for block in dict.fromkeys(job.block for job in jobs):
+            mine = [job for job in jobs if job.block == block]
+            cost = sum(map(self.cost, mine))
+            if cost <= spare:
+                spare -= cost
+                kept += mine
         return kept, [job for job in jobs if job not in kept]
 
-    def may_start(self, job: Job) -> bool:
-        """Whether there is time for a job: as much as it is expected to take, for a first part half of that."""
-        with self._lock:
-            left = self.budget - self.elapsed()
-            return left > 0 and self.cost(job) <= left * (_OVER if job.part == 0 else 1)
-
-    def record(self, job: Job, seconds: float) -> None:
-        """Learn from a job that was done."""
-        with self._lock:
-            if seconds > 0:
-                self._costs[job.group] = seconds / len(job.seeds)
+    def is_over(self) -> bool:
+        """Whether nothing may start any more."""
+        return self.elapsed() >= self.budget
 
 
 Row = dict[str, Any]
@@ -191,8 +176,12 @@ class StudyRun:
 
     Attributes
     ----------
+    rows : tuple of dict
+        Of the blocks that got all of their seeds.
     planned, left_out : int
-        Jobs of the plan, and how many of them there was no time for.
+        Jobs of the plan, and which of them there was no time for.
+    not_run : tuple of str
+        The blocks that they belong to.
     seconds, cpu_seconds : float
         On the clock and on processors, with the runs before that this one went on with.
     """
@@ -200,6 +189,7 @@ class StudyRun:
     rows: tuple[Row, ...]
     planned: int
     left_out: tuple[str, ...]
+    not_run: tuple[str, ...]
     resumed: int
     seconds: float
     cpu_seconds: float
@@ -227,14 +217,19 @@ def check_device(device: str) -> None:
 
 
 def run_study(images: Images, asked: plan.StudyScope, how: RunOptions) -> StudyRun:
-    """Run what is asked, in the time given; jobs that an earlier run in the same folder finished are not run again."""
+    """Run what is asked, in the time given; jobs that an earlier run in the same folder finished are not run again.
+
+    A block says something only when all of its seeds are there, from one run or from several.
+    """
     check_device(how.device)
     cpu = time.process_time()
     settings = {
-        "schema": "biasopt.study-rows/1",
+        "schema": "biasopt.study-rows/2",
         "dataset": images.name,
         "digest": digest_images(images),
         "seed": how.key,
+        "preset": "quick" if asked.quick else asked.preset,
+        "seeds": asked.seeds,  # fixed before the first row: nobody adds some until the verdict pleases
     }
     log = RowLog(how.out, settings)
     jobs = plan.plan_jobs(asked)
@@ -248,11 +243,12 @@ def run_study(images: Images, asked: plan.StudyScope, how: RunOptions) -> StudyR
         left += _run_jobs(kept, setting, budget, log, how)
     finally:
         torch.set_num_threads(threads)
-    rows = log.rows([job.id for job in jobs])
+    missing = tuple(dict.fromkeys(job.block for job in jobs if job.id not in log))
+    rows = log.rows([job.id for job in jobs if job.block not in missing])
     names = tuple(job.id for job in jobs if job in left)
     seconds, cpu_seconds = log.add_run(budget.elapsed(), time.process_time() - cpu)
     done = len(jobs) - len(todo)
-    return StudyRun(tuple(rows), len(jobs), names, done, seconds, cpu_seconds, _describe_run(how, images))
+    return StudyRun(tuple(rows), len(jobs), names, missing, done, seconds, cpu_seconds, _describe_run(how, images))
 
 
 def _choose_jobs(todo: list[Job], setting: Setting, budget: TimeBudget, how: RunOptions) -> tuple[list[Job], list[Job]]:
@@ -274,13 +270,11 @@ def _run_jobs(jobs: list[Job], setting: Setting, budget: TimeBudget, log: RowLog
         if setting.stop.is_set():
             return
         torch.set_num_threads(1)
-        if not budget.may_start(job):
+        if budget.is_over():
             with lock:
                 left.append(job)
             return
-        begun = how.clock()
         log.add(job.id, run_job(job, setting))
-        budget.record(job, how.clock() - begun)
         with lock:
             count += 1
             how.tell(f"{count} of {len(jobs)}, {budget.elapsed():.0f} s: {job.group}")

@@ -34,6 +34,7 @@ class Arm:
     input: str = "raw"
     decay: float = 0.0
     rate: float = 1e-2
+    filters: str = "free"
 
 
 class Feed:
@@ -73,14 +74,17 @@ def draw_batches(arms: Sequence[Arm], splits: Sequence[Split], size: int, steps:
 
 
 def make_adam(nets: Nets, rates: Tensor, decays: Tensor) -> Callable[[Tensor, float], None]:
-    """Adam with a rate and an L2 penalty per model; the penalty is part of the gradient, as in the loss."""
+    """Adam with a rate and a weight decay per model; the decay is decoupled from the gradient (arXiv 1711.05101).
+
+    Each step takes ``rate * schedule * decay`` of a parameter away.
+    """
     rate, decay = nets.spread(rates), nets.spread(decays)
     first, second, step = torch.zeros_like(nets.flat), torch.zeros_like(nets.flat), 0
 
     def update(gradient: Tensor, schedule: float) -> None:
         nonlocal step
         step += 1
-        gradient = gradient.addcmul(nets.flat, decay)
+        nets.flat.mul_(1 - schedule * rate * decay)
         first.mul_(_B1).add_(gradient, alpha=1 - _B1)
         second.mul_(_B2).addcmul_(gradient, gradient, value=1 - _B2)
         scaled = (second / (1 - _B2**step)).sqrt_().add_(_EPS)

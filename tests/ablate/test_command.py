@@ -52,3 +52,22 @@ def test_what_is_wrong_is_said(
     np.savez("d.npz", x=images(20))
     assert cli.run(["ablate", "m.onnx", *more]) == code
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_question_on_one_net(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(chain(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=images(40))
+    (tmp_path / "labels.txt").write_text("\n".join(["3"] * 40))
+    call = ["ask", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz")]
+    assert cli.run([*call, "--labels", str(tmp_path / "labels.txt"), "--report", str(tmp_path / "r")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Does bias make a difference in m.onnx?" in said
+    assert "without any of its biases it would be right in" in said
+    assert "cannot matter at all (exactly)" in said
+    assert "Off the data" in said  # probed without being asked
+    page = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+    assert "What the study of small nets says" in page
+    assert "The head keeps its bias." in page
+    document = json.loads((tmp_path / "r" / "report.json").read_text(encoding="utf-8"))
+    assert document["schema"] == "biasopt.ablate/1"
+    assert {probe["kind"] for probe in document["probes"]} == {"contrast", "offset"}

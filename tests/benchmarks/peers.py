@@ -46,7 +46,7 @@ def installed(tool: str) -> str:
 def command(tool: str, source: Path, target: Path, freeze: bool) -> list[str]:
     """Return the command that rewrites one file with one tool."""
     if tool != "biasopt":
-        worker = ROOT / "tests" / "bench" / "worker.py"
+        worker = ROOT / "tests" / "benchmarks" / "worker.py"
         return [sys.executable, "-P", str(worker), tool, str(source), str(target)]
     options = ["--no-verify", "--force", *(["--freeze-overridable"] if freeze else [])]
     return [sys.executable, "-m", "biasopt", "fold", str(source), "-o", str(target), *options]

@@ -33,13 +33,15 @@ def stack(
     images: Images | None = None,
     batch: int = 32,
     start: float = 0.3,
+    filters: bool = False,
 ) -> tuple[Nets, Feed]:
     """A stack trained for a few steps in float64."""
     images = images or few_images()
     splits = [images.split(arm.seed, 0) for arm in arms]
     shape = Shape(width, depth, norm, 1, 8, images.classes)
     make = {"dtype": torch.float64}
-    nets = Nets(shape, [(arm.seed, 0, 0) for arm in arms], [arm.bias for arm in arms], start=start, **make)
+    nets = Nets(shape, [(arm.seed, 0, 0) for arm in arms], [arm.bias for arm in arms], start=start, **make,
+                filters=[arm.filters for arm in arms] if filters else None)  # fmt: skip
     feed = Feed(images, arms, splits, dtype=torch.float64, device="cpu")
     rates, decays = (torch.tensor([getattr(arm, k) for arm in arms], **make) for k in ("rate", "decay"))
     update = {"adam": make_adam, "sgd": make_sgd}[optimiser](nets, rates, decays)
@@ -60,7 +62,8 @@ def one_of(block: str, **more: object) -> Job:
 
 def model_rows(block: str, accuracy: dict[str, np.ndarray], **more: object) -> list[dict]:
     """Rows of one block: accuracies by arm, one for each seed."""
-    base = {"block": block, "norm": "none", "depth": 2, "input": "raw", "weight_decay": 0.0, "rate": 0.01, "width": 8}
+    base = {"block": block, "norm": "none", "depth": 2, "input": "raw", "weight_decay": 0.0, "rate": 0.01, "width": 8,
+            "filters": "free", "task": "images", "residual": False, "removed": False}  # fmt: skip
     return [
         base | {"job": "j", "of": 1, "seed": seed, "bias": bias, "accuracy": float(a), "loss": 0.1} | more
         for bias, values in accuracy.items()

@@ -22,15 +22,15 @@ from converter.study import data, plan, run
 from converter.study.answer import summarize_study
 from converter.study.plan import StudyScope
 from tests.study import made
-from tests.study.test_claims import GOOD, ablation, capacity, depth, drift, recall, widths
+from tests.study.test_claims import BOTH, GOOD, ablation, capacity, depth, drift, mechanism, points, recall, widths
 
-FOUND = (*GOOD, *widths({2: 3.0, 4: 0.0, 8: 0.0, 16: 0.0}), *recall({"1": 7, "2": 8}), *ablation({4: 9.0, 64: 0.1}),
-         *capacity(0.5), *depth(0.1), *drift())  # fmt: skip
+FOUND = (*GOOD, *widths({2: 3.0, 4: 0.0, 8: 0.0, 16: 0.0}), *recall({"1": (8, 7), "2": (8, 8)}), *points(),
+         *ablation({4: 9.0, 64: 0.1}), *capacity(0.1), *depth(BOTH), *mechanism(), *drift())  # fmt: skip
 
 
 def document(rows: tuple[dict, ...] = FOUND, left: tuple[str, ...] = ()) -> dict:
     facts = run._describe_run(run.RunOptions(), made.few_images())
-    done = run.StudyRun(tuple(rows), 20, left, 0, 61.0, 120.0, facts)
+    done = run.StudyRun(tuple(rows), 20, left, left, 0, 61.0, 120.0, facts)
     return summarize_study(done, 0.5, StudyResult, quick=False).document(["study", "--report", "x"])
 
 
@@ -45,8 +45,9 @@ def test_document(said: dict) -> None:
     assert said["valid"] is True
     assert said["verdict"]["sentence"].startswith("On digits, biases in the convolutions change accuracy by less than")
     assert "from 4 channels on" in said["verdict"]["sentence"]
-    assert "At any width" not in said["verdict"]["sentence"]
-    assert "50 % without" in said["verdict"]["more"]
+    assert "The head keeps its bias." in said["verdict"]["more"]
+    assert "they are worth 9 points at 4 channels" in said["verdict"]["more"]
+    assert "no net gets beyond chance (50 %)" in said["verdict"]["more"]
     assert len(said["rows"]) == len(FOUND)
     assert said["repro"]["cmd"] == "biasopt study --report x"
     assert json.loads(save.render_document(said, "json"))["claims"] == said["claims"]
@@ -74,7 +75,9 @@ def test_no_answer_is_said_to_be_none() -> None:
 
 
 def test_what_there_was_no_time_for_is_said() -> None:
-    assert "2 of 20 jobs did not fit" in " ".join(document(left=("a", "b"))["warnings"])
+    found = document(left=("norms", "rates"))
+    assert "There was no time for norms, rates; with --out DIR another run goes on" in " ".join(found["warnings"])
+    assert found["run"]["not_run"] == ["norms", "rates"]
 
 
 class _Page(html.parser.HTMLParser):
@@ -101,7 +104,7 @@ def test_page(said: dict) -> None:
     page.feed(text)
     assert not page.loads
     assert page.links <= {f"#{name}" for name in page.ids}
-    assert page.charts == 12
+    assert page.charts == 15
     for claim in said["claims"]:
         assert claim["stamp"] in text
 
@@ -131,6 +134,7 @@ def test_summary_is_80_columns(said: dict) -> None:
 def test_markdown_has_no_empty_table(said: dict) -> None:
     text = save.render_document(said, "md")
     assert text.count("CONFIRMED") >= 8
+    assert "such as 1 or 2" in text  # as it was answered
     assert "nan" not in text
 
 

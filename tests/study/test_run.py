@@ -69,7 +69,7 @@ def test_another_study_is_refused(tmp_path: Path) -> None:
         ran(tmp_path, key=1)
     other = replace(IMAGES, x=IMAGES.x + 1)
     with pytest.raises(BiasoptError, match="digest differ"):
-        run.run_study(other, StudyScope(("identity",), seeds=2), run.RunOptions(out=tmp_path))
+        run.run_study(other, StudyScope(("identity",), seeds=6), run.RunOptions(out=tmp_path))
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -83,9 +83,15 @@ def test_out_of_time_leaves_jobs_out_and_says_which() -> None:
     done = ran(clock=lambda: next(ticks), budget=100.0)
     assert done.left_out
     assert len(done.left_out) < done.planned
-    kept = {row["job"] for row in done.rows}
-    assert not kept & set(done.left_out)
-    assert len(kept) + len(done.left_out) == done.planned
+    assert done.not_run
+    assert not {row["block"] for row in done.rows} & set(done.not_run)  # a block says all or nothing
+
+
+def test_a_folder_is_for_one_number_of_seeds(tmp_path: Path) -> None:
+    """Or somebody might add seeds until a verdict pleases."""
+    ran(tmp_path)
+    with pytest.raises(BiasoptError, match=r"another study \(seeds differ\)"):
+        ran(tmp_path, StudyScope(("widths", "identity"), seeds=8))
 
 
 def test_later_runs_do_what_was_left_out(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from importlib import resources
 from typing import Any
 
 from converter.ablate.scoring import COMPENSABLE_ERROR, SMALL_ERROR
@@ -82,6 +84,8 @@ _LIMITS = {"SMALL up to here": SMALL_ERROR, "COMPENSABLE where the imitation is 
 
 def ablate_report(result: AblateResult, run: Run, top: int | None = None) -> Report:
     """What was found out about the biases of a model; screens show the first ``top`` of them."""
+    if result.question:
+        return ask_report(result, run, read_study_answer())
     path = result.model.path or "model in memory"
     file = wording.plain(path).replace("\\", "/").rpartition("/")[2]
     return Report(
@@ -107,6 +111,88 @@ def ablate_report(result: AblateResult, run: Run, top: int | None = None) -> Rep
             _again(result, run),
         ),
     )
+
+
+# ---- the question on one net ---------------------------------------------------------------------------
+
+
+def read_study_answer() -> dict[str, Any]:
+    """What the committed study says: ``sentence``, ``more``, and ``advice``."""
+    text = (resources.files("converter.report") / "templates" / "study-answer.json").read_text(encoding="utf-8")
+    answer: dict[str, Any] = json.loads(text)
+    return answer
+
+
+def ask_report(result: AblateResult, run: Run, study: Mapping[str, Any]) -> Report:
+    """Does bias make a difference in this net? What ablation found, beside what the study of small nets says."""
+    path = result.model.path or "model in memory"
+    file = wording.plain(path).replace("\\", "/").rpartition("/")[2]
+    answer = answer_question(result)
+    says = (Paragraph((strong(study["sentence"]), f" {study['more']}")), ListBlock(study["advice"]))
+    return Report(
+        command="ask",
+        name=file,
+        status=None,
+        headline=answer[0],
+        lede=" ".join(answer[1:]),
+        warnings=result.warnings,
+        version=run.version,
+        schema=run.schema,
+        sections=(
+            Section("", (Paragraph((strong(f"Does bias make a difference in {file}?"),)),), media=Medium.SCREEN),
+            Section("", (ListBlock(answer), Paragraph(f"{_about(result)}.", small=True)), media=~Medium.PAGE),
+            Section("", (Warnings(result.warnings),), media=~Medium.PAGE),
+            _variants(result),
+            _probes(result),
+            _ranking(result, SHOWN),
+            Section(
+                "What the study of small nets says",
+                says,
+                about="Trained for the question, with biases and without; see docs/study.md.",
+                id="study",
+            ),
+            _uncovered(result),
+            Section("", tuple(_advice(result)), media=Medium.SCREEN),
+            _again(result, run),
+        ),
+    )
+
+
+def answer_question(result: AblateResult) -> list[str]:
+    """The answer in at most four sentences: what is dead, what weights could imitate, what it would cost, and where."""
+    total, counts = len(result.biases), {name: c.biases for name, c in result.classes.items()}
+    if not total:
+        return ["No: there is no bias in it that could be looked at."]
+    effects = {variant.name: variant.effect for variant in result.variants}
+    exact, imitated = counts.get(BiasClass.DEAD, 0), counts.get(BiasClass.COMPENSABLE, 0)
+    said = [_answer(effects.get("zero-all"))]
+    said.append(
+        f"{exact} of {wording.count(total, 'bias', 'biases')} cannot matter at all (exactly), {imitated} could be "
+        f"imitated by weights, {counts.get(BiasClass.ESSENTIAL, 0)} cannot be done without."
+    )
+    best = effects.get("compensate-inner") or effects.get("compensate-all")
+    if best is not None:
+        said.append(f"With weights that imitate them in the inner layers it would be {_change(best)}.")
+    changes = [probe.said for probe in result.probes if probe.changes]
+    if changes:
+        said.append(f"Beside the data the changed net answers otherwise: {', '.join(changes)}.")
+    return said
+
+
+def _answer(effect: EffectSummary | None) -> str:
+    if effect is None:
+        return "There was no time to say what leaving all of them out would cost."
+    differs = effect.relative_error > SMALL_ERROR
+    return f"{'Yes' if differs else 'Hardly'}: without any of its biases it would be {_change(effect)}."
+
+
+def _change(effect: EffectSummary) -> str:
+    """What a change did, by the best measure that there is."""
+    if effect.accuracy_after is not None:
+        return f"right in {share(effect.accuracy_after)} in place of {share(effect.accuracy_before)}"
+    if effect.agreement is not None:
+        return f"of the same answer in {share(effect.agreement)} of the rows"
+    return f"off by {share(effect.relative_error)} of its outputs"
 
 
 def headline(result: AblateResult) -> str:

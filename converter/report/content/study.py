@@ -32,16 +32,25 @@ from converter.report.content import Run
 from converter.report.content.study_figures import draw_figures
 from converter.report.content.study_tables import TITLES, Grid, format_percent, format_span, tabulate
 from converter.report.figures import Figure
-from converter.study.answer import format_points
+from converter.study.answer import format_points, list_advice
 
 FIGURES = "figures"  # the folder beside a Markdown report
 QUESTION = "Does bias in the convolutional layer make a difference?"
 _CLAIM_STYLES = {
     Stamp.CONFIRMED: Style.PASS,
     Stamp.CONDITION: Style.PASS,
-    Stamp.UNSUPPORTED: Style.OPEN,
+    Stamp.UNSUPPORTED: Style.FAIL,
     Stamp.FALSE: Style.FAIL,
-    Stamp.OPEN: Style.SKIP,
+    Stamp.UNDECIDED: Style.OPEN,
+    Stamp.NOT_RUN: Style.SKIP,
+}
+_STAMPS = {
+    Stamp.CONFIRMED: "what was measured or proved says so",
+    Stamp.CONDITION: "it does under a condition, which the reason names",
+    Stamp.UNSUPPORTED: "the evidence speaks against it on this data",
+    Stamp.FALSE: "the evidence shows the contrary",
+    Stamp.UNDECIDED: "the evidence is for neither; the reason says how many seeds would tell",
+    Stamp.NOT_RUN: "a part that it needs did not get all of its seeds; the reason is the command that runs it",
 }
 _CONTROLS = {
     True: Span("passed", Style.PASS),
@@ -69,8 +78,10 @@ def study_report(result: StudyResult, run: Run, figures: str = FIGURES) -> Repor
             Section("", (Paragraph((strong(verdict.sentence),)), Paragraph(verdict.more)), media=~Medium.PAGE),
             Section("", (Warnings(result.warnings),), media=~Medium.PAGE),
             _brief(result),
+            *_picture_section(result, figures),
             _claims_section(result, parts),
             _controls_section(result),
+            _advice_section(result),
             *(section for _, section in parts),
             Section(
                 "What this does not show",
@@ -79,6 +90,7 @@ def study_report(result: StudyResult, run: Run, figures: str = FIGURES) -> Repor
                 id="limits",
                 media=Medium.FILES,
             ),
+            _sources_section(),
             _again(result, run),
             Section("", (Paragraph(describe_cost(result), small=True),), media=~Medium.PAGE),
         ),
@@ -119,10 +131,18 @@ def _brief(result: StudyResult) -> Section:
     return Section(title, (Table(columns, rows),), media=Medium.SCREEN)
 
 
+def _picture_section(result: StudyResult, figures: str) -> Iterator[Section]:
+    """The answer in one picture, on top."""
+    figure = draw_figures(result).get("answer")
+    if figure:
+        yield Section("In one picture", tuple(_show(figure, figures)), id="picture", media=Medium.FILES)
+
+
 def _claims_section(result: StudyResult, parts: Sequence[tuple[str, Section]]) -> Section:
     rows = [
         (
             claim.id,
+            f"\u201c{claim.quoted}\u201d" if claim.quoted else "",
             claim.said,
             Span(claim.stamp, _CLAIM_STYLES[claim.stamp]),
             claim.because,
@@ -134,18 +154,59 @@ def _claims_section(result: StudyResult, parts: Sequence[tuple[str, Section]]) -
     below = Medium.SCREEN | Medium.PAGE
     columns = (
         Column(right=True),
-        Column("claimed"),
+        Column("as it was answered", media=Medium.FILES),
+        Column("as it is tested"),
         Column("here", under=below),
         Column("because", under=below),
         Column("see", media=Medium.PAGE, under=below),
     )
+    seen = {claim.stamp for claim in result.claims}
+    legend = Table(
+        (Column("here"), Column("means")),
+        [(Span(stamp, _CLAIM_STYLES[stamp]), said) for stamp, said in _STAMPS.items() if stamp in seen],
+    )
     return Section(
         "What was claimed",
-        (Table(columns, rows, headless=below),),
-        about="The answers that are given to the question, each with what became of it here. The verdicts are derived "
-        "from the results below.",
+        (Table(columns, rows, headless=Medium.SCREEN), Only(Medium.FILES, legend)),
+        about="The answers that were given to the question (Stack Overflow, 2018), each with what became of it here. "
+        "The verdicts are derived from the results below.",
         id="claims",
     )
+
+
+def _advice_section(result: StudyResult) -> Section:
+    advice = list_advice(result.results, result.margin)
+    return Section("What to do", (ListBlock(advice),), about="In five lines.", id="advice", media=Medium.FILES)
+
+
+# By claim: what kind of answer this is, and the papers behind it.
+_SOURCES = (
+    ("1", "proved, measured", "Kingma & Ba 2015 (Adam, arXiv 1412.6980)"),
+    (
+        "2",
+        "proved, measured",
+        "Mohan et al. 2020 (bias-free denoising, arXiv 1906.05478); Geng et al. 2023 (arXiv 2211.08486)",
+    ),
+    ("3", "measured", "Nagel et al. 2019 (bias absorption, arXiv 1906.04721)"),
+    ("4", "proved, measured", "Zhang, Saxe & Latham 2025 (bias-free ReLU nets, arXiv 2406.12615)"),
+    (
+        "5",
+        "published, measured",
+        "Gers, Schmidhuber & Cummins 2000; Jozefowicz et al. 2015; Tallec & Ollivier 2018 (arXiv 1804.11188)",
+    ),
+    ("6", "proved, published", "Ioffe & Szegedy 2015 (arXiv 1502.03167), section 3.2"),
+    ("7a", "proved, measured", "Zhang, Saxe & Latham 2025"),
+    ("7b", "measured", "Metta et al. 2024 (biases in place of weights, arXiv 2301.00924)"),
+    ("7c", "measured", "Brock et al. 2021 (nets without norms keep their biases, arXiv 2102.06171)"),
+    ("8", "published, measured", "Loshchilov & Hutter 2019 (decoupled weight decay, arXiv 1711.05101)"),
+    ("9", "proved", "any textbook"),
+)
+
+
+def _sources_section() -> Section:
+    columns = (Column("claim"), Column("here"), Column("published"))
+    about = "proved: follows from the mathematics, and checked; measured: by this study; published: by others before."
+    return Section("Sources", (Paragraph(about), Table(columns, _SOURCES)), id="sources", media=Medium.FILES)
 
 
 def _controls_section(result: StudyResult) -> Section:
@@ -229,7 +290,7 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
             "The head keeps its bias."
         ),
         ("accuracy-raw", "accuracy-centred", "differences", "multiplier"),
-        ("widths", "multiplier"),
+        ("widths", "widths, statistics", "multiplier"),
     ),
     (
         "contrast",
@@ -237,6 +298,13 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         "A control that must come out so: a net without biases is the same function at every brightness, however wide.",
         ("contrast",),
         ("contrast",),
+    ),
+    (
+        "points",
+        "Nets so small that it can be proved",
+        "Dense nets of a few units on one number or on points of the plane: what no net without any bias can do.",
+        ("points",),
+        ("points",),
     ),
     (
         "identity",
@@ -256,6 +324,16 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("replaceability", "first layer"),
     ),
     (
+        "mechanism",
+        "Is that how they do it?",
+        (
+            "If weights make the bias, then a bias must be worth more where they cannot: with filters whose weights "
+            "add up to 0, and on inputs that have no mean."
+        ),
+        ("mechanism",),
+        ("more", "imitated"),
+    ),
+    (
         "ablation",
         "Out of trained nets",
         (
@@ -272,13 +350,19 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("recall",),
         ("recall",),
     ),
-    ("depth", "Deeper nets", "Four convolutions in place of two.", ("depth",), ("depth",)),
+    (
+        "depth",
+        "Channels and depth",
+        "By one yardstick: what moving the biases of a trained net into its weights costs.",
+        ("depth",),
+        ("depth", "deeper", "depth, trained"),
+    ),
     (
         "capacity",
-        "More channels than needed",
-        "Twice and four times the channels, with and without weight decay, with and without biases.",
+        "More than needed",
+        "The fewest channels that do, then twice and four times their parameters, with and without weight decay.",
         ("capacity",),
-        ("capacity", "capacity, bias"),
+        ("capacity", "capacity, all"),
     ),
     (
         "drift",
@@ -298,19 +382,18 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         "rates",
         "Is the learning rate fair?",
         (
-            "If one arm liked another rate better, an effect of the bias could be one of the rate. "
-            "Accuracy on a third of the training images."
+            "If one arm liked another rate better, an effect of the bias could be one of the rate. Accuracy on a third "
+            "of the training images; and, for the widths whose rate was lowered, on the test images with the other."
         ),
         (),
-        ("rates",),
+        ("rates", "rates, tested"),
     ),
 )
 
 
 _SEEN_IN: dict[str, tuple[str, ...]] = {
     "1": ("drift",),
-    "3": ("exact",),
+    "3": ("exact", "mechanism"),
     "6": ("identity",),
-    "7c": ("depth", "ablation"),
     "9": ("constant",),
 }

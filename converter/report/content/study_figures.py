@@ -22,25 +22,56 @@ def draw_figures(result: StudyResult) -> dict[str, Figure]:
     found, margin = result.results, result.margin
     made: list[Figure | None] = []
     if "widths" in found:
+        made.append(draw_answer(found, result.facts["dataset"], margin))
         made += [draw_accuracy(found["widths"], kind) for kind in found["widths"]["sequence"]]
         made += [draw_differences(found["widths"], margin), draw_multiplier(found["widths"])]
     if "norms" in found:
         made.append(
             _draw_compared("norms", "With and without biases, by normalisation", found["norms"], "norm", margin)
         )
-    if "depth" in found:
-        made.append(_draw_compared("depth", "With and without biases, 4 layers deep", found["depth"], "depth", margin))
+    made += [draw(found[block], margin) for block, draw in _DRAWN.items() if block in found]
     if "exact" in found:
         made += [draw_centring(found["exact"]), draw_replaceability(found["exact"])]
     if "ablation" in found:
         made += [draw_removal(found["ablation"]), draw_error(found["ablation"])]
-    if "recall" in found:
-        made.append(draw_recall(found["recall"]))
-    if "contrast" in found:
-        made.append(draw_contrast(found["contrast"]))
-    if "capacity" in found:
-        made.append(draw_capacity(found["capacity"], margin))
     return {figure.name: figure for figure in made if figure is not None}
+
+
+def draw_answer(found: Mapping[str, Any], dataset: str, margin: float) -> Figure:
+    """The question in one picture: what convolution biases are worth by channels, here and where a level counts."""
+    compared = found["widths"]["comparisons"]
+    groups = [
+        (
+            f"{dataset}, {kind} input",
+            tone,
+            [(c["width"], c["mean"], c["low"], c["high"]) for c in compared if c["input"] == kind],
+        )
+        for kind, tone in zip(found["widths"]["sequence"], ("b", "warm"), strict=False)
+    ]
+    if "contrast" in found:
+        rows = {(r["width"], r["bias"]): r["mean"] for r in found["contrast"]["accuracy"]}
+        level = [(w, rows[w, "all"] - rows[w, "head"], NAN, NAN) for w, b in sorted(rows) if b == "all"]
+        groups.append(("bright or dim", "bad", level))
+    at = across(sorted({w for _, _, points in groups for w, *_ in points}))
+    ends = [v for _, _, points in groups for _, *values in points for v in values if math.isfinite(v)]
+    low, high = min([-2.0, *ends]), max([2.0, *ends])
+    scale = Scale(low - 0.5, high + 0.5)
+    series = [
+        Series(name, tone, tuple((at[w] + 0.004 * (k - 1), *values) for w, *values in points))
+        for k, (name, tone, points) in enumerate(groups)
+    ]
+    ticks = _sign_ticks(charts.nice(low, high, 5))
+    marks, labels = lines(series, scale, ticks, {f"{w:g}": x for w, x in at.items()}, _TALL, " points")
+    top, bottom = (_TALL * (1 - scale(end)) for end in (margin, -margin))
+    band = charts.rect(0, top, 1, bottom - top, "room", f"within {margin:g} points: no difference")
+    keys = tuple((f"bar {tone}", name) for name, tone, _ in groups)
+    caption = (
+        "Accuracy with minus without biases in the convolutions, in points, against channels; the head keeps its bias. "
+        "Green: what counts as none."
+    )
+    return Figure(
+        "answer", "What biases in the convolutions are worth", caption, _TALL + 22, (band, *marks), labels, keys
+    )
 
 
 def _stretch(percent: float) -> float:
@@ -97,16 +128,24 @@ def _make_entry(label: str, c: Mapping[str, Any]) -> Entry:
     return Entry(label, c["mean"], c["low90"], c["high90"], TONES[c["verdict"]], note)
 
 
-def _draw_forest(name: str, title: str, caption: str, rows: Sequence[Entry], margin: float) -> Figure:
-    ends = [abs(e) for r in rows for e in (r.low, r.high) if math.isfinite(e)]
-    reach = min(max([*ends, 2 * margin]), max(6 * margin, 3.0))
-    scale = Scale(-reach, reach)
-    marks, labels, height = forest(rows, scale, _sign_ticks(charts.nice(-reach, reach, 6)), (-margin, margin), 0.0)
-    return Figure(name, title, caption, height, marks, labels, VERDICTS)
+def _draw_forest(
+    name: str,
+    title: str,
+    caption: str,
+    rows: Sequence[Entry],
+    margin: float,
+    keys: Sequence[tuple[str, str]] = VERDICTS,
+) -> Figure:
+    ends = [e for r in rows for e in (r.value, r.low, r.high) if math.isfinite(e)]
+    low, high = min([*ends, -2 * margin]), max([*ends, 2 * margin])
+    room = 0.02 * (high - low)
+    scale = Scale(low - room, high + room)
+    marks, labels, height = forest(rows, scale, _sign_ticks(charts.nice(low, high, 6)), (-margin, margin), 0.0)
+    return Figure(name, title, caption, height, marks, labels, tuple(keys))
 
 
 def _draw_compared(name: str, title: str, found: Mapping[str, Any], key: str, margin: float) -> Figure:
-    rows = [_make_entry(f"{'depth ' if key == 'depth' else ''}{c[key]}, {c['width']}", c) for c in found["comparisons"]]
+    rows = [_make_entry(f"{c[key]}, {c['width']}", c) for c in found["comparisons"]]
     caption = "Accuracy with minus without biases, in points, mean and 90 % interval; after the comma the channels."
     return _draw_forest(name, title, caption, rows, margin)
 
@@ -133,16 +172,16 @@ def draw_multiplier(found: Mapping[str, Any]) -> Figure | None:
             ]
     if not rows:
         return None
-    scale = Scale(0.5, 4.5, log=True)
-    ticks = {f"\u00d7{v:g}": v for v in (0.5, 1, 2, 4)}
+    ends = [e for r in rows for e in (r.value, r.low, r.high) if math.isfinite(e)]
+    scale = Scale(min([0.5, *ends]) * 0.97, max([2.0, *ends]) * 1.03, log=True)
+    ticks = {f"\u00d7{v:g}": v for v in (0.25, 0.5, 1, 2, 4) if scale.low <= v <= scale.high}
     marks, labels, height = forest(rows, scale, ticks, None, 1.0)
-    claimed = charts.rect(scale(2), 0, scale(4) - scale(2), height - 22, "claimed", "2 to 4 times: what was claimed")
     caption = (
         "Factor on the channels with which a net without biases comes to the same accuracy, with 95 % interval. "
-        "Yellow: the 2 to 4 times that were claimed. Widths at which most resamples have no answer are left out."
+        "Widths at which most resamples have no answer are left out."
     )
     keys = (("bar b", "all widths together"), ("bar a", "one width"))
-    return Figure("multiplier", "Channels needed without biases", caption, height, (claimed, *marks), labels, keys)
+    return Figure("multiplier", "Channels needed without biases", caption, height, marks, labels, keys)
 
 
 def _describe_censored(w: Mapping[str, Any]) -> str:
@@ -150,19 +189,76 @@ def _describe_censored(w: Mapping[str, Any]) -> str:
 
 
 def draw_capacity(found: Mapping[str, Any], margin: float) -> Figure:
-    """What more channels gain, with and without weight decay."""
-    rows = []
-    for g in found["gains"]:
-        label = f"\u00d7{g['times']:g}, {'L2' if g['weight_decay'] else 'no L2'}"
-        arm = "with biases" if g["bias"] == "all" else "without"
-        rows.append(Entry(label, g["mean"], g["low"], g["high"], "b" if g["bias"] == "all" else "warm", arm))
-    low = min([-1.0, *(r.low for r in rows if math.isfinite(r.low))])
-    high = max([1.0, *(r.high for r in rows if math.isfinite(r.high))])
-    scale = Scale(low, high)
-    marks, labels, height = forest(rows, scale, _sign_ticks(charts.nice(low, high, 6)), (-margin, margin), 0.0)
-    keys = (("bar b", "with biases"), ("bar warm", "without"))
-    caption = f"Accuracy minus that of {found['base']} channels, in points, mean and 95 % interval."
-    return Figure("capacity", f"2 and 4 times {found['base']} channels", caption, height, marks, labels, keys)
+    """What more parameters than needed gain, with and without weight decay."""
+    rows = [
+        Entry(
+            f"\u00d7{g['times']:g}, {'decay' if g['weight_decay'] else 'none'}",
+            g["mean"],
+            g["low"],
+            g["high"],
+            "b" if g["weight_decay"] else "warm",
+            f"{g['width']} channels in place of {g['needed']}",
+        )
+        for g in found["gains"]
+    ]
+    caption = "Accuracy minus that of the least net that is needed, in points, mean and 95 % interval."
+    keys = (("bar b", "with weight decay"), ("bar warm", "without"))
+    return _draw_forest("capacity", "Two and four times the parameters that are needed", caption, rows, margin, keys)
+
+
+def draw_depth(found: Mapping[str, Any], margin: float) -> Figure:
+    """What moving biases into weights costs, by channels, a line a depth."""
+    at = across(found["widths"])
+    series = [
+        Series(
+            f"depth {depth}",
+            tone,
+            tuple(
+                (at[n["width"]] + shift, *(n["methods"]["sequential"]["lost"][k] for k in ("mean", "low", "high")))
+                for n in found["nets"]
+                if n["depth"] == depth
+            ),
+        )
+        for depth, tone, shift in zip(found["depths"], ("b", "warm", "bad"), (-0.006, 0.0, 0.006), strict=False)
+    ]
+    ends = [v for one in series for _, *values in one.points for v in values if math.isfinite(v)]
+    low, high = min([-1.0, *ends]), max([1.0, *ends])
+    feet = {f"{w:g}": x for w, x in at.items()}
+    ticks = _sign_ticks(charts.nice(low, high, 5))
+    marks, labels = lines(series, Scale(low - 0.5, high + 0.5), ticks, feet, _TALL, " points")
+    caption = (
+        "Points lost when the biases of folded nets are moved into their weights, against channels; 95 % interval."
+    )
+    keys = tuple((f"bar {one.tone}", one.name) for one in series)
+    return Figure("depth", "Channels and depth by one yardstick", caption, _TALL + 22, marks, labels, keys)
+
+
+def draw_mechanism(found: Mapping[str, Any], margin: float) -> Figure:
+    """What biases are worth more where weights cannot imitate them."""
+    said = {("raw", "centred"): "centred filters", ("pixel", "free"): "r = 1"}
+    rows = [
+        Entry(f"{said[c['input'], c['filters']]}, {c['width']}", c["mean"], c["low"], c["high"], TONES[c["verdict"]])
+        for c in found["more"]
+    ]
+    caption = (
+        "What biases are worth beyond what they are worth on raw inputs with free filters, in points; 95 % interval."
+    )
+    return _draw_forest("mechanism", "Where weights cannot imitate a bias", caption, rows, margin)
+
+
+def draw_points(found: Mapping[str, Any], margin: float) -> Figure:
+    """Dense nets on points, by units."""
+    tones = {"all": "b", "head": "a", "none": "bad"}
+    rows = found["accuracy"]
+    groups = [
+        (f"{task}, {w}", [(tones[r["bias"]], r["mean"]) for r in rows if r["task"] == task and r["width"] == w])
+        for task in dict.fromkeys(r["task"] for r in rows)
+        for w in sorted({r["width"] for r in rows})
+    ]
+    marks, labels, height = bars(groups, 50.0, " %")
+    keys = (("bar b", "with biases"), ("bar a", "in the head alone"), ("bar bad", "nowhere"))
+    caption = "Right answers of nets of one hidden layer; after the comma its units. Dashed: chance."
+    return Figure("points", "Points of the plane, and one number", caption, height, marks, labels, keys)
 
 
 def draw_centring(found: Mapping[str, Any]) -> Figure:
@@ -254,35 +350,30 @@ def _draw_removed(found: Mapping[str, Any], value: str, name: str, title: str, c
     return Figure(name, title, caption, _TALL + 22, marks, labels, keys if log else (*keys, ("bar good", "as trained")))
 
 
-def draw_recall(found: Mapping[str, Any]) -> Figure:
-    """When each LSTM had learned, by the bias of its forget gate."""
+def draw_recall(found: Mapping[str, Any], margin: float) -> Figure:
+    """When each LSTM had learned, by how long it must remember and by the bias of its forget gate."""
     step = max(found["arms"][0]["checks"])
-    labels, row = {}, 34.0
+    labels, row = {}, 24.0
     tall = row * len(found["arms"])
     marks = [charts.down(0.86 * value / step, 0, tall, "grid") for value in charts.nice(0, step, 4)]
     for k, arm in enumerate(found["arms"]):
         middle = row * (k + 0.5)
-        tau = f" \u03c4 {arm['time_constant']:.1f}" if arm["time_constant"] else ""
-        labels[f"{_name_start(arm['forget_bias'])}{tau}"] = middle + 4
+        labels[f"{arm['lag']}: {arm['forget_bias'].replace('T-1', f'T{MINUS}1')}"] = middle + 4
         for n, at in enumerate(arm["solved_at"]):
-            y = middle + 2.6 * (n % 8 - 3.5)
+            y = middle + 2.2 * (n % 8 - 3.5)
             if at is None:
                 marks.append(charts.dot(0.96, y, "mark hollow bad", "not learned", 3))
             else:
                 marks.append(charts.dot(0.86 * at / step, y, "mark b", f"learned after {at} steps", 3))
     ends = {f"{v:g}": 0.86 * v / step for v in charts.nice(0, step, 4)} | {"never": 0.96}
     caption = (
-        f"Steps until the first of {found['lag']} entries was recalled, a dot a seed. \u03c4 = 1 + e^b: how many steps "
-        "the cell remembers at the start."
+        "Steps until the first of so many entries was recalled, a dot a seed. Before the colon the lag, after it the "
+        "bias of the forget gate at the start; torch: all biases as torch draws them."
     )
     return Figure("recall", "When each LSTM had learned", caption, tall + 22, (*marks, *foot(ends, tall)), labels)
 
 
-def _name_start(arm: str) -> str:
-    return {"none": "no bias"}.get(arm, arm if arm == "chrono" else f"b = {arm}")
-
-
-def draw_contrast(found: Mapping[str, Any]) -> Figure:
+def draw_contrast(found: Mapping[str, Any], margin: float) -> Figure:
     """The contrast control."""
     tones = {"all": "b", "head": "a", "none": "bad"}
     rows = [
@@ -293,3 +384,13 @@ def draw_contrast(found: Mapping[str, Any]) -> Figure:
     keys = (("bar b", "with biases"), ("bar a", "in the head alone"), ("bar bad", "nowhere"))
     caption = "Right answers to: is the image bright or dim? Dashed: chance."
     return Figure("contrast", "Where a level is the answer", caption, height, marks, labels, keys)
+
+
+_DRAWN = {
+    "depth": draw_depth,
+    "mechanism": draw_mechanism,
+    "points": draw_points,
+    "recall": draw_recall,
+    "contrast": draw_contrast,
+    "capacity": draw_capacity,
+}

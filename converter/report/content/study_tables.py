@@ -13,10 +13,15 @@ from converter.study.answer import format_points
 Found = Mapping[str, Any]
 
 _COMPARED_NOTE = (
-    "\u0394: with minus without biases, mean over paired seeds. 90 % interval: inside the margin means "
-    "EQUIVALENT (two one-sided tests). 95 %, new data: as it would be on new data of this kind "
-    "(Nadeau\u2013Bengio). p: sign-flip test. Holm: t-test, corrected over the table. seeds: that would show "
-    "equivalence with a power of 90 % if there is no difference."
+    "\u0394: accuracy with minus without biases, mean over paired seeds, in points. errors: wrong answers without "
+    "biases over those with. 90 % interval: inside the margin means EQUIVALENT (two one-sided tests); what is neither "
+    "that nor DIFFERENT is INCONCLUSIVE."
+)
+_STATISTICS_NOTE = (
+    "new data: the 95 % interval as it would be on other images of this kind, which is wider, since the splits of one "
+    "data set share images (Nadeau and Bengio). p: how often signs drawn at random give so large a mean. corrected: "
+    "p of a t-test, made larger because the table holds many tests, of which some look like a hit by chance (Holm). "
+    "seeds: as many would show equivalence in 9 studies of 10 if there is no difference."
 )
 _MULTIPLIER_NOTE = (
     "Factor on the channels with which a net without biases comes to the same accuracy; bootstrap over "
@@ -38,8 +43,28 @@ _REPLACEABILITY_NOTE = (
 _FIRST_NOTE = "empty: share of inputs that are all zero, where nothing can imitate a bias; r cannot be less."
 _CONSTANT_NOTE = "A bias against the weight of a channel that is always 1: largest difference of the outputs."
 _RECALL_NOTE = (
-    "Lag {lag}, {steps} steps. \u03c4 = 1 + e^b. solved: over 95 % right, with Wilson's interval. p: Fisher's "
-    "exact test against b = 0, Holm."
+    "{steps} steps. torch: all biases small and random, as torch draws them. \u03c4 = 1 + e^b: how many steps the cell "
+    "remembers at the start. solved: over 95 % right, with Wilson's interval. p: Fisher's exact test of 1 and of 2 "
+    "against 0, and of ln(T \u2212 1) against 2, corrected for how many there are (Holm)."
+)
+_POINTS_NOTE = (
+    "Right answers in per cent of nets of one hidden layer, mean over {n} seeds. Without any bias f(ax) = a f(x): "
+    "along a ray from the origin the answer cannot change, whatever the number of units, and a threshold is a ray's."
+)
+_DEPTH_NOTE = (
+    "Batch norm folded; then biases left out, or moved into the weights, layer by layer. lost: points of accuracy."
+)
+_DEEPER_NOTE = "Points lost by moving biases into weights, differences over paired seeds; a minus: the other way round."
+_MORE_NOTE = (
+    "What biases are worth, in points, beyond what they are worth on raw inputs with free filters. centred: the "
+    "weights of each filter add up to 0, so that they cannot make a bias of what their inputs have in common. pixel: "
+    "the mean of each pixel is taken off, r = 1."
+)
+_IMITATED_NOTE = (
+    "Trained nets, raw inputs, convolution by convolution. made: the mean that weights make before the bias, in "
+    "standard deviations. r: what part of a constant the inputs cannot give. A filter is a multiple of the best "
+    "constant of its inputs, and a rest whose mean is 0: all of that mean comes through this constant. unsteady: how "
+    "much it varies, of its own size."
 )
 _ABLATION_NOTE = (
     "Accuracy in per cent of nets of three convolutions trained with biases (folded: with batch norm, "
@@ -52,13 +77,15 @@ _OFF_NOTE = (
     "Accuracy in per cent of folded nets on images at other contrasts, with biases and with weights that imitate them."
 )
 _CAPACITY_NOTE = (
-    "Accuracy minus that of {base} channels, in points; weight decay is an L2 penalty in Adam's gradient."
-    " Verdict: against no change."
+    "needed: the fewest channels within the margin of the best, for each weight decay; then about twice and four "
+    "times its parameters. \u0394: accuracy minus that of the needed. Weight decay is decoupled: each step takes rate "
+    "x decay of each parameter."
 )
 _DRIFT_NOTE = "Biases before batch norm, from 0, after training: their gradient is rounding, which Adam makes steps of."
 
 TITLES = {
     "widths": "With and without biases",
+    "widths, statistics": "The statistics",
     "multiplier": "Channels needed without biases",
     "contrast": "Bright or dim",
     "identity": "Twins trained in float64",
@@ -70,9 +97,15 @@ TITLES = {
     "layers": "Layer by layer",
     "off the data": "At other contrasts",
     "recall": "Recall by forget bias",
-    "depth": "With and without biases, deeper",
-    "capacity": "More channels",
-    "capacity, bias": "With and without biases, by weight decay",
+    "depth": "Channels and depth by one yardstick",
+    "deeper": "Deeper, and fewer channels",
+    "depth, trained": "Trained with and without biases",
+    "points": "Points, by units",
+    "more": "Where weights cannot imitate a bias",
+    "imitated": "What weights make of a constant",
+    "rates, tested": "The other rate, on test images",
+    "capacity": "More parameters than needed",
+    "capacity, all": "Accuracy by channels",
     "drift": "Dead biases after training",
     "update": "The step of a bias",
     "constant channel": "Bias against constant channel",
@@ -123,19 +156,8 @@ def format_p(p: float) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
-_COMPARED = (
-    "n",
-    "with %",
-    "without %",
-    "\u0394 points",
-    "median",
-    "90 % interval",
-    "95 %, new data",
-    "p",
-    "Holm",
-    "verdict",
-    "seeds",
-)
+_COMPARED = ("n", "with %", "without %", "\u0394 points", "90 % interval", "errors", "verdict")
+_STATISTICS = ("median \u0394", "95 % interval", "new data", "p", "corrected", "seeds")
 
 
 def _compare_row(c: Found) -> tuple[str, ...]:
@@ -144,22 +166,60 @@ def _compare_row(c: Found) -> tuple[str, ...]:
         format_percent(c["with"]["mean"]),
         format_percent(c["without"]["mean"]),
         format_points(c["mean"]),
-        format_points(c["median"]),
         format_span(c["low90"], c["high90"], format_points),
+        _format_times(c["error_ratio"] if math.isfinite(c["error_ratio"]) else None),
+        c["verdict"],
+    )
+
+
+def _statistics_row(c: Found) -> tuple[str, ...]:
+    return (
+        format_points(c["median"]),
+        format_span(c["low"], c["high"], format_points),
         format_span(c["low_new"], c["high_new"], format_points),
         format_p(c["p_flip"]),
         format_p(c["p_holm"]),
-        c["verdict"],
         "" if c["needed"] is None else f"\u2248{c['needed']:,}",
     )
 
 
-def _tabulate_comparisons(keys: Sequence[str], heads: Sequence[str]) -> Callable[[Found], Grid]:
+def _tabulate_comparisons(
+    keys: Sequence[str], heads: Sequence[str], among: str = "comparisons"
+) -> Callable[[Found], Grid]:
     def make(found: Found) -> Grid:
-        rows = [(*(_format_key(c[k]) for k in keys), *_compare_row(c)) for c in found["comparisons"]]
+        rows = [(*(_format_key(c[k]) for k in keys), *_compare_row(c)) for c in found[among]]
         k = len(keys)
-        right = tuple(j for j in range(1, k + len(_COMPARED)) if j != k + 9)
-        return Grid((*heads, *_COMPARED), rows, right, _COMPARED_NOTE)
+        return Grid((*heads, *_COMPARED), rows, tuple(range(1, k + 6)), _COMPARED_NOTE)
+
+    return make
+
+
+def _tabulate_statistics(keys: Sequence[str], heads: Sequence[str]) -> Callable[[Found], Grid]:
+    def make(found: Found) -> Grid:
+        rows = [(*(_format_key(c[k]) for k in keys), *_statistics_row(c)) for c in found["comparisons"]]
+        return Grid((*heads, *_STATISTICS), rows, tuple(range(1, len(keys) + 6)), _STATISTICS_NOTE)
+
+    return make
+
+
+def _tabulate_changes(among: str, keys: Sequence[str], heads: Sequence[str], note: str) -> Callable[[Found], Grid]:
+    """Differences that were chosen beforehand."""
+
+    def make(found: Found) -> Grid:
+        rows = [
+            (
+                *(_format_key(c[k]) for k in keys),
+                f"{c['n']}",
+                format_points(c["mean"]),
+                format_span(c["low"], c["high"], format_points),
+                format_p(c["p_holm"]),
+                c["verdict"],
+            )
+            for c in found[among]
+        ]
+        k = len(keys)
+        heads_ = (*heads, "n", "\u0394 points", "95 % interval", "corrected p", "verdict")
+        return Grid(heads_, rows, tuple(range(1, k + 4)), note)
 
     return make
 
@@ -248,21 +308,34 @@ def _tabulate_constant(found: Found) -> Grid:
 
 
 def _tabulate_recall(found: Found) -> Grid:
-    p = {t["forget_bias"]: format_p(t["p_holm"]) for t in found["tests"]}
+    p = {(t["lag"], t["forget_bias"]): f"{format_p(t['p_holm'])} (against {t['against']})" for t in found["tests"]}
     rows = [
         (
-            a["forget_bias"],
-            "" if a["time_constant"] is None else f"{a['time_constant']:.1f}",
+            f"{a['lag']}",
+            a["forget_bias"].replace("T-1", f"T {MINUS} 1"),
+            f"{a['time_constant']:.1f}",
             f"{a['solved']}/{a['n']}",
             format_span(100 * a["low"], 100 * a["high"], lambda v: f"{v:.0f}"),
             "never" if a["median_steps"] is None else f"{a['median_steps']:g}",
             f"{a['accuracy']:.0f}",
-            p.get(a["forget_bias"], ""),
+            p.get((a["lag"], a["forget_bias"]), ""),
         )
         for a in found["arms"]
     ]
-    header = ("forget bias", "\u03c4", "solved", "95 % interval, %", "median steps", "right %", "p")
-    return Grid(header, rows, (1, 2, 4, 5, 6), _RECALL_NOTE.format(**found))
+    header = ("lag", "forget bias", "\u03c4", "solved", "95 % interval, %", "median steps", "right %", "p")
+    return Grid(header, rows, (0, 2, 3, 5, 6), _RECALL_NOTE.format(**found))
+
+
+def _tabulate_points(found: Found) -> Grid:
+    rows = found["accuracy"]
+    at = {(r["task"], r["width"], r["bias"]): r for r in rows}
+    body = [
+        (task, f"{w}", *(format_percent(at[task, w, b]["mean"]) for b in ("all", "head", "none")))
+        for task in dict.fromkeys(r["task"] for r in rows)
+        for w in sorted({r["width"] for r in rows})
+    ]
+    header = ("task", "units", "with biases", "in the head alone", "without any")
+    return Grid(header, body, (1, 2, 3, 4), _POINTS_NOTE.format(n=rows[0]["n"]))
 
 
 _METHODS = {
@@ -313,12 +386,65 @@ def _tabulate_off_data(found: Found) -> Grid:
     )
 
 
+def _tabulate_depth(found: Found) -> Grid:
+    rows = [
+        (
+            f"{n['depth']}",
+            f"{n['width']}",
+            f"{n['n']}",
+            format_percent(n["methods"]["original"]["accuracy"]["mean"]),
+            *(
+                cell
+                for method in ("zero", "sequential")
+                for lost in [n["methods"][method]["lost"]]
+                for cell in (format_points(lost["mean"]), format_span(lost["low"], lost["high"], format_points))
+            ),
+        )
+        for n in found["nets"]
+    ]
+    header = ("depth", "channels", "n", "as trained %", "lost, left out", "95 %", "lost, moved", "95 %")
+    return Grid(header, rows, tuple(range(8)), _DEPTH_NOTE)
+
+
+def _tabulate_deeper(found: Found) -> Grid:
+    depths, widths = found["depths"], found["widths"]
+    rows = [
+        (
+            said,
+            f"{c['n']}",
+            format_points(c["mean"]),
+            format_span(c["low"], c["high"], format_points),
+            format_p(c["p_holm"]),
+            c["verdict"],
+        )
+        for said, c in [
+            *((f"depth {depths[-1]} minus {depths[0]}, {c['width']} channels", c) for c in found["deeper"]),
+            *((f"{widths[0]} minus {widths[-1]} channels, depth {c['depth']}", c) for c in found["fewer"]),
+        ]
+    ]
+    return Grid(("", "n", "\u0394 lost", "95 % interval", "corrected p", "verdict"), rows, (1, 2, 3, 4), _DEEPER_NOTE)
+
+
+def _tabulate_imitated(found: Found) -> Grid:
+    rows = [
+        (
+            f"{n['width']}",
+            "yes" if n["bias"] == "all" else "no",
+            *(f"{layer[k]:.3f}" for layer in n["layers"] for k in ("bias", "r", "noise")),
+        )
+        for n in found["layers"]
+    ]
+    heads = [f"{head} {k + 1}" for k in range(2) for head in ("made", "r", "unsteady")]
+    return Grid(("channels", "biases", *heads), rows, (0, *range(2, 8)), _IMITATED_NOTE)
+
+
 def _tabulate_capacity(found: Found) -> Grid:
     rows = [
         (
+            "yes" if g["weight_decay"] else "no",
+            f"{g['needed']}",
+            f"{g['width']}",
             f"\u00d7{g['times']:g}",
-            f"{g['weight_decay']:g}",
-            "yes" if g["bias"] == "all" else "no",
             f"{g['n']}",
             format_points(g["mean"]),
             format_span(g["low"], g["high"], format_points),
@@ -326,8 +452,18 @@ def _tabulate_capacity(found: Found) -> Grid:
         )
         for g in found["gains"]
     ]
-    header = ("channels", "weight decay", "biases", "n", f"\u0394 to {found['base']}", "95 % interval", "verdict")
-    return Grid(header, rows, (0, 1, 3, 4, 5), _CAPACITY_NOTE.format(**found))
+    header = ("weight decay", "needed", "channels", "parameters", "n", "\u0394 points", "95 % interval", "verdict")
+    return Grid(header, rows, tuple(range(1, 7)), _CAPACITY_NOTE)
+
+
+def _tabulate_accuracy(found: Found) -> Grid:
+    widths = sorted({r["width"] for r in found["accuracy"]})
+    at = {(r["weight_decay"], r["width"]): r["mean"] for r in found["accuracy"]}
+    rows = [
+        ("yes" if d else "no", *(format_percent(at[d, w]) for w in widths))
+        for d in sorted({r["weight_decay"] for r in found["accuracy"]})
+    ]
+    return Grid(("weight decay", *(f"{w} channels" for w in widths)), rows, tuple(range(1, 1 + len(widths))))
 
 
 def _tabulate_drift(found: Found) -> Grid:
@@ -348,24 +484,34 @@ def _tabulate_drift(found: Found) -> Grid:
     return Grid(header, rows, tuple(range(1, 8)), _DRIFT_NOTE)
 
 
+_WIDTHS = (("input", "width"), ("input", "channels"))
+_MORE = (("input", "filters", "width"), ("input", "filters", "channels"))
+_RATES = (("width", "rate"), ("channels", "rate"))
 _TABLES: dict[str, tuple[str, Callable[[Found], Grid]]] = {
-    "widths": ("widths", _tabulate_comparisons(("input", "width"), ("input", "channels"))),
+    "widths": ("widths", _tabulate_comparisons(*_WIDTHS)),
+    "widths, statistics": ("widths", _tabulate_statistics(*_WIDTHS)),
     "multiplier": ("widths", _tabulate_multiplier),
     "contrast": ("contrast", _tabulate_contrast),
+    "points": ("points", _tabulate_points),
     "identity": ("identity", _tabulate_identity),
     "dead": ("exact", _tabulate_dead),
     "norms": ("norms", _tabulate_comparisons(("norm", "width"), ("norm", "channels"))),
     "first layer": ("exact", _tabulate_first_layer),
     "replaceability": ("exact", _tabulate_replaceability),
+    "more": ("mechanism", _tabulate_changes("more", *_MORE, _MORE_NOTE)),
+    "imitated": ("mechanism", _tabulate_imitated),
     "ablation": ("ablation", _tabulate_ablation),
     "layers": ("ablation", _tabulate_layers),
     "off the data": ("ablation", _tabulate_off_data),
     "recall": ("recall", _tabulate_recall),
-    "depth": ("depth", _tabulate_comparisons(("depth", "width"), ("depth", "channels"))),
+    "depth": ("depth", _tabulate_depth),
+    "deeper": ("depth", _tabulate_deeper),
+    "depth, trained": ("depth", _tabulate_comparisons(("depth", "width"), ("depth", "channels"))),
     "capacity": ("capacity", _tabulate_capacity),
-    "capacity, bias": ("capacity", _tabulate_comparisons(("weight_decay", "width"), ("weight decay", "channels"))),
+    "capacity, all": ("capacity", _tabulate_accuracy),
     "drift": ("drift", _tabulate_drift),
     "update": ("exact", _tabulate_update),
     "constant channel": ("exact", _tabulate_constant),
-    "rates": ("rates", _tabulate_comparisons(("width", "rate"), ("channels", "rate"))),
+    "rates": ("rates", _tabulate_comparisons(*_RATES)),
+    "rates, tested": ("rates", _tabulate_comparisons(*_RATES, "tested")),
 }

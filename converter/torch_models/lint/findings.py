@@ -157,7 +157,7 @@ class Finder:
     def _report_forget_gate(self, cell: recurrent.Cell, gate: recurrent.Forget) -> LintFinding:
         told = f"mean forget bias {gate.bias:+.2f}: a memory of {gate.memory:.1f} steps"
         if gate.advised is not None:
-            told += f", and the example has {cell.steps}; ln(T - 1) = {gate.advised:.1f} covers them"
+            told += f", and the example has {cell.steps}; started at 1 or {gate.advised:g} it learns to remember longer"
         evidence = {"bias": gate.bias, "memory_steps": gate.memory, "steps": cell.steps, "advised": gate.advised}
         part = (cell.hidden, 2 * cell.hidden)
         return self._make_finding("forget-gate-bias", Change(cell.input_bias, part), cell.hidden, told, evidence)
