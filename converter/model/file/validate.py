@@ -311,6 +311,8 @@ class _Validator:
         dims = tensor.dims
         if len(dims) > MAX_DIMS or any(d < 0 for d in dims) or math.prod(dims) > MAX_ELEMENTS:
             self.fail(where, f"cannot have the shape {list(dims)!s:.100}")
+        if tensor.data_type == _T.UNDEFINED:
+            self.fail(where, "has no element type")
         if tensor.data_location == _T.EXTERNAL:
             external_entry(tensor, f"{self.label}: {where}")
             return
