@@ -11,7 +11,7 @@ NEWEST ?= .venv-dev/bin/python
 FLOOR_TESTS ?= tests/test_floors.py tests/test_api.py tests/model tests/rewrite/passes tests/rewrite/analysis \
 	tests/rewrite/test_edge_cases.py tests/referee tests/runtime tests/records tests/commands/test_fold_many.py
 
-.PHONY: help demo test floors quick check lint format docs bench models zoo-table fuzz cluster-demo clean
+.PHONY: help demo test floors quick check lint format docs bench models zoo-table fuzz torture cluster-demo clean
 comma := ,
 
 # $(call fresh,FOLDER,WHAT): a new virtual environment with WHAT installed. What an earlier build left
@@ -34,6 +34,7 @@ help:
 	@echo "make bench    compare with other tools (ARGS='--models resnet50 --repeat 5')"
 	@echo "make cluster-demo  fold models/ on a Dask cluster of two workers on this machine"
 	@echo "make zoo-table  write README's table of where biases go, from exported nets"
+	@echo "make torture  folds killed, interrupted and at once (ARGS='200 0 --mb 300')"
 	@echo "make fuzz     mutated models through the commands (ARGS='10000 1 --ops inspect,fold,prove')"
 	@echo "make models   train and export the small models of models/ again"
 	@echo "make clean    remove environments, caches and build products"
@@ -91,6 +92,9 @@ fuzz: .venv-dev/done
 
 cluster-demo: .venv-dev/done
 	.venv-dev/bin/python -m tests.benchmarks.batch_scale --demo $(ARGS)
+
+torture: .venv-dev/done
+	.venv-dev/bin/python -m tests.hostile.torture $(ARGS)
 
 zoo-table: .venv-bench/done
 	.venv-bench/bin/python -m tests.benchmarks.zoo_table

@@ -67,6 +67,14 @@ class Temporary:
             _rename_to_free(self.path, target)
         self._let_go()
 
+    def has_become(self, target: Path) -> bool:
+        """Whether the target is this file by now, and has no other name."""
+        if self.descriptor < 0:
+            return True
+        with contextlib.suppress(OSError):
+            return os.path.samestat(target.lstat(), os.fstat(self.descriptor)) and not os.path.lexists(self.path)
+        return False
+
     def discard(self) -> None:
         """Remove it; what has become the target stays."""
         if self.descriptor < 0:

@@ -282,7 +282,7 @@ class Run:
         if self.target is not None:
             with silence_graphsurgeon(), blaming_the_model(self.graph):
                 how: dict[str, Any] = {"in_place": self.options.in_place, "replaces": self.options.force}
-                how["progress"] = self.options.progress
+                how |= {"progress": self.options.progress, "link": self.options.link}
                 self._staged = stage_model(self.graph, self.folded, self.target, **how)
             check_unchanged(self._sources)  # all of it has been read by now
         self.graph.file.forget()

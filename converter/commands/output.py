@@ -59,6 +59,7 @@ def stage_model(
     *,
     in_place: bool,
     replaces: bool,
+    link: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Staged:
     """Write the result beside its place, after what a killed run of that target left is removed.
@@ -72,8 +73,11 @@ def stage_model(
     try:
         _finish_replacing(target)
         data: DataFile | None = None
+        linked_from = target.parent if link else None
         if has_external(graph):
-            data = DataFile(data_name(target, _serialize_skeleton(graph)))
+            data = DataFile(data_name(target, _serialize_skeleton(graph)), linked_from)
+        elif link:
+            raise ModelError(f"{graph.file.label}: holds its weights itself, so that there is nothing to link")
         pieces = build_pieces(graph, result, data)
         if data is None and pieces.n_bytes > PROTO_LIMIT:
             data = DataFile(data_name(target, _serialize_skeleton(graph)))
@@ -83,7 +87,7 @@ def stage_model(
         except OSError as exc:
             raise ModelError(f"{target}: is gone ({exc.strerror}); nothing was written") from exc
         mode = stat.S_IMODE(like.st_mode) if like is not None else None
-        own = set() if in_place else {Path(p) for p in stored_files(graph)}
+        own = set() if in_place and not link else {Path(p) for p in stored_files(graph)}
         stale = _find_stale_data(target, own) if target.exists() else ()
         how: dict[str, Any] = {"mode": mode, "like": like, "stale_data": stale, "replaces": replaces or in_place}
         stage(staged, pieces, data, progress=None if progress is None else _count_bytes(progress), **how)

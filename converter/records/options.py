@@ -360,6 +360,11 @@ class FoldOptions(InspectOptions):
         doc="Replace the input, atomically; follows symbolic links and keeps the mode.",
     )
     force: bool = option(False, "Replace an OUT that exists.")
+    link: bool = option(
+        False,
+        "Leave unchanged weights in MODEL's data files.",
+        doc="Write changed tensors alone, and refer to the input's data files, with their checksums, for the rest.",
+    )
     stop_after: int | None = option(None, "Stop after N rewrites.", "N", "natural")
     certificate: str | Path | None = option(None, "Write every rewrite as data, for replay to check.", "CERT", "path")
     on_inconclusive: str = option(

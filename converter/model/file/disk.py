@@ -5,7 +5,9 @@ A page of a map that the file no longer has ends the process (SIGBUS); a read th
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -169,3 +171,35 @@ def resolve_location(location: str, folders: Iterable[Path | None], where: str) 
     if not stat.S_ISREG(status.st_mode):
         raise ModelError(f"{where}: its data file {path} is not a file")
     return path, status.st_size
+
+
+_SUMS: dict[tuple[int, int, int, int], str] = {}  # of files as they were when they were read
+_CHECKSUM = re.compile("[0-9a-fA-F]{40}")
+
+
+def compute_checksum(path: Path) -> str:
+    """The SHA-1 of a file, as ONNX's ``checksum`` of external data; read once as long as the file stays as it is."""
+    try:
+        status = path.stat()
+        key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        if key not in _SUMS:
+            with path.open("rb") as file:
+                _SUMS[key] = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read ({exc.strerror})") from exc
+    return _SUMS[key]
+
+
+def check_checksum(path: Path, said: str, where: str) -> None:
+    """Refuse a data file that is another than the one the model was written with, where the model says which.
+
+    Raises
+    ------
+    ModelError
+        The file has another checksum.
+    """
+    if _CHECKSUM.fullmatch(said) and compute_checksum(path) != said.lower():
+        raise ModelError(
+            f"{where}: its data file {path} is another than the one it was written with, by its checksum;"
+            " put that one back, or export the model again"
+        )

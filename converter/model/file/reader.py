@@ -17,10 +17,10 @@ from onnx import TensorProto
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.file import wire
-from converter.model.file.disk import DiskBuffer, read_bytes, resolve_location
+from converter.model.file.disk import DiskBuffer, check_checksum, read_bytes, resolve_location
 from converter.model.file.dtypes import decode, get_numpy_dtype
 from converter.model.file.node_order import are_sorted, sort_nodes
-from converter.model.file.validate import external_entry, first_line, malformed, validate
+from converter.model.file.validate import checksum_of, external_entry, first_line, malformed, validate
 from converter.model.file.wire import Buffer, Field, Kind, WireError
 
 # The newest operator set of this onnx; a newer model may mean other things by the same names.
@@ -177,6 +177,7 @@ class ModelFile:
             raise ModelError(f"{where}: has external data, but the model is not a file; give data_dir=DIRECTORY")
         location, offset, length = external_entry(header, where)
         path, size = resolve_location(location, dict.fromkeys((self._external_dir, self.base)), where)
+        check_checksum(path, checksum_of(header), where)
         n_bytes = packed_bytes(header) if length is None else length
         if n_bytes < packed_bytes(header) or offset + n_bytes > size:
             raise ModelError(

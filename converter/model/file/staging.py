@@ -54,17 +54,31 @@ class Staged:
         ModelError
             It cannot be renamed, or somebody else wrote the target meanwhile and it may not be replaced.
         """
+        data, self.data = self.data, None  # once it is renamed, nothing may take its data for a leaving
         replaced = _note_replaced(self.target) if self.stale_data else None
         try:
             self.temporary.become(self.target, replaces=self.replaces)
-        except FileExistsError as exc:
+        except BaseException as exc:
+            if self.temporary.has_become(self.target):  # and a signal came right after it
+                self._clear_up(replaced)
+                raise
+            self.data = data
             self.discard()
-            raise ModelError(
-                f"{self.target}: exists already, another run made it meanwhile; give another output, or --force"
-            ) from exc
-        except OSError as exc:
-            self.discard()
-            raise ModelError(f"{self.target}: cannot be written ({exc.strerror}); nothing was changed") from exc
+            if replaced is not None:
+                replaced.unlink(missing_ok=True)
+            if isinstance(exc, FileExistsError):
+                told = "exists already, another run made it meanwhile; give another output, or --force"
+                raise ModelError(f"{self.target}: {told}") from exc
+            if isinstance(exc, OSError):
+                raise ModelError(f"{self.target}: cannot be written ({exc.strerror}); nothing was changed") from exc
+            raise
+        try:
+            self._clear_up(replaced)
+        except BaseException:  # a signal: what is stale goes before it is heard
+            self._clear_up(replaced)
+            raise
+
+    def _clear_up(self, replaced: Path | None) -> None:
         _sync_directory(self.target.parent)
         for path in (*self.stale_data, *([replaced] if replaced is not None else [])):
             with contextlib.suppress(OSError):

@@ -380,6 +380,11 @@ def external_entry(tensor: TensorProto, where: str) -> tuple[str, int, int | Non
     return location, _number(info, "offset", where) or 0, _number(info, "length", where)
 
 
+def checksum_of(tensor: TensorProto) -> str:
+    """What the model says is the checksum of the tensor's data file; empty if nothing."""
+    return next((str(entry.value) for entry in tensor.external_data if entry.key == "checksum"), "")
+
+
 def _number(info: Mapping[str, str], key: str, where: str) -> int | None:
     text = info.get(key, "")
     if not text:

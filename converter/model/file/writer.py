@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from converter.dataclass import dataclass
 from converter.errors import ModelError
-from converter.model.file.disk import DiskBuffer, read_at, read_bytes
+from converter.model.file.disk import DiskBuffer, compute_checksum, read_at, read_bytes
 from converter.model.file.wire import Buffer, tag
 
 _CHUNK = 8 << 20
@@ -109,13 +109,37 @@ class Pieces:
 
 
 class DataFile:
-    """The pieces of one external data file, and where each tensor lies in it."""
+    """The pieces of one external data file, and where each tensor lies in it.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    Parameters
+    ----------
+    name : str
+    linked_from : Path, optional
+        The output's folder, where tensors that nothing changed stay in the files that they are in, and are referred to.
+    """
+
+    def __init__(self, name: str, linked_from: Path | None = None) -> None:
+        self.name, self.linked_from = name, linked_from
         self.pieces = Pieces()
         self.used = False  # a tensor without elements points here too
         self._placed: dict[tuple[object, int, int], int] = {}
+
+    def refer(self, path: Path) -> tuple[str, str]:
+        """Location and checksum of a data file that stays where it is.
+
+        Raises
+        ------
+        ModelError
+            It lies outside of the output's folder, where no runtime reads it.
+        """
+        assert self.linked_from is not None
+        try:
+            location = path.resolve().relative_to(self.linked_from.resolve()).as_posix()
+        except ValueError as exc:
+            raise ModelError(
+                f"{path}: is not in the folder of the output, so that it cannot be linked; write the output beside it"
+            ) from exc
+        return location, compute_checksum(path)
 
     def place(self, piece: Span | Computed) -> int:
         """Offset at which `piece` will lie; the same span twice lies once, as in the source."""

@@ -219,6 +219,10 @@ class _Writer:
     def _move_outside(self, f: Field, header: TensorProto) -> Pieces:
         where = self.file.ref(header, f).external
         assert where is not None and self.data is not None
+        if self.data.linked_from is not None:
+            location, checksum = self.data.refer(where.path)
+            pointing = _pointing(header, location, where.offset, where.n_bytes, checksum)
+            return _as_pieces(pointing.SerializeToString())
         offset = self.data.place(Span(where.path, where.offset, where.n_bytes))
         return _as_pieces(_pointing(header, self.data.name, offset, where.n_bytes).SerializeToString())
 
@@ -281,7 +285,9 @@ def _initializers(scope: Scope) -> list[TensorProto]:
     return list(scope.proto.initializer) if isinstance(scope.proto, onnx.GraphProto) else []
 
 
-def _pointing(header: TensorProto, location: str, offset: int, n_bytes: int) -> TensorProto:
+def _pointing(
+    header: TensorProto, location: str, offset: int, n_bytes: int, checksum: str | None = None
+) -> TensorProto:
     out = TensorProto()
     out.CopyFrom(header)
     out.ClearField("raw_data")
@@ -289,6 +295,8 @@ def _pointing(header: TensorProto, location: str, offset: int, n_bytes: int) -> 
     out.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", str(offset)), ("length", str(n_bytes))):
         out.external_data.add(key=key, value=value)
+    if checksum is not None:  # ONNX's own key: the SHA-1 of the whole file
+        out.external_data.add(key="checksum", value=checksum)
     return out
 
 

@@ -12,10 +12,10 @@ import onnx
 from onnx import TensorProto
 
 from converter.errors import ModelError
-from converter.model.file.disk import resolve_location
+from converter.model.file.disk import check_checksum, resolve_location
 from converter.model.file.dtypes import decode
 from converter.model.file.reader import to_array
-from converter.model.file.validate import external_entry, malformed, stored_bytes
+from converter.model.file.validate import checksum_of, external_entry, malformed, stored_bytes
 from converter.referee.reference.conv import Array
 
 # Unit roundoff of the float types that become float64 (and of float64 itself).
@@ -50,6 +50,7 @@ def locate_external(tensor: TensorProto, folder: Path | None) -> tuple[Path, int
         raise ModelError(f"{where} is in external data; say in which directory")
     location, offset, length = external_entry(tensor, where)
     path, _ = resolve_location(location, (folder,), where)
+    check_checksum(path, checksum_of(tensor), where)
     return path, offset, length
 
 
