@@ -18,6 +18,8 @@ import converter
 from converter.commands import fold as folding
 from converter.commands.targets import Target, check_targets
 from converter.errors import ModelError
+from converter.model.file import Staged
+from converter.temporary import Temporary
 from tests.files import externalise, small_model
 
 
@@ -178,6 +180,36 @@ def test_a_certificate_that_another_run_made_meanwhile_stays(folder: Path, monke
         converter.fold(model, "o.onnx", verify=False, certificate="c.json")
     assert Path("c.json").read_bytes() == b"another run's"
     assert not Path("o.onnx").exists()
+
+
+@pytest.mark.parametrize("moment", ["before", "renamed", "clearing"])
+def test_a_signal_amid_the_commit_leaves_the_old_or_the_new_one_whole(
+    moment: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = external()
+    become, clear_up = Temporary.become, Staged._clear_up
+    told: list[str] = []
+
+    def interrupted(self: Any, *given: Any, **named: Any) -> None:
+        if moment == "renamed":
+            self.path.replace(given[0])
+        elif moment == "clearing":
+            return become(self, *given, **named)
+        raise KeyboardInterrupt
+
+    def first_time(self: Any) -> None:
+        told.append("")
+        if moment == "clearing" and len(told) == 1:
+            raise KeyboardInterrupt
+        clear_up(self)
+
+    monkeypatch.setattr(Temporary, "become", interrupted)
+    monkeypatch.setattr(Staged, "_clear_up", first_time)
+    with pytest.raises(KeyboardInterrupt):
+        converter.fold(model, in_place=True, verify=False)
+    assert len(onnx.load("m.onnx").graph.node) == (4 if moment == "before" else 3)  # with its data
+    names = sorted(p.name for p in Path().iterdir())
+    assert len(names) == 2 and names[0] == "m.onnx" and names[1].endswith(".data")
 
 
 def test_what_a_killed_run_left_goes_and_nothing_else(folder: Path) -> None:

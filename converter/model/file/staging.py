@@ -55,17 +55,18 @@ class Staged:
             It cannot be renamed, or somebody else wrote the target meanwhile and it may not be replaced.
         """
         data, self.data = self.data, None  # once it is renamed, nothing may take its data for a leaving
-        replaced = _note_replaced(self.target) if self.stale_data else None
         try:
+            if self.stale_data:
+                _note_replaced(self.target)
             self.temporary.become(self.target, replaces=self.replaces)
         except BaseException as exc:
             if self.temporary.has_become(self.target):  # and a signal came right after it
-                self._clear_up(replaced)
+                self._clear_up()
                 raise
             self.data = data
             self.discard()
-            if replaced is not None:
-                replaced.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                name_replaced(self.target).unlink()
             if isinstance(exc, FileExistsError):
                 told = "exists already, another run made it meanwhile; give another output, or --force"
                 raise ModelError(f"{self.target}: {told}") from exc
@@ -73,14 +74,14 @@ class Staged:
                 raise ModelError(f"{self.target}: cannot be written ({exc.strerror}); nothing was changed") from exc
             raise
         try:
-            self._clear_up(replaced)
+            self._clear_up()
         except BaseException:  # a signal: what is stale goes before it is heard
-            self._clear_up(replaced)
+            self._clear_up()
             raise
 
-    def _clear_up(self, replaced: Path | None) -> None:
+    def _clear_up(self) -> None:
         _sync_directory(self.target.parent)
-        for path in (*self.stale_data, *([replaced] if replaced is not None else [])):
+        for path in (*self.stale_data, name_replaced(self.target)):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -92,14 +93,12 @@ class Staged:
         self.temporary.discard()
 
 
-def _note_replaced(target: Path) -> Path | None:
+def _note_replaced(target: Path) -> None:
     """Keep what the target holds under a second name, until the data files that only it uses are gone."""
     noted = name_replaced(target)
     with contextlib.suppress(OSError):  # a file system without hard links
         noted.unlink(missing_ok=True)
         os.link(target, noted)
-        return noted
-    return None
 
 
 def name_replaced(target: Path) -> Path:
