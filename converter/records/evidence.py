@@ -56,6 +56,7 @@ class WarningCode(StrEnum):
     UNKNOWN = ""  # read back from a report, which holds the sentence alone
     CONSTANT_OUTPUT = "constant-output"  # an output that does not depend on the inputs
     NOT_FINITE = "not-finite"  # outputs of the original
+    INPUT_DOMAIN = "input-domain"  # the original has no answer to normal values
     OVERFLOW = "overflow"  # half precision, beside the float64 reference
     BRANCH_NOT_RUN = "branch-not-run"
     NOT_REPEATABLE = "not-repeatable"  # the original, run twice

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,16 @@ MAX_ELEMENTS = 1 << 24  # of a tensor whose size is guessed
 LARGEST_INPUT = 1 << 31  # elements; a model of a few bytes may ask for any number of them
 _ELEMENTWISE = {"Mul", "Div", "Add", "Sub", "PRelu"}
 _PASSED_THROUGH = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Flatten", "Transpose", "Expand", "Clip"}
+
+
+# What normal values are made into where a model has no answer to them: a logarithm, a root or a power in front. The
+# order is that of the trials.
+DOMAINS: dict[str, Callable[[Array], Array]] = {
+    "positive": lambda x: np.abs(x) + 0.05,
+    "between 0 and 1": lambda x: np.clip(np.abs(x) / 4, 0.01, 0.99),
+    "small": lambda x: x / 64,
+    "small and positive": lambda x: np.abs(x) / 64 + 1e-3,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +227,15 @@ def _make_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 def _make_lengths(rng: np.random.Generator, shape: tuple[int, ...], guess: Guess) -> Array:
     longest = max((max(s[1:], default=1) for s in guess.shapes.values() if len(s) > 1), default=1)
     return np.asarray(rng.integers(max(1, longest // 2), longest + 1, shape))
+
+
+def confine(feeds: Mapping[str, Any], domain: str, but: Collection[str]) -> dict[str, Any]:
+    """The float inputs within one of `DOMAINS`, without those that somebody has said the range of."""
+    change = DOMAINS[domain]
+    return {
+        n: change(np.asarray(v, np.float64)).astype(v.dtype) if n not in but and v.dtype.kind in "fV" else v
+        for n, v in feeds.items()
+    }
 
 
 def check_shapes(model: ModelProto, given: Mapping[str, tuple[int, ...]] | None) -> None:

@@ -136,6 +136,7 @@ class Referee:
         self.stages += [local, smoke]
         if self._asks("decision"):
             self.stages.append(self._decision())
+        self.warnings.extend(self.cases.describe_domain())
         self.warnings.extend(describe_outputs([case.runtime or {}] if case is not None else [], (), self.stages))
         facts = {Fact.PROVED, *({Fact.RUNTIME} if ran else ())}
         if any(s.id == "decision" and s.status is Verdict.PASS for s in self.stages):
@@ -194,6 +195,7 @@ class Referee:
             self.stages.append(self._decision())
         runs = [c.runtime or c.exact or {} for c in self.cases.items]
         self.constant = find_constant_outputs(runs)
+        self.warnings.extend(self.cases.describe_domain())
         self.warnings.extend(describe_outputs(runs, self.constant, self.stages))
         self._check_claims([*runs, *(c.runtime or {} for c in self.other_sizes)])
         return self._conclude(exact.status)

@@ -15,14 +15,17 @@ import numpy as np
 from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
 from converter.records import InputSet
-from converter.referee.inputs.stream import combine_hashes, hash_feeds
+from converter.records.evidence import Warning, WarningCode
+from converter.referee.inputs.stream import combine_hashes, hash_feeds, list_arrays
 from converter.referee.proto.copies import make_loadable
 from converter.referee.proto.inference import estimate_bytes
 from converter.referee.proto.random_inputs import (
     BATCHES,
+    DOMAINS,
     Guess,
     Hints,
     check_given,
+    confine,
     find_hints,
     grow_shapes,
     guess_shapes,
@@ -133,6 +136,7 @@ def _select_feeds(source: LoadedModel, feeds: Mapping[str, Any]) -> dict[str, An
 
 
 _GUESSING = 10.0  # seconds after which no further size is tried
+_EXPLODED = 1e18  # an output of this size is none that a model is made for
 _MANY = 10_000  # apart from the seeds of the numbered inputs
 
 
@@ -163,6 +167,8 @@ class ModelInputs:
         self.why_not = ""
         self.no_runtime = "float64 alone was asked for" if exact_only else ""
         self.same_batch = False
+        self.has_no_answer = False
+        self.domain = ""  # of `DOMAINS`, where the original has no answer to normal values
 
     @property
     def random(self) -> bool:
@@ -235,7 +241,7 @@ class ModelInputs:
                 self.why_not = f"a float64 run would take {size / 2**30:.1f} GiB, above the memory limit"
                 return None
             try:
-                case = self._run(self._make_feeds(guess, seed, known))
+                case = self._seek_answer(self._run(self._make_feeds(guess, seed, known)))
             except (DataError, Unsupported) as exc:
                 last = exc
                 continue
@@ -251,7 +257,32 @@ class ModelInputs:
         feeds: dict[str, Any] = make_feeds(model, guess, seed, known)
         for name in ranges.keys() & feeds.keys():
             feeds[name] = draw_within(name, feeds[name], ranges[name], seed)
-        return feeds
+        return confine(feeds, self.domain, ranges) if self.domain else feeds
+
+    def _seek_answer(self, case: ModelInput) -> ModelInput:
+        """The case, or one of another domain where the original's answer to normal values is no number, or explodes."""
+        if self.items or self.domain or _has_answer(case):
+            return case
+        for domain in DOMAINS:
+            try:
+                other = self._run(confine(case.feeds, domain, self._options.ranges))
+            except (DataError, Unsupported):
+                continue
+            if _has_answer(other):
+                self.domain = domain
+                return other
+        self.has_no_answer = True
+        return case
+
+    def describe_domain(self) -> list[Warning]:
+        """A warning where the original has no answer to normal values: which values it was given instead."""
+        no_number = "the original gives no finite number, or numbers that explode, on normal inputs"
+        if self.domain:
+            return [Warning(WarningCode.INPUT_DOMAIN, f"{no_number}: those that were made are {self.domain}")]
+        if self.has_no_answer:
+            said = f"{no_number}, nor on others ({', '.join(DOMAINS)}); give inputs with --inputs, or --input-range"
+            return [Warning(WarningCode.INPUT_DOMAIN, said)]
+        return []
 
     def record(self) -> InputSet | None:
         """What the models were run on."""
@@ -273,6 +304,18 @@ class ModelInputs:
         except ModelError as exc:
             self.no_runtime = _shorten(exc)
             return ModelInput(feeds) if self._needs_runtime else self._run(feeds)
+
+
+def _has_answer(case: ModelInput) -> bool:
+    """Whether every output of floats holds a finite number, and none that exploded."""
+    for value in (case.runtime or case.exact or {}).values():
+        for array in list_arrays(value):
+            if array.dtype.kind in "fV" and array.size:
+                size = np.abs(np.asarray(array, np.float64))
+                finite = size[np.isfinite(size)]
+                if not finite.size or finite.max() > _EXPLODED:
+                    return False
+    return True
 
 
 def draw_within(name: str, like: Any, limits: tuple[float, float], seed: int) -> Any:

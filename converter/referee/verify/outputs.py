@@ -114,6 +114,7 @@ _SMALL = 1000  # elements below which noise dominates the ratio
 # weights' rounding does), the smallest injected bugs 150.
 _DIRECT_PASS, _DIRECT_FAIL = 16.0, 100.0
 _TIES = 3
+_GRID = 2.0**-25  # of a sigmoid or a softmax, which come as parts of 1: 3e-8
 
 
 def judge_outputs(
@@ -138,22 +139,9 @@ def judge_outputs(
     names = read_ports(a.source.proto.graph.output)
     checks = tuple(judge.check(name) for name in names)
     for case, got in zip(ground.extra, beyond, strict=True):
-        checks = tuple(
-            _judge_other_size(c, measure_difference(get_output(case.runtime, n), get_output(got, n)))
-            for n, c in zip(names, checks, strict=True)
-        )
+        checks = tuple(judge.check_other_size(c, n, case, got) for n, c in zip(names, checks, strict=True))
     detail = {"inputs": len(cases), "furthest_input": find_furthest(cases, after)}
     return Stage(name, worst_verdict(c.status for c in checks), judge.summarize(checks), checks, detail)
-
-
-def _judge_other_size(check: OutputCheck, pair: Difference) -> OutputCheck:
-    """Hold another size of the inputs to what this output's errors allow: |B - A| is at most their sum."""
-    expected = sum(float(check.detail.get(k, 0.0)) for k in ("error_before", "error_after", "distance", "yardstick"))
-    ratio = pair.relative / max(expected, 8 * 2.0**-24)
-    if check.status is Verdict.FAIL or not (pair.problem or ratio > FAIL_ABOVE):
-        return check
-    why = pair.problem or f"moved {ratio:.3g} times as far as the error allows"
-    return replace(check, status=Verdict.FAIL, why=f"with inputs of another size: {why}")
 
 
 class _Judge:
@@ -172,7 +160,7 @@ class _Judge:
         self._cases = cases
         self._after = after
         self._options = options
-        self._noise: Outputs | None = None
+        self._noise: dict[int, Outputs] = {}  # by the place in memory of the case
         self._trust = find_trust_limit(a.source)
 
     def check(self, name: str) -> OutputCheck:
@@ -196,6 +184,23 @@ class _Judge:
             more["overflow"] = text
         check = replace(check, detail=check.detail | {k: v for k, v in more.items() if v})
         return apply_tolerances(check, measures, self._options.tolerances)
+
+    def check_other_size(self, check: OutputCheck, name: str, case: ModelInput, got: Outputs) -> OutputCheck:
+        """Another size of the inputs: |B - A| is at most the sum of this output's errors, or what rounding moves."""
+        pair = measure_difference(get_output(case.runtime, name), get_output(got, name))
+        errors = ("error_before", "error_after", "distance", "yardstick")
+        expected = max(sum(float(check.detail.get(k, 0.0)) for k in errors), 8 * 2.0**-24)
+        if check.status is Verdict.FAIL or not (pair.problem or pair.relative > FAIL_ABOVE * expected):
+            return check
+        moved = measure_difference(get_output(case.runtime, name), get_output(self._run_perturbed(case), name))
+        if not pair.problem and pair.rms <= FAIL_ABOVE * max(moved.rms, self._find_grid(name)):
+            return check
+        why = pair.problem or f"moved {pair.relative / expected:.3g} times as far as the error allows"
+        return replace(check, status=Verdict.FAIL, why=f"with inputs of another size: {why}")
+
+    def _find_grid(self, name: str) -> float:
+        """How far apart two correct results of the operator that makes an output may be, whatever their size."""
+        return _GRID if find_natural_scale(self._a.source, name) else 0.0
 
     def _judge_one_sided(self, name: str, problem: str) -> OutputCheck:
         """Not finite on one side. Where that is the original's fault alone, the rewritten model is the better one."""
@@ -249,7 +254,7 @@ class _Judge:
         # What a provider that gives other numbers every time adds by itself is no error of the rewrite.
         own = max(mine.rms, mine.size * max(self._ground.noise.get(name, {"": 0.0}).values()))
         score = 1.0 if theirs.square == mine.square else math.inf if not own else theirs.rms / own
-        if score <= limit or theirs.relative <= 8 * unit_:
+        if score <= limit or theirs.relative <= 8 * unit_ or self._is_rounding(name, theirs, limit):
             verdict = Verdict.PASS
         else:
             verdict = Verdict.FAIL if score > self._options.fail_ratio else Verdict.INCONCLUSIVE
@@ -258,9 +263,21 @@ class _Judge:
         why = "" if verdict is Verdict.PASS else _explain(pair, f"error is {score:.3g} times the original's")
         return OutputCheck(name, verdict, score, limit, pair.max_abs, detail=detail | _describe_counts(pair), why=why)
 
+    def _is_rounding(self, name: str, theirs: Difference, limit: float) -> bool:
+        """Whether an error is no more than one rounding of each weight, or the grid of the last operator, makes.
+
+        The original's own error may be small by luck, or 0.
+        """
+        first = self._cases[0]
+        moved = measure_difference(get_output(first.runtime, name), get_output(self._run_perturbed(first), name))
+        usual = 0.0 if moved.problem else moved.rms
+        return theirs.rms <= limit * max(usual, self._find_grid(name))
+
     def _judge_direct(self, name: str, pair: Difference, note: str) -> OutputCheck:
         """Without a reference: the distance of B from A, by how far onnxruntime's A moves under perturbation."""
-        noise = measure_difference(get_output(self._cases[0].runtime, name), get_output(self._run_perturbed(), name))
+        noise = measure_difference(
+            get_output(self._cases[0].runtime, name), get_output(self._run_perturbed(self._cases[0]), name)
+        )
         unit_ = get_unit(self._cases[0].runtime, name)
         own = (
             measure_difference(get_output(x, name), get_output(c.runtime, name))
@@ -292,15 +309,15 @@ class _Judge:
             return verdict
         return Verdict.INCONCLUSIVE if mismatches <= FAIL_ABOVE * ties + 10 * few else Verdict.FAIL
 
-    def _run_perturbed(self) -> Outputs:
-        if self._noise is None:
+    def _run_perturbed(self, case: ModelInput) -> Outputs:
+        if id(case) not in self._noise:
             self._options.progress("onnxruntime: original with perturbed weights")
             source = self._a.source
             moved = LoadedModel(
                 perturb_weights(source.proto, self._options.seed, source.folder), source.label, None, source.folder
             )
-            self._noise = ModelUnderTest(moved, self._options).run(self._cases[0].feeds)
-        return self._noise
+            self._noise[id(case)] = ModelUnderTest(moved, self._options).run(case.feeds)
+        return self._noise[id(case)]
 
     def summarize(self, checks: Sequence[OutputCheck]) -> str:
         bad = [c for c in checks if c.status is not Verdict.PASS]
