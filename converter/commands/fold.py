@@ -301,9 +301,8 @@ class Run:
         from converter.commands.verify import judge
 
         margin = self.options.accuracy_margin
-        if margin is None and asked.labels is not None:
-            margin = asked.margin
-        if margin is not None:
+        margin = asked.margin if margin is None else margin
+        if margin is not None or asked.labels is not None:
             asked = replace(asked, margin=margin, stages=STAGES)
         asked = replace(asked, data_dir=self.data, made_here=True, progress=self.options.progress)
         parity = judge(self._original, self._result, asked)

@@ -118,14 +118,15 @@ class DecisionOptions(OptionRecord):
         doc="Judge what the models decide on the user's inputs as well, where there are some.",
     )
     metric: str = option("top1", "top1, or script.py:function of outputs, labels.  [top1]", "M")
-    margin: float = option(
-        1e-3,
-        "Loss of accuracy that counts as none.  [0.1%]",
+    margin: float | None = option(
+        None,
+        "Judge decisions by it.  [0.1%, told only]",
         "P",
         "margin",
         flag="--accuracy-margin",
         old="--margin",
-        doc="The loss that is tolerated, as a share.",
+        doc="The loss that is tolerated, as a share. Without it, what the inputs say is told beside 0.1 %, and fails "
+        "nothing.",
     )
     alpha: float = option(0.05, "Chance to miss a larger one.  [0.05]", "P", "share")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from converter.dataclass import dataclass
 from converter.records import FateKind, Safety, Verdict
+from converter.records.choices import StageId
 from converter.report.blocks import Style
 
 if TYPE_CHECKING:
@@ -321,8 +322,20 @@ def level(parity: Parity) -> str:
     return LEVEL[parity.level].clause if parity.level in LEVEL else "level unknown"
 
 
+_LOOKS_AT_OUTPUTS = {StageId.ALGEBRA, StageId.RUNTIME, StageId.RUNTIME_DEPLOYED}
+
+
+def only_numbers_differ(parity: Parity) -> bool:
+    """Whether the weights are not the recomputed ones, and every stage that looked at outputs found them the same."""
+    failed = {stage.id for stage in parity.stages if stage.status is Verdict.FAIL}
+    seen = {stage.status for stage in parity.stages if stage.id in _LOOKS_AT_OUTPUTS} - {Verdict.SKIPPED}
+    return parity.verdict is Verdict.FAIL and failed == {StageId.PARAMETERS} and seen == {Verdict.PASS}
+
+
 def verdict(parity: Parity) -> str:
     """What the verdict says and, where it passes, what it rests on."""
+    if only_numbers_differ(parity):
+        return f"the weights are not the recomputed ones; the outputs agree (level {parity.level})"
     by_data = parity.scope == "removal" and parity.verdict is Verdict.PASS
     said = ["the same decisions within the budget" if by_data else VERDICT[parity.verdict].clause]
     if parity.verdict is Verdict.PASS and parity.scope == "none":

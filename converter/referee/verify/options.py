@@ -29,6 +29,9 @@ def find_folds(a: LoadedModel, b: LoadedModel, options: VerifyOptions) -> int:
     return 1 if options.made_here else count_folds(a, b)
 
 
+MARGIN = 1e-3  # of decisions, where none was given
+
+
 @dataclass(frozen=True)
 class DecisionRequest:
     """The decision stage: by which outputs, which metric, which margin."""
@@ -36,7 +39,8 @@ class DecisionRequest:
     outputs: tuple[str, ...] = ()  # empty: every float output [N, C] with C of 2 or more
     labels: np.ndarray[Any, Any] | None = None
     metric: str = "top1"  # or script.py:function
-    margin: float = 1e-3
+    margin: float = MARGIN
+    judges: bool = True  # else what was counted is told, and neither fails nor leaves anything open
     alpha: float = 0.05
     max_time: float | None = None  # seconds after which no further input is read
 

@@ -19,7 +19,7 @@ from converter.referee.proto.random_inputs import check_shapes
 from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.verify.metrics import Tolerance, check_tolerances
 from converter.referee.verify.models import find_default_memory
-from converter.referee.verify.options import DecisionRequest, Options
+from converter.referee.verify.options import MARGIN, DecisionRequest, Options
 from converter.runtime.placement import probe_provider
 from converter.runtime.providers import check_provider, select_options
 
@@ -119,13 +119,15 @@ def _deciding(a: LoadedModel, asked: VerifyOptions) -> DecisionRequest:
         raise DataError("labels are of inputs; give those with --inputs")
     if isinstance(labels, str | Path):
         labels = read_labels(Path(labels))
-    if not 0 < asked.margin < 1 or not 0 < asked.alpha < 0.5:
+    margin = MARGIN if asked.margin is None else asked.margin
+    if not 0 < margin < 1 or not 0 < asked.alpha < 0.5:
         raise ValueError("margin is a share between 0 and 1, and alpha one between 0 and 0.5")
     return DecisionRequest(
         outputs=tuple(outputs),
         labels=None if labels is None else np.asarray(labels),
         metric=asked.metric,
-        margin=asked.margin,
+        margin=margin,
+        judges=asked.margin is not None or (asked.stages is not None and set(asked.stages) != set(STAGES)),
         alpha=asked.alpha,
         max_time=asked.max_time,
     )

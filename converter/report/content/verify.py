@@ -104,6 +104,8 @@ def answers(parity: Parity) -> str:
         return "Same decisions, within the budget."
     if parity.scope == "none" and parity.verdict is Verdict.PASS:
         return "Same inputs and outputs."
+    if wording.only_numbers_differ(parity):
+        return "Other weights; the answers agree."
     return {
         Verdict.PASS: "Same answers.",
         Verdict.FAIL: "Different answers.",
@@ -141,6 +143,8 @@ def parity_facts(parity: Parity) -> Iterator[tuple[str, Words]]:
 def _outputs(parity: Parity) -> str:
     if parity.verdict is Verdict.PASS and parity.scope in ("none", "removal"):
         return "not compared" if parity.scope == "none" else "changed"
+    if wording.only_numbers_differ(parity):
+        return "the same, but not the weights"
     said = {Verdict.PASS: "the same", Verdict.FAIL: "differ", Verdict.INCONCLUSIVE: "inconclusive"}
     return "the same" if only_decisions_open(parity) else said.get(parity.verdict, "not checked")
 
