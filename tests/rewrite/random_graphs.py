@@ -20,10 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.outputs import session
 from tests.rewrite.random_builder import Builder, Draw
 from tests.rewrite.random_layers import Layer, activation, affine, batch_norm, conv, conv_transpose, gemm, matmul
+from tests.rewrite.random_moves import MOVES, left_product
 from tests.rewrite.random_views import branch, join, pool, view
 
 OLDEST_OPSET = 7  # onnxruntime has no BatchNormalization kernel below
-LINEAR: tuple[Layer, ...] = (conv, conv_transpose, matmul)
+LINEAR: tuple[Layer, ...] = (conv, conv_transpose, matmul, left_product)
 LINEAR_FOR_VECTORS: tuple[Layer, ...] = (gemm, matmul)
 SCALING: tuple[Layer, ...] = (batch_norm, affine)
 BETWEEN: tuple[Layer, ...] = (view, activation, pool, join)
@@ -97,6 +98,7 @@ def _motif(b: Builder, x: str) -> str:
     """A few layers in one of the orders that fold looks for, or one layer of any kind."""
     orders = [(LINEAR, SCALING), (SCALING, LINEAR), (LINEAR, BETWEEN, SCALING), (SCALING, BETWEEN, LINEAR)]
     orders += [(LINEAR, SCALING, SCALING), (BETWEEN,), (BETWEEN, BETWEEN), ((branch,),)]
+    orders += [(LINEAR, MOVES, SCALING), (SCALING, MOVES, LINEAR), (LINEAR, MOVES, BETWEEN, SCALING), (MOVES,)]
     vectors = {LINEAR: LINEAR_FOR_VECTORS, BETWEEN: BETWEEN_VECTORS}
     for layers in b.pick(orders):
         usable = vectors.get(layers, layers) if len(b.shapes[x]) == 2 else layers

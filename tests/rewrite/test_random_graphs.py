@@ -101,7 +101,8 @@ def test_forms_stay_sound(case: Case) -> None:
     assert result.model.ir_version == case.model.ir_version
     assert result.model.opset_import == case.model.opset_import
     assert n_ops(result.model, "BatchNormalization") <= n_ops(case.model, "BatchNormalization")
-    assert n_shifts(result.model) <= n_shifts(case.model)
+    spread = any(rewrite.pass_name.startswith(("hoist-", "sink-")) for rewrite in result.rewrites)
+    assert n_shifts(result.model) <= n_shifts(case.model) or spread  # one batch norm may become several biases
     assert n_computing(result.model) <= n_computing(case.model)
     if case.model.ir_version >= 4:
         assert result.after.nodes <= result.before.nodes
@@ -190,7 +191,18 @@ def test_random_models_cover_what_they_promise() -> None:
     collect()
     assert sum(name.startswith("opset") for name in seen) >= (newest_opset() - 7) * 3 // 4
     assert sum(name.startswith("IR") for name in seen) >= (newest_ir_version() - 3) * 3 // 4
-    assert {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "If", "Concat", "Div", "Neg"} <= seen
+    assert {
+        "Conv",
+        "ConvTranspose",
+        "Gemm",
+        "MatMul",
+        "BatchNormalization",
+        "If",
+        "Concat",
+        "Div",
+        "Neg",
+        "Split",
+    } <= seen
 
 
 def conv_bn() -> onnx.ModelProto:
