@@ -107,7 +107,15 @@ ROWS: tuple[Case, ...] = (
         "Conv MaxPool Conv",
         chain("Conv (p, u, c)", c=(7,)),
     ),
-    fold("parallel-convs", SUMMED, MERGE, "Conv Conv Add Relu"),
+    fold("parallel-convs", SUMMED, MERGE, "Conv Conv Add Relu", options={"skip": ("merge-parallel-convs",)}),
     refuse("parallel-convs-overridable", overridable(SUMMED, "c"), MERGE, "overridable", "Conv Conv", SUMMED),
-    refuse("parallel-convs-no-growth", SHARED_SUM, MERGE, "weight-shared", "Conv Conv", SUMMED, options=NO_GROWTH),
+    refuse(
+        "parallel-convs-no-growth",
+        SHARED_SUM,
+        MERGE,
+        "weight-shared",
+        "Conv Conv",
+        SUMMED,
+        options=NO_GROWTH | {"skip": ("merge-parallel-convs",)},
+    ),
 )

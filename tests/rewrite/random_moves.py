@@ -80,7 +80,7 @@ def _pad(b: Builder, x: str, axis: int) -> str:
 def bound(b: Builder, x: str) -> str:
     """Clip, Abs, Max with a constant, a product with positive numbers."""
     shape = b.shapes[x]
-    op = b.pick(["Mul", "Abs", "Max", *(["Clip"] if b.opset >= 11 else [])])
+    op = b.pick(["Mul", "Abs", *(["Max"] if b.opset >= 8 else []), *(["Clip"] if b.opset >= 11 else [])])
     if op == "Abs":
         return b.add("Abs", [x], shape)
     if op == "Clip":

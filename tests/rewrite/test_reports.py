@@ -40,6 +40,11 @@ LEFT = {
     "o_gather_emb_ln": "Gather",
     "o_relu_bn_conv_pos": "Conv Relu",
     "split_two_bn": "Concat Conv Relu Split",
+    "b11_scaler_matmul_add_rank_unknown": "Gemm Relu",
+    "g_skl_scaler_mlpr_op18": "Cast Gemm Gemm Relu Reshape",
+    # Branches of one input, or of one layer.
+    "rep_block": "Conv Relu",
+    "siamese_difference_conv": "Abs Conv Conv Sub",
     # Constants that are computed.
     "weight_norm_reducel2": "Conv Relu",
     "bn_tiled": "Conv Relu",

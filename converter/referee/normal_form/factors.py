@@ -384,6 +384,16 @@ def _absorb_input(data: Form, weights: Known) -> tuple[Form, Value, Interval | N
     return Form(data.atom), inner, Interval(value @ shift.value, error)
 
 
+def _scaler(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """(x - offset) * scale, in float32: one number, or one for each of the last axis."""
+    port, given = r.types.get(node.input[0]), read_attributes(node)
+    if not isinstance(args[0], Form) or port is None or port.dtype != np.float32:
+        return None
+    scale, offset = (np.asarray(given.get(name, [d]), np.float32) for name, d in (("scale", 1.0), ("offset", 0.0)))
+    pair = [make_exact(x.reshape(()) if x.size == 1 else x) for x in (scale, offset)]
+    return [args[0].plus(-pair[1]).times(pair[0])]
+
+
 FACTOR_RULES: dict[str, Rule] = {
     "Split": _split,
     "Gather": _gather,
@@ -393,5 +403,6 @@ FACTOR_RULES: dict[str, Rule] = {
     "Clip": _clip,
     "Einsum": _einsum,
     "DeformConv": _deform,
+    "ai.onnx.ml:Scaler": _scaler,
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
 }

@@ -77,6 +77,22 @@ def affine_at(node: Node, data: int) -> Affine | None:
     return None
 
 
+def scaler_at(facts: Facts, node: Node) -> Affine | None:
+    """A Scaler of ai.onnx.ml as an affine node, where it does not cast: what it gives is float32."""
+    if node.op != "Scaler" or node.domain != "ai.onnx.ml" or node.overridden or node.function_attrs:
+        return None
+    source = node.tensor_in(0)
+    plain = source is not None and facts.graph.elem_type(source) == 1 and node.tensor_out(0) is not None
+    return Affine(node, 0, ()) if plain else None
+
+
+def read_scaler(node: Node) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and shift of a Scaler, (x - offset) * scale: one number, or one for each of the last axis."""
+    scale, offset = (np.asarray(node.attr(name, [d]), np.float32) for name, d in (("scale", 1.0), ("offset", 0.0)))
+    wide = scale.astype(np.float64)
+    return wide, -offset.astype(np.float64) * wide
+
+
 def affines_at(node: Node) -> Iterator[Affine]:
     """The node as an affine of its first input, then of its second."""
     found = (affine_at(node, data) for data in (0, 1))

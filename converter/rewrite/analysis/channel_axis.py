@@ -102,6 +102,9 @@ def is_view(facts: Facts, node: Node) -> bool:
 def _casts_nothing(facts: Facts, node: Node) -> bool:
     """Whether the type that it casts to is the type that it is given."""
     before = facts.graph.elem_type(node.inputs[0])
+    maker = facts.graph.producer(node.inputs[0])
+    if before is None and maker is not None and (maker.op, maker.domain) == ("Scaler", "ai.onnx.ml"):
+        before = 1  # it gives float32, of whatever it is given
     like = node.tensor_in(1)
     after = node.attr("to") if node.op == "Cast" else facts.graph.elem_type(like) if like is not None else None
     return before is not None and before == after

@@ -106,7 +106,8 @@ class Facts:
             return None if weight is None else len(weight.shape)
         if node.is_op("Gemm", "Flatten"):
             return 2
-        if node.is_op(*_KEEPS_RANK) and (source := node.tensor_in(0)) is not None:
+        keeps = node.is_op(*_KEEPS_RANK) or (node.op, node.domain) == ("Scaler", "ai.onnx.ml")
+        if keeps and (source := node.tensor_in(0)) is not None:
             return self.rank(source)
         return None
 

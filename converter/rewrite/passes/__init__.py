@@ -11,6 +11,7 @@ from converter.rewrite.passes import (
     merge,
     move_bias,
     normalise_gemm,
+    parallel,
     recurrent,
     run_time_bias,
 )
@@ -24,6 +25,8 @@ PASSES: tuple[Pass, ...] = (
     merge.AFFINE_INTO_BN,
     merge.AFFINES,
     *hoist.PASSES,
+    parallel.CONVS,
+    parallel.DIFFERENCE,
     absorb.PASS,
     drop.ZERO_BIAS,
     drop.IDENTITY_BN,

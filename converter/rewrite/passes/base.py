@@ -114,6 +114,8 @@ class Pass:
         Left out when batch norms are to be kept.
     bias_change : callable, optional
         (match) -> what happens to which bias; for passes that take one away.
+    domains : tuple of str
+        Other operator sets that nodes of these types may be from.
     version : int
         Goes up when the same match gives other edits: certificates name it.
     """
@@ -129,6 +131,7 @@ class Pass:
     after: tuple[str, ...] = ()
     changes_batch_norm: bool = True
     bias_change: Callable[[Any], BiasChange] | None = None
+    domains: tuple[str, ...] = ()
     version: int = 1
     microsoft: tuple[str, ...] = ()
 
@@ -140,7 +143,8 @@ class Pass:
 
     def may_hang_on(self, node: Node) -> bool:
         """Whether the node is of a type that a match hangs on."""
-        return (node.op in self.ops and node.is_standard) or node.is_microsoft(*self.microsoft)
+        known = node.is_standard or node.domain in self.domains
+        return (node.op in self.ops and known) or node.is_microsoft(*self.microsoft)
 
     @property
     def summary(self) -> str:

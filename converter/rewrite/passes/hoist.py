@@ -22,7 +22,15 @@ from converter.rewrite.affine_flow.takers import ConstantTaker, LayerTaker
 from converter.rewrite.affine_flow.upstream import take_back
 from converter.rewrite.affine_flow.walk import Walk, is_near_layer
 from converter.rewrite.analysis import linear as lin
-from converter.rewrite.analysis.affine import Affine, affines_at, aligned_shape, keeps_shape, scale_and_shift
+from converter.rewrite.analysis.affine import (
+    Affine,
+    affines_at,
+    aligned_shape,
+    keeps_shape,
+    read_scaler,
+    scale_and_shift,
+    scaler_at,
+)
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.quantized import Rescaled, rescale
 from converter.rewrite.passes import checks
@@ -80,6 +88,11 @@ class Moved(Match):
     is_down: bool = False
     stays: bool = False
     memo: dict[str, list[Share]] = field(default_factory=dict, compare=False)
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether it is but the bias of a norm, which stays."""
+        return self.affine.node.is_op("LayerNormalization")
 
     @property
     def affines(self) -> Sequence[Affine]:
@@ -184,6 +197,44 @@ def _find_down(facts: Facts, node: Node) -> Moved | None:
     return None
 
 
+def _find_scaler_or_down(facts: Facts, node: Node) -> Moved | None:
+    """The same, and a Scaler of ai.onnx.ml, as scikit-learn's converter writes them."""
+    scaler = scaler_at(facts, node)
+    if scaler is None:
+        return None if node.op == "Scaler" else _find_down(facts, node)
+    rank = facts.rank(scaler.source)
+    arrays = [v.reshape((1,) * ((rank or 1) - 1) + (-1,)) if v.size > 1 else v.reshape(()) for v in read_scaler(node)]
+    m = AffineMap(*arrays)
+    if m.is_identity or (rank is None and not m.is_uniform) or not all(np.isfinite(a).all() for a in arrays):
+        return None
+    walk = take_on(facts, scaler.result, m)
+    return (
+        Moved(scaler, m, walk, is_down=True)
+        if walk.problem is None or is_near_layer(facts, scaler.result, up=False)
+        else None
+    )
+
+
+def _find_norm_bias(facts: Facts, node: Node) -> Moved | None:
+    """The bias of a LayerNormalization, with all that reads its result."""
+    beta, out = node.tensor_in(2), node.tensor_out(0)
+    if beta is None or out is None or node.function_attrs or facts.constants.problem(beta) is not None:
+        return None
+    value, rank = facts.float64(beta), facts.rank(node.inputs[0])
+    if rank is None or value.ndim > rank or not value.any() or not np.isfinite(value).all():
+        return None
+    m = AffineMap(np.ones(()), trim(value.reshape((1,) * (rank - value.ndim) + value.shape)))
+    walk = take_on(facts, out, m)
+    if walk.problem is None and (bare := next((t for t in walk.takers if _has_no_bias(t)), None)) is not None:
+        walk.stop(("model-grows", f"{bare.node.label} would get a bias for it"))
+    near = walk.problem is None or is_near_layer(facts, out, up=False)
+    return Moved(Affine(node, 0, (beta,)), m, walk, is_down=True) if near else None
+
+
+def _has_no_bias(taker: LayerTaker | ConstantTaker) -> bool:
+    return taker.linear.bias is None if isinstance(taker, LayerTaker) else taker.tensor is None
+
+
 def _list_declines(facts: Facts, node: Node, passes: Sequence[Pass]) -> set[str]:
     """The codes with which folds into one layer leave the node."""
     found = ((p, p.find(facts, node)) for p in passes if node.op in p.ops)
@@ -238,11 +289,13 @@ def _name_problem(facts: Facts, m: Moved) -> str | None:
 
 
 # Whatever may stand in the way of a map.
-_WAY = """stops varies bilinear branches extrapolation too-large no-linear-op several-readers output-is-graph-output
+WAY = tuple(
+    """stops varies bilinear branches extrapolation too-large no-linear-op several-readers output-is-graph-output
 captured-by-subgraph negative-scale padded-shift transposed-shift no-bias-slot not-per-channel weight-rank not-float
-overridable function-input not-constant weight-quantized function-attribute not-finite"""
+overridable function-input not-constant weight-quantized function-attribute not-finite model-grows""".split()
+)
 _CHECKS = (
-    Check(tuple(_WAY.split()), _way_problem),
+    Check(WAY, _way_problem),
     Check("output-is-graph-output", _name_problem),
     checks.FLOAT,
     Check("not-finite", _not_finite),
@@ -263,6 +316,9 @@ def _plan(facts: Facts, m: Moved) -> list[Edit]:
     changed = list({id(t): t for t in m.walk.changed}.values())
     if m.stays:
         edits += _as_add(facts, m)
+    elif m.is_norm:
+        edits.append(DropInput(m.affine.node, 2))
+        changed.append(m.affine.result)
     elif m.is_down:
         edits.append(Bypass(m.affine.node, m.affine.data, keep="input"))
     else:
@@ -312,8 +368,9 @@ Source: distribution of sums; {kind.source}."""
     return Pass(
         down_page if down else up_page,
         Safety.ROUNDING,
-        ops=kind.ops,
-        find=_find_down if down else _find_up,
+        ops=(*kind.ops, "Scaler") if down and kind is not BN else kind.ops,
+        domains=("ai.onnx.ml",) if down and kind is not BN else (),
+        find=(_find_down if kind is BN else _find_scaler_or_down) if down else _find_up,
         checks=_CHECKS,
         plan=_plan,
         output=_last_output,
@@ -323,4 +380,22 @@ Source: distribution of sums; {kind.source}."""
     )
 
 
-PASSES = tuple(_row(kind, down=down) for down in (False, True) for kind in KINDS)
+NORM_BIAS = Pass(
+    """The bias of a LayerNormalization moves into the biases of all layers that read it.
+
+    Given:  LayerNormalization with bias t; every reader a layer with a bias (query, key and value; the first of a
+            feed-forward block), or an operator that hands a shift on to some.
+    Result: b' = b + W t for each; the norm has no bias. Only where no layer would get one for it.
+    Source: distribution of sums; ONNX LayerNormalization 17, whose bias is optional.""",
+    Safety.ROUNDING,
+    ops=("LayerNormalization",),
+    find=_find_norm_bias,
+    checks=_CHECKS,
+    plan=_plan,
+    output=_last_output,
+    name="sink-norm-bias",
+    after=("sink-affine",),
+    changes_batch_norm=False,
+)
+
+PASSES = (*(_row(kind, down=down) for down in (False, True) for kind in KINDS), NORM_BIAS)

@@ -1,0 +1,141 @@
+"""Two branches of one input that are added become one convolution: its rows."""
+
+from __future__ import annotations
+
+from tests.cases.case import fold, inputs_of, refuse
+from tests.rewrite.passes.moved_maps import Build, net, norm
+from tests.rewrite.passes.walk import PassRows
+
+P = "merge-parallel-convs"
+X = "(float[2,6,11,13] x)"
+SAME = "<pads = [1, 1, 1, 1]>"
+
+
+def two(
+    first: str, second: str, out: str = "2,6,11,13", rest: str = "", more: str = "", **consts: tuple[int, ...]
+) -> Build:
+    """Two convolutions of x, and their sum."""
+    text = f"{X} => (float[{out}] y{more}) {{ a = Conv {first} c = Conv {second} y = Add (a, c) {rest} }}"
+    return net(text, **consts)
+
+
+def beside(node: str, attrs: str = SAME, **consts: object) -> Build:
+    """A convolution of x and something else of it."""
+    held = {"w": (6, 6, 3, 3), "b": (6,)} | consts
+    bn = {"": 6} if "BatchNormalization" in node else {}
+    return net(f"{X} => (float[2,6,11,13] y) {{ a = Conv {attrs} (x, w, b) {node} y = Add (c, a) }}", bn=bn, **held)
+
+
+BIG, SMALL = {"w": (6, 6, 3, 3), "b": (6,)}, {"u": (6, 6, 1, 1), "d": (6,)}
+
+
+class TestMergeParallelConvs(PassRows):
+    name = P
+    own = (
+        fold("three-and-one", two(f"{SAME} (x, w, b)", "(x, u, d)", **BIG, **SMALL), P, "Conv"),
+        fold(
+            "one-and-three-without-biases",
+            two("(x, u)", f"{SAME} (x, w)", w=(6, 6, 3, 3), u=(6, 6, 1, 1)),
+            P,
+            "Conv",
+            check=inputs_of("Conv", 2),
+        ),
+        fold(
+            "grouped-strided",
+            two(
+                "<pads = [1, 1, 1, 1], strides = [2, 1], group = 2> (x, w, b)",
+                "<strides = [2, 1], group = 2> (x, u)",
+                "2,6,6,13",
+                w=(6, 3, 3, 3),
+                b=(6,),
+                u=(6, 3, 1, 1),
+            ),
+            P,
+            "Conv",
+        ),
+        fold(
+            "dilated",
+            two(
+                "<pads = [2, 2, 2, 2], dilations = [2, 2]> (x, w)",
+                "<pads = [0, 2, 0, 2], dilations = [3, 2]> (x, u)",
+                w=(6, 6, 3, 3),
+                u=(6, 6, 1, 3),
+            ),
+            P,
+            "Conv",
+        ),
+        fold(
+            "uneven-padding", two("<pads = [2, 1, 0, 1]> (x, w)", "(x, u)", w=(6, 6, 3, 3), u=(6, 6, 1, 1)), P, "Conv"
+        ),
+        fold("identity-batch-norm", beside(norm("x", "c")), P, "Conv"),
+        fold(
+            "identity-batch-norm-grouped",
+            beside(norm("x", "c"), "<pads = [1, 1, 1, 1], group = 3>", w=(6, 2, 3, 3)),
+            P,
+            "Conv",
+        ),
+        fold("scaled-identity", beside("c = Mul (x, s)", s=(6, 1, 1)), P, "Conv"),
+        fold("shifted-identity", beside("c = Add (x, s)", s=(6, 1, 1)), P, "Conv"),
+        fold(
+            "rep-vgg-block",
+            net(
+                f"{X} => (float[2,6,11,13] y) {{ a = Conv {SAME} (x, w, b) c = Conv (x, u, d) e = Add (a, c) "
+                f"{norm('x', 'f')} y = Add (e, f) }}",
+                bn={"": 6},
+                **BIG,
+                **SMALL,
+            ),
+            P,
+            "Conv",
+        ),
+        refuse(
+            "branch-read-elsewhere",
+            two(f"{SAME} (x, w, b)", "(x, u, d)", rest="z = Relu (c)", more=", float[2,6,11,13] z", **BIG, **SMALL),
+            P,
+            "several-readers",
+            "Conv Conv",
+            two(f"{SAME} (x, w, b)", "(x, u, d)", **BIG, **SMALL),
+        ),
+        refuse(
+            "other-strides",
+            two(
+                "<pads = [1, 1, 1, 1], strides = [1, 13]> (x, w, b)",
+                "<strides = [1, 14]> (x, u, d)",
+                "2,6,11,1",
+                **BIG,
+                **SMALL,
+            ),
+            P,
+            "not-per-channel",
+            "Conv Conv",
+        ),
+        refuse(
+            "off-centre",
+            two("<pads = [1, 1, 1, 1]> (x, w)", "<pads = [2, 0, 0, 2]> (x, u)", w=(6, 6, 3, 3), u=(6, 6, 3, 3)),
+            P,
+            "not-per-channel",
+            "Conv Conv",
+        ),
+        refuse(
+            "other-groups",
+            two("<pads = [1, 1, 1, 1], group = 2> (x, w)", "(x, u)", w=(6, 3, 3, 3), u=(6, 6, 1, 1)),
+            P,
+            "not-per-channel",
+            "Conv Conv",
+        ),
+        refuse(
+            "padding-by-size",
+            two('<auto_pad = "SAME_UPPER"> (x, w)', "(x, u)", w=(6, 6, 3, 3), u=(6, 6, 1, 1)),
+            P,
+            "not-per-channel",
+            "Conv Conv",
+        ),
+        refuse(
+            "identity-along-rows",
+            beside("c = Mul (x, s)", s=(11, 1)),
+            P,
+            "not-per-channel",
+            "Conv Mul",
+            beside("c = Mul (x, s)", s=(6, 1, 1)),
+        ),
+    )
