@@ -21,6 +21,7 @@ def by_name(rows: list[Row]) -> pytest.MarkDecorator:
 @by_name([*ABSORBED, *DEAD, *LIVE, *SPECIAL])
 def test_inference_graphs(row: Row) -> None:
     folds = ("fold-bn-into-conv", "hoist-bn") if row.stays else ("hoist-bn",)
+    folds += ("merge-parallel-convs",)
     result = judged(row.build(), gone=row.gone, kept=row.kept, skip=folds)
     assert ops(result.model).count("BatchNormalization") == row.norms
 

@@ -44,7 +44,7 @@ class TestHoistBn(PassRows):
             P,
             "Concat Conv Conv",
         ),
-        fold("add-of-two-convs-bn", added(f"{TERMS} h = Add (a, c) {norm('h', 'y')}"), P, "Add Conv Conv"),
+        fold("add-of-two-convs-bn", added(f"{TERMS} h = Add (a, c) {norm('h', 'y')}"), P, "Conv"),
         fold("sub-of-two-convs-bn", added(f"{TERMS} h = Sub (a, c) {norm('h', 'y')}"), P, "Conv Conv Sub"),
         fold(
             "sum-of-three-bn",
