@@ -27,7 +27,7 @@ help:
 	@echo "make demo     install into a fresh environment, fold a model from models/, print the report"
 	@echo "make test     install into a fresh environment, run all tests"
 	@echo "make floors   install the lowest versions that are allowed, run the quick tests there"
-	@echo "make check    what CI runs: lint, then test"
+	@echo "make check    what CI runs: lint, test, then 500 mutated models"
 	@echo "make lint     format, ruff, mypy --strict, import contracts, generated docs"
 	@echo "make format   reformat and apply ruff's safe fixes"
 	@echo "make docs     write the generated parts of the documents"
@@ -48,6 +48,7 @@ test:
 	.venv-test/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 check: lint test
+	.venv-dev/bin/python -m tests.hostile.mutate 500 0 --ops prove,certify
 
 quick: .venv-dev/done
 	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadgroup -q -m "not slow and not serial" $(PYTEST_ARGS)
@@ -88,7 +89,7 @@ bench: .venv-bench/done
 	.venv-bench/bin/python -m tests.benchmarks.peers $(ARGS)
 
 fuzz: .venv-dev/done
-	.venv-dev/bin/python -m tests.hostile.mutate $(or $(ARGS),2000 0)
+	.venv-dev/bin/python -m tests.hostile.mutate $(or $(ARGS),10000 0)
 
 cluster-demo: .venv-dev/done
 	.venv-dev/bin/python -m tests.benchmarks.batch_scale --demo $(ARGS)

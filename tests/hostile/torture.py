@@ -94,7 +94,8 @@ class Bench:
         self.restore()
         self.old = digest(self.model)
         begun = time.monotonic()
-        assert start("fold", "m.onnx", "--in-place", "--no-verify", cwd=self.place).wait() == 0
+        with start("fold", "m.onnx", "--in-place", "--no-verify", cwd=self.place) as process:
+            assert process.wait() == 0
         self.seconds = time.monotonic() - begun
         self.new = digest(self.model)
         assert self.new != self.old
