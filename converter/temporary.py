@@ -40,7 +40,7 @@ class Temporary:
     path : Path
         Its name, beside the target.
     descriptor : int
-        -1 once it is let go.
+        -1 once it is closed.
     is_left : bool
         Whether it holds what a killed run wrote.
     """
@@ -48,6 +48,12 @@ class Temporary:
     path: Path
     descriptor: int
     is_left: bool = False
+    is_there: bool = True  # until it has become the target, or was removed
+
+    def settle(self) -> None:
+        """All is written: close it where others could not read it while it is open, as on Windows."""
+        if fcntl is None:
+            self._close()
 
     def become(self, target: Path, *, replaces: bool) -> None:
         """Take the target's name, and let go.
@@ -60,32 +66,36 @@ class Temporary:
             It cannot be renamed.
         """
         if fcntl is None:
-            self._let_go()  # Windows does not rename a file that is open
+            self._close()  # Windows does not rename a file that is open
         if replaces:
             self.path.replace(target)
         else:
             _rename_to_free(self.path, target)
-        self._let_go()
+        self.is_there = False
+        self._close()
 
     def has_become(self, target: Path) -> bool:
         """Whether the target is this file by now, and has no other name."""
-        if self.descriptor < 0:
+        if not self.is_there:
             return True
+        if self.descriptor < 0:
+            return not os.path.lexists(self.path)
         with contextlib.suppress(OSError):
             return os.path.samestat(target.lstat(), os.fstat(self.descriptor)) and not os.path.lexists(self.path)
         return False
 
     def discard(self) -> None:
         """Remove it; what has become the target stays."""
-        if self.descriptor < 0:
+        if not self.is_there:
             return
+        self.is_there = False
         if fcntl is None:
-            self._let_go()
+            self._close()
         with contextlib.suppress(OSError):
             self.path.unlink()  # while it is held: another run that waits for it looks at its name again
-        self._let_go()
+        self._close()
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

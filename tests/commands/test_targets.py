@@ -15,6 +15,7 @@ import pytest
 
 import cli
 import converter
+from converter import temporary
 from converter.commands import fold as folding
 from converter.commands.targets import Target, check_targets
 from converter.errors import ModelError
@@ -210,6 +211,33 @@ def test_a_signal_amid_the_commit_leaves_the_old_or_the_new_one_whole(
     assert len(onnx.load("m.onnx").graph.node) == (4 if moment == "before" else 3)  # with its data
     names = sorted(p.name for p in Path().iterdir())
     assert len(names) == 2 and names[0] == "m.onnx" and names[1].endswith(".data")
+
+
+@pytest.mark.parametrize("how", ["new", "in place", "refused"])
+def test_where_no_file_can_be_locked(how: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where nobody else may read or rename a file that is open, either."""
+    monkeypatch.setattr(temporary, "fcntl", None)
+    model = external()
+    seen: list[int] = []
+    certify = folding.Run.certify
+
+    def note(run: folding.Run) -> None:
+        assert run._staged is not None
+        seen.append(run._staged.temporary.descriptor)
+        if how == "refused":
+            raise ModelError("refused")
+        certify(run)
+
+    monkeypatch.setattr(folding.Run, "certify", note)
+    if how == "refused":
+        with pytest.raises(ModelError, match="refused"):
+            converter.fold(model, "o.onnx", verify=False)
+        assert sorted(p.name for p in Path().iterdir()) == ["m.onnx", "m.onnx.data"]
+    else:
+        out = converter.fold(model, None if how == "in place" else "o.onnx", in_place=how == "in place", verify=False)
+        assert onnx.load(out.output).graph.node
+        assert not list(Path().glob(".*"))
+    assert seen == [-1]
 
 
 def test_what_a_killed_run_left_goes_and_nothing_else(folder: Path) -> None:

@@ -87,7 +87,7 @@ class Staged:
 
     def discard(self) -> None:
         """Remove what was staged."""
-        if self.data is not None and self.temporary.descriptor >= 0:
+        if self.data is not None and self.temporary.is_there:
             with contextlib.suppress(OSError):
                 self.data.unlink()
         self.temporary.discard()
@@ -217,6 +217,7 @@ def stage(
                 os.close(data_fd)
             data_path.chmod(permissions)
             _give_to(data_path, like)
+        staged.temporary.settle()
     except FileExistsError as exc:
         staged.discard()
         raise ModelError(f"{data_path}: was made by somebody else meanwhile; nothing was changed") from exc
