@@ -104,7 +104,8 @@ def fold_task(task: Task, row: BatchRow) -> BatchRow:
     certificate = folder / "certificate.json" if task.certificate else None
     if certificate is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    proof = None if task.verify is None else VerifyOptions(**task.verify)
+    within = {} if task.max_memory is None else {"max_memory": task.max_memory // 2}  # onnxruntime has its copies, too
+    proof = None if task.verify is None else VerifyOptions(**(within | task.verify))
     with share_machine():
         result = fold(task.model, output, force=True, verify=proof, certificate=certificate, **task.options)
     code, latency = int(result.exit_code), None

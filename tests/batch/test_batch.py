@@ -27,6 +27,7 @@ from converter.errors import BiasoptError, ModelError
 from converter.records.batch import Outcome, worst_code
 from converter.report import serialize
 from tests.batch.zoo import FAULTS, ask, make_model, make_zoo, tell
+from tests.report.browser import Browser, browser  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and signals are Linux's")
@@ -304,3 +305,86 @@ def test_children_end_with_their_parent(tmp_path: Path) -> None:
     else:
         os.kill(pid, signal.SIGKILL)
         pytest.fail("the child outlived its parent")
+
+
+def test_ctrl_c_ends_it_at_once_with_all_its_processes(tmp_path: Path) -> None:
+    zoo = make_zoo(tmp_path / "zoo", 1, "hang.onnx", "hang2.onnx")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['biasopt', *sys.argv[1:]]\n"
+        f"from converter.batch import workers; workers.START = {FAULTS!r}\nimport cli; cli.main()"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "batch",
+        str(zoo),
+        "-o",
+        str(tmp_path / "out"),
+        "--jobs",
+        "3",
+        "--quick",
+        "-q",
+    ]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "out" / "batch" / "journal.jsonl"
+    for _ in range(1200):
+        if journal.exists() and journal.read_bytes().count(b"\n"):
+            break
+        time.sleep(0.05)
+    tree = list_children(started.pid)
+    assert tree
+    begun = time.monotonic()
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 130, said
+    assert time.monotonic() - begun < 10  # two and a half alone; the tests share their cores
+    time.sleep(0.2)
+    assert not [pid for pid in tree if Path(f"/proc/{pid}").exists()]
+    assert run.run_batch(ask(zoo, tmp_path / "out", patterns=[str(zoo / "part0")], jobs=1)).counts == {"folded": 1}
+
+
+@pytest.mark.slow
+def test_a_click_on_a_title_sorts_the_page(
+    tmp_path: Path,
+    browser: Browser,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under the page's own policy, which lets no script run but the one whose hash it has."""
+    from converter.records.batch import BatchResult, BatchRow
+    from converter.report.render import batch_page
+
+    found = BatchResult(
+        tuple(BatchRow(f"m{k}.onnx", Outcome.FOLDED, rewrites=r) for k, r in enumerate((9, 100, 20))),
+        "out",
+        {"folded": 3},
+    )
+    page, shown = batch_page.render_page(found, tmp_path), tmp_path / "page.html"
+    clicks = f"{batch_page.SCRIPT}document.querySelectorAll('th')[2].click();"
+    shown.write_text(page.replace(batch_page.SCRIPT, clicks), encoding="utf-8")  # another script: it does not run
+    assert re.findall(r">(m\d)\.onnx<", browser.run(shown, "--dump-dom")) == ["m0", "m1", "m2"]
+    monkeypatch.setattr(batch_page, "SCRIPT", clicks)
+    shown.write_text(batch_page.render_page(found, tmp_path), encoding="utf-8")
+    assert re.findall(r">(m\d)\.onnx<", browser.run(shown, "--dump-dom")) == ["m0", "m2", "m1"]
+
+
+def list_children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(text) for path in listed for text in path.read_text().split()]
+
+
+def test_the_page_has_one_script_and_nothing_of_a_models(tmp_path: Path) -> None:
+    from converter.records.batch import BatchResult, BatchRow
+    from converter.report.render.batch_page import SCRIPT, render_page
+
+    evil = '"><script>alert(1)</script>\u202e.onnx'
+    rows = (
+        BatchRow(evil, Outcome.FOLDED, output="o", report=str(tmp_path / "reports" / evil), rewrites=3),
+        BatchRow("b.onnx", Outcome.REFUSED, "why <b>not</b>"),
+    )
+    page = render_page(BatchResult(rows, "out", {"folded": 1, "refused": 1}, exit_code=3), tmp_path)
+    assert page.count("<script>") == 1
+    assert f"<script>{SCRIPT}</script>" in page
+    assert "<b>not" not in page
+    assert "\u202e" not in page
+    assert 'href="reports/%22%3E%3Cscript' in page

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,12 @@ from tests.batch.zoo import ask, make_zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 _START = 60.0  # seconds that a cluster has
+
+
+def look() -> tuple[float, float]:
+    """The clock, and the time of cores, in seconds."""
+    used = os.times()
+    return time.perf_counter(), used.user + used.system + used.children_user + used.children_system
 
 
 @contextmanager
@@ -89,41 +96,42 @@ def measure(count: int, jobs: int) -> None:
         zoo = make_zoo(Path(folder) / "zoo", count)
         files = sorted(zoo.rglob("*.onnx"))
 
-        def tell(what: str, seconds: float, per: int = count) -> None:
-            print(f"| {what} | {1e3 * seconds / per:.1f} ms |", flush=True)
+        def tell(what: str, begun: tuple[float, float], per: int = count) -> None:
+            """Time of the clock, and of cores: of this process and of its children that have ended."""
+            clock, cores = (now - then for now, then in zip(look(), begun, strict=True))
+            print(f"| {what} | {1e3 * clock / per:.1f} ms | {1e3 * cores / per:.1f} ms |", flush=True)
 
         converter.fold(files[0], verify=True, quick=True)  # loads everything
-        begun = time.perf_counter()
+        begun = look()
         for path in files:
             converter.fold(path, out=Path(folder) / "alone.onnx", force=True, verify=True, quick=True)
-        alone = time.perf_counter() - begun
-        tell("fold and verify in one process that runs already", alone)
+        tell("fold and verify in one process that runs already", begun)
         for number in (1, jobs):
-            begun = time.perf_counter()
+            begun = look()
             found = run_batch(ask(zoo, Path(folder) / f"out{number}", jobs=number))
             assert found.counts == {"folded": count}
-            tell(f"`batch --jobs {number}`", time.perf_counter() - begun)
-        begun = time.perf_counter()
+            tell(f"`batch --jobs {number}`", begun)
+        begun = look()
         assert run_batch(ask(zoo, Path(folder) / f"out{jobs}", jobs=1)).skipped == count
-        tell("`batch`, all of it done before", time.perf_counter() - begun)
+        tell("`batch`, all of it done before", begun)
         with start_cluster(jobs) as address:
             for uploads in (False, True):
-                begun = time.perf_counter()
+                begun = look()
                 out = Path(folder) / f"cluster-{uploads}"
                 assert run_batch(ask(zoo, out, scheduler=address, upload=uploads)).counts == {"folded": count}
-                tell(f"Dask, {jobs} workers{', files sent' * uploads}", time.perf_counter() - begun)
-            begun = time.perf_counter()
+                tell(f"Dask, {jobs} workers{', files sent' * uploads}", begun)
+            begun = look()
             measure_submission(address, 2000)
-            tell("Dask alone: submit and collect an empty task", time.perf_counter() - begun, 2000)
-        begun = time.perf_counter()
+            tell("Dask alone: submit and collect an empty task", begun, 2000)
+        begun = look()
         for path in files:
             make_key(list_files(path), {})
-        tell("hash a model", time.perf_counter() - begun)
-        begun = time.perf_counter()
+        tell("hash a model", begun)
+        begun = look()
         journal = Journal(Path(folder) / "journal")
         for path in files:
             journal.add(BatchRow(path.name, Outcome.FOLDED, report="r" * 80, output="o" * 80))
-        tell("write a line of the journal to the disk", time.perf_counter() - begun)
+        tell("write a line of the journal to the disk", begun)
         journal.close()
 
 
