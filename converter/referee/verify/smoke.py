@@ -3,7 +3,8 @@
 The proof says that no place adds more rounding than a small multiple of the original's. What that comes to at the
 outputs is seen by moving every weight of the original by its own rounding error: the difference of the two models is
 reported in units of that movement. Where rounding decides (a quantiser, a comparison, an arg-max), one flipped step
-moves an output by more than any rounding; there the weights are moved further, until steps flip as they do here.
+moves an output by more than any rounding; there the weights are moved further, until steps flip as they do here. Steps
+of a quantiser that flip are counted.
 """
 
 from __future__ import annotations
@@ -13,12 +14,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
+from converter.referee.inputs.stream import list_arrays
 from converter.referee.proto.copies import perturb_weights
 from converter.referee.proto.source import LoadedModel, read_ports, walk_nodes
-from converter.referee.verify.metrics import Difference, apply_tolerances, compute_metrics, measure_difference
+from converter.referee.verify.metrics import (
+    Difference,
+    apply_tolerances,
+    compute_metrics,
+    is_number,
+    measure_difference,
+)
 from converter.referee.verify.models import ModelInput, ModelUnderTest, Outputs
 from converter.referee.verify.options import Options
 from converter.referee.verify.outputs import get_output, get_unit
@@ -28,6 +38,8 @@ LIMIT = 100.0  # times the movement of the original: correct folds reach 8, the 
 _STEPS = 4.0  # times the movement that flips steps
 _FURTHER = (1.0, 64.0)  # how far the weights are moved, in units of their rounding error
 _SEEDS = 2
+_STEP = 2.0**-6  # of an output: two steps of an 8-bit quantiser of all that comes to it
+_FLIPS, _FEW = 0.01, 2  # of integers: those that are another step, and as many more
 _BASE = 8  # roundings of any output, beside one for each node
 # Their outputs jump where their inputs pass a threshold.
 _JUMPS = {"Round", "Floor", "Ceil", "Sign", "Mod", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "Hardmax", "Unique"}
@@ -48,10 +60,10 @@ def run_smoke_test(a: ModelUnderTest, b: ModelUnderTest, case: ModelInput, optio
     if worst_verdict((c.status for c in checks), nothing=Verdict.PASS) is not Verdict.PASS:
         return None
     top = max((c.score or 0.0 for c in checks), default=0.0)
-    flipped = sum(int(c.detail.get("mismatches", 0)) for c in checks)
+    flipped = sum(int(c.detail.get("steps", c.detail.get("mismatches", 0))) for c in checks)
     why = f"one input: moved {top:.2g} times as far as rounding the weights would"
     if flipped:
-        why += f"; {flipped} integers are another step, as rounding makes them"
+        why += f"; {flipped} elements are another step, as rounding makes them"
     detail = {"inputs": 1, "furthest_input": 0, "opt_level": options.opt_level, "smoke": True}
     return Stage(name_smoke(options), Verdict.PASS, why, checks, detail)
 
@@ -75,7 +87,7 @@ def _judge(
         found = Verdict.PASS, gap.relative / (unit * moved.carried), 1.0
         detail["yardstick"] = unit * moved.carried
     else:
-        found = _judge_moved(source, name, gap, moved, unit, detail)
+        found = _judge_moved(source, name, pair, gap, moved, unit, detail)
     measures, histogram = compute_metrics([pair])
     detail |= {k: v for k, v in {"classic": measures, "hist_log10_abs": histogram}.items() if v}
     check = OutputCheck(name, *found, gap.max_abs, detail=detail)
@@ -83,7 +95,13 @@ def _judge(
 
 
 def _judge_moved(
-    source: LoadedModel, name: str, gap: Difference, moved: _Moved, unit: float, detail: dict[str, Any]
+    source: LoadedModel,
+    name: str,
+    pair: tuple[Any, Any],
+    gap: Difference,
+    moved: _Moved,
+    unit: float,
+    detail: dict[str, Any],
 ) -> tuple[Verdict, float, float]:
     """By how far the original moves: under the rounding of its weights, then far enough to flip steps."""
     score = math.inf
@@ -101,7 +119,25 @@ def _judge_moved(
         if part <= 1 and enough:
             detail |= {"yardstick": max(size, unit), "moved_by": times}
             return Verdict.PASS, LIMIT * part, LIMIT
+    few = gap.mismatches <= _FLIPS * gap.discrete + _FEW and gap.relative <= _STEP
+    if moved.quantizes and few:  # weights behind scales do not move, and a step may lie on its boundary all the same
+        detail |= {"steps": count_steps(pair, unit * moved.carried), "yardstick": _STEP}
+        return Verdict.PASS, gap.relative / _STEP, 1.0
     return Verdict.INCONCLUSIVE, score, LIMIT
+
+
+def count_steps(pair: tuple[Any, Any], rounding: float) -> int:
+    """How many elements differ by more than rounding makes of the largest: by another step of a quantiser."""
+    found = 0
+    for x, y in zip(*map(list_arrays, pair), strict=True):
+        if is_number(x):
+            left, right = x.astype(np.float64), y.astype(np.float64)
+            finite = np.isfinite(left) & np.isfinite(right)
+            largest = np.abs(left[finite]).max(initial=0.0)
+            found += int(np.count_nonzero(np.abs(left - right)[finite] > rounding * largest))
+        else:
+            found += int(np.count_nonzero(x != y))
+    return found
 
 
 class _Moved:
@@ -113,7 +149,8 @@ class _Moved:
         self.before: Outputs = case.runtime or {}
         nodes = list(walk_nodes(source.proto))
         self.carried = _BASE + len(nodes)  # one rounding each, carried on with a gain of one
-        self.jumps = any(n.op_type in _JUMPS or "Quantize" in n.op_type or "Integer" in n.op_type for n in nodes)
+        self.quantizes = any("Quantize" in n.op_type or n.op_type.startswith("QLinear") for n in nodes)
+        self.jumps = self.quantizes or any(n.op_type in _JUMPS or "Integer" in n.op_type for n in nodes)
 
     def runs(self, times: float) -> Sequence[Outputs]:
         """A few runs with weights that are moved ``times`` as far as their rounding may."""

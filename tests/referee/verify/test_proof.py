@@ -168,3 +168,41 @@ def test_what_a_proof_rests_on_is_in_the_report() -> None:
     assert local.detail["proved"] == local.detail["places"] == len(local.outputs) == 3
     assert local.detail["factor"] == 2
     assert all("shift-into-bias" in check.detail["laws"] for check in local.outputs)
+
+
+QUANTIZED = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (uint8[1,3,12,12] x) => (float[1,4,10,10] y) {
+        h = DequantizeLinear(x, sx, zx) c = Conv(h, w, b) n = BatchNormalization(c, gamma, beta, mean, var)
+        r = Relu(n) q = QuantizeLinear(r, sy, zy) y = DequantizeLinear(q, sy, zy)
+    }
+"""
+
+
+def test_a_step_of_a_quantiser_is_no_difference() -> None:
+    """A value on the boundary of two steps goes to either; what that makes is told, and no seed decides."""
+    rng = np.random.default_rng(0)
+    held = {
+        **{"sx": np.float32(0.02), "zx": np.uint8(128), "sy": np.float32(2**-6), "zy": np.uint8(0)},
+        **{"w": rng.integers(-8, 8, (4, 3, 3, 3)).astype(np.float32) / 8, "b": np.zeros(4, np.float32)},
+        **{"gamma": np.ones(4, np.float32), "beta": np.full(4, 2**-7, np.float32)},
+        **{"mean": np.zeros(4, np.float32), "var": np.full(4, 0.7, np.float32)},
+    }
+    model = onnx.parser.parse_model(QUANTIZED)
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in held.items())
+    folded = onnx.load_from_string(converter.fold(model, verify=False).to_bytes())
+    assert "BatchNormalization" not in {node.op_type for node in folded.graph.node}
+    for seed in range(6):
+        parity = judge(model, folded, seed)
+        assert (parity.verdict, parity.level) == (Verdict.PASS, "P")
+
+
+def test_steps_are_counted() -> None:
+    from converter.referee.verify.smoke import count_steps
+
+    x = np.linspace(0, 1, 100, dtype=np.float32)
+    y = x.copy()
+    y[[3, 50]] += np.float32(1 / 64)
+    y[70] += np.float32(1e-7)
+    assert count_steps((x, y), 1e-5) == 2
+    assert count_steps((np.arange(5), np.arange(5) + np.array([0, 1, 0, 0, 1])), 1e-5) == 2
