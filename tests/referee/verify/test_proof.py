@@ -183,10 +183,16 @@ def test_a_step_of_a_quantiser_is_no_difference() -> None:
     """A value on the boundary of two steps goes to either; what that makes is told, and no seed decides."""
     rng = np.random.default_rng(0)
     held = {
-        **{"sx": np.float32(0.02), "zx": np.uint8(128), "sy": np.float32(2**-6), "zy": np.uint8(0)},
-        **{"w": rng.integers(-8, 8, (4, 3, 3, 3)).astype(np.float32) / 8, "b": np.zeros(4, np.float32)},
-        **{"gamma": np.ones(4, np.float32), "beta": np.full(4, 2**-7, np.float32)},
-        **{"mean": np.zeros(4, np.float32), "var": np.full(4, 0.7, np.float32)},
+        "sx": np.float32(0.02),
+        "zx": np.uint8(128),
+        "sy": np.float32(2**-6),
+        "zy": np.uint8(0),
+        "w": rng.integers(-8, 8, (4, 3, 3, 3)).astype(np.float32) / 8,
+        "b": np.zeros(4, np.float32),
+        "gamma": np.ones(4, np.float32),
+        "beta": np.full(4, 2**-7, np.float32),
+        "mean": np.zeros(4, np.float32),
+        "var": np.full(4, 0.7, np.float32),
     }
     model = onnx.parser.parse_model(QUANTIZED)
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in held.items())
