@@ -172,8 +172,10 @@ def _run() -> None:
     try:
         run()
     finally:
-        # All is said and written: a Ctrl-C from here on would only tell of a failure that is none.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # All is said and written: a signal from here on would only tell of a failure that is none.
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
         gc.freeze()  # the interpreter looks for garbage twice more on its way out; the system takes it all anyway
 
 
