@@ -141,7 +141,13 @@ def open_temporary(target: Path, *, wait: float = 0.0) -> Temporary:
             os.close(fd)
             path.unlink(missing_ok=True)
             return _open_unlocked(target)
-        except BaseException:
+        except OSError:
+            os.close(fd)
+            raise
+        except BaseException:  # a signal; another run's file is locked, and stays
+            with contextlib.suppress(OSError, _NoLocksError):
+                if _lock(fd) and os.fstat(fd).st_size == 0:
+                    path.unlink()
             os.close(fd)
             raise
     raise HeldError(errno.EBUSY, "other runs are writing it", str(target))

@@ -6,6 +6,7 @@ file, its data file, or the data file of the output that it replaced: all of whi
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
@@ -80,6 +81,7 @@ class Staged:
             raise
 
     def _clear_up(self) -> None:
+        _unfinished.pop(id(self), None)
         _sync_directory(self.target.parent)
         for path in (*self.stale_data, name_replaced(self.target)):
             with contextlib.suppress(OSError):
@@ -91,6 +93,7 @@ class Staged:
             with contextlib.suppress(OSError):
                 self.data.unlink()
         self.temporary.discard()
+        _unfinished.pop(id(self), None)
 
 
 def _note_replaced(target: Path) -> None:
@@ -127,7 +130,19 @@ def claim(target: Path) -> Staged:
     except OSError as exc:
         temporary.discard()
         raise ModelError(f"{target}: cannot be written ({exc.strerror}); choose another output") from exc
-    return Staged(target, temporary)
+    staged = Staged(target, temporary)
+    _unfinished[id(staged)] = staged
+    return staged
+
+
+_unfinished: dict[int, Staged] = {}  # outputs that nobody has committed or discarded
+
+
+@atexit.register
+def _discard_unfinished() -> None:
+    """Remove what a signal left that came between two steps, when nobody held it yet. (A child leaves another way.)"""
+    for staged in [*_unfinished.values()]:
+        staged.discard()
 
 
 def _remove_left(temporary: Temporary, target: Path) -> None:
