@@ -34,7 +34,8 @@ Array = np.ndarray[Any, Any]
 Feeds = dict[str, Any]
 
 DIFFERS = 10.0  # of what rounding the weights does; float32 arithmetic of other tools is about 3
-_DRAWS = 2
+SURELY = 40.0  # above it no further perturbation is drawn
+_DRAWS, _MORE_DRAWS = 2, 6
 _SCALES = (-1.0, 2.0**4, 2.0**-6, -(2.0**8), 2.0**14)
 _SPREADS = (1.0, 2.0**6, 2.0**12)
 _OFFSETS = 4  # inputs with a number of their own for each channel
@@ -82,7 +83,7 @@ class Pair:
             Reference(a.proto, weight_perturb=seed + k, external_dir=a.folder, max_bytes=max_bytes)
             for k in range(_DRAWS)
         ]
-        self._seed = seed
+        self._seed, self._max_bytes = seed, max_bytes
         self.worst = 0.0  # of what rounding explains, over all inputs
         bounds = list_bounds(a), list_bounds(b)
         own = find_own_bounds(*bounds)
@@ -122,11 +123,15 @@ class Pair:
         suspect = [n for n, d in changes.items() if d.problem or d.mismatches or d.square]
         if not suspect or not self._is_finite(left):
             return None
-        moved = [run.run(self._select(run, feeds)) for run in self._moved]
+        moved = [run.run(self._select(run, feeds)) for run in self._moved[:_DRAWS]]
         for name in suspect:
             size = sizes[name]
             noise = [measure_difference(_divide(left[name], size), _divide(m[name], size)) for m in moved]
             score = measure_score(changes[name], noise, self.a)
+            if DIFFERS < score < SURELY and len(moved) == _DRAWS:  # two draws may both be small
+                moved += [run.run(self._select(run, feeds)) for run in self._list_more_moved()]
+                noise = [measure_difference(_divide(left[name], size), _divide(m[name], size)) for m in moved]
+                score = measure_score(changes[name], noise, self.a)
             if score > DIFFERS and (located or not self._may_be_step(left[name], right[name], noise)):
                 return Witness(feeds, score, name)
             if score > DIFFERS:
@@ -136,6 +141,16 @@ class Pair:
             else:
                 self.worst = max(self.worst, score)
         return None
+
+    def _list_more_moved(self) -> list[Reference]:
+        """Further perturbations of the original, made when they are first needed."""
+        if len(self._moved) == _DRAWS:
+            a = self.a
+            seeds = range(self._seed + _DRAWS, self._seed + _DRAWS + _MORE_DRAWS)
+            self._moved += [
+                Reference(a.proto, weight_perturb=k, external_dir=a.folder, max_bytes=self._max_bytes) for k in seeds
+            ]
+        return self._moved[_DRAWS:]
 
     def _may_be_step(self, left: Any, right: Any, noise: Sequence[Difference]) -> bool:
         """Whether so few elements differ that each may be one that lay within rounding of a step."""

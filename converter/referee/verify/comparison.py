@@ -376,8 +376,10 @@ class Referee:
         facts = find_facts(self.stages, runs=not self.cases.no_runtime, varies=varies)
         if self._asks("local"):
             driven = self._drive()
-            by_names = driven is None or (self.ours and driven.status is Verdict.PASS)
-            replayed = self._replay() if by_names else driven
+            by_names = self._replay() if driven is None or (self.ours and driven.status is Verdict.PASS) else None
+            # On more inputs and more perturbations than the replay's one: what is in doubt there may be settled.
+            settled = by_names is None or (driven is not None and by_names.status is Verdict.INCONCLUSIVE)
+            replayed = driven if settled else by_names
             if driven is not None:
                 self.stages[:] = [_settle_parameters(s, driven) for s in self.stages]
             partial = outputs_suffice(facts) or algebra_status is Verdict.FAIL
