@@ -11,7 +11,7 @@ NEWEST ?= .venv-dev/bin/python
 FLOOR_TESTS ?= tests/test_floors.py tests/test_api.py tests/model tests/rewrite/passes tests/rewrite/analysis \
 	tests/rewrite/test_edge_cases.py tests/referee tests/runtime tests/records tests/commands/test_fold_many.py
 
-.PHONY: help demo test floors quick check lint format docs bench models zoo-table fuzz torture cluster-demo clean
+.PHONY: help demo test floors site quick check lint format docs bench models zoo-table fuzz torture cluster-demo clean
 comma := ,
 
 # $(call fresh,FOLDER,WHAT): a new virtual environment with WHAT installed. What an earlier build left
@@ -31,11 +31,12 @@ help:
 	@echo "make lint     format, ruff, mypy --strict, import contracts, generated docs"
 	@echo "make format   reformat and apply ruff's safe fixes"
 	@echo "make docs     write the generated parts of the documents"
+	@echo "make site     the documentation as pages, built strictly"
 	@echo "make bench    compare with other tools (ARGS='--models resnet50 --repeat 5')"
 	@echo "make cluster-demo  fold models/ on a Dask cluster of two workers on this machine"
-	@echo "make zoo-table  write README's table of where biases go, from exported nets"
-	@echo "make torture  folds killed, interrupted and at once (ARGS='200 0 --mb 300')"
+	@echo "make zoo-table  write docs/fold.md's table of where biases go, from exported nets"
 	@echo "make fuzz     mutated models through the commands (ARGS='10000 1 --ops inspect,fold,prove')"
+	@echo "make torture  folds killed, interrupted and at once (ARGS='200 0 --mb 300')"
 	@echo "make models   train and export the small models of models/ again"
 	@echo "make clean    remove environments, caches and build products"
 
@@ -85,6 +86,16 @@ format: .venv-dev/done
 docs: .venv-dev/done
 	.venv-dev/bin/python -m converter.report.docs
 
+# The documentation as pages in .site; a broken link or anchor is an error.
+site: .venv-docs/done
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+
+.venv-docs/done: pyproject.toml constraints.txt
+	rm -rf .venv-docs
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt mkdocs-material
+	touch $@
+
 bench: .venv-bench/done
 	.venv-bench/bin/python -m tests.benchmarks.peers $(ARGS)
 
@@ -104,5 +115,5 @@ models: .venv-dev/done
 	.venv-dev/bin/python models/recipes.py
 
 clean:
-	rm -rf .venv-* build dist biasopt.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv-* .site build dist biasopt.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

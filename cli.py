@@ -10,6 +10,7 @@ file of its name in `converter.commands`. Data goes to stdout, progress and erro
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from converter._version import __version__
 from converter.commands.options import (
     Command,
     Option,
+    complete_passes,
     options,
     parse_formats,
     parse_lint_codes,
@@ -52,6 +54,7 @@ from converter.records.options import (
 from converter.report import terminal
 from converter.report.save import Ending
 
+_COMPLETE = "_BIASOPT_COMPLETE"
 GATES = ("unchanged", "none")  # of inspect
 FILE, COUNT = click.Path(path_type=Path), click.IntRange(1)
 
@@ -97,7 +100,7 @@ def _argv() -> Sequence[str]:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a check failed, 2 usage, 3 error, 4 inconclusive, 70 bug, 130 interrupted.",
 )
-@click.version_option(__version__, prog_name="biasopt", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name="biasopt", message="%(prog)s %(version)s")
 def cli() -> None:
     """Fold BatchNormalization and biases out of ONNX models, and check that the outputs stay the same."""
 
@@ -201,6 +204,29 @@ def verify(**given: Any) -> int:
     return run(**given)
 
 
+@cli.command(context_settings={"allow_interspersed_args": False})
+@option("--before", metavar="FILE", type=FILE, help="What the command reads.  [its first .onnx]")
+@option("--after", metavar="FILE", type=FILE, help="What it writes.  [its last .onnx, or the same]")
+@options(
+    VerifyOptions,
+    *("inputs", "images", "preprocess", "labels", "shapes", "seed", "quick", "samples", "stages", "names"),
+    *("margin", "provider", "provider_options", "opt_level", "custom_ops", "max_time", "max_memory", "timeout"),
+)
+@undecided_option
+@ending_options()
+@verbose_option
+@argument("words", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
+def guard(**given: Any) -> int:
+    """Run another optimiser, and keep its result only if it gives the same answers.
+
+    Example: biasopt guard -- onnxslim in.onnx out.onnx. Where the outputs differ, the first wrong tensor is named, the
+    input is put back if it was touched, what was written is renamed to OUT.rejected, and the exit code is 1.
+    """
+    from converter.integrations.guard import run
+
+    return run(**given)
+
+
 @cli.command()
 @argument("a", type=FILE)
 @argument("b", type=FILE)
@@ -219,7 +245,7 @@ def bench(**given: Any) -> int:
 
 
 @cli.command()
-@argument("names", metavar="[NAME]...", nargs=-1, callback=read_by(parse_passes))
+@argument("names", metavar="[NAME]...", nargs=-1, callback=read_by(parse_passes), shell_complete=complete_passes)
 @json_option
 def passes(**given: Any) -> int:
     """List the passes in their order, or show the pages of those named."""
@@ -245,6 +271,8 @@ def doctor(**given: Any) -> int:
 @argument("original", type=FILE)
 @argument("certificate", type=FILE)
 @option("-o", "--output", metavar="OUT", type=FILE, help="Write the rebuilt model.  [only check]")
+@option("--statement", metavar="S", type=FILE, help="Write an in-toto statement of it, to be signed.")
+@option("--evidence", metavar="R.json", type=FILE, help="Its report.json, whose verdict the statement holds.")
 @options(ReplayOptions)
 @json_option
 @verbose_option
@@ -381,13 +409,57 @@ def report(**given: Any) -> int:
     return run(**given)
 
 
+@cli.command()
+@argument("models", metavar="[MODEL]...", type=FILE, nargs=-1)
+@option("--show", is_flag=True, help="Show the settings; as without it.")
+@json_option
+def config(models: Sequence[Path], show: bool, as_json: bool) -> int:
+    """Show the project's settings, and where each comes from.
+
+    They are read from biasopt.toml, or [tool.biasopt] of pyproject.toml, here or further up in the repository; the
+    variable BIASOPT_CONFIG names another file, or is empty for none. With MODEL, those that hold for it.
+    """
+    from converter.integrations.config import run
+
+    return run(cli, models, as_json=as_json)
+
+
+@cli.command(name="help")
+@argument("name", metavar="[COMMAND]", default="")
+@click.pass_context
+def help_command(context: click.Context, name: str) -> int:
+    """Show the help of a command, or of all."""
+    parent = context.parent
+    assert parent is not None
+    if not name:
+        terminal.say(parent.get_help() + "\n")
+        return 0
+    _, found, _ = cli.resolve_command(parent, [name])
+    assert found is not None
+    with found.make_context(name, [], parent=parent, resilient_parsing=True) as of_command:
+        terminal.say(of_command.get_help() + "\n")
+    return 0
+
+
+def _configured(argv: list[str]) -> list[str]:
+    """The command line with the project's settings; see `converter.integrations.config`."""
+    from converter.integrations.config import add_settings
+
+    return add_settings(cli, argv)
+
+
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
+    if instruction := os.environ.get(_COMPLETE):  # a shell asks what could stand next, or for the script that asks
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "biasopt", _COMPLETE, instruction)
     terminal.prepare_streams()
     terminal.leave_on_signals()
     belong_to_command()
     given_argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        given_argv = _configured(given_argv)
         with cli.make_context("biasopt", list(given_argv), obj=given_argv) as context:
             return int(cli.invoke(context) or 0)
     except click.exceptions.Exit as done:

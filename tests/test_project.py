@@ -110,6 +110,30 @@ def test_wheel_holds_all_of_the_package_and_nothing_else(wheel: Path) -> None:
     assert names == package | {"biasopt.py", "cli.py"}
 
 
+def test_wheel_is_small_and_brings_the_plugin(wheel: Path) -> None:
+    assert wheel.stat().st_size <= 1_500_000
+    archive = zipfile.ZipFile(wheel)
+    points = next(archive.read(n).decode() for n in archive.namelist() if n.endswith("entry_points.txt"))
+    assert "biasopt = biasopt:main" in points
+    assert "biasopt = biasopt.integrations.pytest_plugin" in points
+
+
+def test_importing_it_is_quick(tmp_path: Path) -> None:
+    def cost(code: str) -> float:
+        timed = f"import time; a = time.process_time()\n{code}\nprint(time.process_time() - a)"
+        return min(float(run(sys.executable, "-c", timed, cwd=tmp_path, PYTHONPATH=str(ROOT)).stdout) for _ in range(3))
+
+    assert cost("import converter") < 0.1
+    assert cost("import biasopt") < 0.1
+
+
+@pytest.mark.parametrize("module", ["converter", "biasopt"])
+def test_it_runs_as_a_module(module: str, project: Path) -> None:
+    (project / "converter").rename(project / "other")
+    done = run(sys.executable, "-m", module, "--version", cwd=project, PYTHONPATH=str(ROOT))
+    assert done.stdout.split() == ["biasopt", __version__], done.stderr
+
+
 def test_wheel_says_what_it_is(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     inside = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))

@@ -254,6 +254,13 @@ def parse_passes(values: Sequence[str]) -> list[str]:
     return names
 
 
+def complete_passes(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of passes for a shell's completion."""
+    from converter.rewrite.passes import PASSES
+
+    return [row.name for row in PASSES if row.name.startswith(incomplete.replace("_", "-"))]
+
+
 def parse_allowed(values: Sequence[str]) -> list[str]:
     """Names of passes, or of the one step that goes by data."""
     names = split_list(value.replace("_", "-") for value in values)
@@ -330,9 +337,9 @@ KINDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "ranges": _parsed(parse_ranges),
     "tolerances": _parsed(parse_tolerances),
     "stages": _parsed(parse_stages),
-    "passes": _parsed(parse_passes),
-    "only": _parsed(lambda values: parse_passes(values) or None),
-    "allowed": _parsed(parse_allowed),
+    "passes": lambda default: _parsed(parse_passes)(default) | {"shell_complete": complete_passes},
+    "only": lambda default: _parsed(lambda v: parse_passes(v) or None)(default) | {"shell_complete": complete_passes},
+    "allowed": lambda default: _parsed(parse_allowed)(default) | {"shell_complete": complete_passes},
     "arrays": lambda default: _parsed(read_arrays)(default) | {"type": click.Path(path_type=Path)},
     "probes": lambda _: {"type": click.Choice(PROBES), "multiple": True},
     "example_inputs": _parsed(parse_example_inputs),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
+
 from converter._version import __version__
 from converter.commands.targets import Target, check_targets, list_data_files
 from converter.records.option import documented, merged
@@ -73,13 +75,33 @@ def replay_certificate(
     )
 
 
-def run(original: Path, certificate: Path, output: Path | None, *, as_json: bool, verbose: bool, **given: Any) -> int:
+def run(
+    original: Path,
+    certificate: Path,
+    output: Path | None,
+    *,
+    statement: Path | None,
+    evidence: Path | None,
+    as_json: bool,
+    verbose: bool,
+    **given: Any,
+) -> int:
     """The command: check, print, and return the exit code."""
     from converter.report import documents
     from converter.report.content.replay import replay_report
 
+    if evidence is not None and statement is None:
+        raise click.UsageError("--evidence goes with --statement.")
+    if statement is not None:
+        read = [path for path in (original, certificate, evidence) if path is not None]
+        written = [] if output is None else [Target(output, replaces=given["force"])]
+        check_targets([*written, Target(statement, "statement", given["force"])], read)
     with terminal.progress() as progress:
         result = replay_certificate(original, certificate, output, progress=progress, **given)
+    if statement is not None and not result.why:
+        from converter.integrations.attestation import write_statement
+
+        write_statement(result, statement, evidence, force=given["force"])
     show(
         lambda: documents.replay_document(result, __version__),
         lambda: replay_report(result),

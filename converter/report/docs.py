@@ -1,10 +1,9 @@
 """The page of each pass, and what else can be generated: ``python -m converter.report.docs [--check]``.
 
-README.md gets the table of passes between ``<!-- BEGIN:passes -->`` and ``<!-- END:passes -->`` and the list of
-commands between ``<!-- BEGIN:commands -->`` and ``<!-- END:commands -->``; docs/commands.md gets each command's
-help, docs/passes.md each pass's page, docs/schema/ the JSON Schema of each document;
-CONTRIBUTING.md the plan of the tree between ``<!-- BEGIN:tree -->`` and its end: each file with the first sentence
-of its docstring. With ``--check`` nothing is written, and the exit status is 1 where something is out of date.
+docs/commands.md gets each command's help, docs/passes.md the table of passes and each pass's page, docs/schema/ the
+JSON Schema of each document; CONTRIBUTING.md the plan of the tree between ``<!-- BEGIN:tree -->`` and its end: each
+file with the first sentence of its docstring. With ``--check`` nothing is written, and the exit status is 1 where
+something is out of date.
 """
 
 from __future__ import annotations
@@ -34,19 +33,14 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file and what it should hold."""
     from converter.rewrite.passes import PASSES
 
-    readme = root / "README.md"
-    try:
-        text = readme.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise BiasoptError(f"{readme}: {exc.strerror}; run this in a checkout of the project") from exc
-    text = fill(text, "passes", passes_table(PASSES))
     contributing = root / "CONTRIBUTING.md"
-    overview = _help(root)
-    text = fill(text, "commands", _as_session(overview))
+    try:
+        text = contributing.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise BiasoptError(f"{contributing}: {exc.strerror}; run this in a checkout of the project") from exc
     return {
-        readme: text,
-        contributing: fill(contributing.read_text(encoding="utf-8"), "tree", tree_markdown(root)),
-        root / "docs" / "commands.md": commands_markdown(root, overview),
+        contributing: fill(text, "tree", tree_markdown(root)),
+        root / "docs" / "commands.md": commands_markdown(root, _help(root)),
         root / "docs" / "passes.md": passes_markdown(PASSES),
         **{root / "docs" / "schema" / f"{name}.json": text for name, text in schemas().items()},
     }
@@ -127,7 +121,7 @@ def _guards(row: Pass) -> str:
 def passes_table(passes: Iterable[Pass]) -> str:
     """The table of passes, in the order in which they run."""
     rows = [
-        (str(place), f"[`{row.name}`](docs/passes.md#{row.name})", prose(row.summary), row.safety.value)
+        (str(place), f"[`{row.name}`](#{row.name})", prose(row.summary), row.safety.value)
         for place, row in enumerate(passes, 1)
     ]
     return table(("", "pass", "what it does", "safety"), rows, right=(0,))
@@ -136,7 +130,7 @@ def passes_table(passes: Iterable[Pass]) -> str:
 def passes_markdown(passes: Sequence[Pass]) -> str:
     """Every page, as one Markdown document."""
     head = "# Passes\n\nGenerated from the passes by `python -m converter.report.docs`; do not edit.\n"
-    return head + "".join(f"\n{_section(row, passes)}" for row in passes)
+    return f"{head}\n{passes_table(passes)}\n" + "".join(f"\n{_section(row, passes)}" for row in passes)
 
 
 def _section(row: Pass, passes: Sequence[Pass]) -> str:

@@ -59,9 +59,22 @@ def save_reports(document: Mapping[str, Any], folder: Path | None, formats: Iter
         return []
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        formats = list(formats)
+        _remove_earlier(folder, {NAMES[form] for form in formats})
         return [write_whole(folder / NAMES[form], render_document(document, form)) for form in formats]
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
+
+
+def _remove_earlier(folder: Path, names: set[str]) -> None:
+    """Take away what an earlier report left in the folder in other forms: a page would tell of another run."""
+    try:
+        with (folder / NAMES["json"]).open("rb") as file:
+            is_ours = b'"schema": "biasopt.' in file.read(4096)
+    except OSError:
+        return
+    for name in set(NAMES.values()) - names if is_ours else ():
+        (folder / name).unlink(missing_ok=True)
 
 
 def save_drawings(drawings: Mapping[str, str], folder: Path) -> list[Path]:
@@ -117,6 +130,11 @@ class Ending:
         """The same for one of several models: a folder of its own, in the folder."""
         return self if self.folder is None else replace(self, folder=self.folder / name)
 
+    @property
+    def _shown_form(self) -> str:
+        """The form that people look at first, of those that are written."""
+        return next((form for form in ("html", "md", "text") if form in self.formats), self.formats[0])
+
     def prepare(self) -> None:
         """Make sure of the folder before the work that the reports tell of."""
         prepare_folder(self.folder)
@@ -146,6 +164,8 @@ class Ending:
             save_reports(document(), self.folder, self.formats)
         if not self.quiet or self.as_json:
             show(document, report, as_json=self.as_json, verbose=verbose)
+            if self.folder is not None and not self.as_json:
+                terminal.say(f"Report   {self.folder / NAMES[self._shown_form]}\n")
         if (self.as_json or self.quiet) and exit_code:
             terminal.note(why())
         return exit_code

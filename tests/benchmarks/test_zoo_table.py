@@ -1,4 +1,4 @@
-"""The README's table of biases says what `inspect` says, and what is not there is said to be missing."""
+"""The table of biases in docs/fold.md says what `inspect` says, and what is not there is said to be missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's table of biases: how many a model has, how many are left, and where the others went.
+"""The table of biases in docs/fold.md: how many a model has, how many are left, and where the others went.
 
 ``python -m tests.benchmarks.zoo_table`` writes it between ``<!-- BEGIN:zoo -->`` and ``<!-- END:zoo -->``; with
 ``--print`` it goes to stdout instead. Three sorts of models are looked at: torchvision's nets, exported with
@@ -109,8 +109,8 @@ def markdown(found: Sequence[Entry]) -> str:
     return table(HEAD, rows, right=tuple(range(1, 8))) + "\n\n" + NOTE
 
 
-def main(argv: Sequence[str], readme: Path = ROOT / "README.md") -> int:
-    """Write the table into README.md, or with ``--print`` to stdout."""
+def main(argv: Sequence[str], page: Path = ROOT / "docs" / "fold.md") -> int:
+    """Write the table into docs/fold.md, or with ``--print`` to stdout."""
 
     def say(line: str) -> None:
         sys.stderr.write(f"zoo-table: {line}\n")
@@ -120,11 +120,11 @@ def main(argv: Sequence[str], readme: Path = ROOT / "README.md") -> int:
         sys.stdout.write(made + "\n")
         return 0
     try:
-        text = fill(readme.read_text(encoding="utf-8"), "zoo", made)
+        text = fill(page.read_text(encoding="utf-8"), "zoo", made)
     except BiasoptError as exc:
         say(str(exc))
         return 3
-    readme.write_text(text, encoding="utf-8", newline="\n")
+    page.write_text(text, encoding="utf-8", newline="\n")
     return 0
 
 

@@ -9,14 +9,11 @@ from converter.errors import BiasoptError
 from converter.report import docs
 from tests.report.made import Pass
 
-README = """\
+PLAN = """\
 # Title
-<!-- BEGIN:passes -->
+<!-- BEGIN:tree -->
 old
-<!-- END:passes -->
-between
-<!-- BEGIN:commands -->
-<!-- END:commands -->
+<!-- END:tree -->
 end
 """
 
@@ -31,9 +28,8 @@ if len(sys.argv) == 2:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(converter.rewrite.passes, "PASSES", (Pass("fold-a-into-b"),), raising=False)
-    (tmp_path / "README.md").write_text(README, encoding="utf-8")
     (tmp_path / "cli.py").write_text(CLI, encoding="utf-8")
-    (tmp_path / "CONTRIBUTING.md").write_text("<!-- BEGIN:tree -->\n<!-- END:tree -->\n", encoding="utf-8")
+    (tmp_path / "CONTRIBUTING.md").write_text(PLAN, encoding="utf-8")
     (tmp_path / "converter" / "room").mkdir(parents=True)
     (tmp_path / "converter" / "__init__.py").write_text('"""All of it."""\n', encoding="utf-8")
     (tmp_path / "converter" / "room" / "__init__.py").write_text('"""A room.\n\nMore."""\n', encoding="utf-8")
@@ -45,27 +41,23 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_writes_what_stands_between_the_markers_and_nothing_else(root: Path) -> None:
     assert docs.main([], root) == 0
-    text = (root / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("# Title\n<!-- BEGIN:passes -->\n|  | pass |")
-    assert "[`fold-a-into-b`](docs/passes.md#fold-a-into-b)" in text
-    assert "<!-- END:passes -->\nbetween\n<!-- BEGIN:commands -->\n```text\n$ biasopt --help\nUsage: 1\\1" in text
-    assert "$ biasopt fold" not in text
-    assert text.endswith("<!-- END:commands -->\nend\n")
     commands = (root / "docs" / "commands.md").read_text(encoding="utf-8")
     assert "## biasopt fold\n\n```text\n$ biasopt fold --help\nUsage: 1\\1   fold --help\n```" in commands
     assert "$ biasopt two-words --help" in commands
     assert commands.count("\n## ") == 2
     assert (root / "CONTRIBUTING.md").read_text(encoding="utf-8") == (
-        "<!-- BEGIN:tree -->\n**converter/** All of it.\n\n\n**converter/room/** A room.\n\n"
-        "* `door.py` Opens and closes.\n<!-- END:tree -->\n"
+        "# Title\n<!-- BEGIN:tree -->\n**converter/** All of it.\n\n\n**converter/room/** A room.\n\n"
+        "* `door.py` Opens and closes.\n<!-- END:tree -->\nend\n"
     )
-    assert "## fold-a-into-b" in (root / "docs" / "passes.md").read_text(encoding="utf-8")
+    passes = (root / "docs" / "passes.md").read_text(encoding="utf-8")
+    assert "## fold-a-into-b" in passes
+    assert "[`fold-a-into-b`](#fold-a-into-b)" in passes
 
 
 def test_check_writes_nothing_and_fails_until_all_is_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert docs.main(["--check"], root) == 1
-    assert "README.md: out of date" in capsys.readouterr().out
-    assert (root / "README.md").read_text(encoding="utf-8") == README
+    assert "CONTRIBUTING.md: out of date" in capsys.readouterr().out
+    assert (root / "CONTRIBUTING.md").read_text(encoding="utf-8") == PLAN
     assert not (root / "docs").exists()
     docs.main([], root)
     assert docs.main(["--check"], root) == 0
@@ -87,7 +79,7 @@ def test_markers_must_be_there_once_and_in_order(text: str) -> None:
         docs.fill(text, "x", "body")
 
 
-def test_without_a_readme_it_says_where_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outside_of_a_checkout_it_says_where_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert docs.main([], tmp_path) == 3
     assert "run this in a checkout" in capsys.readouterr().err
 

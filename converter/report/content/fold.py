@@ -173,6 +173,8 @@ def _biases_tile(result: InspectResult) -> Tile:
         return _tile("biases", result.before.biases, result.after.biases, note)
     kept = Counter(fate.op for fate in result.fates if fate.kind is FateKind.KEPT)
     by_data = sum(rewrite.safety is Safety.ASSUMES for rewrite in result.rewrites)
+    if any(fate.kind is FateKind.REMOVED for fate in result.fates):
+        by_data = 0  # they are not among those kept, as in documents of earlier versions
     split = ", ".join(f"{op} {n:,}" for op, n in sorted(kept.items(), key=lambda item: (-item[1], item[0])))
     note = f"biases left: {split}" if len(kept) > 1 and not by_data else ""
     return _tile("biases", len(result.fates), sum(kept.values()) - by_data, note)
