@@ -264,7 +264,9 @@ def check_given(model: ModelProto, feeds: Mapping[str, Any]) -> None:
     allowed = set(expected) | {i.name for i in model.graph.input}
     missing, unknown = [n for n in expected if n not in feeds], [n for n in feeds if n not in allowed]
     if missing:
-        raise DataError(f"input {missing[0]!r} has no value; give one for each of {', '.join(sorted(expected))}")
+        there = ", ".join(sorted(map(str, feeds))) or "nothing"
+        wanted = ", ".join(sorted(expected))
+        raise DataError(f"input {missing[0]!r} has no value: the data have {there}; the model takes {wanted}")
     if unknown:
         raise DataError(f"{unknown[0]!r} is not an input of the model; its inputs are {', '.join(sorted(expected))}")
 
