@@ -9,6 +9,8 @@ from onnx import GraphProto, ModelProto
 
 from converter.model.file.checker import infer_shapes
 from converter.model.shapes.claims import without_claims
+from converter.model.shapes.fused import DOMAIN
+from converter.model.shapes.inference import follow_sizes
 from converter.referee.proto.source import Port, read_ports, strip_weights
 from converter.referee.reference.kernels import list_captures
 
@@ -17,10 +19,16 @@ _WIDE = 8  # bytes of a float64 element
 
 def infer_types(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None) -> dict[str, Port]:
     """Every tensor of the main graph whose type could be inferred, initializers included."""
-    full = infer_shapes(strip_weights(model, dims)).graph
+    inferred = infer_shapes(strip_weights(model, dims))
+    full = inferred.graph
     known = read_ports([*full.value_info, *full.input, *full.output])
     for tensor in full.initializer:
         known[tensor.name] = Port(tensor.name, "tensor", tensor.data_type, tuple(tensor.dims))
+    if any(i.domain == DOMAIN for i in model.opset_import):  # onnxruntime's own, of which onnx knows nothing
+        found = follow_sizes(inferred)[0]
+        for name, sizes in found.dims.items():
+            if name not in known or known[name].dims is None:
+                known[name] = Port(name, "tensor", found.types.get(name, 0), sizes)
     return known
 
 

@@ -59,15 +59,28 @@ def _find_forms(facts: Facts, node: Node) -> Iterator[Quantized | None]:
             source = node.tensor_in(data)
             producer = None if source is None else facts.graph.producer(source)
             inner = None if producer is None or producer.scope is not node.scope else quantized_at(facts, producer)
+            if inner is not None and not inner.channels:
+                inner = _along_bias(facts, inner, node, 1 - data)
             if inner is not None and inner.bias_node is None and is_bias_add(facts, inner, node, 1 - data):
                 yield Quantized(
                     inner.node, node, 1 - data, inner.scale, inner.end, inner.channels, inner.axes_behind, inner.blocks
                 )
 
 
+def _along_bias(facts: Facts, found: Quantized, add: Node, slot: int) -> Quantized | None:
+    """A DequantizeLinear of data whose channels are those of the vector that an Add puts on it."""
+    bias = add.tensor_in(slot)
+    weight = None if bias is None else facts.constants.weight(bias)
+    varying = [] if weight is None else [k for k, d in enumerate(weight.shape) if d != 1]
+    if weight is None or len(varying) != 1:
+        return None
+    behind = len(weight.shape) - 1 - varying[0]
+    return Quantized(found.node, None, 0, found.scale, found.end, weight.shape[varying[0]], behind)
+
+
 def quantized_into(facts: Facts, node: Node) -> Quantized | None:
     """The quantized operator that `node`, of a type of its own, belongs to, with the Add after it."""
-    if not node.is_op(*_INTEGER) and not node.is_microsoft(*FUSED_WEIGHTS):
+    if not node.is_op(*_INTEGER, "DequantizeLinear") and not node.is_microsoft(*FUSED_WEIGHTS):
         return None
     found = quantized_at(facts, node)
     at = node
@@ -156,7 +169,7 @@ def _find_fused(facts: Facts, node: Node) -> Quantized | None:
 def _fits(facts: Facts, found: Quantized) -> bool:
     """Whether the scale is one number, or one for each channel (and block)."""
     shape = facts.weight(found.weight).shape
-    if not found.channels:
+    if not found.channels or found.node.is_op("DequantizeLinear"):
         return True
     if found.blocks:
         return math.prod(shape) % found.channels == 0 and len(shape) <= 3
@@ -181,6 +194,35 @@ def is_bias_add(facts: Facts, found: Quantized, add: Node, slot: int) -> bool:
     if constant is None or not numerics.is_float(constant.dtype) or rank is None or len(constant.shape) > rank:
         return False
     return math.prod(constant.shape) == found.channels and _is_per_channel(found, constant.shape)
+
+
+def unpack_blocks(facts: Facts, node: Node) -> Array | None:
+    """The matrix [K, N] of a MatMulNBits, dequantized; None where it is not constant, or packed in another way."""
+    n, k, block, bits = (int(node.attr(a, d)) for a, d in (("N", 0), ("K", 0), ("block_size", 0), ("bits", 4)))
+    weights = [None if (t := node.tensor_in(slot)) is None else facts.constants.weight(t) for slot in (1, 2, 3)]
+    packed, scales, zeros = weights
+    if packed is None or scales is None or bits not in (2, 4, 8) or node.tensor_in(4) is not None or not n * k * block:
+        return None
+    if zeros is None and node.tensor_in(3) is not None:
+        return None
+    if int(node.attr("accuracy_level", 0)) == 4:
+        return None  # it rounds what it multiplies to 8 bits, block by block
+    blocks = -(-k // block)
+    integers = _unpack_bits(packed.load().reshape(n, blocks, -1), bits)[..., :block]
+    at: Array = np.full((1, 1, 1), float(1 << (bits - 1)))
+    if zeros is not None and zeros.dtype == np.uint8:
+        at = _unpack_bits(zeros.load().reshape(n, -1), bits)[:, :blocks].reshape(n, blocks, 1)
+    elif zeros is not None:
+        at = zeros.float64().reshape(n, blocks, 1)
+    values = (integers - at) * scales.float64().reshape(n, blocks, 1)
+    return np.asarray(values.reshape(n, -1)[:, :k].T)
+
+
+def _unpack_bits(packed: NDArray[np.uint8], bits: int) -> Array:
+    """Bytes [..., n] as numbers [..., n * 8 / bits], those in the low bits first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    numbers = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+    return np.asarray(numbers.reshape(*packed.shape[:-1], -1), np.float64)
 
 
 # -- what a factor makes of the scale ----------------------------------------------------------

@@ -16,7 +16,7 @@ from converter.rewrite.analysis.affine import Affine, affine_at, scale_and_shift
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.fused import ATTENTION, CLOSED
 from converter.rewrite.analysis.linear import Linear, linear_at, linear_into
-from converter.rewrite.analysis.quantized import quantized_at
+from converter.rewrite.analysis.quantized import quantized_at, quantized_into, unpack_blocks
 from converter.rewrite.bias_flow.rules.product import conv_problem, convolve_shift
 from converter.rewrite.bias_flow.shift import Array, Shift
 
@@ -133,6 +133,8 @@ def find_absorb(facts: Facts, options: TraceOptions, node: Node, shifts: dict[in
         return None
     if node.is_microsoft(*_SUMS):
         return _absorb_in_fused(facts, node, s)
+    if node.is_microsoft("MatMulNBits"):
+        return _absorb_in_blocks(facts, options, node, s)
     if lin.kind_of(node) in lin.LINEAR:
         return _absorb_in_linear(facts, options, node, s)
     if node.is_op("BatchNormalization"):
@@ -176,6 +178,24 @@ def _absorb_in_fused(facts: Facts, node: Node, s: Shift) -> Absorb | None:
     added = np.broadcast_to(s.value.reshape(-1), weight.shape)
     how = f"its bias {bias.name!r} takes it over"
     return Absorb(node, EffectKind.BIAS, Linear(node, node, slot), lambda: added, added.size, how)
+
+
+def _absorb_in_blocks(facts: Facts, options: TraceOptions, node: Node, s: Shift) -> Absorb | None:
+    """A product with a matrix in packed blocks, with a bias of its own or an Add after it."""
+    linear = quantized_into(facts, node)
+    if linear is None or s.value is None or not s.constant_on(range(s.rank - 1)) or node.function_attrs:
+        return None
+    matrix = facts.remember(unpack_blocks, node)
+    if matrix is None:
+        return None
+    added = np.broadcast_to(s.value.reshape(-1), (matrix.shape[0],)) @ matrix
+    if linear.bias is None:
+        how = "its new bias takes it over"
+        return Absorb(node, EffectKind.NEW_BIAS, linear, lambda: added, added.size, how) if options.new_bias else None
+    if facts.read_weight(linear.bias) is None or not numerics.is_float(facts.weight(linear.bias).dtype):
+        return None
+    how = f"its bias {linear.bias.name!r} takes it over"
+    return Absorb(node, EffectKind.BIAS, linear, lambda: added, added.size, how)
 
 
 def _find_addition(facts: Facts, linear: Linear, s: Shift) -> Callable[[], Array] | None:

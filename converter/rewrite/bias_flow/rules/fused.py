@@ -7,6 +7,7 @@ import numpy as np
 from converter.model.graph import Node
 from converter.records import EffectKind
 from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.quantized import unpack_blocks
 from converter.rewrite.bias_flow.rules.product import (
     multiply_by_data,
     multiply_shift,
@@ -15,7 +16,7 @@ from converter.rewrite.bias_flow.rules.product import (
     sums_to_one,
     weigh_by_data,
 )
-from converter.rewrite.bias_flow.shift import NOT_LINEAR, Block, Cancel, Effect, Propagate, Rule, Shifts
+from converter.rewrite.bias_flow.shift import NOT_LINEAR, Block, Cancel, Effect, Propagate, Rule, Shift, Shifts
 
 
 def _fused_matmul(facts: Facts, node: Node, shifts: Shifts) -> Effect:
@@ -61,6 +62,18 @@ def _skip_norm(_: Facts, node: Node, shifts: Shifts) -> Effect:
     return Cancel(EffectKind.NORM, "layer normalisation subtracts the mean, the shift with it")
 
 
+def _blocks(facts: Facts, node: Node, shifts: Shifts) -> Effect:
+    """A product with a matrix in packed blocks."""
+    if set(shifts) != {0}:
+        return Block("stops", "it feels a shift of its parameters")
+    s, matrix = shifts[0], facts.remember(unpack_blocks, node)
+    if matrix is None:
+        return Block("stops", "its weight is known at run time only, or packed in another way")
+    if s.value is None:
+        return Propagate({0: Shift.of_axes(s.rank, s.invariant & frozenset(range(s.rank - 1)))})
+    return multiply_shift(s.value, matrix, 0)
+
+
 def _end_with(rule: Rule) -> Rule:
     """A layer with an activation behind it: without one it is the layer."""
 
@@ -75,6 +88,7 @@ def _end_with(rule: Rule) -> Rule:
 MICROSOFT_RULES: dict[str, Rule] = {
     **dict.fromkeys(("FusedMatMul", "TransposeMatMul"), Rule(_fused_matmul)),
     "SkipLayerNormalization": Rule(_skip_norm),
+    "MatMulNBits": Rule(_blocks),
     "FusedConv": _end_with(Rule(propagate_conv)),
     "FusedGemm": _end_with(Rule(propagate_gemm)),
 }
