@@ -45,6 +45,23 @@ LEFT = {
     # Branches of one input, or of one layer.
     "rep_block": "Conv Relu",
     "siamese_difference_conv": "Abs Conv Conv Sub",
+    # Weights behind DequantizeLinear, integer chains, values that are dequantized.
+    "q01_wdq_pc_conv_bn": "Conv DequantizeLinear",
+    "q03_wdq_pc_convbias_mul_add": "Conv DequantizeLinear",
+    "q04_qat_conv_i32bias_bn_relu_q": "Conv DequantizeLinear DequantizeLinear DequantizeLinear QuantizeLinear "
+    "QuantizeLinear Relu",
+    "q06_wdq_matmul_mul_add": "Add DequantizeLinear MatMul",
+    "q08_qlinearconv_zero_bias": "QLinearConv",
+    "q09b_wdq_i32bias_instnorm": "Conv DequantizeLinear DequantizeLinear InstanceNormalization QuantizeLinear",
+    "q10_dyn_convinteger_bias_bn": "Add Cast ConvInteger DynamicQuantizeLinear Mul Mul",
+    "q11_dyn_matmulinteger_bias_div": "Add Cast DynamicQuantizeLinear MatMulInteger Mul Mul",
+    "q12_matmulnbits_mul_add": "MatMulNBits",
+    "q13_dynquantmatmul_mul": "DynamicQuantizeMatMul",
+    "q15_act_dq_mul": "DequantizeLinear",
+    # A bias that is quantized as the model runs; both halves of a quantized LSTM's.
+    "b5_convinteger_runtime_bias_instnorm": "Add Cast ConvInteger Div DynamicQuantizeLinear Mul Mul Mul Mul "
+    "ReduceMean ReduceMean Sqrt Sub",
+    "b6_dynamicquantizelstm_wb_rb": "DynamicQuantizeLSTM",
     # Constants that are computed.
     "weight_norm_reducel2": "Conv Relu",
     "bn_tiled": "Conv Relu",

@@ -43,6 +43,7 @@ def product(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     left, right = args
     if not isinstance(left, Form) or not isinstance(right, Form):
         return None
+    left, right = (f.settled if f.shift is not None and f.shift.is_zero else f for f in (left, right))
     label = node.name or f"{node.op_type}:{node.output[0]}"
     bare = Form(Other("MatMul", None, (left.settled, right.settled), 0, label))
     r.laws.add(Law.PRODUCT)
@@ -59,11 +60,21 @@ def product(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     if left.shift is not None:
         terms.append(Form(Other("MatMul", "", (make_vector(left.shift), right.settled), 0, label)))
     if left.shift is not None and right.shift is not None:
-        if shift is not None or left.shift.value.ndim < 1 or right.shift.value.ndim < 2:
+        one, other = _extend_numbers(left.shift, right.shift)
+        if shift is not None or one.value.ndim < 1 or other.value.ndim < 2:
             raise NotExpressed(f"shifts of both sides of {label}")
-        shift = _multiply_intervals(left.shift, right.shift)
+        shift = _multiply_intervals(one, other)
     total = add_forms(terms) if len(terms) > 1 else bare
     return [total if shift is None else total.plus(shift)]
+
+
+def _extend_numbers(left: Interval, right: Interval) -> tuple[Interval, Interval]:
+    """Shifts of the factors of a product; one that is a single number as long as the other one is."""
+    if right.value.size == 1 and left.value.ndim >= 1 and (n := left.value.shape[-1]) > 1:
+        right = right.map(lambda x: np.broadcast_to(x.reshape(1, 1), (n, 1)))
+    elif left.value.size == 1 and right.value.ndim >= 2 and (n := right.value.shape[-2]) > 1:
+        left = left.map(lambda x: np.broadcast_to(x.reshape(1), (n,)))
+    return left, right
 
 
 def _multiply_intervals(left: Interval, right: Interval) -> Interval:
@@ -101,6 +112,11 @@ def softmax(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     if form.shift is not None and not views.varies_along(form.shift, axes, rank):
         r.laws.add(Law.SOFTMAX)
         form = form.settled
+    elif form.shift is not None and len(axes) == 1 and np.isfinite(form.shift.value).all():
+        # What varies along the axis, such as a constant mask, counts from its first number: softmax feels no more.
+        r.laws.add(Law.SOFTMAX)
+        first = form.shift.map(lambda x: x.take([0], axis - rank))
+        form = replace(form, shift=form.shift - first)
     key = (node.op_type, "last" if axis == rank - 1 else tuple(axes))
     return r.opaque(node, [form], key)
 

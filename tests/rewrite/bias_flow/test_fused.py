@@ -205,3 +205,36 @@ def test_a_scale_of_data_in_the_scale_stays() -> None:
     result = fold(model(text, **WEIGHTS))
     assert "Mul" in [n.op_type for n in result.model.graph.node][-1]
     assert not result.rewrites
+
+
+BLOCKS = "MatMulNBits <K = 32, N = 6, bits = 4, block_size = 16ACCURACY> (h, packed, scales)"
+SINKS = f"""(float[2,5,12] x) => (float[2,5,6] y) {{ p = MatMul (x, w1) h = Add (p, b1)
+    a = com.microsoft.{BLOCKS} y = Add (a, t) }}"""
+
+
+def test_a_bias_sinks_through_packed_blocks() -> None:
+    proto = model(SINKS.replace("ACCURACY", ""), **WEIGHTS, w1=normal(12, 32), b1=normal(32))
+    assert [n.op_type for n in fold(proto).model.graph.node] == ["MatMul", "MatMulNBits"]
+
+
+def test_blocks_that_round_what_they_multiply_feel_it() -> None:
+    """accuracy_level 4: the input is rounded to 8 bits, block by block."""
+    proto = model(SINKS.replace("ACCURACY", ", accuracy_level = 4"), **WEIGHTS, w1=normal(12, 32), b1=normal(32))
+    left = [n.op_type for n in converter.fold(proto, verify=False).model.graph.node]
+    assert left == ["MatMul", "Add", "MatMulNBits"]
+
+
+def test_what_is_added_to_a_dequantized_value_is_a_bias() -> None:
+    """It sinks into a layer, and where a quantizer reads it, that is said."""
+    data = "(uint8[2,3,8,8] x) => (float[2,4,6,6] y) { d = DequantizeLinear (x, ws0) h = Add (d, b311)"
+    proto = model(f"{data} y = Conv (h, w, b) }}", **CONV, ws0=np.float32(0.02), b311=normal(3, 1, 1))
+    assert [n.op_type for n in fold(proto).model.graph.node] == ["DequantizeLinear", "Conv"]
+    felt = model(
+        f"{data} q = QuantizeLinear (h, ws0) e = DequantizeLinear (q, ws0) y = Conv (e, w, b) }}",
+        **CONV,
+        ws0=np.float32(0.02),
+        b311=normal(3, 1, 1),
+    )
+    result = converter.fold(felt, verify=False)
+    (fate,) = [f for f in result.fates if f.op == "DequantizeLinear"]
+    assert "QuantizeLinear" in fate.why
