@@ -305,7 +305,7 @@ class Graph:
             if held is not None and self.is_shared(held):
                 self._derived[self._copy_key(edit)] = const
             node.scope.values[const.name] = const
-            node.scope.new_constants.append(const)
+            node.scope.new_constants[const] = None
             change.added[id(const)] = const
         while len(node.inputs) <= edit.slot:
             node.inputs.append(Value("", node.scope))
@@ -403,7 +403,7 @@ class Graph:
         if scope.values.get(tensor.name) is not tensor:
             return
         if tensor.field is None:
-            scope.new_constants = [t for t in scope.new_constants if t is not tensor]
+            scope.new_constants.pop(tensor, None)
         else:
             scope.removed_fields.add(tensor.field.start)
         self._forget(tensor)

@@ -7,6 +7,8 @@ names repeat across functions), and each knows its scope.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,10 +66,11 @@ def weight_bytes(weight: Weight) -> int:
     """Bytes that the weight takes in a file."""
     if isinstance(weight, StoredTensor):
         return weight.ref.n_bytes
-    n = int(np.prod(weight.shape, dtype=np.int64))
+    n = math.prod(weight.shape)
     return -(-n // 2) if is_half_byte(weight.dtype) else n * weight.dtype.itemsize
 
 
+@functools.cache
 def is_half_byte(dtype: np.dtype[Any]) -> bool:
     """Whether a file holds two elements of the type in a byte."""
     return dtype.name in ("int4", "uint4")
@@ -203,7 +206,7 @@ class Scope:
         self.field: Field | None = None  # the function's, in the model
         self.nodes: list[Node] = []
         self.values: dict[str, Tensor] = {}
-        self.new_constants: list[Const] = []
+        self.new_constants: dict[Const, None] = {}  # in the order in which they were made
         self.removed_fields: set[int] = set()  # start of the field of each initializer that went away
         self.removed_names: set[str] = set()  # names that no longer exist here
         self.frozen_inputs: set[str] = set()  # names taken out of the graph's inputs

@@ -351,14 +351,17 @@ def _cut_region(a: Scope, b: Scope, output: str, changed: set[str]) -> Region | 
             break
         open_a |= more_a
         open_b |= more_b
-    if part_b.inputs - part_a.inputs - _list_reachable(a):
+    if not all(_is_reachable(a, name) for name in part_b.inputs - part_a.inputs):
         return None
     return Region(b.key, output, _build_model(a, part_a, output, a), _build_model(b, part_b, output, a))
 
 
-def _list_reachable(scope: Scope) -> set[str]:
-    names = {*scope.inputs, *scope.makers, *scope.consts}
-    return names | _list_reachable(scope.outer) if scope.outer is not None else names
+def _is_reachable(scope: Scope | None, name: str) -> bool:
+    while scope is not None:
+        if name in scope.inputs or name in scope.makers or name in scope.consts:
+            return True
+        scope = scope.outer
+    return False
 
 
 def _walk(scope: Scope, other: Scope, output: str, opened: set[str], changed: set[str]) -> _Part:

@@ -100,6 +100,18 @@ def _batch_norm(call: KernelCall) -> Outputs:
     return (y, *running, now_mean, now_var)[: call.n_outputs]
 
 
+def _instance_norm(call: KernelCall) -> Outputs:
+    x, scale, bias = call.inputs[:3]
+    axes, shape = tuple(range(2, x.ndim)), (1, -1) + (1,) * (x.ndim - 2)
+    y = np.asarray(x - x.mean(axis=axes, keepdims=True))
+    flat = y.reshape(*y.shape[:2], -1)
+    var = np.einsum("nck,nck->nc", flat, flat) / max(flat.shape[2], 1)  # one pass, no copy
+    eps = call.get("epsilon", float(np.float32(1e-5)))
+    y *= scale.reshape(shape) / np.sqrt(var + eps).reshape(*var.shape, *shape[2:])
+    y += bias.reshape(shape)
+    return (y,)
+
+
 def _normalise(x: Array, parameters: list[Array], eps: float) -> Array:
     scale, bias, mean, var = parameters
     y = np.asarray(x - mean)
@@ -256,6 +268,7 @@ OPS: dict[tuple[str, str], Op] = {
     ("", "Conv"): _conv,
     ("", "ConvTranspose"): _conv_transpose,
     ("", "BatchNormalization"): _batch_norm,
+    ("", "InstanceNormalization"): _instance_norm,
     ("", "LRN"): _lrn,
     ("", "Softmax"): _softmax_like(softmax),
     ("", "LogSoftmax"): _softmax_like(_log_softmax),

@@ -10,9 +10,9 @@ element by element, and within a few times the original's own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from converter.referee.verify.metrics import measure_difference
 from converter.referee.verify.models import ModelInput, ModelUnderTest, make_region_options
 from converter.referee.verify.options import Options
 from converter.referee.verify.region_replay import RegionReplay, run_regions
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 GROWTH = 10.0  # times the original's error at a place, above which the fold is no longer backward stable
 
@@ -100,7 +103,7 @@ def _measure(
     replay = RegionReplay(ChangedRegions(tuple(regions)), a, b, options, ours=True)
     checks = []
     for region in regions:
-        check = None if values is None or region.scope else _measure_region(region, a, b, values, replay, options)
+        check = None if values is None or region.scope else _measure_cropped(region, a, b, values, replay, options)
         if check is None:
             alone = run_regions(ChangedRegions((region,)), a, b, options, light=True)
             check = next(iter(alone.outputs), OutputCheck(region.name, Verdict.INCONCLUSIVE, why=alone.why))
@@ -126,6 +129,40 @@ def _run_original(
         return values | side.run(case.feeds)
     except (DataError, ModelError):
         return None
+
+
+_SIDE = 64  # of a map that a place is measured on: a layer is the same layer at any size
+
+
+def _measure_cropped(
+    region: Region, a: LoadedModel, b: LoadedModel, values: Mapping[str, Any], replay: RegionReplay, options: Options
+) -> OutputCheck | None:
+    """A place on a part of the maps that come to it, if it takes them in that size and passes; else on all of them."""
+    reads = {i.name for m in (region.before, region.after) for i in m.graph.input}
+    maps = {n: v for n, v in values.items() if n in reads and np.ndim(v) == 4}
+    sizes = {np.shape(v)[2:] for v in maps.values()}
+    if len(sizes) == 1 and max(size := sizes.pop()) > 2 * _SIDE:
+        top, left = (max(0, (side - _SIDE) // 2) for side in size)
+        part = {n: np.ascontiguousarray(v[:, :, top : top + _SIDE, left : left + _SIDE]) for n, v in maps.items()}
+        opened = replace(region, before=_open_sizes(region.before, maps), after=_open_sizes(region.after, maps))
+        check = _measure_region(opened, a, b, {**values, **part}, replay, options)
+        if check is not None and check.status is Verdict.PASS and check.detail.get("growth", 0.0) <= GROWTH:
+            return check
+    return _measure_region(region, a, b, values, replay, options)
+
+
+def _open_sizes(model: ModelProto, names: Container[str]) -> ModelProto:
+    """A copy whose maps, and outputs, may have any height and width."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    for value in copy.graph.input:
+        if value.name in names and value.type.HasField("tensor_type"):
+            for dim in value.type.tensor_type.shape.dim[2:]:
+                dim.Clear()
+    for value in copy.graph.output:
+        if value.type.HasField("tensor_type"):  # else nothing is said of it
+            value.type.tensor_type.ClearField("shape")
+    return copy
 
 
 def _measure_region(

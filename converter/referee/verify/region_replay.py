@@ -113,6 +113,7 @@ class RegionReplay:
         self._needs = {id(s): {*_list_inputs(s.before), *_list_inputs(s.after), s.output} for s in self._waiting}
         self._readers = Counter(name for needs in self._needs.values() for name in needs)
         self._values: dict[str, Any] = {}
+        self._exact: dict[str, Any] | None = None  # of a place, where it is known already
         self._names = RenamedTensors(a, b, ours=ours)
         self.checks: list[OutputCheck] = []
         self.missed: dict[str, str] = {}
@@ -164,10 +165,13 @@ class RegionReplay:
     # -- one place -------------------------------------------------------------------------------
 
     def judge(self, region: Region, values: Mapping[str, Any]) -> OutputCheck | None:
-        """One place on ``values``, its inputs and its output among them; None where it could not be run."""
-        self._values = dict(values)
+        """One place on ``values``, its inputs, as declared, and its exact output; None where it could not be run."""
+        self._values, self._exact = dict(values), {region.output: np.asarray(values[region.output])}
         count = len(self.checks)
-        self._judge_region(region)
+        try:
+            self._judge_region(region)
+        finally:
+            self._exact = None
         return self.checks[-1] if len(self.checks) > count else None
 
     def _judge_region(self, region: Region) -> None:
@@ -220,7 +224,8 @@ class RegionReplay:
             return self._find_renamed(region, small)
         left = ModelUnderTest(LoadedModel(region.before, region.output, None, self._a.folder), small)
         right = ModelUnderTest(LoadedModel(region.after, region.output, None, self._b.folder), small)
-        found = judge_algebra(left, right, [ModelInput(self._feeds(region.before) | self._feeds(region.after))], small)
+        feeds = self._feeds(region.before) | self._feeds(region.after)
+        found = judge_algebra(left, right, [ModelInput(feeds, exact=self._exact)], small)
         if not found.outputs:
             raise ModelError(found.why)
         check, node = found.outputs[0], region.after.graph.node[-1]
