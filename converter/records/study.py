@@ -21,7 +21,10 @@ class Stamp(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Stamp | None:
-        return cls.NOT_RUN if value == "NOT LOOKED AT" else None  # its name in earlier reports
+        return _EARLIER.get(value)
+
+
+_EARLIER: dict[object, Stamp] = {"NOT LOOKED AT": Stamp.NOT_RUN}  # names in earlier reports
 
 
 @dataclass(frozen=True, slots=True)
