@@ -1,0 +1,54 @@
+"""Whatever affine node stands next to a layer and stays has a line that says why, in every model that was reported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import converter
+from converter.model.graph import Graph, Node
+from converter.model.graph.graph import load
+from converter.rewrite.analysis.constants import Constants
+
+_CORPUS = os.environ.get("BIASOPT_CORPUS", "")
+REPORTS = Path(os.environ.get("BIASOPT_REPORTS") or (Path(_CORPUS).parent / "reports" if _CORPUS else ""))
+MODELS = sorted(REPORTS.glob("*.onnx")) if REPORTS.name else []
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@pytest.mark.skipif(not MODELS, reason="no reported models: set BIASOPT_REPORTS, or BIASOPT_CORPUS beside them")
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_what_stays_beside_a_layer_has_a_line(path: Path) -> None:
+    try:
+        result = converter.fold(path, verify=False)
+    except converter.BiasoptError:
+        pytest.skip("refused, with a message")
+    told = {finding.node for finding in result.findings if finding.code}
+    told |= {fate.node for fate in result.fates}  # the bias of a layer has its own
+    graph = load(result.model)
+    assert [n.label for n in graph.nodes() if is_left(graph, n) and n.label not in told] == []
+
+
+def is_left(graph: Graph, node: Node) -> bool:
+    """Whether it is a batch norm, or arithmetic with a float constant, right beside a layer with a constant weight."""
+    constants = Constants(graph)
+    if node.is_op("BatchNormalization"):
+        data = node.inputs[0]
+    elif node.is_op("Mul", "Add", "Sub", "Div") and len(node.inputs) == 2:
+        values = [constants.weight(t) for t in node.inputs]
+        if sum(v is not None for v in values) != 1 or (node.is_op("Div") and values[0] is not None):
+            return False
+        value = next(v for v in values if v is not None)
+        data = node.inputs[0 if values[0] is None else 1]
+        if value.dtype not in (np.float32, np.float16, np.float64):
+            return False
+    else:
+        return False
+    makers = [graph.producer(data)]
+    if node.is_op("Add") and makers[0] is not None and makers[0].is_op("MatMul"):
+        return False  # that is its bias
+    beside = [n for n in (*makers, *graph.readers(node.outputs[0])) if n is not None and n.is_op(*LAYERS)]
+    return any(constants.weight(n.inputs[1]) is not None for n in beside)
