@@ -43,7 +43,7 @@ def _find(facts: Facts, node: Node) -> RunTimeBias | None:
         if facts.graph.producer(bias) is None or facts.constants.weight(bias) is not None or source is bias:
             continue
         rank, own = facts.rank(source), facts.shape(bias)
-        if rank is None or own is None or len(own) > rank:
+        if rank is None or own is None or len(own) > rank or facts.rank(node.outputs[0]) != rank:
             continue
         lead = rank - len(own)
         invariant = [k for k in range(rank) if k < lead or own[k - lead] == 1]
