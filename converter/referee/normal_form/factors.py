@@ -15,7 +15,18 @@ import numpy as np
 from onnx import NodeProto
 
 from converter.referee.normal_form import form as views
-from converter.referee.normal_form.form import Form, Known, Linear, Other, View, build_linear, make_vector
+from converter.referee.normal_form.form import (
+    Atom,
+    Form,
+    Known,
+    Linear,
+    NotExpressed,
+    Other,
+    Total,
+    View,
+    build_linear,
+    make_vector,
+)
 from converter.referee.normal_form.interval import Interval, is_float, make_exact
 from converter.referee.normal_form.laws import Law
 from converter.referee.normal_form.reader import Reader, Rule, Value, get_interval, list_attributes
@@ -60,7 +71,25 @@ def _take_part(
     mask = views.put(make_exact(1.0), rank, axis, size, indices, 0.0)
     bare = Form(form.atom)
     masked = None if mask is None else bare.times(mask)
-    return Form(View(key, bare if masked is None or masked.scale is not None else masked, back), scale, shift)
+    if masked is not None and masked.scale is None:
+        bare = masked
+    elif _is_moved_layer(form.atom):  # a layer of which the other channels would show, though nobody reads them here
+        raise NotExpressed(f"which channels of a layer {node.name or node.output[0]!r} takes is not known")
+    return Form(View(key, bare, back), scale, shift)
+
+
+_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split", "Gather")
+
+
+def _is_moved_layer(atom: Atom) -> bool:
+    """Whether it is a layer, or the elements of one in other places."""
+    if isinstance(atom, View):
+        return _is_moved_layer(atom.operand.atom)
+    if isinstance(atom, Total):
+        return any(_is_moved_layer(term.atom) for term in atom.terms)
+    if isinstance(atom, Other) and atom.op in _MOVES:
+        return isinstance(atom.args[0], Form) and _is_moved_layer(atom.args[0].atom)
+    return isinstance(atom, Linear)
 
 
 def _split(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
