@@ -130,7 +130,10 @@ def one_difference(name: str, want: NDArray, got: NDArray, moved: float) -> Diff
         return None
     wide = want[finite].astype(np.float64)
     error = float(np.max(np.abs(wide - got[finite])))
-    limit = FLOOR * float(np.max(np.abs(wide))) + MARGIN * moved
+    floor = max(
+        FLOOR, float(np.finfo(want.dtype).eps)
+    )  # of half precision one unit in the last place: no nudge is finer
+    limit = floor * float(np.max(np.abs(wide))) + MARGIN * moved
     return None if error <= limit else Difference(name, f"off by {error:.3g}, rounding explains {limit:.3g}")
 
 

@@ -233,7 +233,19 @@ def test_the_schema_is_what_its_number_says(mobilenet: dict[str, Any]) -> None:
     """A new key is no new number; a key that goes or changes is."""
     assert set(mobilenet) == {
         *("schema", "tool", "exit_code", "warnings", "model", "inputs", "seed", "folded_batch_norms", "output", "rows"),
-        *("labelled", "classes", "biases", "variants", "fits", "probes", "findings", "note", "uncovered", "repro"),
+        *(
+            "labelled",
+            "classes",
+            "biases",
+            "variants",
+            "fits",
+            "probes",
+            "findings",
+            "note",
+            "uncovered",
+            "repro",
+            "question",
+        ),
     }
     assert set(mobilenet["biases"][0]) == {
         *("node", "op", "role", "class", "why", "fate", "channels", "inputs_per_output", "groups", "ratio"),

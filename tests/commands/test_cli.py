@@ -167,6 +167,7 @@ def test_options_arrive_as_values(run: Run, engine: Engine, tmp_path: Path) -> N
         "model": Path("m.onnx"),
         "out": Path("out.onnx"),
         "in_place": False,
+        "link": False,
         "verify": False,
         "only": ["fold-bn-into-conv", "drop-zero-bias"],
         "skip": ["drop-zero-bias"],

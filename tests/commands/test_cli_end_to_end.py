@@ -151,7 +151,7 @@ def test_what_is_no_model_is_3_and_one_line(run: Run, net: Path, command: str, w
 
 
 def test_only_skip_and_stop_after(run: Run, net: Path) -> None:
-    for options in (["--only", "drop-zero-bias"], ["--skip", "fold-bn-into-conv"], ["--stop-after", "0"]):
+    for options in (["--only", "drop-zero-bias"], ["--skip", "fold-bn-into-conv,hoist-bn"], ["--stop-after", "0"]):
         document = json.loads(run("fold", net, "--json", "--force", *options)[1])
         assert document["rewrites"] == []
 

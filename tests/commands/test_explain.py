@@ -73,7 +73,11 @@ def test_the_way_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(capsys.readouterr().out)
     assert (document["schema"], document["fate"], document["input"]) == ("biasopt.explain/1", "dead", VIT)
     end = document["path"][-1]
-    assert (end["op"], end["verb"], end["from"]) == ("Softmax", "annihilates", ["node_div"])
+    assert (end["op"], end["verb"], end["from"]) == (
+        "Softmax",
+        "annihilates",
+        ["node_matmul"],
+    )  # the number on the scores is in the queries' weights
     assert end["says"].startswith("cancels it: ")
 
 

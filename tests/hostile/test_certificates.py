@@ -60,6 +60,6 @@ def test_a_model_that_is_cut_short_while_it_is_open(model: Path, monkeypatch: py
         return found
 
     monkeypatch.setattr(folding.pipeline, "run", cut)
-    with pytest.raises(ModelError, match="changed while it was read"):
+    with pytest.raises(ModelError, match="changed while it was being folded; nothing was written"):
         converter.fold(model, verify=False, out=model.with_name("o.onnx"))
     assert [p.name for p in model.parent.iterdir()] == ["m.onnx"]

@@ -40,7 +40,7 @@ def test_a_pass_without_guards_says_so() -> None:
 
 def test_the_table_links_to_the_pages() -> None:
     table = docs.passes_table(ROWS).splitlines()
-    assert table[2] == "| 1 | [`tidy-up`](docs/passes.md#tidy-up) | one becomes the other | exact |"
+    assert table[2] == "| 1 | [`tidy-up`](#tidy-up) | one becomes the other | exact |"
     assert len(table) == 4
 
 

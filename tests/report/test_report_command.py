@@ -168,7 +168,8 @@ def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: pytest
 def test_every_format_that_can_be_asked_for_can_be_made() -> None:
     from converter.commands.options import parse_formats
 
-    assert parse_formats(["json,md", "html,junit,text"]) == list(save.NAMES)
+    asked = ["json,md", "html,junit,text", "metrics,bmf,openmetrics,card"]
+    assert parse_formats(asked) == ",".join(asked).split(",") == list(save.NAMES)
     assert set(save.FORMATS) < set(save.NAMES)
     for form in save.NAMES:
         assert save.render_document(json.loads(dumps(made.bench_json())), form).endswith("\n")

@@ -251,7 +251,14 @@ def _group_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | 
 def _layer_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     rank = r.rank(node.input[0])
     axis = int(read_attributes(node).get("axis", -1)) % rank
-    return _keep_outside(r, node, args, range(axis, rank), lambda s: None)
+    bias = _get_small(args[2]) if len(args) > 2 and args[2] is not None else make_exact(0.0)
+    if bias is None or any(node.output[1:]):
+        return _keep_outside(r, node, args, range(axis, rank), lambda s: None)
+    # Its bias is added like any other: a fold may have moved it into the layers behind.
+    found = _keep_outside(r, node, args[:2], range(axis, rank), lambda s: None) or r.opaque(node, args[:2])
+    form = found[0]
+    assert isinstance(form, Form)
+    return [form if bias.is_zero else form.plus(bias)]
 
 
 def _cast_like(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
