@@ -246,6 +246,7 @@ def test_only_a_command_forks_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
         return str(os.getpid()).encode()
 
     here = str(os.getpid()).encode()
+    monkeypatch.setattr(isolation._Process, "is_commands", False)  # a test before this one may have run a command
     assert run_interruptible(work, isolation.HELD_MOST) == here
     monkeypatch.setattr(isolation._Process, "is_commands", True)
     assert run_interruptible(work, isolation.HELD_MOST - 1) == here

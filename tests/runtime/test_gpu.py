@@ -207,6 +207,10 @@ def test_versions_are_those_of_the_libraries_that_are_loaded(monkeypatch: pytest
             raise OSError("not loaded")
         return types.SimpleNamespace(cudaRuntimeGetVersion=runtime, getInferLibVersion=lambda: 101302)
 
+    def none(name: str, mode: int) -> Any:
+        raise OSError("not loaded")
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", none)
     assert machine.list_cuda_versions() == {}
     monkeypatch.setattr(machine.ctypes, "CDLL", load)
     assert machine.list_cuda_versions() == {"CUDA": "13.1", "TensorRT": "10.13.2"}
