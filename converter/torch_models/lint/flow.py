@@ -86,6 +86,8 @@ class BiasFlow:
         op = op_name(node)
         if _reads_shape_only(run, node, op):
             return None
+        if node not in self._data and node.op == "call_function":
+            return _change_computed(node)
         rule = RULES.get(op) or RULES.get(op.removesuffix("_"))
         call = Call(
             node,
@@ -159,6 +161,15 @@ def _reads_shape_only(run: _Run, node: Any, op: str) -> bool:
         return False
     rest = {key: value for key, value in bind_arguments(node).items() if key != name}
     return all(_effect_at(run, value) is None for value in rest.values())
+
+
+def _change_computed(node: Any) -> Any:
+    """The change of what is computed from parameters alone, as a parametrised bias is: any values, of its shape."""
+    value = node.meta.get("val")
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        return Block(op_name(node), "several values of parameters")
+    return new_shift([axis for axis, size in enumerate(shape) if size != 1])
 
 
 def _start_shift(node: Any, part: tuple[int, int] | None) -> Effect:

@@ -87,6 +87,7 @@ def examine(
     module = materialize(module, given)
     traced = trace_module(module, given)
     notes = [] if traced.tracer == "torch.export" else ["torch.export declined; what holds is what this example ran"]
+    notes += _list_limits(traced)
     twin, why = _make_twin(traced)
     if why:
         notes.append(why)
@@ -118,6 +119,19 @@ def examine(
         tuple(notes),
     )
     return Linted(report, traced, tuple(kept), cells, places)
+
+
+def _list_limits(traced: TracedModule) -> list[str]:
+    """What the module does by which biases are hidden from the trace."""
+    found = []
+    if any("autocast" in str(node.target) for node in traced.graph.nodes):
+        found.append("what runs under autocast is not followed: lint the module without it")
+    if any("FakeQuantize" in type(part).__name__ for part in traced.module.modules()):
+        found.append(
+            "quantisation-aware training: what a bias adds is rounded before the norm sees it, so that none is dead "
+            "exactly; lint the module before it is prepared"
+        )
+    return found
 
 
 def _make_twin(traced: TracedModule) -> tuple[Twin | None, str]:

@@ -125,6 +125,45 @@ def test_outputs_that_grow_with_the_second_run() -> None:
     assert findings(Counted(), 2, 3, 8, 8) == {("bias-before-batch-norm", "c.bias", None)}
 
 
+class Squashed(nn.Module):
+    def forward(self, b: Tensor) -> Tensor:
+        return torch.tanh(b) + b.mean()
+
+
+def test_a_parametrised_bias() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    for layer in (net[0], net[3]):
+        nn.utils.parametrize.register_parametrization(layer, "bias", Squashed())
+    name = "0.parametrizations.bias.original"
+    assert findings(net, 2, 3, 8, 8) == {("bias-before-batch-norm", name, None)}
+
+
+class Autocast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.b = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.b(self.c(x))
+
+
+def test_what_is_not_followed_is_said() -> None:
+    report = lint(Autocast(), torch.randn(2, 3, 8, 8))
+    assert report.findings or any("under autocast is not followed" in note for note in report.notes)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantisation_aware_training_says_why_nothing_is_dead() -> None:
+    from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).train()
+    net.qconfig = get_default_qat_qconfig("fbgemm")  # type: ignore[assignment]
+    report = lint(prepare_qat(net), torch.randn(2, 3, 8, 8))
+    assert not report.findings
+    assert any("none is dead exactly" in " ".join(note.split()) for note in report.notes)
+
+
 def test_lazy_modules_get_their_shapes() -> None:
     net = nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU())
     assert findings(net, 2, 3, 8, 8) == {("bias-before-batch-norm", "0.bias", None)}
