@@ -98,12 +98,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 # What is judged by onnx's own reference evaluator (padding by name, recurrent nodes with state or in two directions,
-# Scan, float16), or ends in its shape inference, where the onnx that is installed is older than these were mended.
+# Scan, float16), or ends in its shape inference, where the onnx that is installed is older than these were mended;
+# and damaged dequantizations, at which onnxruntime 1.20 aborts.
 _OLD_ONNX = re.compile(
     r"test_convolves\[(same|valid)|test_pools\[AveragePool-19-attributes7|test_flipped_bytes_never_crash"
     r"|test_(everything_float_becomes_float64|same_seed_perturbs_alike)|test_agrees_with_onnxruntime_on_the_corpus"
     r"|test_merge_rnn_biases.py|test_fold_bn_into_quantized.py|\[(scan-outer|captured-by-scan|valid|bn-conv-same-upper|same-unknown-size|chain-[\w-]+)\]"
-    r"|-float16\]|fp16-params-fp32\]|passes/.*bfloat16|\[dq-int4-negative\]"
+    r"|-float16\]|fp16-params-fp32\]|passes/.*bfloat16|\[dq-int4-negative\]|test_a_damaged_number_fails\[dq-"
 )
 _TOO_NEW = re.compile(
     r"opset (\d+) is unknown, this onnx|No schema registered for .* version '(\d+)'|domain_version of (\d+)"
@@ -118,6 +119,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     except Exception as exc:
         if "is under development and support for this is limited" in str(exc):
             pytest.skip("this onnxruntime does not run the operator set")
+        if "Could not find an implementation for" in str(exc) and onnx.__version__.startswith(("1.17.", "1.18.")):
+            pytest.skip("this onnxruntime has no kernel of one of its operators")
         found = _TOO_NEW.search(str(exc))
         opset = int(next(group for group in found.groups() if group)) if found else 0
         if opset <= onnx.defs.onnx_opset_version() or opset > 26:
