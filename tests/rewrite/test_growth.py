@@ -77,12 +77,12 @@ def test_a_reader_that_needs_it_as_it_was_keeps_all_from_folding() -> None:
     assert len(fold(proto, allow_growth=1.0).rewrites) == 2
 
 
-@pytest.mark.parametrize(("share", "n_folds"), [(0.5, 0), (1.1, 1), (2.5, 3)])
+@pytest.mark.parametrize(("share", "n_folds"), [(0.5, 0), (1.1, 0), (2.5, 3)])
 def test_as_much_as_is_allowed(share: float, n_folds: int) -> None:
     proto = tied((0.5, 0.25, 2.0))
     result = fold(proto, allow_growth=share)
     assert size(result.model) <= (1 + share) * size(proto)
-    assert len(result.rewrites) >= (n_folds > 2) * 3
+    assert len(result.rewrites) == n_folds  # all that read one weight, or none
 
 
 def test_a_weight_that_a_node_computes_is_not_written_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.rewrite.random_graphs import Case, cases, newest_ir_version, newest_o
 
 pytestmark = pytest.mark.slow
 
+SPREADING = {"hoist-bn", "hoist-affine", "sink-bn", "sink-affine"}  # to all layers that feed, or read, one step
 N_EXAMPLES = int(os.environ.get("BIASOPT_FUZZ", "100"))
 fuzz = settings(
     max_examples=N_EXAMPLES,
@@ -47,11 +49,22 @@ def n_ops(model: onnx.ModelProto, *op_types: str) -> int:
     return sum(node.op_type in op_types for node in nodes(model.graph))
 
 
+def n_biases(model: onnx.ModelProto) -> int:
+    """Third inputs of linear layers."""
+    linear = ("Conv", "ConvTranspose", "Gemm")
+    return sum(len(n.input) > 2 and bool(n.input[2]) for n in nodes(model.graph) if n.op_type in linear)
+
+
+def n_shifted_products(model: onnx.ModelProto) -> int:
+    """MatMuls whose bias is an Add behind them."""
+    all_nodes = list(nodes(model.graph))
+    added = {name for node in all_nodes if node.op_type == "Add" for name in node.input}
+    return sum(node.op_type == "MatMul" and node.output[0] in added for node in all_nodes)
+
+
 def n_shifts(model: onnx.ModelProto) -> int:
     """Everything that may hold a shift: BNs, Adds and Subs, third inputs."""
-    linear = ("Conv", "ConvTranspose", "Gemm")
-    biases = sum(len(n.input) > 2 and bool(n.input[2]) for n in nodes(model.graph) if n.op_type in linear)
-    return biases + n_ops(model, "BatchNormalization", "Add", "Sub")
+    return n_biases(model) + n_ops(model, "BatchNormalization", "Add", "Sub")
 
 
 def n_bytes(model: onnx.ModelProto) -> int:
@@ -92,7 +105,10 @@ def test_outputs_stay_the_same(case: Case) -> None:
 @fuzz
 @given(cases())
 def test_forms_stay_sound(case: Case) -> None:
-    """Valid as before, same interface, nothing grows, the caller's model untouched, findings explained."""
+    """Valid as before, same interface, the caller's model untouched, findings explained; and nothing grows.
+
+    Except that one batch norm or affine step that moves to several layers becomes a bias of each.
+    """
     original = case.model.SerializeToString(deterministic=True)
     result = fold(case)
     assert case.model.SerializeToString(deterministic=True) == original
@@ -101,8 +117,13 @@ def test_forms_stay_sound(case: Case) -> None:
     assert result.model.ir_version == case.model.ir_version
     assert result.model.opset_import == case.model.opset_import
     assert n_ops(result.model, "BatchNormalization") <= n_ops(case.model, "BatchNormalization")
-    spread = any(rewrite.pass_name.startswith(("hoist-", "sink-")) for rewrite in result.rewrites)
-    assert n_shifts(result.model) <= n_shifts(case.model) or spread  # one batch norm may become several biases
+    more = n_shifts(result.model) - n_shifts(case.model)
+    if {rewrite.pass_name for rewrite in result.rewrites} & SPREADING:
+        gained = n_biases(result.model) - n_biases(case.model)
+        gained += n_shifted_products(result.model) - n_shifted_products(case.model)
+        assert more <= max(gained, 0)
+    else:
+        assert more <= 0
     assert n_computing(result.model) <= n_computing(case.model)
     if case.model.ir_version >= 4:
         assert result.after.nodes <= result.before.nodes
@@ -180,6 +201,7 @@ def test_random_models_are_valid_and_run(case: Case) -> None:
 
 def test_random_models_cover_what_they_promise() -> None:
     seen: set[str] = set()
+    passes: Counter[str] = Counter()
 
     @settings(fuzz, max_examples=300, derandomize=True)
     @given(cases())
@@ -187,22 +209,15 @@ def test_random_models_cover_what_they_promise() -> None:
         seen.update(f"opset {entry.version}" for entry in case.model.opset_import)
         seen.add(f"IR {case.model.ir_version}")
         seen.update(node.op_type for node in nodes(case.model.graph))
+        passes.update(rewrite.pass_name for rewrite in fold(case).rewrites)
 
     collect()
     assert sum(name.startswith("opset") for name in seen) >= (newest_opset() - 7) * 3 // 4
     assert sum(name.startswith("IR") for name in seen) >= (newest_ir_version() - 3) * 3 // 4
-    assert {
-        "Conv",
-        "ConvTranspose",
-        "Gemm",
-        "MatMul",
-        "BatchNormalization",
-        "If",
-        "Concat",
-        "Div",
-        "Neg",
-        "Split",
-    } <= seen
+    demanded = "Conv ConvTranspose Gemm MatMul BatchNormalization If Concat Div Neg Split"
+    demanded += " Slice Tile Pad Resize Clip Max Abs DequantizeLinear"  # no Gather: in 2 % of the models, by luck
+    assert not {*demanded.split()} - seen
+    assert min(passes[name] for name in SPREADING) > 0, passes
 
 
 def conv_bn() -> onnx.ModelProto:

@@ -27,7 +27,7 @@ class Row:
     norms: int = 0
     opset: int = 17
     out: str = "4,?,?"
-    stays: bool = False  # the norm, by leaving the fold out that would take it back through what lies between
+    skip: tuple[str, ...] = ()  # passes that would take the norm back through what lies between
 
     def build(self) -> onnx.ModelProto:
         """The model: `c` is the convolution whose bias is asked after."""
@@ -42,6 +42,7 @@ BN4 = bn("n", 4)
 NORM = "y = BatchNormalization({0}, ng, nb, nm, nv)"
 SHIFTED = "y = Add(e, t)"
 SCALE_SHIFT = {"s": (4,), "t": (4,)}
+BACK = ("fold-bn-into-conv", "hoist-bn")
 
 
 def _to_bn(
@@ -49,9 +50,9 @@ def _to_bn(
 ) -> Row:
     out = constants.pop("out", "4,?,?")
     opset = constants.pop("opset", 17)
-    stays = constants.pop("stays", False)
+    skip = constants.pop("skip", ())
     body = f"{CONV} {between} {NORM.format(last)}"
-    return Row(name, body, {**BN4, **constants}, gone, kept, norms, opset, out, stays)
+    return Row(name, body, {**BN4, **constants}, gone, kept, norms, opset, out, skip)
 
 
 # What training would call dead: here the batch norm folds into the convolution, or something takes the bias over.
@@ -63,12 +64,16 @@ ABSORBED = [
         {**BN4, "ng": np.ones(4), "nb": np.zeros(4)},
         kept="c",
     ),
-    _to_bn("max pool", "p = MaxPool<kernel_shape=[2,2]>(c)", "p", stays=True),
-    _to_bn("padded max pool", "p = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1], strides=[2,2]>(c)", "p", stays=True),
-    _to_bn("average pool", "p = AveragePool<kernel_shape=[2,2]>(c)", "p", stays=True),
-    _to_bn("padded average pool", "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(c)", "p", stays=True),
-    _to_bn("linear upsampling", 'p = Resize<mode="linear">(c, , f)', "p", f=np.float32([1, 1, 2, 2])),
-    _to_bn("nearest upsampling", 'p = Resize<mode="nearest">(c, , f)', "p", f=np.float32([1, 1, 2, 2])),
+    _to_bn("max pool", "p = MaxPool<kernel_shape=[2,2]>(c)", "p", skip=BACK),
+    _to_bn("padded max pool", "p = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1], strides=[2,2]>(c)", "p", skip=BACK),
+    _to_bn("average pool", "p = AveragePool<kernel_shape=[2,2]>(c)", "p", skip=BACK),
+    _to_bn("padded average pool", "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(c)", "p", skip=BACK),
+    _to_bn(
+        "linear upsampling", 'p = Resize<mode="linear">(c, , f)', "p", skip=("hoist-bn",), f=np.float32([1, 1, 2, 2])
+    ),
+    _to_bn(
+        "nearest upsampling", 'p = Resize<mode="nearest">(c, , f)', "p", skip=("hoist-bn",), f=np.float32([1, 1, 2, 2])
+    ),
     _to_bn("pointwise conv", "p = Conv(c, V)", "p", norms=0, V=(4, 4, 1, 1)),
     _to_bn("valid conv", "p = Conv(c, V)", "p", norms=0, V=(4, 4, 3, 3)),
     _to_bn(
@@ -79,7 +84,7 @@ ABSORBED = [
         V=(4, 4, 3, 3),
         w=np.int64([0, 0, 1, 1, 0, 0, 1, 1]),
     ),
-    _to_bn("residual", "h = Conv(x, U) p = Add(c, h)", "p", U=(4, 3, 3, 3)),
+    _to_bn("residual", "h = Conv(x, U) p = Add(c, h)", "p", skip=BACK, U=(4, 3, 3, 3)),
     _to_bn("concat", "p = Concat<axis=1>(c, c)", "p", **bn("n", 8), out="8,?,?"),
     _to_bn("scale per channel", "p = Mul(c, f)", "p", gone="", kept="c", norms=0, f=(1, 4, 1, 1)),
     _to_bn("dropout", "p = Dropout(c)", "p", gone="", kept="c", norms=0),
@@ -199,7 +204,7 @@ LIVE = [
         "p",
         gone="",
         kept="c",
-        stays=True,
+        skip=BACK,
         W=(16, 3, 3, 3),
         b=(16,),
     ),
@@ -247,7 +252,7 @@ SPECIAL = [
         {**BN4, "W": (16, 3, 3, 3), "b": np.repeat([0.7, -1.1, 0.2, 1.0], 4)},
         "c",
         norms=1,
-        stays=True,
+        skip=BACK,
     ),
     Row(
         "pointwise conv before a pixel shuffle",
@@ -256,6 +261,6 @@ SPECIAL = [
         "c",
         kept="p",
         norms=1,
-        stays=True,
+        skip=BACK,
     ),
 ]
