@@ -48,8 +48,9 @@ def list_new(a: ModelProto, b: ModelProto) -> Iterator[TensorProto]:
     """The float constants that a fold has written, of which some number is not zero."""
     old = {t.name: numpy_helper.to_array(t).tobytes() for t in a.graph.initializer}
     for tensor in b.graph.initializer:
-        value = numpy_helper.to_array(tensor)  # an older onnx gives bfloat16 as float32: not what is stored
-        stored = tensor.data_type in _FLOATS and helper.np_dtype_to_tensor_dtype(value.dtype) == tensor.data_type
+        value = numpy_helper.to_array(tensor)  # an older onnx gives bfloat16 as float32 or as bits: not what is stored
+        real = value.dtype.kind != "u" and tensor.data_type in _FLOATS
+        stored = real and helper.np_dtype_to_tensor_dtype(value.dtype) == tensor.data_type
         if stored and old.get(tensor.name) != value.tobytes() and value.any():
             yield tensor
 
@@ -69,7 +70,7 @@ def damage(model: ModelProto, name: str, how: str, rng: np.random.Generator) -> 
     elif how == "sign":
         flat[at] = -flat[at]
     else:
-        away = np.array(np.copysign(np.inf, flat[at]), value.dtype)
+        away = value.dtype.type(-np.inf if flat[at] < 0 else np.inf)
         for _ in range(256 if value.dtype == np.float64 else 2):
             flat[at] = np.nextafter(flat[at], away)
     tensor.CopyFrom(numpy_helper.from_array(value, name))
