@@ -383,8 +383,8 @@ def ask(**given: Any) -> int:
 def study(**given: Any) -> int:
     """Does bias make a difference? Train small nets with and without.
 
-    Needs the extra biasopt[torch], and no network. Parts: exact, identity, contrast, widths, recall, ablation, norms,
-    capacity, depth, drift, rates.
+    Needs torch, and no network. Parts: exact, identity, contrast, widths, points, recall, ablation, depth, mechanism,
+    norms, capacity, drift, rates.
     """
     from converter.commands.study import run
 

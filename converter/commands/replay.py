@@ -104,7 +104,7 @@ def run(
         write_statement(result, statement, evidence, force=given["force"])
     show(
         lambda: documents.replay_document(result, __version__),
-        lambda: replay_report(result),
+        lambda: replay_report(result, None if result.why else statement),
         as_json=as_json,
         verbose=verbose,
     )

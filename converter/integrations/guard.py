@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,8 @@ def run(
         with terminal.progress(quiet=ending.quiet) as progress:
             options = VerifyOptions(failing=ending.folder, progress=progress, isolated=True, **given)
             parity = with_blame(compare(kept.model, target, options), kept.model, target, options)
+        if parity.a is not None:
+            parity = replace(parity, a=replace(parity.a, path=str(source)))  # not the copy, which goes
         code = exit_code_of(parity.verdict, on_inconclusive)
         said = _put_aside(kept, source, target) if parity.verdict is Verdict.FAIL else ""
     ending.end(

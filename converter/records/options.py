@@ -252,7 +252,7 @@ class BenchOptions(RuntimeOptions):
     blocks: int | None = option(None, "Blocks of each session.  [4]", "N", "count")
     pairs: int | None = option(None, "Pairs of runs of each block.  [20]", "N", "count")
     max_time: float | None = option(None, "Seconds to measure for.  [120]", "S", "seconds")
-    quick: bool = option(False, "About 20 seconds, and a wide interval.")
+    quick: bool = option(False, "At most about 20 seconds, and a wide interval.")
     inputs: Any = option(
         None,
         "Run on these.",

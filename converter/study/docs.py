@@ -24,8 +24,9 @@ QUOTING = (Path("README.md"), Path("docs/ablate.md"))
 _HEAD = """# biasopt study
 
 ```bash
-pip install 'biasopt[torch]'
+pip install '.[torch]'                           # in the repository's folder
 biasopt study                                    # digits of scikit-learn, no network, {minutes} minutes of one core
+                                                 # (with fewer than two free ones give --max-time 3600)
 biasopt study --quick                            # in about a minute: few widths, and the claims that they can judge
 biasopt study --out rows --report report         # keep the rows, and go on with them next time; HTML, Markdown, JSON
 biasopt study --dataset cifar10 --data-dir D --preset cifar   # files that are already there, 16 pixels

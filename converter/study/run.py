@@ -203,7 +203,7 @@ class RunOptions:
     key: int = 0
     device: str = "cpu"
     lanes: int = 1
-    budget: float = 300.0
+    budget: float = 1200.0
     out: Path | None = None
     clock: Callable[[], float] = time.monotonic
     tell: Callable[[str], None] = lambda text: None

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.cuda_results                         # writes docs/results-cuda.{json,md}
     python -m tests.benchmarks.cuda_results --nets ResNet-50 --batches 1
-    python -m tests.benchmarks.cuda_results --provider cpu --small --out /tmp/rehearsal
+    python -m tests.benchmarks.cuda_results --provider cpu --small --out rehearsal
 
 Results are added to the JSON that is there, so that it can be made in pieces. Without a GPU it refuses to run, but
 for a rehearsal on the CPU, which writes nothing into docs.

@@ -1,7 +1,7 @@
 """Everything that wants a GPU, in the order of its value, in one run under a time limit of its own.
 
     python -m tests.benchmarks.gpu_session --limit 780 --out $OUT          # on a machine that is lent
-    python -m tests.benchmarks.gpu_session --provider cpu --small --limit 120 --out /tmp/rehearsal
+    python -m tests.benchmarks.gpu_session --provider cpu --small --limit 120 --out rehearsal
 
 Each part is a process that is ended when its share of the time is over; what it said is in a file of its name, and
 what it found is written as it goes, so that nothing is lost when the machine is taken back. The last line says which

@@ -33,7 +33,8 @@ _HEAD = """\
 and compared before and after (onnxruntime {ort}). Weights are random, and so is what a fresh net has constant:
 statistics, scales, zero biases. The input is the smallest of 64, 128 and 224 pixels that a net takes. *R* is the
 exported model's distance from a float64 run of the torch module, over torch's own distance from it; the last column is
-the verdict on the folded model beside the exported one. `python -m tests.benchmarks.zoo_pipeline` makes this page.
+the verdict on the folded model beside the exported one. `python -m tests.benchmarks.zoo_pipeline` made this page on
+{day}.
 
 | net | million parameters | input | R | nodes | batch norms | biases | folded |
 |---|---:|---:|---:|---:|---:|---:|---|"""
@@ -157,7 +158,8 @@ def page(found: Sequence[dict[str, Any]], left: Sequence[str]) -> str:
     import torch
     import torchvision
 
-    lines = [_HEAD.format(n=len(done), torch=_plain(torch), torchvision=_plain(torchvision), ort=_plain(onnxruntime))]
+    versions = {"torch": _plain(torch), "torchvision": _plain(torchvision), "ort": _plain(onnxruntime)}
+    lines = [_HEAD.format(n=len(done), day=time.strftime("%d %B %Y").lstrip("0"), **versions)]
     lines += map(_line, done)
     lines += [
         "",

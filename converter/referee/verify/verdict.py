@@ -139,7 +139,10 @@ def _explain_level(parity: Parity) -> str:
     skipped = [s for s in parity.stages if s.status is Verdict.SKIPPED]
     if parity.level in ("P", "B"):
         undecided = next((s for s in skipped if s.id == "decision"), None)
-        return f"decision: {undecided.why}" if undecided is not None else "no decisions on real inputs"
+        if undecided is None:
+            return "no decisions on real inputs"
+        real = parity.inputs is not None and parity.inputs.real
+        return f"decision: {undecided.why}" + ("" if real else "; --accuracy-margin says how many may change")
     notes = [f"{c.name}: {c.detail['note']}" for s in parity.stages for c in s.outputs if "note" in c.detail]
     first = (str(warning) for warning in parity.warnings if warning.code is WarningCode.TF32)
     reasons = (*first, *notes, *(f"{s.id}: {s.why}" for s in skipped), *parity.warnings)

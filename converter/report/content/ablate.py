@@ -79,6 +79,14 @@ _STYLES = {
     BiasClass.UNKNOWN: Style.QUIET,
 }
 _NEEDLESS = (BiasClass.DEAD, BiasClass.REDUNDANT, BiasClass.SMALL, BiasClass.COMPENSABLE)
+_ANSWERS = {  # what the biases of a class can do or not; the words fit one and many
+    BiasClass.DEAD: "cannot matter at all (exactly)",
+    BiasClass.REDUNDANT: "can be merged exactly",
+    BiasClass.SMALL: "would change little if left out",
+    BiasClass.COMPENSABLE: "could be imitated by weights",
+    BiasClass.ESSENTIAL: "cannot be done without",
+    BiasClass.UNKNOWN: "could not be measured",
+}
 _LIMITS = {"SMALL up to here": SMALL_ERROR, "COMPENSABLE where the imitation is up to here": COMPENSABLE_ERROR}
 
 
@@ -102,7 +110,7 @@ def ablate_report(result: AblateResult, run: Run, top: int | None = None) -> Rep
             Section("", (Paragraph((strong(headline(result)),)),), media=~Medium.PAGE),
             Section("", (Paragraph(_about(result)),), media=Medium.COMMENT),
             Section("", (Warnings(result.warnings),), media=~Medium.PAGE),
-            _ranking(result, top),
+            _ranking(result, top, "... and {rest} more; --top and --json show them"),
             _variants(result),
             _probes(result),
             _findings(result),
@@ -144,7 +152,7 @@ def ask_report(result: AblateResult, run: Run, study: Mapping[str, Any]) -> Repo
             Section("", (Warnings(result.warnings),), media=~Medium.PAGE),
             _variants(result),
             _probes(result),
-            _ranking(result, SHOWN),
+            _ranking(result, SHOWN, "... and {rest} more; --json shows them, or `biasopt ablate`"),
             Section(
                 "What the study of small nets says",
                 says,
@@ -159,17 +167,14 @@ def ask_report(result: AblateResult, run: Run, study: Mapping[str, Any]) -> Repo
 
 
 def answer_question(result: AblateResult) -> list[str]:
-    """The answer in at most four sentences: what is dead, what weights could imitate, what it would cost, and where."""
+    """The answer in at most four sentences: without all of them, how many are what, what it would cost, and where."""
     total, counts = len(result.biases), {name: c.biases for name, c in result.classes.items()}
     if not total:
         return ["No: there is no bias in it that could be looked at."]
     effects = {variant.name: variant.effect for variant in result.variants}
-    exact, imitated = counts.get(BiasClass.DEAD, 0), counts.get(BiasClass.COMPENSABLE, 0)
     said = [_answer(effects.get("zero-all"))]
-    said.append(
-        f"{exact} of {wording.count(total, 'bias', 'biases')} cannot matter at all (exactly), {imitated} could be "
-        f"imitated by weights, {counts.get(BiasClass.ESSENTIAL, 0)} cannot be done without."
-    )
+    each = [f"{counts[kind]} {words}" for kind, words in _ANSWERS.items() if counts.get(kind)]
+    said.append(f"Of {wording.count(total, 'bias', 'biases')}, {', '.join(each)}.")
     best = effects.get("compensate-inner") or effects.get("compensate-all")
     if best is not None:
         said.append(f"With weights that imitate them in the inner layers it would be {_change(best)}.")
@@ -218,7 +223,7 @@ def _about(result: AblateResult) -> str:
     return f"{first}; {wording.count(rows.all, 'row')} of data, {labelled}; output {result.output.name}"
 
 
-def _ranking(result: AblateResult, top: int | None) -> Section:
+def _ranking(result: AblateResult, top: int | None, rest: str) -> Section:
     biases = result.biases
     if not biases:
         return Section("", ())
@@ -236,7 +241,7 @@ def _ranking(result: AblateResult, top: int | None) -> Section:
                 f"({100 * COMPENSABLE_ERROR:g} %).{_uncharted(len(biases) - CHARTED)}",
                 key=(("a", "without the bias, measured"), ("b", "with weights that imitate it")),
             ),
-            _bias_table(result, top),
+            _bias_table(result, top, rest),
             Details("What the classes mean", (Table(columns, classes, headless=Medium.SCREEN),)),
             Paragraph(MEANING + star, small=True),
         ),
@@ -249,7 +254,7 @@ def _uncharted(more: int) -> str:
     return f" {more} more are in the table." if more > 0 else ""
 
 
-def _bias_table(result: AblateResult, top: int | None) -> Table:
+def _bias_table(result: AblateResult, top: int | None, rest: str) -> Table:
     decides = result.output.decides
     tested = result.labelled and any(b.p_holm is not None for b in result.biases)
     columns = [Column("class"), Column("layer"), Column("|b|/sd", right=True, wide=True), Column("r", right=True)]
@@ -258,7 +263,7 @@ def _bias_table(result: AblateResult, top: int | None) -> Table:
     columns += [Column("error", right=True), Column("imitated", right=True, wide=True)]
     rows = [tuple(_bias_row(b, decides=decides, tested=tested)) for b in result.biases]
     most = {} if top is None else dict.fromkeys((Medium.TERMINAL, Medium.VERBOSE), top)
-    return Table(tuple(columns), rows, most=most, rest="... and {rest} more; --top and --json show them")
+    return Table(tuple(columns), rows, most=most, rest=rest)
 
 
 def _bias_row(bias: BiasScore, *, decides: bool, tested: bool) -> Iterator[Words]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from converter.records import Verdict
 from converter.records.results import ReplayResult
@@ -12,12 +13,12 @@ from converter.report.blocks import Block, Column, Medium, Paragraph, Report, Se
 MOST = 5  # open steps that are named
 
 
-def replay_report(result: ReplayResult) -> Report:
-    """What came of a replay."""
+def replay_report(result: ReplayResult, statement: Path | None = None) -> Report:
+    """What came of a replay; ``statement`` is the file that was written to be signed."""
     head = "The certificate does not hold." if result.why else "The certificate holds."
     status = Verdict.FAIL if result.why else Verdict.PASS
     first = Paragraph(Span(head, wording.VERDICT[status].style))
-    blocks = tuple(_broken(result) if result.why else _tell_success(result))
+    blocks = tuple(_broken(result) if result.why else _tell_success(result, statement))
     sections = (Section("", (first,), media=~Medium.PAGE), Section("Steps", blocks, id="steps", titled=Medium.FILES))
     return Report("replay", "", status, head, _count(result), sections)
 
@@ -27,7 +28,7 @@ def _broken(result: ReplayResult) -> Iterator[Block]:
     yield Paragraph(_count(result))
 
 
-def _tell_success(result: ReplayResult) -> Iterator[Block]:
+def _tell_success(result: ReplayResult, statement: Path | None) -> Iterator[Block]:
     yield Paragraph(_count(result))
     if result.open_steps:
         yield Paragraph("Carried out, but not recomputed (outputs have to be compared for these):")
@@ -43,6 +44,8 @@ def _tell_success(result: ReplayResult) -> Iterator[Block]:
     if result.output is not None:
         same = "byte for byte the certified file" if result.same_bytes else "the certified nodes and tensors"
         yield Paragraph(f"{result.output}: {same}")
+    if statement is not None:
+        yield Paragraph(f"{statement}: the statement, to be signed")
 
 
 def _count(result: ReplayResult) -> str:

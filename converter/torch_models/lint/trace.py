@@ -173,7 +173,7 @@ def _find_running_example(module: Any, example: Example) -> Example:
     where = getattr(errors[-1], "_biasopt_module", "")
     raise DataError(
         f"{type(module).__name__} does not run in training mode on this example{where and f' (in {where})'}: "
-        f"{one_line(errors[-1])}; give an example that it takes"
+        f"{one_line(errors[-1])}; give an example that it takes with --shape, or with --example"
     ) from errors[-1]
 
 

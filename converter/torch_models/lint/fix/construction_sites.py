@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import sys
 import sysconfig
 import textwrap
@@ -18,7 +19,7 @@ from typing import Any
 from converter.dataclass import dataclass
 from converter.records.lint import Location
 
-_OURS = str(Path(__file__).resolve().parents[1])
+_OURS = f"{Path(__file__).parents[3]}{os.sep}"  # the package
 _MOST = 40  # callers of one constructor that are worth keeping
 
 
