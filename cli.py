@@ -318,16 +318,18 @@ def export(**given: Any) -> int:
     help="Exit 1 at these codes, or at any.",
 )
 @option("--fix", is_flag=True, help="Show where bias=False belongs in the source, as a diff.")
-@option("--write", is_flag=True, help="With --fix: write it.")
+@option("--write", cls=Option, trusted=True, is_flag=True, help="With --fix: write it.")
 @option(
     "--fix-checkpoint",
     "checkpoint",
+    cls=Option,
+    trusted=True,
     nargs=2,
     metavar="IN OUT",
     type=FILE,
     help="Make a checkpoint fit the fixed model.",
 )
-@option("--force", is_flag=True, help="Replace an OUT that exists.")
+@option("--force", cls=Option, trusted=True, is_flag=True, help="Replace an OUT that exists.")
 @option("--sarif", is_flag=True, help="Print SARIF, for code scanning.")
 @option("--github", is_flag=True, help="Print annotations for GitHub's workflows.")
 @json_option

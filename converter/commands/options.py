@@ -28,11 +28,16 @@ FORMATS = ("json", *FORMS, *DATA_FORMS)
 
 
 class Option(click.Option):
-    """An option that also answers to names of earlier releases, which the help does not show."""
+    """An option that also answers to names of earlier releases, which the help does not show.
 
-    def __init__(self, *args: Any, old: Sequence[str] = (), **attributes: Any) -> None:
+    ``kind`` and ``trusted`` are those of `converter.records.option`: files of settings are judged by them.
+    """
+
+    def __init__(
+        self, *args: Any, old: Sequence[str] = (), kind: object = "", trusted: bool = False, **attributes: Any
+    ) -> None:
         super().__init__(*args, **attributes)
-        self.old = tuple(old)
+        self.old, self.kind, self.trusted = tuple(old), kind, trusted
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Tell the parser of the old names as well."""
@@ -71,8 +76,8 @@ def _option(f: Field[Any], default: Any, other: str, *, hidden: bool) -> Callabl
         flag, other = other.split(": ", 1)
         parameter = flag.removeprefix("--").replace("-", "_")
     attributes: dict[str, Any] = {"help": other or f.metadata["help"], "cls": Option, "old": f.metadata["old"]}
-    attributes["hidden"] = hidden
     kind = f.metadata["kind"]
+    attributes |= {"hidden": hidden, "kind": kind, "trusted": f.metadata["trusted"]}
     if f.type == "bool":
         switched_off = default is True and flag.startswith("--no-")
         attributes |= {"is_flag": True, "default": default is True and not switched_off}
@@ -321,6 +326,8 @@ def _parse_study_blocks(values: Sequence[str]) -> Sequence[str]:
 KINDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "text": lambda default: {"default": default},
     "texts": _parsed(tuple),
+    "data": _parsed(tuple),
+    "metric": lambda default: {"default": default},
     "path": _number(click.Path(path_type=Path)),
     "library": _number(click.Path(exists=True, dir_okay=False, path_type=Path)),
     "natural": _number(click.IntRange(0)),

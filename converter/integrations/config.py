@@ -5,12 +5,19 @@ section of a command for that one, under ``models."GLOB"`` for models whose path
 line wins; then the model's section, the command's, the top. Settings become words of the command line, so that a
 report's command says all of them. What is read: the file in the working directory, else in the next one up to the
 repository's.
+
+A checkout may be a stranger's, and so is its file: what is found that way names no code, replaces nothing and stays in
+its own folder. A file that the user names in ``BIASOPT_CONFIG`` is trusted.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,6 +29,7 @@ from converter.dataclass import dataclass
 from converter.errors import BiasoptError
 
 NAME, VARIABLE = "biasopt.toml", "BIASOPT_CONFIG"
+MOST_BYTES = 1 << 20  # of a file of settings
 _MODELS = ("models", "model", "a", "b", "original")  # parameters that hold a model's path
 
 
@@ -41,6 +49,7 @@ class Config:
     path: Path
     sections: Mapping[str, Mapping[str, Any]]
     by_model: Mapping[str, Mapping[str, Any]]
+    is_trusted: bool = False
 
     def find_settings(self, command: click.Command, models: Iterable[str]) -> dict[str, Setting]:
         """What counts for a command on these models, by the option's key."""
@@ -74,9 +83,13 @@ def find_config(group: click.Group) -> Config | None:
     """
     asked = os.environ.get(VARIABLE)
     if asked is not None:
-        return _read(Path(asked), group) if asked else None
+        found = _read(Path(asked), group) if asked else None
+        return replace(found, is_trusted=True) if found else None
     here = Path.cwd()
+    owner = here.stat().st_uid
     for folder in (here, *here.parents):
+        if folder.stat().st_uid != owner:  # such as /tmp, where anybody may put a file
+            return None
         for name in (NAME, "pyproject.toml"):
             path = folder / name
             if path.is_file() and (config := _read(path, group)) is not None:
@@ -88,11 +101,17 @@ def find_config(group: click.Group) -> Config | None:
 
 def _read(path: Path, group: click.Group) -> Config | None:
     try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise BiasoptError(
-            f"{path}: cannot be read ({exc.strerror}); name another file in {VARIABLE}, or none"
-        ) from exc
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BiasoptError(f"{path}: is no regular file; name another one in {VARIABLE}, or none")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise BiasoptError(f"{path}: cannot be read ({why}); name another file in {VARIABLE}, or none") from exc
+    if len(content) > MOST_BYTES:
+        if path.name == "pyproject.toml" and b"biasopt" not in content:
+            return None
+        raise BiasoptError(f"{path}: is longer than {MOST_BYTES} bytes; name another file in {VARIABLE}, or none")
     if path.name == "pyproject.toml" and b"biasopt" not in content:
         return None
     import tomllib
@@ -169,10 +188,58 @@ def add_settings(group: click.Group, argv: Sequence[str]) -> list[str]:
     given, models = _look_at(command, argv[1:])
     words: list[str] = []
     for setting in config.find_settings(command, models).values():
-        option = next(o for o in _options(command) if setting.key in _keys(o))
+        option = _find_option(command, setting)
         if option.name not in given:
+            _check_trust(config, option, setting)
             words += _as_words(option, setting)
     return [name, *words, *argv[1:]]
+
+
+def _check_trust(config: Config, option: click.Option, setting: Setting) -> None:
+    """Refuse what a file that nobody named may not say: its author may be a stranger.
+
+    Raises
+    ------
+    BiasoptError
+        It names code, replaces files or takes a protection away, or its path leaves the folder of the file.
+    """
+    if why := find_risk(config, option, setting):
+        place = f"[{setting.section}] " if setting.section else ""
+        shown = json.dumps(setting.value, ensure_ascii=False)
+        raise BiasoptError(
+            f"{config.path}: {place}{setting.key} = {shown} {why}; give it on the command line, or, if you trust the "
+            f"file, set {VARIABLE}={shlex.quote(str(config.path))}"
+        )
+
+
+def find_risk(config: Config, option: click.Option, setting: Setting) -> str:
+    """What a setting could do to who did not write it; empty if nothing, or if the file is trusted."""
+    values = setting.value if isinstance(setting.value, list) else [setting.value]
+    risks = [] if config.is_trusted else [_find_risk(option, value, config.path.parent) for value in values]
+    return next(filter(None, risks), "")
+
+
+def _find_risk(option: click.Option, value: Any, folder: Path) -> str:
+    kind = getattr(option, "kind", "")
+    if kind == "metric":
+        return "" if value == "top1" else "names code"
+    if kind == "data" and ".py:" in str(value):
+        return "names code"
+    if getattr(option, "trusted", False):
+        return "" if value is False else "can run code, replace files or take a protection away"
+    if kind == "data" or isinstance(option.type, click.Path):
+        return "" if _is_inside(str(value), folder) else "leaves the folder of the file"
+    return ""
+
+
+def _is_inside(path: str, folder: Path) -> bool:
+    """Whether a path stays in a folder; on the way no link is followed, and no host asked, that is not in it."""
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):  # noqa: PTH100  (asks nobody)
+        return False
+    try:
+        return Path(path).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL
+        return False
 
 
 def _look_at(command: click.Command, argv: Sequence[str]) -> tuple[set[str], list[str]]:
@@ -195,7 +262,13 @@ def _as_words(option: click.Option, setting: Setting) -> list[str]:
     values = setting.value if isinstance(setting.value, list) else [setting.value]
     if option.is_flag:
         return [flag] if values == [True] else []
+    if option.nargs > 1:
+        return [flag, *map(str, values)]
     return [part for value in values for part in (flag, str(value))]
+
+
+def _find_option(command: click.Command, setting: Setting) -> click.Option:
+    return next(option for option in _options(command) if setting.key in _keys(option))
 
 
 def _options(command: click.Command) -> list[click.Option]:
@@ -224,8 +297,6 @@ def _matches(model: str, glob: str, folder: Path) -> bool:
 
 def run(group: click.Group, models: Sequence[Path], *, as_json: bool) -> int:
     """Print every setting that counts, for each command, with where it comes from."""
-    import json
-
     from converter.report import terminal
     from converter.report.content.config import config_report
     from converter.report.render.text import render_text
@@ -236,16 +307,19 @@ def run(group: click.Group, models: Sequence[Path], *, as_json: bool) -> int:
         document = {
             "schema": "biasopt.config/1",
             "path": None if config is None else str(config.path),
-            "settings": [{"command": c, "option": s.key, "value": s.value, "section": s.section} for c, s in rows],
+            "settings": [
+                {"command": c, "option": s.key, "value": s.value, "section": s.section, "refused": why}
+                for c, s, why in rows
+            ],
         }
         terminal.say(json.dumps(document, indent=1) + "\n")
     else:
         path = "" if config is None else str(config.path)
-        terminal.say(render_text(config_report(path, [(c, s.key, s.value, s.section) for c, s in rows])))
+        terminal.say(render_text(config_report(path, [(c, s.key, s.value, s.section, why) for c, s, why in rows])))
     return 0
 
 
-def _list_settings(config: Config, group: click.Group, models: Sequence[str]) -> Iterator[tuple[str, Setting]]:
+def _list_settings(config: Config, group: click.Group, models: Sequence[str]) -> Iterator[tuple[str, Setting, str]]:
     for name, command in sorted(group.commands.items()):
         for setting in config.find_settings(command, models).values():
-            yield name, setting
+            yield name, setting, find_risk(config, _find_option(command, setting), setting)

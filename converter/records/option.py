@@ -35,6 +35,7 @@ def option(
     flag: str = "",
     old: str = "",
     was: str = "",
+    trusted: bool = False,
     doc: str = "",
 ) -> Any:
     """A field that is an option of the command line.
@@ -46,6 +47,7 @@ def option(
     flag : its name there, where that is not the field's; ``--no-x`` of a bool that is True turns it off
     old : names that it had there in earlier releases, and still answers to
     was : the same of the keyword in Python
+    trusted : it names code, or gives up a file or a protection: a file of settings that nobody named cannot give it
     doc : what the API's docstring says, where that is not ``help``
     """
     return field(
@@ -57,6 +59,7 @@ def option(
             "flag": flag,
             "old": tuple(old.split()),
             "was": was,
+            "trusted": trusted,
             "doc": doc,
         },
     )

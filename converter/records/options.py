@@ -64,7 +64,7 @@ class DataOptions(OptionRecord):
         None,
         ".npz, .npy, .json, a folder, or script.py:function.",
         "DATA",
-        "texts",
+        "data",
         doc="Path, ``script.py:function``, mapping of input name to array, or a sequence of these; see "
         "`converter.referee.inputs.files`. Seeded random ones otherwise, where that will do.",
     )
@@ -89,9 +89,13 @@ class RuntimeOptions(OptionRecord):
     seed: int = option(0, "Seed of everything random.  [0]", "N", "natural")
     quick: bool = option(False, "One input, no decisions, not as deployed.")
     provider: str = option("cpu", "Where to run; that it ran there is proved.  [cpu]", kind=PROVIDERS)
-    provider_options: Names | None = option(None, "One of its options.", "K=V", "pairs", flag="--provider-option")
+    provider_options: Names | None = option(
+        None, "One of its options.", "K=V", "pairs", flag="--provider-option", trusted=True
+    )
     opt_level: str = option("all", "onnxruntime's own, as deployed.  [all]", kind=OPT_LEVELS)
-    custom_ops: str | Path | None = option(None, "Library of custom operators for onnxruntime.", "LIB", "library")
+    custom_ops: str | Path | None = option(
+        None, "Library of custom operators for onnxruntime.", "LIB", "library", trusted=True
+    )
     timeout: float = option(
         1200.0,
         "Seconds after which it is given up.  [1200]",
@@ -117,7 +121,7 @@ class DecisionOptions(OptionRecord):
         flag="--no-decision",
         doc="Judge what the models decide on the user's inputs as well, where there are some.",
     )
-    metric: str = option("top1", "top1, or script.py:function of outputs, labels.  [top1]", "M")
+    metric: str = option("top1", "top1, or script.py:function of outputs, labels.  [top1]", "M", "metric")
     margin: float | None = option(
         None,
         "Judge decisions by it.  [0.1%, told only]",
@@ -229,7 +233,7 @@ class BatchOptions(OptionRecord):
     """How many models are folded: `batch`; what is done to each is asked as of `fold`."""
 
     jobs: int | None = option(None, "Models at a time.  [one a core]", "N", "count")
-    scheduler: str | None = option(None, "Run on a Dask cluster.", "tcp://HOST:8786")
+    scheduler: str | None = option(None, "Run on a Dask cluster.", "tcp://HOST:8786", trusted=True)
     upload: bool = option(False, "Send files to the workers.  [if they do not see them]")
     triton: bool = option(False, "The folder is a Triton model repository; so is OUT.")
     again: bool = option(False, "Also what an earlier run into OUT has done.")
@@ -282,7 +286,7 @@ class LayerOptions(DataOptions):
         None,
         ".npz, .npy, .json, a folder, or script.py:function.",
         "DATA",
-        "texts",
+        "data",
         old="--data",
         doc="Path, ``script.py:function``, mapping of input name to array, or a sequence of these; see "
         "`converter.referee.inputs.files`.",
@@ -291,7 +295,9 @@ class LayerOptions(DataOptions):
     shapes: Shapes | None = option(None, "Shape of images.", "X=1,3,8,8", "shapes", flag="--shape")
     output: str | None = option(None, "Output to look at.  [the first that decides]", "OUT")
     provider: str = option("cpu", "Where to run.  [cpu]", kind=DEVICES)
-    custom_ops: str | Path | None = option(None, "Library of custom operators for onnxruntime.", "LIB", "library")
+    custom_ops: str | Path | None = option(
+        None, "Library of custom operators for onnxruntime.", "LIB", "library", trusted=True
+    )
     seed: int = option(0, "Seed of everything random.  [0]", "N", "natural")
     max_memory: int | None = option(None, "Memory to work in.  [half of what is free]", "SIZE", "size")
     data_dir: str | Path | None = argument(None, "Directory of the external data of a proto.", was="data")
@@ -324,7 +330,7 @@ class AblateOptions(LayerOptions):
 class RemovalOptions(LayerOptions):
     """How to remove biases by data, after all that folds exactly."""
 
-    inputs: Any = option(None, "What remove-biases goes by; as --inputs.", "DATA", "texts")
+    inputs: Any = option(None, "What remove-biases goes by; as --inputs.", "DATA", "data")
     budget: float = option(
         1e-3,
         "Decisions that it may change.  [0.1%]",
@@ -358,9 +364,10 @@ class FoldOptions(InspectOptions):
     in_place: bool = option(
         False,
         "Replace MODEL itself.",
+        trusted=True,
         doc="Replace the input, atomically; follows symbolic links and keeps the mode.",
     )
-    force: bool = option(False, "Replace an OUT that exists.")
+    force: bool = option(False, "Replace an OUT that exists.", trusted=True)
     link: bool = option(
         False,
         "Leave unchanged weights in MODEL's data files.",
@@ -416,6 +423,7 @@ class TorchOptions(OptionRecord):
         None,
         "Function that returns example inputs.",
         "FILE.py:FN",
+        trusted=True,
         doc="``file.py:function`` that makes the inputs; or, for a module, the inputs themselves.",
     )
     seed: int = option(0, "Seed of everything random.  [0]", "N", "natural")
@@ -436,7 +444,7 @@ class ExportOptions(TorchOptions):
     exporter: str | None = option(None, "Which of torch's.  [dynamo]", kind=EXPORTERS)
     fuse_bn: bool = option(False, "Let the exporter fuse BatchNorm itself.")
     folded: bool = option(False, "Fold the exported model, as `biasopt fold` does.", flag="--fold")
-    force: bool = option(False, "Replace an OUT that exists.")
+    force: bool = option(False, "Replace an OUT that exists.", trusted=True)
     verify: bool = option(
         True,
         "Write without comparing outputs.",
@@ -448,6 +456,7 @@ class ExportOptions(TorchOptions):
     trust: bool = option(
         False,
         "Load a TorchScript or .pt2 file even if it can run code as you.",
+        trusted=True,
         doc="Load a TorchScript file or a ``.pt2`` even if it holds what may run as code.",
     )
 
@@ -456,7 +465,7 @@ class ExportOptions(TorchOptions):
 class ReplayOptions(OptionRecord):
     """How to check a certificate."""
 
-    force: bool = option(False, "Replace an OUT that exists.")
+    force: bool = option(False, "Replace an OUT that exists.", trusted=True)
     data_dir: str | Path | None = argument(
         None, "Directory of the original's external data; its own by default.", was="data"
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import click
 import pytest
 
 import cli
@@ -145,7 +147,8 @@ def test_show_says_where_each_comes_from(project: Path, capsys: pytest.CaptureFi
     assert cli.run(["config", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["path"].endswith("biasopt.toml")
-    assert {"command": "verify", "option": "quick", "value": True, "section": "verify"} in document["settings"]
+    row = {"command": "verify", "option": "quick", "value": True, "section": "verify", "refused": ""}
+    assert row in document["settings"]
 
 
 def test_show_says_that_there_is_none(
@@ -154,3 +157,142 @@ def test_show_says_that_there_is_none(
     monkeypatch.chdir(tmp_path)
     assert cli.run(["config"]) == 0
     assert "No biasopt.toml" in capsys.readouterr().out
+
+
+# -- a stranger's file -----------------------------------------------------------------------------------
+
+EVIL = "from pathlib import Path\nPath('PWNED').touch()\ndef f(*_):\n    return {}\n"
+STRANGE = [
+    ("fold m.onnx", "inputs = 'evil.py:f'", "names code"),
+    ("fold m.onnx", "inputs = ['x.npz', 'evil.py:f']", "names code"),
+    ("ablate m.onnx", "[models.'*.onnx'.ablate]\ninputs = './evil.py:f'", "names code"),
+    ("verify m.onnx m.onnx --inputs x.npz", "metric = 'evil.py:f'", "names code"),
+    ("verify m.onnx m.onnx", "[verify]\ncustom_ops = 'evil.so'", "can run code"),
+    ("bench m.onnx m.onnx", "custom-ops = 'evil.so'", "can run code"),
+    ("fold m.onnx", "provider-option = 'trt_extra_plugin_lib_paths=evil.so'", "can run code"),
+    ("export evil.pt2 -o o.onnx", "[export]\ntrust = true", "can run code"),
+    ("export evil.py:f -o o.onnx", "example = 'evil.py:f'", "can run code"),
+    ("batch m.onnx -o out", "scheduler = 'tcp://127.0.0.1:9'", "can run code"),
+    ("fold m.onnx", "in-place = true", "replace files"),
+    ("fold m.onnx", "[fold]\nforce = true\noutput = 'kept.txt'", "replace files"),
+    ("lint evil.py:f", "fix = true\nwrite = true", "replace files"),
+    ("lint evil.py:f", "fix-checkpoint = ['a.pt', 'kept.txt']", "replace files"),
+    ("fold m.onnx", "report = '../outside'", "leaves the folder"),
+    ("fold m.onnx", "out-dir = 'link/sub'", "leaves the folder"),
+    ("fold m.onnx", "certificate = '/etc/c.json'", "leaves the folder"),
+    ("study", "out = 'loop/x'", "leaves the folder"),
+    ("verify m.onnx m.onnx", "inputs = '/etc/hostname'", "leaves the folder"),
+    ("verify m.onnx m.onnx", "images = '//host/share/x'", "leaves the folder"),
+    ("export evil.py:f -o o.onnx", "weights = '../w.pt'", "leaves the folder"),
+]
+
+
+@pytest.fixture
+def checkout(project: Path) -> Path:
+    import shutil
+
+    shutil.copy(Path(__file__).parents[2] / "models" / "digits_cnn_bn.onnx", "m.onnx")
+    for name, text in (("evil.py", EVIL), ("kept.txt", "kept"), ("evil.so", "no library"), ("evil.pt2", "")):
+        (project / name).write_text(text)
+    (project / "link").symlink_to(project.parent)
+    (project / "loop").symlink_to("loop")
+    return project
+
+
+@pytest.mark.parametrize(("line", "text", "said"), STRANGE, ids=[text.splitlines()[-1] for _, text, _ in STRANGE])
+def test_a_strangers_file_names_no_code_replaces_nothing_and_stays_in_its_folder(
+    checkout: Path, line: str, text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "biasopt.toml").write_text(text)
+    before = {path: path.lstat() for path in checkout.rglob("*")}
+    assert cli.run(line.split()) == 3
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and said in told and "biasopt.toml: " in told and "BIASOPT_CONFIG=" in told
+    assert {path: path.lstat() for path in checkout.rglob("*")} == before
+    (checkout / "biasopt.toml").unlink()
+    section = text if text.startswith("[") else f"[tool.biasopt]\n{text}"
+    (checkout / "pyproject.toml").write_text(section.replace("[models", "[tool.biasopt.models").replace(
+        f"[{line.split()[0]}]", f"[tool.biasopt.{line.split()[0]}]"
+    ))  # fmt: skip
+    assert cli.run(line.split()) == 3
+    assert said in capsys.readouterr().err
+
+
+def test_a_file_that_the_user_names_is_trusted(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "biasopt.toml").write_text("[verify]\ninputs = 'evil.py:f'\nreport = '../outside'")
+    monkeypatch.setenv("BIASOPT_CONFIG", "biasopt.toml")
+    assert words("verify m.onnx m.onnx") == "verify --inputs evil.py:f --report ../outside m.onnx m.onnx"
+    cli.run(["verify", "m.onnx", "m.onnx"])
+    assert (checkout / "PWNED").exists()
+
+
+def test_what_is_refused_stops_no_other_command_nor_what_the_command_line_overrides(checkout: Path) -> None:
+    (checkout / "biasopt.toml").write_text("[verify]\ninputs = 'evil.py:f'\nreport = 'r/../r'\n[fold]\nforce = false")
+    assert words("inspect m.onnx") == "inspect m.onnx"
+    assert words("fold m.onnx") == "fold m.onnx"
+    assert words("verify m.onnx b --inputs x.npz") == "verify --report r/../r m.onnx b --inputs x.npz"
+
+
+def test_show_says_what_is_refused(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkout / "biasopt.toml").write_text("[verify]\ninputs = 'evil.py:f'\nformats = '\\u001b[31m'")
+    assert cli.run(["config"]) == 0
+    told = capsys.readouterr().out
+    assert "names code" in told and "\x1b" not in told
+    assert cli.run(["config", "--json"]) == 0
+    assert [row["refused"] for row in json.loads(capsys.readouterr().out)["settings"] if row["option"] == "inputs"] == [
+        "names code"
+    ]
+
+
+def test_every_option_that_takes_a_path_or_names_code_is_judged() -> None:
+    """One that is new has to be put on one side: what takes free text, and is no path, is listed here."""
+    texts = set()
+    for command in cli.cli.commands.values():
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.hidden and not getattr(option, "trusted", False):
+                judged = isinstance(option.type, click.Path) or getattr(option, "kind", "") in ("data", "metric")
+                if not judged and not option.is_flag and isinstance(option.type, click.types.StringParamType):
+                    texts.add(option.opts[-1])
+    numbers = {"--max-memory", "--alpha", "--latency-margin", "--accuracy-margin", "--allow-growth", "--tolerance"}
+    names = {"--only", "--skip", "--allow", "--formats", "--stages", "--gate", "--blocks"}  # of what there is
+    ports = {"--shape", "--input-range", "--rename", "--decision", "--output", "--dynamic"}  # of the model's
+    nodes = {"--explain", "--keep-bias", "--also-remove"}
+    assert texts == numbers | names | ports | nodes
+
+
+@pytest.mark.parametrize("kind", ["fifo", "long", "folder", "link"])
+def test_a_file_of_settings_is_a_short_regular_one(
+    kind: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project / "odd.toml"
+    monkeypatch.setenv("BIASOPT_CONFIG", str(path))
+    match kind:
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.symlink_to("/dev/zero")
+        case _:
+            with path.open("wb") as sparse:
+                sparse.truncate(30 << 30)
+    assert cli.run(["inspect", "m.onnx"]) == 3
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_no_file_of_another_users_folder_counts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may put one, and a .git, into a folder such as /tmp."""
+    (project / "mine").mkdir()
+    monkeypatch.chdir(project / "mine")
+    assert find_config(cli.cli) is not None
+    real = Path.stat
+
+    def stat_of_two_users(path: Path, **how: bool) -> os.stat_result:
+        found = list(real(path, **how))
+        found[4] += path == project
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", stat_of_two_users)
+    assert find_config(cli.cli) is None

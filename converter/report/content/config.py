@@ -9,14 +9,16 @@ from converter.records import Verdict
 from converter.report.blocks import Column, Paragraph, Report, Section, Table, code
 
 
-def config_report(path: str, settings: Sequence[tuple[str, str, Any, str]]) -> Report:
-    """The table of settings: command, option, value, and the section of the file at ``path``."""
-    rows = [
-        (name, code(f"--{key}"), _show(value), f"[{place}]" if place else "top") for name, key, value, place in settings
+def config_report(path: str, settings: Sequence[tuple[str, str, Any, str, str]]) -> Report:
+    """The table of settings: command, option, value, the section of the file at ``path``, and why it is refused."""
+    any_refused = any(why for *_, why in settings)
+    rows: list[tuple[Any, ...]] = [
+        (name, code(f"--{key}"), _show(value), f"[{place}]" if place else "top", *([why] if any_refused else []))
+        for name, key, value, place, why in settings
     ]
     if rows:
-        columns = (Column("command"), Column("option"), Column("value"), Column("section"))
-        blocks: tuple[Any, ...] = (Paragraph(f"From {path}:"), Table(columns, rows))
+        names = ["command", "option", "value", "section", *(["refused, as it"] if any_refused else [])]
+        blocks: tuple[Any, ...] = (Paragraph(f"From {path}:"), Table(tuple(map(Column, names)), rows))
     elif path:
         blocks = (Paragraph(f"{path} sets nothing that any command takes."),)
     else:
