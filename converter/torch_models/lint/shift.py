@@ -25,17 +25,28 @@ class Support:
 
 
 @dataclass(frozen=True, slots=True)
+class Factor:
+    """One of the axes that an axis was made of."""
+
+    size: int
+    varies: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Shift:
     """A change that is the same along every axis but those in ``axes``.
 
     ``axes`` gives each axis on which it may vary a label. Two shifts of one ``origin`` with the same labels at
     the same axes are equal in every element: that is how ``x - x.mean(...)`` is seen to be without it.
+    ``merged`` says of the label of an axis what a reshape made it of, the slowest first: of channels and a batch, say,
+    so that a later reshape can tell the two apart again.
     """
 
     axes: tuple[tuple[int, int], ...]
     origin: object  # an identity, and nothing else
     support: Support | None = None
     masked: bool = False  # elsewhere than at entries which are minus infinity for a softmax to come
+    merged: tuple[tuple[int, tuple[Factor, ...]], ...] = ()
 
     @property
     def varies(self) -> frozenset[int]:
@@ -55,9 +66,21 @@ class Shift:
             support = None if place is None else replace(support, axis=place)
         return replace(self, axes=axes, support=support)
 
-    def with_new_values(self, varies: Iterable[int]) -> Shift:
-        """Other values, which may vary on these axes; zeros are no longer known."""
-        return replace(new_shift(varies), masked=self.masked)
+    def factors(self, axis: int, size: int) -> tuple[Factor, ...]:
+        """What an axis of `size` was made of: of more than one where it was merged."""
+        label = dict(self.axes).get(axis)
+        plain = (Factor(size, label is not None),)
+        return plain if label is None else dict(self.merged).get(label, plain)
+
+    def with_new_values(self, varies: Iterable[int], alike: Iterable[int] = ()) -> Shift:
+        """Other values, which may vary on these axes; zeros are no longer known.
+
+        Along the axes `alike` they are multiples of what they were, so what those were merged of is still known.
+        """
+        made = new_shift(varies)
+        kept, labels = set(alike) & made.varies, dict(self.axes)
+        merged = tuple((axis, parts) for label, parts in self.merged for axis in kept if labels.get(axis) == label)
+        return replace(made, masked=self.masked, merged=merged)
 
     def equals(self, other: Shift) -> bool:
         """Whether every element is the same, with axes aligned already."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from converter.torch_models.lint.confirm import TOLERANCE, Change, Twin
 from converter.torch_models.lint.flow import BiasFlow, Trace
 from converter.torch_models.lint.module_copies import Example
-from converter.torch_models.lint.rules.layout import match_axes
+from converter.torch_models.lint.rules.layout import match_axes, refine_group
 from converter.torch_models.lint.trace import TracedModule, trace_module
 from tests.torch_models.lint.nets import Attention, HandWritten, causal, rotated, sigmoid, sink, softmax
 
@@ -102,6 +102,31 @@ def test_hand_written_norm() -> None:
     assert {cancel.kind for cancel in outcome.cancels} == {"centring"}
 
 
+def fold_patches(y: Tensor, by: int = 2, channels: int | None = None) -> Tensor:
+    """Into patches, channels last, and back, as nets that mix convolutions and transformers do: by merging reshapes."""
+    n, c, h, w = y.shape
+    rows, columns = h // by, w // by
+    patches = y.reshape(n * c * rows, by, columns, by).transpose(1, 2).reshape(n, c, rows * columns, by * by)
+    tokens = patches.transpose(1, 3).reshape(n * by * by, rows * columns, -1)
+    tokens = tokens / 3 if channels is None else tokens
+    back = tokens.view(n, by * by, rows * columns, -1).transpose(1, 3)
+    if channels is not None:  # the batch taken for channels: each channel meets others
+        back = back.reshape(n * c, -1).view(channels, -1, rows * columns, by * by)
+        n, c = channels, n * c // channels
+    return back.reshape(n * c * rows, columns, by, by).transpose(1, 2).reshape(n, c, h, w)
+
+
+def window(y: Tensor, kernel: int, stride: int, padding: int = 0, out: int = 8) -> Tensor:
+    columns = nn.functional.unfold(y, kernel, stride=stride, padding=padding)
+    return nn.functional.fold(columns, (out, out), kernel, stride=stride, padding=padding)
+
+
+def in_windows(y: Tensor) -> Tensor:
+    """A norm over the windows of each channel's columns."""
+    columns = nn.functional.unfold(y, 2, stride=2)
+    return bn(columns.view(len(y), 6, 4, -1).flatten(2))
+
+
 DEAD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "channel shuffle": lambda y, _: bn(y.view(2, 2, 3, 8, 8).transpose(1, 2).reshape(2, 6, 8, 8)),
     "split and joined again": lambda y, _: bn(torch.cat(y.chunk(2, 1)[::-1], 1)),
@@ -124,6 +149,13 @@ DEAD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "feature dropout before an instance norm": lambda y, _: nn.functional.instance_norm(
         nn.functional.dropout2d(y, 0.3, training=True)
     ),
+    "folded into patches and back": lambda y, _: bn(fold_patches(y)),
+    "joined with the batch": lambda y, _: bn((-y.reshape(12, 64)).view(2, 6, 8, 8)),
+    "joined with the batch, and through a layer": lambda y, _: bn(
+        nn.functional.linear(y.reshape(12, 8, 8), torch.arange(64.0).view(8, 8).to(y)).view(2, 6, 8, 8).mean(3)
+    ),
+    "unfolded and folded": lambda y, _: bn(window(y, 2, 2)),
+    "unfolded": lambda y, _: in_windows(y),
     "chosen by channel": lambda y, _: bn(torch.where(torch.arange(6)[:, None, None] > 2, y, 0.0)),
 }
 LIVE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -151,6 +183,18 @@ LIVE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cast to whole numbers": lambda y, _: bn((8 * y).to(torch.int64).to(y.dtype)),
     "pixel shuffle": lambda y, _: bn(nn.functional.pixel_shuffle(torch.cat([y, y], 1), 2)),
     "transposed convolution": lambda y, _: bn(nn.functional.conv_transpose2d(y, torch.ones(6, 2, 3, 3).to(y))),
+    "folded into patches of which others are made": lambda y, _: bn(fold_patches(y, channels=3)),
+    "joined with the batch and cut": lambda y, _: bn(y.reshape(12, 64)[1:11].reshape(2, 5, 64)),
+    "joined with the batch and scaled": lambda y, x: bn(
+        (y.reshape(12, 64) * x.reshape(6, 64).repeat(2, 1)).view(2, 6, 64)
+    ),
+    "joined with the batch, taken apart by another size": lambda y, _: bn(y.reshape(12, 64).view(4, 3, 64)),
+    "unfolded with padding": lambda y, _: bn(nn.functional.unfold(y, 2, stride=2, padding=1)),
+    "folded over one another": lambda y, _: bn(window(y, 3, 1)),
+    "folded into a larger image": lambda y, _: bn(window(y, 2, 2, out=9)),
+    "columns normalised among each other": lambda y, _: nn.functional.layer_norm(
+        nn.functional.unfold(y, 2, stride=2).transpose(1, 2), (24,)
+    ),
     "it is an output too": lambda y, _: torch.cat([bn(y), y]),
 }
 
@@ -178,6 +222,13 @@ def test_a_single_image_does_not_hide_what_differs_between_images() -> None:
 def test_reshape_groups() -> None:
     assert match_axes((2, 6, 5), (2, 2, 3, 5)) == [([0], [0]), ([1], [1, 2]), ([2], [3])]
     assert match_axes((4, 3), (2, 6)) == [([0, 1], [0, 1])]
+
+
+def test_finest_axes_of_a_group() -> None:
+    assert refine_group((2, 6, 4), (24, 2)) == [(2, 0, 0), (6, 1, 0), (2, 2, 0), (2, 2, 1)]
+    assert refine_group((2, 1, 6), (12, 1)) == [(2, 0, 0), (6, 2, 0)]
+    assert refine_group((4, 3), (6, 2)) is None
+    assert refine_group((0, 3), (3, 0)) is None
 
 
 def test_falls_back_to_torch_fx() -> None:

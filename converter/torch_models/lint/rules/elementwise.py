@@ -43,7 +43,8 @@ def _mul(call: Call) -> Effect:
         return moved or call.block()
     if moved.masked:
         return call.block("scaled behind a mask") if shape_of(factor) or not _is_positive(factor) else moved
-    return moved.with_new_values(moved.varies | (call.varying_axes(factor) if hasattr(factor, "meta") else frozenset()))
+    uneven = call.varying_axes(factor) if hasattr(factor, "meta") else frozenset()
+    return moved.with_new_values(moved.varies | uneven, moved.varies - uneven)
 
 
 def _is_positive(factor: Any) -> bool:
@@ -52,7 +53,9 @@ def _is_positive(factor: Any) -> bool:
 
 def _neg(call: Call) -> Effect:
     change = call.change("self")
-    return change.with_new_values(change.varies) if isinstance(change, Shift) and not change.masked else call.block()
+    if not isinstance(change, Shift) or change.masked:
+        return call.block()
+    return change.with_new_values(change.varies, change.varies)
 
 
 def _dropout(call: Call) -> Effect:

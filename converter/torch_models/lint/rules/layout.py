@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from converter.torch_models.lint.shift import (
     Call,
     Effect,
+    Factor,
     Shift,
     Support,
     new_shift,
@@ -44,6 +46,29 @@ def match_axes(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[i
     return found
 
 
+def refine_group(left: Sequence[int], right: Sequence[int]) -> list[tuple[int, int, int]] | None:
+    """The finest axes of which both sides of a group are made: size, place in `left`, place in `right`.
+
+    None where there are none, as of 6 elements seen as 2 x 3 and as 3 x 2.
+
+    >>> refine_group((2, 6, 4), (24, 2))
+    [(2, 0, 0), (6, 1, 0), (2, 2, 0), (2, 2, 1)]
+    """
+    found, i, j = [], 0, 0
+    left, right = list(left), list(right)
+    while i < len(left) and j < len(right):
+        if left[i] == 1 or right[j] == 1:
+            i, j = i + (left[i] == 1), j + (right[j] == 1)
+            continue
+        # The slowest axes first: of the larger one, what is left beside the smaller one goes on.
+        size = min(left[i], right[j])
+        if not size or left[i] % size or right[j] % size:
+            return None
+        found.append((size, i, j))
+        left[i], right[j] = left[i] // size, right[j] // size
+    return found
+
+
 def reshape(call: Call) -> Effect:
     """Reshapes of all spellings, through the shapes that they had."""
     change = call.change("self", "input")
@@ -52,27 +77,51 @@ def reshape(call: Call) -> Effect:
     before, after = call.shape("self" if "self" in call.args else "input"), call.out_shape
     if math.prod(before) != math.prod(after):
         return call.block("changes the number of elements")
+    return regroup(change, before, after)
+
+
+def regroup(change: Shift, before: Sequence[int], after: Sequence[int]) -> Shift:
+    """A change of a tensor whose shape was `before`, as it is in `after`."""
+    parts = [(factor, axis) for axis, size in enumerate(before) for factor in change.factors(axis, size)]
     moves: dict[int, int] = {}
+    merged: dict[int, tuple[Factor, ...]] = {}
     spread: set[int] = set()
     support = None
-    for left, right in match_axes(before, after):
+    for left, right in match_axes([factor.size for factor, _ in parts], after):
         wide = [axis for axis in right if after[axis] != 1]
-        varying = [axis for axis in left if axis in change.varies]
+        varying = [k for k in left if parts[k][0].varies]
         if not varying:
             continue
-        narrow = [axis for axis in left if before[axis] != 1]
+        narrow = [k for k in left if parts[k][0].size != 1]
         if len(narrow) == 1 and len(wide) == 1 and varying == narrow:
-            moves[varying[0]] = wide[0]
+            (k,) = narrow
+            if _is_whole(parts, k):
+                moves[parts[k][1]] = wide[0]
+            else:
+                spread.add(wide[0])
         elif not narrow:  # axes of size one, which vary with other inputs perhaps
             spread.update(right)
         else:
-            spread.update(wide)
-            if len(narrow) == 1 and change.support is not None and change.support.axis == narrow[0]:
+            finest = refine_group([parts[k][0].size for k in left], [after[axis] for axis in right])
+            if finest is None or not set(varying) <= set(narrow):
+                spread.update(wide)
+                continue
+            for place, axis in enumerate(right):
+                made = tuple(Factor(size, left[i] in varying) for size, i, j in finest if j == place)
+                if any(factor.varies for factor in made):
+                    spread.add(axis)
+                    merged |= {axis: made} if len(made) > 1 else {}
+            if len(narrow) == 1 and change.support is not None and change.support.axis == parts[narrow[0]][1]:
                 support = _split_support(change.support, after, wide)
     if not spread:
         return change.move_axes(moves.get)
-    made = new_shift(spread | set(moves.values()), support)
-    return Shift(made.axes, made.origin, made.support, change.masked)
+    made_of = new_shift(spread | set(moves.values()), support)
+    return replace(made_of, masked=change.masked, merged=tuple(merged.items()))
+
+
+def _is_whole(parts: Sequence[tuple[Factor, int]], index: int) -> bool:
+    """Whether a part is all of the axis that it comes from."""
+    return sum(axis == parts[index][1] for _, axis in parts) == 1
 
 
 def _split_support(support: Support, after: Sequence[int], wide: list[int]) -> Support | None:
@@ -279,6 +328,30 @@ def _shuffle(call: Call) -> Effect:
     return change.with_new_values(change.varies | last) if change.touches(last) else change
 
 
+def _unfold(call: Call) -> Effect:
+    """Windows as columns: channels and the places in a window become one axis, and the windows another."""
+    change, shape = call.change("self"), call.shape("self")
+    if not isinstance(change, Shift) or change.masked or len(shape) != 4:
+        return call.block()
+    if change.touches((2, 3)) or any(call.args["padding"]):
+        return change.with_new_values((change.varies & {0}) | {1, 2})
+    columns = call.out_shape
+    return regroup(change.with_new_values(change.varies), (*shape[:2], columns[1] // shape[1], columns[2]), columns)
+
+
+def _fold(call: Call) -> Effect:
+    """Columns back into windows; places that lie in several windows get the sum, those in none get nothing."""
+    change, out = call.change("self"), call.out_shape
+    if not isinstance(change, Shift) or change.masked or len(out) != 4:
+        return call.block()
+    kernel, columns = list(call.args["kernel_size"]), call.shape("self")
+    moved = regroup(change, columns, (*out[:2], columns[1] // out[1], columns[2]))
+    once = list(call.args["stride"]) == kernel and not any(call.args["padding"]) and set(call.args["dilation"]) == {1}
+    if moved.touches((2, 3)) or not once or any(size % k for size, k in zip(out[2:], kernel, strict=True)):
+        return moved.with_new_values(moved.varies | {2, 3})
+    return moved.with_new_values(moved.varies)
+
+
 def _channels(call: Call) -> Effect:
     change = call.change("self", "input")
     return change.with_new_values(change.varies) if isinstance(change, Shift) else call.block()
@@ -308,5 +381,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
     "stack": _stack,
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _shuffle),
+    "im2col": _unfold,
+    "col2im": _fold,
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), _channels),
 }

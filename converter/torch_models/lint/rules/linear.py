@@ -59,7 +59,7 @@ def _linear(call: Call) -> Effect:
     if isinstance(change, Shift):
         if change.masked:
             return call.block()
-        change = new_shift({axis for axis in change.varies if axis != last} | {last})
+        change = change.with_new_values(change.varies | {last}, change.varies - {last})
     return add_effects(change, _place_bias(call, last))
 
 
