@@ -95,7 +95,7 @@ def test_laws_without_a_constant_decide() -> None:
     assert find_factor([Law.SCALE, Law.SHIFT]) == 2
     assert find_factor([Law.SHIFT, Law.THROUGH_WEIGHTS]) is None
     assert {law for law, factor in FACTOR.items() if factor is None} == {
-        *(Law.THROUGH_WEIGHTS, Law.PRODUCT, Law.THROUGH_MEAN, Law.CENTRED, Law.SOFTMAX, Law.ROWS)
+        *(Law.THROUGH_WEIGHTS, Law.PRODUCT, Law.THROUGH_MEAN, Law.CENTRED, Law.SOFTMAX, Law.ROWS, Law.CAST)
     }
 
 

@@ -32,7 +32,7 @@ from converter.referee.certificate.serialize import build_model, write_model
 from converter.referee.normal_form.compare import ComparedArray, Place, recompute
 from converter.referee.normal_form.laws import Law, find_factor
 from converter.referee.proto.diff import Region
-from converter.referee.proto.inference import infer_types
+from converter.referee.proto.inference import infer_certain_shapes
 from converter.referee.proto.source import LoadedModel, Port, make_value_info, read_opsets, read_ports
 from converter.referee.proto.structural_hash import chain_hashes, describe_node, hash_file, hash_model
 from converter.referee.reference.kernels import Unsupported, make_kernel, read_attributes
@@ -100,7 +100,7 @@ LIMIT = 1.0  # of the float64 error bounds
 
 
 class Types:
-    """Types of the original's tensors, inferred once."""
+    """Types of the original's tensors as they follow from its inputs, inferred once."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -112,7 +112,8 @@ class Types:
         if scope.path not in self._known:
             proto = scope.proto
             if scope.path == "":
-                self._known[""] = infer_types(self._graph.model)
+                certain = infer_certain_shapes(self._graph.model).graph
+                self._known[""] = read_ports([*certain.input, *certain.value_info, *certain.output])
             else:
                 values = [*proto.value_info, *proto.input, *proto.output] if isinstance(proto, GraphProto) else []
                 self._known[scope.path] = read_ports(values)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from converter.dataclass import dataclass
 from converter.errors import BiasoptError
@@ -58,6 +58,9 @@ def find_nonfinite_changes(a: Array, b: Array) -> Array:
     return result
 
 
+_ROUNDED = 0.5 + SLACK / 2  # units in the last place: a number that was rounded once
+
+
 def measure_distance(off: Array, error: Array, differ: Array) -> tuple[float, int, int]:
     """Largest distance in units of two errors, how many are beyond one error, and where the largest is."""
     if not off.size:
@@ -71,7 +74,10 @@ def measure_distance(off: Array, error: Array, differ: Array) -> tuple[float, in
 def compare_weights(a: Linear, b: Linear) -> ComparedArray:
     """The weight that one side has against the one that the other side has, a block at a time."""
     left, right = a.weight.array(), b.weight.array()
-    same = a.weight.name == b.weight.name and not b.weight.rounded
+    stored = isinstance(a.weight.source, TensorProto) and isinstance(b.weight.source, TensorProto)
+    if stored and b.weight.rounded and right.dtype.itemsize < left.dtype.itemsize:
+        raise NotExpressed(f"the weight of {a.label!r} became {right.dtype}")
+    same = stored and a.weight.name == b.weight.name and not b.weight.rounded
     n = int(left.size)
     if same and (_hash(a.scale_in), _hash(a.scale_out)) == (_hash(b.scale_in), _hash(b.scale_out)):
         return ComparedArray(a.label, a.kind, "weight", b.weight.name, n, 0.0, 0, 0)
@@ -161,7 +167,13 @@ def _cut_blocks(
 class Matcher:
     """Compares forms; calls ``seen`` with each weight that it is about to recompute."""
 
-    def __init__(self, done: dict[Any, ComparedArray] | None = None, seen: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        done: dict[Any, ComparedArray] | None = None,
+        seen: Callable[[str], None] | None = None,
+        scope: str = "",
+    ) -> None:
+        self.scope = scope  # where the names are those of what is compared
         self.done = {} if done is None else done  # weights recomputed already, in this place or another one
         self.seen = seen or (lambda name: None)
         self._pairs: set[tuple[int, int]] = set()
@@ -221,7 +233,13 @@ class Matcher:
                 raise NotExpressed(f"{_find_label(one)[1]} ({_find_label(one)[0]}) became {_find_label(other)[1]}")
 
     def _weights(self, a: Linear, b: Linear) -> ComparedArray:
-        key = (a.weight.name, b.weight.name, a.label, *map(_hash, (a.scale_in, a.scale_out, b.scale_in, b.scale_out)))
+        key = (
+            self.scope,
+            a.weight.name,
+            b.weight.name,
+            a.label,
+            *map(_hash, (a.scale_in, a.scale_out, b.scale_in, b.scale_out)),
+        )
         if key not in self.done:
             self.seen(a.label)
             self.done[key] = compare_weights(a, b)
@@ -374,12 +392,27 @@ class Place:
 
 def recompute(region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, ComparedArray] | None = None) -> Place:
     """Recompute every number of a place; ``done`` remembers weights that several places share."""
+    place = _recompute(region, a, b, done, forward=False)
+    if place.problem or (place.worst is not None and place.worst.score > _ROUNDED):
+        # A factor between two layers may be in either. Each way is an identity: what one of them finds equal is.
+        other = _recompute(region, a, b, None, forward=True)
+        if not other.problem and (other.worst is None or other.worst.score <= _ROUNDED):
+            return other
+    return place
+
+
+def _recompute(
+    region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, ComparedArray] | None, *, forward: bool
+) -> Place:
     name = f"{region.scope}/{region.output}" if region.scope else region.output
+    if region.is_one_of_many:
+        return Place(name, (), "its function is called in several ways")
     same = _find_unchanged(region, a, b)
     try:
-        left = Reader(region.before, a.folder, {*_list_names(region.before)}, ALL_RULES)
-        right = Reader(region.after, b.folder, same, ALL_RULES)
-        compared = tuple(Matcher(done).match(left.read(), right.read()))
+        old, certain = {*_list_names(region.before)}, region.find_certain
+        left = Reader(region.before, a.folder, old, ALL_RULES, certain, forward=forward)
+        right = Reader(region.after, b.folder, same, ALL_RULES, certain, forward=forward)
+        compared = tuple(Matcher(done, scope=region.scope).match(left.read(), right.read()))
         return Place(name, compared, laws=frozenset({*left.laws, *right.laws, *_find_plain_laws(region)}))
     except (NotExpressed, Unsupported, BiasoptError) as exc:
         return Place(name, (), str(exc))

@@ -211,6 +211,8 @@ def _concat(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
         return None
 
     def back(interval: Interval) -> list[Interval | None] | None:
+        if r.forward:
+            return None
         if interval.value.size == 1:
             return [interval.reshape() for _ in sizes]
         if stops is None:
@@ -238,12 +240,20 @@ def _concat(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
 
 def _rectify(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     """f(s x) = s f(x) for s > 0."""
+    form = args[0]
+    if r.forward and isinstance(form, Form) and form.scale is not None and _is_positive(form.scale):
+        shift = None if form.shift is None or form.shift.is_zero else form.shift / form.scale
+        (bare,) = r.opaque(node, [Form(form.atom, None, shift), *args[1:]])
+        return [Form(bare.atom, form.scale)] if isinstance(bare, Form) and not any(node.output[1:]) else None
 
     def back(interval: Interval) -> list[Interval | None] | None:
-        ok = bool((interval.value - interval.radius > 0).all())
-        return [interval] if ok else None
+        return [interval] if _is_positive(interval) and not r.forward else None
 
     return _on_first(r, node, args, back)
+
+
+def _is_positive(interval: Interval) -> bool:
+    return bool((interval.value - interval.radius > 0).all())
 
 
 def _on_first(r: Reader, node: NodeProto, args: list[Value], back: Back) -> list[Value] | None:

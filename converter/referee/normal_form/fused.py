@@ -13,6 +13,7 @@ from onnx import NodeProto, helper
 
 from converter.referee.normal_form.form import Form, Known, NotExpressed, Other, add_forms, make_scalar
 from converter.referee.normal_form.interval import Interval
+from converter.referee.normal_form.laws import Law
 from converter.referee.normal_form.reader import Reader, Rule, Value, get_interval, list_attributes
 from converter.referee.normal_form.rules import RULES
 from converter.referee.reference.kernels import read_attributes
@@ -47,6 +48,10 @@ def _make_attention_rule(slot: int, caches: tuple[int, ...]) -> Rule:
             return r.opaque(node, [*rest, _make_vector(None)])
         q, k = _find_sizes(r, node, interval.value.size)
         parts = [interval.map(lambda x, a=a, b=b: x[a:b]) for a, b in ((0, q), (q + k, None))]
+        if not interval.map(lambda x: x[q : q + k]).is_zero:
+            r.laws.add(Law.SOFTMAX)
+        if not parts[1].is_zero:
+            r.laws.add(Law.ROWS)
         (bare,) = r.opaque(node, [*rest, _make_vector(parts[0])])
         assert isinstance(bare, Form)
         return [bare.plus(parts[1])]
@@ -84,6 +89,8 @@ def _skip_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | N
         return None
     flat = total.shift is None or total.shift.value.ndim == 0 or total.shift.value.shape[-1] == 1
     inner = total.settled if node.op_type == "SkipLayerNormalization" and flat else total
+    if inner is not total and total.shift is not None and not total.shift.is_zero:
+        r.laws.add(Law.CENTRED)
     parameters = args[2:4] if node.op_type == "SkipLayerNormalization" else args[2:3]
     label = _label(node)
     normed = Form(Other(node.op_type, list_attributes(node), (inner, *parameters), 0, label))

@@ -17,7 +17,8 @@ sum of all that, carried to the place's output. P = |s| |W| |x|, and |b'| <= |y|
 * ``SIBLINGS``, (W x + b) + (V z + d) as W x + (V z + (b + d)): three times, twice from n = 2 on.
 
 The others move a shift through a sum, or let one cancel, and have no such constant: W (x + b) as W x + W b may cancel
-where x + b did not, and a mean over n elements rounds n times. Their places are measured, on what comes to them.
+where x + b did not, a mean over n elements rounds n times, and what is added before a cast to a narrower type is
+rounded with the sum. Their places are measured, on what comes to them.
 `tests/proofs/test_rounding.py` proves the constants and looks for counter-examples in float16.
 """
 
@@ -40,6 +41,7 @@ class Law(StrEnum):
     CENTRED = "shift-cancels-in-norm"
     SOFTMAX = "shift-cancels-in-softmax"
     ROWS = "rows-sum-to-one"
+    CAST = "shift-through-cast"
 
 
 FACTOR: dict[Law, float | None] = {
@@ -53,6 +55,7 @@ FACTOR: dict[Law, float | None] = {
     Law.CENTRED: None,
     Law.SOFTMAX: None,
     Law.ROWS: None,
+    Law.CAST: None,
 }
 
 

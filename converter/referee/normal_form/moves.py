@@ -10,6 +10,7 @@ from onnx import NodeProto
 from converter.referee.normal_form import form as views
 from converter.referee.normal_form.form import Form, Known, View
 from converter.referee.normal_form.interval import Interval, is_float
+from converter.referee.normal_form.laws import Law
 from converter.referee.normal_form.reader import Reader, Rule, Value, find_axes, list_attributes
 from converter.referee.reference.kernels import read_attributes
 
@@ -77,12 +78,18 @@ def _identity(_: Reader, node: NodeProto, args: list[Value]) -> list[Value] | No
 
 
 def _cast(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    """A cast to the type that a tensor has already does nothing; one from float to float rounds, and no more."""
+    """A cast to the type that a tensor has already does nothing; of one from float to float there must be two."""
     before, after = (r.types.get(name) for name in (node.input[0], node.output[0]))
     if before is None or after is None or before.dtype is None or after.dtype is None:
         return None
-    rounds = isinstance(args[0], Form) and is_float(before.dtype) and is_float(after.dtype)
-    return [args[0]] if rounds or before.dtype == after.dtype else None
+    form = args[0]
+    if before.dtype == after.dtype:
+        return [form]
+    if not isinstance(form, Form) or not is_float(before.dtype) or not is_float(after.dtype):
+        return None
+    if form.shift is not None and not form.shift.is_zero and after.dtype.itemsize < before.dtype.itemsize:
+        r.laws.add(Law.CAST)
+    return _move(form, ("Cast", str(after.dtype)), lambda b: b, lambda b: b)
 
 
 def _depth_to_space(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto
 
+from converter.model.shapes.inference import is_made_up
 from converter.referee.normal_form.form import Dims, Form, Known, Leaf, NotExpressed, Other
 from converter.referee.normal_form.form import Linear as LinearAtom
 from converter.referee.normal_form.interval import Interval, is_float
 from converter.referee.normal_form.laws import Law
-from converter.referee.proto.inference import infer_types
-from converter.referee.proto.source import Port
+from converter.referee.proto.inference import infer_certain_shapes, infer_types
+from converter.referee.proto.source import Port, read_ports, strip_weights
 from converter.referee.reference.evaluator import normalize_domain, read_opset_versions
 from converter.referee.reference.kernels import Unsupported, make_kernel, read_attributes
 
@@ -36,10 +37,25 @@ class Reader:
         The place as a model, nodes in order.
     same : set of str
         Constants that hold what they hold in the original.
+    find_certain : callable, optional
+        What is known of an input of the place for all inputs of the model; by default what it states itself.
+    forward : bool
+        A factor goes on through joins and rectifiers, to what reads them, instead of back into their arguments.
     """
 
-    def __init__(self, model: ModelProto, folder: Path | None, same: set[str], rules: dict[str, Rule]) -> None:
+    def __init__(
+        self,
+        model: ModelProto,
+        folder: Path | None,
+        same: set[str],
+        rules: dict[str, Rule],
+        find_certain: Callable[[str], Port | None] | None = None,
+        *,
+        forward: bool = False,
+    ) -> None:
         self.model = model
+        self.find_certain = find_certain
+        self.forward = forward
         self.folder = folder
         self.rules = rules
         self.same = same
@@ -67,7 +83,15 @@ class Reader:
     @cached_property
     def types(self) -> dict[str, Port]:
         """Types of the tensors, as inference finds them."""
-        return infer_types(self.model)
+        if self.find_certain is None:
+            return infer_types(self.model)
+        place = strip_weights(self.model)
+        for value in place.graph.input:
+            port = self.find_certain(value.name)
+            if value.type.HasField("tensor_type"):
+                _state_sizes(value.type.tensor_type, None if port is None else port.dims)
+        found = infer_certain_shapes(place).graph
+        return read_ports([*found.input, *found.value_info, *found.output])
 
     def dims(self, name: str) -> Dims | None:
         """Sizes of a tensor as inference finds them."""
@@ -144,6 +168,22 @@ class Reader:
             raise NotExpressed(f"{node.op_type} of constants: {exc}") from exc
         relative = max((a.relative for a in args if a is not None), default=0.0)
         return [Known(n, np.asarray(r), None, rounded, relative) for n, r in zip(node.output, results, strict=False)]
+
+
+def _state_sizes(given: TypeProto.Tensor, dims: Dims | None) -> None:
+    """The sizes that are certain; of others the number of axes is left."""
+    if not given.HasField("shape"):
+        return
+    if dims is None or len(dims) != len(given.shape.dim):
+        dims = (None,) * len(given.shape.dim)
+    given.ClearField("shape")
+    given.shape.SetInParent()
+    for size in dims:
+        dim = given.shape.dim.add()
+        if isinstance(size, int):
+            dim.dim_value = size
+        elif isinstance(size, str) and not is_made_up(size):
+            dim.dim_param = size
 
 
 def _read_plain(known: Known) -> Any:

@@ -91,7 +91,10 @@ def _varies(interval: Interval, axis: int) -> bool:
 
 
 def _is_softmax(form: Form) -> bool:
-    return isinstance(form.atom, Other) and form.atom.op == "Softmax" and form.scale is None and form.shift is None
+    """Whether its rows, along the last axis, sum to one."""
+    atom = form.atom
+    plain = form.scale is None and form.shift is None
+    return plain and isinstance(atom, Other) and atom.op == "Softmax" and atom.key[1] == "last"
 
 
 def softmax(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -142,10 +145,15 @@ def _keep_outside(
     moves = form.shift is not None and not views.varies_along(form.shift, axes, r.rank(node.input[0]))
     if not moves and back is None:
         return None
-    (bare,) = r.opaque(node, [form.settled if moves else form, *args[1:]])
+    # A factor goes on to what reads the result only where all of it does.
+    factor = form.scale if r.forward and back is not None and (moves or form.shift is None) else None
+    factor = None if factor is None or views.varies_along(factor, axes, r.rank(node.input[0])) else shift(factor)
+    factor = None if factor is None or back(factor) is None else factor
+    kept = Form(form.atom) if factor is not None else form.settled if moves else form
+    (bare,) = r.opaque(node, [kept, *args[1:]])
     assert isinstance(bare, Form)
     if back is not None:
-        bare = pass_back(bare, back)
+        bare = Form(pass_back(bare, back).atom, factor)
     moved = shift(form.shift) if moves else None
     if moves and form.shift is not None and not form.shift.is_zero:
         r.laws.add(Law.CENTRED if moved is None else Law.SHIFT if node.op_type in _EXACT else Law.THROUGH_MEAN)

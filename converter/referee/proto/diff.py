@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import field
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from dataclasses import field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from converter.dataclass import dataclass
-from converter.referee.proto.inference import infer_types
+from converter.referee.proto.inference import infer_certain_shapes, infer_types
 from converter.referee.proto.source import (
     LoadedModel,
     Port,
@@ -48,6 +48,7 @@ class Scope:
     outer: Scope | None = None
     opset_import: Any = None
     narrow: bool = True  # whether a tensor of which not every value can be may be cut at
+    varies: bool = False  # a function's, whose calls have other attributes or other constants
 
     @cached_property
     def makers(self) -> dict[str, NodeProto]:
@@ -94,6 +95,11 @@ class Scope:
         if name in self.consts or name in self.makers or name in self.inputs:
             return self
         return self.outer.home(name) if self.outer is not None else None
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether what it or a scope around it holds is true of one call of a function, and not of another."""
+        return self.varies or (self.outer is not None and self.outer.is_one_of_many)
 
     def depth(self) -> int:
         """How many scopes lie around this one."""
@@ -148,13 +154,25 @@ def _build_function_scope(source: LoadedModel, function: FunctionProto, callers:
         format_function_key(function), source, list(function.node), list(function.input), list(function.output)
     )
     scope.opset_import = function.opset_import
-    for caller in callers:
-        for node in caller.nodes:
-            if (node.domain, node.op_type) == (function.domain, function.name):
-                scope.nodes = list(bind_function(function, node).node)
-                _take_arguments(scope, caller, dict(zip(function.input, node.input, strict=False)))
-                return scope
+    calls = [(caller, node) for caller in callers for node in caller.nodes if _calls(node, function)]
+    if calls:
+        caller, node = calls[0]
+        scope.nodes = list(bind_function(function, node).node)
+        _take_arguments(scope, caller, dict(zip(function.input, node.input, strict=False)))
+        scope.varies = len({_describe_call(*call) for call in calls}) > 1
     return scope
+
+
+def _calls(node: NodeProto, function: FunctionProto) -> bool:
+    return (node.domain, node.op_type) == (function.domain, function.name)
+
+
+def _describe_call(caller: Scope, node: NodeProto) -> tuple[Any, ...]:
+    """What a function is bound to by a call: its attributes, and the constants among its arguments."""
+    homes = [caller.home(name) for name in node.input]
+    tensors = tuple(h and id(h.consts.get(n)) for h, n in zip(homes, node.input, strict=True) if h and n in h.consts)
+    given = tuple(h is not None and n in h.consts for h, n in zip(homes, node.input, strict=True))
+    return given, tensors, tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))
 
 
 def _take_arguments(scope: Scope, caller: Scope, arguments: dict[str, str]) -> None:
@@ -248,12 +266,19 @@ _INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One rewritten place: ``before`` and ``after`` compute ``output`` from the same inputs."""
+    """One rewritten place: ``before`` and ``after`` compute ``output`` from the same inputs.
+
+    The sizes of its inputs are those that it is run with. ``find_certain`` says what is true of one for all inputs of
+    the model: what follows from these alone, neither guessed nor stated by the file; None if what the region's models
+    state is that. ``is_one_of_many``: it is cut from a function that is called in several ways, as one call sees it.
+    """
 
     scope: str
     output: str
     before: ModelProto
     after: ModelProto
+    find_certain: Callable[[str], Port | None] | None = None
+    is_one_of_many: bool = False
 
     @property
     def name(self) -> str:
@@ -298,9 +323,10 @@ def find_changed_regions(
     infer_inner_types(after)
     for scope in (*before.values(), *after.values()):
         scope.narrow = not wide
+    certain = _CertainSizes(a)
     found, unmatched = [], []
     for key, name in targets:
-        region = _cut_region(before[key], after[key], name, changed[key])
+        region = _cut_region(before[key], after[key], name, changed[key], certain)
         if region is None:
             unmatched.append(f"{key}/{name}" if key else name)
         else:
@@ -333,7 +359,33 @@ def _find_changed_constants(a: Scope, b: Scope) -> set[str]:
         a, b = a.outer, b.outer
 
 
-def _cut_region(a: Scope, b: Scope, output: str, changed: set[str]) -> Region | None:
+class _CertainSizes:
+    """What follows of a model's tensors from its inputs, found when it is first asked for."""
+
+    def __init__(self, source: LoadedModel) -> None:
+        self._source = source
+
+    @cached_property
+    def _scopes(self) -> dict[str, Scope]:
+        inferred = replace(self._source, proto=infer_certain_shapes(self._source.proto), path=None)
+        scopes = build_scopes(inferred, {})
+        for function in inferred.proto.functions:
+            scope = scopes[format_function_key(function)]
+            calls = [(s, n) for s in scopes.values() for n in s.nodes if _calls(n, function)]
+            for k, formal in enumerate(function.input):
+                ports = [s.known.get(n.input[k]) if k < len(n.input) else None for s, n in calls]
+                if formal in scope.known and any(p is None or p.dims != scope.known[formal].dims for p in ports):
+                    scope.known[formal] = replace(scope.known[formal], dims=None)
+        infer_inner_types(scopes)
+        return scopes
+
+    def find(self, key: str, name: str) -> Port | None:
+        """A tensor of the scope ``key`` or of one around it."""
+        scope = self._scopes.get(key)
+        return None if scope is None else _find_port(scope, name)
+
+
+def _cut_region(a: Scope, b: Scope, output: str, changed: set[str], certain: _CertainSizes) -> Region | None:
     """The pair of models for one output, or None if they grow too large or read different things."""
     open_a: set[str] = set()
     open_b: set[str] = set()
@@ -353,7 +405,8 @@ def _cut_region(a: Scope, b: Scope, output: str, changed: set[str]) -> Region | 
         open_b |= more_b
     if not all(_is_reachable(a, name) for name in part_b.inputs - part_a.inputs):
         return None
-    return Region(b.key, output, _build_model(a, part_a, output, a), _build_model(b, part_b, output, a))
+    models = _build_model(a, part_a, output, a), _build_model(b, part_b, output, a)
+    return Region(b.key, output, *models, partial(certain.find, b.key), a.is_one_of_many or b.is_one_of_many)
 
 
 def _is_reachable(scope: Scope | None, name: str) -> bool:

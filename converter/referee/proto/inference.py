@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from onnx import GraphProto, ModelProto
 
 from converter.model.file.checker import infer_shapes
+from converter.model.file.reader import graphs
 from converter.model.shapes.claims import without_claims
 from converter.model.shapes.fused import DOMAIN
-from converter.model.shapes.inference import follow_sizes
-from converter.referee.proto.source import Port, read_ports, strip_weights
+from converter.model.shapes.inference import computes_sizes, follow_sizes, is_open
+from converter.referee.proto.source import Port, make_value_info, read_ports, strip_weights
 from converter.referee.reference.kernels import list_captures
 
 _WIDE = 8  # bytes of a float64 element
@@ -30,6 +31,24 @@ def infer_types(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = Non
             if name not in known or known[name].dims is None:
                 known[name] = Port(name, "tensor", found.types.get(name, 0), sizes)
     return known
+
+
+def infer_certain_shapes(model: ModelProto) -> ModelProto:
+    """The model without its weights, with the shapes that follow from its inputs: nothing is taken on the file's word.
+
+    Sizes that the model computes are followed. Names that inference makes up for a size say nothing.
+    """
+    inferred = infer_shapes(without_claims(strip_weights(model)))
+    if computes_sizes(inferred):
+        for graph, found in zip(graphs(inferred.graph), follow_sizes(inferred), strict=True):
+            known = read_ports([*graph.value_info, *graph.output])
+            better = {n: dims for n, dims in found.dims.items() if n not in known or is_open(known[n].dims)}
+            kept = [v for v in graph.value_info if v.name not in better]
+            types = {n: found.types.get(n) or (known[n].elem if n in known else 0) for n in better}
+            del graph.value_info[:]
+            graph.value_info.extend(kept)
+            graph.value_info.extend(make_value_info(n, Port(n, "tensor", types[n], d)) for n, d in better.items())
+    return inferred
 
 
 def estimate_bytes(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None, limit: int = 0) -> int:

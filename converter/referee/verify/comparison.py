@@ -125,7 +125,7 @@ class Referee:
         ran = case is not None and case.runtime is not None
         if case is not None and ran:
             begun = time.monotonic()
-            smoke = run_smoke_test(*self._smoking, case, options)
+            smoke = run_smoke_test(*self._smoking, case, self.difference, options)
             if smoke is None:
                 return None
             smoke = replace(smoke, seconds=round(time.monotonic() - begun, 3))
@@ -133,6 +133,9 @@ class Referee:
             why = self.cases.no_runtime or self.cases.why_not
             smoke = Stage(name_smoke(options), Verdict.SKIPPED, f"the original is not run: {why}")
             self.warn(WarningCode.NOT_RUN_WHOLE, f"the model was not run whole: {why}")
+        self._check_claims([case.runtime or {}] if case is not None else ())
+        if self.stages[0].status is not Verdict.PASS:
+            return None
         self.stages += [local, smoke]
         if self._asks("decision"):
             self.stages.append(self._decision())

@@ -20,14 +20,12 @@ from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.referee.proto.copies import extract_outputs
 from converter.referee.proto.diff import ChangedRegions, Region, format_function_key
-from converter.referee.proto.source import LoadedModel, find_float_types, walk_nodes
+from converter.referee.proto.source import LoadedModel, walk_nodes
 from converter.referee.proto.structural_hash import is_same_computation
-from converter.referee.proto.tensors import UNIT_ROUNDOFF
 from converter.referee.reference.kernels import Unsupported
-from converter.referee.verify.metrics import measure_difference
 from converter.referee.verify.models import ModelInput, ModelUnderTest, make_region_options
 from converter.referee.verify.options import Options
-from converter.referee.verify.region_replay import RegionReplay, run_regions
+from converter.referee.verify.region_replay import RegionReplay, measure_growth, run_regions
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -71,7 +69,7 @@ def bound_rounding(
             factor, n_proved = max(factor, detail["rounding"]), n_proved + 1
     rest = [region for region in difference.regions if checks[region.name].detail["rounding"] is None]
     for check in _measure(a, b, rest, case, options):
-        if check.status is not Verdict.PASS or check.detail.get("growth", 0.0) > GROWTH:
+        if check.status is not Verdict.PASS or not check.detail.get("growth", np.inf) <= GROWTH:
             return None
         checks[check.name] = replace(check, detail=checks[check.name].detail | check.detail)
     detail = {"places": len(checks), "proved": n_proved, "replayed": len(rest), "factor": factor, "missed": {}}
@@ -105,7 +103,7 @@ def _measure(
     for region in regions:
         check = None if values is None or region.scope else _measure_cropped(region, a, b, values, replay, options)
         if check is None:
-            alone = run_regions(ChangedRegions((region,)), a, b, options, light=True)
+            alone = run_regions(ChangedRegions((region,)), a, b, options, light=True, with_growth=True)
             check = next(iter(alone.outputs), OutputCheck(region.name, Verdict.INCONCLUSIVE, why=alone.why))
         checks.append(check)
     return checks
@@ -146,7 +144,7 @@ def _measure_cropped(
         part = {n: np.ascontiguousarray(v[:, :, top : top + _SIDE, left : left + _SIDE]) for n, v in maps.items()}
         opened = replace(region, before=_open_sizes(region.before, maps), after=_open_sizes(region.after, maps))
         check = _measure_region(opened, a, b, {**values, **part}, replay, options)
-        if check is not None and check.status is Verdict.PASS and check.detail.get("growth", 0.0) <= GROWTH:
+        if check is not None and check.status is Verdict.PASS and check.detail.get("growth", np.inf) <= GROWTH:
             return check
     return _measure_region(region, a, b, values, replay, options)
 
@@ -180,12 +178,10 @@ def _measure_region(
         check = replay.judge(region, {**feeds, region.output: exact})
         if check is None:
             return None
-        mine, theirs = (measure_difference(exact, side.run(feeds)[region.output]) for side in (left, right))
+        growth = measure_growth(region, left, right, feeds, exact)
     except (DataError, ModelError, Unsupported, ValueError):
         return None
     finally:
         left.close()
         right.close()
-    unit = max((UNIT_ROUNDOFF[t] for t in find_float_types(region.after)), default=2.0**-24)
-    growth = theirs.relative / max(mine.relative, unit) if np.isfinite(theirs.relative) else 0.0
     return replace(check, detail=check.detail | {"growth": growth})

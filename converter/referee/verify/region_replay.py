@@ -315,13 +315,14 @@ def run_regions(
     *,
     light: bool = False,
     partial: bool = False,
+    with_growth: bool = False,
 ) -> Stage:
     """The stage over all regions of a pair.
 
     ``light``: one small input each, in float64 alone. ``partial``: until the deadline, and without a word on
-    places that cannot be run.
+    places that cannot be run. ``with_growth``: each place that passes says how its rounding grew, where it runs.
     """
-    checks = list(_check_regions(difference, a, b, options, light, partial))
+    checks = list(_check_regions(difference, a, b, options, light, partial, with_growth))
     if not partial:
         checks += [OutputCheck(n, Verdict.INCONCLUSIVE, why="cannot be cut out and run") for n in difference.unmatched]
     if not find_folds(a, b, options):
@@ -341,7 +342,13 @@ def run_regions(
 
 
 def _check_regions(
-    difference: ChangedRegions, a: LoadedModel, b: LoadedModel, options: Options, light: bool, partial: bool
+    difference: ChangedRegions,
+    a: LoadedModel,
+    b: LoadedModel,
+    options: Options,
+    light: bool,
+    partial: bool,
+    with_growth: bool,
 ) -> Iterator[OutputCheck]:
     for k, region in enumerate(difference.regions):
         late = options.time_left() < 0
@@ -349,7 +356,7 @@ def _check_regions(
             return
         small = replace(make_region_options(options), quick=light or late or options.quick)
         options.progress(f"region {k + 1} of {len(difference.regions)}: {region.output}")
-        check = _check_region(region, a, b, small, light or late)
+        check = _check_region(region, a, b, small, light or late, with_growth)
         if not partial or check.status in (Verdict.PASS, Verdict.FAIL):
             yield check
 
@@ -361,7 +368,9 @@ def _doubt_name(check: OutputCheck) -> OutputCheck:
     return replace(check, status=Verdict.INCONCLUSIVE, why=f"{check.why}; or this name no longer means the same")
 
 
-def _check_region(region: Region, a: LoadedModel, b: LoadedModel, options: Options, light: bool) -> OutputCheck:
+def _check_region(
+    region: Region, a: LoadedModel, b: LoadedModel, options: Options, light: bool, with_growth: bool
+) -> OutputCheck:
     name = region.name
     why = ""
     for before, after, limits in _list_sizes(region, options):
@@ -372,7 +381,9 @@ def _check_region(region: Region, a: LoadedModel, b: LoadedModel, options: Optio
             if cases.fill(limits.n_inputs):
                 found = _judge(left, right, cases, limits, light)
                 if light and found.score is None and found.status is Verdict.INCONCLUSIVE:
-                    return _check_region(region, a, b, options, light=False)  # no float64: then by onnxruntime alone
+                    return _check_region(region, a, b, options, False, with_growth)  # no float64: onnxruntime alone
+                if with_growth and found.status is Verdict.PASS:
+                    found = replace(found, detail=found.detail | _find_growth(region, left, right, cases.items[0]))
                 return replace(found, name=name)
             why = cases.why_not
         except (DataError, ModelError, Unsupported) as exc:
@@ -381,6 +392,27 @@ def _check_region(region: Region, a: LoadedModel, b: LoadedModel, options: Optio
             left.close()
             right.close()
     return OutputCheck(name, Verdict.INCONCLUSIVE, why=f"could not be run: {why}")
+
+
+def _find_growth(region: Region, a: ModelUnderTest, b: ModelUnderTest, case: ModelInput) -> dict[str, float]:
+    try:
+        exact = case.exact if case.exact is not None else a.reference(case.feeds)
+        return {"growth": measure_growth(region, a, b, case.feeds, exact[region.output])}
+    except (DataError, ModelError, Unsupported, ValueError):
+        return {}
+
+
+def measure_growth(region: Region, a: ModelUnderTest, b: ModelUnderTest, feeds: Mapping[str, Any], exact: Any) -> float:
+    """How many times the original's own error a place has, on onnxruntime and on ``feeds``; one rounding is no error.
+
+    Raises
+    ------
+    DataError, ModelError
+        One side does not run.
+    """
+    mine, theirs = (measure_difference(exact, side.run(dict(feeds))[region.output]) for side in (a, b))
+    unit = max((UNIT_ROUNDOFF[t] for t in find_float_types(region.after)), default=2.0**-24)
+    return theirs.relative / max(mine.relative, unit) if np.isfinite(theirs.relative) else np.inf
 
 
 def _list_sizes(region: Region, options: Options) -> Iterator[tuple[ModelProto, ModelProto, Options]]:

@@ -15,13 +15,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from onnx import NodeProto
 
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
 from converter.referee.inputs.stream import list_arrays
 from converter.referee.proto.copies import perturb_weights
+from converter.referee.proto.diff import ChangedRegions
 from converter.referee.proto.source import LoadedModel, read_ports, walk_nodes
+from converter.referee.reference.kernels import list_captures
 from converter.referee.verify.metrics import (
     Difference,
     apply_tolerances,
@@ -45,7 +48,9 @@ _BASE = 8  # roundings of any output, beside one for each node
 _JUMPS = {"Round", "Floor", "Ceil", "Sign", "Mod", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "Hardmax", "Unique"}
 
 
-def run_smoke_test(a: ModelUnderTest, b: ModelUnderTest, case: ModelInput, options: Options) -> Stage | None:
+def run_smoke_test(
+    a: ModelUnderTest, b: ModelUnderTest, case: ModelInput, difference: ChangedRegions, options: Options
+) -> Stage | None:
     """Both models on ``case``, which the original has run; None where the difference is not explained by rounding."""
     options.progress("onnxruntime as deployed: rewritten model")
     try:
@@ -55,6 +60,7 @@ def run_smoke_test(a: ModelUnderTest, b: ModelUnderTest, case: ModelInput, optio
     finally:
         b.close()
     moved = _Moved(a.source, case, options)
+    moved.stepped = find_stepped(a.source, difference)
     names = read_ports(a.source.proto.graph.output)
     checks = tuple(_judge(a.source, name, case.runtime or {}, after, moved, options) for name in names)
     if worst_verdict((c.status for c in checks), nothing=Verdict.PASS) is not Verdict.PASS:
@@ -120,10 +126,29 @@ def _judge_moved(
             detail |= {"yardstick": max(size, unit), "moved_by": times}
             return Verdict.PASS, LIMIT * part, LIMIT
     few = gap.mismatches <= _FLIPS * gap.discrete + _FEW and gap.relative <= _STEP
-    if moved.quantizes and few:  # weights behind scales do not move, and a step may lie on its boundary all the same
+    if name in moved.stepped and few:  # weights behind scales do not move, and a step may lie on its boundary
         detail |= {"steps": count_steps(pair, unit * moved.carried), "yardstick": _STEP}
         return Verdict.PASS, gap.relative / _STEP, 1.0
     return Verdict.INCONCLUSIVE, score, LIMIT
+
+
+def _quantizes(node: NodeProto) -> bool:
+    return "Quantize" in node.op_type or node.op_type.startswith("QLinear")
+
+
+def find_stepped(source: LoadedModel, difference: ChangedRegions) -> frozenset[str]:
+    """The tensors that a place which changed reaches through a quantiser: there a step may flip, nowhere else."""
+    reached = {region.output for region in difference.regions if not region.scope}
+    inner = any(region.scope for region in difference.regions)  # what lies in a subgraph comes out of its node
+    stepped: set[str] = set()
+    for node in source.proto.graph.node:
+        read = {*node.input, *list_captures(node)}
+        holds = inner and (any(a.HasField("g") for a in node.attribute) or node.domain not in ("", "ai.onnx"))
+        if holds or read & (reached | stepped):
+            reached |= {*node.output}
+        if read & stepped or (_quantizes(node) and (holds or read & reached)):
+            stepped |= {*node.output}
+    return frozenset(stepped)
 
 
 def count_steps(pair: tuple[Any, Any], rounding: float) -> int:
@@ -149,8 +174,8 @@ class _Moved:
         self.before: Outputs = case.runtime or {}
         nodes = list(walk_nodes(source.proto))
         self.carried = _BASE + len(nodes)  # one rounding each, carried on with a gain of one
-        self.quantizes = any("Quantize" in n.op_type or n.op_type.startswith("QLinear") for n in nodes)
-        self.jumps = self.quantizes or any(n.op_type in _JUMPS or "Integer" in n.op_type for n in nodes)
+        self.stepped: frozenset[str] = frozenset()
+        self.jumps = any(_quantizes(n) or n.op_type in _JUMPS or "Integer" in n.op_type for n in nodes)
 
     def runs(self, times: float) -> Sequence[Outputs]:
         """A few runs with weights that are moved ``times`` as far as their rounding may."""
