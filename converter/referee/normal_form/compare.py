@@ -405,8 +405,6 @@ def _recompute(
     region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, ComparedArray] | None, *, forward: bool
 ) -> Place:
     name = f"{region.scope}/{region.output}" if region.scope else region.output
-    if region.is_one_of_many:
-        return Place(name, (), "its function is called in several ways")
     same = _find_unchanged(region, a, b)
     try:
         old, certain = {*_list_names(region.before)}, region.find_certain

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -48,7 +48,7 @@ class Scope:
     outer: Scope | None = None
     opset_import: Any = None
     narrow: bool = True  # whether a tensor of which not every value can be may be cut at
-    varies: bool = False  # a function's, whose calls have other attributes or other constants
+    calls: list[tuple[Scope, dict[str, str]]] = field(default_factory=list)  # of a function: where, with what as what
 
     @cached_property
     def makers(self) -> dict[str, NodeProto]:
@@ -96,11 +96,6 @@ class Scope:
             return self
         return self.outer.home(name) if self.outer is not None else None
 
-    @property
-    def is_one_of_many(self) -> bool:
-        """Whether what it or a scope around it holds is true of one call of a function, and not of another."""
-        return self.varies or (self.outer is not None and self.outer.is_one_of_many)
-
     def depth(self) -> int:
         """How many scopes lie around this one."""
         return 0 if self.outer is None else 1 + self.outer.depth()
@@ -117,9 +112,9 @@ def build_scopes(source: LoadedModel, known: dict[str, Port]) -> dict[str, Scope
     main = _build_graph_scope("", source, model.graph, None, model.opset_import)
     main.known.update(known)
     found = {s.key: s for s in _walk_bodies(main)}
-    for function in model.functions:
-        for scope in _walk_bodies(_build_function_scope(source, function, list(found.values()))):
-            found[scope.key] = scope
+    for function in _sort_callers_first(model.functions):
+        for way in _build_function_scopes(source, function, list(found.values())):
+            found |= {scope.key: scope for scope in _walk_bodies(way)}
     return found
 
 
@@ -148,19 +143,40 @@ def format_function_key(function: FunctionProto) -> str:
     return f"function {function.domain}.{function.name}.{getattr(function, 'overload', '')}"
 
 
-def _build_function_scope(source: LoadedModel, function: FunctionProto, callers: list[Scope]) -> Scope:
-    """A function as its first call sees it: attributes bound, constant arguments as constants."""
-    scope = Scope(
-        format_function_key(function), source, list(function.node), list(function.input), list(function.output)
-    )
-    scope.opset_import = function.opset_import
-    calls = [(caller, node) for caller in callers for node in caller.nodes if _calls(node, function)]
-    if calls:
-        caller, node = calls[0]
-        scope.nodes = list(bind_function(function, node).node)
-        _take_arguments(scope, caller, dict(zip(function.input, node.input, strict=False)))
-        scope.varies = len({_describe_call(*call) for call in calls}) > 1
-    return scope
+def _sort_callers_first(functions: Iterable[FunctionProto]) -> list[FunctionProto]:
+    left = list(functions)
+    done: list[FunctionProto] = []
+    while left:
+        called = {(n.domain, n.op_type) for f in left for n in _walk_inner(f.node)}
+        ready = [f for f in left if (f.domain, f.name) not in called] or left
+        done += ready
+        left = [f for f in left if all(f is not g for g in ready)]
+    return done
+
+
+def _walk_inner(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    for node in nodes:
+        yield node
+        for _, graph in list_bodies(node):
+            yield from _walk_inner(graph.node)
+
+
+def _build_function_scopes(source: LoadedModel, function: FunctionProto, callers: list[Scope]) -> Iterator[Scope]:
+    """A function as its calls see it, attributes bound, constant arguments as constants: a scope for each way."""
+    ways: dict[Any, list[tuple[Scope, NodeProto]]] = {}
+    for caller in callers:
+        for node in caller.nodes:
+            if _calls(node, function):
+                ways.setdefault(_describe_call(caller, node), []).append((caller, node))
+    for k, calls in enumerate(ways.values() or [[]]):
+        key = format_function_key(function) + (f"#{k}" if k else "")
+        scope = Scope(key, source, list(function.node), list(function.input), list(function.output))
+        scope.opset_import = function.opset_import
+        scope.calls = [(caller, dict(zip(function.input, node.input, strict=False))) for caller, node in calls]
+        if calls:
+            scope.nodes = list(bind_function(function, calls[0][1]).node)
+            _take_arguments(scope, *scope.calls[0])
+        yield scope
 
 
 def _calls(node: NodeProto, function: FunctionProto) -> bool:
@@ -270,7 +286,7 @@ class Region:
 
     The sizes of its inputs are those that it is run with. ``find_certain`` says what is true of one for all inputs of
     the model: what follows from these alone, neither guessed nor stated by the file; None if what the region's models
-    state is that. ``is_one_of_many``: it is cut from a function that is called in several ways, as one call sees it.
+    state is that.
     """
 
     scope: str
@@ -278,7 +294,6 @@ class Region:
     before: ModelProto
     after: ModelProto
     find_certain: Callable[[str], Port | None] | None = None
-    is_one_of_many: bool = False
 
     @property
     def name(self) -> str:
@@ -369,11 +384,9 @@ class _CertainSizes:
     def _scopes(self) -> dict[str, Scope]:
         inferred = replace(self._source, proto=infer_certain_shapes(self._source.proto), path=None)
         scopes = build_scopes(inferred, {})
-        for function in inferred.proto.functions:
-            scope = scopes[format_function_key(function)]
-            calls = [(s, n) for s in scopes.values() for n in s.nodes if _calls(n, function)]
-            for k, formal in enumerate(function.input):
-                ports = [s.known.get(n.input[k]) if k < len(n.input) else None for s, n in calls]
+        for scope in scopes.values():
+            for formal in scope.inputs if scope.calls else ():
+                ports = [_find_port(caller, given[formal]) for caller, given in scope.calls if formal in given]
                 if formal in scope.known and any(p is None or p.dims != scope.known[formal].dims for p in ports):
                     scope.known[formal] = replace(scope.known[formal], dims=None)
         infer_inner_types(scopes)
@@ -406,7 +419,7 @@ def _cut_region(a: Scope, b: Scope, output: str, changed: set[str], certain: _Ce
     if not all(_is_reachable(a, name) for name in part_b.inputs - part_a.inputs):
         return None
     models = _build_model(a, part_a, output, a), _build_model(b, part_b, output, a)
-    return Region(b.key, output, *models, partial(certain.find, b.key), a.is_one_of_many or b.is_one_of_many)
+    return Region(b.key, output, *models, partial(certain.find, b.key))
 
 
 def _is_reachable(scope: Scope | None, name: str) -> bool:

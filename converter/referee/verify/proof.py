@@ -9,7 +9,6 @@ element by element, and within a few times the original's own.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,8 @@ import numpy as np
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.referee.proto.copies import extract_outputs
-from converter.referee.proto.diff import ChangedRegions, Region, format_function_key
-from converter.referee.proto.source import LoadedModel, walk_nodes
+from converter.referee.proto.diff import ChangedRegions, Region
+from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported
 from converter.referee.verify.models import ModelInput, ModelUnderTest, make_region_options
@@ -38,16 +37,9 @@ def is_recomputed(a: LoadedModel, b: LoadedModel, difference: ChangedRegions, pa
     count = len(difference.regions) + len(difference.unmatched)
     if parameters.status is not Verdict.PASS or not count or len(parameters.outputs) < count:
         return False
-    if any(check.status is not Verdict.PASS for check in parameters.outputs) or _is_called_twice(a, difference):
+    if any(check.status is not Verdict.PASS for check in parameters.outputs):
         return False
     return is_same_computation(a, b, [region.name for region in difference.regions])
-
-
-def _is_called_twice(a: LoadedModel, difference: ChangedRegions) -> bool:
-    """Whether a place lies in a function that several nodes call: it was recomputed for the first of them alone."""
-    calls = Counter((n.domain, n.op_type) for n in walk_nodes(a.proto))
-    several = [format_function_key(f) for f in a.proto.functions if calls[f.domain, f.name] > 1]
-    return any(region.scope.startswith(key) for region in difference.regions for key in several)
 
 
 def bound_rounding(
