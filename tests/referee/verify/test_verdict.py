@@ -103,9 +103,9 @@ def test_a_required_level_is_explained_by_the_stage_not_by_its_words() -> None:
     other = Stage("parameters", SKIPPED, "decision trees have no normal form")
     parity = Parity(PASS, "B", stages=(other, Stage("decision", SKIPPED, "needs real inputs")))
     held = hold_to_level(parity, "A")
-    assert (held.verdict, held.why) == (
-        OPEN,
-        "the claim is of level B, and A is required: decision: needs real inputs",
+    assert held.verdict is OPEN
+    assert held.why.startswith(
+        "the claim is of level B, and A is required: decision: needs real inputs; --accuracy-mar"
     )
     assert hold_to_level(parity, "B") is parity
 
