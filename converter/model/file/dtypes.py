@@ -41,6 +41,16 @@ def get_element_type(dtype: np.dtype[Any]) -> int:
     return int(onnx.helper.np_dtype_to_tensor_dtype(dtype)) if found is None else found
 
 
+def get_plain_dtype(kind: int) -> np.dtype[Any] | None:
+    """The type whose little-endian bytes raw data is; None for text, the unknown, and bits that are packed."""
+    if kind in _BITS or kind in (TensorProto.STRING, TensorProto.UNDEFINED):
+        return None
+    try:
+        return get_numpy_dtype(kind)
+    except KeyError:
+        return None
+
+
 def decode(tensor: TensorProto) -> NDArray[Any]:
     """The value of a tensor that holds its own data.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
-from converter.referee.proto.diff import format_function_key
+from converter.errors import ModelError
+from converter.model.file.dtypes import get_plain_dtype
+from converter.referee.proto.diff import format_function_key, list_reads
 from converter.referee.proto.source import LoadedModel, make_body_key
-from converter.referee.proto.tensors import read_tensor
+from converter.referee.proto.tensors import find_stored, is_external, read_into, read_tensor
 from converter.referee.reference.evaluator import get_overload, normalize_domain, read_opset_versions
 
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20  # bytes that are read at a time: they stay in the processor's cache
 
 
 def hash_array(array: np.ndarray[Any, Any]) -> str:
@@ -39,7 +41,26 @@ def hash_tensor(tensor: TensorProto, folder: Path | None) -> str:
     """The same of a stored tensor."""
     if tensor.HasField("raw_data") and not tensor.external_data:
         return hashlib.sha256(tensor.raw_data).hexdigest()
+    if is_external(tensor) and get_plain_dtype(tensor.data_type) is not None:
+        return _hash_stored(tensor, folder)
     return hash_array(read_tensor(tensor, folder))
+
+
+def _hash_stored(tensor: TensorProto, folder: Path | None) -> str:
+    """Of what lies in a data file, a part at a time."""
+    path, offset, left = find_stored(tensor, folder)
+    digest, held = hashlib.sha256(), np.empty(min(left, _CHUNK), np.uint8)
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            while left:
+                part = held[: min(left, _CHUNK)]
+                read_into(file, part)
+                digest.update(part.data)
+                left -= part.size
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{path}: cannot read tensor {tensor.name!r} ({exc}); the data file may be truncated") from exc
+    return digest.hexdigest()
 
 
 def hash_file(path: Path) -> str:
@@ -155,7 +176,7 @@ class _Hasher:
 
     def __init__(self, source: LoadedModel, given: Collection[str]) -> None:
         self._source = source
-        self._given = given
+        self._given = frozenset(given)  # of a list each look would go through all places
         self._depth = 0
         self._hashed: dict[str, str] = {}
         self._functions = {(normalize_domain(f.domain), f.name, get_overload(f)): f for f in source.proto.functions}
@@ -163,26 +184,38 @@ class _Hasher:
     def graph(self, graph: GraphProto, names: Names, opsets: Mapping[str, int], key: str) -> list[str]:
         """The outputs of a graph; ``names`` are the tensors in reach, and are its own to add to."""
         inputs = {i.name for i in graph.input}
-        for tensor in graph.initializer:
+        needed = self._find_needed(graph, key)
+        for tensor in (t for t in graph.initializer if t.name in needed):
             # One that the caller may override is an input too.
             names[tensor.name] = _hash(self.tensor(tensor), names[tensor.name] if tensor.name in inputs else "")
         for sparse in graph.sparse_initializer:
             names[sparse.values.name] = _hash("sparse", sparse.SerializeToString(deterministic=True).hex())
-        self._nodes(graph.node, names, opsets, key)
-        return [self._agreed(o.name, names[o.name], key) for o in graph.output]
+        self._nodes((n for n in graph.node if any(name in needed for name in n.output)), names, opsets, key)
+        return [self._name_given(o.name, key) or names[o.name] for o in graph.output]
 
-    def _agreed(self, name: str, made: str, key: str) -> str:
+    def _find_needed(self, graph: GraphProto, key: str) -> set[str]:
+        """Tensors that the outputs hang on, those before a given one left out: no weight is read for nothing."""
+        needed = {o.name for o in graph.output}
+        for node in reversed(graph.node):
+            if any(name in needed and not self._name_given(name, key) for name in node.output):
+                needed.update(list_reads(node))
+        return needed
+
+    def _name_given(self, name: str, key: str) -> str | None:
+        """The hash of a tensor that is taken to be the same in both; None for any other."""
         full = f"{key}/{name}" if key else name
-        return _hash("given", full) if full in self._given else made
+        return _hash("given", full) if full in self._given else None
 
     def tensor(self, tensor: TensorProto) -> str:
         content = hash_tensor(tensor, self._source.folder)
         return _hash("tensor", tensor.data_type, list(tensor.dims), content)
 
-    def _nodes(self, nodes: Sequence[NodeProto], names: Names, opsets: Mapping[str, int], key: str) -> None:
+    def _nodes(self, nodes: Iterable[NodeProto], names: Names, opsets: Mapping[str, int], key: str) -> None:
         for node in nodes:
-            made = self._node(node, names, opsets, key)
-            names.update({n: self._agreed(n, _hash(made, k), key) for k, n in enumerate(node.output) if n})
+            given = {n: self._name_given(n, key) for n in node.output if n}
+            if None in given.values():
+                made = self._node(node, names, opsets, key)
+            names.update({n: given[n] or _hash(made, k) for k, n in enumerate(node.output) if n})
 
     def _node(self, node: NodeProto, names: Names, opsets: Mapping[str, int], key: str) -> str:
         domain = normalize_domain(node.domain)

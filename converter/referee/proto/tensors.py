@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from converter.errors import ModelError
 from converter.model.file.disk import check_checksum, resolve_location
-from converter.model.file.dtypes import decode
+from converter.model.file.dtypes import decode, get_plain_dtype
 from converter.model.file.reader import to_array
 from converter.model.file.validate import checksum_of, external_entry, malformed, stored_bytes
 from converter.referee.reference.conv import Array
@@ -64,8 +66,31 @@ def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
     if not is_external(tensor):
         with malformed(f"tensor {tensor.name!r}"):
             return to_array(tensor)
+    path, offset, needed = find_stored(tensor, folder)
+    dtype = get_plain_dtype(tensor.data_type)
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            if dtype is not None:
+                held = np.empty(needed, np.uint8)
+                read_into(file, held)
+                return held.view(dtype).reshape(tuple(tensor.dims))
+            inline = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            inline.raw_data = file.read(needed)
+        return decode(inline)
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise ModelError(f"{path}: cannot read tensor {tensor.name!r} ({exc}); the data file may be truncated") from exc
+
+
+def find_stored(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int]:
+    """File, offset and size of a tensor's external data: the size that its shape needs, whatever length is said.
+
+    Raises
+    ------
+    ModelError
+        As `locate_external`; the type has no size, or the length that is said is too small.
+    """
     path, offset, length = locate_external(tensor, folder)
-    inline = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     needed = stored_bytes(tensor)
     if needed is None:
         raise ModelError(f"tensor {tensor.name!r}: external data of a type that has no size; export the model again")
@@ -74,13 +99,23 @@ def read_tensor(tensor: TensorProto, folder: Path | None = None) -> Array:
             f"{path}: cannot read tensor {tensor.name!r} ({length} bytes are said, its shape needs {needed});"
             " the data file may be truncated"
         )
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            inline.raw_data = file.read(needed)  # what the shape needs, whatever length the model says
-        return decode(inline)
-    except (OSError, ValueError, TypeError, KeyError) as exc:
-        raise ModelError(f"{path}: cannot read tensor {tensor.name!r} ({exc}); the data file may be truncated") from exc
+    return path, offset, needed
+
+
+def read_into(file: io.RawIOBase, held: NDArray[np.uint8]) -> None:
+    """Fill an array with what comes next in a file.
+
+    Raises
+    ------
+    ValueError
+        The file ends before.
+    """
+    done = 0
+    while done < held.size:
+        got = file.readinto(held[done:].data)
+        if not got:
+            raise ValueError(f"{done} bytes are there, {held.size} are needed")
+        done += got
 
 
 def densify(tensor: onnx.SparseTensorProto, folder: Path | None = None) -> Array:
