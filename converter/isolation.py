@@ -319,8 +319,9 @@ class _Watch:
 
 
 def resident(pid: int) -> int:
-    """Resident memory of a process in bytes; 0 where the system does not say."""
+    """Resident memory of a process in bytes, without mapped files, which the system takes back; 0 where not known."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0

@@ -78,6 +78,9 @@ class Session:
         The model's arithmetic is in half precision, for which strict leaves tensor cores on.
     profile : Path, optional
         How the file begins that a profile is written to; see `end_profile`.
+    packed : bool
+        Kernels may lay out weights anew, which takes their size in memory again and loads no quicker; else those in
+        data files stay mapped.
 
     Raises
     ------
@@ -100,6 +103,7 @@ class Session:
         strict: bool = True,
         narrow: bool = False,
         profile: Path | None = None,
+        packed: bool = True,
     ) -> None:
         self._label = str(model) if isinstance(model, Path) else "model"
         wanted = check_provider(provider, options)
@@ -109,6 +113,8 @@ class Session:
             _register(settings, custom_ops)
         if external_dir is not None and isinstance(model, bytes):
             settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(external_dir))
+        if not packed:
+            settings.add_session_config_entry("session.disable_prepacking", "1")
         if profile is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(profile)

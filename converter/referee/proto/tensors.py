@@ -27,6 +27,7 @@ UNIT_ROUNDOFF: dict[int, float] = {
     TensorProto.FLOAT: 2.0**-24,
     TensorProto.DOUBLE: 2.0**-53,
 }
+_BLOCK = 1 << 18  # elements that are moved at a time; even, as random numbers of 32 bits are drawn in pairs
 _WIDENED = {np.dtype(np.float16), np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -160,8 +161,13 @@ class Weights:
             return value
         unit *= self.times
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-        noise = np.asarray(rng.random(value.shape, dtype=np.float32), dtype=np.float64)
-        noise *= unit * 12**0.5
-        noise += 1.0 - unit * 3**0.5
-        noise *= value
-        return noise
+        if not value.flags.writeable or not value.flags.c_contiguous or np.may_share_memory(value, stored):
+            value = value.copy()
+        flat = value.reshape(-1)
+        for k in range(0, flat.size, _BLOCK):  # no second array of the size of a large weight
+            part = flat[k : k + _BLOCK]
+            noise = np.asarray(rng.random(part.size, dtype=np.float32), dtype=np.float64)
+            noise *= unit * 12**0.5
+            noise += 1.0 - unit * 3**0.5
+            part *= noise
+        return value

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from converter.referee.proto.random_inputs import (
     has_open_batch,
     make_feeds,
 )
-from converter.referee.proto.source import LoadedModel, list_free_inputs
+from converter.referee.proto.source import LoadedModel, count_stored_bytes, list_free_inputs
 from converter.referee.reference.evaluator import Reference
 from converter.referee.reference.kernels import Unsupported
 from converter.referee.verify.options import Options
@@ -42,6 +43,8 @@ from converter.runtime.machine import find_free_bytes
 from converter.runtime.placement import Placement, prove_placement, run_with_placement
 
 Outputs = dict[str, Any]
+
+_HELD = 1 << 28  # bytes of weights that a session may hold on the CPU while something else runs
 
 
 class ModelUnderTest:
@@ -80,6 +83,7 @@ class ModelUnderTest:
     def run_again(self, feeds: Mapping[str, Any]) -> Outputs:
         """Outputs of a second session, whose profile says which provider ran which node; made once per feeds."""
         if self._seen is None or self._seen[0] is not feeds:
+            self._make_room()
             model, settings = self._settings()
             provider = self._options.provider
             self.placement, values = run_with_placement(model, provider, _select_feeds(self.source, feeds), **settings)
@@ -97,11 +101,21 @@ class ModelUnderTest:
             "options": dict(options.provider_options),
             "custom_ops": options.custom_ops,
             "external_dir": folder,
+            "packed": self._deployed or not self._is_large,
         }
 
     def close(self) -> None:
         """Give the session's memory back."""
         self._session = None
+
+    def _make_room(self) -> None:
+        """Close the session of a large model before anything else holds weights: it is made again in a moment."""
+        if self._session is not None and self._is_large:
+            self.close()
+
+    @cached_property
+    def _is_large(self) -> bool:
+        return self._options.provider == "cpu" and count_stored_bytes(self.source) > _HELD
 
     def reference(
         self,
@@ -113,6 +127,7 @@ class ModelUnderTest:
 
         ``watch`` is told of every tensor as it is made.
         """
+        self._make_room()
         made = self._reference if perturb is None else None
         if made is None:
             limit = self._options.max_memory
