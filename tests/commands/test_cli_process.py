@@ -37,6 +37,7 @@ def test_a_fold_that_is_not_checked_loads_no_referee(tmp_path: Path) -> None:
     argv = ["fold", str(ROOT / "models" / "digits_cnn_bn.onnx"), "-o", str(tmp_path / "o.onnx"), "--no-verify"]
     code = f"import cli, sys; cli.run({argv!r}); print(sorted(set({spared!r}) & set(sys.modules)))"
     assert python("-c", code).stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "o.onnx").exists()
 
 
 def test_the_launcher_runs_it() -> None:
@@ -103,7 +104,8 @@ def test_ctrl_c_while_it_loads_is_130_and_one_line(name: str, tmp_path: Path) ->
     for delay in (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4):
         # A native library that is hit while it starts may end the process by itself, which is rare.
         ends = [_interrupted_after(delay, code) for _ in range(3)]
-        assert any(end in ((130, "biasopt: interrupted\n"), (0, "")) for end in ends), ends
+        right = {(130, "biasopt: interrupted\n")} | ({(0, "")} if delay > 0.1 else set())  # it may be done by then
+        assert sum(end in right for end in ends) >= 2, ends
 
 
 def _interrupted_after(delay: float, code: str) -> tuple[int, str]:

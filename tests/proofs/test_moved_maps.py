@@ -49,6 +49,7 @@ def test_a_factor_of_scores_goes_into_the_query() -> None:
     number = sp.Symbol("n", real=True)
     query, key = product(X, W) + B, product(X, V) + D
     assert_equal(number * product(query, key.T), product(product(X, number * W) + number * B, key.T))
+    assert differ(number * product(query, key.T), product(product(X, number * W) + B, key.T))
 
 
 def test_positive_factors_pass_rectifiers_and_others_do_not() -> None:
@@ -63,6 +64,8 @@ def test_a_clip_takes_factor_and_shift_into_its_bounds() -> None:
     moved = sp.Min(sp.Max(n * y + t, n * low + t), n * high + t)
     for case in ({y: 3, low: -1, high: 2}, {y: -3, low: -1, high: 2}, {y: 1, low: -1, high: 2}):
         assert sp.simplify((n * clip + t - moved).subs(case)) == 0
+    backwards = {n: -2, t: 1, y: 1, low: -1, high: 2}
+    assert (n * clip + t - moved).subs(backwards) != 0  # a negative factor would swap the bounds
 
 
 def test_branches_of_one_input_add_their_kernels() -> None:
@@ -76,8 +79,10 @@ def test_what_goes_into_a_recurrent_input_is_in_its_gates() -> None:
     gates, state = symbols("r", 4, 3), symbols("h", 4)
     rows = product(s * X + t, gates.T) + state + B
     assert_equal(rows, product(X, (gates * s).T) + state + (B + np.array([sum(r * t) for r in gates])))
+    assert differ(rows, product(X, (gates * s).T) + state + B)
 
 
 def test_a_difference_loses_what_both_sides_have() -> None:
     z = symbols("z", 2, 3)
     assert_equal((product(X, W) + B) - (product(z, W) + B), product(X, W) - product(z, W))
+    assert differ((product(X, W) + B) - (product(z, W) + D), product(X, W) - product(z, W))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,9 @@ def test_no_rewrite_is_a_byte_copy(tmp_path: Path) -> None:
 
 def test_every_reason_is_a_plain_clause() -> None:
     for case in REFUSE:
-        for finding in harness.run_fold(case.build(), only=case.passes, **case.options).findings:
+        findings = harness.run_fold(case.build(), only=case.passes, **case.options).findings
+        assert any(finding.code for finding in findings), case.id
+        for finding in findings:
             assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", finding.code or "act"), finding
             assert finding.why == finding.why.strip(), finding
             assert "\n" not in finding.why, finding
@@ -294,6 +297,7 @@ def test_a_bn_output_that_is_the_graph_output_keeps_its_name() -> None:
 def test_verify_accepts_what_the_rows_fold() -> None:
     for case in CORE:
         if case.want is Want.FOLD and case.ort and case.valid:
-            result = converter.fold(case.build(), **case.options)
+            result = converter.fold(case.build(), **{"allow_growth": math.inf} | case.options)
+            assert result.rewrites, case.id
             assert result.parity is not None, case.id
             assert result.parity.verdict == "PASS", f"{case.id}: {result.parity.verdict} {result.parity.why}"

@@ -74,6 +74,8 @@ def alone(arm: Arm, nets: Nets, model: int, optimiser: str) -> One:
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_stack_trains_as_each_net_alone(norm: str, optimiser: str) -> None:
     width = 4 if norm == "group" else 3
+    # Adam makes steps of the rounding of a gradient that is zero: that of a bias before its batch norm.
+    near = {"rtol": 1e-12, "atol": 4e-9 if (norm, optimiser) == ("batch", "adam") else 1e-13}
     start, _ = made.stack(ARMS, width=width, norm=norm, steps=0, optimiser=optimiser)
     nets, feed = made.stack(ARMS, width=width, norm=norm, optimiser=optimiser)
     images = made.few_images()
@@ -83,11 +85,11 @@ def test_a_stack_trains_as_each_net_alone(norm: str, optimiser: str) -> None:
         scale, offset = images.scaling(images.split(arm.seed, 0), arm.input)
         x = torch.as_tensor(images.x[index[k]], dtype=torch.float64) * scale - torch.as_tensor(offset).double()
         with torch.no_grad():
-            torch.testing.assert_close(compute_logits(nets, feed, index)[k], net(x), rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close(compute_logits(nets, feed, index)[k], net(x), **near)
         if norm == "batch":
             part = slice(k * width, (k + 1) * width)
-            torch.testing.assert_close(nets.running[0][0][part], net.norms[0].running_mean, rtol=1e-7, atol=1e-9)
-            torch.testing.assert_close(nets.running[0][1][part], net.norms[0].running_var, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(nets.running[0][0][part], net.norms[0].running_mean, **near)
+            torch.testing.assert_close(nets.running[0][1][part], net.norms[0].running_var, rtol=1e-12, atol=1e-13)
 
 
 def test_masks_leave_out_biases_through_training() -> None:

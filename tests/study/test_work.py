@@ -25,6 +25,7 @@ SETTING = jobs.Setting(made.few_images())
 def test_the_same_job_gives_the_same_rows(block: str) -> None:
     job = made.one_of(block, width=3)
     rows = jobs.run_job(job, SETTING)
+    assert rows
     assert rows == jobs.run_job(job, SETTING)
     assert all(row["of"] == len(rows) and row["job"] == job.id for row in rows)
     assert block == "exact" or {row["seed"] for row in rows} == set(job.seeds)
@@ -62,7 +63,7 @@ def test_adam_moves_a_dead_bias_and_sgd_does_not() -> None:
     moved = {r["optimiser"]: r["largest"] for r in rows}
     assert moved["Adam"] > 1e-3
     assert moved["SGD with momentum"] < 1e-4
-    assert all(r["gradient_bias"] < 1e-5 * r["gradient_weight"] for r in rows)
+    assert all(0 <= r["gradient_bias"] < 1e-5 * r["gradient_weight"] for r in rows)
 
 
 def test_recall_is_kept_apart_by_arm_and_repeats() -> None:
@@ -116,11 +117,13 @@ def test_quick_has_seeds_enough_for_what_it_judges() -> None:
 def test_larger_presets_train(preset: str) -> None:
     images = data.draw_synthetic(count=80)
     jobs_ = [job for job in plan.plan_jobs(StudyScope(preset=preset, seeds=1)) if job.kind != "exact"]
-    assert {job.block for job in jobs_} <= set(plan.PRESETS[preset])
+    assert {job.block for job in jobs_} == set(plan.PRESETS[preset]) - {"exact"}
     few = {(job.block, job.norm, job.depth, job.residual): job for job in jobs_}
     for job in few.values():
         rows = jobs.run_job(replace(job, width=3, steps=2, seeds=(0,)), jobs.Setting(images))
-        assert all(0 <= row.get("accuracy", 0) <= 100 for row in rows)
+        assert rows
+        assert all(np.isfinite(v) for row in rows for v in row.values() if isinstance(v, float))
+        assert job.kind != "train" or all(0 <= row["accuracy"] <= 100 for row in rows)
 
 
 def test_a_residual_net_by_itself_says_what_it_says_in_the_stack() -> None:
@@ -181,9 +184,12 @@ def test_seeds_and_arms_that_are_asked_for() -> None:
 
 
 def test_both_arms_of_every_job_have_the_same_rates() -> None:
+    both = 0
     for job in plan.plan_jobs(StudyScope()):
         rates = {bias: [v.rate for v in job.variants if v.bias == bias] for bias in ("all", "head")}
         assert not rates["head"] or rates["all"] == rates["head"]
+        both += bool(rates["head"])
+    assert both > 50
 
 
 class Clock:

@@ -17,8 +17,11 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from tests.rewrite.bias_flow import torch_exports as nets
+from tests.rewrite.bias_flow.torch_nets import HEADS, WIDTH
 
 pytestmark = pytest.mark.slow
+
+SCALE = (WIDTH / HEADS) ** -0.5
 
 exporters = pytest.mark.parametrize("exporter", nets.EXPORTERS)
 
@@ -35,17 +38,22 @@ def folded(
     return proto, result
 
 
-def held(proto: onnx.ModelProto, values: list[NDArray[Any]]) -> int:
-    """How many of these vectors are a bias of the model, or a multiple of one: the scale of attention goes into q."""
+ONE = (1.0,)
+OF_QUERIES = (1.0, SCALE, SCALE**0.5)  # the scale of attention goes into q, in one exporter's words half of it
+
+
+def held(proto: onnx.ModelProto, values: list[NDArray[Any]], factors: tuple[float, ...] = ()) -> int:
+    """How many of these vectors are a bias of the model, times one of the factors; without any, times any number."""
     have = [b.reshape(-1) for b in biases(proto).values()]
-    return sum(any(is_multiple(v, b) for b in have) for v in values)
+    return sum(any(is_multiple(v, b, factors) for b in have) for v in values)
 
 
-def is_multiple(v: NDArray[Any], b: NDArray[Any]) -> bool:
+def is_multiple(v: NDArray[Any], b: NDArray[Any], factors: tuple[float, ...]) -> bool:
     if v.shape != b.shape:
         return False
     factor = float(v @ b) / float(v @ v)
-    return factor > 0 and np.allclose(factor * v, b, rtol=1e-5, atol=1e-7)
+    meant = any(math.isclose(factor, f, rel_tol=1e-6) for f in factors) if factors else factor != 0
+    return meant and np.allclose(factor * v, b, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("exporter", ["torchscript 17", "dynamo 18"])
@@ -63,9 +71,9 @@ def test_every_normed_convolution_loses_its_bias(
 @pytest.mark.parametrize("name", ["bert", "bert causal", "bert sdpa", "bert sdpa causal", "vit", "vit sdpa"])
 def test_keys_and_values_lose_their_biases(name: str, exporter: str) -> None:
     proto, result = folded(name, exporter)
-    assert held(proto, nets.parameters(name, "q.bias", "k.bias", "v.bias")) == 3 * nets.N_LAYERS
+    assert held(proto, nets.parameters(name, "q.bias", "k.bias", "v.bias"), ONE) == 3 * nets.N_LAYERS
     assert held(result.model, nets.parameters(name, "k.bias", "v.bias")) == 0
-    assert held(result.model, nets.parameters(name, "q.bias")) == nets.N_LAYERS
+    assert held(result.model, nets.parameters(name, "q.bias"), OF_QUERIES) == nets.N_LAYERS
     patches = name.startswith("vit")  # goes into the positions
     assert result.after.biases == result.before.biases - 2 * nets.N_LAYERS - patches
 
@@ -76,9 +84,9 @@ def test_under_a_mask_at_run_time_keys_lose_theirs(name: str, mask: str, exporte
     """Values too where softmax stands bare; a guard for closed rows, or the operator's own, keeps theirs."""
     proto, result = folded(name, exporter, mask)
     assert held(result.model, nets.parameters(name, "k.bias")) == 0
-    assert held(result.model, nets.parameters(name, "q.bias")) == nets.N_LAYERS
+    assert held(result.model, nets.parameters(name, "q.bias"), OF_QUERIES) == nets.N_LAYERS
     guarded = "IsNaN" in {n.op_type for n in proto.graph.node} or (exporter == "dynamo 23" and name == "bert sdpa")
-    assert held(result.model, nets.parameters(name, "v.bias")) == guarded * nets.N_LAYERS
+    assert held(result.model, nets.parameters(name, "v.bias"), ONE) == guarded * nets.N_LAYERS
 
 
 @exporters
@@ -86,6 +94,7 @@ def test_under_a_mask_at_run_time_keys_lose_theirs(name: str, mask: str, exporte
 def test_with_any_batch_keys_and_values_lose_theirs(name: str, exporter: str) -> None:
     _, result = folded(name, exporter, dynamic=True)
     assert held(result.model, nets.parameters(name, "k.bias", "v.bias")) == 0
+    assert held(result.model, nets.parameters(name, "q.bias"), OF_QUERIES) == nets.N_LAYERS
 
 
 @exporters
@@ -102,10 +111,11 @@ def test_with_any_batch_keys_and_values_lose_theirs(name: str, exporter: str) ->
 def test_joint_projections_keep_the_query_part(name: str, mask: str, dynamic: bool, exporter: str) -> None:
     _, result = folded(name, exporter, mask, dynamic)
     joint = nets.parameters(name, "in_proj_bias", "qkv.bias")
+    assert len(joint) == nets.N_LAYERS
     left = [b.reshape(-1) for b in biases(result.model).values()]
     for bias in joint:
         query, _, value = np.split(bias, 3)
-        (found,) = (b for b in left if b.size == bias.size and is_multiple(query, b[: query.size]))
+        (found,) = (b for b in left if b.size == bias.size and is_multiple(query, b[: query.size], OF_QUERIES))
         assert not np.split(found, 3)[1].any(), "the key's part"
         kept = bool(mask) and exporter == "dynamo 23"  # the operator gives zero where a row is closed
         assert np.array_equal(np.split(found, 3)[2], value if kept else 0 * value), "the value's part"
