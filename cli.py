@@ -65,10 +65,18 @@ json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 verbose_option = option("-v", "--verbose", is_flag=True, help="Name every node.")
 
 
+force_option = option("--force", is_flag=True, help="Replace the reports of another run.")
+
+
 def ending_options(
     which: str = "json, md, html, junit, text, metrics, bmf, openmetrics, card.  [json,md,html]",
+    *,
+    has_force: bool = False,
 ) -> Callable[[Command], Any]:
-    """What becomes of the result, as one argument ``ending``; and ``argv``, for reports that say how they were made."""
+    """What becomes of the result, as one argument ``ending``; and ``argv``, for reports that say how they were made.
+
+    ``has_force``: the command has a ``--force`` of its own, which holds for the reports, too.
+    """
 
     def decorated(command: Command) -> Any:
         @option("--report", "folder", metavar="DIR", type=FILE, help="Write reports into this folder.")
@@ -84,9 +92,10 @@ def ending_options(
         @option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
         @wraps(command)
         def with_ending(folder: Path | None, formats: list[str], as_json: bool, quiet: bool, **given: Any) -> int:
-            return int(command(ending=Ending(folder, formats, as_json, quiet), argv=_argv(), **given))
+            force = given["force"] if has_force else given.pop("force")
+            return int(command(ending=Ending(folder, formats, as_json, quiet, force), argv=_argv(), **given))
 
-        return with_ending
+        return with_ending if has_force else force_option(with_ending)
 
     return decorated
 
@@ -130,7 +139,7 @@ def cli() -> None:
     max_time="--bench-time: Seconds to measure it for.  [120]",
     margin="--latency-margin: Slow-down allowed.  [2%]",
 )
-@ending_options()
+@ending_options(has_force=True)
 @verbose_option
 def fold(**given: Any) -> int:
     """Fold, compare outputs, write the result.
@@ -397,6 +406,7 @@ def study(**given: Any) -> int:
 @argument("document", metavar="R.json", type=FILE)
 @option("-o", "--output", "folder", metavar="DIR", type=FILE, help="Write into this folder.  [print]")
 @option("--formats", multiple=True, callback=read_by(parse_formats), metavar="LIST", help="As of fold.")
+@force_option
 @options(ReportOptions)
 @option("--margin", hidden=True, callback=read_by(parse_share), help="The margin that the report has.")
 @verbose_option

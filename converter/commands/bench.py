@@ -105,7 +105,7 @@ def run(a: Path, b: Path, ending: Ending, *, on_inconclusive: str, argv: Sequenc
     if inputs and len(inputs) > 1:
         raise click.UsageError("bench runs on one set of inputs: give --inputs once.")
     check_reports(ending.list_files("samples.npz"), a, b, inputs, given.get("custom_ops"))
-    ending.prepare()
+    ending.prepare("samples.npz")
     given |= {"inputs": inputs and inputs[0], "samples": ending.folder and ending.folder / "samples.npz"}
     with terminal.progress(quiet=ending.quiet, still=True) as progress:
         latency = measure_latency(a, b, progress=progress, isolated=True, **given)

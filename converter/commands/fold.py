@@ -535,7 +535,7 @@ def _fold_one(
                 verbose=verbose,
             )
 
-    ending.prepare()
+    ending.prepare("failing_inputs.npz")
     content: Path | bytes = terminal.read_stdin() if str(model) == "-" else model
     with ExitStack() as shown:
         progress = shown.enter_context(terminal.progress(quiet=ending.quiet))

@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.report import terminal, wording
-from converter.report.save import FORMATS, prepare_folder, render_document, save_reports
+from converter.report.save import FORMATS, NAMES, prepare_folder, render_document, save_reports
 from converter.report.serialize import read
 
 
-def run(document: Path, folder: Path | None, formats: Sequence[str], **limits: Any) -> int:
+def run(document: Path, folder: Path | None, formats: Sequence[str], *, force: bool, **limits: Any) -> int:
     """The command: read the document, write or print it, and return the exit code."""
     import click
 
     if not folder and len(formats) > 1:
         raise click.UsageError("several --formats need a folder: give --output.")
     made = read_report(document, **limits)
-    prepare_folder(folder)
-    save_reports(made.document, folder, formats or FORMATS)
+    forms = formats or FORMATS
+    same = _is_of_one_run(made.document, folder)
+    prepare_folder(folder, [NAMES[form] for form in forms], force=force or same)
+    kept = [document.name] if limits["rethreshold"] else NAMES.values()  # by other limits, the other forms are not so
+    save_reports(made.document, folder, forms, kept if same else ())
     if not folder:
         terminal.say(_render(made, formats[0] if formats else "text", sys.stdout))
     return int(made.exit_code)
+
+
+def _is_of_one_run(document: Mapping[str, Any], folder: Path | None) -> bool:
+    """Whether the report that is in the folder tells of the same run, perhaps by other limits."""
+    earlier = folder and folder / NAMES["json"]
+    if earlier is None or not earlier.is_file():
+        return False
+    with suppress(DataError):
+        found = read(earlier)
+        return all(found.get(key) == document.get(key) for key in ("schema", "tool", "models", "inputs", "repro"))
+    return False
 
 
 @dataclass(frozen=True, slots=True)

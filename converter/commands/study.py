@@ -84,7 +84,9 @@ def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) 
     from converter.runtime.session import count_cores
 
     save.check_formats(ending.formats)
-    ending.prepare()  # both before the work that the reports tell of
+    ending.prepare(
+        goes_on=given["out"] is not None and ending.holds_report_of(argv)
+    )  # both before the work that the reports tell of
     with terminal.progress(quiet=ending.quiet) as progress:
         side_by_side = jobs or (2 if given["device"] == "cuda" else count_cores())  # one GPU feeds few
         result = run_study(jobs=side_by_side, progress=progress, **given)

@@ -120,7 +120,7 @@ def run(
         b = a
     read = (given.get(name) for name in ("inputs", "labels", "custom_ops"))
     check_reports(ending.list_files("failing_inputs.npz"), a, b, *read)
-    ending.prepare()
+    ending.prepare("failing_inputs.npz")
     with terminal.progress(quiet=ending.quiet) as progress:
         options = VerifyOptions(failing=ending.folder, progress=progress, isolated=True, **given)
         parity = compare(a, b, options)

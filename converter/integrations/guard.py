@@ -118,7 +118,7 @@ def run(
     from converter.report.content.verify import verify_report
 
     source, target = find_models(words, before, after)
-    ending.prepare()
+    ending.prepare("failing_inputs.npz")
     with keep(source) as kept:
         _run_command(words, kept, target)
         with terminal.progress(quiet=ending.quiet) as progress:

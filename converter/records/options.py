@@ -367,7 +367,7 @@ class FoldOptions(InspectOptions):
         trusted=True,
         doc="Replace the input, atomically; follows symbolic links and keeps the mode.",
     )
-    force: bool = option(False, "Replace an OUT that exists.", trusted=True)
+    force: bool = option(False, "Replace an OUT, and the reports of another run, that exist.", trusted=True)
     link: bool = option(
         False,
         "Leave unchanged weights in MODEL's data files.",

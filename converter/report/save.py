@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from converter.report.blocks import Report
 
 NAMES = {"json": "report.json"} | {name: form.file for name, form in (FORMS | DATA_FORMS).items()}
+FAILING, SAMPLES = "failing_inputs.npz", "samples.npz"  # what commands write beside them
 FORMATS = ("json", "md", "html")  # written where none is asked for
 FINDINGS = ("json", "md", "html", "text")  # of reports that pass or fail nothing
 
@@ -35,10 +37,22 @@ def check_formats(formats: Iterable[str]) -> None:
             raise BiasoptError(f"this report passes or fails nothing, so there is no {form} of it; give {listed}")
 
 
-def prepare_folder(folder: Path | None) -> None:
-    """Make sure that reports can be written into the folder, if there is to be one; it is made when they are."""
+def prepare_folder(folder: Path | None, files: Iterable[str] = (), *, force: bool = False) -> None:
+    """Make sure that reports can be written into the folder, if there is to be one; it is made when they are.
+
+    Raises
+    ------
+    BiasoptError
+        Nothing can be written there; or, without ``force``, one of the ``files`` is there, or an earlier report.
+    """
     if folder is None:
         return
+    if not force:
+        present = [at for name in files if os.path.lexists(at := folder / name) and not at.is_dir()]
+        if present or _holds_report(folder):
+            found = present[0] if present else folder / NAMES["json"]
+            said = "is the report of another run" if _holds_report(folder) else "exists already"
+            raise BiasoptError(f"{found}: {said}; give another --report folder, or --force to replace it")
     try:
         there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
         with tempfile.TemporaryFile(dir=there):  # fails where nothing can be written, or where it is no folder
@@ -47,8 +61,12 @@ def prepare_folder(folder: Path | None) -> None:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); choose another --report folder") from exc
 
 
-def save_reports(document: Mapping[str, Any], folder: Path | None, formats: Iterable[str]) -> list[Path]:
+def save_reports(
+    document: Mapping[str, Any], folder: Path | None, formats: Iterable[str], keep: Iterable[str] = ()
+) -> list[Path]:
     """Write a document in each of ``formats`` (the keys of `NAMES`), each file whole or not at all.
+
+    Other files of an earlier report in the folder go, but those whose names are in ``keep``.
 
     Raises
     ------
@@ -60,20 +78,32 @@ def save_reports(document: Mapping[str, Any], folder: Path | None, formats: Iter
     try:
         folder.mkdir(parents=True, exist_ok=True)
         formats = list(formats)
-        _remove_earlier(folder, {NAMES[form] for form in formats})
+        _remove_earlier(folder, {NAMES[form] for form in formats} | set(_list_beside(document)) | set(keep))
         return [write_whole(folder / NAMES[form], render_document(document, form)) for form in formats]
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
 
 
-def _remove_earlier(folder: Path, names: set[str]) -> None:
-    """Take away what an earlier report left in the folder in other forms: a page would tell of another run."""
+def _holds_report(folder: Path) -> bool:
     try:
         with (folder / NAMES["json"]).open("rb") as file:
-            is_ours = b'"schema": "biasopt.' in file.read(4096)
+            return b'"schema": "biasopt.' in file.read(4096)
     except OSError:
-        return
-    for name in set(NAMES.values()) - names if is_ours else ():
+        return False
+
+
+def _list_beside(document: Mapping[str, Any]) -> Iterator[str]:
+    """Files beside the reports that this run has written."""
+    failing = (document.get("repro") or {}).get("failing_inputs")
+    if failing:
+        yield Path(failing).name
+    if document.get("schema", "").startswith("biasopt.bench"):
+        yield SAMPLES
+
+
+def _remove_earlier(folder: Path, names: set[str]) -> None:
+    """Take away what an earlier report left in the folder in other forms: a page would tell of another run."""
+    for name in {*NAMES.values(), FAILING, SAMPLES} - names if _holds_report(folder) else ():
         (folder / name).unlink(missing_ok=True)
 
 
@@ -119,6 +149,7 @@ class Ending:
     formats: Sequence[str] = FORMATS
     as_json: bool = False
     quiet: bool = False
+    force: bool = False  # what an earlier run left in the folder is replaced
 
     def list_files(self, *more: str) -> list[Path]:
         """Every file that may be written into the folder; ``more`` beside the reports."""
@@ -135,9 +166,28 @@ class Ending:
         """The form that people look at first, of those that are written."""
         return next((form for form in ("html", "md", "text") if form in self.formats), self.formats[0])
 
-    def prepare(self) -> None:
-        """Make sure of the folder before the work that the reports tell of."""
-        prepare_folder(self.folder)
+    def prepare(self, *more: str, goes_on: bool = False) -> None:
+        """Make sure of the folder before the work that the reports tell of: it is there for one run.
+
+        Parameters
+        ----------
+        more : str
+            Files that are written beside the reports.
+        goes_on : bool
+            The run goes on where the one ended whose report is there.
+        """
+        files = [NAMES[form] for form in self.formats]
+        prepare_folder(self.folder, [*files, *more], force=self.force or goes_on)
+
+    def holds_report_of(self, argv: Sequence[str]) -> bool:
+        """Whether the folder has the report of this very command line."""
+        if self.folder is None or not _holds_report(self.folder):
+            return False
+        from converter.report.serialize import read
+
+        with suppress(BiasoptError):
+            return list(read(self.folder / NAMES["json"])["tool"]["argv"]) == list(argv)
+        return False
 
     def end(
         self,

@@ -89,7 +89,7 @@ def test_fold(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "command", ["fold report.json --in-place", "verify report.json o.onnx", "bench report.json o.onnx"]
+    "command", ["fold report.json --in-place --force", "verify report.json o.onnx", "bench report.json o.onnx"]
 )
 def test_a_model_that_has_the_name_of_a_report(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain("report.json")
