@@ -1,23 +1,25 @@
 """How often is a verdict on two models wrong? Pairs that are the same by construction, and pairs that are not.
 
-``python -m tests.benchmarks.verdicts [--seeds 0-9] [--nets a,b] [--changes x,y] [--jobs N] [--write]`` makes every
-change of `verdict_same` and every bug of `verdict_bugs` to the nets of `verdict_nets`, to models/ and to the folder
-that BIASOPT_CORPUS names, and asks `biasopt verify` and three usual tolerances about each pair. It prints what was
-judged wrongly, and the table that ``--write`` puts into docs/verify.md; exit code 1 where `verify` was wrong. Tools
-that are not installed are left out, and said.
+``python -m tests.benchmarks.verdicts [--seeds 0-9] [--nets a,b] [--changes x,y] [--jobs N] [--kept F] [--write]`` makes
+every change of `verdict_same` and every bug of `verdict_bugs` to the nets of `verdict_nets`, to models/ and to the
+folder that BIASOPT_CORPUS names, adds the pairs of `verdict_traps`, and asks `biasopt verify` and three usual
+tolerances about each pair. It prints what was judged wrongly, and the table that ``--write`` puts into docs/verify.md;
+exit code 1 where `verify` was wrong. Tools that are not installed are left out, and said. ``--kept F`` adds a line of
+JSON to F for every answer and takes what is there already from it: so the study can be run in pieces.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,9 @@ from converter.report.render.markdown import table
 from tests.benchmarks.verdict_bugs import BUGS, UNREACHED
 from tests.benchmarks.verdict_nets import NETS
 from tests.benchmarks.verdict_same import list_changes, number
+from tests.benchmarks.verdict_traps import TRAPS
 
+TRAP = "trap"
 ROOT = Path(__file__).resolve().parents[2]
 BASE_SEED = 7
 # Of real models those that a verdict does not take long for.
@@ -79,6 +83,8 @@ def load(net: str) -> ModelProto:
 
 def build(pair: Pair) -> tuple[ModelProto, ModelProto] | None:
     """The two models; None where the net has nothing to be changed so."""
+    if pair.net == TRAP:
+        return TRAPS[pair.change].make()
     first = load(pair.net)
     if pair.change.startswith("numbered"):
         first = number(first)
@@ -98,6 +104,8 @@ def list_pairs(nets: Sequence[str], changes: Sequence[str]) -> Iterator[Pair]:
                     continue
                 if (not nets or net in nets) and (not changes or change in changes):
                     yield Pair(net, change, same)
+    if not nets or TRAP in nets:
+        yield from (Pair(TRAP, name, False) for name in TRAPS if not changes or name in changes)
 
 
 def judge(pair: Pair, seed: int) -> Answer | None:
@@ -123,7 +131,7 @@ def _ask_others(a: ModelProto, b: ModelProto, seed: int) -> dict[str, str]:
     except Exception:  # whatever stops them
         return dict.fromkeys(METHODS[1:], Verdict.FAIL.value)
     rules: dict[str, Callable[[Any, Any], bool]] = {
-        "np.allclose": lambda x, y: bool(np.allclose(x, y, equal_nan=True)),
+        "np.allclose": lambda x, y: x.shape == y.shape and bool(np.allclose(x, y, equal_nan=True)),
         "Polygraphy": _within_polygraphy,
         "cosine": _has_cosine,
     }
@@ -175,10 +183,15 @@ def is_wrong(answer: Answer, method: str = METHODS[0]) -> bool:
     return answer.said[method] == (Verdict.FAIL if answer.pair.same else Verdict.PASS).value
 
 
+def _is_hidden(pair: Pair) -> bool:
+    """Whether no usual input tells the two apart."""
+    return pair.net == TRAP or pair.change in UNREACHED
+
+
 def _count(answers: Sequence[Answer], method: str) -> tuple[str, ...]:
     same = [a for a in answers if a.pair.same]
     bugs = [a for a in answers if not a.pair.same]
-    unseen = [a for a in bugs if a.pair.change in UNREACHED]
+    unseen = [a for a in bugs if _is_hidden(a.pair)]
     doubts = sum(a.said[method] == Verdict.INCONCLUSIVE.value for a in same)
     doubted = sum(a.said[method] == Verdict.INCONCLUSIVE.value for a in bugs)
     wrong = [sum(is_wrong(a, method) for a in group) for group in (same, bugs, unseen)]
@@ -190,7 +203,7 @@ def markdown(answers: Sequence[Answer], missing: Sequence[str]) -> str:
     head = ("", "same: wrong FAIL", "same: undecided", "different: wrong PASS", "of those hard to reach", "undecided")
     rows = [_count(answers, method) for method in METHODS]
     pairs = {a.pair for a in answers}
-    same, unseen = sum(p.same for p in pairs), sum(p.change in UNREACHED for p in pairs)
+    same, unseen = sum(p.same for p in pairs), sum(map(_is_hidden, pairs))
     seeds = sorted({a.seed for a in answers})
     note = f"{same} pairs that are the same, {len(pairs) - same} that are not ({unseen} of them hard to reach)"
     note += f", each with the seeds {seeds[0]} to {seeds[-1]}." if len(seeds) > 1 else f", seed {seeds[0]}."
@@ -217,10 +230,18 @@ def _report(answers: Sequence[Answer], write: Callable[[str], Any]) -> bool:
     return not wrong and all(len(said) == 1 for said in verdicts.values())
 
 
-def _judge_all(pair: Pair, seeds: Sequence[int]) -> list[Answer] | str:
+def _read_kept(path: Path | None) -> list[Answer]:
+    """The answers of earlier runs."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+    return [Answer(Pair(**row.pop("pair")), **row) for row in map(json.loads, lines)]
+
+
+def _judge_all(pair: Pair, seeds: Sequence[int], known: frozenset[tuple[Pair, int]]) -> list[Answer] | str:
     found = []
     try:
         for seed in seeds:
+            if (pair, seed) in known:
+                continue
             answer = judge(pair, seed)
             if answer is None:
                 return []
@@ -236,18 +257,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--nets", default="", help="names, with commas between")
     parser.add_argument("--changes", default="", help="names, with commas between")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--kept", type=Path, help="a file of answers, read and added to")
     parser.add_argument("--write", action="store_true", help="the table into docs/verify.md")
     asked = parser.parse_args(argv)
     first, _, last = asked.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     nets, changes = ([n.strip() for n in text.split(",") if n.strip()] for text in (asked.nets, asked.changes))
-    answers: list[Answer] = []
+    pairs = list(list_pairs(nets, changes))
+    answers = [a for a in _read_kept(asked.kept) if a.seed in seeds and a.pair in pairs]
+    known = frozenset((a.pair, a.seed) for a in answers)
     with ProcessPoolExecutor(asked.jobs) as pool:
-        for found in pool.map(partial(_judge_all, seeds=seeds), list_pairs(nets, changes)):
+        for found in pool.map(partial(_judge_all, seeds=seeds, known=known), pairs):
             if isinstance(found, str):
                 sys.stderr.write(found + "\n")
-            else:
-                answers += found
+                continue
+            answers += found
+            if asked.kept is not None:
+                with asked.kept.open("a", encoding="utf-8") as out:
+                    out.writelines(json.dumps(asdict(a)) + "\n" for a in found)
     missing = list_changes()[1]
     made = markdown(answers, missing)
     right = _report(answers, sys.stdout.write)

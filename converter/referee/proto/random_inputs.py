@@ -285,9 +285,28 @@ def grow_shapes(
             yield found
 
 
-def _stretch(port: Port, known: Hints, shape: tuple[int, ...], step: Callable[[int], int]) -> tuple[int, ...]:
+def resize_shapes(
+    model: ModelProto,
+    given: Mapping[str, tuple[int, ...]] | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    known: Hints,
+    size: int | None,
+    batch: int | None,
+) -> Shapes:
+    """The shapes with every open size beyond the batch set to ``size``, and an open batch to ``batch``."""
+    ports = list_free_inputs(model)
+    found = {n: _stretch(ports[n], known, s, lambda k: size or k, batch) for n, s in shapes.items()}
+    return found | {n: tuple(s) for n, s in (given or {}).items() if n in shapes}
+
+
+def _stretch(
+    port: Port, known: Hints, shape: tuple[int, ...], step: Callable[[int], int], batch: int | None = None
+) -> tuple[int, ...]:
     if port.dims is None or len(port.dims) != len(shape):
         return tuple(shape)
     fixed = {axis % len(shape) for axis in known.sizes.get(port.name, {}) if -len(shape) <= axis < len(shape)}
     held = [k == 0 or is_fixed(d) or k in fixed for k, d in enumerate(port.dims)]
-    return tuple(n if stays else step(n) for n, stays in zip(shape, held, strict=True))
+    found = [n if stays else step(n) for n, stays in zip(shape, held, strict=True)]
+    if batch is not None and shape and not is_fixed(port.dims[0]):
+        found[0] = batch
+    return tuple(found)

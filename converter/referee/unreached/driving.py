@@ -19,13 +19,15 @@ import numpy as np
 from converter.referee.proto.source import LoadedModel
 from converter.referee.reference.evaluator import Reference
 from converter.referee.reference.kernels import Unsupported
+from converter.referee.unreached.tables import RowBound, find_other_rows
 from converter.referee.unreached.thresholds import (
+    ABOVE,
+    BELOW,
     EQUAL,
     Bound,
     Constants,
     find_own_bounds,
     list_bounds,
-    list_tables,
 )
 from converter.referee.verify.algebra import measure_score
 from converter.referee.verify.metrics import Difference, measure_difference
@@ -46,6 +48,7 @@ _HALVINGS = 40
 _FEW = 1e-3  # of the elements, that a rounding may move over a step; what differs really does so beside them too
 _HUGE = 1e120
 _BESIDE = 2  # inputs close by that then decide
+_BESIDES = frozenset({BELOW, ABOVE})
 _CHEAP = 1 << 18  # elements in and out, above which fewer inputs are taken
 
 
@@ -61,7 +64,7 @@ class Witness(NamedTuple):
 class Coverage:
     """A bound of one model, and the sides of it that some input was on."""
 
-    bound: Bound
+    bound: Bound | RowBound
     first: bool  # of the original
     seen: set[str] = field(default_factory=set)
     usual: tuple[float, float] = (math.inf, -math.inf)  # the least and the largest value before any were driven
@@ -84,14 +87,16 @@ class Pair:
             for k in range(_DRAWS)
         ]
         self._seed, self._max_bytes = seed, max_bytes
+        self.ran = 0  # inputs that both models took
         self.worst = 0.0  # of what rounding explains, over all inputs
         bounds = list_bounds(a), list_bounds(b)
         own = find_own_bounds(*bounds)
         self.coverage = [Coverage(x, first) for first, side in ((True, own[0]), (False, own[1])) for x in side]
         self._limits = sorted({x.limit for side in bounds for x in side if x.limit is not None})
         self._jumps = any(x.limit is None or EQUAL in x.sides for side in bounds for x in side)
+        held = Constants(a), Constants(b)
+        self.coverage += [Coverage(x, True) for x in find_other_rows(a, b, *held)]
         self._reads = [{n for c in self.coverage if c.first is first for n in c.bound.reads} for first in (True, False)]
-        self._held = Constants(a), Constants(b)
 
     def find_difference(self, base: Feeds, *, most: int = 99) -> Witness | None:
         """The first of the driven inputs on which the two differ; `missed` says what none of them reached."""
@@ -118,6 +123,7 @@ class Pair:
             left, right = self._run(feeds)
         except Unsupported:  # what no model takes shows nothing
             return None
+        self.ran += 1
         sizes = {n: _find_size(v) for n, v in left.items()}
         changes = {n: measure_difference(_divide(v, sizes[n]), _divide(right[n], sizes[n])) for n, v in left.items()}
         suspect = [n for n, d in changes.items() if d.problem or d.mismatches or d.square]
@@ -168,7 +174,7 @@ class Pair:
         """Both models' outputs; the bounds are told of what comes to them."""
         results = []
         for reference, first, wanted in ((self._left, True, self._reads[0]), (self._right, False, self._reads[1])):
-            seen: dict[str, Any] = {}
+            seen = {n: np.asarray(v) for n, v in feeds.items() if n in wanted}
             results.append(reference.run(self._select(reference, feeds), partial(_keep, wanted, seen)))
             for cover in (c for c in self.coverage if c.first is first):
                 _note(cover, seen)
@@ -220,7 +226,8 @@ class Pair:
         if not floats or not self.coverage:
             return
         limits = np.array([*self._limits, 0.0, 1.0, -1.0])
-        yield {n: np.round(v) if n in floats else v for n, v in base.items()}
+        for parts in (1, 2):
+            yield {n: np.round(v * parts) / parts if n in floats else v for n, v in base.items()}
         for k in range(2):
             yield {n: self._rng(n, 90 + k).choice(limits, v.shape) if n in floats else v for n, v in base.items()}
 
@@ -238,12 +245,17 @@ class Pair:
         rest = [n for n in base if n not in floats and np.asarray(base[n]).dtype.kind in "iub"]
         if not rest:
             return
-        for k, most in enumerate((8, 100, 1 << 14)):
+        whole = [int(x) for x in self._limits if x == int(x)]
+        for k, most in enumerate((8, 100, 1 << 14, 0)):
             found = dict(base)
             for name in rest:
                 value, rng = np.asarray(base[name]), self._rng(name, 50 + k)
                 if value.dtype.kind == "b":
                     found[name] = rng.integers(0, 2, value.shape).astype(bool)
+                elif not most:
+                    ends = np.iinfo(value.dtype)
+                    near = [x + d for x in whole for d in (-1, 0, 1) if ends.min <= x + d <= ends.max]
+                    found[name] = rng.choice(near or [0, 1], value.shape).astype(value.dtype)
                 else:
                     ends = np.iinfo(value.dtype)
                     low, high = max(-most, ends.min), min(most, ends.max)
@@ -252,15 +264,24 @@ class Pair:
 
     def _read_rows(self, base: Feeds) -> Iterator[Feeds]:
         """Indices of the rows in which a table of one model is unlike the other's."""
-        tables = list_tables(self.a.proto), list_tables(self.b.proto)
-        for name in tables[0].keys() & tables[1].keys() & base.keys():
-            left, right = (held.get(table[name]) for held, table in zip(self._held, tables, strict=True))
-            if left is None or right is None or left.shape != right.shape:
-                continue
-            apart = np.flatnonzero((left != right).reshape(len(left), -1).any(axis=1))
-            value = np.asarray(base[name])
-            for k in range(0, min(len(apart), _ROWS * max(value.size, 1)), max(value.size, 1)):
-                yield {**base, name: np.resize(apart[k:], value.shape).astype(value.dtype)}
+        tables = [c.bound for c in self.coverage if isinstance(c.bound, RowBound)]
+        if not tables:
+            return
+        seen: dict[str, Any] = {}
+        wanted = {name for table in tables for name in table.reads}
+        try:
+            self._left.run(self._select(self._left, base), partial(_keep, wanted, seen))
+        except Unsupported:
+            return
+        for table in tables:
+            rows = np.array(sorted(table.rows))
+            read = np.asarray(seen.get(table.reads[0], base.get(table.reads[0], ())))
+            for name, value in ((n, np.asarray(v)) for n, v in base.items()):
+                apart = read.reshape(-1) - value.reshape(-1) if read.size == value.size else np.zeros(0)
+                if value.dtype.kind not in "iu" or not value.size or np.unique(apart).size != 1:
+                    continue  # not the indices themselves, moved by one number
+                for k in range(0, min(len(rows), _ROWS * value.size), value.size):
+                    yield {**base, name: np.resize(rows[k:] - int(apart[0]), value.shape).astype(value.dtype)}
 
     def _rng(self, name: str, k: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, zlib.crc32(name.encode()), k])
@@ -272,28 +293,32 @@ class Pair:
         floats = [n for n, v in base.items() if np.asarray(v).dtype.kind == "f"]
         if not self.coverage or not floats or sum(np.size(v) for v in base.values()) > _CHEAP:
             return
-        for cover in [c for c in self.coverage if c.missing - {EQUAL}]:
+        turning = [c for c in self.coverage if c.bound.sides & _BESIDES]
+        for cover in [c for c in turning if c.missing & _BESIDES]:
             yield from self._walk(cover, base, floats)
         for start in (base, self._spread(base, floats, 1.0, 7)):
             found: dict[int, list[float]] = {}
-            for cover in self.coverage:
+            for cover in turning:
                 for element, scale in self._locate(cover, start, floats):
                     found.setdefault(element, []).append(scale)
             for scales in found.values():
                 yield from (_scaled(start, floats, s) for s in _between(scales))
 
     def _margin(self, cover: Coverage, feeds: Feeds) -> Array | None:
+        bound = cover.bound
+        if isinstance(bound, RowBound):
+            return None
         reference = self._left if cover.first else self._right
-        seen: dict[str, Any] = {}
+        seen = {n: np.asarray(v) for n, v in feeds.items()}
         try:
             reference.run(self._select(reference, feeds), lambda n, v: seen.update({n: v}))
-            return np.asarray(cover.bound.margin(seen), np.float64).reshape(-1)
+            return np.asarray(bound.margin(seen), np.float64).reshape(-1)
         except (Unsupported, KeyError):
             return None
 
     def _walk(self, cover: Coverage, base: Feeds, floats: Sequence[str]) -> Iterator[Feeds]:
         """Along directions that move what the bound reads: the steps that go on towards it are kept, and doubled."""
-        up = 1.0 if "above" in cover.missing else -1.0
+        up = 1.0 if ABOVE in cover.missing else -1.0
         at, reached = base, self._reach(cover, base, up)
         step = 1.0
         for k in range(_WALKS):
@@ -352,6 +377,8 @@ def _keep(wanted: Collection[str], seen: dict[str, Any], name: str, value: Any) 
 def _note(cover: Coverage, seen: Mapping[str, Any]) -> None:
     cover.seen |= cover.bound.find_sides(seen)
     value = seen.get(cover.bound.reads[0]) if cover.bound.reads else None
+    if cover.bound.limit is None:
+        return
     if cover.usual[1] == -math.inf and isinstance(value, np.ndarray) and value.size and value.dtype.kind in "fiu":
         cover.usual = float(np.nanmin(value)), float(np.nanmax(value))
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from converter.errors import BiasoptError
 from converter.records import OutputCheck, Stage, Verdict
@@ -21,17 +22,24 @@ from converter.records.evidence import worst_verdict
 from converter.referee.proto.diff import ChangedRegions, Region, find_changed_regions
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import is_same_computation
-from converter.referee.reference.kernels import Unsupported
+from converter.referee.reference.kernels import Unsupported, read_attributes
 from converter.referee.unreached.correspondence import align
 from converter.referee.unreached.driving import DIFFERS, Coverage, Feeds, Pair, Witness
+from converter.referee.unreached.sizes import find_own_sizes, list_sizes, make_sized_feeds
+from converter.referee.unreached.tables import RowBound
+from converter.referee.unreached.thresholds import UNSEEN
+from converter.referee.unreached.unlike import describe_key
 from converter.referee.verify.models import ModelInput
 from converter.referee.verify.options import Options
 from converter.referee.verify.region_replay import RegionReplay
 
 _SECONDS = 10.0  # that all places together may take
 _HINT = "give inputs with --inputs"
+# What says the same without saturating: two logits are as far apart as what a layer made of them.
+_SATURATING = {"Softmax": "LogSoftmax", "Sigmoid": "Identity", "Tanh": "Identity", "Erf": "Identity"}
 _PROBES = (2.0**5, -3.0)  # times the first input: what a bound keeps apart has two values then
 _SLOW = 1.0  # seconds of a float64 run, above which one input does
+_QUICK_SIZES = 2
 _QUICK_RUNS = 6  # driven inputs of a model whose run takes that long
 
 
@@ -44,8 +52,9 @@ class DrivenPlaces(RegionReplay):
 
     def _judge_region(self, region: Region) -> None:
         self._options.progress(f"place {len(self.checks) + 1} of {self.total}: {region.output}")
-        a = LoadedModel(region.before, region.output, None, self._a.folder)
-        b = LoadedModel(region.after, region.output, None, self._b.folder)
+        before, after = _open_up(region)
+        a = LoadedModel(before, region.output, None, self._a.folder)
+        b = LoadedModel(after, region.output, None, self._b.folder)
         try:
             if is_same_computation(a, b):
                 check = OutputCheck(region.output, Verdict.PASS, 0.0, DIFFERS)
@@ -73,6 +82,26 @@ class DrivenPlaces(RegionReplay):
         return OutputCheck(region.output, status, score, DIFFERS, detail=detail | {"score": score}, why=why)
 
 
+def _open_up(region: Region) -> tuple[ModelProto, ModelProto]:
+    """The two models without the saturation that both end with: driven values far up would all come out as 0 or 1."""
+    models = region.before, region.after
+    last = [next((n for n in m.graph.node if region.output in n.output), None) for m in models]
+    if None in last or {n.op_type for n in last if n is not None} not in [{op} for op in _SATURATING]:
+        return models
+    if len({str(sorted(read_attributes(n).items())) for n in last if n is not None}) > 1:
+        return models
+    opened = []
+    for model in models:
+        copy = ModelProto()
+        copy.CopyFrom(model)
+        node = next(n for n in copy.graph.node if region.output in n.output)
+        node.op_type = _SATURATING[node.op_type]
+        if node.op_type == "Identity":
+            del node.attribute[:]
+        opened.append(copy)
+    return opened[0], opened[1]
+
+
 def drive_places(
     a: LoadedModel, b: LoadedModel, cases: Sequence[ModelInput], options: Options, *, random: bool
 ) -> tuple[Stage | None, Witness | None]:
@@ -98,8 +127,9 @@ def drive_places(
     unsure = [c for c in places.checks if c.status is not Verdict.PASS]
     witness = None
     left = [n for n in difference.unmatched if n not in {r.output for r in inner}] + list(places.missed)
-    if unsure or left:
-        whole, witness = _drive_whole(a, b, feeds, options, random=random)
+    sized = find_own_sizes(a, b) if random else []
+    if unsure or left or sized:
+        whole, witness = _drive_whole(a, b, feeds, options, random=random, placed=not (unsure or left))
         places.checks += _judge_left(left, whole)
     stage = _make_stage(places, len(difference.regions) - len(inner) + len(difference.unmatched), witness)
     return replace(stage, seconds=round(time.process_time() - begun, 3)), witness
@@ -119,20 +149,37 @@ def _scale(value: Any, factor: float) -> Any:
 
 
 def _drive_whole(
-    a: LoadedModel, b: LoadedModel, feeds: Feeds, options: Options, *, random: bool
+    a: LoadedModel, b: LoadedModel, feeds: Feeds, options: Options, *, random: bool, placed: bool
 ) -> tuple[Pair | None, Witness | None]:
-    """The whole models on driven inputs; the user's own say what inputs there are, so that none are made up then."""
+    """The whole models on driven inputs; the user's own say what inputs there are, so that none are made up then.
+
+    ``placed``: every place agrees on driven values, and only other sizes are tried.
+    """
     if not random or options.ranges:
         return None, None
     options.progress("float64: driven inputs")
     try:
         pair = Pair(a, b, options.seed, options.max_memory)
         begun = time.process_time()
-        pair.compare(feeds)
+        found = pair.compare(feeds)
         slow = time.process_time() - begun > _SLOW
-        return pair, pair.find_difference(feeds, most=_QUICK_RUNS if slow else 99)
+        if not placed:
+            found = found or pair.find_difference(feeds, most=_QUICK_RUNS if slow else 99)
+        return pair, found or _drive_sizes(pair, feeds, options, _QUICK_SIZES if slow else 99)
     except Unsupported:
         return None, None
+
+
+def _drive_sizes(pair: Pair, base: Feeds, options: Options, most: int) -> Witness | None:
+    """The first of other open sizes at which the two differ."""
+    rows = {n for c in pair.coverage if isinstance(c.bound, RowBound) for n in c.bound.rows}
+    for k, shapes in enumerate(list_sizes(pair.a, pair.b, base, options.shapes, rows)):
+        if k >= most:
+            break
+        found = pair.compare(make_sized_feeds(pair.a, shapes, base, options.seed + k))
+        if found is not None:
+            return found
+    return None
 
 
 def _judge_left(names: Sequence[str], whole: Pair | None) -> list[OutputCheck]:
@@ -175,7 +222,9 @@ def describe_bounds(covers: Sequence[Coverage]) -> str:
     if limit is not None and np.isfinite(cover.usual[1]):
         side = min(cover.usual, key=lambda v: abs(v - limit))
         near = f" ({'largest' if side == cover.usual[1] else 'smallest'} value {side:.3g})"
-    return f"{change}; no input came near it{near}; {_HINT}"
+    reached = "read it" if isinstance(cover.bound, RowBound) else "came near it"
+    reached = "showed what that does" if UNSEEN in cover.bound.sides else reached
+    return f"{change}; no input {reached}{near}; {_HINT}"
 
 
 def describe_change(covers: Sequence[Coverage]) -> str:
@@ -183,12 +232,16 @@ def describe_change(covers: Sequence[Coverage]) -> str:
     cover, twin = _find_pair(covers)
     if cover is None:
         return ""
-    old, new = (cover, twin) if cover.first else (twin, cover)
+    bound, (old, new) = cover.bound, (cover, twin) if cover.first else (twin, cover)
+    if isinstance(bound, RowBound):
+        more = f" and {len(bound.rows) - 1} more" if len(bound.rows) > 1 else ""
+        return f"row {min(bound.rows)}{more} of the table {bound.key[1]!r} changed"
+    if UNSEEN in bound.sides:
+        said = describe_key(*(None if c is None else c.bound.key for c in (old, new)))
+        return f"{bound.op} {said}" if None in (old, new) else f"{bound.op}'s {said}"
     values = ["none" if c is None else _name_limit(c.bound.limit) for c in (old, new)]
-    what = _WORDS.get(str(cover.bound.key[0]), "turning point")
-    return f"{cover.bound.op}'s {what} changed" + (
-        "" if values[0] == values[1] else f" from {values[0]} to {values[1]}"
-    )
+    what = _WORDS.get(str(bound.key[0]), "turning point")
+    return f"{bound.op}'s {what} changed" + ("" if values[0] == values[1] else f" from {values[0]} to {values[1]}")
 
 
 def _find_pair(covers: Sequence[Coverage]) -> tuple[Coverage | None, Coverage | None]:

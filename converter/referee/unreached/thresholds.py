@@ -13,16 +13,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto
+from onnx import NodeProto
 
-from converter.referee.proto.source import LoadedModel, list_bodies
+from converter.referee.proto.source import LoadedModel, get_dtype, list_bodies, walk_nodes
 from converter.referee.proto.tensors import read_tensor
 from converter.referee.reference.kernels import list_captures, read_attributes
+from converter.referee.unreached.unlike import make_key
 
 Array = np.ndarray[Any, Any]
 Values = Mapping[str, Any]
 
 BELOW, ABOVE, EQUAL = "below", "above", "equal"
+UNSEEN = "unseen"  # of what has no bound: no input shows that it was reached
 _COMPARISONS = {"Greater": "greater", "Less": "greater", "GreaterOrEqual": "at least", "LessOrEqual": "at least"}
 _STEPS = {"Floor", "Ceil", "Round"}
 _AT_ZERO = {"LeakyRelu", "PRelu", "Abs", "Elu", "Selu", "Celu", "Sign"}
@@ -60,6 +62,9 @@ class Constants:
             for a in node.attribute if node.op_type == "Constant" else ():
                 if a.HasField("t"):
                     self._held[node.output[0]] = a.t
+        for node in walk_nodes(source.proto):
+            for _, body in list_bodies(node):
+                self._held |= {t.name: t for t in body.initializer}
         self._folder = source.folder
 
     def __contains__(self, name: str) -> bool:
@@ -68,6 +73,10 @@ class Constants:
     def get(self, name: str) -> Array | None:
         """The value, None where the name is not a constant's."""
         return read_tensor(self._held[name], self._folder) if name in self._held else None
+
+    def counts_few(self, name: str) -> bool:
+        """Whether the name is that of a constant of a few elements."""
+        return name in self._held and int(np.prod(self._held[name].dims)) <= 4
 
     def get_number(self, name: str) -> float | None:
         """The value of a constant of one element."""
@@ -79,13 +88,25 @@ class Constants:
 
 
 def list_bounds(source: LoadedModel) -> list[Bound]:
-    """The bounds of a model's main graph."""
+    """The bounds of what the outputs of a model's main graph hang on."""
     held = Constants(source)
-    return [bound for node in source.proto.graph.node for bound in _read(node, held)]
+    return [bound for node in walk_live_nodes(source) for bound in _read(node, held)]
+
+
+def walk_live_nodes(source: LoadedModel) -> list[NodeProto]:
+    """The nodes of the main graph that an output hangs on, in their order."""
+    graph = source.proto.graph
+    wanted, found = {o.name for o in graph.output}, list[NodeProto]()
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update((*node.input, *list_captures(node)))
+            found.append(node)
+    return found[::-1]
 
 
 def _read(node: NodeProto, held: Constants) -> Iterator[Bound]:
     if node.domain not in ("", "ai.onnx", "com.microsoft") or not node.input:
+        yield from _unlike(node, held)
         return
     op, given, x = node.op_type, read_attributes(node), node.input[0]
     match op:
@@ -102,6 +123,9 @@ def _read(node: NodeProto, held: Constants) -> Iterator[Bound]:
                 yield from _ends(node, x, -beta / alpha, (1 - beta) / alpha)
         case "HardSwish":
             yield from _ends(node, x, -3.0, 3.0)
+        case "Shrink":
+            far, kind = given.get("lambd", 0.5), f"shrink by {given.get('bias', 0.0):.6g}"
+            yield from (_at(node, x, kind, limit) for limit in (-far, far))
         case "ThresholdedRelu":
             yield _at(node, x, "lower", given.get("alpha", 1.0))
         case _ if op in _AT_ZERO:
@@ -112,7 +136,11 @@ def _read(node: NodeProto, held: Constants) -> Iterator[Bound]:
             body = hashlib.sha256(repr(sorted(_describe_bodies(node, held))).encode()).hexdigest()
             yield Bound(("if", body), op, (x,), lambda v: np.where(v[x], 1.0, -1.0))
         case _ if op in _STEPS:
-            yield Bound(("steps", op), op, (x,), lambda v: v[x])
+            half = 0.5 if op == "Round" else 0.0
+            yield Bound(("steps", op), op, (x,), lambda v: _from_step(v[x], half), None, frozenset({EQUAL}))
+        case "Cast":
+            yield from _unlike(node, held)
+            yield from _wrap(node, held, given.get("to", 0))
         case "Mod":
             yield Bound(("remainder", given.get("fmod", 0), *node.input[1:]), op, (x,), lambda v: v[x])
         case "ArgMax" | "ArgMin":
@@ -120,7 +148,27 @@ def _read(node: NodeProto, held: Constants) -> Iterator[Bound]:
             axis = int(given.get("axis", 0))
             yield Bound(key, op, (x,), lambda v: _count_ties(v[x], axis), None, frozenset({EQUAL}))
         case "QuantizeLinear":
+            yield from _unlike(node, held)
             yield from _quantizer(node, held)
+        case _:
+            yield from _unlike(node, held)
+
+
+def _unlike(node: NodeProto, held: Constants) -> Iterator[Bound]:
+    """What has no bound, if it needs one: two of them are alike, or nobody knows."""
+    inner = [b.key for _, body in list_bodies(node) for n in body.node for b in _read(n, held)]
+    if (key := make_key(node, held, inner)) is not None:
+        yield Bound(key, node.op_type, (), lambda v: np.ones(1), None, frozenset({UNSEEN}))
+
+
+def _wrap(node: NodeProto, held: Constants, to: int) -> Iterator[Bound]:
+    """The ends of an integer type, where values of a wider one are cast to it."""
+    kind = get_dtype(to)
+    if kind is None or kind.kind not in "iu":
+        return
+    ends = np.iinfo(kind)
+    for limit, side in ((float(ends.min), "least"), (float(ends.max), "most")):
+        yield _at(node, node.input[0], f"{side} integer", limit)
 
 
 def _at(node: NodeProto, name: str, kind: str, limit: float) -> Bound:
@@ -175,6 +223,11 @@ def _quantizer(node: NodeProto, held: Constants) -> Iterator[Bound]:
     yield from _ends(node, x, (ends.min - shift) * scale, (ends.max - shift) * scale)
 
 
+def _from_step(x: Array, half: float) -> Array:
+    """0 where a value lies on a step."""
+    return np.where(np.mod(np.asarray(x, np.float64), 1.0) == half, 0.0, 1.0)
+
+
 def _count_ties(x: Array, axis: int) -> Array:
     """0 where the two largest or the two smallest of a row are equal, else 1."""
     rows = np.sort(np.moveaxis(np.asarray(x), axis, -1), axis=-1)
@@ -205,16 +258,6 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def list_tables(model: ModelProto) -> dict[str, str]:
-    """The tables that a model reads rows of: the constant's name for each tensor of indices."""
-    held = {t.name for t in model.graph.initializer}
-    return {
-        node.input[1]: node.input[0]
-        for node in model.graph.node
-        if node.op_type == "Gather" and node.input[0] in held and not read_attributes(node).get("axis", 0)
-    }
-
-
 def find_own_bounds(a: list[Bound], b: list[Bound]) -> tuple[list[Bound], list[Bound]]:
     """The bounds that only the first and only the second model has.
 
@@ -228,6 +271,6 @@ def find_own_bounds(a: list[Bound], b: list[Bound]) -> tuple[list[Bound], list[B
 
 
 def _relax(bound: Bound, shared: set[float]) -> Bound:
-    if bound.limit is None or EQUAL not in bound.sides or bound.limit in shared:
+    if bound.limit is None or EQUAL not in bound.sides or bound.limit in shared or bound.key[0] == "equal":
         return bound
     return replace(bound, sides=bound.sides - {EQUAL})
