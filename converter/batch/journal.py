@@ -9,16 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from converter._version import __version__
 from converter.errors import BiasoptError
-from converter.records.batch import BatchRow, Outcome
+from converter.records.batch import BatchRow, Outcome, Task
 from converter.report.serialize import convert, encode
 
 NAME = "journal.jsonl"
+MOST_BYTES = 1 << 30  # a million rows
+# Of another's folder it may be a link to a file of the user's, or a pipe.
+_HOW = os.O_RDWR | os.O_CREAT | os.O_APPEND | sum(getattr(os, f"O_{n}", 0) for n in ("NOFOLLOW", "NONBLOCK", "BINARY"))
 
 
 class Journal:
@@ -34,9 +38,13 @@ class Journal:
         self.path = folder / NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = self.path.open("ab+")
+            self._file: IO[bytes] = os.fdopen(os.open(self.path, _HOW, 0o666), "rb+")
         except OSError as exc:
             raise BiasoptError(f"{self.path}: cannot be written ({exc.strerror}); choose another --output") from exc
+        found = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+            self._file.close()
+            raise BiasoptError(f"{self.path}: is no journal of a batch; move it away, or choose another --output")
         if not _lock(self._file):
             self._file.close()
             raise BiasoptError(f"{folder}: another batch writes into it; wait for it, or choose another --output")
@@ -50,19 +58,19 @@ class Journal:
         for line in content.splitlines():
             try:
                 row = convert(json.loads(line), BatchRow)
-            except ValueError:
+            except (ValueError, RecursionError):  # it was cut short, or is none of ours
                 continue
             found[row.name] = row
         if content and not content.endswith(b"\n"):  # the next line begins on one of its own
             self._file.write(b"\n")
         return found
 
-    def find(self, name: str, key: str) -> BatchRow | None:
+    def find(self, task: Task) -> BatchRow | None:
         """The row of a model that is unchanged since, and whose output is there as it was written."""
-        row = self.rows.get(name)
-        if row is None or row.key != key or row.outcome is Outcome.LOST:
+        row = self.rows.get(task.name)
+        if row is None or row.key != task.key or row.outcome is Outcome.LOST:
             return None
-        if row.output is not None and not _is_there(Path(row.output), row.sha256):
+        if row.output is not None and not (row.output == task.output and _is_there(Path(row.output), row.sha256)):
             return None
         return row
 

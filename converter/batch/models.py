@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import mmap
 import os
 import re
@@ -60,7 +59,17 @@ def _expand(pattern: str) -> tuple[Path, list[Path]]:
         return path.parent, [path] if path.is_file() else []
     before = pattern[: _WILD.search(pattern).start()]  # type: ignore[union-attr]
     base = Path(before[: before.rfind("/") + 1] or ".")
-    return base, sorted(Path(each) for each in glob.glob(pattern, recursive=True) if Path(each).is_file())  # noqa: PTH207
+    rest = pattern[before.rfind("/") + 1 :]
+    hidden = any(part.startswith(".") for part in Path(rest).parts)
+    try:
+        found = {path for path in base.glob(rest) if path.is_file()}  # ** follows no links: they may go in circles
+    except (ValueError, NotImplementedError) as exc:
+        raise ModelError(f"{pattern}: is no pattern ({exc}); write one such as 'zoo/**/*.onnx'") from exc
+    return base, sorted(path for path in found if hidden or not _is_hidden(path.relative_to(base)))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 # -- Triton --------------------------------------------------------------------------------------------
@@ -94,11 +103,20 @@ def _read_file_name(config: Path) -> str:
 
 
 def list_other_files(repository: Path, models: Sequence[Found]) -> Iterator[Path]:
-    """Everything else of a repository: configurations, labels, and models of other kinds, whose bytes are kept."""
+    """Everything else of a repository: configurations, labels, and models of other kinds, whose bytes are kept.
+
+    Raises
+    ------
+    ModelError
+        A link leads out of it: what is there may be no part of the model, and not meant to be passed on.
+    """
     own = {each.path for each in models}
     own |= {path for each in models for path in list_files(each.path)}
+    root = repository.resolve()
     for path in sorted(repository.rglob("*")):
         if path.is_file() and path not in own:
+            if not path.resolve().is_relative_to(root):
+                raise ModelError(f"{path}: is a link to {path.resolve()}, outside of the repository; copy it there")
             yield path
 
 

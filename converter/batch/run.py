@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from converter.batch.journal import NAME as JOURNAL
 from converter.batch.journal import Journal, make_key
 from converter.batch.models import (
     Found,
@@ -67,6 +69,10 @@ def run_batch(asked: Request, executor: Executor | None = None) -> BatchResult:
     """
     begun = time.monotonic()
     models = _find(asked)
+    if not asked.again and not (asked.records / JOURNAL).exists():
+        _check_outputs(asked, models)
+    if asked.triton:
+        list(list_other_files(Path(asked.patterns[0]), models))  # what is refused is refused before the work
     journal = Journal(asked.records)
     try:
         with _open_executor(asked, executor) as (pool, jobs, uploads):
@@ -87,6 +93,15 @@ def run_batch(asked: Request, executor: Executor | None = None) -> BatchResult:
         seconds=round(time.monotonic() - begun, 3),
         exit_code=worst_code(row.exit_code for row in rows),
     )
+
+
+def _check_outputs(asked: Request, models: Sequence[Found]) -> None:
+    """Where no batch has written yet, what is there is the user's."""
+    for model in models:
+        if os.path.lexists(path := asked.output / model.name):
+            raise ModelError(
+                f"{path}: exists already, and no batch wrote it; choose another --output, or --again to replace it"
+            )
 
 
 def _find(asked: Request) -> list[Found]:
@@ -174,7 +189,7 @@ def _work(
             except OSError as exc:
                 rows[model.name] = BatchRow(model.name, Outcome.REFUSED, f"{model.path}: {exc.strerror or exc}")
                 continue
-            if not asked.again and (known := journal.find(task.name, task.key)) is not None:
+            if not asked.again and (known := journal.find(task)) is not None:
                 rows[task.name], skipped = known, skipped + 1
                 tell.count(known, skipped=True)
                 continue

@@ -1,9 +1,10 @@
 """Mutated models, run through the commands: ``python -m tests.hostile.mutate N SEED [--ops ...] [--keep DIR]``.
 
-Each of N files is a small valid model with a few changes, of bytes or of fields, and goes through every operation in
-a worker process with a time and a memory limit. What counts as right: exit 0, 1, 3 or 4, one line of error at most,
-and no output beside an error. BAD is a traceback (70), a worker that died or hung, or a file left behind. The numbers
-follow from N and SEED. Exit code 1 if anything was BAD.
+Before them come the reproducers of earlier attacks, as they are and changed once more, where BIASOPT_REPORTS or
+BIASOPT_CORPUS leads to them. Each of N files is a small valid model with a few changes, of bytes or of fields, and goes
+through every operation in a worker process with a time and a memory limit. What counts as right: exit 0, 1, 3 or 4, one
+line of error at most, and no output beside an error. BAD is a traceback (70), a worker that died or hung, or a file
+left behind. The numbers follow from N and SEED. Exit code 1 if anything was BAD.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import collections
 import contextlib
 import io
+import os
 import re
 import resource
 import select
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,12 +35,13 @@ from onnx import ModelProto, numpy_helper
 
 SECONDS = 60.0  # of one operation
 MEMORY = 6 << 30  # bytes of address space of a worker
+_END = ("--timeout", "30")  # of a model that never ends
 OPERATIONS: dict[str, Callable[[str, str], list[list[str]]]] = {
     "inspect": lambda m, d: [["inspect", m]],
     "fold": lambda m, d: [["fold", m, "-o", f"{d}/out.onnx", "--no-verify", "--force"]],
-    "prove": lambda m, d: [["fold", m, "-o", f"{d}/out.onnx", "--force", "--quick", "--max-time", "5"]],
-    "verify": lambda m, d: [["verify", m, m]],
-    "versus": lambda m, d: [["verify", f"{d}/valid.onnx", m, "--max-time", "5"]],
+    "prove": lambda m, d: [["fold", m, "-o", f"{d}/out.onnx", "--force", "--quick", "--max-time", "5", *_END]],
+    "verify": lambda m, d: [["verify", m, m, *_END]],
+    "versus": lambda m, d: [["verify", f"{d}/valid.onnx", m, "--max-time", "5", *_END]],
     "certify": lambda m, d: [
         ["fold", m, "-o", f"{d}/out.onnx", "--no-verify", "--force", "--certificate", f"{d}/cert.json"]
     ],
@@ -132,6 +135,16 @@ def valid_models() -> list[bytes]:
             model.graph.initializer.append(numpy_helper.from_array(values, name))
         made.append(model.SerializeToString())
     return made
+
+
+def find_reproducers() -> list[Path]:
+    """Files of earlier attacks, that are handed on and not in the repository; none where they are not there.
+
+    In ``hostile`` of the folder that BIASOPT_REPORTS names, else of ``reports`` beside the one of BIASOPT_CORPUS.
+    """
+    corpus, named = os.environ.get("BIASOPT_CORPUS"), os.environ.get("BIASOPT_REPORTS")
+    folder = Path(named) if named else Path(corpus).parent / "reports" if corpus else None
+    return sorted((folder / "hostile").iterdir()) if folder and (folder / "hostile").is_dir() else []
 
 
 # -- mutations -------------------------------------------------------------------------------
@@ -369,10 +382,11 @@ def _run(jobs: list[tuple[int, bytes, bytes]], operations: list[str], tally: Tal
     worker.close()
 
 
-def fuzz(n: int, seed: int, operations: list[str], n_workers: int = 2) -> Tally:
-    """Run `n` mutated models through `operations`."""
+def fuzz(n: int, seed: int, operations: list[str], n_workers: int = 2, reproducers: Sequence[bytes] = ()) -> Tally:
+    """Run `reproducers`, as they are and mutated, and `n` mutated models through `operations`."""
     valid = valid_models()
-    jobs = []
+    jobs = [(k, valid[0], content) for k, content in enumerate(reproducers)]
+    jobs += [(k, valid[0], mutate(content, np.random.default_rng([seed, 1, k]))) for k, _, content in jobs]
     for k in range(n):
         rng = np.random.default_rng([seed, k])
         base = valid[int(rng.integers(0, len(valid)))]
@@ -391,13 +405,15 @@ def main() -> int:
     parser.add_argument("--ops", default="inspect,fold,prove,verify,certify", help="of " + ", ".join(OPERATIONS))
     parser.add_argument("--keep", type=Path, help="folder for the smallest file of each BAD ending")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--plain", action="store_true", help="no reproducers of earlier attacks first")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.work:
         work()
         return 0
     started = time.monotonic()
-    tally = fuzz(asked.n, asked.seed, asked.ops.split(","), asked.workers)
+    reproducers = [] if asked.plain else [p.read_bytes() for p in find_reproducers() if p.suffix == ".onnx"]
+    tally = fuzz(asked.n, asked.seed, asked.ops.split(","), asked.workers, reproducers)
     for name, count in sorted(tally.counts.items()):
         print(f"{count:7}  {name}")
     for key, count in tally.how_often.most_common():
@@ -406,6 +422,7 @@ def main() -> int:
             asked.keep.mkdir(parents=True, exist_ok=True)
             (asked.keep / f"{re.sub('[^A-Za-z0-9_.-]+', '_', key)}.onnx").write_bytes(tally.bad[key])
     n_bad = sum(tally.how_often.values())
+    print(f"{2 * len(reproducers)} files from reproducers,", end=" ")
     print(f"{asked.n} models, seed {asked.seed}: {n_bad} BAD of {sum(tally.counts.values())} runs", end=" ")
     print(f"in {time.monotonic() - started:.0f} s")
     return int(n_bad > 0)

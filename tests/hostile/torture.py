@@ -2,8 +2,8 @@
 
 ``[N] [SEED] [--mb 300] [--folder DIR] [--data inside|external]``: N moments of SIGKILL with and N without external
 data, a quarter as many of Ctrl-C and of SIGTERM, then what the system refuses, and folds of one file at a time. After
-each the model must be the whole old or the whole new one, to the bit, and the next run must leave no stray file. Exit
-code 1 if anything was BAD.
+each the model must be the whole old or the whole new one, to the bit, and the next run must leave no stray file. The
+reproducers of earlier attacks are folded in place as well, where they are. Exit code 1 if anything was BAD.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from tests.hostile.mutate import find_reproducers
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 2.0  # from a signal that asks to the end
@@ -261,6 +263,34 @@ def race(bench: Bench, n: int) -> dict[str, int]:
     return counts
 
 
+def fold_reproducers(paths: Sequence[Path], folder: Path, seconds: float = 30) -> tuple[dict[str, int], list[str]]:
+    """Each folded in place with its proof: the exit codes, and what was BAD."""
+    counts: dict[str, int] = {"files": len(paths)}
+    bad = []
+    folder.mkdir()
+    model = folder / "m.onnx"
+    for path in paths:
+        content = path.read_bytes()
+        model.write_bytes(content)
+        with start("fold", "m.onnx", "--in-place", "--quick", "--timeout", str(seconds), cwd=folder) as process:
+            try:
+                told = process.communicate(timeout=seconds + 60)[1].decode(errors="replace")
+            except subprocess.TimeoutExpired:
+                process.kill()
+                told = "never ended"
+        code = process.returncode
+        counts[f"exit {code}"] = counts.get(f"exit {code}", 0) + 1
+        if code not in (0, 1, 3, 4) or told.count("\n") > 1:
+            bad.append(f"{path.name}: exit {code}: {told[-200:]}")
+        if code and model.read_bytes() != content:
+            bad.append(f"{path.name}: exit {code}, and the model was changed")
+        if not code:
+            onnx.load(model)
+        if names := sorted(p.name for p in folder.iterdir() if p != model):
+            bad.append(f"{path.name}: stray files {names}")
+    return counts, bad
+
+
 def torture(n: int, seed: int, megabytes: float, folder: Path, kinds: Sequence[bool] = (False, True)) -> list[str]:
     """All of it; what was BAD."""
     bad = []
@@ -280,7 +310,12 @@ def torture(n: int, seed: int, megabytes: float, folder: Path, kinds: Sequence[b
             took = time.monotonic() - begun
             print(f"{name:8}  {kind}: {said}; {len(bench.bad) - before} BAD ({took:.0f} s)", flush=True)
         bad += bench.bad
-    return bad
+    models = [path for path in find_reproducers() if path.suffix == ".onnx"]
+    counts, strange = fold_reproducers(models, folder / "reproducers")
+    print(
+        f"reproducers: {', '.join(f'{key} {value}' for key, value in counts.items())}; {len(strange)} BAD", flush=True
+    )
+    return bad + strange
 
 
 def main() -> int:

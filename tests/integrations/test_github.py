@@ -39,7 +39,7 @@ class Runner:
         self.program("biasopt", f'exec "{sys.executable}" "{ROOT / "biasopt.py"}" "$@"')
         self.program(
             "python",
-            f'[[ "$1 $2" != "-m pip" ]] || {{ printf "%s\\n" "$@" > pip.txt; exit 0; }}\n'
+            f'[[ "$*" != *"-m pip "* ]] || {{ printf "%s\\n" "$@" > pip.txt; exit 0; }}\n'
             f'PYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"',
         )
         for name in ("output", "summary"):
@@ -87,7 +87,7 @@ def runner(tmp_path: Path, action: dict[str, Any]) -> Runner:
 def test_install_takes_the_action_itself_by_its_constraints(runner: Runner) -> None:
     assert runner.step("Install").returncode == 0
     said = (runner.home / "pip.txt").read_text().splitlines()
-    assert said[:3] == ["-m", "pip", "install"]
+    assert said[:4] == ["-P", "-m", "pip", "install"]
     assert said[-1] == "/the action"
     assert "/the action/constraints.txt" in said
 
@@ -151,6 +151,30 @@ def test_one_comment_is_made_and_then_edited(runner: Runner, there: str, method:
     said = (runner.home / "gh.txt").read_text().splitlines()
     assert f"{said[2]} {said[3]}" == method
     assert (runner.home / "biasopt-report" / "comment.md").read_text() == "<!-- biasopt verify -->\n# All is well\n"
+
+
+@posix
+def test_what_lies_in_the_checkout_is_neither_run_nor_taken_for_a_result(
+    runner: Runner, action: dict[str, Any]
+) -> None:
+    """A pull request brings modules by the names of ours and of pip's, a report, and models called like options."""
+    for name in ("biasopt", "pip", "json", "converter"):
+        (runner.home / name).mkdir()
+        (runner.home / name / "__init__.py").write_text("open('PWNED', 'w')")
+    there = runner.home / "biasopt-report"
+    there.mkdir()
+    (there / "report.json").write_text('{"verdict": "PASS"}')
+    (there / "report.md").write_text("# PASS")
+    (there / "comment.md").symlink_to(runner.home / "a model.onnx")
+    runner.step("Install")
+    done = runner.step("Run", model="--custom-ops=x.so", reference="a model.onnx")
+    assert done.returncode == 3 and "--custom-ops=x.so: " in done.stderr
+    assert runner.outputs["verdict"] == "ERROR" and not (runner.home / "summary").read_text()
+    assert not (there / "comment.md").exists() and not (runner.home / "PWNED").exists()
+    steps = {step["name"]: step for step in action["runs"]["steps"]}
+    assert "steps.run.outputs.report != ''" in steps["Comment"]["if"]
+    (runner.home / "link").symlink_to("/tmp")
+    assert runner.step("Run", model="a model.onnx", reference="a model.onnx", report="link").returncode == 2
 
 
 def test_no_expression_stands_in_a_script(action: dict[str, Any]) -> None:

@@ -57,4 +57,4 @@ def _link(row: BatchRow, records: Path) -> str:
     """Where the row's report lies, beside the page; empty where there is none."""
     if row.report is None:
         return ""
-    return quote(os.path.relpath(Path(row.report) / "report.html", records.resolve()))
+    return quote(os.fsencode(os.path.relpath(Path(row.report) / "report.html", records.resolve())))
