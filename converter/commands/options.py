@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any, TypeVar
 
 import click
 
-from converter.errors import DataError
 from converter.records.options import PROBES, STAGES
 from converter.report.render import DATA_FORMS, FORMS
 
@@ -144,17 +142,11 @@ def parse_shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
 
 def read_arrays(values: Sequence[Path]) -> list[dict[str, Any]] | None:
     """One set of inputs per .npz file, by name."""
-    return [_read_npz(value) for value in values] or None
+    if not values:
+        return None
+    from converter.referee.inputs import files
 
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    import numpy as np
-
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as exc:
-        raise DataError(f"{path}: no readable .npz file; save inputs by name with numpy.savez") from exc
+    return [files.read_arrays(value) for value in values]
 
 
 def parse_pairs(values: Sequence[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,43 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from converter.commands.options import read_arrays
 from converter.errors import DataError
 from converter.referee.inputs.files import open_inputs, read_labels
 from converter.referee.inputs.images import open_images
+from converter.referee.inputs.stream import hash_feeds
 from converter.referee.proto.source import Port
 
 PORTS = {"x": Port("x", "tensor", TensorProto.FLOAT, (1, 3, 8, 8))}
 
 
-def npy(shape: str, data: bytes = b"") -> bytes:
-    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+def npy(shape: str, data: bytes = b"", kind: str = "'<f4'") -> bytes:
+    head = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}".encode()
     head += b" " * (64 - (len(head) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + data
 
 
-def packed(content: bytes, name: str = "x.npy") -> bytes:
+def packed(content: bytes, name: str = "x.npy", how: int = zipfile.ZIP_DEFLATED) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w", how) as archive:
         archive.writestr(name, content)
     return out.getvalue()
+
+
+def with_method(content: bytes, flag: int, method: int) -> bytes:
+    """The archive, said to be encrypted or packed in some other way."""
+    raw = bytearray(content)
+    for at, offset in ((0, 6), (content.find(b"PK\x01\x02"), 8)):
+        raw[at + offset] |= flag
+        raw[at + offset + 2] = method
+    return bytes(raw)
+
+
+def damaged(content: bytes) -> bytes:
+    return content[:60] + b"\xff" * 10 + content[70:]
+
+
+RECORD = npy("(1, 3, 8, 8)", bytes(1536), "[('a', '<f4'), ('b', '<f4')]")
 
 
 def polygraphy(content: bytes) -> bytes:
@@ -50,6 +69,16 @@ FILES = {
     "huge.npz": packed(npy("(1099511627776, 3, 8, 8)")),
     "huge rows.npz": packed(npy("(4, 1099511627776, 3, 8, 8)")),
     "objects.npz": packed(npy("(1,)").replace(b"<f4", b"|O ", 1)),
+    "no values.npz": packed(npy("(4611686018427387904, 1, 0, 8, 8)")),
+    "no values, stacked.npz": packed(npy("(4611686018427387904, 0, 8, 8)")),
+    "no values.json": polygraphy(npy("(4611686018427387904, 1, 0, 8, 8)")),
+    "no bytes.npy": npy("(4611686018427387904, 3, 8, 8)", b"", "'|V0'"),
+    "records.npz": packed(RECORD),
+    "records.npy": RECORD,
+    "true.npz": packed(npy("(True, 3, 8, 8)", bytes(768))),
+    "lzma.npz": damaged(packed(npy("(1, 3, 8, 8)", bytes(768)), how=zipfile.ZIP_LZMA)),
+    "encrypted.npz": with_method(packed(npy("(1, 3, 8, 8)", bytes(768))), 1, 8),
+    "unknown method.npz": with_method(packed(npy("(1, 3, 8, 8)", bytes(768))), 0, 99),
     "nonsense.npz": b"PK\x03\x04" + bytes(60),
     "nested.json": b"[" * 100_000,
     "no zlib.json": polygraphy(b"nothing"),
@@ -65,7 +94,31 @@ def test_files_of_inputs_that_are_not_what_they_say(name: str, tmp_path: Path, m
     path.write_bytes(FILES[name])
     with pytest.raises(DataError) as caught:
         open_inputs([path], PORTS).take(1)
-    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    assert "\n" not in str(caught.value) and (str(path) in str(caught.value) or "input 'x'" in str(caught.value))
+    if path.suffix == ".npz" and "values" not in name and "records" not in name:  # as `bench` reads them
+        with pytest.raises(DataError, match="no readable"):
+            read_arrays([path])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "bomb"])
+def test_inputs_of_a_benchmark_are_a_file_of_bounded_size(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converter.referee.inputs.files.MOST_BYTES", 1 << 20)
+    path = tmp_path / "x.npz"
+    match kind:
+        case "fifo":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.write_bytes(packed(npy("(1, 3, 512, 512)", bytes(4 * 3 << 18))))
+    with pytest.raises(DataError):
+        read_arrays([path])
+
+
+def test_a_name_of_an_input_that_no_encoding_has_is_hashed() -> None:
+    assert len(hash_feeds({"\ud800": np.zeros(1)})) == 32
 
 
 @pytest.mark.parametrize(
@@ -104,6 +157,40 @@ def test_pictures_that_unpack_to_anything(side: int, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(side, side))
     with pytest.raises(DataError, match=r"a\.png: no readable image"):
         open_images(tmp_path, "unit", PORTS, {}, None).take(1)
+
+
+def test_a_picture_is_read_by_readers_of_pictures_alone(tmp_path: Path) -> None:
+    """Pillow goes by the content, and has PostScript run by Ghostscript."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    with image.open(io.BytesIO(script)) as opened:
+        assert opened.format == "EPS"
+    (tmp_path / "a.png").write_bytes(script)
+    with pytest.raises(DataError, match=r"a\.png: no readable image \(cannot identify"):
+        open_images(tmp_path, "unit", PORTS, {}, None).take(1)
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (80_000, 1)])
+def test_a_picture_that_is_a_line_is_not_made_wider(size: tuple[int, int], tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    image.new("L", size).save(tmp_path / "a.png")
+    ports = {"x": Port("x", "tensor", TensorProto.FLOAT, (1, 3, 224, 224))}
+    with pytest.raises(DataError, match=r"a\.png: is .* too narrow"):
+        open_images(tmp_path, "unit", ports, {}, None).take(1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "TIFF", "BMP", "PPM", "WEBP", "JPEG"])
+def test_a_damaged_picture_is_read_or_refused(kind: str, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    out, rng = io.BytesIO(), np.random.default_rng(0)
+    image.fromarray(rng.integers(0, 255, (6, 8, 3), np.uint8)).save(out, kind)
+    for _ in range(40):
+        content = bytearray(out.getvalue())
+        for at in rng.integers(0, min(len(content), 300), 3):
+            content[at] = rng.integers(0, 256)
+        (tmp_path / "a.png").write_bytes(content)
+        with suppress(DataError):
+            assert open_images(tmp_path, "unit", PORTS, {}, None).take(1)
 
 
 def test_a_tensor_file_of_inputs_reads_no_other_file(tmp_path: Path) -> None:

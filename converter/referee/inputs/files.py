@@ -17,6 +17,7 @@ import base64
 import importlib.util
 import io
 import json
+import lzma
 import math
 import re
 import stat
@@ -32,7 +33,7 @@ import numpy as np
 
 from converter.errors import DataError
 from converter.model.file.tensorfile import read_value
-from converter.referee.inputs.stream import MOST_ROWS, Array, Reader, Sample, Stream, cut_samples
+from converter.referee.inputs.stream import MOST_ROWS, Array, Reader, Sample, Stream, check_rows, cut_samples
 from converter.referee.proto.source import Port
 
 MOST_BYTES = 1 << 32  # of one run's inputs in memory, and of a file of text; a few kilobytes unpack to any size
@@ -215,18 +216,38 @@ def _read_npy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
         names = ", ".join(ports) or "none"
         raise DataError(f"{path}: a .npy file is for a model with one input; save a .npz with the keys {names}")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as exc:
+        with np.errstate(over="ignore"):  # of sizes that multiply past any file
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        for sample in cut_samples({next(iter(ports)): array}, ports):
+            yield replace(sample, feeds={n: np.array(v) for n, v in sample.feeds.items()})
+    except _UNREADABLE as exc:
         raise DataError(f"{path}: no readable .npy file of numbers; save it with numpy.save") from exc
-    for sample in cut_samples({next(iter(ports)): array}, ports):
-        yield replace(sample, feeds={n: np.array(v) for n, v in sample.feeds.items()})
 
 
-# What numpy, zipfile and zlib raise of a file that is not what it says.
+# What numpy, zipfile and its decompressors raise of a file that is not what it says.
 _UNREADABLE = (
-    *(OSError, ValueError, EOFError, KeyError, OverflowError, MemoryError, RuntimeError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error),
+    *(OSError, ValueError, TypeError, EOFError, KeyError, OverflowError, MemoryError, RuntimeError),
+    *(NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """One set of inputs: every array of an .npz file, by name.
+
+    Raises
+    ------
+    DataError
+        It cannot be read, or holds more than `MOST_BYTES`.
+    """
+    try:
+        _check_file(path)
+        with zipfile.ZipFile(path) as archive:
+            members = {n.removesuffix(".npy"): n for n in archive.namelist()}
+            heads = [_read_header(archive, member) for member in members.values()]
+            _check_bytes(sum(_n_bytes(shape, dtype) for shape, _, dtype in heads))
+            return {name: _read_array(archive, member) for name, member in members.items()}
+    except _UNREADABLE as exc:
+        raise DataError(f"{path}: no readable .npz file of numbers; save inputs by name with numpy.savez") from exc
 
 
 def _read_npz(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
@@ -241,6 +262,8 @@ def _read_npz(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
 def _read_stacked(archive: zipfile.ZipFile, members: Mapping[str, str], ports: Mapping[str, Port]) -> Iterator[Sample]:
     """Pieces of `MOST_ROWS` samples at a time where every array counts samples along its first axis."""
     heads = {name: _read_header(archive, member) for name, member in members.items()}
+    for name, (shape, _, _) in heads.items():
+        check_rows(name, shape)
     lengths = {shape[0] if shape else 0 for shape, fortran, _ in heads.values() if not fortran}
     more = [n for n, (s, _, _) in heads.items() if n in ports and (d := ports[n].dims) is not None and len(s) > len(d)]
     if len(more) < len(heads) or len(lengths) != 1 or any(fortran for _, fortran, _ in heads.values()):
@@ -260,8 +283,8 @@ def _read_stacked(archive: zipfile.ZipFile, members: Mapping[str, str], ports: M
 
 
 def _n_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    if any(size < 0 for size in shape):
-        raise ValueError("a negative size")
+    if any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError("a size that is none")
     return math.prod(shape) * dtype.itemsize
 
 
@@ -327,7 +350,7 @@ def _read_polygraphy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
         runs = found if isinstance(found, list) else [found]
         for run in runs:
             yield from cut_samples({str(name): _decode(value) for name, value in run.items()}, ports)
-    except (*_UNREADABLE, AttributeError, TypeError, RecursionError) as exc:
+    except (*_UNREADABLE, AttributeError) as exc:
         why = "; save inputs with polygraphy run --save-inputs"
         raise DataError(f"{path}: not a list of inputs as Polygraphy saves them{why}") from exc
 

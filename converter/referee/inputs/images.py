@@ -14,6 +14,11 @@ from converter.referee.inputs.stream import Array, Sample, Stream
 from converter.referee.proto.source import Port
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff", ".pgm", ".gif"}
+# Pillow goes by the content: of a file of any name it would give PostScript to Ghostscript, which runs it.
+_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF")
+_MOST_PIXELS = (
+    1 << 27
+)  # of a resized image: of one that is a thousand times as long as wide, little is left in the centre
 _SIZE = 224  # where the model leaves it open
 _RESIZE = 256 / 224  # shorter side before the centre is cut out, as torchvision's reference transforms have it
 # Mean and deviation of ImageNet's training images per channel (torchvision's reference values).
@@ -99,16 +104,16 @@ def _read_pixels(path: Path, channels: int, height: int, width: int) -> Array:
     image_module = _import_pillow()
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is damaged, and read all the same
             warnings.simplefilter("error", image_module.DecompressionBombWarning)  # over 89 million pixels
-            with image_module.open(path) as opened:
+            with image_module.open(path, formats=_FORMATS) as opened:
                 image = opened.convert("L" if channels == 1 else "RGB")
-    except (
-        *(OSError, ValueError, SyntaxError, OverflowError, MemoryError),
-        *(image_module.DecompressionBombError, image_module.DecompressionBombWarning),
-    ) as exc:
+    except Exception as exc:  # each of Pillow's readers has errors of its own for a damaged file
         raise DataError(f"{path}: no readable image ({' '.join(str(exc).split())[:100]})") from exc
     scale = max(height / image.height, width / image.width) * _RESIZE
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise DataError(f"{path}: is {image.width} x {image.height} pixels, too narrow for {width} x {height}; cut it")
     image = image.resize(size, image_module.Resampling.BILINEAR)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return np.asarray(image.crop((left, top, left + width, top + height)), np.float32).reshape(height, width, channels)

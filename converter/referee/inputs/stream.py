@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from converter.referee.proto.source import Port
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Any]
 
+MOST_EMPTY = 1 << 16  # rows of arrays that hold no value at all: a header of a few bytes may claim any number
 MOST_ROWS = 16  # of one run: a longer batch of an open first dim is cut, so that memory stays bounded
 
 
@@ -111,7 +113,7 @@ def hash_feeds(feeds: Mapping[str, Any]) -> bytes:
     made = hashlib.sha256()
     for name in sorted(feeds):
         for part in list_arrays(feeds[name]):
-            made.update(f"{name} {part.dtype} {part.shape}\n".encode())
+            made.update(f"{name} {part.dtype} {part.shape}\n".encode("utf-8", "backslashreplace"))
             made.update(_view_bytes(part))
     return made.digest()
 
@@ -134,6 +136,8 @@ def cut_samples(
     """
     values = {name: _cast(name, value, ports.get(name)) for name, value in feeds.items()}
     arrays = {n: v for n, v in values.items() if isinstance(v, np.ndarray) and n in ports and ports[n].kind == "tensor"}
+    for name, array in arrays.items():
+        check_rows(name, array.shape)
     stacked = [n for n, v in arrays.items() if (d := ports[n].dims) is not None and v.ndim == len(d) + 1]
     if stacked:
         count = _check_same_count([arrays[n].shape[0] for n in stacked], stacked)
@@ -146,6 +150,18 @@ def cut_samples(
     total = next(iter(arrays.values())).shape[0]
     cuts = [n for n, v in arrays.items() if v.ndim]
     yield from (_cut_part(values, cuts, k, min(k + size, total), label) for k in range(0, total, size))
+
+
+def check_rows(name: str, shape: tuple[int, ...]) -> None:
+    """Refuse rows without number that hold nothing.
+
+    Raises
+    ------
+    DataError
+        It has no values, and more rows than anybody gives.
+    """
+    if len(shape) and shape[0] > MOST_EMPTY and 0 in shape:
+        raise DataError(f"input {name!r} was given {shape[0]} rows without a value; give values")
 
 
 def _count_rows(arrays: Mapping[str, Array], ports: Mapping[str, Port], *, long: bool) -> tuple[int, int]:
@@ -187,10 +203,10 @@ def _cast(name: str, value: Any, port: Port | None) -> Any:
         return array
     floats = array.dtype.kind in "fV" and port.dtype.kind in "fV"
     if floats or (array.dtype.kind in "iub" and port.dtype.kind in "iu"):
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), suppress(TypeError, ValueError):  # a record, bytes of some other length
             cast = array.astype(port.dtype)
-        if floats or np.array_equal(cast, array):
-            return cast
+            if floats or np.array_equal(cast, array):
+                return cast
     raise DataError(f"input {name!r} takes {port.dtype}, and {array.dtype} was given; convert it first")
 
 
