@@ -28,7 +28,7 @@ from converter.referee.unreached.driving import DIFFERS, Coverage, Feeds, Pair, 
 from converter.referee.unreached.sizes import find_own_sizes, list_sizes, make_sized_feeds
 from converter.referee.unreached.tables import RowBound
 from converter.referee.unreached.thresholds import UNSEEN
-from converter.referee.unreached.unlike import describe_key
+from converter.referee.unreached.unlike import POLYNOMIAL, describe_key
 from converter.referee.verify.models import ModelInput
 from converter.referee.verify.options import Options
 from converter.referee.verify.region_replay import RegionReplay
@@ -39,6 +39,7 @@ _HINT = "give inputs with --inputs"
 _SATURATING = {"Softmax": "LogSoftmax", "Sigmoid": "Identity", "Tanh": "Identity", "Erf": "Identity"}
 _PROBES = (2.0**5, -3.0)  # times the first input: what a bound keeps apart has two values then
 _SLOW = 1.0  # seconds of a float64 run, above which one input does
+_OF_POLYNOMIALS = 4  # driven inputs of a place without anything that turns
 _QUICK_SIZES = 2
 _QUICK_RUNS = 6  # driven inputs of a model whose run takes that long
 
@@ -48,7 +49,14 @@ class DrivenPlaces(RegionReplay):
 
     def __init__(self, difference: ChangedRegions, a: LoadedModel, b: LoadedModel, options: Options) -> None:
         super().__init__(difference, a, b, options, ours=True)
+        self._difference = difference
         self._limit = max(min(_SECONDS, options.time_left()), 1.0)
+
+    @property
+    def late(self) -> list[str]:
+        """Places that time did not allow."""
+        seen = {c.name for c in self.checks} | self.missed.keys()
+        return [r.output for r in self._difference.regions if not r.scope and r.output not in seen]
 
     def _judge_region(self, region: Region) -> None:
         self._options.progress(f"place {len(self.checks) + 1} of {self.total}: {region.output}")
@@ -69,7 +77,9 @@ class DrivenPlaces(RegionReplay):
         node = region.after.graph.node[-1]
         detail: dict[str, Any] = {"layer": node.name or node.output[0], "op": node.op_type}
         names = {i.name for model in (region.before, region.after) for i in model.graph.input}
-        witness = pair.find_difference({n: np.asarray(self._values[n]) for n in sorted(names)})
+        ops = {n.op_type for model in (region.before, region.after) for n in model.graph.node}
+        most = _OF_POLYNOMIALS if ops <= POLYNOMIAL else 99
+        witness = pair.find_difference({n: np.asarray(self._values[n]) for n in sorted(names)}, most=most)
         why, score = "", pair.worst if witness is None else witness.score
         if witness is not None:
             why = describe_bounds(pair.coverage) or (
@@ -126,7 +136,7 @@ def drive_places(
     inner = [r for r in difference.regions if r.scope]
     unsure = [c for c in places.checks if c.status is not Verdict.PASS]
     witness = None
-    left = [n for n in difference.unmatched if n not in {r.output for r in inner}] + list(places.missed)
+    left = [n for n in difference.unmatched if n not in {r.output for r in inner}] + list(places.missed) + places.late
     sized = find_own_sizes(a, b) if random else []
     if unsure or left or sized:
         whole, witness = _drive_whole(a, b, feeds, options, random=random, placed=not (unsure or left))

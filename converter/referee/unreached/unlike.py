@@ -43,6 +43,11 @@ _SEEN = {
     *("ConvInteger", "MatMulInteger", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"),
     *("Bernoulli", "Multinomial", "Cast", "QuantizeLinear", "BitCast"),
 }
+# What three inputs say as much of as thirty: sums and products of what is given.
+POLYNOMIAL = _MOVING | {
+    *("Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "Sub", "Neg", "Sum", "Mean", "Mul", "BatchNormalization"),
+    *("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "DequantizeLinear", "Einsum"),
+}
 QUIET = _ANALYTIC | _MOVING | _SEEN
 _RECURRENT = {"LSTM": ("Sigmoid", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 _SMOOTH_GATES = {"sigmoid", "tanh", "softsign", "softplus", "affine"}

@@ -23,7 +23,7 @@ from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
 from converter.referee.inputs.stream import list_arrays
 from converter.referee.proto.copies import perturb_weights
-from converter.referee.proto.source import LoadedModel, get_dtype, list_free_inputs, read_ports
+from converter.referee.proto.source import LoadedModel, get_dtype, list_free_inputs, read_ports, walk_nodes
 from converter.referee.verify.metrics import (
     Difference,
     apply_tolerances,
@@ -50,6 +50,18 @@ class NoiseFloor:
     trusted: frozenset[str] = frozenset()  # outputs whose reference has earned its trust at strict precision
     strict: Sequence[Outputs] = ()  # what the original gave there
     extra: Sequence[ModelInput] = ()  # of other sizes, without a float64 run: held to the errors of the others
+
+
+def _count_flipped(before: Any, after: Any) -> int:
+    """Elements that are further apart than float arithmetic explains: a quantizer's step, or what became of one."""
+    count = 0
+    for x, y in zip(list_arrays(before), list_arrays(after), strict=True):
+        if is_number(x) and x.shape == y.shape and x.size:
+            left, right = (np.asarray(v, np.float64) for v in (x, y))
+            size = float(np.max(np.abs(left), initial=0.0, where=np.isfinite(left)))
+            with np.errstate(all="ignore"):
+                count += int(np.count_nonzero(np.abs(left - right) > _FLIPPED * size))
+    return count
 
 
 def find_furthest(cases: Sequence[ModelInput], after: Sequence[Outputs]) -> int:
@@ -114,6 +126,8 @@ _SMALL = 1000  # elements below which noise dominates the ratio
 # weights' rounding does), the smallest injected bugs 150.
 _DIRECT_PASS, _DIRECT_FAIL = 16.0, 100.0
 _TIES = 3
+_FLIPPED = 2.0**-14  # of the largest element
+_QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
 _GRID = 2.0**-25  # of a sigmoid or a softmax, which come as parts of 1: 3e-8
 
 
@@ -162,6 +176,8 @@ class _Judge:
         self._options = options
         self._noise: dict[int, Outputs] = {}  # by the place in memory of the case
         self._trust = find_trust_limit(a.source)
+        self._has_steps = any(n.op_type in _QUANTIZERS for n in walk_nodes(a.source.proto))
+        self._stepped: Outputs | None = None  # what the original gives as deployed
 
     def check(self, name: str) -> OutputCheck:
         """One output over all cases, with the usual measures beside the judgement."""
@@ -182,6 +198,8 @@ class _Judge:
         }
         if text := describe_overflow(self._cases, name):
             more["overflow"] = text
+        if self._has_steps:
+            more["flipped"] = sum(_count_flipped(x, y) for x, y in values)
         check = replace(check, detail=check.detail | {k: v for k, v in more.items() if v})
         return apply_tolerances(check, measures, self._options.tolerances)
 
@@ -270,8 +288,31 @@ class _Judge:
         """
         first = self._cases[0]
         moved = measure_difference(get_output(first.runtime, name), get_output(self._run_perturbed(first), name))
-        usual = 0.0 if moved.problem else moved.rms
+        steps = self._measure_steps(name)
+        usual = max(0.0 if g.problem else g.rms for g in (moved, steps))
         return theirs.rms <= limit * max(usual, self._find_grid(name))
+
+    def _measure_steps(self, name: str) -> Difference:
+        """How far the original itself moves where a quantizer's step flips: as deployed beside strict.
+
+        A value that lies on the border of two steps is either, and which one hangs on the order of the arithmetic:
+        onnxruntime's own integer kernels decide otherwise than its separate operators do.
+        """
+        first = self._cases[0]
+        if not self._has_steps or self._ground.strict or self._options.provider != "cpu":
+            return Difference()
+        if self._stepped is None:
+            self._options.progress("onnxruntime as deployed: original, for its quantizers' steps")
+            side = ModelUnderTest(self._a.source, self._options, deployed=True)
+            try:
+                self._stepped = side.run(first.feeds)
+            except (DataError, ModelError):
+                self._stepped = {}
+            finally:
+                side.close()
+        if name not in self._stepped:
+            return Difference()
+        return measure_difference(get_output(first.runtime, name), self._stepped[name])
 
     def _judge_direct(self, name: str, pair: Difference, note: str) -> OutputCheck:
         """Without a reference: the distance of B from A, by how far onnxruntime's A moves under perturbation."""
@@ -283,7 +324,7 @@ class _Judge:
             measure_difference(get_output(x, name), get_output(c.runtime, name))
             for x, c in zip(self._ground.strict, self._cases, strict=False)
         )
-        moved = [noise, sum_differences(own)]
+        moved = [noise, sum_differences(own), self._measure_steps(name)]
         yardstick = max(unit_, *(g.relative for g in moved if math.isfinite(g.relative)))
         yardstick = max(yardstick, *self._ground.noise.get(name, {"": 0.0}).values())
         score = pair.relative / yardstick

@@ -25,6 +25,9 @@ from converter.runtime.machine import describe_environment
 from converter.runtime.providers import PROVIDERS, list_providers
 
 FAILING = "failing_inputs.npz"
+SURELY = 40.0  # times what is usual: one witness is enough
+_BY_RATIO = ("algebra", "runtime", "runtime-deployed", "local")
+_WITNESSES = {"runtime-deployed": "runtime"}
 _NO_NUMBERS = ("environment", "structure")
 
 
@@ -87,7 +90,7 @@ def find_facts(stages: Sequence[Stage], *, runs: bool, varies: bool) -> set[Fact
 
 def conclude(stages: Sequence[Stage], warnings: Sequence[Warning], facts: Collection[Fact], scope: str) -> Parity:
     """The parity that the stages amount to."""
-    stages = sort_stages(stages)
+    stages = doubt_lone_witness(sort_stages(stages))
     verdict = combine_stages(stages)
     numbers = [stage for stage in stages if stage.outputs and stage.id not in _NO_NUMBERS]
     blamed = next((s for s in numbers if s.status is verdict), None)
@@ -102,6 +105,27 @@ def conclude(stages: Sequence[Stage], warnings: Sequence[Warning], facts: Collec
         why = f"checked per rewrite: {why}"
     level = claim_level({*facts, Fact.NUMBERS} if numbers else facts)
     return Parity(verdict, level, stages=stages, warnings=tuple(warnings), scope=scope, why=why)
+
+
+def doubt_lone_witness(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Failures that rest on one witness which is not far beyond its limit are doubts: it takes two, or one beyond 40.
+
+    Both runs on onnxruntime are one witness, since they share inputs and yardstick.
+    """
+    against = {_WITNESSES.get(s.id, s.id) for s in stages if s.status in (Verdict.FAIL, Verdict.INCONCLUSIVE)}
+    failed = [s for s in stages if s.status is Verdict.FAIL]
+    bad = [c for s in failed for c in s.outputs if c.status is Verdict.FAIL]
+    if len(against) != 1 or not failed or not bad or any(s.id not in _BY_RATIO for s in failed):
+        return tuple(stages)
+    if any(c.score is None or c.limit is None or not c.limit < c.score <= SURELY for c in bad):
+        return tuple(stages)
+    return tuple(_doubt(s) if s.status is Verdict.FAIL else s for s in stages)
+
+
+def _doubt(stage: Stage) -> Stage:
+    checks = [replace(c, status=Verdict.INCONCLUSIVE) if c.status is Verdict.FAIL else c for c in stage.outputs]
+    why = f"{stage.why}; nothing else shows it, and alone it would have to be {SURELY:g} times"
+    return replace(stage, status=Verdict.INCONCLUSIVE, outputs=tuple(checks), why=why)
 
 
 def sort_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
