@@ -231,11 +231,34 @@ def _concat(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
             for f, s in zip(whole, known, strict=True)
         ]
         shifts = [p for p in spread if p is not None]
-    if shifts is None or len(shifts) < len(whole):
-        return [Form(Other("Concat", key, tuple(whole), 0, label, back))]
+    moves = shifts is not None and len(shifts) == len(whole)
+    still = all(f.shift is None or f.shift.is_zero for f in computed)
+    factor = None
+    if r.forward and (moves or still) and any(f.scale is not None for f in computed):
+        factor = _join_factors(whole, known if stops is not None else None, axis, rank)
+    parts = [f if views.is_vector(f) else f.settled if moves else f for f in whole]
+    if factor is not None:
+        parts = [f if views.is_vector(f) else Form(f.atom) for f in whole]
+    joined = Form(Other("Concat", key, tuple(parts), 0, label, back), factor)
+    if shifts is None or not moves:
+        return [joined]
     r.laws.add(Law.SHIFT)
-    bare = tuple(f if views.is_vector(f) else f.settled for f in whole)
-    return [Form(Other("Concat", key, bare, 0, label, back)).plus(views.collapse(views.concatenate(shifts, axis)))]
+    return [joined.plus(views.collapse(views.concatenate(shifts, axis)))]
+
+
+def _join_factors(forms: list[Form], sizes: list[int] | None, axis: int, rank: int) -> Interval | None:
+    """The factors of parts, one after the other; of parts of unknown sizes only if it is the same number for all."""
+    scales = [make_exact(1.0) if f.scale is None else f.scale for f in forms]
+    if sizes is None:
+        first = scales[0].reshape() if scales[0].value.size == 1 else None
+        alike = first is not None and all(
+            x.value.size == 1 and x.reshape().value == first.value and x.reshape().radius == first.radius
+            for x in scales
+        )
+        return first if alike else None
+    spread = [views.spread(x, axis, size, rank) for x, size in zip(scales, sizes, strict=True)]
+    found = [x for x in spread if x is not None]
+    return views.collapse(views.concatenate(found, axis)) if len(found) == len(forms) else None
 
 
 def _rectify(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:

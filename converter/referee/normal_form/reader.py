@@ -172,9 +172,9 @@ class Reader:
 
 def _state_sizes(given: TypeProto.Tensor, dims: Dims | None) -> None:
     """The sizes that are certain; of others the number of axes is left."""
-    if not given.HasField("shape"):
-        return
-    if dims is None or len(dims) != len(given.shape.dim):
+    if dims is None:
+        if not given.HasField("shape"):
+            return
         dims = (None,) * len(given.shape.dim)
     given.ClearField("shape")
     given.shape.SetInParent()

@@ -457,13 +457,21 @@ def _walk(scope: Scope, other: Scope, output: str, opened: set[str], changed: se
 
 def _is_open(name: str, home: Scope, scope: Scope, other: Scope, opened: set[str], changed: set[str]) -> bool:
     """Whether a tensor that a node makes is computed inside the region rather than fed."""
-    if name in home.derived or _is_integer(home, name) or home.makers[name].op_type in _NORMALISED:
+    if name in home.derived or _is_integer(home, name) or _is_normalised(home, name):
         return True  # a random value in its place would have no meaning
     if not home.narrow and name in home.confined:
         return True
     if home is not scope:
         return False
     return name in opened or name in changed or name not in other.makers
+
+
+def _is_normalised(scope: Scope, name: str) -> bool:
+    node = scope.makers.get(name)
+    while node is not None and node.op_type in ("Identity", "Dropout", "Cast") and name == node.output[0]:
+        name = node.input[0]
+        node = scope.makers.get(name)
+    return node is not None and node.op_type in _NORMALISED
 
 
 def _is_integer(scope: Scope, name: str) -> bool:
