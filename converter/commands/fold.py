@@ -31,7 +31,7 @@ from converter.commands.output import (
     list_sources,
     stage_model,
 )
-from converter.commands.targets import Target, check_targets, list_paths, make_folder
+from converter.commands.targets import Target, check_data_place, check_targets, list_paths, make_folder
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.graph import Graph, has_external, load
@@ -410,11 +410,11 @@ class Run:
             targets.append(Target(Path(asked.certificate), "certificate", asked.force))
         targets += [Target(Path(path), "report", replaces=True, with_folder=True) for path in asked.reports]
         if self.target is not None and (has_external(self.graph) or len(self.graph.file.buffer) > PROTO_LIMIT):
-            data = self.target.with_name(f"{self.target.name}.data")  # or another free name, where this one is taken
-            if any(target.path.resolve() == data.resolve() for target in targets):
-                raise ModelError(f"{data}: is where the output's data may lie; give what goes there another name")
+            check_data_place(self.target, [target.path for target in targets])
         judging = asked.verify
         given = [] if judging is None else list_paths(judging.inputs, judging.labels, judging.custom_ops)
+        if asked.removal is not None:
+            given += list_paths(asked.removal.inputs, asked.removal.labels)
         check_targets(targets, [*list_sources(self.graph), *given])
 
     def _recorder(self) -> Recorder:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from converter._version import __version__
-from converter.commands.targets import Target, check_targets, list_data_files
+from converter.commands.targets import Target, check_data_place, check_targets, list_data_files
 from converter.records.option import documented, merged
 from converter.records.options import ReplayOptions
 from converter.records.results import ReplayResult
@@ -87,21 +87,24 @@ def run(
     **given: Any,
 ) -> int:
     """The command: check, print, and return the exit code."""
+    from converter.integrations.attestation import read_evidence, write_statement
     from converter.report import documents
     from converter.report.content.replay import replay_report
 
     if evidence is not None and statement is None:
         raise click.UsageError("--evidence goes with --statement.")
+    proof = None
     if statement is not None:
         read = [path for path in (original, certificate, evidence) if path is not None]
         written = [] if output is None else [Target(output, replaces=given["force"])]
-        check_targets([*written, Target(statement, "statement", given["force"])], read)
+        check_targets([*written, Target(statement, "statement", given["force"])], [*read, *list_data_files(original)])
+        if output is not None:
+            check_data_place(output, [statement])
+        proof = None if evidence is None else read_evidence(evidence, engine.read_certificate(certificate))
     with terminal.progress() as progress:
         result = replay_certificate(original, certificate, output, progress=progress, **given)
     if statement is not None and not result.why:
-        from converter.integrations.attestation import write_statement
-
-        write_statement(result, statement, evidence, force=given["force"])
+        write_statement(result, statement, proof, force=given["force"])
     show(
         lambda: documents.replay_document(result, __version__),
         lambda: replay_report(result, None if result.why else statement),

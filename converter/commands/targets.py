@@ -54,6 +54,19 @@ def check_targets(targets: Sequence[Target], inputs: Iterable[Path | str] = ()) 
             seen[key] = target
 
 
+def check_data_place(output: Path, others: Iterable[Path]) -> None:
+    """Refuse what would be written where an output's data file lies; where that name is taken, it gets another.
+
+    Raises
+    ------
+    ModelError
+        One of them is to lie there.
+    """
+    data = output.with_name(f"{output.name}.data")
+    if any(_locate(path) == _locate(data) for path in others):
+        raise ModelError(f"{data}: is where the output's data may lie; give what goes there another name")
+
+
 def _check_one(target: Target) -> None:
     path = target.path
     try:

@@ -63,7 +63,7 @@ def build_statement(
     return {"_type": STATEMENT, "subject": [subject], "predicateType": PREDICATE, "predicate": predicate}
 
 
-def _read_verdict(evidence: Mapping[str, Any], original: str, folded: str) -> dict[str, Any]:
+def _read_verdict(evidence: Mapping[str, Any], original: str | None, folded: str | None) -> dict[str, Any]:
     models = evidence.get("models") or {}
     seen = [(models.get(side) or {}).get("sha256") for side in ("a", "b")]
     if seen != [original, folded]:
@@ -78,19 +78,33 @@ def _read_verdict(evidence: Mapping[str, Any], original: str, folded: str) -> di
     }
 
 
-def write_statement(result: ReplayResult, target: Path, evidence: Path | None, *, force: bool) -> None:
+def read_evidence(path: Path, certificate: Mapping[str, Any]) -> dict[str, Any]:
+    """The report of a fold, found to be about the models of its certificate, before anything is written.
+
+    Raises
+    ------
+    DataError
+        It is none, or about other models.
+    """
+    from converter.report.serialize import read
+
+    document = read(path)
+    models = [certificate.get(side) for side in ("input", "output")]
+    original, folded = (model.get("sha256") if isinstance(model, dict) else None for model in models)
+    _read_verdict(document, original, folded)
+    return document
+
+
+def write_statement(result: ReplayResult, target: Path, evidence: Mapping[str, Any] | None, *, force: bool) -> None:
     """Write the statement of a replay.
 
     Raises
     ------
     DataError
-        The report is none, or about other models; the file cannot be written.
+        The report is about other models; the file cannot be written.
     """
-    from converter.report.serialize import read
-
     content = Path(result.certificate).read_bytes()
-    document = None if evidence is None else read(evidence)
-    statement = build_statement(result, json.loads(content), content, document)
+    statement = build_statement(result, json.loads(content), content, evidence)
     try:
         write_whole(target, json.dumps(statement, indent=1, allow_nan=False) + "\n", force=force)
     except OSError as exc:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 import cli
@@ -78,3 +79,23 @@ def test_of_what_does_not_hold_nothing_is_stated(folder: Path, capsys: pytest.Ca
     assert "other models" in capsys.readouterr().err
     assert cli.run(["replay", "model.onnx", "cert.json", "--evidence", "other.json"]) == 2
     assert not Path("s.json").exists()
+
+
+def test_a_statement_lies_where_nothing_is_lost(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither on the data of the original nor where those of the output may lie; what is refused leaves nothing."""
+    model = onnx.load("model.onnx")
+    onnx.save(model, "model.onnx", save_as_external_data=True, location="model.data", size_threshold=0)
+    assert cli.run(["fold", "model.onnx", "-o", "f.onnx", "--certificate", "c.json", "--report", "out", "-q"]) == 0
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    capsys.readouterr()
+    for argv, said in (
+        (["--statement", "model.data", "--force"], "is the input itself"),
+        (["-o", "r.onnx", "--statement", "r.onnx.data", "--force"], "is where the output's data may lie"),
+        (["-o", "r.onnx", "--statement", "r.onnx"], "is to be the output and the statement"),
+        (["-o", "r.onnx", "--statement", "s.json", "--evidence", "c.json"], "its schema is"),
+        (["--statement", "out/report.json", "--evidence", "out/report.json", "--force"], "is the input itself"),
+    ):
+        assert cli.run(["replay", "model.onnx", "c.json", *argv]) == 3
+        told = capsys.readouterr().err
+        assert said in told and told.count("\n") == 1
+        assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
