@@ -31,7 +31,14 @@ from converter.commands.output import (
     list_sources,
     stage_model,
 )
-from converter.commands.targets import Target, check_data_place, check_targets, list_paths, make_folder
+from converter.commands.targets import (
+    Target,
+    check_data_place,
+    check_targets,
+    list_data_files,
+    list_paths,
+    make_folder,
+)
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.graph import Graph, has_external, load
@@ -468,6 +475,9 @@ def run(models: Sequence[Path], *, output: Path | None, out_dir: Path | None, dr
         if not model.exists():
             hint = f"; to write there: -o {model}" if model == models[-1] and len(models) == 2 else ""
             raise ModelError(f"{model}: no such file; nothing was folded{hint}")
+    if len(models) > 1:  # each for itself is checked where it is folded
+        written = [Target(target, replaces=True, with_folder=True) for target in targets if target is not None]
+        check_targets(written, [*models, *list_data_files(*models)])
     if out_dir is not None:
         make_folder(out_dir)
     codes = []

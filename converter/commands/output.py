@@ -12,8 +12,8 @@ from typing import Any
 
 from converter._version import __version__
 from converter.errors import BiasoptError, ModelError
-from converter.model.file import DataFile, Pieces, Span, Staged, claim, data_name, name_replaced, stage
-from converter.model.graph import Graph, emit, has_external, load, stored_files
+from converter.model.file import DataFile, External, Pieces, Span, Staged, claim, data_name, name_replaced, stage
+from converter.model.graph import Graph, emit, has_external, list_external, load, stored_files
 from converter.records import Rewrite
 from converter.records.results import InspectResult
 
@@ -128,10 +128,34 @@ def _serialize_skeleton(graph: Graph) -> bytes:
 
 
 def _find_stale_data(old: Path, keep: set[Path]) -> tuple[Path, ...]:
-    """Data files that the model about to be replaced uses, and that nothing else around it may use."""
+    """Data files that the model about to be replaced fills, and that nothing else around it may use."""
     retained = {k.resolve() for k in keep}
-    own_data = {p for p in _list_data_files(old) if p.resolve() not in retained}
+    own_data = {p for p, places in _list_places(old).items() if p.resolve() not in retained and _is_filled(p, places)}
     return tuple(sorted(p for p in own_data if not _is_named_elsewhere(p, old)))
+
+
+def _is_filled(path: Path, places: Iterable[External]) -> bool:
+    """Whether all of a file is tensors of the model, but for zeros between them: else it is not the model's alone.
+
+    A model may name any file beside it as its data; one that somebody else made may name a letter of the user's.
+    """
+    end, gaps = 0, []
+    for place in sorted(places, key=lambda each: each.offset):
+        if place.offset > end:
+            gaps.append((end, place.offset))
+        end = max(end, place.offset + place.n_bytes)
+    try:
+        gaps.append((end, path.stat().st_size))
+        if not end or sum(max(0, stop - start) for start, stop in gaps) > _ALIGNMENT * len(gaps):
+            return False
+        with path.open("rb") as file:
+            for start, stop in gaps:
+                file.seek(start)
+                if any(file.read(max(0, stop - start))):
+                    return False
+    except OSError:
+        return False
+    return True
 
 
 def _is_named_elsewhere(data: Path, old: Path) -> bool:
@@ -159,6 +183,7 @@ def _is_named_elsewhere(data: Path, old: Path) -> bool:
 
 _MOST_MODELS = 1000  # beside one that is replaced; among more of them its data file stays
 _MOST_BYTES = 64 << 20  # of a model, above which only its tensors' locations are read
+_ALIGNMENT = 1 << 16  # bytes: the largest that writers begin tensors on
 _IR_VERSION = b"\x08"  # the tag of a ModelProto's first field, before a version below 128
 
 
@@ -173,18 +198,22 @@ def _may_be_model(path: Path) -> bool:
 def _names_file(path: Path, name: bytes) -> bool:
     if path.stat().st_size <= _MOST_BYTES:
         return name in path.read_bytes()
-    return any(os.fsencode(p.name) == name for p in _list_data_files(path))
+    return any(os.fsencode(p.name) == name for p in _list_places(path))
 
 
-def _list_data_files(path: Path) -> set[Path]:
+def _list_places(path: Path) -> dict[Path, list[External]]:
+    """The data files of a model, and where in each its tensors lie."""
     try:
         graph = load(path)
     except BiasoptError:
-        return set()  # not a model, or a broken one: nothing of its is ours to delete
+        return {}  # not a model, or a broken one: nothing of its is ours to delete
+    found: dict[Path, list[External]] = {}
     try:
-        return {Path(p) for p in stored_files(graph)}
+        for place in list_external(graph):
+            found.setdefault(place.path, []).append(place)
     finally:
         graph.close()
+    return found
 
 
 def list_sources(graph: Graph) -> list[Path]:

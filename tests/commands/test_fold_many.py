@@ -55,6 +55,14 @@ def test_or_into_a_folder_that_is_made_with_a_report_for_each(folder: Path) -> N
     assert all(node.op_type != "BatchNormalization" for node in onnx.load("out/small/b.onnx").graph.node)
 
 
+def test_none_is_folded_onto_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(conv_bn(3), folder / "a.folded.onnx")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert cli.run(["fold", "a.onnx", "a.folded.onnx", "--force"]) == 3
+    assert "a.folded.onnx: is the input itself" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_the_worst_exit_code_counts(folder: Path) -> None:
     (folder / "b.folded.onnx").write_bytes(b"mine")
     assert cli.run(["fold", "a.onnx", "b.onnx"]) == 3

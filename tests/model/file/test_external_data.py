@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import converter
 from converter.errors import ModelError
@@ -198,6 +198,29 @@ def test_in_place_keeps_data_that_another_model_uses(tmp_path: Path) -> None:
     want = run(str(other), feeds())
     fold(path, None, in_place=True)
     np.testing.assert_array_equal(run(str(other), feeds())["y"], want["y"])
+
+
+@pytest.mark.parametrize("kind", ["in place", "replaced", "left by a killed run"])
+@pytest.mark.parametrize("letter", [b"Dear reader, " * 999, b""], ids=["text", "empty"])
+def test_a_file_of_the_users_that_a_model_calls_its_data_stays(tmp_path: Path, kind: str, letter: bytes) -> None:
+    """A stranger's model may name any file beside it: what it does not fill is not the model's to remove."""
+    theirs, kept = tmp_path / "theirs.onnx", tmp_path / "letter.txt"
+    kept.write_bytes(letter)
+    model = small_model()
+    if letter:
+        (tensor,) = (t for t in model.graph.initializer if t.name == "W")
+        point_at(tensor, "letter.txt", 0, len(tensor.raw_data))
+    else:
+        tensor = model.graph.initializer.add(name="unused", data_type=TensorProto.FLOAT, dims=[0])
+        point_at(tensor, "letter.txt", 0, 0)
+    write(model, theirs)
+    if kind == "in place":
+        fold(theirs, None, in_place=True)
+    else:
+        mine = folder_with(tmp_path / "mine")
+        theirs.rename(tmp_path / (".out.onnx.biasopt.old" if kind == "left by a killed run" else "out.onnx"))
+        fold(mine, tmp_path / "out.onnx", force=True)
+    assert kept.read_bytes() == letter
 
 
 def test_in_place_follows_a_link(tmp_path: Path) -> None:
