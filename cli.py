@@ -65,7 +65,7 @@ json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 verbose_option = option("-v", "--verbose", is_flag=True, help="Name every node.")
 
 
-force_option = option("--force", is_flag=True, help="Replace the reports of another run.")
+force_option = option("--force", cls=Option, trusted=True, is_flag=True, help="Replace the reports of another run.")
 
 
 def ending_options(

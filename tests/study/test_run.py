@@ -115,10 +115,10 @@ def test_an_error_in_one_job_ends_the_run_and_keeps_the_rows_so_far(
             raise KeyboardInterrupt
         return do(job, setting, only)
 
-    monkeypatch.setattr(run, "run_job", sometimes)
-    with pytest.raises(KeyboardInterrupt):
-        ran(tmp_path)
-    monkeypatch.undo()
+    with monkeypatch.context() as broken:
+        broken.setattr(run, "run_job", sometimes)
+        with pytest.raises(KeyboardInterrupt):
+            ran(tmp_path)
     assert len({json.loads(line)["job"] for line in (tmp_path / ROWS).read_text().splitlines()} - {None}) == 2
     assert ran(tmp_path).resumed == 2
 
