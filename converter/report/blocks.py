@@ -216,14 +216,13 @@ class ListBlock:
 class Check:
     """One thing that was checked, and the evidence."""
 
-    key: str  # short, as the command line calls it
+    key: str  # its name, as the command line calls it
     status: Verdict
-    title: str
+    title: str  # what it asks
     about: str  # what it proves
     words: Words  # what was found
     aside: str = ""  # how long it took
     blocks: tuple[Block, ...] = ()
-    summary: str = ""  # the title where there is no room for ``about``
 
 
 @dataclass(frozen=True)

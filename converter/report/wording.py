@@ -73,75 +73,70 @@ SCOPE = {
 
 @dataclass(frozen=True, slots=True)
 class StageWords:
-    """A stage of the referee: in a line, as a title, what it proves, and what its scores are multiples of."""
+    """A stage of the referee, which has one name everywhere: what it asks, what it proves, what its scores are of."""
 
     line: str
-    title: str
     proves: str
     unit: str = "of the limit"
 
 
-_ALONE = "Each rewritten place was run alone, before and after, so that no error can hide behind another."
+_ALONE = (
+    "Each rewritten place was looked at alone, so that no error can hide behind another: by a theorem on its rounding, "
+    "or run before and after."
+)
 STAGE = {
     "environment": StageWords(
         "what was asked for is what ran",
-        "The right machine",
         "The models ran where they were asked to run, and nowhere else.",
     ),
     "structure": StageWords(
         "inputs, outputs and well-formedness",
-        "Same interface",
         "Inputs and outputs keep their names, types and shapes; the file is well formed.",
     ),
     "algebra": StageWords(
         "float64: the change against the rounding of weights",
-        "Same mathematics",
         "Both models were computed in 64-bit arithmetic, where rounding all but vanishes. What difference is left may "
         "be no more than rounding the new weights to their stored type explains.",
         "times what rounding explains",
     ),
     "parameters": StageWords(
         "every folded weight, computed again",
-        "Right weights",
         "Every rewritten weight was computed again, by a formula that shares no code with the rewrite, and compared.",
         "times what is allowed",
     ),
-    "local": StageWords("each rewrite on its own", "Right in every place", _ALONE, "times what is allowed"),
-    "segments": StageWords("each rewrite on its own", "Right in every place", _ALONE, "times what rounding explains"),
+    "local": StageWords("each rewrite on its own", _ALONE, "times what is allowed"),
+    "segments": StageWords("each rewrite on its own", _ALONE, "times what rounding explains"),
     "runtime": StageWords(
         "onnxruntime: the error against the original's",
-        "Same outputs when run",
         "Both models were run for real. The new one may be no further from the exact answer than the original is, "
         "but for a small factor: no float model is exact, the original neither.",
         "times the original's own error",
     ),
     "runtime-deployed": StageWords(
         "onnxruntime as deployed: the same",
-        "Same outputs as deployed",
         "The same once more with onnxruntime's own optimisations, and the precision in which the model will run.",
         "times the original's own error",
     ),
     "decision": StageWords(
         "decisions: how often the two models disagree",
-        "Same decisions",
         "How often the two models choose differently, and how often they might, on inputs like these.",
         "at most",
     ),
     "removal": StageWords(
         "biases that went by data: how often decisions changed",
-        "Same decisions without those biases",
         "Biases that matter were taken out, and weights changed to make up for them. On inputs that had no part in "
         "that, it was counted how often the new model decides otherwise.",
         "at most",
     ),
 }
 
+WEIGHTS_MOVE = "times what rounding the weights can change"  # the unit of a run without a float64 reference
 DECIDES = ("decision", "removal")  # stages that count decisions
 
 
 def stage(id_: str) -> StageWords:
     """The words for a stage; its name, where a later version wrote the document."""
-    return STAGE.get(id_, StageWords(id_, id_, ""))
+    return STAGE.get(id_, StageWords(id_, ""))
 
 
 OUTCOME = {

@@ -13,6 +13,7 @@ import numpy as np
 
 from converter.errors import DataError
 from converter.records import Parity, Stage, Verdict
+from converter.records.choices import StageId
 from converter.records.evidence import Warning, WarningCode
 from converter.records.option import documented, merged
 from converter.records.options import VerifyOptions
@@ -57,6 +58,8 @@ from converter.referee.verify.verdict import (
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+_RUN_INPUTS = (StageId.ALGEBRA, StageId.LOCAL, StageId.SEGMENTS, StageId.RUNTIME, StageId.RUNTIME_DEPLOYED)
 
 
 LARGE = 1_000_000_000  # bytes of a model, above which a proof is not followed by a run unless memory is given for it
@@ -446,12 +449,13 @@ class Referee:
         return conclude(self.stages, self.warnings, (), "per-rewrite")
 
     def failing_inputs(self, parity: Parity) -> list[dict[str, Any]]:
-        """The inputs that show why the pair did not pass."""
+        """The inputs on which the models differ; none where nothing that ran them failed."""
         if self.failing:
             return self.failing
-        stage = next((s for s in parity.stages if "furthest_input" in s.detail), None)
+        failed = [stage for stage in parity.stages if stage.status is Verdict.FAIL and stage.id in _RUN_INPUTS]
         items = self.cases.items
-        return [items[stage.detail["furthest_input"] if stage is not None else 0].feeds] if items else []
+        place = next((s.detail["furthest_input"] for s in failed if "furthest_input" in s.detail), 0)
+        return [items[place].feeds] if failed and items else []
 
     def _is_all(self) -> bool:
         """Whether the models are one computation if the places that were compared are the same."""

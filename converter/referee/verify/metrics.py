@@ -174,7 +174,17 @@ def compute_metrics(pairs: Sequence[tuple[Any, Any]]) -> tuple[dict[str, float],
     if not parts:
         return {}, {}
     with np.errstate(all="ignore"):
-        return _compute_metrics(parts)
+        measures, histogram = _compute_metrics(parts)
+    return measures | _count_first(pairs), histogram
+
+
+def _count_first(pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
+    """Of floats [N, C], as classifiers give them: in how many rows the largest of C >= 2 is the same one."""
+    tables = [(x, y) for x, y in pairs if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and is_number(x)]
+    tables = [(x, y) for x, y in tables if x.ndim == 2 == y.ndim and x.dtype.kind == "f" and x.shape[1] > 1]
+    same = [np.argmax(x, 1) == np.argmax(y, 1) for x, y in tables if x.shape == y.shape]
+    rows = sum(found.size for found in same)
+    return {"top1_rows": float(rows), "top1_same": float(sum(map(np.count_nonzero, same)))} if rows else {}
 
 
 def _keep_finite(x: Array, y: Array) -> tuple[Array, Array]:

@@ -130,6 +130,13 @@ def done_sections(result: InspectResult, title: str, heads: tuple[str, str]) -> 
             Row((*cells, ""), ~Medium.VERBOSE),
             Row((*cells, Lines(item.nodes)), Medium.VERBOSE),
         ]
+    each = [(code(r.pass_name), name(r.node), wording.listing(_others(r), 200)) for r in result.rewrites]
+    listed = Table(
+        (Column("rewrite"), Column("node"), Column("into")),
+        each,
+        most={Medium.COMMENT: 20, Medium.PAGE: 1000},
+        rest="The first {shown} of {total}; the JSON report has all of them.",
+    )
     columns = (
         Column("rewrite"),
         Column("times", right=True),
@@ -146,6 +153,7 @@ def done_sections(result: InspectResult, title: str, heads: tuple[str, str]) -> 
             Only(Medium.PAGE, Tiles(tiles, *heads)),
             table if rows else nothing,
             Only(~Medium.PAGE, Tiles(tiles, *heads)),
+            *([Only(Medium.FILES, Details("Which went where", (listed,)))] if each else []),
             Only(Medium.PAGE, *_frozen(result)),
         ),
         about=about,
@@ -202,14 +210,21 @@ class PassCount:
 
     pass_name: str
     safety: Safety
-    nodes: tuple[str, ...]
+    nodes: tuple[str, ...]  # each with those that it went into
+
+
+def _others(rewrite: Rewrite) -> tuple[str, ...]:
+    """The nodes that took over what a rewrite changed."""
+    return tuple(node for node in rewrite.delta.changed_nodes if node != rewrite.node)
 
 
 def group_rewrites(rewrites: Iterable[Rewrite]) -> list[PassCount]:
     """Rewrites by pass, in the order in which the passes first acted."""
     gathered: dict[tuple[str, Safety], list[str]] = {}
     for rewrite in rewrites:
-        gathered.setdefault((rewrite.pass_name, rewrite.safety), []).append(rewrite.node)
+        into = wording.listing(_others(rewrite))
+        said = f"{rewrite.node} \u2192 {into}" if into else rewrite.node
+        gathered.setdefault((rewrite.pass_name, rewrite.safety), []).append(said)
     return [PassCount(pass_name, safety, tuple(nodes)) for (pass_name, safety), nodes in gathered.items()]
 
 

@@ -29,6 +29,7 @@ from converter.report.blocks import (
     Report,
     Row,
     Section,
+    Span,
     Table,
     VerdictLine,
     Warnings,
@@ -115,9 +116,15 @@ def answers(parity: Parity) -> str:
 
 
 def fact_lines(parity: Parity) -> Iterator[Words]:
-    """The facts of `parity_facts`, a line each."""
-    for key, words in parity_facts(parity):
-        yield (f"{key} ", *spans(words))
+    """The facts of `parity_facts`: where they part, and in one line how far the outputs are apart."""
+    if parity.blame:
+        yield "First difference at ", name(parity.blame)
+    apart: list[Span] = []
+    for key, words in _difference_facts(parity):
+        said = f", {key[0].lower()}{key[1:]} " if apart else f"{key} "
+        apart += spans((said, *spans(words)))
+    if apart:
+        yield tuple(apart)
 
 
 def only_decisions_open(parity: Parity) -> bool:
@@ -135,9 +142,41 @@ def parity_claims(parity: Parity) -> Iterator[tuple[str, Words]]:
 
 
 def parity_facts(parity: Parity) -> Iterator[tuple[str, Words]]:
-    """What stands beside the verdict: a line here is a line in every form."""
+    """What stands beside the verdict."""
     if parity.blame:
         yield "First difference at", name(parity.blame)
+    yield from _difference_facts(parity)
+
+
+def _difference_facts(parity: Parity) -> Iterator[tuple[str, Words]]:
+    """How far the outputs are apart, by the measures that people know."""
+    by_id = {stage.id: stage for stage in parity.stages}
+    counted = [check.detail for key in wording.DECIDES if key in by_id for check in by_id[key].outputs]
+    labelled = [detail for detail in counted if detail.get("metric") == "top1"]
+    counted = [detail for detail in counted if detail.get("metric") == "top1_disagreement"]
+    ran = [by_id[key] for key in ("runtime-deployed", "runtime", "algebra") if key in by_id]
+    outputs = next((stage.outputs for stage in ran if any(c.max_abs is not None for c in stage.outputs)), ())
+    measures = [check.detail.get("classic") or {} for check in outputs]
+    if outputs and parity.scope != "removal":  # what was compared there is the model before biases went
+        furthest = max(outputs, key=lambda check: _number(check.max_abs))
+        where = ("", " of ", name(furthest.name)) if len(outputs) > 1 else ("",)
+        yield "Largest difference", (wording.number(_number(furthest.max_abs)), *where)
+        if cosines := [_number(found["cosine"]) for found in measures if "cosine" in found]:
+            yield "Cosine", f"{min(cosines):.9f}"
+    rows = [(detail.get("n", 0) - detail.get("k", 0), detail.get("n", 0)) for detail in counted]
+    if not rows and not labelled and parity.scope != "removal":
+        rows = [(found["top1_same"], found["top1_rows"]) for found in measures if found.get("top1_rows")]
+    for detail in labelled:
+        before, after = (wording.percent(_number(detail.get(key))) for key in ("accuracy_a", "accuracy_b"))
+        yield "Top-1", f"right in {before} before and {after} after"
+    if rows:
+        same, every = (sum(counts) for counts in zip(*rows, strict=True))
+        yield "Top-1", f"the same in {same:,.0f} of {every:,.0f}"
+
+
+def _number(value: Any) -> float:
+    """A number of a record, or of strict JSON; none is 0."""
+    return float(value or 0.0)
 
 
 def _outputs(parity: Parity) -> str:
@@ -191,12 +230,11 @@ def _check(stage: Stage) -> Check:
     return Check(
         key=stage.id,
         status=stage.status,
-        title=words.title,
+        title=words.line,
         about=words.proves,
         words=stage.why,
         aside="" if stage.seconds is None else wording.duration(1000 * stage.seconds),
         blocks=tuple(_evidence(stage)),
-        summary=words.line,
     )
 
 
@@ -211,11 +249,10 @@ def _evidence(stage: Stage) -> Iterator[Block]:
     listed = Medium.ALL if len(ranked) > len(beside) else ~Medium.PAGE
     told = stage.status is not Verdict.SKIPPED  # what decides nothing is for those who ask
     rows = [comparison(check, brief=told and check.status is not Verdict.PASS) for check in ranked]
-    titled = f"{words}: " if (words := wording.stage(stage.id).line) else ""
     number = wording.count(len(ranked), "comparison")
     table = replace(COMPARISONS, rows=rows, title=stage.id)
     yield Only(listed & ~Medium.COMMENT, Details(number, (table,)))
-    yield Only(listed & Medium.COMMENT, Details(f"{titled}{number}", (table,)))
+    yield Only(listed & Medium.COMMENT, Details(f"{stage.id}: {number}", (table,)))
 
 
 COMPARISONS = Table(
@@ -263,7 +300,8 @@ def _compare_with_limit(stage: Stage, check: OutputCheck) -> Measure:
     margin, disagree = check.detail.get("margin"), _counts_disagreement(check)
     bound = check.detail.get("upper" if disagree else "lower")
     if stage.id not in wording.DECIDES or not isinstance(margin, float) or not isinstance(bound, float):
-        return _measure(check, unit)
+        of_runs = stage.id in ("runtime", "runtime-deployed")
+        return _measure(check, unit if not of_runs or "error_after" in check.detail else wording.WEIGHTS_MOVE)
     possible = bound if disagree else max(0.0, -bound)
     drawn = replace(check, score=possible, limit=margin)
     return _measure(drawn, unit, (wording.percent(possible), wording.percent(margin)))

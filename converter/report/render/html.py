@@ -167,7 +167,8 @@ def _stacked(row: tuple[b.Cell, ...], place: int, under: list[int]) -> Markup:
 
 def _check(place: int, check: b.Check) -> Markup:
     aside = _element("span", _escape(check.aside), "soft small nowrap") if check.aside else Markup("")
-    parts = [_element("div", _element("h3", _escape(check.title)) + aside, "head")]
+    head = _escape(check.key) + " " + _element("span", _escape(check.title), "soft")
+    parts = [_element("div", _element("h3", head) + aside, "head")]
     parts += [_element("p", _escape(check.about), "proves")] if check.about else []
     found = sentence(check.words) if isinstance(check.words, str) else check.words
     parts += [_element("p", _text(found))] if found else []

@@ -98,8 +98,8 @@ def _table(found: b.Table) -> str:
 def _checks(checks: Iterable[b.Check], *, each: bool) -> str:
     """One table of them all, and with ``each`` under it what there is to see of each."""
     checks = list(checks)
-    rows = [(prose(check.summary or check.title), check.status.value, _text(check.words)) for check in checks]
-    parts = [table(("what", "result", "found"), rows)]
+    rows = [(literal(c.key), c.status.value, prose(c.title), _text(c.words)) for c in checks]
+    parts = [table(("stage", "result", "what it asks", "found"), rows)]
     for check in checks if each else ():
         parts += [_block(block, each=each) for block in b.visible(check.blocks, Medium.COMMENT)]
     return "\n\n".join(parts)

@@ -196,7 +196,7 @@ def _checks(checks: Iterable[b.Check], medium: Medium) -> list[Lines]:
     grid = _grid("left", "left", "left", "right")
     evidence: list[Lines] = []
     for check in checks:
-        found = _text(check.words) if check.words else Text(check.summary)
+        found = _text(check.words) if check.words else Text(check.title)
         grid.add_row(_cell(check.status), plain(check.key), found, Text(check.aside, style="dim"))
         inner = _unfold(b.visible(check.blocks, medium))
         evidence += [lines for block in inner for lines in _block(block, medium)]

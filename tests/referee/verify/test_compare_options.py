@@ -15,6 +15,7 @@ from converter.errors import DataError
 from converter.records import Parity, Verdict
 from converter.referee.verify import compare
 from converter.referee.verify.models import ModelUnderTest, draw_within
+from tests import tiny
 from tests.referee.verify import nets
 from tests.referee.verify.test_comparison import channel, copied, with_tail
 from tests.referee.verify.test_foreign import foreign
@@ -214,6 +215,15 @@ def test_inputs_that_fail_are_kept(tmp_path: Path) -> None:
     assert Path(parity.failing_inputs).is_file()
     assert compare(MODEL, bad, inputs=parity.failing_inputs).verdict is Verdict.FAIL
     assert compare(MODEL, FOLDED, failing=tmp_path / "none").failing_inputs == ""
+
+
+def test_what_is_undecided_without_an_input_that_differs_saves_none(tmp_path: Path) -> None:
+    texts = (f"(float[4] x) => (float[4] y) {{ h = Sigmoid (x) y = Clip (h, l, {high}) }}" for high in ("u", "v"))
+    consts = {name: np.array(value, np.float32) for name, value in (("l", -1), ("u", 2), ("v", 3))}
+    a, b = (tiny.model(text, {k: v for k, v in consts.items() if k in text.split("Clip")[1]}) for text in texts)
+    parity = compare(a, b, failing=tmp_path / "moved")
+    assert parity.verdict is Verdict.INCONCLUSIVE, parity.why
+    assert (parity.failing_inputs, list(tmp_path.iterdir())) == ("", [])
     assert not (tmp_path / "none").exists()
 
 

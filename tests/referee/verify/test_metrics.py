@@ -98,3 +98,14 @@ def test_many_elements_are_thinned_before_they_are_sorted_by_size() -> None:
     _, histogram = compute_metrics([(a, a + 1e-3)])
     (cell,) = histogram["by_size"]["cells"]
     assert 1 << 19 <= cell[2] <= 1 << 20
+
+
+def test_rows_of_which_the_first_class_is_the_same_are_counted() -> None:
+    x = np.float32([[1, 2, 3], [3, 2, 1], [1, 3, 2]])
+    y = np.float32([[1, 2, 3], [3, 2, 1], [3, 1, 2]])
+    assert {k: v for k, v in compute_metrics([(x, y), (x, x)])[0].items() if "top1" in k} == {
+        "top1_rows": 6.0,
+        "top1_same": 5.0,
+    }
+    for other in (x[:, :1], x[0], x[None], x.astype(np.int32)):  # no scores of classes
+        assert "top1_rows" not in compute_metrics([(other, other)])[0]

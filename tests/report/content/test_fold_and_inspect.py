@@ -48,6 +48,7 @@ Not folded
                     bn3
 
 Parity   PASS: same outputs, against a float64 reference (level B)
+         Largest difference 1e-06
          logits: differs by 1e-06 at most, 0.63 x what rounding the weights can change (limit 4)
 Written  models/net.folded.onnx
 """

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import html
+import io
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from converter.records import Latency, ModelFacts, OutputCheck, Parity, Stage, Verdict
+from converter.report import wording
 from converter.report.content import Run
 from converter.report.content.bench import bench_report
 from converter.report.content.verify import verify_report
+from converter.report.render.html import render_html
+from converter.report.render.markdown import render_markdown
 from converter.report.render.text import render_text
 from tests.report import made_evidence as made
 from tests.report.made import text
@@ -23,6 +29,7 @@ def timed(latency: Latency) -> str:
 
 PASSED = """\
 PASS: same outputs, against a float64 reference (level B)
+Largest difference 3.2e-05, cosine 1.000000000
 
 A  models/resnet50.onnx      102 MB, opset 17, 171 nodes
 B  out/resnet50.folded.onnx  102 MB, opset 17, 118 nodes
@@ -146,3 +153,51 @@ def test_a_document_reads_like_its_records() -> None:
 def test_a_model_in_memory_is_called_that() -> None:
     model = ModelFacts("", "a" * 64, 100, 8, 17, {"Relu": 1})
     assert "A  model in memory  100 B, opset 17, 1 node" in said(made.parity(a=model, b=None))
+
+
+def test_a_stage_has_one_name_in_every_form() -> None:
+    report = verify_report(made.parity(), Run())
+    for form in (render_text(report, io.StringIO()), render_markdown(report), render_html(report)):
+        lines = html.unescape(form).splitlines()
+        for stage in made.parity().stages:
+            asks = wording.stage(stage.id).line
+            assert any(stage.id in line and (asks in line or stage.why[:20] in line) for line in lines), stage.id
+
+
+def outputs(*checks: OutputCheck, **more: Any) -> Parity:
+    return Parity(Verdict.PASS, "B", stages=(Stage("runtime", Verdict.PASS, "", checks),), **more)
+
+
+def test_the_head_has_the_usual_measures_of_all_outputs() -> None:
+    near = {"cosine": 0.999999999, "top1_rows": 3.0, "top1_same": 3.0}
+    far = {"cosine": 0.75, "top1_rows": 2.0, "top1_same": 1.0}
+    checks = (
+        OutputCheck("scores", Verdict.PASS, 1.0, 3.0, 0.5, detail={"classic": near}),
+        OutputCheck("boxes", Verdict.PASS, 1.0, 3.0, 4.0, detail={"classic": far}),
+    )
+    assert "Largest difference 4 of boxes, cosine 0.750000000, top-1 the same in 4 of 5" in said(outputs(*checks))
+    assert "Largest difference 0.5, cosine 0.999999999, top-1 the same in 3 of 3" in said(outputs(checks[0]))
+    page = render_html(verify_report(outputs(*checks), Run()))
+    for key, value in {
+        "Largest difference": "4 of boxes",
+        "Cosine": "0.750000000",
+        "Top-1": "the same in 4 of 5",
+    }.items():
+        assert f"<dt>{key}</dt><dd>{value}</dd>" in page
+    assert "Largest difference" not in said(outputs(*checks, scope="removal"))  # it is of the model before biases went
+
+
+def test_decisions_on_data_are_what_top_1_is_of() -> None:
+    counted = OutputCheck("y", Verdict.PASS, 0.0, 0.01, detail={"metric": "top1_disagreement", "n": 300, "k": 2})
+    right = OutputCheck("y", Verdict.PASS, detail={"metric": "top1", "accuracy_a": 0.9, "accuracy_b": 0.89, "n": 300})
+    ran = OutputCheck("y", Verdict.PASS, 1.0, 3.0, 0.5, detail={"classic": {"top1_rows": 1.0, "top1_same": 1.0}})
+    for check, words in ((counted, "the same in 298 of 300"), (right, "right in 90 % before and 89 % after")):
+        stages = (Stage("runtime", Verdict.PASS, "", (ran,)), Stage("decision", Verdict.PASS, "", (check,)))
+        assert f"Largest difference 0.5, top-1 {words}" in said(Parity(Verdict.PASS, "A", stages=stages))
+
+
+def test_a_run_without_a_reference_is_told_in_units_of_what_rounding_moves() -> None:
+    smoke = OutputCheck("y", Verdict.PASS, 0.04, 1.0, 1e-6)
+    page = render_html(verify_report(outputs(smoke), Run()))
+    assert "times what rounding the weights can change, limit 1" in page
+    assert "times the original" not in page.partition("stage-1")[2].partition("</p>")[2]
