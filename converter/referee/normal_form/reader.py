@@ -125,8 +125,11 @@ class Reader:
         parts = [self.sizes(n) for n in node.input]
         if node.op_type == "Concat" and None not in parts:
             return tuple(d for part in parts if part is not None for d in part)
-        if node.op_type == "Gather" and parts[0] is not None and parts[1] is not None:
-            return tuple(parts[0][int(k)] for k in parts[1] if isinstance(k, int))
+        if node.op_type == "Gather":
+            of, places = parts[0], parts[1]
+            if of is None or places is None or not all(isinstance(k, int) and -len(of) <= k < len(of) for k in places):
+                return None
+            return tuple(of[k] for k in places if isinstance(k, int))
         return parts[0] if node.op_type in ("Squeeze", "Unsqueeze", "Reshape", "Cast", "Identity") else None
 
     def _node(self, node: NodeProto) -> list[Value]:
@@ -138,10 +141,25 @@ class Reader:
             known = self._derived(node, [a for a in args if not isinstance(a, Form)])
             if known is not None:
                 return known
+        if standard and (known_sizes := self._known_sizes(node)) is not None:
+            return [known_sizes]
         name = node.op_type if standard else f"{normalize_domain(node.domain)}:{node.op_type}"
         rule = self.rules.get(name)
         found = rule(self, node, args) if rule is not None else None
         return found if found is not None else self.opaque(node, args)
+
+    def _known_sizes(self, node: NodeProto) -> Known | None:
+        """What reads sizes that are certain, and only these, is a constant; None where it is not."""
+        if self.find_certain is None or node.op_type not in ("Shape", "Gather"):
+            return None
+        where = self.values.get(node.input[1]) if node.op_type == "Gather" else None
+        if node.op_type == "Gather" and (not isinstance(where, Known) or len(self.dims(node.input[0]) or ()) != 1):
+            return None
+        sizes = self.sizes(node.output[0])
+        if not sizes or not all(isinstance(size, int) for size in sizes):
+            return None
+        array = np.asarray(sizes, np.int64)
+        return Known(node.output[0], array if where is None else array.reshape(where.shape))
 
     def opaque(self, node: NodeProto, args: list[Value], key: Any = None) -> list[Value]:
         """An operator that the form knows nothing of."""

@@ -144,10 +144,11 @@ def find_stepped(source: LoadedModel, difference: ChangedRegions) -> frozenset[s
     for node in source.proto.graph.node:
         read = {*node.input, *list_captures(node)}
         holds = inner and (any(a.HasField("g") for a in node.attribute) or node.domain not in ("", "ai.onnx"))
-        if holds or read & (reached | stepped):
-            reached |= {*node.output}
-        if read & stepped or (_quantizes(node) and (holds or read & reached)):
-            stepped |= {*node.output}
+        if not holds and read.isdisjoint(reached):  # a union of both for each node would take the square
+            continue
+        reached.update(node.output)
+        if _quantizes(node) or not read.isdisjoint(stepped):
+            stepped.update(node.output)
     return frozenset(stepped)
 
 
