@@ -138,7 +138,7 @@ def recompute_places(graph: Graph, change: Change, types: Types) -> Iterator[Pla
         if tensor.name not in made:
             yield Place(tensor.name, (), "is made anew")
             continue
-        region = Region(scope.path, tensor.name, before.model(tensor.name), after.model(tensor.name))
+        region = Region.of(scope.path, tensor.name, before.model(tensor.name), after.model(tensor.name))
         yield recompute(region, source, source, done)
 
 

@@ -152,14 +152,16 @@ class Reader:
         """What reads sizes that are certain, and only these, is a constant; None where it is not."""
         if self.find_certain is None or node.op_type not in ("Shape", "Gather"):
             return None
-        where = self.values.get(node.input[1]) if node.op_type == "Gather" else None
-        if node.op_type == "Gather" and (not isinstance(where, Known) or len(self.dims(node.input[0]) or ()) != 1):
-            return None
+        shape: tuple[int, ...] = (-1,)
+        if node.op_type == "Gather":
+            places = self.values.get(node.input[1])
+            if not isinstance(places, Known) or len(self.dims(node.input[0]) or ()) != 1:
+                return None
+            shape = places.shape
         sizes = self.sizes(node.output[0])
         if not sizes or not all(isinstance(size, int) for size in sizes):
             return None
-        array = np.asarray(sizes, np.int64)
-        return Known(node.output[0], array if where is None else array.reshape(where.shape))
+        return Known(node.output[0], np.asarray(sizes, np.int64).reshape(shape))
 
     def opaque(self, node: NodeProto, args: list[Value], key: Any = None) -> list[Value]:
         """An operator that the form knows nothing of."""

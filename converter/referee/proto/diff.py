@@ -262,6 +262,7 @@ def is_same_constant(a: Any, source_a: LoadedModel, b: Any, source_b: LoadedMode
 
 
 _MAX_NODES = 400
+_LARGE, _KEPT = 1 << 20, 2  # bytes of weights of a large region, and how many of these are held at once
 _MARK = "/biasopt/"
 _REWRITES, _ORIGINALS = "biasopt.rewrites", "biasopt.originals"
 # Their outputs have a property that a rewrite may rest on (rows that sum to one), and random values have not.
@@ -280,6 +281,28 @@ _MOVING = {
 _INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
 
 
+class _Pair:
+    """The two models of a region, built when they are asked for; of large ones only the latest few are kept.
+
+    A weight that many places share would be there once for each of them.
+    """
+
+    def __init__(self, before: Callable[[], ModelProto], after: Callable[[], ModelProto], latest: list[_Pair]) -> None:
+        self._make, self._latest = (before, after), latest
+        self._models: tuple[ModelProto, ModelProto] | None = None
+
+    @property
+    def models(self) -> tuple[ModelProto, ModelProto]:
+        """Both."""
+        if self._models is None:
+            self._models = self._make[0](), self._make[1]()
+            if sum(model.ByteSize() for model in self._models) > _LARGE:
+                self._latest.append(self)
+                while len(self._latest) > _KEPT:
+                    self._latest.pop(0)._models = None
+        return self._models
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """One rewritten place: ``before`` and ``after`` compute ``output`` from the same inputs.
@@ -291,9 +314,29 @@ class Region:
 
     scope: str
     output: str
-    before: ModelProto
-    after: ModelProto
+    inputs: frozenset[str]  # of either model
+    pair: _Pair
     find_certain: Callable[[str], Port | None] | None = None
+
+    @classmethod
+    def of(cls, scope: str, output: str, before: ModelProto, after: ModelProto) -> Region:
+        """A region of two models that are there."""
+        inputs = frozenset(value.name for model in (before, after) for value in model.graph.input)
+        return cls(scope, output, inputs, _Pair(lambda: before, lambda: after, []))
+
+    def with_models(self, before: ModelProto, after: ModelProto) -> Region:
+        """The same place with other models."""
+        return replace(self, pair=_Pair(lambda: before, lambda: after, []))
+
+    @property
+    def before(self) -> ModelProto:
+        """The place in the original."""
+        return self.pair.models[0]
+
+    @property
+    def after(self) -> ModelProto:
+        """The place in the rewritten model."""
+        return self.pair.models[1]
 
     @property
     def name(self) -> str:
@@ -340,8 +383,9 @@ def find_changed_regions(
         scope.narrow = not wide
     certain = _CertainSizes(a)
     found, unmatched = [], []
+    latest: list[_Pair] = []
     for key, name in targets:
-        region = _cut_region(before[key], after[key], name, changed[key], certain)
+        region = _cut_region(before[key], after[key], name, changed[key], certain, latest)
         if region is None:
             unmatched.append(f"{key}/{name}" if key else name)
         else:
@@ -398,7 +442,9 @@ class _CertainSizes:
         return None if scope is None else _find_port(scope, name)
 
 
-def _cut_region(a: Scope, b: Scope, output: str, changed: set[str], certain: _CertainSizes) -> Region | None:
+def _cut_region(
+    a: Scope, b: Scope, output: str, changed: set[str], certain: _CertainSizes, latest: list[_Pair]
+) -> Region | None:
     """The pair of models for one output, or None if they grow too large or read different things."""
     open_a: set[str] = set()
     open_b: set[str] = set()
@@ -418,8 +464,8 @@ def _cut_region(a: Scope, b: Scope, output: str, changed: set[str], certain: _Ce
         open_b |= more_b
     if not all(_is_reachable(a, name) for name in part_b.inputs - part_a.inputs):
         return None
-    models = _build_model(a, part_a, output, a), _build_model(b, part_b, output, a)
-    return Region(b.key, output, *models, partial(certain.find, b.key))
+    pair = _Pair(partial(_build_model, a, part_a, output, a), partial(_build_model, b, part_b, output, a), latest)
+    return Region(b.key, output, part_a.inputs | part_b.inputs, pair, partial(certain.find, b.key))
 
 
 def _is_reachable(scope: Scope | None, name: str) -> bool:
@@ -485,7 +531,10 @@ def _is_integer(scope: Scope, name: str) -> bool:
 def _build_model(scope: Scope, part: _Part, output: str, types: Scope) -> ModelProto:
     """A model of one part; its inputs get the types that ``types`` knows."""
     whole = scope.source.proto
-    graph = GraphProto(name="region")
+    ir_version = max(whole.ir_version, 4)  # before IR 4 an initializer would have to be an input too
+    model = ModelProto(ir_version=ir_version, opset_import=scope.opset_import, functions=whole.functions)
+    graph = model.graph  # filled where it is: to hand it over would copy its weights again
+    graph.name = "region"
     graph.node.extend(node for _, node in part.nodes)
     for tensor in part.consts.values():
         (graph.initializer if isinstance(tensor, TensorProto) else graph.sparse_initializer).append(tensor)
@@ -493,8 +542,7 @@ def _build_model(scope: Scope, part: _Part, output: str, types: Scope) -> ModelP
     for name in sorted(part.inputs):
         graph.input.append(make_value_info(name, _find_port(types, name), fallback))
     graph.output.append(make_value_info(output, _find_port(types, output) or _find_port(scope, output)))
-    ir_version = max(whole.ir_version, 4)  # before IR 4 an initializer would have to be an input too
-    return ModelProto(ir_version=ir_version, opset_import=scope.opset_import, graph=graph, functions=whole.functions)
+    return model
 
 
 def _find_port(scope: Scope, name: str) -> Port | None:

@@ -76,10 +76,9 @@ class DrivenPlaces(RegionReplay):
     def _drive(self, region: Region, pair: Pair) -> OutputCheck:
         node = region.after.graph.node[-1]
         detail: dict[str, Any] = {"layer": node.name or node.output[0], "op": node.op_type}
-        names = {i.name for model in (region.before, region.after) for i in model.graph.input}
         ops = {n.op_type for model in (region.before, region.after) for n in model.graph.node}
         most = _OF_POLYNOMIALS if ops <= POLYNOMIAL else 99
-        witness = pair.find_difference({n: np.asarray(self._values[n]) for n in sorted(names)}, most=most)
+        witness = pair.find_difference({n: np.asarray(self._values[n]) for n in sorted(region.inputs)}, most=most)
         why, score = "", pair.worst if witness is None else witness.score
         if witness is not None:
             why = describe_bounds(pair.coverage) or (

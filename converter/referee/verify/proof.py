@@ -108,8 +108,8 @@ def _run_original(
     if case is None or case.runtime is None:
         return None
     made = {name for node in a.proto.graph.node for name in node.output}
-    reads = (i.name for r in regions if not r.scope for m in (r.before, r.after) for i in m.graph.input)
-    wanted = [name for name in dict.fromkeys(reads) if name in made]
+    reads = {name for region in regions if not region.scope for name in region.inputs}
+    wanted = sorted(reads & made)
     values = dict(case.feeds)
     if not wanted:
         return values
@@ -128,13 +128,12 @@ def _measure_cropped(
     region: Region, a: LoadedModel, b: LoadedModel, values: Mapping[str, Any], replay: RegionReplay, options: Options
 ) -> OutputCheck | None:
     """A place on a part of the maps that come to it, if it takes them in that size and passes; else on all of them."""
-    reads = {i.name for m in (region.before, region.after) for i in m.graph.input}
-    maps = {n: v for n, v in values.items() if n in reads and np.ndim(v) == 4}
+    maps = {n: v for n, v in values.items() if n in region.inputs and np.ndim(v) == 4}
     sizes = {np.shape(v)[2:] for v in maps.values()}
     if len(sizes) == 1 and max(size := sizes.pop()) > 2 * _SIDE:
         top, left = (max(0, (side - _SIDE) // 2) for side in size)
         part = {n: np.ascontiguousarray(v[:, :, top : top + _SIDE, left : left + _SIDE]) for n, v in maps.items()}
-        opened = replace(region, before=_open_sizes(region.before, maps), after=_open_sizes(region.after, maps))
+        opened = region.with_models(_open_sizes(region.before, maps), _open_sizes(region.after, maps))
         check = _measure_region(opened, a, b, {**values, **part}, replay, options)
         if check is not None and check.status is Verdict.PASS and check.detail.get("growth", np.inf) <= GROWTH:
             return check
@@ -159,10 +158,9 @@ def _measure_region(
     region: Region, a: LoadedModel, b: LoadedModel, values: Mapping[str, Any], replay: RegionReplay, options: Options
 ) -> OutputCheck | None:
     small = make_region_options(options)
-    names = {i.name for m in (region.before, region.after) for i in m.graph.input}
-    if not names <= values.keys():
+    if not region.inputs <= values.keys():
         return None
-    feeds = {name: values[name] for name in names}
+    feeds = {name: values[name] for name in region.inputs}
     left = ModelUnderTest(LoadedModel(region.before, region.output, None, a.folder), small)
     right = ModelUnderTest(LoadedModel(region.after, region.output, None, b.folder), small)
     try:

@@ -109,8 +109,8 @@ class RegionReplay:
     ) -> None:
         self._a, self._b, self._options, self._ours = a, b, options, ours
         self.total = len(difference.regions) + len(difference.unmatched)
-        self._waiting = deque(s for s in difference.regions if not s.scope and _is_fed(s))
-        self._needs = {id(s): {*_list_inputs(s.before), *_list_inputs(s.after), s.output} for s in self._waiting}
+        self._waiting = deque(s for s in difference.regions if not s.scope and s.inputs)
+        self._needs = {id(s): {*s.inputs, s.output} for s in self._waiting}
         self._readers = Counter(name for needs in self._needs.values() for name in needs)
         self._values: dict[str, Any] = {}
         self._exact: dict[str, Any] | None = None  # of a place, where it is known already
@@ -220,7 +220,7 @@ class RegionReplay:
     def _other(self, region: Region) -> OutputCheck:
         """A place that is not linear: in float64, against what rounding its weights does to it."""
         small = replace(make_region_options(self._options), quick=True)
-        if _list_inputs(region.after) & self._names.meant.keys():
+        if self._names.meant.keys() & {i.name for i in region.after.graph.input}:
             return self._find_renamed(region, small)
         left = ModelUnderTest(LoadedModel(region.before, region.output, None, self._a.folder), small)
         right = ModelUnderTest(LoadedModel(region.after, region.output, None, self._b.folder), small)
@@ -270,16 +270,6 @@ def _round(value: Any, port: Port) -> Any:
         return array
     with np.errstate(all="ignore"):
         return array.astype(port.dtype)
-
-
-def _list_inputs(model: ModelProto) -> set[str]:
-    return {i.name for i in model.graph.input}
-
-
-def _is_fed(region: Region) -> bool:
-    """Whether the place has inputs that are tensors of known type."""
-    values = [*region.before.graph.input, *region.after.graph.input]
-    return bool(values) and all(v.type.HasField("tensor_type") for v in values)
 
 
 def _explain(measure: BoundedModel, channel: int, score: float) -> str:

@@ -71,3 +71,41 @@ def test_a_wrong_number_there_is_found(tmp_path: Path) -> None:
     weight.CopyFrom(numpy_helper.from_array(array, weight.name))
     onnx.save(wrong, tmp_path / "b.onnx")
     assert compare(tmp_path / "m.onnx", tmp_path / "b.onnx").verdict == Verdict.FAIL
+
+
+SIZED = """<ir_version: 8, opset_import: ["" : 17]>
+packed (float[1,n,8] x) => (float[1,n,8] y)
+<int64 three = {3}, int64[1] zero = {0}, int64[1] last = {2}, float half = {0.5}> {
+ p = MatMul (x, w)
+ s = Add (p, b)
+ shape = Shape (s)
+ size = Gather (shape, last)
+ part = Div (size, three)
+ twice = Add (part, part)
+ q = Slice (s, zero, part, last)
+ k = Slice (s, part, twice, last)
+ v = Slice (s, twice, size, last)
+ t = Transpose <perm = [0, 2, 1]> (k)
+ m = MatMul (q, t)
+ c = Mul (m, half)
+ a = Softmax (c)
+ r = MatMul (a, v)
+ y = MatMul (r, o)
+}"""
+
+
+def test_parts_whose_sizes_the_model_computes(tmp_path: Path) -> None:
+    model, rng = onnx.parser.parse_model(SIZED), np.random.default_rng(0)
+    for name, shape in (("w", (8, 24)), ("b", (24,)), ("o", (8, 8))):
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    onnx.save(model, tmp_path / "m.onnx")
+    result = fold(tmp_path / "m.onnx", tmp_path / "o.onnx")
+    assert result.parity is not None
+    assert (result.parity.verdict, result.parity.level) == (Verdict.PASS, "P")
+    folded = onnx.load(tmp_path / "o.onnx")
+    (weight,) = (t for t in folded.graph.initializer if t.dims == [8, 24])
+    values = numpy_helper.to_array(weight).copy()
+    values[3, 9] *= np.float32(1 + 2.0**-21)
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(folded, tmp_path / "o.onnx")
+    assert compare(tmp_path / "m.onnx", tmp_path / "o.onnx").verdict == Verdict.FAIL
