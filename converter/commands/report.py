@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +21,23 @@ def run(document: Path, folder: Path | None, formats: Sequence[str], *, force: b
 
     if not folder and len(formats) > 1:
         raise click.UsageError("several --formats need a folder: give --output.")
+    with _blamed_on(document):
+        return _make_again(document, folder, formats, force=force, **limits)
+
+
+@contextmanager
+def _blamed_on(document: Path) -> Iterator[None]:
+    """What a document's measurements, which no schema holds, make of their drawing is the document's own fault."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
+        why = f"{type(exc).__name__}: {' '.join(str(exc).split())[:100]}"
+        raise DataError(
+            f"{document}: no whole report: what it measured cannot be shown ({why}); make it again"
+        ) from exc
+
+
+def _make_again(document: Path, folder: Path | None, formats: Sequence[str], *, force: bool, **limits: Any) -> int:
     made = read_report(document, **limits)
     forms = formats or FORMATS
     same = _is_of_one_run(made.document, folder)

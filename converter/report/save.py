@@ -77,16 +77,19 @@ def save_reports(
         return []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        formats = list(formats)
-        _remove_earlier(folder, {NAMES[form] for form in formats} | set(_list_beside(document)) | set(keep))
-        return [write_whole(folder / NAMES[form], render_document(document, form)) for form in formats]
+        made = {NAMES[form]: render_document(document, form) for form in formats}  # all of them, or none
+        _remove_earlier(folder, {*made, *_list_beside(document), *keep})
+        return [write_whole(folder / name, content) for name, content in made.items()]
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
 
 
 def _holds_report(folder: Path) -> bool:
+    path = folder / NAMES["json"]
     try:
-        with (folder / NAMES["json"]).open("rb") as file:
+        if not path.is_file():  # a pipe would wait
+            return False
+        with path.open("rb") as file:
             return b'"schema": "biasopt.' in file.read(4096)
     except OSError:
         return False
@@ -159,7 +162,8 @@ class Ending:
 
     def of_one(self, name: str) -> Ending:
         """The same for one of several models: a folder of its own, in the folder."""
-        return self if self.folder is None else replace(self, folder=self.folder / name)
+        inside = name if name.strip(".") else f"model{name}"  # of `...onnx` the stem is the folder above
+        return self if self.folder is None else replace(self, folder=self.folder / inside)
 
     @property
     def _shown_form(self) -> str:

@@ -25,6 +25,7 @@ from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.proto.tensors import read_tensor
 from converter.referee.verify import comparison
+from tests.hostile.mutate import valid_models
 
 
 def net() -> ModelProto:
@@ -360,3 +361,14 @@ def test_a_model_that_is_cut_short_meanwhile_is_one_line(tmp_path: Path, at: str
             if step == at:
                 os.truncate(path, 70_000 if at != "open" else 900)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def test_what_nobody_reads_takes_no_map(tmp_path: Path) -> None:
+    """The biases of a norm sink into nothing where all that reads it is dead."""
+    model = onnx.ModelProto.FromString(valid_models()[7])
+    del model.graph.output[0]
+    path, certificate = tmp_path / "m.onnx", tmp_path / "c.json"
+    path.write_bytes(model.SerializeToString())
+    result = converter.fold(path, out=tmp_path / "o.onnx", certificate=certificate)
+    assert result.parity is not None and result.parity.verdict is Verdict.PASS
+    assert not converter.replay_certificate(path, certificate).why

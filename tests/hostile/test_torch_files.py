@@ -289,6 +289,17 @@ def test_pickles_of_a_script_name_only_its_own_classes_and_tensors(data: bytes) 
         check_pickle("data.pkl", data)
 
 
+def test_weights_that_unpack_to_gigabytes_are_not_unpacked(tmp_path: Path) -> None:
+    saved, bomb = tmp_path / "ok.pt", tmp_path / "bomb.pt"
+    torch.save({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, saved)
+    with zipfile.ZipFile(saved) as given, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as made:
+        for name in given.namelist():
+            made.writestr(name, bytes(300 << 20) if name.endswith("data/0") else given.read(name))
+    with pytest.raises(ModelError, match=r"bomb\.pt: unpacks to .* so it is not read"):
+        files.load_weights(torch.nn.Linear(2, 2), bomb, strict=True, label="net")
+    files.load_weights(torch.nn.Linear(2, 2), saved, strict=True, label="net")
+
+
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.pt"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:

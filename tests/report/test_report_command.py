@@ -187,3 +187,38 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="No space"):
         save.write_whole(path, "three")
     assert (path.read_bytes(), [p.name for p in tmp_path.iterdir()]) == (b"one\n", ["x"])
+
+
+def test_measurements_that_are_none_are_one_line_and_nothing_is_written(
+    run: Run, failing: Path, tmp_path: Path
+) -> None:
+    """What no schema holds may be anything in a document that somebody else wrote."""
+    document = json.loads(failing.read_text(encoding="utf-8"))
+    outputs = next(stage["outputs"] for stage in document["stages"] if stage.get("outputs"))
+    wrong = 0
+    for odd in (None, "x", [[None, 0, 1]], [[0]], [["a", "b", "c"]], [[0, 0, 10**400]], {"a": 1}, [[0, 0, "\x1b"]]):
+        for output in outputs:
+            drawn = {"low": 0, "step": 1, "counts": [1], "zeros": 0, "by_size": {"low": 0, "cells": odd}}
+            output["detail"] = {**output["detail"], "hist_log10_abs": drawn}
+        path = tmp_path / "odd.json"
+        path.write_text(json.dumps(document), encoding="utf-8")
+        code, _, err = run("report", path, "-o", tmp_path / "out", "--formats", "json,html", "--force")
+        assert code in (0, 3) and err.count("\n") == (code == 3)
+        if code == 3:
+            wrong += 1
+            assert "no whole report" in err
+    assert wrong >= 4
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_folder_is_not_waited_for(run: Run, failing: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "report.json")
+    assert not save._holds_report(tmp_path / "out")
+    assert run("report", failing, "-o", tmp_path / "out", "--formats", "md")[0] in (0, 3)
+
+
+def test_the_folder_of_one_of_several_lies_in_the_folder(tmp_path: Path) -> None:
+    for name in ("net", "..", ".", ""):
+        inside = save.Ending(tmp_path / "out").of_one(name).folder
+        assert inside is not None and inside.resolve().parent == (tmp_path / "out").resolve()

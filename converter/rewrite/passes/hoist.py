@@ -340,7 +340,7 @@ def _as_add(facts: Facts, m: Moved) -> list[Edit]:
 
 def _last_output(m: Moved) -> Tensor | None:
     """The output of the last node that the map reaches: its value is the same before and after."""
-    if not m.is_down:
+    if not m.is_down or not m.walk.takers:  # all that read it is dead: nothing takes the map, and nothing misses it
         return m.affine.result
     taker = m.walk.takers[-1]
     return taker.linear.result if isinstance(taker, LayerTaker) else taker.node.tensor_out(0)

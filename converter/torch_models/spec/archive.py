@@ -71,6 +71,22 @@ def read(path: Path) -> Archive:
     return _without_root(raw)
 
 
+def check_budget(path: Path) -> None:
+    """Refuse a zip file that unpacks to far more than it is long; what is none is for others to say.
+
+    Raises
+    ------
+    ModelError
+        It does.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return
+    _check_budget(path, infos)
+
+
 def _check_budget(path: Path, infos: list[zipfile.ZipInfo]) -> None:
     limit = max(FLOOR, EXPANSION * path.stat().st_size)
     total = sum(info.file_size for info in infos)

@@ -18,7 +18,7 @@ from typing import Any
 
 from converter.errors import ModelError
 from converter.torch_models.spec import program_archive, script_archive
-from converter.torch_models.spec.archive import FACTORY, TRUST, NotValidated, names_in, read, rebuild
+from converter.torch_models.spec.archive import FACTORY, TRUST, NotValidated, check_budget, names_in, read, rebuild
 from converter.torch_models.spec.factory import Kind, Made
 from converter.torch_models.spec.libraries import need
 
@@ -151,6 +151,7 @@ def _read(file: Path) -> Any:
     if file.suffix.lower() == ".safetensors":
         read = need("safetensors.torch", "a .safetensors file").load_file
     else:
+        check_budget(file)
 
         def read(path: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
