@@ -99,13 +99,15 @@ class Data:
 
     def _batches(self, stream: Stream) -> Iterator[Batch]:
         first = 0
-        for sample in stream.all():
+        for sample in (samples := stream.all()):
             rows = _count_rows(sample.feeds)
             labels = None if sample.label is None else np.asarray(sample.label).reshape(rows, -1)
             if self._labels is not None:
                 labels = self._labels[first : first + rows]
                 if len(labels) < rows:
-                    raise DataError(f"there are {len(self._labels)} labels for more rows; give one per row of the data")
+                    n_rows = first + rows + sum(_count_rows(more.feeds) for more in samples)
+                    text = f"there are {len(self._labels)} labels for {n_rows} rows; give one per row of the data"
+                    raise DataError(text)
             elif labels is not None and labels.shape[1] == 1:
                 labels = labels[:, 0]
             yield from self._cut(Batch(sample.feeds, first, rows, labels))

@@ -270,7 +270,7 @@ class InterleavedBench:
         begin: Callable[[int], None] = lambda number: None,
         begin_seconds: float = 0.0,
     ) -> None:
-        self.opens, self.design, self.clock, self.say = opens, design, clock, say
+        self.opens, self.design, self.clock, self._tell = opens, design, clock, say
         self.extra, self.before, self.read = extra, before, read
         self.begin, self.begin_seconds = begin, begin_seconds
         self.rng = random.Random(design.seed)  # noqa: S311  (an order of runs, no secret)
@@ -294,6 +294,10 @@ class InterleavedBench:
 
     def _elapsed(self) -> float:
         return (self.clock() - self.begun) / 1e9
+
+    def say(self, stage: str) -> None:
+        """Tell the stage, and how much of the time is gone."""
+        self._tell(f"{stage} ({self._elapsed():.0f} of at most {self.design.max_time:.0f} s)")
 
     def _find_time_left(self) -> float:
         return self.design.max_time - self._elapsed()

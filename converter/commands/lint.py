@@ -141,7 +141,7 @@ def run(
     """The command: lint, print or fix, and return the exit code. ``form`` says how findings are printed."""
     import click
 
-    from converter.report.content.lint import CHECKPOINTS, fix_lines
+    from converter.report.content.lint import fix_lines
 
     chosen = [form["sarif"], form["github"], form["as_json"], fix]
     if sum(chosen) > 1 or (write and not fix):
@@ -156,11 +156,9 @@ def run(
     if fix:
         source_fix = fix_source(result, Path.cwd())
         if write:
-            if source_fix.edited and checkpoint is None:
-                terminal.note(CHECKPOINTS)  # once it is written, the old model is gone
             source_fix.write()
         terminal.say(source_fix.diff, to_runner=True)  # the user's own code, for `git apply`
-        for line in fix_lines(source_fix, wrote=write):
+        for line in fix_lines(source_fix, wrote=write, checkpoint=checkpoint is not None):
             terminal.note(line)
     else:
         terminal.say(_render(result.report, argv, exit_code, **form), to_runner=form["github"])

@@ -152,6 +152,8 @@ class InputSet:
     real: bool = False  # the user's own
     labelled: bool = False
     source: str = ""  # file, folder or script:function
+    cast_from: dict[str, str] = field(default_factory=dict)  # the type that was given, where it was not the model's
+    nonfinite: int = 0  # NaN and Inf in what was given
 
 
 @dataclass(frozen=True, repr=False)

@@ -404,9 +404,12 @@ def draw_spread(latency: Latency) -> Markup | None:
 
 
 def _ticks(scale: Scale, y: float) -> list[Markup]:
+    ticks = list(nice(scale.low, scale.high, 4))
+    several = ([wording.duration(tick, digits) for tick in ticks] for digits in range(3, 9))
+    labels = next((some for some in several if len(set(some)) == len(ticks)), [])  # no two places with one number
     return [
-        text(place, y, wording.duration(tick), "tick", "start" if place < 0.06 else "end" if place > 0.9 else "middle")
-        for tick in nice(scale.low, scale.high, 4)
+        text(place, y, label, "tick", "start" if place < 0.06 else "end" if place > 0.9 else "middle")
+        for tick, label in zip(ticks, labels, strict=False)
         for place in [scale(tick)]
     ]
 

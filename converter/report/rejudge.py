@@ -66,7 +66,10 @@ def _update_verdict(document: Mapping[str, Any], parity: Parity) -> dict[str, An
 
 
 def _with_warning(made: dict[str, Any], limits: Limits, was: Verdict) -> dict[str, Any]:
-    said = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in limits.list_set().items())
+    set_ = limits.list_set().items()
+    said = ", ".join(
+        f"{n.replace('_', ' ')} {wording.percent(x) if n.endswith('margin') else f'{x:g}'}" for n, x in set_
+    )
     warning = f"judged again from the stored numbers, with {said or 'no other limits'}; the run itself said {was.value}"
     if "counts" not in made:
         made["warnings"] = [*made.get("warnings", ()), warning]
@@ -104,7 +107,8 @@ def _stage(stage: Stage, limits: Limits) -> Stage:
     if {c.status for c in stage.outputs}.isdisjoint({stage.status}):
         status = stage.status  # what the stage says was never what its outputs say
     worst = next((check for check in checks if check.status is status), checks[0])
-    return replace(stage, outputs=checks, status=status, why=f"{worst.name}: {worst.why}" if worst.why else "")
+    why = f"{worst.name}: {worst.why}" if worst.why else stage.why if status is stage.status else ""
+    return replace(stage, outputs=checks, status=status, why=why)
 
 
 def _check(stage: str, check: OutputCheck, limits: Limits) -> OutputCheck:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -223,14 +224,34 @@ def mute() -> None:
         os.close(nowhere)
 
 
+class _Log:
+    """Stages as lines of a log, at most one every `_EVERY` seconds, with the time that has gone by."""
+
+    def __init__(self) -> None:
+        self._begun = self._told = time.monotonic()
+
+    def __call__(self, stage: str) -> None:
+        now = time.monotonic()
+        if now - self._told >= _EVERY:
+            self._told = now
+            note(f"{now - self._begun:.0f} s: {stage}")
+
+
+_EVERY = 30.0
+
+
 @contextmanager
 def progress(*, quiet: bool = False, still: bool = False) -> Iterator[Callable[[str], None]]:
-    """Give a function that shows the present stage, where stderr is a terminal; elsewhere it shows nothing.
+    """Give a function that shows the present stage, where stderr is a terminal.
 
+    Elsewhere (a CI's log) a line every half minute says that work goes on: a short command prints none.
     ``still``: nothing moves between two stages, since a thread that draws would be in the times that are taken.
     """
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
+    if quiet or sys.stderr is None:
         yield lambda stage: None
+        return
+    if not sys.stderr.isatty():
+        yield _Log()
         return
     from rich.console import Console
     from rich.text import Text

@@ -63,6 +63,11 @@ LEVEL = {
     "D": LevelWords("nothing was run", "only the structure was looked at"),
 }
 
+_UNRUN = {
+    "none": "same inputs and outputs",
+    "per-rewrite": "every rewritten place gives the same",
+}  # what passed, where no output was
+
 SCOPE = {
     "per-rewrite": "checked per rewrite: the model could not be run whole",
     "identical": "nothing was rewritten: the output is a copy of the input",
@@ -224,12 +229,12 @@ def size(n_bytes: int) -> str:
     return f"{value:#.3g}".rstrip(".") + f" {units[0]}"
 
 
-def duration(ms: float) -> str:
+def duration(ms: float, digits: int = 3) -> str:
     """Milliseconds in the unit that suits them, three digits: ``12.3 ms``, ``840 us``, ``2.10 s``."""
     if not math.isfinite(ms):
         return "unknown"
     value, unit = (ms * 1000, "us") if abs(ms) < 0.9995 else (ms, "ms") if abs(ms) < 999.5 else (ms / 1000, "s")
-    return f"{value:#.3g}".rstrip(".") + f" {unit}"
+    return f"{value:#.{digits}g}".rstrip(".") + f" {unit}"
 
 
 def ratio(value: float) -> str:
@@ -333,8 +338,8 @@ def verdict(parity: Parity) -> str:
         return f"the weights are not the recomputed ones; the outputs agree (level {parity.level})"
     by_data = parity.scope == "removal" and parity.verdict is Verdict.PASS
     said = ["the same decisions within the budget" if by_data else VERDICT[parity.verdict].clause]
-    if parity.verdict is Verdict.PASS and parity.scope == "none":
-        said = ["same inputs and outputs"]
+    if parity.verdict is Verdict.PASS and parity.scope in _UNRUN:
+        said = [_UNRUN[parity.scope]]
     if parity.verdict is Verdict.PASS:
         said.append(rests_on(parity) or level(parity))
     return f"{', '.join(said)} (level {parity.level})"
@@ -346,6 +351,8 @@ def speed(latency: Latency, who: str = "") -> str:
     ``B is not slower: 0.998 x the time (0.993 to 1.003, allowed 1.020)``
     """
     said = OUTCOME.get(latency.outcome, latency.outcome)
+    if latency.verdict is Verdict.FAIL and latency.gate.startswith("faster") and latency.outcome != "SLOWER":
+        said = f"not faster{latency.gate.removeprefix('faster').replace(':', ' by ')}"
     subject = f"{who} is " if who and latency.outcome != "INCONCLUSIVE" else ""
     allowed = f", allowed {ratio(1 + latency.margin)}" if latency.gate in ("not-slower", "equivalent") else ""
     return (
@@ -369,7 +376,11 @@ def inputs(given: InputSet) -> str:
     """What the models were run on, on one line."""
     seed = f" (seed {given.seed})" if given.seed is not None and not given.real else ""
     source = f" from {plain(given.source)}" if given.source else ""
-    shapes = [f"{plain(name)} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims in given.shapes.items()]
+    cast = {name: f" (given as {plain(dtype)})" for name, dtype in given.cast_from.items()}
+    shapes = [
+        f"{plain(name)} {'x'.join(map(str, dims)) or 'scalar'}{cast.get(name, '')}"
+        for name, dims in given.shapes.items()
+    ]
     more = f", and {len(shapes) - 3} more" if len(shapes) > 3 else ""
     return f"{given.n:,} {given.kind}{source}{seed}" + (f": {', '.join(shapes[:3])}{more}" if shapes else "")
 

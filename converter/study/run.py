@@ -263,7 +263,7 @@ def _choose_jobs(todo: list[Job], setting: Setting, budget: TimeBudget, how: Run
 def _run_jobs(jobs: list[Job], setting: Setting, budget: TimeBudget, log: RowLog, how: RunOptions) -> list[Job]:
     """Run the jobs; give back those that there was no time for."""
     left: list[Job] = []
-    lock, count = threading.Lock(), 0
+    lock, count, begun = threading.Lock(), 0, time.monotonic()
 
     def one(job: Job) -> None:
         nonlocal count
@@ -277,7 +277,8 @@ def _run_jobs(jobs: list[Job], setting: Setting, budget: TimeBudget, log: RowLog
         log.add(job.id, run_job(job, setting))
         with lock:
             count += 1
-            how.tell(f"{count} of {len(jobs)}, {budget.elapsed():.0f} s: {job.group}")
+            rest = (time.monotonic() - begun) * (len(jobs) - count) / count
+            how.tell(f"{count} of {len(jobs)}, about {rest:.0f} s left: {job.group}")
 
     with ThreadPoolExecutor(how.lanes) as pool:
         waiting: set[Future[None]] = {pool.submit(one, job) for job in jobs}

@@ -61,7 +61,7 @@ def test_a_fixed_batch_is_not_torn_apart() -> None:
 
 def test_labels_must_be_as_many_as_rows() -> None:
     source = net_of(chain())[0].source
-    with pytest.raises(DataError, match="there are 9 labels for more rows"):
+    with pytest.raises(DataError, match="there are 9 labels for 10 rows"):
         data_of(source, {"x": images(10)}, np.arange(9))
     with pytest.raises(DataError, match="there are 11 labels for 10 rows"):
         data_of(source, {"x": images(10)}, np.arange(11))

@@ -88,6 +88,14 @@ def test_a_verdict_that_the_stages_do_not_explain_is_not_lifted() -> None:
     assert judged(made.verify_json(required), max_ratio=0.1, fail_ratio=0.2)["verdict"] == "FAIL"
 
 
+def test_a_stage_that_still_passes_keeps_its_numbers() -> None:
+    before, after = made.verify_json(), judged(made.verify_json(), max_ratio=2.0, accuracy_margin=0.01)
+    said = {stage["id"]: stage["why"] for stage in before["stages"]}
+    assert said["runtime"] == "error at most 0.95 times the original's"
+    assert {stage["id"]: stage["why"] for stage in after["stages"]} == said
+    assert "with max ratio 2, accuracy margin 1 %;" in after["warnings"][-1]
+
+
 def test_the_worst_stage_decides_and_is_named() -> None:
     document = judged(made.verify_json(), max_local=0.27, max_ratio=0.5)
     assert document["verdict"] == "FAIL"

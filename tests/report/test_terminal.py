@@ -49,9 +49,22 @@ def test_a_narrow_encoding_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert raw.getvalue() == b"gr\\xf6\\xdfe"
 
 
-def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_a_line_every_half_minute_and_a_short_command_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 1.0, 29.0, 31.0, 40.0, 62.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
     with terminal.progress() as progress:
-        progress("algebra")
+        for k in range(5):
+            progress(f"block {k}\r of 5")
+    assert capsys.readouterr() == ("", "biasopt: 31 s: block 2 of 5\nbiasopt: 62 s: block 4 of 5\n")
+
+
+def test_quiet_is_silent_in_a_log_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 100.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    with terminal.progress(quiet=True) as progress:
+        progress("block 1 of 5")
     assert capsys.readouterr() == ("", "")
 
 

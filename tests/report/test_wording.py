@@ -94,7 +94,11 @@ def test_score_says_what_it_is_a_multiple_of() -> None:
 def test_a_pass_says_what_it_rests_on_scope_before_level() -> None:
     assert wording.verdict(Parity(Verdict.PASS, "B")) == "same outputs, against a float64 reference (level B)"
     per_rewrite = Parity(Verdict.PASS, "C", scope="per-rewrite")
-    assert wording.verdict(per_rewrite).startswith("same outputs, checked per rewrite: ")
+    assert wording.verdict(per_rewrite).startswith("every rewritten place gives the same, checked per rewrite: ")
+
+
+def test_times_have_as_many_digits_as_they_are_asked_for() -> None:
+    assert [wording.duration(0.025142, digits) for digits in (3, 4)] == ["25.1 us", "25.14 us"]
 
 
 def test_what_did_not_pass_rests_on_nothing() -> None:

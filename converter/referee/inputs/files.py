@@ -132,7 +132,7 @@ def make_script_reader(text: str) -> Reader:
             if not isinstance(item, Mapping):
                 kind = type(item).__name__
                 raise DataError(f"{text}: gave a {kind}; give a dictionary of inputs, or (dictionary, label)")
-            yield from cut_samples(dict(item), ports, label, long=False)
+            yield from cut_samples(dict(item), ports, label, long=False, source=text)
 
     return read
 
@@ -218,7 +218,7 @@ def _read_npy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
     try:
         with np.errstate(over="ignore"):  # of sizes that multiply past any file
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        for sample in cut_samples({next(iter(ports)): array}, ports):
+        for sample in cut_samples({next(iter(ports)): array}, ports, source=str(path)):
             yield replace(sample, feeds={n: np.array(v) for n, v in sample.feeds.items()})
     except _UNREADABLE as exc:
         raise DataError(f"{path}: no readable .npy file of numbers; save it with numpy.save") from exc
@@ -254,12 +254,14 @@ def _read_npz(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {n.removesuffix(".npy"): n for n in archive.namelist()}
-            yield from _read_stacked(archive, members, ports)
+            yield from _read_stacked(archive, members, ports, str(path))
     except _UNREADABLE as exc:
         raise DataError(f"{path}: no readable .npz file of numbers; save inputs by name with numpy.savez") from exc
 
 
-def _read_stacked(archive: zipfile.ZipFile, members: Mapping[str, str], ports: Mapping[str, Port]) -> Iterator[Sample]:
+def _read_stacked(
+    archive: zipfile.ZipFile, members: Mapping[str, str], ports: Mapping[str, Port], source: str
+) -> Iterator[Sample]:
     """Pieces of `MOST_ROWS` samples at a time where every array counts samples along its first axis."""
     heads = {name: _read_header(archive, member) for name, member in members.items()}
     for name, (shape, _, _) in heads.items():
@@ -268,7 +270,7 @@ def _read_stacked(archive: zipfile.ZipFile, members: Mapping[str, str], ports: M
     more = [n for n, (s, _, _) in heads.items() if n in ports and (d := ports[n].dims) is not None and len(s) > len(d)]
     if len(more) < len(heads) or len(lengths) != 1 or any(fortran for _, fortran, _ in heads.values()):
         _check_bytes(sum(_n_bytes(shape, dtype) for shape, _, dtype in heads.values()))
-        yield from cut_samples({n: _read_array(archive, m) for n, m in members.items()}, ports)
+        yield from cut_samples({n: _read_array(archive, m) for n, m in members.items()}, ports, source=source)
         return
     _check_bytes(sum(_n_bytes((MOST_ROWS, *shape[1:]), dtype) for shape, _, dtype in heads.values()))
     opened = {n: archive.open(m) for n, m in members.items()}
@@ -276,7 +278,8 @@ def _read_stacked(archive: zipfile.ZipFile, members: Mapping[str, str], ports: M
         for name, stream in opened.items():
             stream.read(_find_data_offset(archive, members[name]))
         for start in range(0, lengths.pop(), MOST_ROWS):
-            yield from cut_samples({n: _read_rows(opened[n], heads[n], start) for n in opened}, ports)
+            rows = {n: _read_rows(opened[n], heads[n], start) for n in opened}
+            yield from cut_samples(rows, ports, source=source)
     finally:
         for stream in opened.values():
             stream.close()
@@ -337,7 +340,7 @@ def _read_test_data(folder: Path, ports: Mapping[str, Port]) -> Iterator[Sample]
     named = [name for name, _ in values]
     by_name = len(set(named)) == len(named) and set(named) <= set(ports)
     names = named if by_name else list(ports)[: len(values)]
-    yield from cut_samples({n: v for n, (_, v) in zip(names, values, strict=True)}, ports)
+    yield from cut_samples({n: v for n, (_, v) in zip(names, values, strict=True)}, ports, source=str(folder))
 
 
 # -- Polygraphy ------------------------------------------------------------------------------
@@ -349,7 +352,8 @@ def _read_polygraphy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
         found = json.loads(path.read_text(encoding="utf-8"))
         runs = found if isinstance(found, list) else [found]
         for run in runs:
-            yield from cut_samples({str(name): _decode(value) for name, value in run.items()}, ports)
+            feeds = {str(name): _decode(value) for name, value in run.items()}
+            yield from cut_samples(feeds, ports, source=str(path))
     except (*_UNREADABLE, AttributeError) as exc:
         why = "; save inputs with polygraphy run --save-inputs"
         raise DataError(f"{path}: not a list of inputs as Polygraphy saves them{why}") from exc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.records import InputSet
+from converter.referee.proto.random_inputs import is_fixed
 from converter.referee.proto.source import Port
 
 Array = np.ndarray[Any, Any]
@@ -28,6 +30,7 @@ class Sample:
     feeds: Feeds
     label: Any = None
     rows: int = 1  # inputs that were one by one where they come from, and are run at once
+    cast_from: Mapping[str, str] = field(default_factory=dict)  # the type that was given, where it was not the model's
 
 
 class Stream:
@@ -50,6 +53,8 @@ class Stream:
         self._held: list[Sample] = []
         self._digests: list[bytes] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._cast_from: dict[str, str] = {}
+        self._nonfinite = 0
         self._labelled = False
         self._rows = 0
         self._finished = False
@@ -73,6 +78,8 @@ class Stream:
         self._digests.append(hash_feeds(sample.feeds))
         self._labelled |= sample.label is not None
         self._rows += sample.rows
+        self._cast_from |= sample.cast_from
+        self._nonfinite += sum(count_nonfinite(value) for value in sample.feeds.values())
         for name, value in sample.feeds.items():
             self._shapes.setdefault(name, tuple(np.shape(value)) if not isinstance(value, list | dict) else ())
         return sample
@@ -87,6 +94,8 @@ class Stream:
             real=True,
             labelled=labelled or self._labelled,
             source=self.source,
+            cast_from=dict(self._cast_from),
+            nonfinite=self._nonfinite,
         )
 
 
@@ -96,7 +105,7 @@ def _take_rows(samples: Iterable[Sample], count: int) -> Iterator[Sample]:
         if sample.rows > count:
             feeds = {n: v[:count] if np.shape(v)[:1] == (sample.rows,) else v for n, v in sample.feeds.items()}
             label = sample.label[:count] if np.shape(sample.label)[:1] == (sample.rows,) else sample.label
-            sample = Sample(feeds, label, count)
+            sample = Sample(feeds, label, count, sample.cast_from)
         yield sample
         count -= sample.rows
         if count <= 0:
@@ -126,15 +135,43 @@ def _view_bytes(array: Array) -> Any:
 
 
 def cut_samples(
-    feeds: Mapping[str, Any], ports: Mapping[str, Port], label: Any = None, *, long: bool = True
+    feeds: Mapping[str, Any], ports: Mapping[str, Port], label: Any = None, *, long: bool = True, source: str = ""
 ) -> Iterator[Sample]:
     """The runs that arrays make.
 
     One rank more than the model's input: the first axis counts samples. A first axis that is a multiple of the
     model's own fixed one: as many runs. A long first axis where the model leaves it open: runs of at most
     `MOST_ROWS` rows, unless ``long`` is false. Inputs without that axis are the same in every run.
+
+    Raises
+    ------
+    DataError
+        An array has a type or shape that the model does not take; ``source`` is the file that it comes from.
     """
-    values = {name: _cast(name, value, ports.get(name)) for name, value in feeds.items()}
+    where = f"{source}: " if source else ""
+    values = {name: _cast(name, value, ports.get(name), where) for name, value in feeds.items()}
+    cast_from = {n: str(d) for n, v in feeds.items() if (d := getattr(v, "dtype", None)) and d != values[n].dtype}
+    for sample in _cut(values, ports, label, long=long):
+        _check_shapes(sample, feeds, ports, where)
+        yield replace(sample, cast_from=cast_from) if cast_from else sample
+
+
+def _check_shapes(sample: Sample, given: Mapping[str, Any], ports: Mapping[str, Port], where: str) -> None:
+    """onnxruntime refuses these too, without a word of what was given and what is taken."""
+    for name, value in sample.feeds.items():
+        port = ports.get(name)
+        if port is None or port.dims is None or not isinstance(value, np.ndarray) or port.kind != "tensor":
+            continue
+        fits = len(port.dims) == value.ndim
+        if not fits or any(is_fixed(d) and d != n for d, n in zip(port.dims, value.shape, strict=True)):
+            wanted = ", ".join("?" if d is None else str(d) for d in port.dims)
+            raise DataError(
+                f"{where}input {name!r} takes the shape [{wanted}], and {list(np.shape(given[name]))} was given; "
+                "give such arrays, or several at once with an axis in front"
+            )
+
+
+def _cut(values: Feeds, ports: Mapping[str, Port], label: Any, *, long: bool) -> Iterator[Sample]:
     arrays = {n: v for n, v in values.items() if isinstance(v, np.ndarray) and n in ports and ports[n].kind == "tensor"}
     for name, array in arrays.items():
         check_rows(name, array.shape)
@@ -194,7 +231,7 @@ def _check_same_count(sizes: Sequence[int], names: Sequence[str]) -> int:
     return sizes[0]
 
 
-def _cast(name: str, value: Any, port: Port | None) -> Any:
+def _cast(name: str, value: Any, port: Port | None, where: str) -> Any:
     """Floats in the model's float type, integers in its integer type if that holds them; the rest as it is."""
     if port is None or port.kind != "tensor" or port.dtype is None or isinstance(value, list | dict):
         return value
@@ -207,10 +244,21 @@ def _cast(name: str, value: Any, port: Port | None) -> Any:
             cast = array.astype(port.dtype)
             if floats or np.array_equal(cast, array):
                 return cast
-    raise DataError(f"input {name!r} takes {port.dtype}, and {array.dtype} was given; convert it first")
+    raise DataError(f"{where}input {name!r} takes {port.dtype}, and {array.dtype} was given; convert it first")
 
 
 Reader = Callable[[Mapping[str, Port]], Iterator[Sample]]
+
+
+def count_nonfinite(value: Any) -> int:
+    """How many NaN and Inf a value holds, its parts together."""
+    count = 0
+    for array in list_arrays(value):
+        with suppress(TypeError, ValueError):  # what no number is
+            count += (
+                int(np.count_nonzero(~np.isfinite(np.asarray(array, np.float64)))) if array.dtype.kind in "fV" else 0
+            )
+    return count
 
 
 def list_arrays(value: Any) -> list[Array]:

@@ -51,6 +51,14 @@ def infer_certain_shapes(model: ModelProto) -> ModelProto:
     return inferred
 
 
+def format_size(n_bytes: float) -> str:
+    """Bytes of memory for people: ``1.5 GiB``, ``12 MiB``, ``0.3 KiB``."""
+    for unit, size in (("GiB", 2.0**30), ("MiB", 2.0**20)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.1f} {unit}"
+    return f"{n_bytes / 2**10:.1f} KiB"
+
+
 def estimate_bytes(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = None, limit: int = 0) -> int:
     """Bytes that evaluating ``model`` in float64 needs at its peak, as far as shapes are known.
 

@@ -12,6 +12,7 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from converter.errors import BiasoptError
+from converter.referee.proto.inference import format_size
 from converter.referee.proto.source import make_body_key
 from converter.referee.proto.tensors import Weights, widen
 from converter.referee.reference.kernels import (
@@ -209,7 +210,7 @@ class GraphEvaluator:
         if limit is None or fresh <= limit >> 6:
             return fresh
         if sum(getattr(v, "nbytes", 0) for v in scope.values.values()) > limit:
-            raise Unsupported(f"its tensors take more than {limit / 2**30:.1f} GiB in float64")
+            raise Unsupported(f"its tensors take more than {format_size(limit)} in float64")
         return 0
 
     def _last_reads(self) -> list[list[str]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from converter.records import Stage
 from converter.records.evidence import Warning, WarningCode
-from converter.referee.inputs.stream import list_arrays
+from converter.referee.inputs.stream import count_nonfinite, list_arrays
 from converter.referee.proto.diff import ChangedRegions
 from converter.referee.proto.source import LoadedModel, list_bodies, make_body_key, walk_nodes
 from converter.referee.verify.models import Outputs
@@ -28,9 +28,9 @@ def describe_outputs(runs: Sequence[Outputs], constant: Sequence[str], stages: S
     """Warnings of outputs whose parity proves little: the same for every input, or not finite."""
     said = "does not depend on the inputs: its parity proves little"
     warnings = [Warning(WarningCode.CONSTANT_OUTPUT, f"output {name!r} {said}") for name in constant]
-    n_bad = sum(_count_nonfinite(value) for run in runs for value in run.values())
+    n_bad = sum(count_nonfinite(value) for run in runs for value in run.values())
     if n_bad:
-        hit = sum(any(_count_nonfinite(value) for value in run.values()) for run in runs)
+        hit = sum(any(count_nonfinite(value) for value in run.values()) for run in runs)
         what = f"{hit} of {len(runs)} inputs, {n_bad} NaN or Inf elements"
         said = f"the original's outputs are not finite for {what}; they count as equal where both are"
         warnings.append(Warning(WarningCode.NOT_FINITE, said))

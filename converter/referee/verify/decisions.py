@@ -19,6 +19,7 @@ from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
 from converter.referee.inputs.files import call_function, load_function
 from converter.referee.inputs.stream import Sample, Stream, list_arrays
+from converter.referee.proto.inference import format_size
 from converter.referee.proto.random_inputs import check_given
 from converter.referee.verify.metrics import Array, measure_difference
 from converter.referee.verify.models import ModelUnderTest, Outputs
@@ -70,6 +71,8 @@ class AgreementCounts:
     gained: int = 0  # rows that only the rewritten model gets right
     lost: int = 0  # rows that only the original gets right
     labelled: int = 0
+    classes: int = 0  # 0 where the output holds them itself
+    strange: int = 0  # labels that are none of these
 
     def add(self, a: Array, b: Array, labels: Array | None) -> bool:
         """Count one run; whether any row of it decides differently."""
@@ -83,6 +86,7 @@ class AgreementCounts:
             self.scored += len(unlike)
             self.certified += int(_find_certified(a, b, axis).sum())
         if labels is not None:
+            self.classes = a.shape[axis] if axis is not None else 0
             self._score(first, second, labels)
         return bool(unlike.any())
 
@@ -92,6 +96,8 @@ class AgreementCounts:
             raise DataError(f"labels of shape {list(labels.shape)} do not fit decisions of shape {list(first.shape)}")
         hits_a, hits_b = first == labels, second == labels
         self.labelled += len(labels)
+        if self.classes:
+            self.strange += int(((labels < 0) | (labels >= self.classes)).sum())
         if first.ndim > 1:  # of a map, the share of its points
             self.right_a += float(hits_a.reshape(len(labels), -1).mean(axis=1).sum())
             self.right_b += float(hits_b.reshape(len(labels), -1).mean(axis=1).sum())
@@ -152,6 +158,7 @@ def _decide_unlabelled(
 
 def _decide_labelled(name: str, votes: AgreementCounts, ask: DecisionRequest, detail: dict[str, object]) -> OutputCheck:
     n, difference = votes.rows, (votes.gained - votes.lost) / votes.rows
+    strange = f", {votes.strange:,} labels being none of the {votes.classes} classes" if votes.strange else ""
     low, high = tango(votes.gained, votes.lost, n, ask.alpha)
     needed = needed_with_labels(votes.gained, votes.lost, n, ask.margin, ask.alpha)
     detail |= {
@@ -166,7 +173,8 @@ def _decide_labelled(name: str, votes: AgreementCounts, ask: DecisionRequest, de
         "needed_n": needed,
     }
     text = (
-        f"accuracy {format_percent(votes.right_a / n)} and {format_percent(votes.right_b / n)} of {n:,} inputs, "
+        f"accuracy {format_percent(votes.right_a / n)} and {format_percent(votes.right_b / n)} "
+        f"of {n:,} inputs{strange}, "
         f"difference at least {format_signed(low)} ({_format_confidence(ask)})"
     )
     return decide_by_interval(name, difference, (low, high), ask, detail, text, _format_needed(needed, ask))
@@ -237,7 +245,7 @@ class MetricSamples:
         """Keep one run's outputs."""
         self._bytes += sum(part.nbytes for values in (a, b) for v in values.values() for part in list_arrays(v))
         if self._bytes > self._limit:
-            size = f"{self._limit / 2**30:.1f} GiB"
+            size = format_size(self._limit)
             raise DataError(f"{self._text}: the outputs take more than {size}; give fewer --samples or --max-memory")
         self._a.append(a)
         self._b.append(b)
@@ -302,6 +310,7 @@ class MetricSamples:
         return int(min(RESAMPLES, max(_FEWEST, _SECONDS / max(monotonic() - begun, 1e-9))))
 
 
+_ENDING = {"npz", "npy", "polygraphy", "ort-test-data", "given"}  # kinds of inputs whose end is soon read
 _KEPT = 16  # inputs that are decided differently, kept for a replay
 _NONE = "no output is a classifier's (scores [N, C]); name one with --decision, or give a --metric"
 
@@ -347,8 +356,8 @@ class _DecisionRun:
         self._stopped = False
 
     def run(self, stream: Stream) -> None:
-        begun = monotonic()
-        for sample in stream.all():
+        begun, samples = monotonic(), stream.all()
+        for sample in samples:
             if self._ask.max_time is not None and self._runs and monotonic() - begun > self._ask.max_time:
                 self._stopped = True
                 break
@@ -363,6 +372,9 @@ class _DecisionRun:
                 self._failing.append(sample.feeds)
                 break
             self._note(sample, left, right)
+            if self._labels.missing:
+                more = sum(s.rows for s in samples) if stream.kind in _ENDING else None
+                raise self._labels.count_rows(more)
         self._labels.finish(self._runs, stopped=self._stopped)
 
     def _note(self, sample: Sample, left: Outputs, right: Outputs) -> None:
@@ -427,6 +439,7 @@ class _Labels:
     def __init__(self, rows: np.ndarray[Any, Any] | None) -> None:
         self._rows, self._at = rows, 0
         self.given = rows is not None
+        self.missing = False  # there were fewer than rows
 
     def take(self, sample: Sample, value: Any) -> np.ndarray[Any, Any] | None:
         count = len(value) if np.ndim(value) else 1
@@ -436,9 +449,14 @@ class _Labels:
             return np.asarray(sample.label).reshape(-1) if np.ndim(sample.label) == 0 else np.asarray(sample.label)
         part = self._rows[self._at : self._at + count]
         self._at += count
-        if len(part) < count:
-            raise DataError(f"there are {len(self._rows)} labels for more rows; give one per row of the inputs")
-        return part
+        self.missing = len(part) < count
+        return None if self.missing else part
+
+    def count_rows(self, more: int | None) -> DataError:
+        """The error of labels that are too few for the rows so far, and ``more`` where it is known how many."""
+        least, rows = ("at least ", self._at) if more is None else ("", self._at + more)
+        n = 0 if self._rows is None else len(self._rows)
+        return DataError(f"there are {n} labels for {least}{rows} rows; give one per row of the inputs")
 
     def finish(self, runs: int, *, stopped: bool) -> None:
         if self._rows is not None and runs and not stopped and 0 < self._at < len(self._rows):

@@ -19,7 +19,7 @@ from converter.records import InputSet
 from converter.records.evidence import Warning, WarningCode
 from converter.referee.inputs.stream import combine_hashes, hash_feeds, list_arrays
 from converter.referee.proto.copies import make_loadable
-from converter.referee.proto.inference import estimate_bytes
+from converter.referee.proto.inference import estimate_bytes, format_size
 from converter.referee.proto.random_inputs import (
     BATCHES,
     DOMAINS,
@@ -253,7 +253,7 @@ class ModelInputs:
             if last is not None and time.monotonic() - begun > _GUESSING:
                 break
             if (size := estimate_bytes(model, guess.shapes, self._options.max_memory)) > self._options.max_memory:
-                self.why_not = f"a float64 run would take {size / 2**30:.1f} GiB, above the memory limit"
+                self.why_not = f"a float64 run would take {format_size(size)}, above the memory limit"
                 return None
             try:
                 case = self._seek_answer(self._run(self._make_feeds(guess, seed, known)))
@@ -290,7 +290,11 @@ class ModelInputs:
         return case
 
     def describe_domain(self) -> list[Warning]:
-        """A warning where the original has no answer to normal values: which values it was given instead."""
+        """A warning of inputs that hold what is no number, or of an original that has no answer to normal ones."""
+        given = self._options.stream
+        if given is not None and (n := given.record().nonfinite):
+            said = f"{n:,} values of the inputs are NaN or Inf; outputs that are not finite may come from these"
+            return [Warning(WarningCode.INPUT_DOMAIN, f"{given.source or 'the inputs given'}: {said}")]
         no_number = "the original gives no finite number, or numbers that explode, on normal inputs"
         if self.domain:
             return [Warning(WarningCode.INPUT_DOMAIN, f"{no_number}: those that were made are {self.domain}")]

@@ -30,14 +30,15 @@ from converter.report.content.pair import again_section, model_name, models_sect
 
 FIGURES = {
     "median": "p50_ms",
-    "90 % are below": "p90_ms",
-    "99 % are below": "p99_ms",
-    "99 %, upper bound": "p99_upper_ms",  # in the detail
+    "p90": "p90_ms",
+    "p99": "p99_ms",
+    "p99, upper bound": "p99_upper_ms",  # in the detail
     "engine build": "build_ms",  # in the detail, by TensorRT only
     "load": "load_ms",
     "first run": "first_run_ms",
     "memory, peak": "peak_bytes",
 }
+PAIRED = ("p50_ms", "peak_bytes")  # of the others a hiccup of the machine in one of the two would make a ratio
 SETTINGS = {"threads": "threads", "opt_level": "optimisations", "sessions": "sessions", "seed": "seed"}
 ENDED = {
     "narrow": "when the interval was narrow enough",
@@ -52,7 +53,9 @@ ENDED = {
 def bench_report(latency: Latency, run: Run) -> Report:
     """What the benchmark found about a pair."""
     band = f"between {wording.ratio(latency.low)} and {wording.ratio(latency.high)}"
-    lede = f"Model B takes {wording.ratio(latency.ratio)} times as long as model A, with confidence {band}."
+    sure = latency.design.get("confidence")
+    with_confidence = f"with {wording.percent(sure)} confidence" if isinstance(sure, float) else "with confidence"
+    lede = f"Model B takes {wording.ratio(latency.ratio)} times as long as model A, {with_confidence} {band}."
     return Report(
         command="bench",
         name=model_name(latency.model_a),
@@ -147,7 +150,7 @@ def _figures(a: Timing, b: Timing) -> Table:
         left, right = (getattr(timing, key, None) or timing.detail.get(key) for timing in (a, b))
         if left is not None and right is not None:
             said = wording.size if key.endswith("bytes") else wording.duration
-            rows.append((name, said(left), said(right), wording.ratio(right / left) if left else ""))
+            rows.append((name, said(left), said(right), wording.ratio(right / left) if left and key in PAIRED else ""))
     return Table((Column(), *(Column(title, right=True) for title in ("A", "B", "B / A"))), rows)
 
 

@@ -155,6 +155,13 @@ def _tree(fate: Fate, path: tuple[Step, ...]) -> TreeNode:
 # ---- many biases -----------------------------------------------------------------------------------------
 
 MOST = 4  # reasons named on one line
+KEPT = {  # what keeps a bias that no operator blocks, in two words; other codes are in the table of what was not folded
+    "batch-norm": "in batch norms that stay",
+    "keep-bn": "in batch norms to be kept",
+    "not-asked": "passes left out",
+    "padded-shift": "zero padding behind",
+    "unread": "read by nobody",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +257,10 @@ def summarize_fates(fates: Sequence[Fate]) -> str:
         for f, end in zip(kept, ends, strict=True)
         if f.code and (end is None or end.op == "output")
     )
-    reasons = [f"blocked by {_counted(blocked_by)}"] * bool(blocked_by) + [_counted(others)] * bool(others)
+    named = Counter({KEPT.get(code, code): 0 for code in others})
+    for code, n in others.items():
+        named[KEPT.get(code, code)] += n
+    reasons = [f"blocked by {_counted(blocked_by)}"] * bool(blocked_by) + [_counted(named)] * bool(named)
     partly = sum(fate.removed for fate in kept)
     more = f"; {wording.count(partly, 'element')} of these become zero" if partly else ""
     why = f" ({', '.join(reasons)}{more})" if reasons or more else ""

@@ -146,10 +146,14 @@ _NORMS = {code.name for code in CODES if code.name.startswith("bias-before-")}
 
 
 CHECKPOINTS = "old checkpoints: biasopt lint SPEC --fix-checkpoint IN OUT, before the source is fixed"
+TOO_LATE = (
+    "old checkpoints no longer fit: take the fix back (`git apply -R` of the diff above), then "
+    "`biasopt lint SPEC --fix --write --fix-checkpoint IN OUT` does both"
+)
 
 
-def fix_lines(fix: SourceFix, *, wrote: bool) -> Iterator[str]:
-    """What to say of a source fix beside its diff."""
+def fix_lines(fix: SourceFix, *, wrote: bool, checkpoint: bool) -> Iterator[str]:
+    """What to say of a source fix beside its diff; ``checkpoint``: one is migrated as well."""
     for item in fix.edited:
         done = "written" if wrote else "would be written; --write does it"
         yield f"{item.path.name}: bias=False in {item.n_calls} calls, {done}"
@@ -161,5 +165,5 @@ def fix_lines(fix: SourceFix, *, wrote: bool) -> Iterator[str]:
         yield f"left {refused.parameter}{where}: {refused.why}"
     if not fix.edited and not fix.refused:
         yield "nothing to fix: no bias before a norm was found dead"
-    if fix.edited and not wrote:
-        yield CHECKPOINTS
+    if fix.edited and not checkpoint:
+        yield TOO_LATE if wrote else CHECKPOINTS

@@ -105,6 +105,8 @@ def answers(parity: Parity) -> str:
         return "Same decisions, within the budget."
     if parity.scope == "none" and parity.verdict is Verdict.PASS:
         return "Same inputs and outputs."
+    if parity.scope == "per-rewrite" and parity.verdict is Verdict.PASS:
+        return "The same in every rewritten place."
     if wording.only_numbers_differ(parity):
         return "Other weights; the answers agree."
     return {
@@ -274,8 +276,16 @@ COMPARISONS = Table(
 def comparison(check: OutputCheck, *, brief: bool = True) -> Row:
     """A row of `COMPARISONS`; ``brief``: also where only a few lines are wanted."""
     numbers = ("" if x is None else wording.number(x) for x in (check.score, check.limit, check.max_abs))
-    place = name(check.name or "(whole model)")
+    place = name(_place(check))
     return Row((check.status, place, check.why, *numbers, check.why), Medium.ALL if brief else ~Medium.TERMINAL)
+
+
+def _place(check: OutputCheck) -> str:
+    """The output, or of a place inside the model the node and, where it has another name, the tensor behind it."""
+    node, tensor = check.detail.get("layer"), check.name
+    if not isinstance(node, str) or not node or node == tensor or "_output_" in tensor:  # called after its node
+        return tensor or "(whole model)"
+    return f"{node} ({tensor})" if tensor else node
 
 
 def _badness(check: OutputCheck) -> tuple[int, float]:
@@ -289,7 +299,7 @@ def _measure(check: OutputCheck, unit: str, said: tuple[str, str] | None = None)
     assert check.score is not None
     assert check.limit is not None
     score, limit = said or (wording.number(check.score), wording.number(check.limit))
-    label = check.name or "(whole model)"
+    label = _place(check)
     return Measure(label, score, f"{unit}, limit {limit}", partial(charts.draw_bullet, check.score, check.limit,
                                                                   check.status, wording.plain(label)))  # fmt: skip
 
@@ -369,7 +379,7 @@ def _histogram(output: str, found: Any) -> Chart:
     return Chart(
         partial(charts.draw_histogram, found, label),
         "How large the differences are",
-        f"(output {output}): how many elements differ by how much",
+        f"Of {output!r}: how many elements differ by how much.",
     )
 
 
@@ -377,7 +387,7 @@ def _heat(output: str, found: Any) -> Chart:
     return Chart(
         partial(charts.draw_heat, found, "differences by size of the value"),
         "Do large values differ by more?",
-        f"(output {output}) From left to right the size of a value, upwards by how much it differs; a stronger colour "
+        f"Of {output!r}. From left to right the size of a value, upwards by how much it differs; a stronger colour "
         "is more elements. Rounding makes one cloud; squares far above it are values that something else has changed.",
     )
 

@@ -34,6 +34,7 @@ def render_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["sentence"] = sentence
     sections = [
         {"id": section.id, "title": section.title, "about": section.about, "body": _blocks(held)}
         for section, held in report.sections_of(Medium.PAGE)
@@ -80,7 +81,7 @@ def _block(block: Any) -> Markup:
             why = Markup(" ") + _element("span", _text(block.why), "soft") if block.why else Markup("")
             return _element("p", _chip(block.status) + " " + _text(block.words) + "." + why)
         case b.Warnings(lines=lines):
-            return _element("ul", _join(_element("li", _escape(line)) for line in lines), "warnings")
+            return _element("ul", _join(_element("li", _escape(sentence(line))) for line in lines), "warnings")
         case b.Table():
             return _table(block)
         case b.KeyValues(rows=rows, inline=inline):

@@ -193,11 +193,12 @@ def _stacked(cells: tuple[b.Cell, ...], place: int, under: list[int]) -> Text:
 
 def _checks(checks: Iterable[b.Check], medium: Medium) -> list[Lines]:
     """A line each, then what there is to see of each."""
-    grid = _grid("left", "left", "left", "right")
+    timed = medium is Medium.VERBOSE  # else the words have the room
+    grid = _grid("left", "left", "left", *["right"] * timed)
     evidence: list[Lines] = []
     for check in checks:
         found = _text(check.words) if check.words else Text(check.title)
-        grid.add_row(_cell(check.status), plain(check.key), found, Text(check.aside, style="dim"))
+        grid.add_row(_cell(check.status), plain(check.key), found, *([Text(check.aside, style="dim")] if timed else []))
         inner = _unfold(b.visible(check.blocks, medium))
         evidence += [lines for block in inner for lines in _block(block, medium)]
     return [[grid], *evidence]

@@ -217,6 +217,29 @@ def test_types_are_made_to_fit_or_refused() -> None:
         runs({"x": ROWS[:1].astype(np.uint8)})
 
 
+def test_a_cast_and_what_is_no_number_are_in_the_record(tmp_path: Path) -> None:
+    values = ROWS.astype(np.float64)
+    values[3, 1], values[20, 2] = np.nan, -np.inf
+    np.savez(tmp_path / "x.npz", x=values)
+    stream = open_inputs([tmp_path / "x.npz"], OPEN)
+    assert len(list(stream.all())) == 3
+    record = stream.record()
+    assert (record.cast_from, record.nonfinite) == ({"x": "float64"}, 2)
+    stream = open_inputs([{"x": ROWS}], OPEN)
+    assert len(list(stream.all())) == 1
+    assert (stream.record().cast_from, stream.record().nonfinite) == ({}, 0)
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (160,), (2, 2, 10, 4), (3, 20, 3)])
+def test_a_shape_that_the_model_does_not_take_is_told_with_its_file(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros(shape, np.float32))
+    with pytest.raises(DataError) as caught:
+        runs(tmp_path / "x.npz")
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / 'x.npz'}: input 'x' takes the shape [n, 4], and [")
+    assert f"{shape[-1]}] was given" in text
+
+
 def test_a_stream_holds_what_was_taken_and_counts_rows() -> None:
     stream = Stream((Sample({"x": ROWS[k : k + 1]}, k) for k in range(30)), "npz", limit=20)
     assert [s.label for s in stream.take(3)] == [0, 1, 2]

@@ -103,6 +103,27 @@ def test_labels_fit_the_rows(tmp_path: Path) -> None:
         decided(a, b, inputs=None, labels=classes(X))
 
 
+def test_too_few_labels_are_counted_beside_the_rows() -> None:
+    a, b = classifier(), classifier(bias=1e-7)
+    with pytest.raises(DataError, match=r"there are 3 labels for 3200 rows; give one per row"):
+        decided(a, b, labels=np.arange(3), inputs={"x": X})
+
+
+def test_labels_that_are_no_class_have_a_word() -> None:
+    labels = classes(X[:200])
+    labels[:7] = 99
+    stage = decided(classifier(), classifier(bias=1e-7), inputs={"x": X[:200]}, labels=labels)
+    assert "of 200 inputs, 7 labels being none of the 3 classes" in stage.why
+
+
+def test_numbers_that_are_none_in_the_inputs_are_named() -> None:
+    values = X[:8].copy()
+    values[:] = np.nan
+    found = compare(classifier(), classifier(bias=1e-7), inputs={"x": values})
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert any("32 values of the inputs are NaN or Inf" in warning for warning in found.warnings)
+
+
 def test_labels_come_with_the_inputs() -> None:
     pairs = [({"x": X[k : k + 100]}, classes(X[k : k + 100])) for k in range(0, 3200, 100)]
     parity = compare(classifier(), classifier(bias=1e-7), inputs=pairs, stages=["decision"])

@@ -15,6 +15,14 @@ def test_the_totals_on_one_line() -> None:
     assert bias_path.summarize_fates([absorbed("a", "b")]) == "1: 1 absorbed downstream"
 
 
+def test_codes_that_nothing_else_explains_have_words() -> None:
+    codes = ["not-asked"] * 4 + ["padded-shift", "keep-bn"]
+    found = [Fate(f"c{k}", "Conv", FateKind.KEPT, 8, code=code, why="w") for k, code in enumerate(codes)]
+    assert bias_path.summarize_fates(found) == (
+        "6: 6 kept (passes left out 4, in batch norms to be kept 1, zero padding behind 1)"
+    )
+
+
 def test_frequent_reasons_first_and_rare_ones_together() -> None:
     by = ["Clip"] * 3 + ["Relu", "Relu", "Tanh", "Selu", "Elu", "Erf", "Erf"]
     found = [kept(f"c{i}", op) for i, op in enumerate(by)] + [at_output("y")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 from converter.records import Verdict
@@ -22,6 +23,16 @@ def test_blocks_that_were_left_out_are_grey_and_do_not_count() -> None:
     assert "Grey ones were left out" in page
     assert "Rings lie further off" not in page  # far off, but left out
     assert "20 blocks; 1 block left out and made again" in text_of(page)
+
+
+def test_no_two_places_of_an_axis_have_one_number() -> None:
+    counts = [5, 20, 30, 20, 10]
+    spread = {"histogram": {"edges_ms": [0.02510 + 0.00002 * k for k in range(6)], "counts": counts}}
+    timing = made.timing(0.02514, detail=spread)
+    drawn = charts.draw_spread(made.latency(a=timing, b=timing))
+    labels = re.findall(r'class="tick"[^>]*>([^<]+)<', str(drawn))
+    assert len(labels) >= 3
+    assert len(set(labels)) == len(labels)
 
 
 def test_how_it_was_measured_says_load_end_and_extremes() -> None:
