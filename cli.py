@@ -24,12 +24,13 @@ from click import argument, option
 from converter._version import __version__
 from converter.commands.options import (
     Command,
+    GroupedHelp,
     Option,
     complete_passes,
     options,
     parse_formats,
     parse_lint_codes,
-    parse_passes,
+    parse_pages,
     parse_share,
     read_by,
 )
@@ -105,7 +106,14 @@ def _argv() -> Sequence[str]:
     return click.get_current_context().find_root().obj or ()
 
 
+class _Commands(click.Group):
+    """Commands whose helps have headings where they have many options."""
+
+    command_class = GroupedHelp
+
+
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a check failed, 2 usage, 3 error, 4 inconclusive, 70 bug, 130 interrupted.",
 )
@@ -114,7 +122,17 @@ def cli() -> None:
     """Fold BatchNormalization and biases out of ONNX models, and check that the outputs stay the same."""
 
 
-@cli.command()
+def _examples(*lines: str) -> str:
+    return "\b\n" + "\n".join(["Examples:", *(f"  biasopt {line}" for line in lines)])
+
+
+@cli.command(
+    epilog=_examples(
+        "fold model.onnx",
+        "fold *.onnx --out-dir folded",
+        "fold model.onnx --inputs x.npz --accuracy-margin 0.1% --report out",
+    )
+)
 @argument("models", metavar="MODEL...", type=FILE, nargs=-1, required=True)
 @option("-o", "--output", metavar="OUT", type=FILE, help="Where to write; - is stdout.  [MODEL.folded.onnx]")
 @option("--out-dir", metavar="DIR", type=FILE, help="Write into this folder, by the models' own names.")
@@ -193,7 +211,13 @@ def inspect(**given: Any) -> int:
     return run(**given)
 
 
-@cli.command()
+@cli.command(
+    epilog=_examples(
+        "verify before.onnx after.onnx",
+        "verify before.onnx after.onnx --bisect",
+        "verify before.onnx after.onnx --inputs x.npz --accuracy-margin 0.5%",
+    )
+)
 @argument("a", type=FILE)
 @argument("b", metavar="[B]", type=FILE, required=False)
 @options(VerifyOptions)
@@ -236,7 +260,12 @@ def guard(**given: Any) -> int:
     return run(**given)
 
 
-@cli.command()
+@cli.command(
+    epilog=_examples(
+        "bench before.onnx after.onnx",
+        "bench before.onnx after.onnx --gate faster:5% --report out",
+    )
+)
 @argument("a", type=FILE)
 @argument("b", type=FILE)
 @options(BenchOptions)
@@ -254,7 +283,7 @@ def bench(**given: Any) -> int:
 
 
 @cli.command()
-@argument("names", metavar="[NAME]...", nargs=-1, callback=read_by(parse_passes), shell_complete=complete_passes)
+@argument("names", metavar="[NAME]...", nargs=-1, callback=read_by(parse_pages), shell_complete=complete_passes)
 @json_option
 def passes(**given: Any) -> int:
     """List the passes in their order, or show the pages of those named."""

@@ -29,13 +29,20 @@ class Option(click.Option):
     """An option that also answers to names of earlier releases, which the help does not show.
 
     ``kind`` and ``trusted`` are those of `converter.records.option`: files of settings are judged by them.
+    ``heading`` is what it stands under in a long help.
     """
 
     def __init__(
-        self, *args: Any, old: Sequence[str] = (), kind: object = "", trusted: bool = False, **attributes: Any
+        self,
+        *args: Any,
+        old: Sequence[str] = (),
+        kind: object = "",
+        trusted: bool = False,
+        heading: str = "",
+        **attributes: Any,
     ) -> None:
         super().__init__(*args, **attributes)
-        self.old, self.kind, self.trusted = tuple(old), kind, trusted
+        self.old, self.kind, self.trusted, self.heading = tuple(old), kind, trusted, heading
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Tell the parser of the old names as well."""
@@ -44,6 +51,30 @@ class Option(click.Option):
             super().add_to_parser(parser, ctx)
         finally:
             self.opts = shown
+
+
+HEADINGS = {  # of the options of a record, in the help of a command that has many
+    "FoldOptions": "What is folded, and how it is written",
+    "RemovalOptions": "Biases that go by data",
+    "VerifyOptions": "Comparing",
+    "BenchOptions": "Latency",
+}
+MANY = 24  # options beyond which a help has headings
+
+
+class GroupedHelp(click.Command):
+    """A command whose help shows many options under headings, its own first."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options into the help."""
+        given = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        shown = [(getattr(p, "heading", ""), r) for p in given if (r := p.get_help_record(ctx))]
+        if len(shown) <= MANY or not any(heading for heading, _ in shown):
+            super().format_options(ctx, formatter)
+            return
+        for heading in sorted(dict.fromkeys(h for h, _ in shown), key=bool):
+            with formatter.section(heading or "Options"):
+                formatter.write_dl([record for h, record in shown if h == heading])
 
 
 def options(
@@ -61,13 +92,14 @@ def options(
 
     def decorated(command: Command) -> Command:
         for f in reversed(wanted):
-            command = _option(f, None if unset else f.default, helps.get(f.name, ""), hidden=hidden)(command)
+            default, heading = None if unset else f.default, HEADINGS.get(record.__name__, "")
+            command = _option(f, default, helps.get(f.name, ""), hidden=hidden, heading=heading)(command)
         return command
 
     return decorated
 
 
-def _option(f: Field[Any], default: Any, other: str, *, hidden: bool) -> Callable[[Command], Command]:
+def _option(f: Field[Any], default: Any, other: str, *, hidden: bool, heading: str) -> Callable[[Command], Command]:
     """One option of the command line, from a field and, where it is given, another help (and name) for it."""
     flag, parameter = f.metadata["flag"] or "--" + f.name.replace("_", "-"), f.name
     if other.startswith("--"):
@@ -75,7 +107,7 @@ def _option(f: Field[Any], default: Any, other: str, *, hidden: bool) -> Callabl
         parameter = flag.removeprefix("--").replace("-", "_")
     attributes: dict[str, Any] = {"help": other or f.metadata["help"], "cls": Option, "old": f.metadata["old"]}
     kind = f.metadata["kind"]
-    attributes |= {"hidden": hidden, "kind": kind, "trusted": f.metadata["trusted"]}
+    attributes |= {"hidden": hidden, "heading": heading, "kind": kind, "trusted": f.metadata["trusted"]}
     if f.type == "bool":
         switched_off = default is True and flag.startswith("--no-")
         attributes |= {"is_flag": True, "default": default is True and not switched_off}
@@ -237,14 +269,19 @@ def parse_percentage(value: str | None) -> float | None:
     return None if found is None else float(found[1]) / 100
 
 
-def parse_passes(values: Sequence[str]) -> list[str]:
-    """Names of passes, each of them one that there is; in them - and _ are the same."""
+def parse_pages(values: Sequence[str]) -> list[str]:
+    """Names of passes, or of what a fold may do beside them: what has a page."""
+    return parse_passes(values, more=(REMOVE,))
+
+
+def parse_passes(values: Sequence[str], more: Sequence[str] = ()) -> list[str]:
+    """Names of passes, each of them one that there is, or of ``more``; in them - and _ are the same."""
     names = split_list(value.replace("_", "-") for value in values)
     if names:
         from converter.report import wording
         from converter.rewrite.passes import PASSES
 
-        known = [row.name for row in PASSES]
+        known = [*more, *(row.name for row in PASSES)]
         for name in names:
             if name not in known:
                 raise ValueError(wording.no_such_pass(name, known))
@@ -260,8 +297,7 @@ def complete_passes(_context: click.Context, _parameter: click.Parameter, incomp
 
 def parse_allowed(values: Sequence[str]) -> list[str]:
     """Names of passes, or of the one step that goes by data."""
-    names = split_list(value.replace("_", "-") for value in values)
-    return [*parse_passes([name for name in names if name != REMOVE]), *(name for name in names if name == REMOVE)]
+    return sorted(parse_passes(values, more=(REMOVE,)), key=lambda name: name == REMOVE)
 
 
 def parse_example_inputs(values: Sequence[str]) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from converter._version import __version__
+from converter.commands.options import REMOVE
 from converter.report import terminal
 from converter.report.save import show
 
@@ -17,7 +18,8 @@ def run(names: Sequence[str], *, as_json: bool) -> int:
 
     chosen = [row for row in PASSES if row.name in names or not names]
     if names and not as_json:
-        terminal.say("\n\n".join(docs.render_page(row, PASSES) for row in chosen))
+        pages = [docs.render_page(row, PASSES) for row in chosen]
+        terminal.say("\n\n".join(pages + [docs.REMOVAL_PAGE] * (REMOVE in names)))
     else:
         document = documents.passes_document(chosen, PASSES, __version__)
         show(lambda: document, lambda: passes_report(PASSES), as_json=as_json)

@@ -102,6 +102,22 @@ def _help(root: Path, *command: str) -> str:
     return "\n".join(line.rstrip() for line in ran.stdout.splitlines()).strip()
 
 
+REMOVAL_PAGE = """\
+remove-biases
+=============
+
+No pass of the table: after the fold and its proof, biases that matter a little go by your data
+(``fold --allow remove-biases --inputs DATA``), and weights are changed to make up for them. The data
+are split: fitted on one part, selected on another, judged once on a third.
+
+Declines: the biases of the first and the last layer and of depthwise ones, unless --also-remove
+names them; those without which --accuracy-margin would not be kept.
+
+Safety: assumes. The outputs change; decisions on data like yours stay within the margin (0.1 % unless
+given). Off the data they may change more, which the report says. Runs last.
+"""
+
+
 def render_page(row: Pass, passes: Sequence[Pass]) -> str:
     """One pass's page as text: its docstring, its conditions, its promise and its place in the order."""
     parts = [f"{row.name}\n{'=' * len(row.name)}", row.page, _guards(row)]

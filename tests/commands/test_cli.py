@@ -135,6 +135,23 @@ def test_an_unknown_pass_is_2_and_the_nearest_are_named(run: Run, engine: Engine
     assert run("passes", "qqq")[2].endswith("there is no pass 'qqq'; see `biasopt passes`.\n")
 
 
+def test_what_goes_by_data_is_suggested_and_has_a_page(run: Run, engine: Engine) -> None:
+    assert "did you mean remove-biases" in run("fold", "m.onnx", "--allow", "removebiases")[2]
+    code, page, _ = run("passes", "remove-biases")
+    assert (code, page.splitlines()[0]) == (0, "remove-biases")
+    assert "Declines:" in page
+
+
+@pytest.mark.parametrize("command", ["fold", "verify", "bench"])
+def test_a_long_help_has_headings_and_examples(run: Run, engine: Engine, command: str) -> None:
+    _, said, _ = run(command, "--help")
+    headings = [line for line in said.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert "Options:" in headings
+    assert len(headings) >= 2
+    assert f"  Examples:\n    biasopt {command} " in said
+    assert said.count("\n  --on-inconclusive") + said.count("\n  --quick") == 2  # each under one heading
+
+
 # ---- fold ------------------------------------------------------------------------------------------
 
 

@@ -122,7 +122,7 @@ def test_places_of_a_skipped_stage_are_for_those_who_ask() -> None:
 def test_a_latency_begins_with_its_verdict_and_interval() -> None:
     lines = timed(made.latency()).splitlines()
     assert lines[0] == "PASS: B is not slower: 0.998 x the time (0.993 to 1.003, allowed 1.020)"
-    assert "load          240 ms   199 ms" in lines  # a hiccup in one of the two would be a ratio
+    assert "load           240 ms   199 ms" in lines  # a hiccup in one of the two would be a ratio
     assert "memory, peak  310 MB   300 MB  0.968" in lines
     assert "Control   A beside A: 1.001 x the time (0.997 to 1.005)" in lines
 
@@ -147,7 +147,7 @@ def test_places_go_by_their_node_where_the_tensor_has_a_number() -> None:
         OutputCheck("/1/Conv_output_0", Verdict.FAIL, 9.0, 1.0, why="off", detail={"layer": "/0/Conv"}),
     )
     stage = Stage("parameters", Verdict.FAIL, "off", checks)
-    shown = said(made.parity(Verdict.FAIL, stages=(stage,)))
+    shown = said(replace(made.parity(stages=(stage,)), verdict=Verdict.FAIL))
     assert "node_conv2d (getitem_3)" in shown
     assert "/0/Conv" not in shown
 
