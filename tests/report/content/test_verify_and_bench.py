@@ -123,7 +123,7 @@ def test_a_latency_begins_with_its_verdict_and_interval() -> None:
     lines = timed(made.latency()).splitlines()
     assert lines[0] == "PASS: B is not slower: 0.998 x the time (0.993 to 1.003, allowed 1.020)"
     assert "load           240 ms   199 ms" in lines  # a hiccup in one of the two would be a ratio
-    assert "memory, peak  310 MB   300 MB  0.968" in lines
+    assert "memory, peak   310 MB   300 MB  0.968" in lines
     assert "Control   A beside A: 1.001 x the time (0.997 to 1.005)" in lines
 
 
