@@ -261,6 +261,14 @@ def parse_margin(value: str | None) -> float | None:
     raise ValueError(f"{value!r} has no % sign; write {number:g}% or {100 * number:g}%.")
 
 
+def parse_points(value: Any) -> float | None:
+    """Percentage points, with their sign or without it: ``0.5``, ``0.5%``."""
+    found = None if value is None else re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) *%?", str(value).strip())
+    if value is not None and (found is None or not 0 < float(found[1]) < 100):
+        raise ValueError(f"{value!r} is no number of percentage points such as 0.5%.")
+    return None if found is None else float(found[1])
+
+
 def parse_percentage(value: str | None) -> float | None:
     """A share that may be nothing, or more than the whole: ``0%``, ``250%``."""
     found = None if value is None else re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) *%", value.strip())
@@ -366,6 +374,7 @@ KINDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "share": _parsed(parse_share, multiple=False),
     "margin": _parsed(parse_margin, multiple=False),
     "percentage": _parsed(parse_percentage, multiple=False),
+    "points": _parsed(parse_points, multiple=False),
     "gate": _parsed(_parse_gate, multiple=False),
     "shapes": _parsed(parse_shapes),
     "pairs": _parsed(parse_pairs),

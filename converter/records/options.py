@@ -501,9 +501,9 @@ class StudyOptions(OptionRecord):
     seed: int = option(0, "Seed of the seeds.  [0]", "N", "natural")
     margin: float = option(
         0.5,
-        "Points of accuracy that count as none.  [0.5]",
+        "Points of accuracy that count as none.  [0.5%]",
         "P",
-        "seconds",
+        "points",
         flag="--accuracy-margin",
         old="--margin",
         doc="Percentage points: the difference in accuracy that counts as none.",

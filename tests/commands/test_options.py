@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import cli
 import converter
-from converter.commands.options import FORMATS, KINDS, Option, options
+from converter.commands.options import FORMATS, KINDS, Option, options, parse_points
 from converter.records import options as records
 from converter.records.option import argument, documented, merged, option
 from converter.torch_models.spec import parse_input
@@ -151,3 +151,10 @@ def test_choices_are_those_of_the_code_that_reads_them() -> None:
     assert set(records.PROVIDERS) == set(PROVIDERS)
     assert set(records.STAGES) < set(STAGES)
     assert list(FORMATS) == list(save.NAMES)
+
+
+def test_the_points_of_a_study_may_have_their_sign() -> None:
+    assert [parse_points(value) for value in ("0.5", "0.5%", "2 %", None)] == [0.5, 0.5, 2.0, None]
+    for wrong in ("0", "100%", "half", "-1%"):
+        with pytest.raises(ValueError, match="is no number of percentage points such as"):
+            parse_points(wrong)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ast
 import json
 import math
 from pathlib import Path
+
+import pytest
 
 from converter.records import OutputCheck, Stage, Verdict
 from converter.report import documents, serialize
@@ -176,6 +179,20 @@ def test_inspect_has_the_findings_and_the_counts_of_fold() -> None:
     assert document["counts"] == documents.fold_document(folded(), "9.9")["counts"]
     assert document["findings"] == documents.fold_document(folded(), "9.9")["findings"]
     assert document["exit_code"] == 1
+
+
+@pytest.mark.parametrize("name", ["inspect", "explain", "passes", "lint", "export", "replay"])
+def test_documents_without_a_schema_are_described_field_by_field(name: str) -> None:
+    root = Path(__file__).parents[2]
+    told = (root / "docs" / "report-schema.md").read_text(encoding="utf-8")
+    row = next(line for line in told.splitlines() if line.startswith(f"| `biasopt.{name}/1` |"))
+    tree = ast.parse(Path(documents.__file__).read_text(encoding="utf-8"))
+    made = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == f"{name}_document")
+    returned = next(n for n in ast.walk(made) if isinstance(n, ast.Return))
+    assert isinstance(returned.value, ast.Dict)
+    keys = {key.value for key in returned.value.keys if isinstance(key, ast.Constant)} - {"schema"}
+    assert len(keys) > 1
+    assert {key for key in keys if f"`{key}`" not in row} == set()
 
 
 def test_passes_hold_their_guards_and_their_place() -> None:
