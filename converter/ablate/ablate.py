@@ -25,7 +25,7 @@ from converter.ablate.measure import (
     measure_mean_gap,
     measure_zeroed,
 )
-from converter.ablate.samples import Data, Part
+from converter.ablate.samples import Data, Part, deal_units
 from converter.ablate.scoring import Score, correct_p_values, rank_scores
 from converter.ablate.session import Net, State
 from converter.ablate.sites import BiasSites, Site, find_sites, proven_fate
@@ -239,11 +239,10 @@ def _measure_imitated(
 
 
 def split_halves(data: Data, seed: int) -> tuple[Part, Part]:
-    """Rows to fit on, and the others."""
+    """Rows to fit on, and the others; equal rows stay together."""
     units = np.random.default_rng([seed, 0xAB1A]).permutation(-(-data.rows // data.unit))
     size = max(1, min(len(units) // 2, _FIT_MOST // data.unit or 1))
-    parts = [np.sort((u[:, None] * data.unit + np.arange(data.unit)).reshape(-1)) for u in (units[:size], units[size:])]
-    first, second = (p[p < data.rows] for p in parts)
+    first, second = deal_units(units, [size], data.rows, data.unit, data.twins)
     return data.part(first), data.part(second if len(second) else first)
 
 
@@ -286,7 +285,14 @@ def _try_variants(
             states[name] = (said, len(sites), done.state)
     only = {name: state for name, (_, _, state) in states.items()}
     effects, _ = measure_effects(
-        net, only, rest, zeroed.output, decides=zeroed.decides, corrections=corrections, deadline=deadline
+        net,
+        only,
+        rest,
+        zeroed.output,
+        decides=zeroed.decides,
+        threshold=zeroed.threshold,
+        corrections=corrections,
+        deadline=deadline,
     )
     made = [
         (Variant(n, said, count, effects[n]), state, corrections.get(n)) for n, (said, count, state) in states.items()
@@ -319,6 +325,7 @@ def _run_probes(
     states = {"original": net.original} | {v.name: state for v, state, _ in variants if not v.name.startswith("zero")}
     corrections = {v.name: c for v, _, c in variants if c is not None}
     ask: dict[str, Any] = {"decides": zeroed.decides, "corrections": corrections, "deadline": math.inf}
+    ask["threshold"] = zeroed.threshold
     _, said = measure_effects(net, {}, rest, zeroed.output, **ask)
     found: list[ProbeResult] = []
     for probe in make_probes(settings.probe, measure_deviation(rest), settings.seed):

@@ -43,6 +43,29 @@ def find_decision(outputs: dict[str, NDArray[Any]], asked: str | None) -> tuple[
     raise DataError("the model has no output of floating-point numbers; name one with --output")
 
 
+def find_threshold(output: NDArray[Any], labels: Labels | None) -> float | None:
+    """Above what a single score says yes: 0 of a logit, 0.5 of a probability; None where it is no such score.
+
+    One number a row, or a point, may be anything: that it is a score is known by labels that are 0 or 1.
+    """
+    single = output.ndim == 1 or (output.ndim >= 2 and output.shape[find_class_axis(output) or 0] == 1)
+    if labels is None or output.dtype.kind not in "fV" or not single:
+        return None
+    if labels.dtype.kind not in "iub" or not np.isin(labels, (0, 1)).all() or labels.size != output.size:
+        return None
+    wide = output.astype(np.float64)
+    return 0.5 if wide.size and wide.min() >= 0 and wide.max() <= 1 else 0.0
+
+
+def split_score(output: NDArray[Any], threshold: float | None) -> NDArray[Any]:
+    """The scores of no and yes, in place of a single one; else what it is."""
+    if threshold is None:
+        return output
+    yes = output[:, None] if output.ndim == 1 else output
+    no = 1 - yes if threshold else np.zeros_like(yes)
+    return np.concatenate([no, yes], axis=find_class_axis(yes) or 1)
+
+
 _ROUNDING = 1e-12  # of the size: below it all rows are one
 
 
@@ -51,6 +74,7 @@ class Effect:
     """Sums over rows. ``votes`` count decisions, where there are any."""
 
     decides: bool
+    threshold: float | None = None  # of a single score
     votes: AgreementCounts = field(default_factory=AgreementCounts)
     rows: int = 0
     error: float = 0.0  # sum of squares of z' - z
@@ -73,9 +97,11 @@ class Effect:
         self.size += float((wide**2).sum())
         if not self.decides:
             return
+        before, after = (split_score(scores, self.threshold) for scores in (before, after))
         self.votes.add(before, after, labels)
         axis = find_class_axis(before)
         if axis is not None:
+            wide, other = (split_score(scores, self.threshold) for scores in (wide, other))
             self.divergence += float(_divergence(wide, other, axis).sum())
 
     @property
@@ -176,6 +202,7 @@ class ZeroedBiases:
     predicted: dict[str, float]
     rows: int
     stopped: bool
+    threshold: float | None = None  # of an output that is a single score
     varies: float = math.inf  # how far outputs are from that of the first row, relative: 0 if all are the same
 
 
@@ -189,7 +216,7 @@ def measure_zeroed(
 ) -> ZeroedBiases:
     """Leave out each bias in turn, on every row, or until the time is over: then all on the same rows."""
     tap = net.answers()
-    name, decides = "", False
+    name, decides, threshold = "", False, None
     effects = {s.label: Effect(False) for s in sites}
     responses = {s.label: Effect(False) for s in sites}
     rows, stopped, slowest = 0, False, 0.0
@@ -204,7 +231,9 @@ def measure_zeroed(
         before = tap.run(batch.feeds, net.original)
         if not name:
             name, decides = find_decision(before, output)
-            effects = {s.label: Effect(decides) for s in sites}
+            threshold = None if decides else find_threshold(before[name], batch.labels)
+            decides = decides or threshold is not None
+            effects = {s.label: Effect(decides, threshold) for s in sites}
         for site in sites:
             after = tap.run(batch.feeds, net.original | net.without(site))[name]
             effects[site.label].add(before[name], after, batch.labels)
@@ -215,7 +244,8 @@ def measure_zeroed(
         rows += batch.rows
         slowest = max(slowest, monotonic() - begun)
     predicted = {label: r.relative_error / _STEP if r.rows else math.nan for label, r in responses.items()}
-    return ZeroedBiases(name, decides, effects, predicted, rows, stopped, away.share_of_size if rows > 1 else math.inf)
+    varies = away.share_of_size if rows > 1 else math.inf
+    return ZeroedBiases(name, decides, effects, predicted, rows, stopped, threshold, varies)
 
 
 def measure_imitations(
@@ -229,7 +259,7 @@ def measure_imitations(
     """Put weights W + b v in the place of each bias in turn; ``imitations`` are v, [G, n], by label."""
     tap = net.answers()
     sites = [s for s in net.sites if s.label in imitations]
-    effects = {s.label: Effect(zeroed.decides) for s in sites}
+    effects = {s.label: Effect(zeroed.decides, zeroed.threshold) for s in sites}
     rows, slowest = 0, 0.0
     for k, batch in enumerate(part.batches()):
         begun = monotonic()
@@ -269,6 +299,7 @@ def measure_effects(
     output: str,
     *,
     decides: bool,
+    threshold: float | None = None,
     corrections: Mapping[str, NDArray[Any]] | None = None,
     shift: Shift | None = None,
     references: Mapping[int, NDArray[Any]] | None = None,
@@ -278,6 +309,7 @@ def measure_effects(
 
     Parameters
     ----------
+    threshold : of an output that is a single score
     corrections : added to the output under a change's name
     shift : what is done to the inputs first
     references : the right answers by number of a batch's first row, in place of labels
@@ -287,7 +319,7 @@ def measure_effects(
     effects by name, and the original's decisions by number of a batch's first row
     """
     tap = net.answers()
-    effects = {name: Effect(decides) for name in states}
+    effects = {name: Effect(decides, threshold) for name in states}
     said: dict[int, NDArray[Any]] = {}
     for k, batch in enumerate(part.batches()):
         if k and monotonic() > deadline:
@@ -296,7 +328,8 @@ def measure_effects(
         before = tap.run(feeds, net.original)[output]
         labels = _choose_labels(batch, references)
         if decides:
-            said[batch.first] = before.argmax(axis=1) if before.dtype.kind in "fV" and before.ndim != 3 else before
+            scores = split_score(before, threshold)
+            said[batch.first] = scores.argmax(axis=1) if scores.dtype.kind in "fV" and scores.ndim != 3 else scores
         for name, state in states.items():
             after = before if state is net.original else tap.run(feeds, state)[output]
             if corrections and name in corrections:

@@ -107,7 +107,7 @@ class Selection:
         zeroed = measure_zeroed(
             self._net, sites, sketch, budget.output, monotonic() + budget.max_time / 6, budget.progress
         )
-        if not zeroed.decides:
+        if not zeroed.decides or zeroed.threshold is not None:  # the verdict's bounds are of the largest of scores
             raise DataError(
                 f"output {zeroed.output!r} decides between no classes, and a budget counts decisions; name an output "
                 "that does with --output"

@@ -247,17 +247,23 @@ def split_rows(
     """
     units = np.random.default_rng([seed, 0x5B11]).permutation(rows // unit + (rows % unit > 0))
     sizes = [max(1, min(int(share * rows), limit) // unit) for share, limit in zip(shares, most, strict=True)]
-    ends = np.cumsum(sizes)
+    return Split(*deal_units(units, np.cumsum(sizes).tolist(), rows, unit, twins))
+
+
+def deal_units(
+    units: np.ndarray[Any, Any], ends: Sequence[int], rows: int, unit: int, twins: np.ndarray[Any, Any] | None = None
+) -> list[np.ndarray[Any, Any]]:
+    """The rows of shuffled units, cut at the ``ends``, each part in order; units that share a row go to one part."""
     if twins is not None and len(np.unique(twins)) < rows:
         family = _join_twins(twins, unit)[units]
         first = {int(f): k for k, f in reversed(list(enumerate(family)))}
         order = np.argsort([first[int(f)] for f in family], kind="stable")
         units, family = units[order], family[order]
         # an end within a family moves behind it
-        ends = np.array([np.nonzero(family == family[e - 1])[0][-1] + 1 if e <= len(units) else e for e in ends])
+        ends = [int(np.nonzero(family == family[e - 1])[0][-1]) + 1 if e <= len(units) else e for e in ends]
     parts = np.split(units, ends)
     made = [np.sort((p[:, None] * unit + np.arange(unit)).reshape(-1)) for p in parts]
-    return Split(*[p[p < rows] for p in made])
+    return [p[p < rows] for p in made]
 
 
 def _join_twins(twins: np.ndarray[Any, Any], unit: int) -> np.ndarray[Any, Any]:

@@ -158,9 +158,9 @@ class Score:
 
     @property
     def lost(self) -> float:
-        """Share of rows that are right with the bias only, less those right without it only; 0 without labels."""
-        counts = None if self.effect is None else self.effect.counts
-        return 0.0 if counts is None else (counts[1] - counts[2]) / sum(counts)
+        """The accuracy that is lost without the bias, of maps that of their points; 0 without labels."""
+        votes = None if self.effect is None else self.effect.votes
+        return 0.0 if votes is None or not votes.labelled else (votes.right_a - votes.right_b) / votes.labelled
 
     @property
     def verdict(self) -> tuple[BiasClass, str]:

@@ -41,7 +41,7 @@ class EffectSummary:
     """What a change did to the answers. Shares of rows, of maps of points; accuracies where there are labels."""
 
     rows: int
-    relative_error: float  # ||z' - z|| / ||z|| over all rows
+    relative_error: float  # ||z' - z|| / ||z - mean z|| over all rows
     agreement: float | None = field(default=None, metadata=OPTIONAL)
     kl: float | None = field(default=None, metadata=OPTIONAL)  # mean of KL(p || p') in nats
     accuracy_before: float | None = field(default=None, metadata=OPTIONAL)

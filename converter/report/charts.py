@@ -144,7 +144,7 @@ def draw_bullet(score: float, limit: float, status: Verdict, name: str = "") -> 
         16,
         said,
         rect(0, 2, scale(limit), 12, "room"),
-        rect(0, 5, max(scale(score), 0.004), 6, f"fill-{_tone(status)}", said),
+        rect(0, 5, max(scale(score), 0.004), 6, f"fill-{_tone(_status_of_score(score, limit, status))}", said),
         down(scale(limit), 0, 16, "limit", f"limit {wording.number(limit)}"),
         class_="bullet",
     )
@@ -247,13 +247,18 @@ def draw_layers(checks: Sequence[OutputCheck], limit: float, height: float = 160
         found = [checks[place] for place in places]
         value = max(scores[place] for place in places)
         tall = max(2.0, height * scale(value))
-        tone = _tone(worst_verdict(check.status for check in found))
+        tone = _tone(worst_verdict(_status_of_score(c.score, c.limit or limit, c.status) for c in found))
         said = _column(found, value / limit, scores[places[0]] if len(places) == 1 else None)
         marks.append(rect((k + 0.5) * pitch - wide / 2, height - tall, wide, tall, f"fill-{tone}", said))
     marks += [across(edge, "limit"), across(height, "axis")]
     label = f"{len(scores)} places; the largest error is {wording.number(max(scores) / limit)} of the limit"
     names = {tick: height * (1 - scale(tick * limit)) + 4 for tick in ticks}
     return axis({_of_limit(tick): y for tick, y in names.items()}, height), chart(height + 6, label, *marks)
+
+
+def _status_of_score(score: float | None, limit: float, status: Verdict) -> Verdict:
+    """What a bar has the colour of: what stays below its limit is good, though something else may have failed there."""
+    return Verdict.PASS if score is not None and score <= limit else status
 
 
 def _of_limit(tick: float) -> str:

@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 import cli
-from tests.ablate.made import chain, images
+from tests.ablate.made import chain, draw, images
+from tests.tiny import model
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,3 +75,47 @@ def test_the_question_on_one_net(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [int(part.split()[0]) for part in sentence.split(", ")] == counts  # of every class that there is
     assert sum(counts) == 4
     assert {probe["kind"] for probe in document["probes"]} == {"contrast", "offset"}
+
+
+@pytest.mark.parametrize("end", ["y = Flatten (k)", "f = Flatten (k) y = Sigmoid (f)"], ids=["logit", "probability"])
+def test_a_net_with_one_score_has_labels(end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = f"""(float[N,1,8,8] x) => (float[N,1] y) {{ h = Conv (x, w, b) r = Relu (h) g = GlobalAveragePool (r)
+        k = Conv (g, u, c) {end} }}"""
+    consts = {"w": draw(6, 1, 3, 3, seed=1), "b": draw(6, seed=2), "u": draw(1, 6, 1, 1, seed=3), "c": draw(1, seed=4)}
+    onnx.save(model(text, consts), tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=images(160))
+    np.save(tmp_path / "l.npy", np.arange(160) % 2)
+    call = [
+        "ablate",
+        str(tmp_path / "m.onnx"),
+        "--inputs",
+        str(tmp_path / "d.npz"),
+        "--labels",
+        str(tmp_path / "l.npy"),
+    ]
+    assert cli.run([*call, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["output"] == {"name": "y", "decides": True}
+    assert not any("decides between no classes" in said for said in found["warnings"])
+    assert all(0 < each["effect"]["accuracy_before"] < 1 for each in found["biases"])
+    assert {variant["effect"]["rows"] for variant in found["variants"]} == {80}
+
+
+def test_maps_of_classes_show_their_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "(float[N,1,8,8] x) => (float[N,3,6,6] y) { h = Conv (x, w, b) r = Relu (h) y = Conv (r, u, c) }"
+    consts = {"w": draw(6, 1, 3, 3, seed=1), "b": draw(6, seed=2), "u": draw(3, 6, 1, 1, seed=3), "c": draw(3, seed=4)}
+    onnx.save(model(text, consts), tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=images(140))
+    np.save(tmp_path / "l.npy", np.random.default_rng(0).integers(0, 3, (140, 6, 6)))
+    call = [
+        "ablate",
+        str(tmp_path / "m.onnx"),
+        "--inputs",
+        str(tmp_path / "d.npz"),
+        "--labels",
+        str(tmp_path / "l.npy"),
+    ]
+    assert cli.run(call) == 0
+    heads = [line.split() for line in capsys.readouterr().out.splitlines() if "error" in line.split()]
+    assert all("accuracy" in head for head in heads)
+    assert len(heads) == 2

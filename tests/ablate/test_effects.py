@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converter.ablate.measure import Effect, find_decision
+from converter.ablate.measure import Effect, find_decision, find_threshold
 from converter.ablate.scoring import Score, correct_p_values, rank_scores
 from converter.errors import DataError
 from converter.records import Fate, FateKind
@@ -50,6 +50,32 @@ def test_nothing_changed_is_nothing() -> None:
     found = effect(z, z)
     assert (found.relative_error, found.agreement, found.kl) == (0.0, 1.0, 0.0)
     assert found.summarize().difference is None
+
+
+@pytest.mark.parametrize("shape", [(20,), (20, 1), (20, 1, 2, 3), (20, 4, 1)], ids=str)
+def test_a_single_score_decides_by_its_sign_where_labels_say_so(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(3)
+    z, w = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    labels = rng.integers(0, 2, (20, z.size // 20))
+    p, q = (1 / (1 + np.exp(-v)) for v in (z, w))
+    for before, after, threshold in ((z, w, 0.0), (p, q, 0.5)):
+        assert find_threshold(before, labels) == threshold
+        found = Effect(True, threshold)
+        found.add(before, after, labels)
+        said = found.summarize()
+        right = [((v.reshape(20, -1) > threshold) == labels).mean() for v in (before, after)]
+        assert [said.accuracy_before, said.accuracy_after] == pytest.approx(right)
+        assert said.agreement == pytest.approx(((before > threshold) == (after > threshold)).mean())
+        assert said.kl == pytest.approx((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean(), rel=1e-4)
+        assert said.relative_error > 0
+
+
+def test_one_number_that_no_label_calls_a_score_is_a_number() -> None:
+    z, two = np.zeros((4, 1), np.float32), np.zeros((4, 2), np.float32)
+    yes = np.array([0, 1, 1, 0])
+    assert find_threshold(z + 7, yes) == 0.0
+    for output, labels in ((z, None), (z, yes * 2), (z, yes / 2), (z, yes[:3]), (two, yes), (z.astype(np.int64), yes)):
+        assert find_threshold(output, labels) is None
 
 
 def test_which_output_is_looked_at() -> None:

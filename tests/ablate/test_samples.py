@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converter.ablate.ablate import split_halves
 from converter.ablate.samples import Data, DataSource, split_rows
 from converter.errors import DataError
 from converter.referee.proto.source import list_free_inputs
@@ -102,6 +103,17 @@ def test_equal_rows_are_in_one_part(unit: int) -> None:
     held = [set(twins[rows]) for rows in dealt]
     assert not held[0] & held[1]
     assert not (held[0] | held[1]) & held[2]
+
+
+def test_equal_rows_are_in_one_half() -> None:
+    twice = np.repeat(images(30), 4, axis=0)
+    data = data_of(net_of(chain())[0].source, {"x": twice[np.random.default_rng(1).permutation(120)]})
+    fit, rest = split_halves(data, 0)
+    assert fit.rows is not None
+    assert rest.rows is not None
+    assert sorted([*fit.rows, *rest.rows]) == list(range(120))
+    assert 40 < len(fit) < 80
+    assert not set(data.twins[fit.rows]) & set(data.twins[rest.rows])
 
 
 def test_rows_without_twins_are_dealt_as_ever() -> None:

@@ -256,7 +256,7 @@ def _uncharted(more: int) -> str:
 
 def _bias_table(result: AblateResult, top: int | None, rest: str) -> Table:
     decides = result.output.decides
-    tested = result.labelled and any(b.p_holm is not None for b in result.biases)
+    tested = any(b.effect is not None and b.effect.accuracy_after is not None for b in result.biases)
     columns = [Column("class"), Column("layer"), Column("|b|/sd", right=True, wide=True), Column("r", right=True)]
     if decides:
         columns.append(Column("accuracy" if tested else "agree", right=True, wide=True))
@@ -275,7 +275,7 @@ def _bias_row(bias: BiasScore, *, decides: bool, tested: bool) -> Iterator[Words
     yield bound + number(bias.r_held_out if bias.r_held_out is not None else bias.r)
     if decides and tested:
         star = "*" if bias.p_holm is not None and bias.p_holm < _ALPHA else ""
-        yield points(None if effect is None else effect.difference) + star
+        yield points(None if effect is None else _accuracy_change(effect)) + star
     elif decides:
         yield share(None if effect is None else effect.agreement)
     yield share(bias.error)
@@ -285,13 +285,16 @@ def _bias_row(bias: BiasScore, *, decides: bool, tested: bool) -> Iterator[Words
 def _variants(result: AblateResult) -> Section:
     """All biases at once."""
     variants, decides, rows = result.variants, result.output.decides, result.rows
-    tested = any(v.effect.difference is not None for v in variants)
+    tested = any(v.effect.accuracy_after is not None for v in variants)
+    bounded = any(v.effect.difference is not None for v in variants)
     columns = [Column(), Column("biases", right=True, wide=True)]
     columns += [Column("agree", right=True), Column("KL", right=True, wide=True)] if decides else []
     columns.append(Column("error", right=True))
-    columns += [Column("accuracy", right=True), Column("change, 95 %", right=True, wide=True)] if tested else []
+    columns += [Column("accuracy", right=True)] if tested else []
+    columns += [Column("change, 95 %" if bounded else "change", right=True, wide=True)] if tested else []
     said = "; ".join(CHANGES[v.name] for v in variants)
-    measured = f"On {rows.all - rows.fitted_on:,} rows; what is fitted is fitted on {rows.fitted_on:,} others."
+    on = min((v.effect.rows for v in variants), default=0)
+    measured = f"On {wording.count(on, 'row')}; what is fitted is fitted on {rows.fitted_on:,} others."
     if not variants:
         return Section("", ())
     return Section(
@@ -319,7 +322,14 @@ def _variant_row(variant: VariantScore, *, decides: bool, tested: bool) -> Itera
     yield share(effect.relative_error)
     if tested:
         yield share(effect.accuracy_after)
-        yield interval(effect)
+        yield interval(effect) if effect.difference is not None else points(_accuracy_change(effect))
+
+
+def _accuracy_change(effect: EffectSummary) -> float | None:
+    """By how much the accuracy changed, of maps that of their points; None without labels."""
+    if effect.accuracy_after is None or effect.accuracy_before is None:
+        return None
+    return effect.accuracy_after - effect.accuracy_before
 
 
 def _probes(result: AblateResult) -> Section:

@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import replace
 
-from converter.records import Verdict
+from converter.records import OutputCheck, Verdict
 from converter.report import charts
 from converter.report.serialize import dumps
 from tests.report import made_evidence as made
@@ -75,3 +75,12 @@ def test_differences_by_size_are_a_map() -> None:
     assert [drawn[1].count(f'"heat heat-{shade}"') for shade in range(1, 6)] == [1, 1, 0, 0, 1]
     assert ">1e-1<" in drawn[0]  # the one far above the others
     assert charts.draw_heat({"low": -16.0, "step": 0.5, "counts": []}, "old document") is None
+
+
+def test_no_bar_is_red_below_its_limit() -> None:
+    checks = [OutputCheck("y", Verdict.FAIL, score, 1.0, why="a tolerance does not hold") for score in (0.4, 3.0)]
+    assert ["fill-fail" in charts.draw_bullet(c.score or 0.0, 1.0, c.status) for c in checks] == [False, True]
+    drawn = charts.draw_layers(checks, 1.0)
+    assert drawn is not None
+    assert drawn[1].count("fill-fail") == 1
+    assert charts.draw_bullet(float("nan"), 1.0, Verdict.FAIL).count("fill-fail") == 1
