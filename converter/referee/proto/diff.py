@@ -460,12 +460,19 @@ def _cut_region(
             more_a = more_b = {n for n in part_a.inputs & part_b.inputs if n in a.makers and n in b.makers}
         if not more_a and not more_b:
             break
-        open_a |= more_a
-        open_b |= more_b
+        # Only what comes after all that the other side stops at: further back the two may meet.
+        last_a, last_b = (max((_find_place(a, n) for n in names), default=-1) for names in (more_a, more_b))
+        open_a |= {n for n in more_a if _find_place(a, n) >= last_b}
+        open_b |= {n for n in more_b if _find_place(a, n) >= last_a}
     if not all(_is_reachable(a, name) for name in part_b.inputs - part_a.inputs):
         return None
     pair = _Pair(partial(_build_model, a, part_a, output, a), partial(_build_model, b, part_b, output, a), latest)
     return Region(b.key, output, part_a.inputs | part_b.inputs, pair, partial(certain.find, b.key))
+
+
+def _find_place(scope: Scope, name: str) -> int:
+    node = scope.makers.get(name)
+    return -1 if node is None else scope.order[id(node)]
 
 
 def _is_reachable(scope: Scope | None, name: str) -> bool:
