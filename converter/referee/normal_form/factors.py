@@ -165,11 +165,14 @@ def _look_up(r: Reader, node: NodeProto, args: list[Value], axis: int) -> list[V
 def _slices(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     """A part along one axis that is known in full, or along axes where nothing varies."""
     form = args[0]
-    if not isinstance(form, Form) or any(not isinstance(a, Known | None) for a in args[1:]):
+    sizes = [r.sizes(name) if name else None for name in node.input[1:]]  # constants, or made of sizes
+    fields = [None if s is None else [k for k in s if isinstance(k, int)] for s in sizes]
+    if not isinstance(form, Form) or any(
+        name and (s is None or len(f or ()) < len(s)) for name, s, f in zip(node.input[1:], sizes, fields, strict=True)
+    ):
         return None
     rank, dims = r.rank(node.input[0]), r.dims(node.input[0])
     given = read_attributes(node)
-    fields = [a.array().reshape(-1).tolist() if isinstance(a, Known) else None for a in args[1:]]
     starts, ends, axes, steps = (
         [given.get("starts"), given.get("ends"), given.get("axes"), None] if r.opset < 10 else [*fields, None, None][:4]
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto
 
-from converter.model.shapes.inference import is_made_up
+from converter.model.shapes.inference import computes_sizes, follow_sizes, is_made_up
 from converter.referee.normal_form.form import Dims, Form, Known, Leaf, NotExpressed, Other
 from converter.referee.normal_form.form import Linear as LinearAtom
 from converter.referee.normal_form.interval import Interval, is_float
@@ -85,13 +85,21 @@ class Reader:
         """Types of the tensors, as inference finds them."""
         if self.find_certain is None:
             return infer_types(self.model)
-        place = strip_weights(self.model)
-        for value in place.graph.input:
-            port = self.find_certain(value.name)
-            if value.type.HasField("tensor_type"):
-                _state_sizes(value.type.tensor_type, None if port is None else port.dims)
-        found = infer_certain_shapes(place).graph
+        found = self._certain.graph
         return read_ports([*found.input, *found.value_info, *found.output])
+
+    @cached_property
+    def _certain(self) -> ModelProto:
+        place, find = strip_weights(self.model), self.find_certain
+        for value in place.graph.input:
+            if find is not None and value.type.HasField("tensor_type"):
+                port = find(value.name)
+                _state_sizes(value.type.tensor_type, None if port is None else port.dims)
+        return infer_certain_shapes(place)
+
+    @cached_property
+    def _computed_sizes(self) -> dict[str, Any]:
+        return follow_sizes(self._certain)[0].values if computes_sizes(self._certain) else {}
 
     def dims(self, name: str) -> Dims | None:
         """Sizes of a tensor as inference finds them."""
@@ -119,6 +127,8 @@ class Reader:
         node = self.makers.get(name)
         if node is None:
             return None
+        if (found := self._computed_sizes.get(name)) is not None:
+            return tuple(found.reshape(-1).tolist()) if found.ndim < 2 else None
         if node.op_type == "Shape":
             given = read_attributes(node)
             return (self.dims(node.input[0]) or ())[given.get("start", 0) : given.get("end")]

@@ -6,6 +6,7 @@ stands the right fold of the same kind, which is proved.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, 
 
 import converter
 from converter.records import Parity, Verdict
+from converter.referee.proto.diff import find_changed_regions
+from converter.referee.proto.source import LoadedModel
 
 F, H = TensorProto.FLOAT, np.float16
 RNG = np.random.default_rng(0)
@@ -360,3 +363,76 @@ def cut(end: int, *, fold: bool) -> ModelProto:
 def test_an_end_that_only_long_inputs_reach() -> None:
     assert_proved(cut(2**63 - 1, fold=False), cut(2**63 - 1, fold=True))
     assert_failed(cut(2**63 - 1, fold=False), cut(64, fold=True))
+
+
+# -- right folds that a proof has to follow --------------------------------------------------
+
+
+def joined(*, fold: bool, sizes: Sequence[Any]) -> ModelProto:
+    """Two factors before a concatenation, which went into the layer behind it."""
+    six = np.float32(1 / 6)
+    nodes = [] if fold else [node("Mul", ["x", "six"], ["xs"]), node("Mul", ["k", "six"], ["ks"])]
+    parts = ["x", "k"] if fold else ["xs", "ks"]
+    nodes += [node("Concat", parts, ["c_" if fold else "c"], axis=1)]
+    nodes += [node("Conv", [nodes[-1].output[0], "v" if fold else "w"], ["y"], name="cv")]
+    kernel = np.concatenate([KERNEL, KERNEL], axis=1)
+    held = {"v": (kernel.astype(np.float64) * six).astype(np.float32)} if fold else {"w": kernel, "six": six}
+    return net(nodes, sizes, [1, 4, None, None], held, fold=fold, more=[port("k", F, sizes)])
+
+
+@pytest.mark.parametrize("sizes", [[1, 3, 6, 6], [1, 3, "H", "W"]])
+def test_factors_past_a_concatenation(sizes: Sequence[Any]) -> None:
+    a, b = joined(fold=False, sizes=sizes), joined(fold=True, sizes=sizes)
+    assert_proved(a, b)
+    value = numpy_helper.to_array(b.graph.initializer[0]).copy()
+    value[1, 4, 0, 0] = -value[1, 4, 0, 0]
+    b.graph.initializer[0].CopyFrom(numpy_helper.from_array(value, "v"))
+    assert_failed(a, b)
+
+
+@pytest.mark.parametrize("between", ["Identity", "Dropout"])
+def test_rows_that_sum_to_one_past_a_node_that_does_nothing(between: str) -> None:
+    pair = [attended(-1, fold=fold) for fold in (False, True)]
+    for model in pair:
+        model.graph.node[0].output[0] = "rows"
+        model.graph.node.insert(1, node(between, ["rows"], ["s"]))
+    assert_proved(*pair)
+
+
+def packed(*, fold: bool) -> ModelProto:
+    """The first third of a packed layer, cut out by bounds that the model computes of its own shape, twice as large."""
+    weights = np.concatenate([W, W2, W], axis=1)
+    nodes = [node("MatMul", ["x", "v" if fold else "w"], ["m_" if fold else "m"], name="mm")]
+    m, cut_ = nodes[0].output[0], "y" if fold else "c"
+    nodes += [node("Shape", [m], ["shape"]), node("Gather", ["shape", "last"], ["width"])]
+    nodes += [node("Div", ["width", "three"], ["third"]), node("Slice", [m, "from", "third", "last"], [cut_])]
+    nodes += [] if fold else [node("Mul", ["c", "two"], ["y"])]
+    held = {"last": np.array([2]), "three": np.array([3]), "from": np.array([0]), "two": np.float32(2), "w": weights}
+    held["v"] = weights * np.repeat(np.array([2, 1, 1], np.float32), 8)
+    used = {name for n in nodes for name in n.input}
+    return net(nodes, [1, "S", 8], [1, "S", 8], {k: v for k, v in held.items() if k in used}, fold=fold)
+
+
+def test_a_part_whose_bounds_are_computed() -> None:
+    assert_proved(packed(fold=False), packed(fold=True))
+
+
+def trunk(*, fold: bool) -> ModelProto:
+    """A long trunk; the fold made the last of its tensors again, and reads it in the old one's place."""
+    names = ["x", *(f"t{k}" for k in range(450))]
+    nodes = [node("Add", [a, "b"], [b]) for a, b in itertools.pairwise(names)]
+    nodes += [node("Add", [names[-2], "b"], ["again"])] if fold else []
+    nodes += [node("MatMul", ["again" if fold else names[-1], "w"], ["y" if fold else "m"], name="mm")]
+    nodes += [node("Add", [names[-1], names[-1]], ["z"])]
+    nodes += [] if fold else [node("Mul", ["m", "two"], ["y"])]
+    held = {"w": W * (2 if fold else 1), "b": B, "two": np.float32(2)}
+    model = net(nodes, [1, 8], [1, 8], held, fold=fold)
+    model.graph.output.append(port("z", F, [1, 8]))
+    return model
+
+
+def test_a_place_ends_where_both_sides_meet_first() -> None:
+    a, b = trunk(fold=False), trunk(fold=True)
+    found = find_changed_regions(LoadedModel.open(a), LoadedModel.open(b))
+    assert not found.unmatched
+    assert max(len(m.graph.node) for r in found.regions for m in (r.before, r.after)) < 5
