@@ -1,4 +1,4 @@
-"""How sure counts make us: bounds on proportions, on paired differences, and on resampled metrics.
+"""How sure counts make us: bounds on proportions (Clopper-Pearson), paired differences and resampled metrics.
 
 Every bound of the first part is one-sided at level ``alpha``; a pair of them is a (1 - 2 alpha) interval. The second
 part tests paired differences of two arms, one per seed: what they say and what they leave open.

@@ -1,4 +1,4 @@
-"""Options of the command line: made from the records in `converter.records.options`, and read as values.
+"""Options of the command line: made from records, and their values parsed (`--shape`, sizes, seconds, gates).
 
 What is no such value is a `ValueError` that says what would be. Nothing here loads a library beside click.
 """

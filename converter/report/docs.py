@@ -68,7 +68,7 @@ def _sentence(path: Path) -> str:
     """The first sentence of a module's docstring, on one line."""
     doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     paragraph = " ".join(doc.partition("\n\n")[0].split())
-    return re.split(r"(?<=[^.][.:;?]) (?=[A-Z])", paragraph)[0].removesuffix(":")
+    return re.split(r"(?<=[^.][.?]) (?=[A-Z])", paragraph)[0].removesuffix(":")
 
 
 def fill(text: str, name: str, body: str) -> str:

@@ -1,4 +1,4 @@
-"""Images with their labels, and how each seed splits them."""
+"""The data sets, the digits among them: images with their labels, and how each seed splits them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch norms and arithmetic with a constant as one value: y = scale * x + shift.
+"""Batch norms (epsilon included) and arithmetic with a constant as one value: y = scale * x + shift.
 
 Source: ONNX operator schemas of BatchNormalization (1, 6, 7, 9, 14, 15) and of Add, Sub, Mul, Div, Neg, Sum
 (with their axis and broadcast attributes before version 7).

@@ -1,4 +1,4 @@
-"""What becomes of a shift under pools, reductions, norms and softmax."""
+"""What becomes of a shift under pools (MaxPool, averages), reductions, norms and softmax."""
 
 from __future__ import annotations
 
