@@ -98,9 +98,6 @@ def judge_gate(low: float, high: float, margin: float, gate: Gate) -> Verdict:
     return Verdict.PASS if passes else Verdict.FAIL if fails else Verdict.INCONCLUSIVE
 
 
-GATES = "not-slower, faster:5%, equivalent or none.  [not-slower]"
-
-
 def normalize_gate(text: str) -> str:
     """A gate in its own spelling."""
     return str(parse_gate(text))

@@ -30,8 +30,6 @@ from converter.referee.proto.structural_hash import chain_hashes, hash_array, ha
 from converter.report.save import write_whole
 from converter.rewrite.passes import Pass
 
-_LITERAL = 1 << 20  # elements of a constant that may stand in a certificate in full
-
 
 @dataclass
 class _Noted:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.errors import BiasoptError, ModelError
+from converter.errors import ModelError
 from converter.model.file import DataFile, External, Pieces, Span, Staged, claim, data_name, name_replaced, stage
-from converter.model.graph import Graph, emit, has_external, list_external, load, stored_files
+from converter.model.file.reader import list_external
+from converter.model.graph import Graph, emit, has_external, stored_files
 from converter.records import Rewrite
 from converter.records.results import InspectResult
 
@@ -203,16 +204,9 @@ def _names_file(path: Path, name: bytes) -> bool:
 
 def _list_places(path: Path) -> dict[Path, list[External]]:
     """The data files of a model, and where in each its tensors lie."""
-    try:
-        graph = load(path)
-    except BiasoptError:
-        return {}  # not a model, or a broken one: nothing of its is ours to delete
     found: dict[Path, list[External]] = {}
-    try:
-        for place in list_external(graph):
-            found.setdefault(place.path, []).append(place)
-    finally:
-        graph.close()
+    for place in list_external(path):
+        found.setdefault(place.path, []).append(place)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from converter.dataclass import dataclass
-from converter.errors import BiasoptError, ModelError
-from converter.model.graph import load, stored_files
+from converter.errors import ModelError
+from converter.model.file.reader import list_external
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +120,8 @@ def check_reports(files: Sequence[Path], *inputs: Any) -> None:
 
 def list_data_files(*models: Path) -> list[Path]:
     """Files of the external data of what is a model among these."""
-    found: list[Path] = []
-    for model in models:
-        if model.suffix.lower() == ".onnx" and model.is_file():
-            with contextlib.suppress(BiasoptError):  # broken: who reads it says so
-                graph = load(model)
-                found += [Path(file) for file in stored_files(graph)]
-                graph.close()
-    return found
+    given = [m for m in models if m.suffix.lower() == ".onnx" and m.is_file()]
+    return sorted({place.path for model in given for place in list_external(model)})
 
 
 def make_folder(folder: Path) -> None:

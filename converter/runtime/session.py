@@ -32,8 +32,6 @@ from converter.runtime.providers import (
     silence,
 )
 
-Array = np.ndarray[Any, Any]
-
 # ONNX element types that numpy lacks, and how their bytes are seen.
 _FOREIGN: dict[str, tuple[int, Any, Any]] = {
     "tensor(bfloat16)": (16, ml_dtypes.bfloat16, np.uint16),

@@ -26,7 +26,6 @@ CORRELATIONS = (0.0, 0.2, 0.8)
 _DRAWS = 20_000  # of the input of a layer
 _FIRST = 1_000  # images at most that r of the first layer is measured on
 _ROUNDING = 1e-13  # what is less is not told apart: it may change with the processor
-DEAD = 1e-12  # relative change in float64 up to which it is rounding
 
 
 def measure_replaceability_rows(key: int) -> list[Row]:

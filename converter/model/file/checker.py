@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from converter.isolation import HELD_MOST, Died, run_interruptible
-from converter.model.file.reader import graphs
+from converter.model.file.reader import graphs, tensors
 from converter.model.file.validate import count_inlined_nodes
 
 # What onnx raises of a model that cannot be. Its checker looks at functions, also while shapes are inferred.
@@ -24,19 +24,6 @@ _REFUSALS = (
 )
 
 _MOST_JOINED = 1 << 20  # tensors that chains of Concat join into one; a net has thousands
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    for g in graphs(model.graph):
-        yield from g.initializer
-        for node in g.node:
-            for a in node.attribute:
-                yield from ([a.t] if a.HasField("t") else [])
-                yield from a.tensors
-    for f in model.functions:
-        for node in f.node:
-            for a in node.attribute:
-                yield from ([a.t] if a.HasField("t") else [])
 
 
 def _has_data(t: TensorProto) -> bool:
@@ -84,7 +71,7 @@ def problems(skeleton: onnx.ModelProto) -> str:
         return odd
     model = onnx.ModelProto()
     model.CopyFrom(skeleton)
-    for t in _tensors(model):
+    for t in tensors(model):
         if t.data_location == TensorProto.EXTERNAL or (t.dims and not _has_data(t) and not t.string_data):
             # The checker wants data or an empty shape; the file's size was checked on loading.
             t.ClearField("data_location")

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from converter.dataclass import dataclass
-from converter.errors import ModelError
+from converter.errors import BiasoptError, ModelError
 from converter.model.file import wire
 from converter.model.file.disk import DiskBuffer, check_checksum, read_bytes, resolve_location
 from converter.model.file.dtypes import decode, get_numpy_dtype
 from converter.model.file.node_order import are_sorted, sort_nodes
-from converter.model.file.validate import checksum_of, external_entry, first_line, malformed, validate
+from converter.model.file.validate import checksum_of, external_entry, first_line, malformed, stored_bytes, validate
 from converter.model.file.wire import Buffer, Field, Kind, WireError
 
 # The newest operator set of this onnx; a newer model may mean other things by the same names.
@@ -69,21 +69,9 @@ class TensorRef:
 
 
 def packed_bytes(header: TensorProto) -> int:
-    """Bytes that a tensor's raw data takes (4-bit types hold two elements a byte)."""
-    n = 1
-    for d in header.dims:
-        n *= d
-    name = TensorProto.DataType.Name(header.data_type) if header.data_type in TensorProto.DataType.values() else ""
-    if name == "STRING":
-        return sum(len(s) for s in header.string_data)
-    if name in ("UINT4", "INT4", "FLOAT4E2M1"):
-        return (n + 1) // 2
-    if name in ("INT2", "UINT2"):
-        return (n + 3) // 4
-    try:
-        return n * int(get_numpy_dtype(header.data_type).itemsize)
-    except (KeyError, TypeError, ValueError):
-        return 0
+    """Bytes that a tensor's data takes: of text what it holds, of a type that this onnx does not know 0."""
+    needed = stored_bytes(header)
+    return sum(map(len, header.string_data)) if needed is None else needed
 
 
 class ModelFile:
@@ -255,10 +243,36 @@ def to_array(tensor: TensorProto) -> NDArray[Any]:
     return decode(tensor)
 
 
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and every graph inside its nodes, outermost first."""
+def graphs(graph: Any) -> Iterator[Any]:
+    """The graph, or function, and every graph inside its nodes, outermost first."""
     yield graph
     for node in graph.node:
         for a in node.attribute:
             for g in (*([a.g] if a.type == onnx.AttributeProto.GRAPH else []), *a.graphs):
                 yield from graphs(g)
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every dense tensor that a model holds: initializers of all its graphs, and what nodes hold, also in functions."""
+    for g in (g for whole in (model.graph, *model.functions) for g in graphs(whole)):
+        yield from g.initializer if isinstance(g, onnx.GraphProto) else ()
+        for a in (a for node in g.node for a in node.attribute):
+            yield from ([a.t] if a.HasField("t") else [])
+            yield from a.tensors
+
+
+def list_external(path: Path) -> list[External]:
+    """Where the tensors of a model on disk lie outside of it, read from its skeleton alone.
+
+    Of what is no model, or a broken one, there are none: who reads it says so.
+    """
+    try:
+        file = ModelFile(path)
+    except BiasoptError:
+        return []
+    try:
+        return [place for tensor in tensors(file.skeleton) if (place := file.locate(tensor)) is not None]
+    except BiasoptError:
+        return []
+    finally:
+        file.close()

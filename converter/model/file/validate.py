@@ -27,7 +27,6 @@ MAX_INLINED = 2_000_000  # nodes after every function is inlined
 MAX_LOCATION = 4096  # characters of a path
 _T = TensorProto
 _A = AttributeProto
-_STANDARD = ("", "ai.onnx")
 
 # Which field of a tensor holds the values of a type, how many entries an element takes, and how many it shares.
 _INT32 = ("INT32", "INT16", "INT8", "UINT16", "UINT8", "BOOL", "FLOAT16", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ",
@@ -89,11 +88,6 @@ def first_line(exc: BaseException) -> str:
     """The first line of an exception's text, cut to what fits on a screen."""
     lines = str(exc).strip().splitlines()
     return (lines[0] if lines else type(exc).__name__)[:200]
-
-
-def is_text(value: object) -> bool:
-    """Whether `value` is text; protobuf hands bytes back for a string that is no UTF-8."""
-    return isinstance(value, str)
 
 
 def count_inlined_nodes(model: ModelProto) -> int:
@@ -340,6 +334,7 @@ class _Validator:
             self.fail(where, what, "the file is damaged")
 
 
+@cache  # protobuf looks through all of them
 def type_name(data_type: int) -> str:
     """The name of an element type; empty for one that this onnx does not know."""
     return str(_T.DataType.Name(data_type)) if data_type in _T.DataType.values() else ""

@@ -111,7 +111,7 @@ def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
     pos = start
     while pos < end:
         window = buffer[pos : min(pos + _WINDOW, end)]
-        tag, used = _varint(window, 0)
+        tag, used = (window[0], 1) if window and window[0] < 0x80 else _varint(window, 0)
         number, wire_type = tag >> 3, tag & 7
         if number == 0:
             raise WireError(f"field number 0 at byte {pos}")

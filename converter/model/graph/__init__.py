@@ -5,7 +5,7 @@ from __future__ import annotations
 from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetOp
 from converter.model.graph.graph import Dim, Graph, load
 from converter.model.graph.nodes import Const, Node, Scope, StoredTensor, Tensor, Value, weight_bytes
-from converter.model.graph.writer import emit, has_external, list_external, stored_files
+from converter.model.graph.writer import emit, has_external, stored_files
 
 __all__ = [
     "Bypass",
@@ -25,7 +25,6 @@ __all__ = [
     "Value",
     "emit",
     "has_external",
-    "list_external",
     "load",
     "stored_files",
     "weight_bytes",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from converter.errors import ModelError
-from converter.model.file import Computed, DataFile, External, Pieces, Span
+from converter.model.file import Computed, DataFile, Pieces, Span
 from converter.model.file.dtypes import get_element_type
 from converter.model.file.wire import Field, WireError, fields
 from converter.model.graph.graph import Graph
@@ -307,13 +307,8 @@ def has_external(graph: Graph) -> bool:
     return any(_external(h) for s in graph.scopes for h in _initializers(s))
 
 
-def list_external(graph: Graph) -> list[External]:
-    """Where the model's tensors lie outside its own file."""
-    weights = [v.weight for s in graph.scopes for v in s.values.values() if isinstance(v, Const)]
-    refs = [w.ref.external for w in weights if isinstance(w, StoredTensor)]
-    return [e for e in refs if e is not None]
-
-
 def stored_files(graph: Graph) -> set[str]:
     """The data files that the model's tensors lie in."""
-    return {str(e.path) for e in list_external(graph)}
+    weights = [v.weight for s in graph.scopes for v in s.values.values() if isinstance(v, Const)]
+    refs = [w.ref.external for w in weights if isinstance(w, StoredTensor)]
+    return {str(e.path) for e in refs if e is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from converter.dataclass import dataclass
 from converter.model.file.wire import tag
 from converter.referee.certificate.constants import CertificateError, Constant, StoredConstant, build_constant
+from converter.referee.proto.source import list_bodies
 
 _STANDARD = ("", "ai.onnx")
 _DOC_STRING = 6  # its field in a NodeProto
@@ -199,7 +200,7 @@ class Graph:
                 tensor = scope.declare(name)
                 tensor.maker = node
                 node.outputs.append(tensor)
-            for n, body in enumerate(_list_bodies(proto)):
+            for n, (_, body) in enumerate(list_bodies(proto)):
                 node.bodies.append(self._graph(f"{path}/bodies/{n}", body, scope))
 
     def find_node(self, path: Any, where: str) -> Node:
@@ -215,13 +216,6 @@ class Graph:
         if found is None:
             raise CertificateError(where, f"there is no scope {path!r}")
         return found
-
-
-def _list_bodies(proto: NodeProto) -> Iterator[GraphProto]:
-    for attribute in proto.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def find_attribute_tensor(node: Node) -> TensorProto | None:

@@ -20,6 +20,7 @@ from onnx import (
 from converter.errors import ModelError
 from converter.model.file import Computed, DataFile, DiskBuffer, Pieces, Span, claim, data_name, stage
 from converter.model.file.dtypes import get_element_type
+from converter.model.file.reader import tensors
 from converter.model.file.wire import Buffer, Field, fields
 from converter.referee.certificate.graph import Graph, Node, Scope, Tensor
 from converter.referee.proto.source import LoadedModel, serialize
@@ -262,7 +263,7 @@ def write_model(
     staged = claim(target)
     try:
         outside = DataFile(data_name(target, b"replay"))
-        data = outside if any(map(is_external, _list_tensors(graph))) else None
+        data = outside if any(map(is_external, tensors(graph.model))) else None
         pieces = Serializer(graph, source, metadata, data).build()
         if data is None and pieces.n_bytes > _PROTO_LIMIT:
             data = outside
@@ -273,10 +274,3 @@ def write_model(
         raise ModelError(f"{target}: cannot be written ({exc})") from exc
     finally:
         staged.discard()
-
-
-def _list_tensors(graph: Graph) -> list[TensorProto]:
-    graphs = [a.proto for a in graph.scopes.values() if isinstance(a.proto, GraphProto)]
-    return [t for g in graphs for t in g.initializer] + [
-        a.t for i in graph.nodes.values() for a in i.proto.attribute if a.HasField("t")
-    ]

@@ -20,7 +20,7 @@ from converter.errors import ModelError
 from converter.model.file.disk import read_whole
 from converter.model.file.dtypes import get_numpy_dtype
 from converter.model.file.node_order import are_sorted, sort_nodes
-from converter.model.file.reader import graphs
+from converter.model.file.reader import graphs, tensors
 from converter.model.file.validate import validate
 from converter.records import ModelFacts
 from converter.referee.proto.tensors import is_external, locate_external
@@ -314,17 +314,14 @@ def check_data_files(source: LoadedModel) -> None:
     ModelError
         One is missing, no regular file, or leads out of the model's directory.
     """
-    held = [t for g in graphs(source.proto.graph) for t in g.initializer]
-    held += [s.values for g in graphs(source.proto.graph) for s in g.sparse_initializer]
-    held += [a.t for n in walk_nodes(source.proto) for a in n.attribute if a.HasField("t")]
-    for tensor in filter(is_external, held):
+    sparse = (s.values for g in graphs(source.proto.graph) for s in g.sparse_initializer)
+    for tensor in filter(is_external, (*tensors(source.proto), *sparse)):
         locate_external(tensor, source.folder)
 
 
 def list_data_files(source: LoadedModel) -> list[Path]:
     """The files that hold the model's external data, in the order of their names."""
-    held = [t for t in source.proto.graph.initializer if is_external(t)]
-    held += [a.t for n in walk_nodes(source.proto) for a in n.attribute if a.HasField("t") and is_external(a.t)]
+    held = filter(is_external, tensors(source.proto))
     names = {e.value for t in held for e in t.external_data if e.key == "location"}
     return [(source.folder or Path()) / name for name in sorted(names)]
 

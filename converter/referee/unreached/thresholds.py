@@ -28,7 +28,6 @@ UNSEEN = "unseen"  # of what has no bound: no input shows that it was reached
 _COMPARISONS = {"Greater": "greater", "Less": "greater", "GreaterOrEqual": "at least", "LessOrEqual": "at least"}
 _STEPS = {"Floor", "Ceil", "Round"}
 _AT_ZERO = {"LeakyRelu", "PRelu", "Abs", "Elu", "Selu", "Celu", "Sign"}
-_ENDS = {1: (-128, 127), 2: (0, 255)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,6 @@ from converter.stats import (
     tango,
 )
 
-_ROWS_SHOWN = 16  # inputs kept that decide differently
-
 
 def classifies(value: Any) -> bool:
     """Whether an output is taken for a decision unasked: scores [N, C], or an integer map of classes."""

@@ -243,10 +243,6 @@ def _places(claim: Claim, parts: Sequence[tuple[str, Section]]) -> list[Section]
     return [section for key, section in parts if key in wanted]
 
 
-def _name_places(sections: Sequence[Section]) -> str:
-    return f"See: {'; '.join(section.title for section in sections)}" if sections else ""
-
-
 def describe_cost(result: StudyResult) -> str:
     """How many models, on what, in which time."""
     run, facts = result.run, result.facts

@@ -151,8 +151,3 @@ def put(a: Array, rank: int, axis: int, size: int, indices: Sequence[int], neutr
     np.moveaxis(whole, axis, 0)[list(indices)] = np.moveaxis(part, axis, 0)
     same = (whole.take(list(indices), axis) == part).all()  # a place that is picked twice, in two ways
     return whole if same else None
-
-
-def varies_along(m: AffineMap, axes: Sequence[int]) -> bool:
-    """Whether the map changes along one of these axes."""
-    return any(a.ndim and a.shape[k] != 1 for a in (m.scale, m.shift) for k in axes)

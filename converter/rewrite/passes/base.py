@@ -143,8 +143,9 @@ class Pass:
 
     def may_hang_on(self, node: Node) -> bool:
         """Whether the node is of a type that a match hangs on."""
-        known = node.is_standard or node.domain in self.domains
-        return (node.op in self.ops and known) or node.is_microsoft(*self.microsoft)
+        if node.op in self.ops and (node.is_standard or node.domain in self.domains):
+            return True
+        return bool(self.microsoft) and node.is_microsoft(*self.microsoft)
 
     @property
     def summary(self) -> str:

@@ -6,7 +6,7 @@ factor of a product. Downstream (`sink`), into everything that reads its output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import field
 
 import numpy as np
@@ -156,9 +156,6 @@ class _Probe(Match):
     @property
     def affines(self) -> Sequence[Affine]:
         return (self.affine,)
-
-
-Find = Callable[[Facts, Node], Moved | None]
 
 
 # With these a fold into one layer leaves a node, which may yet go another way; with others it would be left there too.
