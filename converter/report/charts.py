@@ -112,10 +112,10 @@ def nice(low: float, high: float, about: int = 4) -> list[float]:
     return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def decades(low: float, high: float, most: int = 5) -> list[float]:
-    """Powers of ten within a range, not more than ``most``."""
+def decades(low: float, high: float) -> list[float]:
+    """Powers of ten within a range, not more than five."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    step = max(1, math.ceil((last - first + 1) / most))
+    step = max(1, math.ceil((last - first + 1) / 5))
     return [10.0**k for k in range(first, last + 1, step)]
 
 

@@ -15,6 +15,7 @@ from converter.dataclass import dataclass
 from converter.records import Latency, OutputCheck, Parity, Stage, Verdict, exit_code_of
 from converter.records.evidence import worst_verdict
 from converter.report import serialize, wording
+from converter.report.content.verify import worst
 from converter.report.serialize import latency_of, parity_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def rejudge(document: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     parity, latency = parity_of(document), latency_of(document)
     judged = None if parity is None else _parity(parity, limits)
     timed = None if latency is None else _latency(latency, limits)
-    was, now = _overall(parity, latency), _overall(judged, timed)
+    was, now = worst(parity, latency), worst(judged, timed)
     made = dict(document) | {"exit_code": exit_code_of(now)}
     made["rejudged"] = {"limits": limits.list_set(), "was": was.value}
     if judged is not None:
@@ -77,10 +78,6 @@ def _with_warning(made: dict[str, Any], limits: Limits, was: Verdict) -> dict[st
     if made.get(part):
         made[part] = made[part] | {"warnings": [*made[part].get("warnings", ()), warning]}
     return made
-
-
-def _overall(parity: Parity | None, latency: Latency | None) -> Verdict:
-    return worst_verdict((part.verdict for part in (parity, latency) if part is not None), nothing=Verdict.SKIPPED)
 
 
 def _parity(parity: Parity, limits: Limits) -> Parity:

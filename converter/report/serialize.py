@@ -46,6 +46,7 @@ from converter.records.batch import BatchResult
 from converter.records.inventory import Inventory
 from converter.records.results import FoldResult
 from converter.records.study import StudyResult
+from converter.report import wording
 
 Json = Mapping[str, Any]
 Value = TypeVar("Value")
@@ -432,12 +433,9 @@ def latency_of(document: Json) -> Latency | None:
 
 def _with_numbers(latency: Latency) -> Latency:
     beside = None if latency.unoptimised is None else _with_numbers(latency.unoptimised)
-    return replace(latency, aa={key: read_number(value) for key, value in latency.aa.items()}, unoptimised=beside)
-
-
-def read_number(value: Any) -> Any:
-    """A number that strict JSON lacks is a string there."""
-    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
+    return replace(
+        latency, aa={key: wording.read_number(value) for key, value in latency.aa.items()}, unoptimised=beside
+    )
 
 
 def _models(document: Json) -> Models:
@@ -499,7 +497,7 @@ _STUDY_BLOCKS = {"depth": "nets", "capacity": "needed", "recall": "lags", "rates
 def _read_numbers(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _read_numbers(item) for key, item in value.items()}
-    return [_read_numbers(item) for item in value] if isinstance(value, list) else read_number(value)
+    return [_read_numbers(item) for item in value] if isinstance(value, list) else wording.read_number(value)
 
 
 def _path(value: str | None) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converter.dataclass import dataclass
 from converter.records import FateKind, Safety, Verdict
@@ -255,6 +255,11 @@ def count(n: int, singular: str, plural: str = "") -> str:
 def number(value: float) -> str:
     """Two significant digits; large ones whole."""
     return f"{value:,.0f}" if 99.5 <= abs(value) < 1e6 else f"{value:.2g}"
+
+
+def read_number(value: Any) -> Any:
+    """A number of a document; one that strict JSON lacks is a string there."""
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def listing(names: tuple[str, ...], room: int = 60) -> str:

@@ -83,7 +83,7 @@ def write_verdict(found: Mapping[str, Any], made: Sequence[Check], dataset: str,
         more = "The claims below say what was looked at."
         return Answer(False, "The main comparison was not run.", more)
     answered, sentence = _write_sentence(found, dataset, margin)
-    return Answer(answered, sentence, _write_conditions(found, margin))
+    return Answer(answered, sentence, _write_conditions(found))
 
 
 def _write_sentence(found: Mapping[str, Any], dataset: str, margin: float) -> tuple[bool, str]:
@@ -102,7 +102,7 @@ def _write_sentence(found: Mapping[str, Any], dataset: str, margin: float) -> tu
     return False, said
 
 
-def _write_conditions(found: Mapping[str, Any], margin: float) -> str:
+def _write_conditions(found: Mapping[str, Any]) -> str:
     compared = found["widths"]["comparisons"]
     said = ["The head keeps its bias."]
     open_ = sorted({c["width"] for c in compared if c["verdict"] not in (DIFFERENT, EQUIVALENT)})

@@ -346,7 +346,7 @@ def _summarize_widths(rows: Sequence[Row], margin: float, share: float) -> Resul
         "small": _pool_smallest(main, inputs, margin, share),
         "nowhere": nowhere,
         "sequence": {i: _test_sequence([c for c in found if c["input"] == i]) for i in inputs},
-        "multiplier": {i: _pool_multiplier([r for r in main if r["input"] == i], found, i) for i in inputs},
+        "multiplier": {i: _pool_multiplier([r for r in main if r["input"] == i]) for i in inputs},
     }
 
 
@@ -371,8 +371,7 @@ def _test_sequence(found: list[Result]) -> Result:
     return {"equivalent": widths[:held], "stopped_at": widths[held] if held < len(widths) else None}
 
 
-def _pool_multiplier(rows: Sequence[Row], found: Sequence[Result], kind: str) -> Result | None:
-
+def _pool_multiplier(rows: Sequence[Row]) -> Result | None:
     errors = {}
     for width in list_values(rows, "width"):
         a, b = (select_arms(rows, {"width": width, "bias": bias}) for bias in ("all", "head"))

@@ -26,9 +26,7 @@ def draw_figures(result: StudyResult) -> dict[str, Figure]:
         made += [draw_accuracy(found["widths"], kind) for kind in found["widths"]["sequence"]]
         made += [draw_differences(found["widths"], margin), draw_multiplier(found["widths"])]
     if "norms" in found:
-        made.append(
-            _draw_compared("norms", "With and without biases, by normalisation", found["norms"], "norm", margin)
-        )
+        made.append(_draw_norms(found["norms"], margin))
     made += [draw(found[block], margin) for block, draw in _DRAWN.items() if block in found]
     if "exact" in found:
         made += [draw_centring(found["exact"]), draw_replaceability(found["exact"])]
@@ -144,10 +142,10 @@ def _draw_forest(
     return Figure(name, title, caption, height, marks, labels, tuple(keys))
 
 
-def _draw_compared(name: str, title: str, found: Mapping[str, Any], key: str, margin: float) -> Figure:
-    rows = [_make_entry(f"{c[key]}, {c['width']}", c) for c in found["comparisons"]]
+def _draw_norms(found: Mapping[str, Any], margin: float) -> Figure:
+    rows = [_make_entry(f"{c['norm']}, {c['width']}", c) for c in found["comparisons"]]
     caption = "Accuracy with minus without biases, in points, mean and 90 % interval; after the comma the channels."
-    return _draw_forest(name, title, caption, rows, margin)
+    return _draw_forest("norms", "With and without biases, by normalisation", caption, rows, margin)
 
 
 def draw_multiplier(found: Mapping[str, Any]) -> Figure | None:

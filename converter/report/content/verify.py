@@ -355,15 +355,10 @@ def _usual(stage: Stage) -> Iterator[tuple[str, str]]:
     """The usual measures of a difference, of the first output."""
     found = (stage.outputs[0].detail if stage.outputs else {}).get("classic") or {}
     for key, said in wording.DIFFERENCE.items():
-        value = finite_or_text(found.get(key))
+        value = wording.read_number(found.get(key))
         if isinstance(value, int | float):
             shown = {"snr_db": f"{value:.1f} dB", "cosine": f"{value:.9f}"}
             yield said, shown.get(key) or wording.number(value)
-
-
-def finite_or_text(value: Any) -> Any:
-    """A number of a detail; one that strict JSON lacks is a string there."""
-    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def _has_counts(found: Any) -> bool:

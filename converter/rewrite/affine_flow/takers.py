@@ -118,7 +118,7 @@ def take_output(facts: Facts, node: Node, tensor: Tensor, m: AffineMap) -> Taken
         return _take_layer_output(facts, quantized, m)
     match node.op if node.is_standard and not node.function_attrs else "":
         case "MatMul" | "Einsum":
-            return _take_product(facts, node, tensor, m)
+            return _take_product(facts, node, m)
         case "DeformConv":
             return _take_deformed(facts, node, m)
         case "Gather":
@@ -164,7 +164,7 @@ def _list_layer_problems(facts: Facts, linear: Linear) -> Decline | None:
     return _list_problems(facts, linear.bias)
 
 
-def _take_product(facts: Facts, node: Node, tensor: Tensor, m: AffineMap) -> Taken:
+def _take_product(facts: Facts, node: Node, m: AffineMap) -> Taken:
     """A product whose weight is its left factor, has more than two axes, or is one operand of an Einsum."""
     slots = [k for k, t in enumerate(node.inputs) if t.name and facts.constants.weight(t) is not None]
     if len(slots) != 1 or len(node.inputs) != 2:
@@ -173,13 +173,13 @@ def _take_product(facts: Facts, node: Node, tensor: Tensor, m: AffineMap) -> Tak
     weight = facts.weight(node.inputs[slot])
     if m.has_shift:
         return "no-bias-slot", f"{node.label} ({node.op}) has no bias"
-    factor = _align_factor(facts, node, slot, m, len(weight.shape))
+    factor = _align_factor(node, slot, m, len(weight.shape))
     if isinstance(factor, str):
         return "not-per-channel", factor
     return take_constant(facts, node, slot, AffineMap(factor, np.zeros(())), "weight")
 
 
-def _align_factor(facts: Facts, node: Node, slot: int, m: AffineMap, rank: int) -> Array | str:
+def _align_factor(node: Node, slot: int, m: AffineMap, rank: int) -> Array | str:
     """The factor of the output as it lies beside the weight, or why it cannot."""
     if m.scale.ndim == 0:
         return m.scale

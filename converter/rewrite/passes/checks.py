@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,12 @@ def _each(problem: Callable[[Facts, Affine], str | None]) -> Callable[[Facts, Ma
     return lambda facts, match: next((p for a in match.affines if (p := problem(facts, a)) is not None), None)
 
 
+def channel_problem(facts: Facts, match: Any) -> str | None:
+    """Why scale and shift are no vectors: what the match's own ``vectors`` says."""
+    found = match.vectors(facts)
+    return found if isinstance(found, str) else None
+
+
 def _division_problem(_: Facts, affine: Affine) -> str | None:
     """constant / x is not affine."""
     return "it divides a constant by the value" if affine.node.is_op("Div") and affine.data == 1 else None
@@ -123,6 +130,7 @@ NOT_DIVIDED = Check("divides-by-result", _each(_division_problem))
 NOT_FOR_ROUNDING = Check("rounding-add", _each(_rounding_add))
 VECTOR_STATISTICS = Check("spatial-stats", _each(stats_problem))
 POSITIVE_VARIANCE = Check("non-positive-variance", _each(_variance_problem))
+PER_CHANNEL = Check("not-per-channel", channel_problem)
 FINITE = Check("not-finite", _each(finite_problem))
 
 # Batch norms and arithmetic whose constants a pass reads, with what lies between them.

@@ -204,11 +204,6 @@ def holds_bias(facts: Facts, linear: Linear) -> bool:
 # -- checks ----------------------------------------------------------------------------------
 
 
-def _not_per_channel(facts: Facts, m: Fold) -> str | None:
-    found = m.vectors(facts)
-    return found if isinstance(found, str) else None
-
-
 def _not_finite(facts: Facts, m: Fold) -> str | None:
     return checks.finite_problem(facts, m.affine, m.constants_replaced[1:]) or m.rounding_problem(facts, "not-finite")
 
@@ -262,7 +257,7 @@ FORM = (
     Check("weight-rank", lambda f, m: lin.weight_rank_problem(f, m.linear)),
     checks.FLOAT,
     Check("channel-axis", lambda f, m: m.channel_problem(f)),
-    Check("not-per-channel", _not_per_channel),
+    checks.PER_CHANNEL,
     checks.POSITIVE_VARIANCE,
     SCALED,
     Check("not-finite", _not_finite),

@@ -247,10 +247,6 @@ def _is_worth_a_line(walk: Walk, codes: set[str]) -> bool:
 # -- checks ----------------------------------------------------------------------------------
 
 
-def _way_problem(_: Facts, m: Moved) -> Decline | None:
-    return m.walk.problem
-
-
 def _share_problem(facts: Facts, m: Moved) -> Decline | None:
     found = (check.decline(facts, share) for share in m.shares for check in (SCALED, *RESULT))
     return next((p for p in found if p is not None), None)
@@ -277,10 +273,6 @@ def _constant_problem(facts: Facts, m: Moved) -> Decline | None:
     return None
 
 
-def _shared_problem(facts: Facts, m: Moved) -> str | None:
-    return checks.shared_problem(facts, m.constants_replaced)
-
-
 def _name_problem(facts: Facts, m: Moved) -> str | None:
     return None if m.is_down or m.stays else checks.name_problem(facts, m.affine.node, m.affine.data)
 
@@ -292,13 +284,13 @@ captured-by-subgraph negative-scale padded-shift transposed-shift no-bias-slot n
 overridable function-input not-constant weight-quantized function-attribute not-finite model-grows""".split()
 )
 _CHECKS = (
-    Check(WAY, _way_problem),
+    Check(WAY, lambda _, m: m.walk.problem),
     Check("output-is-graph-output", _name_problem),
     checks.FLOAT,
     Check("not-finite", _not_finite),
     Check(tuple(dict.fromkeys(code for c in (SCALED, *RESULT) for code in c.codes)), _share_problem),
     Check(("overflow", "rounding"), _constant_problem),
-    Check("weight-shared", _shared_problem),
+    Check("weight-shared", lambda f, m: checks.shared_problem(f, m.constants_replaced)),
 )
 
 

@@ -96,11 +96,6 @@ def _find_arithmetic_and_norm(facts: Facts, node: Node) -> IntoNorm | None:
     return None
 
 
-def _not_per_channel(facts: Facts, m: IntoNorm) -> str | None:
-    found = m.vectors(facts)
-    return found if isinstance(found, str) else None
-
-
 def _plan_norm(facts: Facts, m: IntoNorm) -> list[Edit]:
     """New gamma and beta, the affine node out."""
     gamma, beta = m.parameters(facts)
@@ -149,7 +144,7 @@ AFFINE_INTO_BN = Pass(
     Safety.ROUNDING,
     ops=ARITHMETIC,
     find=_find_arithmetic_and_norm,
-    checks=(*checks.AFFINE, Check("not-per-channel", _not_per_channel), *_NORM),
+    checks=(*checks.AFFINE, checks.PER_CHANNEL, *_NORM),
     plan=_plan_norm,
     output=lambda m: m.bn.result if m.before else m.affine.result,
     name="merge-affine-into-bn",

@@ -238,7 +238,7 @@ class Finder:
             parameter=change.parameter,
             n_parameters=n_parameters,
             message=text,
-            fix=_advise_fix(code, self._modules.get(name), change, whole),
+            fix=_advise_fix(code, self._modules.get(name), whole),
             cost=_describe_cost(row.kind, self._modules.get(name)),
             location=location,
             called_from=called,
@@ -271,7 +271,7 @@ def _describe(candidate: Candidate, norms: list[str], modules: Mapping[str, Any]
     return f"{end}{more} subtracts it{way}"
 
 
-def _advise_fix(code: str, module: Any, change: Change, whole: bool) -> str:
+def _advise_fix(code: str, module: Any, whole: bool) -> str:
     row = _CODES[code]
     if row.kind is not Kind.DEAD:
         return row.fix

@@ -30,6 +30,12 @@ class NotValidated(Exception):
     """Something in an archive is not among what is known to be harmless; the message says what and where."""
 
 
+def shorten(value: object) -> str:
+    """What is said of a stranger's value: in ASCII, and not all of a long one."""
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 @dataclass(frozen=True)
 class Archive:
     """The entries of one archive by name, without the folder that all of them lie in."""

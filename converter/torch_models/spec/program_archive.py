@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from converter.torch_models.spec.archive import Archive, NotValidated
+from converter.torch_models.spec.archive import Archive, NotValidated, shorten
 from converter.torch_models.spec.safe_operators import is_harmless_target
 
 MODEL = "models/model.json"
@@ -73,7 +73,7 @@ def validate(archive: Archive) -> dict[str, bytes]:
         elif name.startswith(("extra/", "data/extra/", "extra_files", "executorch/", "data/executorch/")):
             continue  # not read
         else:
-            raise NotValidated(f"the entry {_shorten(name)}")
+            raise NotValidated(f"the entry {shorten(name)}")
     return made
 
 
@@ -103,7 +103,7 @@ def _items(value: Any) -> list[tuple[str, Any]]:
 def _range(value: Any) -> dict[str, int | None]:
     bounds = {key: bound for key, bound in _items(value) if key in ("min_val", "max_val")}
     if not all(bound is None or type(bound) is int for bound in bounds.values()):
-        raise NotValidated(f"the range {_shorten(value)}")
+        raise NotValidated(f"the range {shorten(value)}")
     return bounds
 
 
@@ -118,7 +118,7 @@ def _checked(value: Any, key: str, depth: int) -> Any:
     if isinstance(value, str):
         return _text(value, key)
     if isinstance(value, int) and abs(value) >= 1 << 64:
-        raise NotValidated(f"the number {_shorten(value)}")
+        raise NotValidated(f"the number {shorten(value)}")
     return value
 
 
@@ -142,7 +142,7 @@ def _text(text: str, key: str) -> str:
         return expression(text)
     if key in ("target", "as_operator"):
         if not is_harmless_target(text):
-            raise NotValidated(f"the operator {_shorten(text)}")
+            raise NotValidated(f"the operator {shorten(text)}")
     elif key in _IDENTIFIERS:
         if text:
             _identifier(text)
@@ -155,13 +155,13 @@ def _text(text: str, key: str) -> str:
     elif key in _FREE:
         _printable(text)
     else:
-        raise NotValidated(f"the text {_shorten(text)} as {_shorten(key)}")
+        raise NotValidated(f"the text {shorten(text)} as {shorten(key)}")
     return text
 
 
 def _identifier(text: str) -> None:
     if not _IDENTIFIER.fullmatch(text):
-        raise NotValidated(f"the name {_shorten(text)}")
+        raise NotValidated(f"the name {shorten(text)}")
 
 
 def _is_qualified(text: str) -> bool:
@@ -171,12 +171,12 @@ def _is_qualified(text: str) -> bool:
 
 def _qualified(text: str) -> None:
     if not _is_qualified(text):
-        raise NotValidated(f"the name {_shorten(text)}")
+        raise NotValidated(f"the name {shorten(text)}")
 
 
 def _printable(text: Any) -> str:
     if not isinstance(text, str) or not text.replace("\n", "").replace("\t", "").isprintable():
-        raise NotValidated(f"the text {_shorten(text)}")
+        raise NotValidated(f"the text {shorten(text)}")
     return text
 
 
@@ -190,19 +190,19 @@ def _tree(text: str) -> str:
 
 def _pair(value: Any) -> tuple[int, Any]:
     if not (isinstance(value, list) and len(value) == 2 and value[0] == 1):
-        raise NotValidated(f"the tree {_shorten(value)}")
+        raise NotValidated(f"the tree {shorten(value)}")
     return 1, value[1]
 
 
 def _branch(tree: Any, depth: int) -> dict[str, Any]:
     if depth > MAX_DEPTH or not isinstance(tree, dict) or set(tree) != {"type", "context", "children_spec"}:
-        raise NotValidated(f"the tree {_shorten(tree)}")
+        raise NotValidated(f"the tree {shorten(tree)}")
     kind, context, children = tree["type"], tree["context"], tree["children_spec"]
     if kind is None:
         if context is not None or children:
-            raise NotValidated(f"the tree {_shorten(tree)}")
+            raise NotValidated(f"the tree {shorten(tree)}")
     elif kind not in _TREE_TYPES:
-        raise NotValidated(f"inputs or outputs of type {_shorten(kind)}")
+        raise NotValidated(f"inputs or outputs of type {shorten(kind)}")
     else:
         context = _context(context)
     return {"type": kind, "context": context, "children_spec": [_branch(child, depth + 1) for child in children]}
@@ -213,10 +213,10 @@ def _context(context: Any) -> str:
     if keys is None:
         return "null"
     if not isinstance(keys, list):
-        raise NotValidated(f"the tree's context {_shorten(keys)}")
+        raise NotValidated(f"the tree's context {shorten(keys)}")
     for key in keys:
         if not isinstance(key, str | int):
-            raise NotValidated(f"the key {_shorten(key)}")
+            raise NotValidated(f"the key {shorten(key)}")
         if isinstance(key, str):
             _qualified(key)
     return json.dumps(keys)
@@ -231,13 +231,13 @@ def expression(text: str) -> str:
         It holds anything else.
     """
     if len(text) > MAX_EXPRESSION or not _EXPRESSION.fullmatch(text):
-        raise NotValidated(f"the expression {_shorten(text)}")
+        raise NotValidated(f"the expression {shorten(text)}")
     try:
         tree = ast.parse(text.strip(), mode="eval")
         _expression(tree.body, 1, text)
         return ast.unparse(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
-        raise NotValidated(f"the expression {_shorten(text)}") from exc
+        raise NotValidated(f"the expression {shorten(text)}") from exc
 
 
 def _expression(node: ast.expr, power: int, text: str) -> None:
@@ -259,14 +259,14 @@ def _expression(node: ast.expr, power: int, text: str) -> None:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
             _call(name, args, keywords, power, text)
         case _:
-            raise NotValidated(f"the expression {_shorten(text)}")
+            raise NotValidated(f"the expression {shorten(text)}")
 
 
 def _call(name: str, args: list[ast.expr], keywords: list[ast.keyword], power: int, text: str) -> None:
     for keyword in keywords:
         plain = isinstance(keyword.value, ast.Constant) and type(keyword.value.value) in (bool, int)
         if keyword.arg not in _ASSUMPTIONS or not plain:
-            raise NotValidated(f"the expression {_shorten(text)}")
+            raise NotValidated(f"the expression {shorten(text)}")
     match name, args:
         case "Symbol", [ast.Constant(value=str() as symbol)] if _SYMBOL.fullmatch(symbol):
             return
@@ -278,13 +278,13 @@ def _call(name: str, args: list[ast.expr], keywords: list[ast.keyword], power: i
             for argument in args:
                 _expression(argument, power, text)
         case _:
-            raise NotValidated(f"the expression {_shorten(text)}")
+            raise NotValidated(f"the expression {shorten(text)}")
 
 
 def _power(base: ast.expr, exponent: ast.expr, power: int, text: str) -> None:
     size = _whole_number(exponent)
     if size is None or power * max(1, abs(size)) > MAX_POWER:
-        raise NotValidated(f"the power {_shorten(text)}")
+        raise NotValidated(f"the power {shorten(text)}")
     _expression(base, power * max(1, abs(size)), text)
 
 
@@ -309,7 +309,7 @@ def _payloads(name: str, data: bytes, entries: Mapping[str, bytes]) -> bytes:
         _qualified(label)
         path = payload.get("path_name") if isinstance(payload, dict) else None
         if not isinstance(path, str) or not re.fullmatch(r"(weight|tensor)_\d+", path):
-            raise NotValidated(f"the payload {_shorten(path)} of {_shorten(label)}")
+            raise NotValidated(f"the payload {shorten(path)} of {shorten(label)}")
         if not payload.get("use_pickle"):
             _stored_size(payload.get("tensor_meta"), len(entries.get(f"{folder}/{path}", b"")), label)
     return json.dumps(_checked_payload(record)).encode()
@@ -326,11 +326,6 @@ def _stored_size(meta: Any, n_bytes: int, label: str) -> None:
     found = [size.get("as_int") for size in meta.get("sizes", [])] if isinstance(meta, dict) else [None]
     sizes = [size for size in found if type(size) is int and size >= 0]
     if len(sizes) != len(found):
-        raise NotValidated(f"the sizes of {_shorten(label)}")
+        raise NotValidated(f"the sizes of {shorten(label)}")
     if n_bytes == 0 and math.prod(sizes) != 0:
-        raise NotValidated(f"the size of {_shorten(label)}, of which nothing is stored")
-
-
-def _shorten(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise NotValidated(f"the size of {shorten(label)}, of which nothing is stored")

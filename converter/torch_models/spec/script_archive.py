@@ -14,7 +14,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 
-from converter.torch_models.spec.archive import Archive, NotValidated
+from converter.torch_models.spec.archive import Archive, NotValidated, shorten
 from converter.torch_models.spec.safe_operators import NAMESPACES, exists, is_harmless
 
 _ENTRY = re.compile(r"data\.pkl|constants\.pkl|(data|constants)/\d+|version|byteorder|\.data/\w+|code/[\w/.]+\.py")
@@ -60,7 +60,7 @@ def validate(archive: Archive) -> dict[str, bytes]:
         if _LEFT_OUT.fullmatch(name):
             continue
         if not _ENTRY.fullmatch(name) or ".." in name:
-            raise NotValidated(f"the entry {_shorten(name)}")
+            raise NotValidated(f"the entry {shorten(name)}")
         if name.endswith(".py"):
             check_code(name, data)
         elif name.endswith(".pkl"):
@@ -80,7 +80,7 @@ def check_pickle(name: str, data: bytes) -> None:
             called = str(argument)
             joined = called.replace(" ", ".") if called.startswith("__torch__") else called
             if not _GLOBALS.fullmatch(joined) or "torch.classes" in joined:
-                raise NotValidated(f"{name}: {_shorten(called)}")
+                raise NotValidated(f"{name}: {shorten(called)}")
     except NotValidated:
         raise
     except Exception as exc:  # pickletools says anything of a broken pickle
@@ -107,9 +107,9 @@ def _check_tokens(name: str, text: str) -> None:
         if token.type == tokenize.STRING:
             n_escapes += token.string.count("\\")
             if token.string[0] not in "'\"" or token.string[:3] in ("'''", '"""'):
-                raise NotValidated(f"{name}, line {token.start[0]}: the text {_shorten(token.string)}")
+                raise NotValidated(f"{name}, line {token.start[0]}: the text {shorten(token.string)}")
         elif token.type in (tokenize.COMMENT, tokenize.ERRORTOKEN) or token.string == ";":
-            raise NotValidated(f"{name}, line {token.start[0]}: {_shorten(token.string)}")
+            raise NotValidated(f"{name}, line {token.start[0]}: {shorten(token.string)}")
     if n_escapes != text.count("\\"):
         raise NotValidated(f"{name}: a backslash outside a text")
 
@@ -134,7 +134,7 @@ class _Code:
                 case ast.Call():
                     self._check_call(node)
                 case ast.Constant(value=str() as text) if not _is_printable(text):
-                    self._refuse(node, f"the text {_shorten(text)}")
+                    self._refuse(node, f"the text {shorten(text)}")
                 case ast.FunctionDef():
                     self._check_function(node)
                 case ast.ClassDef(keywords=[_, *_]) | ast.ClassDef(decorator_list=[_, *_]):
@@ -217,8 +217,3 @@ def _chain(node: ast.Attribute) -> list[str]:
 
 def _is_printable(text: str) -> bool:
     return all(char in "\n\t" or char.isprintable() for char in text)
-
-
-def _shorten(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."

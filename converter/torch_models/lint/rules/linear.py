@@ -26,13 +26,13 @@ def _conv(call: Call) -> Effect:
         places = range(channel + 1, call.rank)
         if change.masked:
             return call.block()
-        everywhere = change.touches(places) or not _is_even(call, spatial)
+        everywhere = change.touches(places) or not _is_even(call)
         kept = {axis for axis in change.varies if axis <= channel} | {channel}
         change = new_shift(kept | (set(places) if everywhere else set()))
     return add_effects(change, _place_bias(call, channel))
 
 
-def _is_even(call: Call, spatial: int) -> bool:
+def _is_even(call: Call) -> bool:
     """Whether every output element sees the same taps, so that what is constant stays constant."""
     if call.op.startswith("conv_transpose") or call.args.get("transposed"):
         kernel = call.shape("weight")[2:]
