@@ -298,7 +298,7 @@ def _matches(model: str, glob: str, folder: Path) -> bool:
 def run(group: click.Group, models: Sequence[Path], *, as_json: bool) -> int:
     """Print every setting that counts, for each command, with where it comes from."""
     from converter.report import terminal
-    from converter.report.content.config import config_report
+    from converter.report.content.doctor import config_report
     from converter.report.render.text import render_text
 
     config = find_config(group)

@@ -1,19 +1,19 @@
-"""What ``biasopt doctor`` shows: one screen of versions, providers, libraries and GPUs, and the commands that help."""
+"""What is set up: of the machine, with what helps (``doctor``); of a project, by its settings (``config``)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from converter.records import Verdict
 from converter.records.inventory import Inventory
-from converter.report.blocks import Block, Column, Medium, Paragraph, Report, Section, Table, Words, name
+from converter.report.blocks import Block, Column, Medium, Paragraph, Report, Section, Table, Words, code, name
 
 WIDTH = 110
 
 
 def doctor_report(found: Inventory) -> Report:
-    """The same for people."""
+    """One screen of versions, providers, libraries and GPUs."""
     head = f"{found.asked} works." if found.works else f"{found.asked} does not work."
     sections = (
         Section("", (Paragraph(head),)),
@@ -63,3 +63,28 @@ def _tell_libraries(found: Inventory) -> Iterator[Block]:
     rows = [(each.name, each.version, name(each.path) if each.path else "not found") for each in found.libraries]
     if rows:
         yield Table((Column("library"), Column("version"), Column("from")), rows, headless=Medium.SCREEN)
+
+
+def config_report(path: str, settings: Sequence[tuple[str, str, Any, str, str]]) -> Report:
+    """The table of settings: command, option, value, the section of the file at ``path``, and why it is refused."""
+    any_refused = any(why for *_, why in settings)
+    rows: list[tuple[Any, ...]] = [
+        (name, code(f"--{key}"), _show(value), f"[{place}]" if place else "top", *([why] if any_refused else []))
+        for name, key, value, place, why in settings
+    ]
+    if rows:
+        names = ["command", "option", "value", "section", *(["refused, as it"] if any_refused else [])]
+        blocks: tuple[Any, ...] = (Paragraph(f"From {path}:"), Table(tuple(map(Column, names)), rows))
+    elif path:
+        blocks = (Paragraph(f"{path} sets nothing that any command takes."),)
+    else:
+        blocks = (Paragraph("No biasopt.toml, and no [tool.biasopt] in a pyproject.toml, counts here."),)
+    return Report(
+        command="config", name=path, status=Verdict.SKIPPED, headline="", lede="", sections=(Section("", blocks),)
+    )
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
