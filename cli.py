@@ -23,6 +23,7 @@ from click import argument, option
 
 from converter._version import __version__
 from converter.commands.options import (
+    FORMATS,
     Command,
     GroupedHelp,
     Option,
@@ -70,9 +71,7 @@ force_option = option("--force", cls=Option, trusted=True, is_flag=True, help="R
 
 
 def ending_options(
-    which: str = "json, md, html, junit, text, metrics, bmf, openmetrics, card.  [json,md,html]",
-    *,
-    has_force: bool = False,
+    which: str = f"{', '.join(FORMATS)}.  [json,md,html]", *, has_force: bool = False
 ) -> Callable[[Command], Any]:
     """What becomes of the result, as one argument ``ending``; and ``argv``, for reports that say how they were made.
 

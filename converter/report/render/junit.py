@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from xml.etree import ElementTree
 
 from converter.records import Verdict
-from converter.report.blocks import Case, Report
+from converter.report.blocks import Case, Report, spans
 from converter.report.wording import escape
 
 # What XML 1.0 cannot hold even as a reference: control characters but tab and line breaks, lone surrogates.
@@ -27,17 +27,20 @@ def render_junit(report: Report) -> str:
     for case in cases:
         suites.setdefault(case.suite, []).append(case)
     root = ElementTree.Element("testsuites", {"name": kind} | _counts(cases))
-    for name, members in suites.items():
-        _suite(root, f"{kind}.{name}", members, report)
+    claims = [(key.lower().replace(" ", "_"), "".join(s.text for s in spans(words))) for key, words in report.claims]
+    for name, members in suites.items():  # what is to be seen at a glance stands in the first
+        _suite(root, f"{kind}.{name}", members, report, [] if len(root) else claims)
     ElementTree.indent(root)
     text: str = ElementTree.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _suite(root: ElementTree.Element, name: str, cases: list[Case], report: Report) -> None:
+def _suite(
+    root: ElementTree.Element, name: str, cases: list[Case], report: Report, claims: Sequence[tuple[str, str]]
+) -> None:
     suite = ElementTree.SubElement(root, "testsuite", {"name": _xml(name), "skipped": _skipped(cases)} | _counts(cases))
     properties = ElementTree.SubElement(suite, "properties")
-    for key, value in (("version", report.version), ("exit_code", report.exit_code)):
+    for key, value in (("version", report.version), ("exit_code", report.exit_code), *claims):
         ElementTree.SubElement(properties, "property", name=f"biasopt.{key}", value=_xml(f"{value}"))
     for case in cases:
         _case(suite, name, case)
