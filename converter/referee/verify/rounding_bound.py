@@ -68,7 +68,6 @@ class _BoundWriter:
         self.factor = 0.0
         self._types: dict[str, Port] = infer_types(model)
         self._fixed = {t.name for t in model.graph.initializer}
-        self._moving = {i.name for i in model.graph.input}
 
     def add(self, node: NodeProto) -> bool:
         """Write one node; False if it has no counterpart."""
