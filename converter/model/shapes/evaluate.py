@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from converter.model.file.dtypes import get_numpy_dtype
+from converter.model.shapes.constant_ops import EVALUATORS
 from converter.model.shapes.symbols import ELEMENTWISE, Entry, Size, product, size
 
 MOST_ELEMENTS = 1 << 10  # of a tensor of sizes; weights are no sizes
@@ -146,39 +147,15 @@ def _cast(call: Call) -> Value:
     return np.asarray(np.frompyfunc(entry, 1, 1)(call.arg(0)), object)
 
 
-def _gather(call: Call) -> Value:
-    at = call.arg(1)
-    index = np.array(as_integers(at), np.int64).reshape(at.shape)
-    return np.asarray(np.take(call.arg(0), index, call.attr("axis", 0)), object)
+def _move(call: Call) -> Value:
+    """What only moves or repeats entries does so with symbols as with numbers: its other inputs are numbers."""
+    given = [call.arg(k) if call.has_input(k) else None for k in range(1, len(call.node.input))]
+    more = [None if v is None else np.array(as_integers(v), np.int64).reshape(v.shape) for v in given]
+    return np.asarray(EVALUATORS[call.node.op_type](call.attr, [call.arg(0), *more]), object)
 
 
 def _concat(call: Call) -> Value:
     return np.concatenate([call.arg(i) for i in range(len(call.node.input))], call.attr("axis", 1))
-
-
-def _unsqueeze(call: Call) -> Value:
-    return np.expand_dims(call.arg(0), tuple(call.numbers(1, "axes") or ()))
-
-
-def _squeeze(call: Call) -> Value:
-    axes = call.numbers(1, "axes")
-    return np.asarray(np.squeeze(call.arg(0), None if axes is None else tuple(axes)), object)
-
-
-def _reshape(call: Call) -> Value:
-    x, wanted = call.arg(0), call.numbers(1, "shape") or []
-    copies = not call.attr("allowzero", 0)
-    return x.reshape([x.shape[i] if d == 0 and copies else d for i, d in enumerate(wanted)])
-
-
-def _transpose(call: Call) -> Value:
-    return np.transpose(call.arg(0), call.attr("perm"))
-
-
-def _expand(call: Call) -> Value:
-    x = call.arg(0)
-    shape = np.broadcast_shapes(x.shape, tuple(as_integers(call.arg(1))))
-    return _filled(x, shape)
 
 
 def _filled(x: Any, shape: tuple[int, ...]) -> Value:
@@ -208,40 +185,15 @@ def _reduce_prod(call: Call) -> Value:
     return np.full((1,) if call.attr("keepdims", 1) else (), product(x), object)
 
 
-def _slice(call: Call) -> Value:
-    x = call.arg(0)
-    starts, ends = call.numbers(1, "starts") or [], call.numbers(2, "ends") or []
-    axes = call.numbers(3, "axes") or list(range(len(starts)))
-    steps = call.numbers(4) or [1] * len(starts)
-    index = [slice(None)] * x.ndim
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        index[axis] = _cut(start, end, step, x.shape[axis])
-    return x[tuple(index)]
-
-
-def _cut(start: int, end: int, step: int, length: int) -> slice:
-    """ONNX's slice as Python's: going down, an end before the first element is None, not minus one."""
-    start, end = (v + length if v < 0 else v for v in (start, end))
-    if step > 0:
-        return slice(max(start, 0), max(end, 0), step)
-    return slice(min(max(start, 0), length - 1), None if end < 0 else end, step)
-
-
 _OPERATORS: Mapping[str, Callable[[Call], Value]] = {
     "Shape": _shape,
     "Size": _size,
     "Identity": lambda call: call.arg(0),
     "Cast": _cast,
-    "Gather": _gather,
     "Concat": _concat,
-    "Unsqueeze": _unsqueeze,
-    "Squeeze": _squeeze,
-    "Reshape": _reshape,
-    "Transpose": _transpose,
-    "Expand": _expand,
+    **dict.fromkeys(("Gather", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Expand", "Slice"), _move),
     "ConstantOfShape": _constant_of_shape,
     "Range": _range,
     "ReduceProd": _reduce_prod,
-    "Slice": _slice,
 }
 OPERATORS = frozenset({*ELEMENTWISE, *_OPERATORS})

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from converter import numerics
 from converter.dataclass import dataclass
 from converter.model.graph import Const, Graph, Node, Tensor
-from converter.model.graph.constant_ops import (
+from converter.model.shapes.constant_ops import (
     Evaluator,
     constant,
     is_evaluated,

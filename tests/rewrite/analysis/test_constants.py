@@ -46,6 +46,21 @@ def test_keeps_its_type(kind: type) -> None:
     assert np.array_equal(got, np.abs(W.astype(kind)))
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "step"), [(-1, -100, -1), (3, 0, -2), (100, -3, -1), (0, 100, 2), (-2, 100, 1)]
+)
+def test_slices_go_either_way(start: int, end: int, step: int) -> None:
+    v = np.arange(5, dtype=np.float32)
+    got = value(
+        "u = Slice (w, b, e, a, s)",
+        w=v,
+        **{k: np.array([n]) for k, n in zip("beas", (start, end, 0, step), strict=True)},
+    )
+    want = [v[k] for k in range(5) if k in range(*slice(start, None if end == -100 else end, step).indices(5))]
+    assert got is not None
+    assert got.tolist() == (want if step > 0 else want[::-1])
+
+
 def test_integers_are_computed_as_a_runtime_does() -> None:
     got = value("d = Div (a, b) u = Add (d, a)", a=np.array([7, -7]), b=np.array([2, 2]))
     assert got is not None

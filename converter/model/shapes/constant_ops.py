@@ -1,4 +1,4 @@
-"""Operators over constants, as exporters compute parameters with them. Source: the ONNX operator schemas.
+"""Operators over constants, as exporters compute parameters and sizes with them. Source: the ONNX operator schemas.
 
 Those that parameters are mostly computed with are here; others that are known to be right are onnx.reference's.
 """
@@ -107,10 +107,16 @@ def _slice(attr: Attr, args: list[Any]) -> NDArray[Any]:
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
         axis = int(axes[i]) if axes is not None else i
         step = int(steps[i]) if steps is not None else 1
-        if step < 0:
-            raise ValueError("negative step")
-        index[axis] = slice(int(start), int(end), step)
+        index[axis] = _cut(int(start), int(end), step, args[0].shape[axis])
     return np.asarray(args[0][tuple(index)])
+
+
+def _cut(start: int, end: int, step: int, length: int) -> slice:
+    """ONNX's slice as Python's: going down, an end before the first element is None, not minus one."""
+    start, end = (v + length if v < 0 else v for v in (start, end))
+    if step > 0:
+        return slice(max(start, 0), max(end, 0), step)
+    return slice(min(max(start, 0), length - 1), None if end < 0 else end, step)
 
 
 def _gather(attr: Attr, args: list[Any]) -> NDArray[Any]:
