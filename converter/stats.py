@@ -439,7 +439,8 @@ def sign_flip(differences: Sequence[float] | Array, seed: int = 0) -> float:
     else:
         signs = np.random.default_rng(seed).choice((-1, 1), (_DRAWS, len(d)))
         extra = 1  # the signs as they were seen count as one draw, else p could be 0
-    limit = abs(d.sum()) - 1e-12 * np.abs(d).sum()  # the same sum in another order is the same sum
+    # The same sum in another order is the same sum, of numbers that were stored with ten digits, too.
+    limit = abs(d.sum()) - 1e-6 * np.abs(d).sum()
     hits = int((np.abs(signs @ d) >= limit).sum())
     return (hits + extra) / (len(signs) + extra)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from converter.records.study import Answer, Check, StudyCost, StudyResult
+from converter.records.study import Answer, Check, Stamp, StudyCost, StudyResult
 from converter.study import claims
-from converter.study.results import ALPHA, DIFFERENT, EQUIVALENT, add_parameters, summarize_blocks
+from converter.study.results import ALPHA, DIFFERENT, EQUIVALENT, OPEN, add_parameters, summarize_blocks
 
 if TYPE_CHECKING:
     from converter.study.run import StudyRun  # which needs torch
@@ -30,13 +31,19 @@ def summarize_study(
     found = summarize_blocks(done.rows, margin, share)
     if "widths" in found:
         add_parameters(found["widths"], done.facts["shape"], done.facts["classes"])
+        if "majority" in done.facts:
+            found["widths"]["majority"] = done.facts["majority"]
     checks = claims.run_checks(found)
+    valid = claims.is_valid(checks)
+    judged = claims.judge_claims(found, margin, _name_command(done.facts["dataset"], preset))
+    if valid is False:
+        judged = [replace(c, stamp=Stamp.NOT_RUN, because="A control failed: this run says nothing.") for c in judged]
     return record(
         verdict=write_verdict(found, checks, done.facts["dataset"], margin),
-        valid=claims.is_valid(checks),
+        valid=valid,
         checks=tuple(checks),
         warnings=tuple(_list_warnings(done, checks, quick=quick)),
-        claims=tuple(claims.judge_claims(found, margin, _name_command(done.facts["dataset"], preset))),
+        claims=tuple(judged),
         margin=margin,
         results=found,
         limits=tuple(list_limits(done.facts, found)),
@@ -64,12 +71,12 @@ def _name_command(dataset: str, preset: str) -> str:
 
 
 def _shorten(value: Any) -> Any:
-    """A measured number to 6 digits: more say nothing, and rows are many."""
+    """A measured number to 10 digits: more say nothing, and with fewer equal differences would no longer be equal."""
     if isinstance(value, dict):
         return {k: _shorten(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_shorten(v) for v in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return float(f"{value:.10g}") if isinstance(value, float) else value
 
 
 def write_verdict(found: Mapping[str, Any], made: Sequence[Check], dataset: str, margin: float) -> Answer:
@@ -112,6 +119,7 @@ def _write_conditions(found: Mapping[str, Any]) -> str:
     if some:
         each = (f"{format_points(c['mean'])} points at {c['width']} channels, {c['input']} input" for c in some)
         said.append(f"They differ: {'; '.join(each)}.")
+    said += _describe_other_rate(found, compared)
     small = found["widths"]["small"]
     if small["p_flip"] <= ALPHA and small["width"] <= claims.SMALL:
         said.append(f"At {small['width']} channels, both inputs together, they are worth {small['mean']:.1f} points.")
@@ -121,6 +129,19 @@ def _write_conditions(found: Mapping[str, Any]) -> str:
     if zeroing:
         said.append(f"{describe_zeroing(zeroing)} Moved into the weights they cost {_lost_moved(found, zeroing):.1f}.")
     return " ".join(said)
+
+
+def _describe_other_rate(found: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the learning rate that was given up would have said something else."""
+    verdicts = {c["width"]: c["verdict"] for c in compared if c["input"] == "raw"}
+    tested = found.get("rates", {}).get("tested", [])
+    other = [c for c in tested if c["verdict"] != verdicts.get(c["width"], c["verdict"])]
+    words = {EQUIVALENT: "within the margin", DIFFERENT: "a difference", OPEN: "open"}
+    return [
+        f"With the learning rate {c['rate']:g}, which was given up, it is {words[c['verdict']]} at {c['width']} "
+        f"channels ({format_points(c['mean'])} points)."
+        for c in other
+    ]
 
 
 def _describe_contrast(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -175,7 +196,7 @@ def list_advice(found: Mapping[str, Any], margin: float) -> list[str]:
 
 def format_points(value: float) -> str:
     """``+1.04``, with a real minus."""
-    return f"{value:+.2f}".replace("-", MINUS)
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", MINUS)
 
 
 def _join_numbers(widths: Sequence[int]) -> str:
@@ -187,6 +208,8 @@ def _list_warnings(done: StudyRun, made: Sequence[Check], *, quick: bool) -> lis
     found = [f"Control not run: {check.name}." for check in made if check.passed is None]
     if done.not_run:
         found.append(f"There was no time for {', '.join(done.not_run)}; with --out DIR another run goes on with them.")
+    if done.facts.get("seeds"):
+        found.append(f"Not the numbers of seeds of the plan: {done.facts['seeds']} in every part, as asked for.")
     if quick:
         found.append("A quick run: few widths; claims that need more are not judged.")
     return found

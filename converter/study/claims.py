@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from converter.records.study import Check, Claim, Stamp
-from converter.study.results import ALPHA, DIFFERENT, EQUIVALENT
+from converter.stats import fisher
+from converter.study.results import ALPHA, DIFFERENT, EQUIVALENT, OPEN
 
 DEAD = 1e-12  # relative change in float64 that is rounding
 LIVE = 1e-3  # and that is not
 APART = 1e-6  # of logits after training in float64: rounding grows with every step
 CHANCE = 55.0  # per cent of two classes: at most this without any bias on the contrast task
 SEEN = 80.0  # at least this with biases
+LEARNED = 5.0  # points by which the widest nets must be better than the most frequent class: else nothing can differ
 
 Results = Mapping[str, Any]
 
 
 def run_checks(found: Results) -> list[Check]:
-    """The three controls."""
-    return [_check_dead(found), _check_identity(found), _check_contrast(found)]
+    """The three controls; a fourth where the main comparison was run on data whose classes were counted."""
+    made = [_check_dead(found), _check_identity(found), _check_contrast(found)]
+    return made + ([_check_learned(found["widths"])] if "majority" in found.get("widths", {}) else [])
 
 
 def is_valid(made: Sequence[Check]) -> bool | None:
@@ -64,9 +68,19 @@ def _check_contrast(found: Results) -> Check:
     )
 
 
+def _check_learned(widths: Results) -> Check:
+    """Nets that learned nothing do not differ either, whatever their biases are worth."""
+    compared, most = widths["comparisons"], widths["majority"]
+    widest = max(c["width"] for c in compared)
+    least = min(c["with"]["mean"] for c in compared if c["width"] == widest)
+    said = f"{least:.1f} % are right with {widest} channels; the most frequent class is {most:.1f} %"
+    return Check("the widest nets have learned something that could differ", least >= most + LEARNED, said)
+
+
 SMALL = 4  # channels up to which a net is called small
 _EXACT = 1e-6
 _MODEST = 2.0  # times
+_MOST = 400  # seeds at which it is no use to say how many would tell
 _PROVABLE = ("threshold", "rings")  # tasks that no net without biases can do, whatever its size
 
 Judgement = tuple[Stamp, str]
@@ -113,8 +127,14 @@ def _select_input(found: Results, kind: str) -> list[Any]:
 
 
 def _say_needed(compared: Sequence[Mapping[str, Any]]) -> str:
-    needed = [c["needed"] for c in compared if c["needed"]]
-    return f"; about {max(needed):,} seeds would tell" if needed else ""
+    needed = [c["needed"] for c in compared if c["verdict"] == OPEN]
+    if not needed:
+        return ""
+    return "; no number of seeds that can be run would tell" if None in needed else _say_seeds(max(needed))
+
+
+def _say_seeds(count: int | None) -> str:
+    return f"; about {count:,} seeds would tell" if count else ""
 
 
 def format_difference(c: Mapping[str, Any]) -> str:
@@ -151,8 +171,10 @@ def judge_first_layer(found: Results, margin: float) -> Judgement:
     worth = "Where they can imitate nothing, r = 1, a bias is worth " + "; ".join(map(format_difference, more))
     if any(c["verdict"] == DIFFERENT and c["mean"] > margin for c in more):
         return Stamp.CONFIRMED, f"{so} ({said}). {worth} more than on raw inputs."
+    seen = [c["width"] for c in more if c["p_holm"] <= ALPHA and c["mean"] > 0]
+    shown = f"shows it by less than {margin:g} points" if seen else "did not show it"
     return Stamp.CONDITION, (
-        f"{so} ({said}); accuracy did not show it: the ability, not the accuracy. {worth} more than on raw inputs."
+        f"{so} ({said}); accuracy {shown}: the ability, not the accuracy. {worth} more than on raw inputs."
     )
 
 
@@ -205,11 +227,22 @@ def judge_forget_gate(found: Results, margin: float) -> Judgement:
     if not any(helps.values()):
         if enough == lags:
             return Stamp.UNSUPPORTED, f"Zero was enough at every lag. {said}"
-        return Stamp.UNDECIDED, f"Too few seeds to tell from zero. {said}"
+        return Stamp.UNDECIDED, f"Too few seeds to tell from zero{_say_seeds(_count_seeds_to_tell(found))}. {said}"
     if solved == lags and helps[lags[-1]]:
         also = f", and zero is enough for short ones ({enough[-1]})" if enough else ""
         return Stamp.CONFIRMED, f"For long lags{also}. {said}{none}"
     return Stamp.CONDITION, f"It helps, but not at every lag. {said}{none}"
+
+
+def _count_seeds_to_tell(found: Results) -> int | None:
+    """Seeds at which the shares that learned the longest lag would differ; None where they are the same."""
+    arms = {arm["forget_bias"]: arm for arm in found["recall"]["arms"] if arm["lag"] == found["recall"]["lags"][-1]}
+    share = {name: arms[name]["solved"] / arms[name]["n"] for name in ("0", "1", "2")}
+    most, tests = max(share["1"], share["2"]), sum(t["against"] == "0" for t in found["recall"]["tests"])
+    for n in range(arms["0"]["n"], _MOST):
+        if tests * fisher(round(most * n), n, round(share["0"] * n), n) <= ALPHA:
+            return n
+    return None
 
 
 def _count_solved(found: Results, lag: int) -> str:
@@ -260,7 +293,15 @@ def judge_multiplier(found: Results, margin: float) -> Judgement:
     if all(m["high"] < _MORE for m in made.values()):
         level = f"; where a level counts no number of channels makes up for them: {describe_level(found)}"
         return Stamp.UNSUPPORTED, f"{so}{level}."
-    return Stamp.UNDECIDED, f"{so}; more seeds would narrow it."
+    times = max(_more_seeds(m) for m in made.values())
+    return Stamp.UNDECIDED, f"{so}; about {times:,} times the seeds would tell."
+
+
+def _more_seeds(m: Mapping[str, Any]) -> int:
+    """How many times the seeds narrow an interval, which goes with their root, so far that it leaves out a bound."""
+    factor, low, high = (math.log(m[k]) for k in ("factor", "low", "high"))
+    half, gap = (factor - low, factor) if m["factor"] >= _MORE else (high - factor, math.log(_MORE) - factor)
+    return max(2, math.ceil((half / max(gap, 1e-3)) ** 2))
 
 
 _MORE = 1.1  # times the channels: about the least that anybody would call more

@@ -97,6 +97,7 @@ def _read_pickled(folder: Path) -> Images:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 INPUTS = ("raw", "centred", "pixel")
+_LEAST, _LEAST_SIDE = 128, 8  # images of each part: two batches; pixels
 TRAIN, TEST = 4_000, 2_000  # drawn per seed from a data set that comes with a test set of its own
 DIM = 0.5  # contrast of the darker class of the contrast task: a power of two, so that scaling rounds nothing
 
@@ -186,7 +187,7 @@ def load_dataset(name: str, folder: Path | None, full: bool = False) -> Images:
     Raises
     ------
     DataError
-        A file is missing or damaged.
+        A file is missing or damaged, or holds nothing that nets could learn.
     """
     if name == "digits":
         return load_digits()
@@ -196,7 +197,31 @@ def load_dataset(name: str, folder: Path | None, full: bool = False) -> Images:
     if folder is None:
         raise DataError(f"{name}: nothing is downloaded; give the folder that holds its files with --data-dir")
     found = read_dataset(name, folder)
+    _check_images(found, folder, full)
     return found if full else Images(name, _halve_size(found.x), found.y, found.official)
+
+
+def _check_images(images: Images, folder: Path, full: bool) -> None:
+    """Refuse what the study cannot be about."""
+    n, _, height, width = images.x.shape
+    sides, least = f"images of {height} x {width}", _LEAST_SIDE * (1 if full else 2)
+    wrong = ""
+    if height != width:
+        wrong = f"{sides}, which are not square"
+    elif height < least:
+        wrong = f"{sides}; they must have {least} pixels to be pooled twice"
+    elif not full and height % 2:
+        wrong = f"{sides}, which cannot be halved; --full keeps the size"
+    elif min(images.official, n - images.official) < _LEAST:
+        wrong = (
+            f"{images.official} images to train on and {n - images.official} to test on; {_LEAST} of each are needed"
+        )
+    elif len(np.unique(images.y)) < 2:
+        wrong = "images of one class alone"
+    elif images.x.std() == 0:
+        wrong = "images that are all of one colour"
+    if wrong:
+        raise DataError(f"{folder}: {images.name} has {wrong}")
 
 
 def draw_synthetic(count: int = 6_000, size: int = 32) -> Images:

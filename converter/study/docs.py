@@ -1,22 +1,27 @@
 """Write docs/study.md, its figures, and the sentences that other documents take from it, from docs/study/report.json.
 
 ``python -m converter.study.docs [--check]``. Nothing on that page is written by hand: what it says of the method stands
-here, all numbers come from the report. README.md and docs/ablate.md hold sentences between markers.
+here, all numbers come from the report, and what the report concludes is concluded again from its rows. README.md and
+docs/ablate.md hold sentences between markers.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from converter.records.study import StudyResult
 from converter.report.content.document import run_of
 from converter.report.content.study import QUESTION, study_report
 from converter.report.content.study_figures import draw_figures
 from converter.report.docs import ROOT, fill
 from converter.report.render.markdown import render_markdown
-from converter.report.serialize import study_of
-from converter.study.answer import describe_zeroing, list_advice
+from converter.report.serialize import dumps, encode, study_of
+from converter.study.answer import describe_zeroing, list_advice, summarize_study
+from converter.study.run import StudyRun
 
 PAGE, FOLDER = Path("docs/study.md"), Path("docs/study")
 ANSWER = Path("converter/report/templates/study-answer.json")  # what `biasopt ask` shows beside a user's net
@@ -56,9 +61,39 @@ contrasts that were fixed before the rows were made. Solved or not is compared b
 """
 
 
+def conclude(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A study's document with all that follows from its rows and facts made anew."""
+    before = study_of(document)
+    run = before.run
+    done = StudyRun(
+        before.rows, run.jobs, run.left_out, run.not_run, run.resumed, run.seconds, run.cpu_seconds, before.facts
+    )
+    made = summarize_study(done, before.margin, StudyResult, quick=run.quick, preset=run.preset)
+    return {**document, **encode(made), "exit_code": made.exit_code}
+
+
+_REMOVED = {"zero": "zeroed", "head": "zeroed, head corrected", "sequential": "imitated, one after the other"}
+
+
+def _tabulate_removal(nets: Sequence[Mapping[str, Any]]) -> str:
+    """What folded nets are worth without their biases, and how replaceable these were, as Markdown."""
+    heads = ("channels", "nets", "original", *_REMOVED.values(), "r of each layer", "mean \\|b\\|/sd")
+    lines = [f"| {' | '.join(heads)} |", "|" + "--:|" * (3 + len(_REMOVED)) + "---|---|"]
+    for net in nets:
+        if net["norm"] != "batch":
+            continue
+        made = net["methods"]
+        changed = [f"{made[m]['accuracy']['mean']:.1f} ({made[m]['error']['mean']:.2g})" for m in _REMOVED]
+        layers = (", ".join(f"{layer[key]:.{n}f}" for layer in net["layers"]) for key, n in (("r", 3), ("size", 2)))
+        first = (f"{net['width']}", f"{net['n']}", f"{made['original']['accuracy']['mean']:.1f}")
+        lines.append(f"| {' | '.join((*first, *changed, *layers))} |")
+    return "\n".join(lines)
+
+
 def generated(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file and what it should hold."""
-    document = json.loads((root / FOLDER / "report.json").read_text(encoding="utf-8"))
+    path = root / FOLDER / "report.json"
+    document = conclude(json.loads(path.read_text(encoding="utf-8")))
     result = study_of(document)
     whole = render_markdown(study_report(result, run_of(document), FOLDER.name))
     head = _HEAD.format(minutes=round(result.run.cpu_seconds / 60))
@@ -66,13 +101,18 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     quoted = {
         "study": f"{result.verdict.sentence} {result.verdict.more}",
         "zeroing": describe_zeroing(result.results["ablation"]["zeroing"]),
+        "removal": _tabulate_removal(result.results["ablation"]["nets"]),
     }
     answer = {
         "sentence": result.verdict.sentence,
         "more": result.verdict.more,
         "advice": list_advice(result.results, result.margin),
     }
-    made = {root / PAGE: page, root / ANSWER: json.dumps(answer, indent=1, ensure_ascii=False) + "\n"}
+    made = {
+        path: dumps(document),
+        root / PAGE: page,
+        root / ANSWER: json.dumps(answer, indent=1, ensure_ascii=False) + "\n",
+    }
     for path in QUOTING:
         text = (root / path).read_text(encoding="utf-8")
         for name, said in quoted.items():

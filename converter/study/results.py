@@ -450,7 +450,7 @@ def _summarize_capacity(rows: Sequence[Row], margin: float, share: float) -> Res
         need = min(w for w in widths if mean[w] >= max(mean.values()) - margin)
         needed[f"{d:g}"] = need
         for times, w in zip((2, 4), widths[widths.index(need) + 1 :], strict=False):
-            at = {"weight_decay": d, "needed": need, "width": w, "times": times}
+            at = {"weight_decay": d, "width": w, "times": times}
             family.append((at, pair_differences(arms[d, w], arms[d, need])))
     return {"needed": needed, "gains": contrast_pairs(family, margin, share), "accuracy": accuracy}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 
+from converter import stats
 from converter.records.study import Stamp
 from converter.study import claims, plan
 from converter.study.results import compare_arms, summarize_blocks
@@ -188,6 +190,33 @@ def test_verdicts(key: str, rows: list[dict], verdict: str) -> None:
     assert made_[key].stamp == verdict, made_[key].because
 
 
+@pytest.mark.parametrize(
+    ("key", "rows"),
+    [
+        ("2", widths(SAME, spread=1.5) + contrast()),
+        ("5", recall({"0": (8, 0), "1": (8, 3), "2": (8, 5)})),
+        ("7b", widths(SAME, spread=8.0) + contrast()),
+        ("7c", depth(BOTH, spread=30.0)),
+    ],
+)
+def test_what_is_open_says_how_many_seeds_would_tell(key: str, rows: list[dict]) -> None:
+    found = {claim.id: claim for claim in claims.judge_claims(summarize_blocks(rows, 0.5, 1.0), 0.5)}
+    assert found[key].stamp == Stamp.UNDECIDED
+    assert re.search(r"; about [\d,]+ (times the )?seeds would tell", found[key].because), found[key].because
+
+
+def test_seeds_that_would_tell_do() -> None:
+    found = summarize_blocks(recall({"0": (8, 0), "1": (8, 3), "2": (8, 5)}), 0.5, 1.0)["recall"]
+    n = claims._count_seeds_to_tell({"recall": found})
+    assert n is not None
+    tests = sum(t["against"] == "0" for t in found["tests"])
+    assert (
+        tests * stats.fisher(round(5 * n / 8), n, 0, n)
+        <= 0.05
+        < tests * stats.fisher(round(5 * (n - 1) / 8), n - 1, 0, n - 1)
+    )
+
+
 def test_more_parameters_are_confirmed_where_it_is_so() -> None:
     rows = contrast()
     for w in (2, 4, 8, 16, 32):
@@ -231,6 +260,13 @@ def _harm(block: str, **change: Any) -> list[dict]:
 )
 def test_a_control_that_fails_makes_the_run_invalid(rows: list[dict]) -> None:
     assert claims.is_valid(claims.run_checks(summarize_blocks(rows, 0.5, 1.0))) is False
+
+
+@pytest.mark.parametrize(("majority", "valid"), [(10.0, True), (95.0, False)])
+def test_nets_that_learned_nothing_say_nothing(majority: float, valid: bool) -> None:
+    found = summarize_blocks(GOOD + widths(SAME), 0.5, 1.0)
+    found["widths"]["majority"] = majority
+    assert claims.is_valid(claims.run_checks(found)) is valid
 
 
 def test_controls_that_were_not_run_leave_it_open() -> None:

@@ -61,8 +61,8 @@ def idx(array: np.ndarray) -> bytes:
 def write_mnist(folder: Path, *, packed: bool) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
-    x, y = rng.integers(0, 256, (30, 28, 28), np.uint8), rng.integers(0, 10, 30).astype(np.uint8)
-    parts = (x[:20], y[:20], x[20:], y[20:])
+    x, y = rng.integers(0, 256, (300, 28, 28), np.uint8), rng.integers(0, 10, 300).astype(np.uint8)
+    parts = (x[:160], y[:160], x[160:], y[160:])
     for name, part in zip(data._PARTS, parts, strict=True):
         path = folder / (f"{name}.gz" if packed else name)
         path.write_bytes(gzip.compress(idx(part)) if packed else idx(part))
@@ -77,9 +77,9 @@ def test_idx_files_are_read_where_torchvision_puts_them_or_flat(
     found = data.load_dataset(name, tmp_path / "set", full=True)
     assert (found.x[:, 0] == x).all()
     assert (found.y == y).all()
-    assert found.official == 20
+    assert found.official == 160
     halved = data.load_dataset(name, tmp_path / "set")
-    assert halved.x.shape == (30, 1, 14, 14)
+    assert halved.x.shape == (300, 1, 14, 14)
     assert halved.x[0, 0, 0, 0] == pytest.approx(x[0, :2, :2].mean())
 
 
@@ -87,14 +87,14 @@ def test_cifar_in_its_binary_form(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
-    rows = rng.integers(0, 256, (12, 3073), np.uint8)
+    rows = rng.integers(0, 256, (768, 3073), np.uint8)
     rows[:, 0] %= 10
     for k, name in enumerate(data._CIFAR):
-        (folder / name).write_bytes(rows[2 * k : 2 * k + 2].tobytes())
+        (folder / name).write_bytes(rows[128 * k : 128 * k + 128].tobytes())
     found = data.load_dataset("cifar10", tmp_path, full=True)
-    assert found.x.shape == (12, 3, 32, 32)
-    assert found.official == 10
-    assert (found.x.reshape(12, -1) == rows[:, 1:]).all()
+    assert found.x.shape == (768, 3, 32, 32)
+    assert found.official == 640
+    assert (found.x.reshape(768, -1) == rows[:, 1:]).all()
     assert (found.y == rows[:, 0]).all()
 
 
@@ -103,7 +103,7 @@ def _missing(folder: Path) -> None:
 
 
 def _short(folder: Path) -> None:
-    (folder / "MNIST/raw/t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(10, np.uint8))[:-2]))
+    (folder / "MNIST/raw/t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(140, np.uint8))[:-2]))
 
 
 def _other(folder: Path) -> None:
@@ -124,6 +124,29 @@ def test_damage_is_one_line_that_says_what_to_do(tmp_path: Path, harm: object, s
     with pytest.raises(DataError, match=said) as found:
         data.load_dataset("mnist", tmp_path / "set")
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "size", "classes", "full", "said"),
+    [
+        (160, 140, (28, 28), 1, True, "images of one class alone"),
+        (160, 20, (28, 28), 10, True, "160 images to train on and 20 to test on; 128 of each"),
+        (160, 140, (28, 20), 10, True, "images of 28 x 20, which are not square"),
+        (160, 140, (12, 12), 10, False, "they must have 16 pixels"),
+        (160, 140, (17, 17), 10, False, "which cannot be halved; --full keeps the size"),
+        (160, 140, (28, 28), 0, True, "all of one colour"),
+    ],
+)
+def test_what_nothing_can_be_learned_from_is_refused(
+    tmp_path: Path, train: int, test: int, size: tuple[int, int], classes: int, full: bool, said: str
+) -> None:
+    rng = np.random.default_rng(0)
+    for k, n in enumerate((train, test)):
+        x = rng.integers(0, 256, (n, *size)) if classes else np.full((n, *size), 7)
+        (tmp_path / data._PARTS[2 * k]).write_bytes(idx(x.astype(np.uint8)))
+        (tmp_path / data._PARTS[2 * k + 1]).write_bytes(idx((np.arange(n) % (classes or 10)).astype(np.uint8)))
+    with pytest.raises(DataError, match=said):
+        data.load_dataset("mnist", tmp_path, full)
 
 
 def test_nothing_is_downloaded(tmp_path: Path) -> None:

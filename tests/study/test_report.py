@@ -66,6 +66,7 @@ def test_a_failed_control_comes_first_and_is_exit_1() -> None:
     assert found["verdict"]["sentence"] == "This run is invalid: a control failed."
     assert "hero fail" in save.render_document(found, "html")
     assert "FAILED" in save.render_document(found, "text")
+    assert {claim["stamp"] for claim in found["claims"]} == {"NOT RUN"}  # what it says of them is nothing
 
 
 def test_no_answer_is_said_to_be_none() -> None:

@@ -13,7 +13,7 @@ import torch
 from converter.errors import BiasoptError, RuntimeUnavailable
 from converter.study import jobs, plan, run
 from converter.study.plan import StudyScope
-from converter.study.run import ROWS, RowLog
+from converter.study.run import ROWS, RUNS, RowLog
 from tests.study import made
 
 pytestmark = pytest.mark.slow
@@ -120,6 +120,7 @@ def test_an_error_in_one_job_ends_the_run_and_keeps_the_rows_so_far(
         with pytest.raises(KeyboardInterrupt):
             ran(tmp_path)
     assert len({json.loads(line)["job"] for line in (tmp_path / ROWS).read_text().splitlines()} - {None}) == 2
+    assert len((tmp_path / RUNS).read_text().splitlines()) == 1  # what it took counts, too
     assert ran(tmp_path).resumed == 2
 
 

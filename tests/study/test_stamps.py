@@ -55,6 +55,13 @@ def test_the_committed_rows_are_those_of_the_plan() -> None:
     assert DOCUMENT["run"]["not_run"] == []
 
 
+def test_what_the_report_concludes_is_concluded_from_its_rows() -> None:
+    from converter.study.docs import conclude
+
+    bare = DOCUMENT | {"results": {}, "claims": [], "checks": [], "warnings": [], "limits": []}
+    assert conclude(bare) == DOCUMENT
+
+
 def test_the_committed_stamps_are_derived_from_the_committed_rows() -> None:
     assert judge(ROWS) == {claim["id"]: claim["stamp"] for claim in DOCUMENT["claims"]}
 

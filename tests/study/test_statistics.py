@@ -118,6 +118,15 @@ def test_fixed_sequence_is_wrong_in_five_of_a_hundred_families() -> None:
     assert wrong < 0.065
 
 
+def test_signs_of_stored_differences_tie_as_before() -> None:
+    """Accuracies of 896 images, stored with ten digits: sums that are equal stay equal."""
+    right = np.array([[880, 881], [878, 878], [879, 877], [880, 880], [881, 882], [876, 877], [880, 878], [879, 879]])
+    exact, stored = right * 100 / 896, np.vectorize(lambda a: float(f"{a:.10g}"))(right * 100 / 896)
+    assert stats.sign_flip(exact[:, 0] - exact[:, 1]) == stats.sign_flip(stored[:, 0] - stored[:, 1])
+    whole = (right[:, 0] - right[:, 1]).astype(float)
+    assert stats.sign_flip(whole) == stats.sign_flip(stored[:, 0] - stored[:, 1])
+
+
 def test_verdicts() -> None:
     same, apart, loose = [0.1, -0.1, 0.05, -0.05] * 2, [2.0, 2.2, 1.9, 2.1] * 2, [-3.0, 4.0, 1.0, -2.0]
     found = judge([same, apart, loose], 0.5)

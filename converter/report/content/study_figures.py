@@ -195,7 +195,7 @@ def draw_capacity(found: Mapping[str, Any], margin: float) -> Figure:
             g["low"],
             g["high"],
             "b" if g["weight_decay"] else "warm",
-            f"{g['width']} channels in place of {g['needed']}",
+            f"{g['width']} channels in place of {found['needed'][format(g['weight_decay'], 'g')]}",
         )
         for g in found["gains"]
     ]

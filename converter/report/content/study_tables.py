@@ -442,7 +442,7 @@ def _tabulate_capacity(found: Found) -> Grid:
     rows = [
         (
             "yes" if g["weight_decay"] else "no",
-            f"{g['needed']}",
+            f"{found['needed'][format(g['weight_decay'], 'g')]}",
             f"{g['width']}",
             f"\u00d7{g['times']:g}",
             f"{g['n']}",
