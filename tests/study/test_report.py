@@ -122,6 +122,9 @@ def test_figures_are_files_that_hold_their_styles(said: dict, tmp_path: Path) ->
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert float(root.get("height", 0)) > 80
         assert "--pass" in "".join(root.itertext())
+        for label in root.iter("{http://www.w3.org/2000/svg}text"):
+            said_, end = (label.text or "").rstrip("\u200b"), label.get("text-anchor") == "end"
+            assert not end or float(label.get("x", 0)) >= 5.9 * len(said_), (name, said_)  # else it is cut off
         assert "NaN" not in ElementTree.tostring(root, encoding="unicode")
 
 

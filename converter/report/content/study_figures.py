@@ -233,13 +233,14 @@ def draw_depth(found: Mapping[str, Any], margin: float) -> Figure:
 
 def draw_mechanism(found: Mapping[str, Any], margin: float) -> Figure:
     """What biases are worth more where weights cannot imitate them."""
-    said = {("raw", "centred"): "centred filters", ("pixel", "free"): "r = 1"}
+    said = {("raw", "centred"): "centred", ("pixel", "free"): "r = 1"}
     rows = [
         Entry(f"{said[c['input'], c['filters']]}, {c['width']}", c["mean"], c["low"], c["high"], TONES[c["verdict"]])
         for c in found["more"]
     ]
     caption = (
-        "What biases are worth beyond what they are worth on raw inputs with free filters, in points; 95 % interval."
+        "What biases are worth beyond what they are worth on raw inputs with free filters, in points; 95 % interval. "
+        "Centred: filters whose weights add up to 0; r = 1: inputs without a mean; after the comma the channels."
     )
     return _draw_forest("mechanism", "Where weights cannot imitate a bias", caption, rows, margin)
 
@@ -342,7 +343,7 @@ def _draw_removed(found: Mapping[str, Any], value: str, name: str, title: str, c
         scale, ticks = Scale(0.02, 1.5, log=True), {"1": 1.0, "0.1": 0.1, "0.03": 0.03}
     else:
         series.insert(0, Series("as trained", "good", points("original"), dashed=True))
-        scale, ticks = Scale(0, 100), {f"{t} %": float(t) for t in (0, 25, 50, 75, 100)}
+        scale, ticks = Scale(0, 104), {f"{t} %": float(t) for t in (0, 25, 50, 75, 100)}
     marks, labels = lines(series, scale, ticks, {f"{w:g}": x for w, x in at.items()}, _TALL, "" if log else " %")
     keys = tuple((f"bar {tone}", said) for _, tone, said in _METHODS)
     return Figure(name, title, caption, _TALL + 22, marks, labels, keys if log else (*keys, ("bar good", "as trained")))
