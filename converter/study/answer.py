@@ -59,7 +59,7 @@ def summarize_study(
             preset=preset,
             not_run=done.not_run,
         ),
-        rows=tuple({k: _shorten(v) for k, v in row.items() if k not in ("job", "of")} for row in done.rows),
+        rows=tuple(_shorten({k: v for k, v in row.items() if k not in ("job", "of")}) for row in done.rows),
     )
 
 
@@ -70,13 +70,17 @@ def _name_command(dataset: str, preset: str) -> str:
     return f"biasopt study{given}" + ("" if preset == "laptop" else f" --preset {preset}")
 
 
-def _shorten(value: Any) -> Any:
-    """A measured number to 10 digits: more say nothing, and with fewer equal differences would no longer be equal."""
+_COUNTED = ("accuracy", "accuracy_without", "agreement")  # shares of images: with 6 digits equal differences would part
+_DIGITS, _FEW_DIGITS = 10, 6
+
+
+def _shorten(value: Any, digits: int = _FEW_DIGITS) -> Any:
+    """Measured numbers to some digits: more say nothing, and rows are many."""
     if isinstance(value, dict):
-        return {k: _shorten(v) for k, v in value.items()}
+        return {k: _shorten(v, _DIGITS if k in _COUNTED else _FEW_DIGITS) for k, v in value.items()}
     if isinstance(value, list):
-        return [_shorten(v) for v in value]
-    return float(f"{value:.10g}") if isinstance(value, float) else value
+        return [_shorten(v, digits) for v in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 def write_verdict(found: Mapping[str, Any], made: Sequence[Check], dataset: str, margin: float) -> Answer:
