@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, field, replace
 from typing import Any
 
@@ -18,7 +18,17 @@ from converter.study import nets, points, recall_task
 from converter.study.data import INPUTS, Array, Images, Split, make_contrast
 from converter.study.nets import Nets, Shape, extract_patches, measure_replaceability
 from converter.study.plan import ARMS, BATCH, Job
-from converter.study.training import Arm, Feed, compute_logits, draw_batches, evaluate, make_adam, make_sgd, train
+from converter.study.training import (
+    Arm,
+    Feed,
+    Stopped,
+    compute_logits,
+    draw_batches,
+    evaluate,
+    make_adam,
+    make_sgd,
+    train,
+)
 
 Row = dict[str, Any]
 SIZES = (1, 4, 16, 64, 256, 1024)
@@ -381,10 +391,19 @@ def _run_ablation(job: Job, setting: Setting, only: int | None) -> list[Row]:
         fit, test = _images_of(stack, k, "train", most), _images_of(stack, k, "test")
         labels = torch.as_tensor(stack.images.y[split.test], device=fit.device)
         whole = job.block == "ablation"
-        methods = nets.ablate_net(net, fit, test, labels, CONTRASTS, nets.METHODS if whole else _YARDSTICK)
+        wanted = _until_stopped(setting.stop, nets.METHODS if whole else _YARDSTICK)
+        methods = nets.ablate_net(net, fit, test, labels, CONTRASTS, wanted)
         row = _describe_arm(job, arm) | {"removed": True, "methods": methods}
         rows.append(row | ({"layers": nets.measure_layers(net, fit)} if whole else {}))
     return rows
+
+
+def _until_stopped(stop: threading.Event, names: Sequence[str]) -> Iterator[str]:
+    """The names one by one, until the run is interrupted: what is done for each takes long on larger images."""
+    for name in names:
+        if stop.is_set():
+            raise Stopped
+        yield name
 
 
 def _run_recall(job: Job, setting: Setting, only: int | None) -> list[Row]:

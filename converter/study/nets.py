@@ -8,7 +8,7 @@ included. The ridge is on the change, so that it shrinks no weight (`biasopt abl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -297,7 +297,7 @@ def ablate_net(
     test: Tensor,
     labels: Tensor,
     contrasts: Sequence[float],
-    methods: Sequence[str] = METHODS,
+    methods: Iterable[str] = METHODS,
 ) -> dict[str, Any]:
     """Methods of `METHODS` on one net: accuracy, agreement, error of the logits, accuracy at other contrasts."""
     reference = net.logits(test)

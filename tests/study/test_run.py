@@ -134,6 +134,21 @@ def test_a_stop_ends_training_at_the_next_step() -> None:
             jobs.run_job(made.one_of(block), setting)
 
 
+def test_a_stop_ends_what_is_taken_out_of_trained_nets() -> None:
+    from converter.study.training import Stopped
+
+    setting = jobs.Setting(made.few_images())
+    job = made.one_of("ablation", width=2)
+
+    names = jobs._until_stopped(setting.stop, ("original", "zero"))
+    assert next(names) == "original"
+    setting.stop.set()
+    with pytest.raises(Stopped):
+        next(names)
+    with pytest.raises(Stopped):
+        jobs.run_job(job, setting)
+
+
 def test_threads_of_torch_are_as_before() -> None:
     before = torch.get_num_threads()
     try:
