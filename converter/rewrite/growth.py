@@ -36,7 +36,7 @@ class GrowthTracker:
         self._grown: dict[Key, int] = {}  # rewrites that add bytes of their own
         self._idle: list[Key] = []  # rewrites after which the file holds as many nodes and numbers as before
         self._stored_before = _external_bytes(graph)
-        self._most = 0  # bytes that the rewrites can have added
+        self._changed = False
 
     # -- before and after each rewrite ------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class GrowthTracker:
             self._grown[id_] = own
         elif not shared and not delta.removed_nodes and delta.bytes_added == 0:
             self._idle.append(id_)
-        self._most += delta.bytes_added + sum(2 * len(name) + _HEADER for name in delta.added_tensors)
+        self._changed = True
 
     # -- when all are made ------------------------------------------------------------------------
 
@@ -99,30 +99,27 @@ class GrowthTracker:
                 found[key] = grown
         return found
 
-    def measure_excess(self, allowed: float) -> float:
-        """Bytes by which the model grows beyond `allowed`, but for what it says of itself; 0 where it does not."""
-        return max(0.0, self._measure() - allowed) if self._most > allowed else 0.0
+    def measure_excess(self, allowed: float) -> tuple[float, float]:
+        """Bytes by which the model grows beyond `allowed`, but for what it says of itself; and so with short names."""
+        if not self._changed:
+            return 0.0, 0.0
+        over = self._measure() - allowed
+        return over, over if over <= 0 else self.graph.bytes_with_short_names(self._measure) - allowed
 
     def find_excess(self, over: float) -> dict[Key, int]:
-        """What to leave so that the model is smaller by `over` bytes: the largest first.
-
-        Where names alone make it larger, shorter ones are tried before what saves nothing is left.
-        """
+        """What to leave so that the model is smaller by `over` bytes: the largest first, then what saves nothing."""
         found = {}
         for key, n_bytes in sorted({**self.find_copies(), **self._grown}.items(), key=lambda item: -item[1]):
             if over <= 0:
                 break
             found[key] = n_bytes
             over -= n_bytes
-        return found if found or over <= 0 or not self.graph.short_names else dict.fromkeys(self._idle, math.ceil(over))
+        return found if found or over <= 0 else dict.fromkeys(self._idle, math.ceil(over))
 
     def _measure(self) -> int:
         """Bytes by which the model is larger now than as it came."""
         now = emit(self.graph).n_bytes + _external_bytes(self.graph)
         return now - len(self.graph.file.buffer) - self._stored_before
-
-
-_HEADER = 32  # bytes of an initializer beside its name and numbers
 
 
 def _key(source: Tensor) -> Key:

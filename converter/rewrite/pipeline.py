@@ -109,10 +109,10 @@ def run(graph: Graph, options: Options, progress: Progress | None = None, watch:
         # Whether copies of a shared weight pay off is known when the passes are through, not halfway.
         whole = _Run(graph, replace(options, stop_after=None), tell, watch, left)
         outcome = whole.run()
-        over, more = whole.find_excess()
+        is_over, more = whole.find_excess()
         if more.keys() - left.keys():
             left |= more
-        elif over > 0 and not graph.short_names:
+        elif is_over and not graph.short_names:
             graph.short_names = True
         else:
             break
@@ -158,14 +158,15 @@ class _Run:
         findings = acted + tuple(f for f in left if f.id not in done)
         return Outcome(tuple(self.rewrites), findings, before, count(self.facts), self._fates(left))
 
-    def find_excess(self) -> tuple[float, dict[str, int]]:
-        """By how many bytes the file is larger than is allowed, and what made it so."""
-        over = 0.0
+    def find_excess(self) -> tuple[bool, dict[str, int]]:
+        """Whether the file is larger than is allowed, and what made it so that shorter names cannot make good."""
+        over = least = 0.0
         if not math.isinf(self.options.allow_growth):
-            over = self.growth.measure_excess(self.options.allow_growth * len(self.graph.file.buffer))
+            allowed = self.options.allow_growth * len(self.graph.file.buffer)
+            over, least = self.growth.measure_excess(allowed)
         if self.options.pass_options.no_growth and (copies := self.growth.find_copies()):
-            return over, copies
-        return over, self.growth.find_excess(over)
+            return over > 0, copies
+        return over > 0, self.growth.find_excess(least)
 
     def _full(self) -> bool:
         return self.options.stop_after is not None and len(self.rewrites) >= self.options.stop_after

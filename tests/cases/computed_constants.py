@@ -76,6 +76,14 @@ ROWS: tuple[Case, ...] = (
         s=np.array([5, 3, 3, 2], INT),
     ),
     weight("tiled", "u = Tile (one, n)", one=Draw().normal(5, 1, 3, 2), n=np.array([1, 3, 1, 1], INT)),
+    weight(
+        "einsum",
+        'u = Einsum <equation = "oi,icde->ocde"> (a, b)',
+        a=Draw().normal(5, 7),
+        b=Draw(seed=2).normal(7, 3, 3, 2),
+    ),
+    weight("scattered", "u = ScatterND (w, at, rows)", at=np.array([[1], [4]], INT), rows=Draw().normal(2, 3, 3, 2)),
+    weight("of-its-shape", "n = Shape (w) u = Reshape (flat, n)", flat=Draw().normal(90)),
     weight("tanh-of-half", "f = Cast <to = 1> (w16) u = Tanh (f)", w16=Draw(np.float16).normal(5, 3, 3, 2)),
     weight(
         "deep",

@@ -35,7 +35,7 @@ LEFT = {
     "bn_into_two_convs": "Conv Conv Mul Relu Sigmoid",
     "concat_bn": "Concat Conv Conv Relu",
     "matmul_weight_left_bn": "Add MatMul Relu",
-    "o_conv_split_mul": "Add Conv Split",  # a bias for it would be larger
+    "o_conv_split_mul": "Conv Split",
     "o_deformconv_bn": "DeformConv",
     "o_gather_emb_ln": "Gather",
     "o_relu_bn_conv_pos": "Conv Relu",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import string
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ class Graph:
         self.ir_version = file.skeleton.ir_version
         self._freeze = freeze_overridable
         self.most_bytes = math.inf  # that the file may have
-        self.short_names = False  # of new constants: where longer ones would make the file grow
+        self.short_names = False  # for what is new or means something else: where telling ones would make the file grow
         self._shapes: dict[int, dict[str, tuple[Dim, ...]]] | None = None
         self._types: dict[int, dict[str, int]] = {}
         self._values: dict[int, dict[str, NDArray[Any]]] = {}
@@ -62,6 +64,7 @@ class Graph:
         self._names = {name for s in self.scopes for name in s.values} | {""}
         self._constant_weights: dict[Node, StoredTensor | None] = {}
         self._derived: dict[Hashable, Const] = {}  # what edits made of a tensor of several readers
+        self._short = _short_names()
 
     def reset(self) -> None:
         """Forget all edits: the model as it was read, in new nodes and tensors; what was inferred of it stays."""
@@ -262,7 +265,21 @@ class Graph:
         stored = self.constant_weight(producer) if producer is not None and producer.is_op("Constant") else None
         return 0 if stored is None else weight_bytes(stored)
 
+    def bytes_with_short_names(self, measure: Callable[[], int]) -> int:
+        """What `measure` says where all that edits named bears the shortest names that are free."""
+        renamed = [t for s in self.scopes for t in s.values.values() if isinstance(t, Value) and t.name != t.origin]
+        named = renamed + [c for s in self.scopes for c in s.new_constants]
+        before, free = [t.name for t in named], (n for n in _short_names() if n not in self._names)
+        for tensor, name in zip(named, free, strict=False):
+            tensor.name = name
+        found = measure()
+        for tensor, name in zip(named, before, strict=True):
+            tensor.name = name
+        return found
+
     def _unused_name(self, name: str) -> str:
+        if self.short_names:
+            name = next(n for n in self._short if n not in self._names)
         candidate, n = name, 1
         while candidate in self._names:
             n += 1
@@ -298,8 +315,7 @@ class Graph:
         node = edit.node
         const = self.find_copy(edit)
         if const is None:
-            name = f"{'' if self.short_names else node.label}/biasopt/{edit.role}"
-            const = Const(self._unused_name(name), node.scope, edit.weight)
+            const = Const(self._unused_name(f"{node.label}/biasopt/{edit.role}"), node.scope, edit.weight)
             held = node.tensor_in(edit.slot)
             const.made_of = self.find_source(held)
             if held is not None and self.is_shared(held):
@@ -441,6 +457,12 @@ class _Change:
             - sum(weight_bytes(t.weight) for t in removed)
             - self.freed,
         )
+
+
+def _short_names() -> Iterator[str]:
+    """Names that are identifiers, the shortest first."""
+    for n in itertools.count():
+        yield from map("".join, itertools.product(string.ascii_letters, *[string.ascii_letters + string.digits] * n))
 
 
 def _missing_size(before: Sequence[Dim], after: Sequence[Dim]) -> dict[str, int]:

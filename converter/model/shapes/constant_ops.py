@@ -210,16 +210,30 @@ _BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
 # Element by element, with broadcasting.
 _ELEMENTWISE = frozenset(
     "Log Tanh Sigmoid Softplus Softsign Relu LeakyRelu Elu Selu HardSigmoid Floor Ceil Round Sign Not Clip Sin Cos "
-    "Max Min Mean Sum Where Equal Greater Less GreaterOrEqual LessOrEqual And Or".split()
+    "Max Min Mean Sum Where Equal Greater Less GreaterOrEqual LessOrEqual And Or Xor Mod PRelu Celu HardSwish "
+    "ThresholdedRelu IsNaN IsInf BitShift".split()
 )
 # Whose result is no larger than what they are given.
 _SHRINKING = frozenset(
     "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
-    "ReduceSumSquare Split Flatten DepthToSpace SpaceToDepth Trilu CumSum LpNormalization Softmax LogSoftmax".split()
+    "ReduceSumSquare Split Flatten DepthToSpace SpaceToDepth Trilu CumSum LpNormalization Softmax LogSoftmax "
+    "ArgMax ArgMin Hardmax GatherElements GatherND ScatterElements ScatterND Shape Size Compress "
+    "GlobalAveragePool GlobalMaxPool".split()
 )
-_PRODUCTS = frozenset({"MatMul", "Gemm"})
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
 # From this opset on onnx.reference computes it as it is specified.
-_LIBRARY_SINCE = {"Softmax": 13, "LogSoftmax": 13, "Clip": 6, "Sum": 8, "Mean": 8, "Max": 8, "Min": 8}
+_LIBRARY_SINCE = {
+    "ArgMax": 13,
+    "ArgMin": 13,
+    "Hardmax": 13,
+    "Softmax": 13,
+    "LogSoftmax": 13,
+    "Clip": 6,
+    "Sum": 8,
+    "Mean": 8,
+    "Max": 8,
+    "Min": 8,
+}
 _MOST_WORK = 1 << 30  # multiplications of a product that is computed ahead
 Evaluator = Callable[[list[Any]], Sequence[Any]]  # inputs, None where left out -> outputs
 
@@ -275,6 +289,8 @@ def _check_work(op: str, attr: Attr, args: list[Any]) -> None:
     given = [a for a in args if a is not None]
     if op in _ELEMENTWISE:
         _check_size(math.prod(np.broadcast_shapes(*(a.shape for a in given))))
+    elif op == "Einsum":
+        _check_einsum(str(attr("equation", "")), given)
     elif op in _PRODUCTS:
         summed = max(1, given[0].shape[0 if attr("transA", 0) else -1])
         result = (given[0].size // summed) * (given[1].size // summed)
@@ -287,6 +303,17 @@ def _check_work(op: str, attr: Attr, args: list[Any]) -> None:
         begins, ends = given[1].reshape(2, -1).tolist()
         _check_size(math.prod(sum(d) for d in zip(given[0].shape, begins, ends, strict=True)))
     _check_size(sum(a.size for a in given))
+
+
+def _check_einsum(equation: str, args: list[Any]) -> None:
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow or "." in equation or [len(t) for t in terms] != [a.ndim for a in args]:
+        raise ValueError("axes that are not told apart")
+    sizes = {label: d for term, a in zip(terms, args, strict=True) for label, d in zip(term, a.shape, strict=True)}
+    _check_size(math.prod(sizes[label] for label in right))
+    if math.prod(sizes.values()) > _MOST_WORK:
+        raise ValueError("too much to compute ahead")
 
 
 def _power(base: Any, exponent: Any) -> NDArray[Any]:

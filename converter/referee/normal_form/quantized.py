@@ -117,6 +117,17 @@ def _make_product_rule(scale_slot: int, bias_slot: int) -> Rule:
     return rule
 
 
+def _q_gemm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """A QGemm of float result: its scale stays outside, the integers of its bias count in it."""
+    zero, interval = args[5], get_interval(args[4])
+    if interval is None or isinstance(zero, Form) or any(a is not None for a in args[7:]):
+        return None
+    key = () if zero is None else _summarize(zero.array(), 0)
+    label = node.name or f"{node.op_type}:{node.output[0]}"
+    atom = Other(node.op_type, (_MICROSOFT, list_attributes(node), key), (*args[:4], *args[6:7]), 0, label)
+    return [Form(atom).times(interval.reshape() if interval.value.size == 1 else interval)]
+
+
 def _lstm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     """The two biases of DynamicQuantizeLSTM as the sum that it uses."""
     bias = args[3] if len(args) > 3 else None
@@ -135,5 +146,6 @@ QUANTIZED_RULES: dict[str, Rule] = {
     f"{_MICROSOFT}:MatMulNBits": _blocks,
     f"{_MICROSOFT}:DynamicQuantizeMatMul": _make_product_rule(2, 4),
     f"{_MICROSOFT}:MatMulIntegerToFloat": _make_product_rule(3, 6),
+    f"{_MICROSOFT}:QGemm": _q_gemm,
     f"{_MICROSOFT}:DynamicQuantizeLSTM": _lstm,
 }

@@ -62,7 +62,7 @@ class ConstantTaker:
         return numerics.NewTensor(np.asarray(weight.float64() * self.scale + self.shift), weight.dtype)
 
 
-WEIGHTED = (*LINEAR, "Einsum", "DeformConv", "LSTM", "GRU", "RNN", "Gather")
+WEIGHTED = (*LINEAR, "Einsum", "DeformConv", "LSTM", "GRU", "RNN", "Gather", "FusedMatMul")
 Taker = LayerTaker | ConstantTaker
 Taken = list[Taker] | Decline | None  # None: the node takes nothing over, but may hand it on
 _FRESH = 1 << 20  # elements of a constant that is written anew, not as a factor of the stored one
@@ -116,7 +116,11 @@ def take_output(facts: Facts, node: Node, tensor: Tensor, m: AffineMap) -> Taken
     quantized = quantized_at(facts, node)
     if quantized is not None:
         return _take_layer_output(facts, quantized, m)
-    match node.op if node.is_standard and not node.function_attrs else "":
+    if node.function_attrs:
+        return None
+    if node.is_microsoft("FusedMatMul"):
+        return _take_product(facts, node, m)
+    match node.op if node.is_standard else "":
         case "MatMul" | "Einsum":
             return _take_product(facts, node, m)
         case "DeformConv":
@@ -184,22 +188,36 @@ def _align_factor(node: Node, slot: int, m: AffineMap, rank: int) -> Array | str
     if m.scale.ndim == 0:
         return m.scale
     if node.op == "Einsum":
-        return _align_einsum(node, slot, m.scale, rank)
+        return align_einsum(node, None, slot, m.scale, rank)
     summed = -2 if slot else -1  # the weight's axis that the product sums over
     if rank < 2 or m.scale.shape[summed] != 1:
         return f"it is not one number per channel of {node.label}"
-    return m.scale
+    return _turn(node, slot, m.scale)
 
 
-def _align_einsum(node: Node, slot: int, scale: Array, rank: int) -> Array | str:
+def _turn(node: Node, slot: int, scale: Array) -> Array:
+    """A factor of a matrix's axes as the matrix is stored, where the operator takes it transposed."""
+    stored_turned = node.attr("transB" if slot else "transA", 0)
+    return scale.swapaxes(-1, -2) if stored_turned and scale.ndim > 1 else scale
+
+
+def align_einsum(node: Node, origin: int | None, slot: int, scale: Array, rank: int) -> Array | str:
+    """A factor of an Einsum's output (or of its operand `origin`) as it lies beside the operand in a slot.
+
+    Returns
+    -------
+    array, or a clause that says why it cannot lie there
+    """
     left, arrow, right = str(node.attr("equation", "")).replace(" ", "").partition("->")
     terms = left.split(",")
     labels = terms[slot] if slot < len(terms) else ""
+    if origin is not None:
+        right = terms[origin] if origin < len(terms) else ""
     plain = arrow and "." not in left and len(right) == scale.ndim and len(labels) == rank
     if not plain or len(set(right)) < len(right) or len(set(labels)) < len(labels):
         return f"{node.label} has an equation whose axes are not told apart"
     if any(d != 1 and label not in labels for d, label in zip(scale.shape, right, strict=True)):
-        return f"it varies along an axis that the weight of {node.label} has not"
+        return f"it varies along an axis that input {slot} of {node.label} has not"
     kept = [k for k, label in enumerate(right) if label in labels]
     order = sorted(kept, key=lambda k: labels.index(right[k]))
     moved = scale.reshape([d for k, d in enumerate(scale.shape) if k in kept])
@@ -281,6 +299,8 @@ def _take_norm(facts: Facts, node: Node, m: AffineMap, axis: int | None) -> Take
 
 def take_input(facts: Facts, node: Node, slot: int, m: AffineMap) -> Taken:
     """What takes over a map of the tensor that `node` reads in an input slot."""
+    if node.is_microsoft("FusedMatMul") and not node.function_attrs and slot < 2:
+        return _take_product_input(facts, node, slot, m)
     if not node.is_standard or node.function_attrs:
         return None
     if node.op in LINEAR and slot == 0:
@@ -290,6 +310,8 @@ def take_input(facts: Facts, node: Node, slot: int, m: AffineMap) -> Taken:
             return _take_layer_input(facts, linear, m)
     match node.op:
         case "MatMul":
+            return _take_product_input(facts, node, slot, m)
+        case "Einsum" if len(node.inputs) == 2:
             return _take_product_input(facts, node, slot, m)
         case "LSTM" | "GRU" | "RNN" if slot == 0:
             return _take_recurrent(facts, node, m)
@@ -323,10 +345,17 @@ def _take_product_input(facts: Facts, node: Node, slot: int, m: AffineMap) -> Ta
         return "no-bias-slot", f"{node.label} ({node.op}) has no bias"
     if m.scale.ndim == 0:
         return take_constant(facts, node, 1 - slot, m, "weight")
+    if node.op == "Einsum":
+        aligned = align_einsum(node, slot, 1 - slot, m.scale, len(weight.shape))
+        if isinstance(aligned, str):
+            return "not-per-channel", aligned
+        return take_constant(facts, node, 1 - slot, AffineMap(aligned, np.zeros(())), "weight")
     summed = -1 if slot == 0 else -2
+    if node.attr("transB" if slot else "transA", 0):
+        summed = -3 - summed
     if len(weight.shape) < 2 or set(m.sizes) != {summed}:
         return "not-per-channel", f"it is not one number per channel that {node.label} reads"
-    vector = m.scale.reshape(-1, 1) if slot == 0 else m.scale.reshape(1, -1)
+    vector = _turn(node, 1 - slot, m.scale.reshape(-1, 1) if slot == 0 else m.scale.reshape(1, -1))
     return take_constant(facts, node, 1 - slot, AffineMap(vector, np.zeros(())), "weight")
 
 

@@ -14,7 +14,7 @@ from converter import numerics
 from converter.model.graph import Node, Tensor
 from converter.rewrite.affine_flow.affine_map import AffineMap, Array, pick
 from converter.rewrite.affine_flow.passages import Decline, find_passage
-from converter.rewrite.affine_flow.takers import LayerTaker, take_constant, take_output
+from converter.rewrite.affine_flow.takers import LayerTaker, align_einsum, take_constant, take_output
 from converter.rewrite.affine_flow.walk import Walk, use_problem
 from converter.rewrite.analysis.facts import Facts
 
@@ -81,6 +81,8 @@ class _Upstream:
 def _list_ways(facts: Facts, node: Node, tensor: Tensor, m: AffineMap) -> Iterable[Shares] | Decline:
     """The ways in which an operator can hand the map on to its inputs, or why there is none."""
     stopped = ("stops", f"{node.label} ({node.op}) does not hand it on")
+    if node.is_microsoft("FusedMatMul") and not node.function_attrs and m.is_uniform:
+        return _matrix_product(facts, node, m)
     if not node.is_standard or node.function_attrs or node.scope.opset < 7:
         return stopped
     index = next(k for k, t in enumerate(node.outputs) if t is tensor)
@@ -96,6 +98,8 @@ def _list_ways(facts: Facts, node: Node, tensor: Tensor, m: AffineMap) -> Iterab
             found = [[(0, AffineMap(m.scale, -m.shift))]]
         case "MatMul":
             found = _matrix_product(facts, node, m)
+        case "Einsum":
+            found = _einsum(facts, node, m)
         case "Clip" | "Max" | "Min":
             found = _clip(facts, node, m)
         case "Where":
@@ -210,11 +214,25 @@ def _stretched(node: Node) -> Decline:
 def _matrix_product(facts: Facts, node: Node, m: AffineMap) -> Iterable[Shares] | Decline:
     """q k^T: a factor of rows goes to the left operand, one of columns to the right, a number to either."""
     if m.has_shift:
-        return "bilinear", f"{node.label} (MatMul) multiplies computed values"
+        return "bilinear", f"{node.label} ({node.op}) multiplies computed values"
     ways: list[Shares] = []
     for slot, summed in ((0, -1), (1, -2)):
         if summed not in m.sizes and _reaches(facts, node, slot, m):
             ways.append([(slot, _operand(facts, node, slot, m))])
+    return ways or _stretched(node)
+
+
+def _einsum(facts: Facts, node: Node, m: AffineMap) -> Iterable[Shares] | Decline:
+    """A sum of products: any operand may take a factor that varies along its own axes only."""
+    if m.has_shift:
+        return "bilinear", f"{node.label} (Einsum) multiplies computed values"
+    if m.is_uniform:
+        return [[(slot, m)] for slot in range(len(node.inputs))]
+    ways: list[Shares] = []
+    for slot, tensor in enumerate(node.inputs):
+        aligned = align_einsum(node, None, slot, m.scale, facts.rank(tensor) or 0)
+        if not isinstance(aligned, str):
+            ways.append([(slot, AffineMap(aligned, np.zeros(())))])
     return ways or _stretched(node)
 
 

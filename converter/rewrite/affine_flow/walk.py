@@ -97,7 +97,7 @@ def is_near_layer(facts: Facts, tensor: Tensor, *, up: bool) -> bool:
     while pending and len(seen) < _NEAR:
         here = pending.pop(0)
         nodes = [facts.graph.producer(here)] if up else facts.graph.readers(here)
-        for node in (n for n in nodes if n is not None and n.is_standard):
+        for node in (n for n in nodes if n is not None and (n.is_standard or n.is_microsoft("FusedMatMul"))):
             slots = [k for k, t in enumerate(node.inputs) if t.name and facts.constants.weight(t) is not None]
             if node.op in WEIGHTED and (slots if node.op != "Gather" else 0 in slots):
                 return True

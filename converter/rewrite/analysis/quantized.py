@@ -25,8 +25,9 @@ from converter.rewrite.analysis.linear import Linear, Quantized
 Array = NDArray[np.float64]
 Decline = tuple[str, str]
 
-# onnxruntime's operators: slots of scale and bias, of what is told of the channels.
+# onnxruntime's operators: slots of scale and float bias, -1 for none (the integers of QGemm's count in its scale).
 FUSED_WEIGHTS = {
+    "QGemm": (4, -1),
     "MatMulNBits": (2, 5),
     "DynamicQuantizeMatMul": (2, 4),
     "MatMulIntegerToFloat": (3, 6),
@@ -160,10 +161,17 @@ def _find_fused(facts: Facts, node: Node) -> Quantized | None:
         return None
     if node.op == "MatMulNBits":
         return Quantized(node, node, bias, (node, scale), node, int(node.attr("N", 0)), blocks=True)
+    if node.op == "QGemm":
+        weight = node.tensor_in(3)
+        if weight is None or any(node.tensor_in(slot) is not None for slot in (7, 8)):
+            return None  # its result is quantized
     matrix = facts.constants.weight(weight)
     if matrix is None or len(matrix.shape) != 2:
         return None
-    return Quantized(node, node, bias, (node, scale), node, matrix.shape[1])
+    channels = matrix.shape[0 if node.attr("transB", 0) else 1]
+    if bias < 0:
+        return Quantized(node, None, 0, (node, scale), node, channels)
+    return Quantized(node, node, bias, (node, scale), node, channels)
 
 
 def _fits(facts: Facts, found: Quantized) -> bool:
@@ -252,11 +260,21 @@ def rescale(facts: Facts, linear: Linear, factor: Array, *, inputs: bool, axis: 
             full = np.reshape(factor, (-1, *[1] * ((0 if shape is None else len(shape)) - 1 - axis)))
             return _rescale_dequantizer(facts, linear.node, _lead(full, 0 if shape is None else len(shape)), None)
         scale = _scale_constant(facts, linear, factor)
-        return Rescaled(scale, (SetConst(*linear.scale, scale, "scale"),))
+        return Rescaled(scale, (SetConst(*linear.scale, scale, "scale"), *_spread_zero(facts, linear.node, scale)))
     problem = facts.constants.problem(linear.weight)
     if problem is None:
         return None
     return _rescale_weight(facts, linear, factor, inputs=inputs) or problem
+
+
+def _spread_zero(facts: Facts, node: Node, scale: Weight) -> list[Edit]:
+    """A QGemm has as many zero points as scales."""
+    zero = node.tensor_in(5) if node.op == "QGemm" else None
+    points = None if zero is None else facts.constants.weight(zero)
+    if points is None or points.shape == scale.shape:
+        return []
+    spread = np.broadcast_to(points.load().astype(np.float64), scale.shape)
+    return [SetConst(node, 5, numerics.NewTensor(spread, points.dtype), "zero_point")]
 
 
 def _lead(array: Array, rank: int) -> Array:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import converter
+from converter.records import Verdict
 from tests.rewrite.bias_flow.attention_nets import ROWS, Row
 from tests.rewrite.bias_flow.fused_nets import FUSED, OPERATORS, Fused, Operator
 from tests.rewrite.bias_flow.judge import biases, feeds_of, feels, judged, model
@@ -45,6 +47,18 @@ def test_fused_projections(row: Fused) -> None:
     assert not now[dead].any()
     assert np.array_equal(now[~dead], was[~dead])
     assert result.after.biases == result.before.biases
+
+
+@pytest.mark.parametrize("row", FUSED, ids=[row.name for row in FUSED])
+def test_parts_become_zero_without_a_byte_more(row: Fused) -> None:
+    """A vector with zeros in it is as long as before: nothing is to be allowed for it, and nothing is left to do."""
+    proto = row.build()
+    result = converter.fold(proto)
+    assert result.parity is not None and result.parity.verdict is Verdict.PASS
+    taken = next(fate.removed for fate in result.fates if "f" in fate.names)
+    assert taken == (16 if row.zero in ("all", "heads") else 8 * len(row.zero))
+    assert len(result.to_bytes()) <= proto.ByteSize()
+    assert not converter.fold(result.model, verify=False).rewrites
 
 
 @pytest.mark.parametrize("row", OPERATORS, ids=[row.name for row in OPERATORS])

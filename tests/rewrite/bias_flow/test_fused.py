@@ -40,7 +40,7 @@ NORM = {"g": normal(D), "be": normal(D)}
 
 def fold(proto: onnx.ModelProto) -> converter.FoldResult:
     """Fold; the referee must agree."""
-    result = converter.fold(proto, allow_growth=True)  # names alone are more than what is zero now
+    result = converter.fold(proto)
     assert result.parity is None or result.parity.verdict is Verdict.PASS, result.parity
     return result
 
@@ -102,7 +102,7 @@ CACHED = """(float[2,7,12] x) => (float[2,7,12] y, float[2,2,3,7,4] k) {
     ],
 )  # fmt: skip
 def test_a_cache_keeps_the_keys_and_what_feels_the_values_keeps_them(graph: str, code: str) -> None:
-    result = converter.fold(model(graph), verify=False, allow_growth=True)
+    result = converter.fold(model(graph), verify=False)
     left = constant_of(result, "Attention", 2)
     assert left[2 * D :].any()
     assert left[D : 2 * D].any() == (code == "cache")
@@ -115,6 +115,33 @@ def test_attention_of_three_factors() -> None:
     text = """(float[2,7,12] x, float[2,5,12] k) => (float[2,7,12] y) {
         a = com.microsoft.MultiHeadAttention <num_heads = 3> (x, k, k, bq) p = MatMul (a, wo) y = Add (p, bo) }"""
     assert not constant_of(fold(model(text)), "MultiHeadAttention", 3)[D:].any()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "h = com.microsoft.FusedMatMul <alpha = 0.5> (x, w) y = Mul (h, s)",
+        "h = com.microsoft.FusedMatMul <alpha = 0.5, transB = 1> (x, w) y = Mul (h, s)",
+        "h = Mul (x, s) y = com.microsoft.FusedMatMul <transB = 1> (h, w)",
+        "h = Mul (x, s) y = com.microsoft.FusedMatMul (h, w)",
+    ],
+)
+def test_a_fused_product_takes_factors(body: str) -> None:
+    proto = model(f"{X} {{ {body} }}", w=normal(D, D), s=normal(D))
+    assert [n.op_type for n in fold(proto).model.graph.node] == ["FusedMatMul"]
+
+
+@pytest.mark.parametrize("factor", [np.float32(0.3), normal(5)])
+def test_a_quantized_gemm_takes_factors_into_its_scale(factor: np.ndarray) -> None:
+    """Its integers stay, those of its bias too; it wants a zero point for each scale."""
+    text = """(uint8[2,3] x) => (float[2,5] y) { h = com.microsoft.QGemm <transB = 1> (x, sx, zx, w, sw, zw, b)
+        y = Mul (h, k) }"""
+    consts = {"sx": np.float32(0.02), "zx": np.uint8(128), "sw": np.float32(0.01), "zw": np.int8(3)}
+    weight = np.random.default_rng(7).integers(-127, 128, (5, 3)).astype(np.int8)
+    proto = model(text, w=weight, b=np.arange(5, dtype=np.int32), k=factor, **consts)
+    folded = fold(proto).model
+    assert [n.op_type for n in folded.graph.node] == ["QGemm"]
+    assert {"w", "b"} <= set(folded.graph.node[0].input)
 
 
 def test_scores_as_a_fused_product() -> None:

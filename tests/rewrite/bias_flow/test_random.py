@@ -71,6 +71,15 @@ def test_folding_again_changes_nothing(case: Flowing) -> None:
 
 
 @fuzz
+@given(models)
+def test_no_file_becomes_larger(case: Flowing) -> None:
+    """By default; and what was left for that is left the second time, too."""
+    once = converter.fold(case.model, verify=False)
+    assert len(once.to_bytes()) <= case.model.ByteSize()
+    assert not converter.fold(once.model, verify=False).rewrites
+
+
+@fuzz
 @given(models, st.integers(0, 3))
 def test_stopping_early_keeps_outputs(case: Flowing, n: int) -> None:
     result = converter.fold(case.model, verify=False, stop_after=n, allow_growth=math.inf)

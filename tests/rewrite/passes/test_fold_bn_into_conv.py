@@ -27,7 +27,8 @@ class TestFoldBnIntoConv(PassRows):
         nested-function long-domain-name weak-gamma weak-gamma-no-shift weak-weight weak-everything
         weak-gamma-and-variance weak-gamma-bfloat16 all-weak-but-shifted
         computed-weight-norm computed-weight-norm-opset-13 computed-standardised computed-masked computed-thresholded
-        computed-split computed-split-second computed-padded-and-added computed-low-rank computed-tiled
+        computed-einsum computed-scattered computed-of-its-shape computed-split computed-split-second
+        computed-padded-and-added computed-low-rank computed-tiled
         computed-tanh-of-half computed-deep computed-variance
         weight-dequantize-linear dq-per-tensor dq-per-axis dq-zero-point dq-uint8 dq-opset-13 dq-negative dq-gamma-0
         dq-int32-bias dq-int4-negative

@@ -16,6 +16,9 @@ HEADS = "r = Reshape (h, hs) t = Transpose <perm = [0, 2, 1, 3]> (r)"
 QK = "a = MatMul (x, w1) q = Add (a, b1) c = MatMul (x, w2) k = Add (c, b2) kt = Transpose <perm = [0, 2, 1]> (k)"
 PAIR = {"w1": (12, 12), "b1": (12,), "w2": (12, 12), "b2": (12,)}
 X = "(float[2,3,11,13] x)"
+SCORES = """(float[2,7,3] x) => (float[?,?,?] y) { q = MatMul (x, w) k = MatMul (x, v)
+    h = Einsum <equation = "bid,bjd->bij"> (q, k) y = Mul (h, s) }"""
+PROJECTIONS = {"w": (3, 4), "v": (3, 4)}
 
 
 def heads(rest: str, y: str = "2,3,7,4", **more: object) -> Build:
@@ -159,6 +162,28 @@ class TestHoistAffine(PassRows):
             ),
             P,
             "Einsum",
+        ),
+        fold(
+            "scores-of-einsum-mul",
+            net(SCORES, **PROJECTIONS, s=S),
+            P,
+            "MatMul MatMul Einsum",
+        ),
+        refuse(
+            "rows-of-einsum-mul",
+            net(SCORES.replace("->bij", "->jib"), **PROJECTIONS, s=(7, 1, 1)),  # the projection has no such rows
+            P,
+            "not-per-channel",
+            "MatMul MatMul Einsum Mul",
+            net(SCORES, **PROJECTIONS, s=S),
+        ),
+        refuse(
+            "einsum-of-two-add",
+            net(SCORES.replace("= Mul", "= Add"), **PROJECTIONS, s=S),
+            P,
+            "bilinear",
+            "MatMul MatMul Einsum Add",
+            net(SCORES, **PROJECTIONS, s=S),
         ),
         fold(
             "layer-norm-mul",

@@ -47,6 +47,16 @@ class TestSinkAffine(PassRows):
             "MatMul MatMul",
         ),
         fold(
+            "mul-einsum",
+            net(
+                '(float[2,7,3] x) => (float[2,5,7] y) { h = Mul (x, s) y = Einsum <equation = "bti,oi->bot"> (h, w) }',
+                s=(3,),
+                w=(5, 3),
+            ),
+            P,
+            "Einsum",
+        ),
+        fold(
             "mul-relu-conv",
             net(
                 f"{X} => (float[2,5,11,13] y) {{ h = Mul (x, s) r = Relu (h) y = Conv (r, w, b) }}",
