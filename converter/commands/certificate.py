@@ -12,7 +12,7 @@ from converter import numerics
 from converter._version import __version__
 from converter.dataclass import dataclass
 from converter.errors import InvariantViolation, ModelError
-from converter.model.graph import Bypass, DropInput, Edit, Graph, Node, Rename, SetAttr, SetConst, SetOp
+from converter.model.graph import Bypass, DropInput, Edit, Graph, Node, Rename, SetAttr, SetConst, SetInput, SetOp
 from converter.model.graph.nodes import Const, Scope, StoredTensor
 from converter.records import Rewrite, Weight
 from converter.referee.certificate import (
@@ -103,6 +103,9 @@ class Recorder:
                 entry["value"] = self._describe_constant(weight, node, slot)
                 noted.consts.append((entry, node, slot))
                 return entry
+            case SetInput(node, slot, tensor):
+                where = {"scope": self._areas[id(tensor.scope)], "tensor": tensor.name}
+                return {"edit": "set-input", "node": self._paths[id(node)], "slot": slot, **where}
             case DropInput(node, slot):
                 return {"edit": "drop-input", "node": self._paths[id(node)], "slot": slot}
             case SetAttr(node, name, value):

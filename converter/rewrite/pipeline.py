@@ -11,15 +11,20 @@ from converter.dataclass import dataclass
 from converter.errors import InvariantViolation
 from converter.model.file import NEWEST_OPSET
 from converter.model.graph import Edit, Graph, Node
+from converter.numerics import is_float
 from converter.records import Counts, Fate, Finding, Rewrite, Safety, Status
-from converter.rewrite.analysis.affine import affine_at, stats_problem, training_problem
+from converter.rewrite.affine_flow.takers import WEIGHTED
+from converter.rewrite.analysis.affine import ARITHMETIC, affine_at, stats_problem, training_problem
 from converter.rewrite.analysis.counts import count
 from converter.rewrite.analysis.facts import Facts, PassOptions
-from converter.rewrite.bias_flow.fates import BiasTracker
+from converter.rewrite.analysis.fused import CLOSED
+from converter.rewrite.analysis.quantized import FUSED_WEIGHTS
+from converter.rewrite.bias_flow.fates import BiasTracker, site_at
 from converter.rewrite.growth import GrowthTracker
 from converter.rewrite.passes import PASSES, Pass
 
 OLDEST_OPSET = 6
+_QUANTIZED = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DequantizeLinear")
 
 Progress = Callable[[str], None]
 
@@ -217,16 +222,42 @@ class _Run:
         return self.biases.close([f for f in left if f.pass_name in takers or f.node in norms], unasked)
 
     def _find_unexplained(self, declined: tuple[Finding, ...]) -> Iterable[Finding]:
-        """Batch norms that no pass said a word about."""
-        names = [p.name for p in self.passes if "BatchNormalization" in p.ops]
-        if not names or self._full():
-            return
-        name = names[0] if len(names) == 1 else "fold-bn"  # one word for all of them
+        """Batch norms, and arithmetic beside a layer, that no pass said a word about."""
         explained = {f.node for f in declined}
-        for node in self.graph.nodes():
-            if node.is_op("BatchNormalization") and node.label not in explained:
-                code, why = self._why_left(node)
-                yield Finding(f"{name}@{node.label}", name, node.label, Status.DECLINED, code, why)
+        for op, word in (("BatchNormalization", "fold-bn"), ("Mul", "fold-affine")):
+            names = [p.name for p in self.passes if op in p.ops]
+            if not names or self._full():
+                continue
+            name = names[0] if len(names) == 1 else word  # one word for all of them
+            for node in self.graph.nodes():
+                if node.label in explained or not node.is_op(*((op,) if word == "fold-bn" else ARITHMETIC)):
+                    continue
+                found = self._why_left(node) if word == "fold-bn" else self._why_arithmetic_is_left(node)
+                if found is not None:
+                    yield Finding(f"{name}@{node.label}", name, node.label, Status.DECLINED, *found)
+
+    def _why_arithmetic_is_left(self, node: Node) -> tuple[str, str] | None:
+        """Of arithmetic with a constant right beside a layer of a constant weight; a layer's own bias has its fate."""
+        known = [self.facts.constants.weight(t) for t in node.inputs]
+        data = [t for t, w in zip(node.inputs, known, strict=True) if w is None]
+        result = node.tensor_out(0)
+        numbers = [w for w in known if w is not None]
+        if len(data) != 1 or result is None or (numbers and not is_float(numbers[0].dtype)):
+            return None
+        beside = (self.graph.producer(data[0]), *self.graph.readers(result))
+        layer = next((n for n in beside if n is not None and self._is_layer(n)), None)
+        if layer is None or site_at(self.facts, node) is not None:
+            return None
+        if (problem := opset_problem(node)) is not None:
+            return "opset", problem
+        return "no-linear-op", f"no rule takes this {node.op} into {layer.op} ({layer.label})"
+
+    def _is_layer(self, node: Node) -> bool:
+        """Whether it multiplies by a constant weight, or looks rows up in one."""
+        if not (node.is_op(*WEIGHTED, *_QUANTIZED) or node.is_microsoft(*FUSED_WEIGHTS, *CLOSED, *WEIGHTED)):
+            return False
+        weights = node.inputs[:1] if node.is_op("Gather") else node.inputs[:4]
+        return any(t.name and self.facts.constants.weight(t) is not None for t in weights)
 
     def _why_left(self, node: Node) -> tuple[str, str]:
         affine = affine_at(node, 0)

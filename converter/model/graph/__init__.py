@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetOp
+from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetInput, SetOp
 from converter.model.graph.graph import Dim, Graph, load
 from converter.model.graph.nodes import Const, Node, Scope, StoredTensor, Tensor, Value, weight_bytes
 from converter.model.graph.writer import emit, has_external, stored_files
@@ -19,6 +19,7 @@ __all__ = [
     "Scope",
     "SetAttr",
     "SetConst",
+    "SetInput",
     "SetOp",
     "StoredTensor",
     "Tensor",

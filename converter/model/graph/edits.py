@@ -28,6 +28,15 @@ class DropInput:
 
 
 @dataclass(frozen=True, slots=True)
+class SetInput:
+    """Let an input slot read another tensor of the same graph, which is made before the node."""
+
+    node: Node
+    slot: int
+    tensor: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class SetAttr:
     """Give an attribute a new value, or drop it with None."""
 
@@ -65,4 +74,4 @@ class Rename:
     tensor: Tensor
 
 
-Edit = SetConst | DropInput | SetAttr | SetOp | Bypass | Rename
+Edit = SetConst | SetInput | DropInput | SetAttr | SetOp | Bypass | Rename

@@ -26,7 +26,7 @@ from converter.model.file import (
 )
 from converter.model.file.dtypes import get_element_type
 from converter.model.graph import reader
-from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetOp
+from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetInput, SetOp
 from converter.model.graph.nodes import Const, Node, Scope, StoredTensor, Tensor, Value, weight_bytes
 from converter.records import Delta
 
@@ -206,10 +206,14 @@ class Graph:
         self.version += 1
         change = _Change()
         for edit in edits:
-            self.wiring += isinstance(edit, Bypass | SetOp)
+            self.wiring += isinstance(edit, Bypass | SetInput | SetOp)
             match edit:
                 case SetConst():
                     self._set_const(edit, change)
+                case SetInput(node, slot, tensor):
+                    change.loose.append(node.inputs[slot])
+                    node.inputs[slot] = tensor
+                    change.touch(node)
                 case DropInput():
                     self._drop_input(edit, change)
                 case SetAttr(node, name, value):
@@ -248,7 +252,7 @@ class Graph:
                     added += 0 if self.find_copy(edit) is not None else weight_bytes(weight)
                     if (old := node.tensor_in(slot)) is not None:
                         loosen(old)
-                case DropInput(node, slot):
+                case DropInput(node, slot) | SetInput(node, slot, _):
                     loosen(node.inputs[slot])
                 case Bypass(node, slot):
                     for i, tensor in enumerate(node.inputs):

@@ -251,6 +251,7 @@ class Editor:
         self.graph = graph
         self._verbs: dict[str, Callable[[dict[str, Any], Change, str], None]] = {
             "set-const": self._set_const,
+            "set-input": self._set_input,
             "drop-input": self._drop_input,
             "set-attr": self._set_attr,
             "set-op": self._set_op,
@@ -315,6 +316,17 @@ class Editor:
         node.inputs[slot] = Tensor("", node.scope)
         while node.inputs and not node.inputs[-1].name:
             node.inputs.pop()
+
+    def _set_input(self, edit: dict[str, Any], change: Change, where: str) -> None:
+        node, slot = self._find_node(edit, where), int(edit["slot"])
+        tensor = self.graph.find_scope(edit["scope"], where).names.get(edit["tensor"])
+        made_before = tensor is not None and (tensor.maker is None or tensor.maker.number < node.number)
+        if tensor is None or tensor.scope is not node.scope or not made_before or not 0 <= slot < len(node.inputs):
+            raise CertificateError(where, f"{edit['tensor']!r} is not there before {node.label}")
+        change.touch(node)
+        self._let_go(node, node.inputs[slot], change)
+        node.inputs[slot] = tensor
+        tensor.readers.append(node)
 
     @staticmethod
     def _let_go(node: Node, tensor: Tensor, change: Change) -> None:

@@ -18,7 +18,8 @@ from converter.rewrite.analysis.facts import Facts
 
 Array = NDArray[np.float64]
 
-LINEAR = CONV, CONV_TRANSPOSE, GEMM, MATMUL = "Conv", "ConvTranspose", "Gemm", "MatMul"
+# A product of matrices comes first: with a bias it becomes a Gemm.
+LINEAR = CONV, CONV_TRANSPOSE, MATMUL, GEMM = "Conv", "ConvTranspose", "MatMul", "Gemm"
 QUANTIZED = "Quantized"  # no operator's name: what `quantized` finds
 OPS = (*LINEAR, QUANTIZED)
 # onnxruntime's own, of a layer and what follows it: they take in what stands before them.

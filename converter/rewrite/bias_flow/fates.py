@@ -202,7 +202,8 @@ class BiasTracker:
             others = {n: str(self._nodes[n].op) for n in bearers if n != label}
             ends = [Step(n, op, Verb.ABSORBS, "folded into it", sources=(label,)) for n, op in others.items()]
             where = ", ".join(others)
-            site.changes.append(BiasChange(label, FateKind.ABSORBED, where, site.elements, path=tuple(ends)))
+            kind = FateKind.ABSORBED if others else FateKind.DEAD  # nobody reads it any more
+            site.changes.append(BiasChange(label, kind, where, site.elements, path=tuple(ends)))
 
     def close(self, declined: Iterable[Finding], unasked: Mapping[str, str]) -> tuple[Fate, ...]:
         """Every fate, in the model's order.

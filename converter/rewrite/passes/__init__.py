@@ -5,6 +5,7 @@ from __future__ import annotations
 from converter.rewrite.passes import (
     absorb,
     drop,
+    duplicates,
     fold_into_consumer,
     fold_into_producer,
     hoist,
@@ -19,6 +20,8 @@ from converter.rewrite.passes.base import Check, Pass
 from converter.rewrite.passes.reasons import MEANINGS
 
 PASSES: tuple[Pass, ...] = (
+    duplicates.UNREAD,
+    duplicates.TWINS,
     *fold_into_producer.PASSES,
     *fold_into_consumer.PASSES,
     merge.BN_INTO_BN,
