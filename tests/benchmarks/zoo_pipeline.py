@@ -41,7 +41,9 @@ the verdict on the folded model beside the exported one. `python -m tests.benchm
 _FOOT = """\
 Batch norms: {modules:,} run in the torch modules, {before} in the exported models, {after} after the fold. A folded
 batch norm leaves its shift as the bias of the node before it, so that there are more biases where there was none. What
-is left stands between two nodes that cannot take it over: DenseNet normalises before it rectifies."""
+is left are the norms in front of a Relu in DenseNet: each reads a Concat (or what a block begins with) whose parts
+other norms read with numbers of their own, so that no layer before it can take its scale, and the Relu lets no shift
+through. The report says so of each (`several-readers`, or `stops`)."""
 
 
 def names() -> list[str]:

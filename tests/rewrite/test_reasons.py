@@ -12,6 +12,7 @@ import converter
 from converter.model.graph import Graph, Node
 from converter.model.graph.graph import load
 from converter.rewrite.analysis.constants import Constants
+from tests.tiny import Draw, model
 
 KEPT = sorted(Path(__file__).with_name("reports").glob("*.onnx"))
 _CORPUS = os.environ.get("BIASOPT_CORPUS", "")
@@ -63,3 +64,41 @@ def is_left(graph: Graph, node: Node) -> bool:
         return False  # that is its bias
     beside = [n for n in (*makers, *graph.readers(node.outputs[0])) if n is not None and n.is_op(*LAYERS)]
     return any(constants.weight(n.inputs[1]) is not None for n in beside)
+
+
+def test_a_dense_block_keeps_its_norms_and_says_why() -> None:
+    """Each reads a Concat of parts that other norms read with other numbers, and a Relu lets no shift through."""
+    draw = Draw()
+    norms = [
+        f"n{k} = BatchNormalization ({x}, g{k}, be{k}, m{k}, v{k}) r{k} = Relu (n{k})" for k, x in enumerate("adf")
+    ]
+    body = f"""a = Conv (x, w) {norms[0]} c = Conv (r0, u) d = Concat <axis = 1> (a, c) {norms[1]} e = Conv (r1, t)
+        f = Concat <axis = 1> (a, c, e) {norms[2]} y = GlobalAveragePool (r2)"""
+    consts = {"w": draw.normal(4, 3, 3, 3), "u": draw.normal(4, 4, 1, 1), "t": draw.normal(4, 8, 1, 1)}
+    for k, channels in enumerate((4, 8, 12)):
+        consts |= draw.bn(channels, str(k))
+    result = converter.fold(model(f"(float[1,3,8,8] x) => (float[1,12,1,1] y) {{ {body} }}", consts), verify=False)
+    assert result.after.batch_norms == 3
+    codes = {f.node: f.code for f in result.findings if f.node.startswith("batchnormalization_")}
+    assert len(codes) == 3
+    assert set(codes.values()) == {"several-readers", "stops"}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("c = Conv (x, w) y = Sum (c, a, b)", "no-linear-op"),
+        ('p = Einsum <equation = "nchw,oc->nohw"> (x, k) y = Add (p, a)', "no-bias-slot"),
+    ],
+)
+def test_arithmetic_that_no_rule_knows_has_a_line(body: str, code: str) -> None:
+    draw = Draw()
+    consts = {
+        "w": draw.normal(5, 3, 1, 1),
+        "a": draw.normal(5, 1, 1),
+        "b": draw.normal(1, 5, 1, 1),
+        "k": draw.normal(5, 3),
+    }
+    read = {name: value for name, value in consts.items() if f"{name})" in body or f"{name}," in body}
+    result = converter.fold(model(f"(float[2,3,8,8] x) => (float[2,5,8,8] y) {{ {body} }}", read), verify=False)
+    assert [f.code for f in result.findings] == [code]
