@@ -15,6 +15,8 @@ from converter.rewrite.bias_flow.rules import RULES
 from converter.rewrite.passes import checks
 from converter.rewrite.passes.base import Check, Match, Pass
 
+_MOST_READERS = 256  # of a tensor, that are looked at for each of them
+
 
 @dataclass(frozen=True, slots=True)
 class Twins(Match):
@@ -40,7 +42,7 @@ def _find_twins(facts: Facts, node: Node) -> Twins | None:
     computed = [t for t in node.inputs if t.name and not isinstance(t, Const)]
     if not computed or node.tensor_out(0) is None:
         return None
-    readers = min((facts.graph.readers(t) for t in computed), key=len)  # a constant of many readers is not looked at
+    readers = min((facts.graph.readers(t) for t in computed), key=len)[:_MOST_READERS]
     earlier = (n for n in readers if n.op == node.op and n.position < node.position and n.scope is node.scope)
     first = next((n for n in earlier if n.domain == node.domain and _are_equal(facts, n, node)), None)
     return None if first is None else Twins(first, node)
@@ -82,14 +84,14 @@ def _plan_twins(facts: Facts, m: Twins) -> list[Edit]:
 
 
 TWINS = Pass(
-    """Of two nodes that compute the same, one goes away.
+    """Of two batch norms that compute the same, one goes away.
 
-    Given:  two batch norms, arithmetic nodes or layers of one graph with equal attributes, that read the same
-            tensors and equal constants; nothing outside of the graph reads the second.
-    Result: readers of the second read the first.
+    Given:  x [N, C, *d]; two BatchNormalizations of it in one graph with equal attributes and equal constants; nothing
+            outside of the graph reads the second.
+    Result: readers of the second read the first, which may fold now.
     Source: common subexpressions, Cocke 1970.""",
     Safety.EXACT,
-    ops=(*BATCH_NORM, *ARITHMETIC, *lin.LINEAR),
+    ops=BATCH_NORM,
     find=_find_twins,
     checks=(
         checks.ATTRIBUTES_KNOWN,
@@ -97,9 +99,7 @@ TWINS = Pass(
     ),
     plan=_plan_twins,
     output=lambda m: m.result,
-    name="merge-equal-nodes",
-    changes_batch_norm=True,
-    bias_change=lambda m: BiasChange(m.second.label, FateKind.MERGED, m.first.label, 0),
+    name="merge-equal-bns",
 )
 
 # -- a branch that nobody reads --------------------------------------------------------------

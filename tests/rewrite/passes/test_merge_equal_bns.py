@@ -1,4 +1,4 @@
-"""Of two nodes that compute the same, one goes away: its rows."""
+"""Of two batch norms that compute the same, one goes away: its rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.cases.case import fold, refuse
 from tests.rewrite.passes.moved_maps import Build, net, norm
 from tests.rewrite.passes.walk import PassRows
 
-P = "merge-equal-nodes"
+P = "merge-equal-bns"
 X = "(float[2,5,11,13] x)"
 
 
@@ -27,17 +27,11 @@ def twice(
     return same  # type: ignore[return-value]
 
 
-class TestMergeEqualNodes(PassRows):
+class TestMergeEqualBns(PassRows):
     name = P
     own = (
         fold("equal-constants", twice(), P, "Relu BatchNormalization Add"),
         fold("one-set-of-constants", twice(second=norm("r", "q")), P, "Relu BatchNormalization Add"),
-        fold(
-            "two-products-of-one",
-            net("(float[7,3] x) => (float[7,5] y) { a = MatMul (x, w) b = MatMul (x, w) y = Mul (a, b) }", w=(3, 5)),
-            P,
-            "MatMul Mul",
-        ),
         refuse(
             "second-is-an-output",
             twice("y = Relu (p)", "float[2,5,11,13] y, float[2,5,11,13] q"),
