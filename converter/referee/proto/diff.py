@@ -282,10 +282,7 @@ _INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
 
 
 class _Pair:
-    """The two models of a region, built when they are asked for; of large ones only the latest few are kept.
-
-    A weight that many places share would be there once for each of them.
-    """
+    """The two models of a region, built when they are asked for; of large ones only the latest few are kept."""
 
     def __init__(self, before: Callable[[], ModelProto], after: Callable[[], ModelProto], latest: list[_Pair]) -> None:
         self._make, self._latest = (before, after), latest
@@ -323,10 +320,6 @@ class Region:
         """A region of two models that are there."""
         inputs = frozenset(value.name for model in (before, after) for value in model.graph.input)
         return cls(scope, output, inputs, _Pair(lambda: before, lambda: after, []))
-
-    def with_models(self, before: ModelProto, after: ModelProto) -> Region:
-        """The same place with other models."""
-        return replace(self, pair=_Pair(lambda: before, lambda: after, []))
 
     @property
     def before(self) -> ModelProto:

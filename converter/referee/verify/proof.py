@@ -133,7 +133,8 @@ def _measure_cropped(
     if len(sizes) == 1 and max(size := sizes.pop()) > 2 * _SIDE:
         top, left = (max(0, (side - _SIDE) // 2) for side in size)
         part = {n: np.ascontiguousarray(v[:, :, top : top + _SIDE, left : left + _SIDE]) for n, v in maps.items()}
-        opened = region.with_models(_open_sizes(region.before, maps), _open_sizes(region.after, maps))
+        both = _open_sizes(region.before, maps), _open_sizes(region.after, maps)
+        opened = replace(Region.of(region.scope, region.output, *both), find_certain=region.find_certain)
         check = _measure_region(opened, a, b, {**values, **part}, replay, options)
         if check is not None and check.status is Verdict.PASS and check.detail.get("growth", np.inf) <= GROWTH:
             return check
