@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -22,7 +21,7 @@ from converter.referee.inputs.stream import Stream
 from converter.referee.proto.copies import rename_ports
 from converter.referee.proto.diff import ChangedRegions, find_changed_regions
 from converter.referee.proto.random_inputs import BATCHES, check_given, guess_shapes
-from converter.referee.proto.source import LoadedModel, count_stored_bytes, seed_nodes, walk_nodes
+from converter.referee.proto.source import LoadedModel, count_stored_bytes, walk_nodes
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported
 from converter.referee.unreached.places import drive_places
@@ -44,7 +43,7 @@ from converter.referee.verify.proof import bound_rounding, is_recomputed
 from converter.referee.verify.region_replay import RegionReplay, run_regions
 from converter.referee.verify.request import check_level, resolve
 from converter.referee.verify.smoke import name_smoke, run_smoke_test
-from converter.referee.verify.structure import Claim, check_claims, check_structure, is_unseeded
+from converter.referee.verify.structure import Claim, check_claims, check_structure, make_repeatable
 from converter.referee.verify.verdict import (
     Fact,
     complete,
@@ -553,7 +552,7 @@ def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Refer
     # That no place was found to differ is no proof: a node's meaning also hangs on what lies around it.
     if difference.is_empty and not claims and not alike and not options.is_crossed and is_same_computation(a, b):
         return None, _conclude_identical(shape_of_things, warnings)
-    a, b = _make_repeatable(a, warnings), _make_repeatable(b, [])
+    a, b = make_repeatable(a, warnings), make_repeatable(b, [])
     referee = Referee(a, b, options, difference, [shape_of_things], warnings, claims)
     return referee, referee.judge()
 
@@ -593,15 +592,3 @@ def _may_be_one(a: LoadedModel, b: LoadedModel) -> bool:
 def _guess_dims(a: LoadedModel, options: Options) -> dict[str, tuple[int, ...]] | None:
     """The likeliest input shapes, to infer the types of what lies between."""
     return next((g.shapes for g in guess_shapes(a.proto, options.shapes, BATCHES[0])), None)
-
-
-def _make_repeatable(source: LoadedModel, warnings: list[Warning]) -> LoadedModel:
-    """Random operators without a seed get one, the same in both models, in a throw-away copy."""
-    count = sum(map(is_unseeded, walk_nodes(source.proto)))
-    if not count:
-        return source
-    said = f"{count} random operators without a seed were given one for the comparison"
-    warnings.append(Warning(WarningCode.RANDOM_SEEDED, said))
-    return replace(
-        source, proto=seed_nodes(source.proto, is_unseeded, lambda name: zlib.crc32(name.encode()) % 2**20), path=None
-    )

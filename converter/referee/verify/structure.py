@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ from converter.referee.proto.source import (
     list_free_inputs,
     read_opsets,
     read_ports,
+    seed_nodes,
     strip_weights,
     walk_nodes,
 )
@@ -275,3 +277,15 @@ def find_natural_scale(source: LoadedModel, output: str) -> float:
             return 0.0
         output = node.input[0]
     return 0.0
+
+
+def make_repeatable(source: LoadedModel, warnings: list[Warning]) -> LoadedModel:
+    """Random operators without a seed get one, the same in both models, in a throw-away copy."""
+    count = sum(map(is_unseeded, walk_nodes(source.proto)))
+    if not count:
+        return source
+    said = f"{count} random operators without a seed were given one for the comparison"
+    warnings.append(Warning(WarningCode.RANDOM_SEEDED, said))
+    return replace(
+        source, proto=seed_nodes(source.proto, is_unseeded, lambda name: zlib.crc32(name.encode()) % 2**20), path=None
+    )
