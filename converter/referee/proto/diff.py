@@ -28,7 +28,7 @@ from converter.referee.proto.source import (
     read_ports,
     walk_nodes,
 )
-from converter.referee.proto.tensors import is_external, locate_external, read_tensor
+from converter.referee.proto.tensors import UNIT_ROUNDOFF, is_external, locate_external, read_tensor
 from converter.referee.reference.kernels import bind_function, list_captures
 
 _UNREPEATABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -553,12 +553,7 @@ def _find_port(scope: Scope, name: str) -> Port | None:
 def _find_float_type(part: _Part) -> int:
     """The type of an input of which nothing is known: that of the float constants beside it."""
     for tensor in part.consts.values():
-        if isinstance(tensor, TensorProto) and tensor.data_type in (
-            TensorProto.FLOAT,
-            TensorProto.FLOAT16,
-            TensorProto.BFLOAT16,
-            TensorProto.DOUBLE,
-        ):
+        if isinstance(tensor, TensorProto) and tensor.data_type in UNIT_ROUNDOFF:
             return int(tensor.data_type)
     return int(TensorProto.FLOAT)
 
