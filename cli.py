@@ -13,7 +13,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,10 +64,23 @@ undecided_option = option(
     "--on-inconclusive", type=click.Choice(OUTCOMES), default="fail", help="Outcome if undecided.  [fail]"
 )
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
+quiet_option = option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 verbose_option = option("-v", "--verbose", is_flag=True, help="Name every node.")
 
 
 force_option = option("--force", cls=Option, trusted=True, is_flag=True, help="Replace the reports of another run.")
+
+
+def quietable(command: Command) -> Any:
+    """The option -q, of a command whose result is its exit code, or what it writes."""
+
+    @quiet_option
+    @wraps(command)
+    def with_quiet(quiet: bool, **given: Any) -> int:
+        with terminal.show_only_errors() if quiet and not given.get("as_json") else nullcontext():
+            return int(command(**given))
+
+    return with_quiet
 
 
 def ending_options(
@@ -200,6 +213,7 @@ def batch(**given: Any) -> int:
 @option("--explain", "explained", metavar="NODE", help="Show the path of one bias: what blocks it, what cancels it.")
 @json_option
 @verbose_option
+@quietable
 def inspect(**given: Any) -> int:
     """Show what fold would do and what not, and why.
 
@@ -313,6 +327,7 @@ def doctor(**given: Any) -> int:
 @options(ReplayOptions)
 @json_option
 @verbose_option
+@quietable
 def replay(**given: Any) -> int:
     """Check a certificate against the original, and rebuild the folded model from it.
 
@@ -330,6 +345,7 @@ def replay(**given: Any) -> int:
 @options(ExportOptions)
 @json_option
 @verbose_option
+@quietable
 def export(**given: Any) -> int:
     """Export a torch model to ONNX, batch norms intact.
 
@@ -371,6 +387,7 @@ def export(**given: Any) -> int:
 @option("--github", is_flag=True, help="Print annotations for GitHub's workflows.")
 @json_option
 @verbose_option
+@quietable
 def lint(sarif: bool, github: bool, as_json: bool, verbose: bool, **given: Any) -> int:
     """Find biases of a torch model that cannot matter in training.
 

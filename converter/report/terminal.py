@@ -136,7 +136,7 @@ def say(text: str, *, to_runner: bool = False) -> None:
     ``to_runner``: the text is our own commands to GitHub's runner, or is to be used as it is; what else it would take
     for a command is broken up.
     """
-    if sys.stdout is None:
+    if sys.stdout is None or _output.is_off:
         return
     if not to_runner and ("::" in text or "##[" in text):
         from converter.report import wording
@@ -150,6 +150,25 @@ def say(text: str, *, to_runner: bool = False) -> None:
     except OSError as exc:
         mute()
         raise BiasoptError(f"stdout: cannot be written ({exc.strerror}); free space or send it elsewhere") from exc
+
+
+class _Output:
+    """Whether results and progress are shown."""
+
+    is_off = False
+
+
+_output = _Output()
+
+
+@contextmanager
+def show_only_errors() -> Iterator[None]:
+    """Neither results nor progress are shown meanwhile; notes on stderr are."""
+    before, _output.is_off = _output.is_off, True
+    try:
+        yield
+    finally:
+        _output.is_off = before
 
 
 def read_stdin() -> bytes:
@@ -247,7 +266,7 @@ def progress(*, quiet: bool = False, still: bool = False) -> Iterator[Callable[[
     Elsewhere (a CI's log) a line every half minute says that work goes on: a short command prints none.
     ``still``: nothing moves between two stages, since a thread that draws would be in the times that are taken.
     """
-    if quiet or sys.stderr is None:
+    if quiet or _output.is_off or sys.stderr is None:
         yield lambda stage: None
         return
     if not sys.stderr.isatty():

@@ -84,6 +84,16 @@ def test_inspect_and_fold_find_the_same(run: Run, net: Path) -> None:
     assert run("inspect", net.with_name("net.folded.onnx"), "--check")[0] == 0
 
 
+def test_quiet_leaves_the_exit_code_and_what_is_asked_for(run: Run, net: Path) -> None:
+    assert run("inspect", net, "--gate", "unchanged", "-q") == (1, "", "")
+    assert run("inspect", net, "--gate", "none", "-q") == (0, "", "")
+    assert run("inspect", net, "-q", "--json")[1].startswith("{")
+    code, out, err = run("inspect", net.with_name("none.onnx"), "-q")
+    assert (code, out) == (3, "")
+    assert err.startswith("biasopt: error: ")
+    assert run("inspect", net)[1]  # and nothing of it is left
+
+
 def test_an_existing_output_stays_unless_forced(run: Run, net: Path) -> None:
     target = net.with_name("net.folded.onnx")
     target.write_bytes(b"mine")
