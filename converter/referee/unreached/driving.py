@@ -205,6 +205,8 @@ class Pair:
             yield {n: v * np.asarray(scale, v.dtype) if n in floats else v for n, v in base.items()}
         for k, spread in enumerate(_SPREADS):
             yield self._spread(base, floats, spread, k)
+            if spread > 1.0:  # every element far up and far down
+                yield self._spread(base, floats, -spread, k)
         if floats:
             yield from (self._offset(base, floats, k) for k in range(_OFFSETS))
         yield from self._vary_others(base, floats)
@@ -281,7 +283,10 @@ class Pair:
                 if value.dtype.kind not in "iu" or not value.size or np.unique(apart).size != 1:
                     continue  # not the indices themselves, moved by one number
                 for k in range(0, min(len(rows), _ROWS * value.size), value.size):
-                    yield {**base, name: np.resize(rows[k:] - int(apart[0]), value.shape).astype(value.dtype)}
+                    full = np.resize(rows[k:] - int(apart[0]), value.shape).astype(value.dtype)
+                    yield {**base, name: full}
+                    mixed = np.where(np.arange(value.size).reshape(value.shape) % 2, value, full)
+                    yield {**base, name: mixed.astype(value.dtype)}  # a norm takes away what all have in common
 
     def _rng(self, name: str, k: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, zlib.crc32(name.encode()), k])

@@ -33,6 +33,7 @@ from converter.referee.verify.models import ModelInput
 from converter.referee.verify.options import Options
 from converter.referee.verify.region_replay import RegionReplay
 
+_SEED = 7  # not the caller's: what is driven is the same whatever the seed
 _SECONDS = 10.0  # that all places together may take
 _HINT = "give inputs with --inputs"
 # What says the same without saturating: two logits are as far apart as what a layer made of them.
@@ -67,7 +68,7 @@ class DrivenPlaces(RegionReplay):
             if is_same_computation(a, b):
                 check = OutputCheck(region.output, Verdict.PASS, 0.0, DIFFERS)
             else:
-                check = self._drive(region, Pair(a, b, self._options.seed, self._options.max_memory))
+                check = self._drive(region, Pair(a, b, _SEED, self._options.max_memory))
         except (BiasoptError, Unsupported, ValueError) as exc:
             self.missed[region.output] = " ".join(str(exc).split())[:160]
             return
@@ -168,7 +169,7 @@ def _drive_whole(
         return None, None
     options.progress("float64: driven inputs")
     try:
-        pair = Pair(a, b, options.seed, options.max_memory)
+        pair = Pair(a, b, _SEED, options.max_memory)
         begun = time.process_time()
         found = pair.compare(feeds)
         slow = time.process_time() - begun > _SLOW
@@ -185,7 +186,7 @@ def _drive_sizes(pair: Pair, base: Feeds, options: Options, most: int) -> Witnes
     for k, shapes in enumerate(list_sizes(pair.a, pair.b, base, options.shapes, rows)):
         if k >= most:
             break
-        found = pair.compare(make_sized_feeds(pair.a, shapes, base, options.seed + k))
+        found = pair.compare(make_sized_feeds(pair.a, shapes, base, _SEED + k))
         if found is not None:
             return found
     return None

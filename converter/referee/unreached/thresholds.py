@@ -24,6 +24,7 @@ Array = np.ndarray[Any, Any]
 Values = Mapping[str, Any]
 
 BELOW, ABOVE, EQUAL = "below", "above", "equal"
+_FOUR = frozenset({"0", "1", "2", "3"})  # of two truth values
 UNSEEN = "unseen"  # of what has no bound: no input shows that it was reached
 _COMPARISONS = {"Greater": "greater", "Less": "greater", "GreaterOrEqual": "at least", "LessOrEqual": "at least"}
 _STEPS = {"Floor", "Ceil", "Round"}
@@ -47,6 +48,8 @@ class Bound:
             return set()
         with np.errstate(all="ignore"):
             margin = np.asarray(self.margin(values))
+        if self.sides == _FOUR:
+            return {str(int(code)) for code in np.unique(margin)}
         found = {BELOW} if (margin < 0).any() else set()
         found |= {ABOVE} if (margin > 0).any() else set()
         return found | ({EQUAL} if (margin == 0).any() else set())
@@ -137,6 +140,9 @@ def _read(node: NodeProto, held: Constants) -> Iterator[Bound]:
         case _ if op in _STEPS:
             half = 0.5 if op == "Round" else 0.0
             yield Bound(("steps", op), op, (x,), lambda v: _from_step(v[x], half), None, frozenset({EQUAL}))
+        case "And" | "Or" | "Xor":
+            y = node.input[1]
+            yield Bound((f"logic {op}", op), op, (x, y), lambda v: 2 * _as_bit(v[x]) + _as_bit(v[y]), None, _FOUR)
         case "Cast":
             yield from _unlike(node, held)
             yield from _wrap(node, held, given.get("to", 0))
@@ -220,6 +226,10 @@ def _quantizer(node: NodeProto, held: Constants) -> Iterator[Bound]:
     ends = np.iinfo(zero.dtype)
     shift = float(zero.reshape(-1)[0])
     yield from _ends(node, x, (ends.min - shift) * scale, (ends.max - shift) * scale)
+
+
+def _as_bit(x: Any) -> Array:
+    return np.asarray(x).astype(np.int64)
 
 
 def _from_step(x: Array, half: float) -> Array:

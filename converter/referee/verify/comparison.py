@@ -410,7 +410,7 @@ class Referee:
         a, b = self.a.source, self.b.source
         if self.ours and (self.parameters is None or is_recomputed(a, b, self.difference, self.parameters)):
             return None
-        stage, witness = drive_places(a, b, self.cases.items, self.options, random=self.cases.random)
+        stage, witness = drive_places(a, b, self.cases.list_fixed(), self.options, random=self.cases.random)
         if witness is not None:
             self.failing = [witness.feeds]
         return stage

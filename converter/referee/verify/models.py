@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from converter.records import InputSet
 from converter.records.evidence import Warning, WarningCode
 from converter.referee.inputs.stream import combine_hashes, hash_feeds, list_arrays
 from converter.referee.proto.copies import make_loadable
+from converter.referee.proto.fixed_sizes import solve_sizes
 from converter.referee.proto.inference import estimate_bytes, format_size
 from converter.referee.proto.random_inputs import (
     BATCHES,
@@ -152,6 +153,7 @@ def _select_feeds(source: LoadedModel, feeds: Mapping[str, Any]) -> dict[str, An
 
 _GUESSING = 10.0  # seconds after which no further size is tried
 _EXPLODED = 1e18  # an output of this size is none that a model is made for
+_FIXED = 20_000  # the seed of what does not hang on the caller's
 _MANY = 10_000  # apart from the seeds of the numbered inputs
 
 
@@ -215,6 +217,19 @@ class ModelInputs:
                 return
         self.why_not = self.why_not or "no input of any size that was tried is accepted"
 
+    def list_fixed(self) -> list[ModelInput]:
+        """Inputs like those that there are, drawn without the caller's seed: what is driven from them is the same.
+
+        Without outputs, where they are made up; the user's own otherwise.
+        """
+        if not self.random or not self._guess:
+            return self.items
+        model = self._side.source.proto
+        known = find_hints(model.graph, set(list_free_inputs(model)))
+        batches = dict.fromkeys(_count_batch(case.feeds) for case in self.items[:2])
+        guesses = [g for b in batches if (g := self._guess.get(b)) is not None] or list(self._guess.values())[:1]
+        return [ModelInput(self._make_feeds(guess, _FIXED + k, known)) for k, guess in enumerate(guesses)]
+
     def other_sizes(self) -> list[ModelInput]:
         """Beside the others one case of another batch, and one of other open sizes, where the model takes them.
 
@@ -249,7 +264,7 @@ class ModelInputs:
         tried = [self._guess[batch]] if batch in self._guess else guess_shapes(model, self._options.shapes, batch)
         last: Exception | None = None
         begun = time.monotonic()
-        for guess in tried:
+        for guess in self._follow(tried):
             if last is not None and time.monotonic() - begun > _GUESSING:
                 break
             if (size := estimate_bytes(model, guess.shapes, self._options.max_memory)) > self._options.max_memory:
@@ -266,6 +281,15 @@ class ModelInputs:
             hint = describe_open_sizes(self._side.source, self._options.shapes)
             self.why_not = f"no input of any size that was tried is accepted ({_shorten(last)}){hint}"
         return None
+
+    def _follow(self, tried: Iterable[Guess]) -> Iterator[Guess]:
+        """The first guess; behind it sizes that the model fixes inside, before all that is only tried."""
+        for k, guess in enumerate(tried):
+            yield guess
+            if not k:
+                model = self._side.source.proto
+                for shapes in solve_sizes(model, self._options.shapes, guess.shapes):
+                    yield Guess(shapes, guess.loose_bound)
 
     def _make_feeds(self, guess: Guess, seed: int, known: Hints) -> dict[str, Any]:
         model, ranges = self._side.source.proto, self._options.ranges
@@ -323,6 +347,10 @@ class ModelInputs:
         except ModelError as exc:
             self.no_runtime = _shorten(exc)
             return ModelInput(feeds) if self._needs_runtime else self._run(feeds)
+
+
+def _count_batch(feeds: Mapping[str, Any]) -> int:
+    return next((int(np.shape(v)[0]) for v in feeds.values() if np.ndim(v)), 0)
 
 
 def _has_answer(case: ModelInput) -> bool:

@@ -11,6 +11,7 @@ from converter.referee.proto.source import LoadedModel
 from converter.referee.unreached.driving import Pair
 from converter.referee.unreached.thresholds import find_own_bounds, list_bounds
 from converter.referee.verify import compare
+from tests.benchmarks.verdict_traps import TRAPS
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
@@ -111,3 +112,21 @@ def test_what_is_driven_is_the_same_each_time() -> None:
     first, second = (Pair(left, right, 3).find_difference(base) for _ in range(2))
     assert first is not None and second is not None
     assert np.array_equal(first.feeds["x"], second.feeds["x"])
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_what_is_driven_does_not_hang_on_the_seed(seed: int) -> None:
+    said = [compare(*TRAPS["masks: Or as Xor"].make(), seed=s) for s in (0, seed)]
+    assert {p.verdict for p in said} == {Verdict.FAIL}
+    assert said[0].why == said[1].why
+
+
+def test_a_unit_that_is_never_on_is_turned_on_behind_a_softmax() -> None:
+    rng = np.random.default_rng(5)
+    text = "g (float[N,6] x) => (float[N,3] y) { a = Gemm(x, w, b)\n r = Relu(a)\n z = MatMul(r, v)\n y = Softmax(z) }"
+    held = {"w": rng.standard_normal((6, 9)), "v": rng.standard_normal((9, 3)), "b": np.zeros(9)}
+    held["b"][4] = -60
+    first = {k: v.astype(np.float32) for k, v in held.items()}
+    other = {**first, "b": np.where(first["b"] < -50, np.float32(-30), first["b"])}
+    for seed in (0, 3):
+        assert compare(parsed(text, **first), parsed(text, **other), seed=seed).verdict is not Verdict.PASS
