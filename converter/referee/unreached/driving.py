@@ -40,7 +40,7 @@ SURELY = 40.0  # above it no further perturbation is drawn
 _DRAWS, _MORE_DRAWS = 2, 6
 _SCALES = (-1.0, 2.0**4, 2.0**-6, -(2.0**8), 2.0**14)
 _SPREADS = (1.0, 2.0**6, 2.0**12)
-_OFFSETS = 4  # inputs with a number of their own for each channel
+_OFFSETS = 12  # inputs with a number of their own for each channel
 _ROWS = 8  # inputs that read rows which differ
 _WALKS = 24  # steps of a walk towards a bound that nothing crossed
 _ELEMENTS = 3  # whose crossing of a bound is located
@@ -219,7 +219,8 @@ class Pair:
             value = found[name]
             axis = 1 if value.ndim > 2 else value.ndim - 1
             shape = [n if j == axis else 1 for j, n in enumerate(value.shape)]
-            found[name] = value + 3 * np.std(value) * self._rng(name, 40 + k).standard_normal(shape)
+            far = 8.0 if k % 2 else 3.0  # some channels off altogether, the others on
+            found[name] = value + far * np.std(value) * self._rng(name, 400 + k).standard_normal(shape)
         return found
 
     def _set_on_bounds(self, base: Feeds) -> Iterator[Feeds]:

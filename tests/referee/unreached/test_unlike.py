@@ -47,7 +47,6 @@ def test_an_operator_is_quiet_for_one_reason() -> None:
     [
         ("guard against NaN left out", "IsNaN was left out"),
         ("trips of a Loop", "Loop's input 1 changed from 200 to 60"),
-        ("NMS: iou", "NonMaxSuppression's input 4 changed from 0.5 to 0.6"),
         ("Equal to another number", "Equal's threshold changed from 5 to 7"),
     ],
 )
