@@ -18,7 +18,7 @@ from converter.dataclass import dataclass
 from converter.records import Parity, Rewrite, Verdict
 from converter.records.option import merged
 from converter.records.options import FoldOptions, Progress, VerifyOptions
-from converter.referee.proto.diff import Scope, build_scopes, compute_signature, is_same_constant, list_reads
+from converter.referee.proto.scopes import Scope, build_scopes, compute_signature, is_same_constant, list_reads
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.tensors import read_tensor
 from converter.referee.verify.first_difference import find_first_difference

@@ -16,7 +16,8 @@ from converter.referee.normal_form.fused import ALL_RULES
 from converter.referee.normal_form.interval import Interval, compute_half_ulp, is_float, make_exact
 from converter.referee.normal_form.laws import Law, find_factor
 from converter.referee.normal_form.reader import Reader
-from converter.referee.proto.diff import Region, is_same_constant
+from converter.referee.proto.diff import Region
+from converter.referee.proto.scopes import is_same_constant
 from converter.referee.proto.source import LoadedModel
 from converter.referee.reference.kernels import Unsupported
 

@@ -19,7 +19,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 
 from converter.errors import ModelError
 from converter.model.file.dtypes import get_plain_dtype
-from converter.referee.proto.diff import format_function_key, list_reads
+from converter.referee.proto.scopes import format_function_key, list_reads
 from converter.referee.proto.source import LoadedModel, make_body_key
 from converter.referee.proto.tensors import find_stored, is_external, read_into, read_tensor
 from converter.referee.reference.evaluator import get_overload, normalize_domain, read_opset_versions

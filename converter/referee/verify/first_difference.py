@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from converter.errors import DataError
-from converter.referee.proto.diff import build_scopes
 from converter.referee.proto.random_inputs import BATCHES, find_hints, guess_shapes, make_feeds
+from converter.referee.proto.scopes import build_scopes
 from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.reference.evaluator import Reference
 from converter.referee.reference.kernels import Unsupported

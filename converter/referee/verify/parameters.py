@@ -15,7 +15,8 @@ from typing import Any
 
 from converter.records import OutputCheck, Stage, Verdict
 from converter.referee.normal_form.compare import SLACK, ComparedArray, Place, recompute
-from converter.referee.proto.diff import ChangedRegions, list_reads
+from converter.referee.proto.diff import ChangedRegions
+from converter.referee.proto.scopes import list_reads
 from converter.referee.proto.source import LoadedModel
 from converter.referee.verify.options import Options, find_folds
 

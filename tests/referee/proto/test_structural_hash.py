@@ -114,7 +114,7 @@ def test_rewrite_by_rewrite_all_that_differs_is_accounted_for() -> None:
 
 def test_loops_whose_first_output_nobody_reads_are_told_apart() -> None:
     """Both bodies are scopes of their own."""
-    from converter.referee.proto.diff import build_scopes
+    from converter.referee.proto.scopes import build_scopes
     from converter.referee.proto.source import LoadedModel
 
     body = (
