@@ -6,11 +6,12 @@ import contextlib
 import ctypes
 import hashlib
 import json
+import os
 import platform
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
@@ -77,7 +78,7 @@ class TimeBudget:
 
 
 Row = dict[str, Any]
-ROWS, SETTINGS, RUNS = "rows.jsonl", "settings.json", "runs.jsonl"
+ROWS, SETTINGS, RUNS, _NEW = "rows.jsonl", "settings.json", "runs.jsonl", "rows.new"
 
 
 class RowLog:
@@ -101,6 +102,8 @@ class RowLog:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for name in (SETTINGS, ROWS, RUNS, _NEW):
+                _check_own(folder / name)
             self._check_settings(folder / SETTINGS, settings)
             self._rows = _read_rows(folder / ROWS)
             self._rewrite(folder / ROWS)
@@ -113,7 +116,7 @@ class RowLog:
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if found != dict(settings):
             before = found if isinstance(found, dict) else {}
@@ -126,7 +129,7 @@ class RowLog:
     def _rewrite(self, path: Path) -> None:
         """Leave out what was cut short."""
         lines = [line for rows in self._rows.values() for line in _format_rows(rows)]
-        temporary = path.with_suffix(".new")
+        temporary = path.with_name(_NEW)
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
         temporary.replace(path)
 
@@ -148,7 +151,7 @@ class RowLog:
             path = self._folder / RUNS
             with path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(runs[0]) + "\n")
-            runs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            runs = [run for run in _read_lines(path) if {type(run.get(key)) for key in runs[0]} <= {int, float}]
         return sum(run["seconds"] for run in runs), sum(run["cpu_seconds"] for run in runs)
 
     def rows(self, jobs: Sequence[str] | None = None) -> list[Row]:
@@ -160,15 +163,25 @@ def _format_rows(rows: Sequence[Row]) -> list[str]:
     return [json.dumps(row) + "\n" for row in rows]
 
 
+def _check_own(path: Path) -> None:
+    """Refuse a link, a pipe or a folder by the name of a file of ours: what is written there would go elsewhere."""
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        raise BiasoptError(f"{path}: is no file of a study; move it away, or choose another --out")
+
+
+def _read_lines(path: Path) -> Iterator[Row]:
+    """The records of a file, without a line that was cut short."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(row := json.loads(line), dict):
+                yield row
+
+
 def _read_rows(path: Path) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = defaultdict(list)
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-                found[row["job"]].append(row)
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that was cut short
+    for row in _read_lines(path) if path.exists() else ():
+        if isinstance(job := row.get("job"), str):
+            found[job].append(row)
     return {job: rows for job, rows in found.items() if len(rows) == rows[0].get("of")}
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import OptionalProto, SequenceProto, TensorProto
 
 from converter.commands.options import read_arrays
 from converter.errors import DataError
-from converter.referee.inputs.files import open_inputs, read_labels
+from converter.referee.inputs.files import open_inputs, read_labels, read_value
 from converter.referee.inputs.images import open_images
 from converter.referee.inputs.stream import hash_feeds
 from converter.referee.proto.source import Port
@@ -200,6 +200,20 @@ def test_a_tensor_file_of_inputs_reads_no_other_file(tmp_path: Path) -> None:
     (tmp_path / "input_0.pb").write_bytes(tensor.SerializeToString())
     with pytest.raises(DataError, match="lies in another file"):
         open_inputs([tmp_path], PORTS).take(1)
+
+
+@pytest.mark.parametrize("kind", ["sequence", "optional"])
+def test_a_sequence_of_inputs_reads_no_other_file(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = TensorProto(name="x", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="secret")
+    (tmp_path / "secret").write_bytes(b"\0" * 16)
+    monkeypatch.chdir(tmp_path)
+    value = SequenceProto(elem_type=1, tensor_values=[tensor])
+    if kind == "optional":
+        value = OptionalProto(elem_type=3, sequence_value=value)
+    (tmp_path / "v.pb").write_bytes(value.SerializeToString())
+    with pytest.raises(DataError, match="lies in another file"):
+        read_value(tmp_path / "v.pb", kind)
 
 
 def test_onnxruntime_keeps_no_list_of_events(tmp_path: Path) -> None:

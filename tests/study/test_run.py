@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,3 +173,26 @@ def test_cuda_gives_what_the_cpu_gives() -> None:
     rows = [jobs.run_job(job, jobs.Setting(IMAGES, device=device)) for device in ("cpu", "cuda")]
     for cpu, cuda in zip(*rows, strict=True):
         assert cuda["loss"] == pytest.approx(cpu["loss"], rel=1e-2)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["rows.jsonl", "settings.json", "runs.jsonl", "rows.new"])
+def test_files_of_a_study_are_its_own(name: str, tmp_path: Path) -> None:
+    """A folder that somebody else made may hold links to files of the user's."""
+    kept, out = tmp_path / "kept", tmp_path / "out"
+    kept.write_text("mine")
+    out.mkdir()
+    (out / name).symlink_to(kept)
+    with pytest.raises(BiasoptError, match="is no file of a study"):
+        RowLog(out, {"a": 1})
+    (out / name).unlink()
+    os.mkfifo(out / name)
+    with pytest.raises(BiasoptError, match="is no file of a study"):
+        RowLog(out, {"a": 1})
+    assert kept.read_text() == "mine"
+
+
+def test_a_note_of_a_run_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
+    log = RowLog(tmp_path, {"a": 1})
+    (tmp_path / "runs.jsonl").write_text('{"seconds": 2, "cpu_seconds": 3}\n{"seconds": "x"}\n[1]\n{"seco\n')
+    assert log.add_run(1, 1) == (3, 4)

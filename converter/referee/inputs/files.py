@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import OptionalProto, SequenceProto, TensorProto, numpy_helper
 
 from converter.errors import DataError, ModelError
@@ -401,9 +401,9 @@ def read_value(path: Path, kind: str) -> tuple[str, Any]:
         made = OptionalProto()
     try:
         made.ParseFromString(read_whole(path, _LARGEST))
+        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _list_tensors(made)):
+            raise ValueError("its data lies in another file")
         if isinstance(made, TensorProto):
-            if made.data_location == TensorProto.EXTERNAL:
-                raise ValueError("its data lies in another file")
             return made.name, decode(made)
         if isinstance(made, SequenceProto):
             return made.name, numpy_helper.to_list(made)
@@ -412,3 +412,14 @@ def read_value(path: Path, kind: str) -> tuple[str, Any]:
         raise DataError(str(exc)) from exc
     except (OSError, DecodeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as exc:
         raise DataError(f"{path}: holds no {kind} ({' '.join(str(exc).split())[:120]})") from exc
+
+
+def _list_tensors(message: Message) -> Iterator[TensorProto]:
+    """Every tensor in a value, however deep: onnx reads what lies in other files, from the working directory."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None:
+            for inner in [value] if isinstance(value, Message) else value:
+                yield from _list_tensors(inner)
