@@ -84,9 +84,14 @@ class Reader:
     def types(self) -> dict[str, Port]:
         """Types of the tensors, as inference finds them."""
         if self.find_certain is None:
-            return infer_types(self.model)
-        found = self._certain.graph
-        return read_ports([*found.input, *found.value_info, *found.output])
+            found = infer_types(self.model)
+        else:
+            graph = self._certain.graph
+            found = read_ports([*graph.input, *graph.value_info, *graph.output])
+        for node in self.model.graph.node:
+            if (node.domain, node.op_type) == ("ai.onnx.ml", "Scaler"):  # of which onnx infers nothing
+                found.setdefault(node.output[0], Port(node.output[0], "tensor", TensorProto.FLOAT))
+        return found
 
     @cached_property
     def _certain(self) -> ModelProto:

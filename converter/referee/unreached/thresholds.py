@@ -276,10 +276,18 @@ def find_own_bounds(a: list[Bound], b: list[Bound]) -> tuple[list[Bound], list[B
     own = [x for x in a if x.key not in right], [x for x in b if x.key not in left]
     limits = [{x.limit for x in side if EQUAL in x.sides and x.limit is not None} for side in own]
     shared = limits[0] & limits[1]
-    return [_relax(x, shared) for x in own[0]], [_relax(x, shared) for x in own[1]]
+    kinds = [{x.key[0] for x in side} for side in (a, b)]
+    return [_relax(x, shared, kinds[1]) for x in own[0]], [_relax(x, shared, kinds[0]) for x in own[1]]
 
 
-def _relax(bound: Bound, shared: set[float]) -> Bound:
+_INTEGER_ENDS = {"least integer", "most integer"}
+
+
+def _relax(bound: Bound, shared: set[float], others: set[Any]) -> Bound:
+    if bound.key[0] == "steps" and "steps" not in others:
+        return replace(bound, sides=frozenset({ABOVE}))  # any number between two steps shows what a step does
+    if bound.key[0] in _INTEGER_ENDS and not others & _INTEGER_ENDS:
+        return replace(bound, sides=frozenset())  # any number shows what a cast does; of its ends ONNX says nothing
     if bound.limit is None or EQUAL not in bound.sides or bound.limit in shared or bound.key[0] == "equal":
         return bound
     return replace(bound, sides=bound.sides - {EQUAL})

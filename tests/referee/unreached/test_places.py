@@ -105,6 +105,23 @@ def test_bounds_have_one_name_whatever_the_operators_are() -> None:
     assert (lower.key, rest) == (("lower", 0.0), [])
 
 
+def test_what_a_step_or_a_cast_does_shows_off_its_bounds() -> None:
+    """Where the other model has none of the kind; two of a kind may differ on their bounds alone."""
+    texts = (
+        "g (float[N,8] x) => (float[N,8] y) { y = Floor(x) }",
+        "g (float[N,8] x) => (float[N,8] y) { y = Ceil(x) }",
+        "g (float[N,8] x) => (float[N,8] y) { i = Cast<to = 6>(x)\n y = Cast<to = 1>(i) }",
+        "g (float[N,8] x) => (float[N,8] y) { i = Cast<to = 3>(x)\n y = Cast<to = 1>(i) }",
+        "g (float[N,8] x) => (float[N,8] y) { y = Neg(x) }",
+    )
+    floor, ceil, int32, int8, plain = (list_bounds(LoadedModel.open(parsed(t))) for t in texts)
+    steps = [x.sides for x in find_own_bounds(floor, plain)[0]]
+    assert steps == [{"above"}]
+    assert [x.sides for x in find_own_bounds(floor, ceil)[0]] == [{"equal"}]
+    assert not any(x.sides for x in find_own_bounds(int32, plain)[0] if "integer" in str(x.key[0]))
+    assert any(x.sides for x in find_own_bounds(int32, int8)[0] if "integer" in str(x.key[0]))
+
+
 def test_what_is_driven_is_the_same_each_time() -> None:
     text = "g (float[N,8] x) => (float[N,8] y) { c = Clip(x, low, high)\n y = Neg(c) }"
     left, right = (LoadedModel.open(parsed(text, low=LOW, high=np.float32(h))) for h in (6, 7))
