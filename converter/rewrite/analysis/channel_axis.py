@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from converter.model.file import product, size
 from converter.model.graph import Node
+from converter.model.shapes.symbols import product, size
 from converter.rewrite.analysis.facts import Facts, further_outputs
 
 _AVERAGES = ("AveragePool", "GlobalAveragePool")

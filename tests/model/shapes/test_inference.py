@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, parser
 
-from converter.model.file import computes_sizes, size
 from converter.model.graph import Graph, load
+from converter.model.shapes.inference import computes_sizes
+from converter.model.shapes.symbols import size
 from converter.referee.reference.evaluator import Reference
 from converter.runtime import Session
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from converter.model.file import Size, size
 from converter.model.graph import Node
+from converter.model.shapes.symbols import Size, size
 from converter.rewrite.analysis.channel_axis import follow_axis, reshape_dims, squeezed_axes, unsqueezed_axes
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.bias_flow.shift import (

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from converter.model.file import Size, size
 from converter.model.graph import load
+from converter.model.shapes.symbols import Size, size
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.bias_flow.rules import propagate
 from converter.rewrite.bias_flow.rules.layout import reshape_shift
