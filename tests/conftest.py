@@ -104,7 +104,7 @@ _OLD_ONNX = re.compile(
     r"test_convolves\[(same|valid)|test_pools\[AveragePool-19-attributes7|test_flipped_bytes_never_crash"
     r"|test_(everything_float_becomes_float64|same_seed_perturbs_alike)|test_agrees_with_onnxruntime_on_the_corpus"
     r"|test_merge_rnn_biases.py|test_fold_bn_into_quantized.py|\[(scan-outer|captured-by-scan|valid|bn-conv-same-upper|same-unknown-size|chain-[\w-]+)\]"
-    r"|-float16\]|fp16-params-fp32\]|passes/.*bfloat16|\[dq-int4-negative\]|test_a_damaged_number_fails\[dq-"
+    r"|-float16\]|fp16-params-fp32\]|passes/.*bfloat16|\[dq-int4-negative\]|test_a_(damaged_number_fails|fold_is_proved)\[dq-"
 )
 _TOO_NEW = re.compile(
     r"opset (\d+) is unknown, this onnx|No schema registered for .* version '(\d+)'|domain_version of (\d+)"

@@ -193,7 +193,7 @@ def build_certificate(
             raise InvariantViolation(f"the replay does not follow the fold: {refusal}") from refusal
         state = record["state"] = chain_hashes(state, record)
         steps.append(record)
-    entries = ("biasopt.version", "biasopt.rewrites", "biasopt.originals") if steps else ()
+    entries = ("biasopt", "biasopt.version", "biasopt.rewrites", "biasopt.originals") if steps else ()
     metadata = {p.key: p.value for p in folded.proto.metadata_props if p.key in entries}
     got = hash_model(folded)
     if hash_model(LoadedModel(build_model(engine.graph, original, metadata), "replayed", None, original.folder)) != got:

@@ -21,15 +21,20 @@ from converter.records.results import InspectResult
 PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 
 
+_MARK = "biasopt"  # the key that says of a file which has no room for more that it is a fold
+
+
 def build_pieces(graph: Graph, result: InspectResult, data: DataFile | None) -> Pieces:
-    """The result as pieces; what it says of itself is left out where that alone makes it too large."""
+    """The result as pieces; of what it says of itself only the mark is left where the rest alone makes it too large."""
     if not (result.rewrites or result.frozen) and data is None:  # as it came, or with its nodes sorted
         out = Pieces()
         out.add(Span(graph.file.buffer, 0, len(graph.file.buffer)))
         return out
     whole = emit(graph, _build_metadata(graph, result.rewrites), data)
-    if data is None and whole.n_bytes > graph.most_bytes and (bare := emit(graph)).n_bytes <= graph.most_bytes:
-        return bare
+    if data is None and whole.n_bytes > graph.most_bytes:
+        for least in ({_MARK: ""}, {}):
+            if (bare := emit(graph, least)).n_bytes <= graph.most_bytes:
+                return bare
     return whole
 
 

@@ -349,6 +349,7 @@ SCHEMA = "biasopt.certificate/1"
 # What a step says of itself, which nothing else can show; that it says it is checked.
 _LABELS = {"id": str, "pass": str, "version": int, "safety": str, "node": str, "output": str, "guards": list}
 _ALLOWED = {
+    "biasopt",
     "biasopt.version",
     "biasopt.rewrites",
     "biasopt.originals",

@@ -37,6 +37,7 @@ _MAX_NODES = 400
 _LARGE, _KEPT = 1 << 20, 2  # bytes of weights of a large region, and how many of these are held at once
 _MARK = "/biasopt/"
 _REWRITES, _ORIGINALS = "biasopt.rewrites", "biasopt.originals"
+_SHORT = "biasopt"  # of a file that has no room for more
 # Their outputs have a property that a rewrite may rest on (rows that sum to one), and random values have not.
 _NORMALISED = {"Softmax", "Attention"}
 _INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
@@ -339,7 +340,8 @@ def count_folds(a: LoadedModel, b: LoadedModel) -> int:
         found = _read_list(said[_ORIGINALS])
         digest = a.compute_digest()
         return len(found) - found.index(digest) if digest in found else 0
-    if _REWRITES in said and _REWRITES not in {p.key for p in a.proto.metadata_props}:
+    earlier = {p.key for p in a.proto.metadata_props}
+    if any(key in said and key not in earlier for key in (_REWRITES, _SHORT)):
         return 1
     old = {t.name for t in a.proto.graph.initializer}
     names = (t.name for t in b.proto.graph.initializer if t.name not in old)

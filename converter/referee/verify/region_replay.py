@@ -401,8 +401,10 @@ def measure_growth(region: Region, a: ModelUnderTest, b: ModelUnderTest, feeds: 
         One side does not run.
     """
     mine, theirs = (measure_difference(exact, side.run(dict(feeds))[region.output]) for side in (a, b))
+    if mine.problem or theirs.problem or not np.isfinite(theirs.relative):  # numbers that are not finite, say
+        return np.inf
     unit = max((UNIT_ROUNDOFF[t] for t in find_float_types(region.after)), default=2.0**-24)
-    return theirs.relative / max(mine.relative, unit) if np.isfinite(theirs.relative) else np.inf
+    return theirs.relative / max(mine.relative, unit)
 
 
 def _list_sizes(region: Region, options: Options) -> Iterator[tuple[ModelProto, ModelProto, Options]]:

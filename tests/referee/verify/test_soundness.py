@@ -41,7 +41,7 @@ def net(
     functions: Sequence[FunctionProto] = (),
 ) -> ModelProto:
     """A model with the input ``x`` and the output ``y``; with the mark of a fold where it is to pass for one."""
-    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in held.items()]
+    tensors = [store(np.asarray(v), k) for k, v in held.items()]
     inputs = [port("x", kind, x), *more]
     graph = helper.make_graph(nodes, "net", inputs, [port("y", kind, y)], tensors, value_info=list(stated))
     opsets = [helper.make_opsetid("", 17), *OWN]
@@ -49,6 +49,13 @@ def net(
     if fold:
         helper.set_model_props(model, {"biasopt.rewrites": "[]"})
     return model
+
+
+def store(value: np.ndarray, name: str) -> TensorProto:
+    if value.dtype != ml_dtypes.bfloat16:
+        return numpy_helper.from_array(value, name)
+    bits = value.view(np.uint16).tobytes()  # which an older onnx does not write itself
+    return helper.make_tensor(name, TensorProto.BFLOAT16, value.shape, bits, raw=True)
 
 
 def judge(a: ModelProto, b: ModelProto, **options: Any) -> Parity:
