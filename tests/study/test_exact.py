@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from converter.study import jobs, nets
+from converter.study import claims, jobs, nets
 from converter.study.data import load_digits
 from converter.study.nets import Nets, Shape
 from tests.study import made
@@ -61,7 +61,7 @@ def test_r_is_at_least_the_share_of_empty_inputs() -> None:
 
 def test_dead_where_it_should_be_and_nowhere_else() -> None:
     for row in jobs.measure_dead(0):
-        assert (row["change"] <= jobs.DEAD) == row["expected_dead"], row
+        assert (row["change"] <= claims.DEAD) == row["expected_dead"], row
 
 
 def test_constant_channel_is_a_bias_but_at_padded_borders() -> None:
