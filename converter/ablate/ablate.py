@@ -184,7 +184,7 @@ def select_by_default(sites: Sequence[Site]) -> list[Site]:
 
 
 def is_dead(site: Site) -> bool:
-    """Whether nothing feels the bias: weights that imitated it would only do harm."""
+    """Whether nothing depends on the bias: weights that imitated it would only do harm."""
     return proven_fate(site) in (FateKind.DEAD, FateKind.ZERO)
 
 

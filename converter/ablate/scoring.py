@@ -85,7 +85,7 @@ COMPENSABLE_ERROR = 0.10
 
 
 MEANS = {
-    BiasClass.DEAD: "no output feels it, whatever the data: shown by exact analysis; `fold` removes it",
+    BiasClass.DEAD: "no output depends on it, whatever the data: shown by exact analysis; `fold` removes it",
     BiasClass.REDUNDANT: "something else can hold it exactly: shown by exact analysis; `fold` merges it",
     BiasClass.SMALL: f"leaving it out changes the outputs by at most {100 * SMALL_ERROR:g} %",
     BiasClass.COMPENSABLE: (
@@ -167,7 +167,7 @@ class Score:
         """The class, and why."""
         proven = proven_fate(self.site)
         if proven in (FateKind.DEAD, FateKind.ZERO):
-            return BiasClass.DEAD, "it is zero" if proven is FateKind.ZERO else "nothing downstream feels it"
+            return BiasClass.DEAD, "it is zero" if proven is FateKind.ZERO else "nothing downstream depends on it"
         if proven is not None:
             where = self.site.fate.where if self.site.fate is not None else ""
             return BiasClass.REDUNDANT, f"{where} can hold it" if where else "something else can hold it"

@@ -12,7 +12,7 @@ from converter.dataclass import dataclass
 class Kind(StrEnum):
     """What a finding says about a bias."""
 
-    DEAD = "dead"  # training cannot feel it
+    DEAD = "dead"  # it changes nothing in training
     REDUNDANT = "redundant"  # another parameter does the same
     ADVICE = "advice"  # a value that will hurt training
     SOURCE = "source"  # a rule in the source that is the wrong way round
@@ -177,7 +177,7 @@ class LintReport:
 
     @property
     def n_dead(self) -> int:
-        """The number of parameters that training cannot feel."""
+        """The number of parameters that change nothing in training."""
         return sum(finding.n_parameters for finding in self.findings if finding.kind is Kind.DEAD)
 
     @property

@@ -70,7 +70,7 @@ class Rewrite:
 class FateKind(StrEnum):
     """What became of a bias."""
 
-    DEAD = "dead"  # nothing downstream feels it
+    DEAD = "dead"  # nothing downstream depends on it
     ZERO = "zero"
     ABSORBED = "absorbed"  # taken over by something that exists anyway
     MERGED = "merged"  # one bias with a parallel one

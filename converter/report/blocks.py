@@ -165,7 +165,8 @@ class Row:
 class Table:
     """Columns and rows. ``most``: the rows shown in a medium, where they are bounded; ``rest`` says where others are.
 
-    ``headless``: media in which the titles of the columns say nothing that the cells do not.
+    ``headless``: media in which the titles of the columns say nothing that the cells do not. ``scrolls``: a narrow page
+    keeps all columns, and moves them sideways.
     """
 
     columns: tuple[Column, ...]
@@ -174,6 +175,7 @@ class Table:
     most: Mapping[Medium, int] = field(default_factory=dict)
     rest: str = "{rest} more"  # formatted with ``shown``, ``rest`` and ``total``
     headless: Medium = Medium.NONE
+    scrolls: bool = False
 
     def visible(self, medium: Medium) -> tuple[list[tuple[Cell, ...]], str]:
         """The rows that a medium shows, and what is said of those that are left out."""

@@ -520,9 +520,10 @@ def _finding(row: Any) -> Finding:
     return _record(Finding, row, pass_name=pass_name, node=node)
 
 
-_NONLINEAR = "it is not linear, so it feels the shift"  # documents hold the sentence, not its tag
+# Documents hold the sentence, not its tag; those of before say that it "feels" the shift.
+_NONLINEAR = {"it is not linear, so it depends on the shift", "it is not linear, so it feels the shift"}
 
 
 def _hop(end: End) -> Step:
-    kind = EffectKind.NONLINEAR if end.how == _NONLINEAR else EffectKind.PLAIN
+    kind = EffectKind.NONLINEAR if end.how in _NONLINEAR else EffectKind.PLAIN
     return Step(end.node, end.op, end.verb, end.how, kind)

@@ -28,7 +28,7 @@ from tests.benchmarks import nets
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = ("model", "biases", "left", "dead", "absorbed", "merged", "zero", "elements gone", "what blocks those left")
 GONE = (FateKind.DEAD, FateKind.ABSORBED, FateKind.MERGED, FateKind.ZERO)
-SHOWN = 3  # operators that feel what is left
+SHOWN = 3  # operators that depend on what is left
 NOTE = """\
 Counted once every BatchNormalization that can be folded is: a convolution and its batch norm have one bias. A batch
 norm that is left keeps its shift and is not counted. *dead*: nothing needs it; *absorbed*: a bias further down takes it

@@ -128,8 +128,8 @@ def ends(node: str, given_by: str, verb: str, op: str, how: str = "", kind: Effe
 
 
 def kept(node: str, op: str = "Relu", by: str = "relu", how: str = "it is not linear", elements: int = 8) -> Fate:
-    """A bias of a Conv that a node feels."""
-    why = f"{op} ({by}) feels it"
+    """A bias of a Conv that a node depends on."""
+    why = f"{op} ({by}) depends on it"
     path: tuple[Step, ...] = (ends(by, node, "stops", op, how),)
     return Fate(node, "Conv", FateKind.KEPT, elements, code="stops", why=why, path=path)
 

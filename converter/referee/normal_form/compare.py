@@ -28,7 +28,7 @@ SLACK = 2.0**-9
 ERRORS = 4.0  # float64 errors of this formula and of the other one, twice over
 _BLOCK = 1 << 18  # elements compared at once: 2 MB as float64
 _NEAR = 1e-3  # of a number: what was moved is off by a factor, and is not as near to the recomputed one
-_FINE = 2.0**-40  # relative error of a factor that no float32 weight feels
+_FINE = 2.0**-40  # relative error of a factor that no float32 weight depends on
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _compute_factors(atom: Linear) -> Array:
 
 
 def _compute_factor_error(a: Linear, b: Linear) -> Array | None:
-    """Relative error of the factors, one number for each side's worst; None where no weight would feel it."""
+    """Relative error of the factors, one number for each side's worst; None where no weight would depend on it."""
     worst = 0.0
     for interval, times in ((a.scale_in, ERRORS), (a.scale_out, ERRORS), (b.scale_in, 1.0), (b.scale_out, 1.0)):
         if interval is not None and interval.value.size:

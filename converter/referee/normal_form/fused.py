@@ -1,7 +1,7 @@
 """The normal form of onnxruntime's fused operators: the layers and sums in them, with what follows as an atom.
 
-Attention's bias is one vector for query, key and value: the softmax does not feel the keys' part, and its rows, which
-sum to one, hand on the values' part.
+Attention's bias is one vector for query, key and value: the softmax does not depend on the keys' part, and its rows,
+which sum to one, hand on the values' part.
 """
 
 from __future__ import annotations

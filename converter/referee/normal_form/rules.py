@@ -1,7 +1,7 @@
 """The normal form of each operator: Conv, Gemm, BatchNormalization, arithmetic, what attention's biases go through.
 
 (q + b)(k + c)^T = q k^T + q c^T + b k^T + b c^T. The second and fourth term are the same for every key, so that a
-softmax over the keys does not feel them; rows of a softmax sum to one, so that a shift of the values passes.
+softmax over the keys does not depend on them; rows of a softmax sum to one, so that a shift of the values passes.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def softmax(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
         r.laws.add(Law.SOFTMAX)
         form = form.settled
     elif form.shift is not None and len(axes) == 1 and np.isfinite(form.shift.value).all():
-        # What varies along the axis, such as a constant mask, counts from its first number: softmax feels no more.
+        # What varies along the axis, such as a constant mask, counts from its first number: softmax depends on no more.
         r.laws.add(Law.SOFTMAX)
         first = form.shift.map(lambda x: x.take([0], axis - rank))
         form = replace(form, shift=form.shift - first)

@@ -257,13 +257,13 @@ def _uncharted(more: int) -> str:
 def _bias_table(result: AblateResult, top: int | None, rest: str) -> Table:
     decides = result.output.decides
     tested = any(b.effect is not None and b.effect.accuracy_after is not None for b in result.biases)
-    columns = [Column("class"), Column("layer"), Column("|b|/sd", right=True, wide=True), Column("r", right=True)]
+    columns = [Column("class"), Column("layer"), Column("|b|/sd", right=True), Column("r", right=True)]
     if decides:
-        columns.append(Column("accuracy" if tested else "agree", right=True, wide=True))
-    columns += [Column("error", right=True), Column("imitated", right=True, wide=True)]
+        columns.append(Column("accuracy" if tested else "agree", right=True))
+    columns += [Column("error", right=True), Column("imitated", right=True)]
     rows = [tuple(_bias_row(b, decides=decides, tested=tested)) for b in result.biases]
     most = {} if top is None else dict.fromkeys((Medium.TERMINAL, Medium.VERBOSE), top)
-    return Table(tuple(columns), rows, most=most, rest=rest)
+    return Table(tuple(columns), rows, most=most, rest=rest, scrolls=True)
 
 
 def _bias_row(bias: BiasScore, *, decides: bool, tested: bool) -> Iterator[Words]:
@@ -287,11 +287,11 @@ def _variants(result: AblateResult) -> Section:
     variants, decides, rows = result.variants, result.output.decides, result.rows
     tested = any(v.effect.accuracy_after is not None for v in variants)
     bounded = any(v.effect.difference is not None for v in variants)
-    columns = [Column(), Column("biases", right=True, wide=True)]
-    columns += [Column("agree", right=True), Column("KL", right=True, wide=True)] if decides else []
+    columns = [Column(), Column("biases", right=True)]
+    columns += [Column("agree", right=True), Column("KL", right=True)] if decides else []
     columns.append(Column("error", right=True))
     columns += [Column("accuracy", right=True)] if tested else []
-    columns += [Column("change, 95 %" if bounded else "change", right=True, wide=True)] if tested else []
+    columns += [Column("change, 95 %" if bounded else "change", right=True)] if tested else []
     said = "; ".join(CHANGES[v.name] for v in variants)
     on = min((v.effect.rows for v in variants), default=0)
     measured = f"On {wording.count(on, 'row')}; what is fitted is fitted on {rows.fitted_on:,} others."
@@ -304,7 +304,11 @@ def _variants(result: AblateResult) -> Section:
                 partial(ablate_charts.draw_variants, variants, NAMES, share, interval),
                 "Right answers." if result.labelled else "Answers as before.",
             ),
-            Table(tuple(columns), [tuple(_variant_row(v, decides=decides, tested=tested)) for v in variants]),
+            Table(
+                tuple(columns),
+                [tuple(_variant_row(v, decides=decides, tested=tested)) for v in variants],
+                scrolls=True,
+            ),
             Paragraph(f"{measured} {said}.", small=True),
         ),
         about="Without biases, and with weights that imitate them.",
@@ -345,7 +349,11 @@ def _probes(result: AblateResult) -> Section:
     chart = Chart(partial(ablate_charts.draw_probes, probes, NAMES, share), title, key=keys)
     return Section(
         "Off the data",
-        (*([chart] if decides else []), Table(columns, rows), Paragraph(_probes_mean(result), small=True)),
+        (
+            *([chart] if decides else []),
+            Table(columns, rows, scrolls=True),
+            Paragraph(_probes_mean(result), small=True),
+        ),
         about="A net without biases cannot tell a bright image from a dark one. Whether that is a gain or a loss "
         "depends on what the level of the inputs means.",
         id="probes",

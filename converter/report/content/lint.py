@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SHOWN = 3  # names of one group
 TITLE = {
-    Kind.DEAD: "Dead: training cannot feel them",
+    Kind.DEAD: "Dead: they change nothing in training",
     Kind.REDUNDANT: "Redundant: another parameter does the same",
     Kind.ADVICE: "Values that hurt training",
     Kind.SOURCE: "Rules in the source",
@@ -132,7 +132,7 @@ def _unconfirmed(report: LintReport) -> Section:
 
 def _sum(report: LintReport) -> Iterator[Block]:
     if not report.findings:
-        yield Paragraph("No bias was found that training cannot feel.")
+        yield Paragraph("No bias was found that changes nothing in training.")
     else:
         n = report.n_dead + report.n_redundant
         yield Paragraph(f"Together {n:,} parameters, {100 * n / max(report.n_parameters, 1):.3g} % of the model.")

@@ -154,7 +154,7 @@ def _table(table: b.Table) -> Markup:
         for row in rows
     )
     drawn = _element("table", _element("thead", _element("tr", heads)) + _element("tbody", body))
-    if len(layout) > _MOST_COLUMNS:
+    if table.scrolls or len(layout) > _MOST_COLUMNS:
         drawn = _element("div", drawn, "scroll")
     return drawn + (_element("p", _escape(rest), "soft small") if rest else "")
 

@@ -340,7 +340,7 @@ def _describe_block(end: Step, rest: str) -> str:
         return f"it reaches output {end.node!r}"
     if end.op == "use":
         return f"it reaches {end.node!r} ({end.how})"
-    said = f"{end.op} ({end.node}) feels {f'its {rest}' if rest else 'it'}"
+    said = f"{end.op} ({end.node}) depends on {f'its {rest}' if rest else 'it'}"
     return said if end.kind is EffectKind.NONLINEAR else f"{said}: {end.how}"
 
 

@@ -172,7 +172,7 @@ _PROPAGATED = {
     EffectKind.FACTOR: "by a factor that depends on the data",
     EffectKind.MASKED: "masked entries stay minus infinity",
 }
-NOT_LINEAR = "it is not linear, so it feels the shift"  # said wherever the kind is NONLINEAR
+NOT_LINEAR = "it is not linear, so it depends on the shift"  # said wherever the kind is NONLINEAR
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ def one_shift(effect: Callable[[Facts, Node, Shift], Shift | Effect]) -> Callabl
     @wraps(effect)
     def checked(facts: Facts, node: Node, shifts: Shifts) -> Effect:
         if set(shifts) != {0}:
-            return Block("stops", "it feels a shift of its parameters")
+            return Block("stops", "it depends on a shift of its parameters")
         result = effect(facts, node, shifts[0])
         return Propagate({0: result}) if isinstance(result, Shift) else result
 

@@ -229,7 +229,7 @@ class _Tracer:
             self.block(bias.node, Block("attention-query", "it weighs the keys by the shifted value"))
             return
         if key.any():
-            found = Cancel(EffectKind.SOFTMAX, "softmax does not feel what all keys share")
+            found = Cancel(EffectKind.SOFTMAX, "softmax does not depend on what all keys share")
             self.heed(bias.node, found, {})
         if values.any():
             shift = Shift.of_value(values.reshape(1, 1, -1))

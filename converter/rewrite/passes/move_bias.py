@@ -290,7 +290,7 @@ DROP_BEFORE_NORM = _flow_pass(
 )
 
 DROP_ATTENTION_KEY = _flow_pass(
-    """A bias that softmax does not feel goes away: the key bias of attention.
+    """A bias that softmax does not depend on goes away: the key bias of attention.
 
     Given:  a bias b whose shift D reaches softmax(q (k + D)^T) only: q D^T is one number per query.
     Result: the bias is gone; of a fused query, key and value bias the key part becomes zero.
@@ -320,7 +320,7 @@ SINK_ATTENTION_VALUE = _flow_pass(
 SINK = _flow_pass(
     """A bias moves into biases, means or constants that exist further down.
 
-    Given:  Conv, ConvTranspose, Gemm or MatMul + Add with bias b; every path from it carries the shift, unfelt, to a
+    Given:  Conv, ConvTranspose, Gemm or MatMul + Add with bias b; every path from it carries the shift on to a
             Conv without effective padding, a Gemm, a MatMul + Add, a BatchNormalization or a constant Add, or loses it.
     Result: each of them takes its share over (b' = b + W D, mean' = mean - D, c' = c + D); the bias is gone.
             Only where the model shrinks: fewer bias vectors, or as many with fewer elements. No node is added.

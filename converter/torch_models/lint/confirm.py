@@ -250,7 +250,7 @@ _LARGE = 32  # from here on a smaller size is as telling, and faster
 
 
 def measure_at_other_sizes(twin: Twin, changes: Mapping[str, Change]) -> dict[str, float]:
-    """Of changes that the example does not feel, those that it feels at another size, and how much.
+    """Of changes that the example does not depend on, those that it depends on at another size, and how much.
 
     Empty, too, where the module takes no other size.
     """

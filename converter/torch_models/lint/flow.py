@@ -34,7 +34,7 @@ class Cancel:
 class Trace:
     """What became of the change of one bias."""
 
-    dead: bool  # no output feels it, and something took it away
+    dead: bool  # no output depends on it, and something took it away
     cancels: tuple[Cancel, ...] = ()
     block: Block | None = None  # why not
     via: tuple[str, ...] = ()  # the operators on the way, each once

@@ -1,6 +1,6 @@
 """What a call leaves beside its result: attributes and buffers that it sets, and what hooks are shown.
 
-A loss may be made of these (features that are kept for a second head, say), so a bias that they feel is not dead.
+A loss may be made of these (features that are kept for a second head, say), so a bias that they depend on is not dead.
 """
 
 from __future__ import annotations

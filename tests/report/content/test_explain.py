@@ -99,7 +99,7 @@ def test_names_are_text_not_markup_and_not_control() -> None:
         (Fate("k", "Conv", FateKind.ZERO, 4, 4), "Zero: all elements of this bias are zero, so it goes."),
         (absorbed("a", "b"), "Absorbed: this bias goes, and b takes it over."),
         (Fate("k", "Conv", FateKind.MERGED, 4, 4, "d"), "Merged: this bias becomes one with that of d."),
-        (kept("a"), "Kept: Relu (relu) feels it."),
+        (kept("a"), "Kept: Relu (relu) depends on it."),
         (at_output("a"), "Kept: it reaches output 'y'."),
         (
             Fate("k", "Conv", FateKind.KEPT, 4, code="overridable", why="'b' is also an input"),

@@ -107,7 +107,7 @@ def assert_same(
         assert error <= tol * scale, f"{name}: off by {error:.3g} at scale {scale:.3g}"
 
 
-def feels(before: onnx.ModelProto, names: Sequence[str], feeds: Feeds) -> bool:
+def depends_on(before: onnx.ModelProto, names: Sequence[str], feeds: Feeds) -> bool:
     """Whether the outputs change when the named nodes lose their bias: what makes a row worth keeping live."""
     found = biases(before)
     without = onnx.ModelProto()

@@ -90,7 +90,7 @@ ABSORBED = [
     _to_bn("dropout", "p = Dropout(c)", "p", gone="", kept="c", norms=0),
 ]
 
-# The norm takes the mean itself: nothing feels the bias.
+# The norm takes the mean itself: nothing depends on the bias.
 INSTANCE = "y = InstanceNormalization(c, s, t)"
 DEAD = [
     Row("instance norm", f"{CONV} {INSTANCE}", SCALE_SHIFT, "c"),
@@ -141,7 +141,7 @@ DEAD = [
         "c",
     ),
     Row(
-        "gated, then instance norm",  # the gate feels the bias, but hands it on as one number per channel
+        "gated, then instance norm",  # the gate depends on the bias, but hands it on as one number per channel
         f"{CONV} a = GlobalAveragePool(x) g = Conv(a, V) h = Sigmoid(g) p = Mul(c, h) {INSTANCE.replace('c,', 'p,')}",
         {**SCALE_SHIFT, "V": (4, 3, 1, 1)},
         "c",

@@ -9,7 +9,7 @@ import converter
 from converter.records import Verdict
 from tests.rewrite.bias_flow.attention_nets import ROWS, Row
 from tests.rewrite.bias_flow.fused_nets import FUSED, OPERATORS, Fused, Operator
-from tests.rewrite.bias_flow.judge import biases, feeds_of, feels, judged, model
+from tests.rewrite.bias_flow.judge import biases, depends_on, feeds_of, judged, model
 
 rows = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 
@@ -25,7 +25,7 @@ def test_attention(row: Row) -> None:
 def test_what_is_kept_is_felt(row: Row) -> None:
     proto = row.build()
     for name in row.kept.split():
-        assert feels(proto, [name], feeds_of(proto)), name
+        assert depends_on(proto, [name], feeds_of(proto)), name
 
 
 @pytest.mark.parametrize("row", FUSED, ids=[row.name for row in FUSED])

@@ -16,7 +16,7 @@ def test_readers_of_the_shape_alone_are_no_ends() -> None:
     proto = replace(case, body="size = Shape(f) " + case.body).build()
     fate = converter.explain(proto, "f", allow_growth=1.0, skip=("drop-unread-node",))
     assert fate.where == "P, mo"
-    assert fate.why.endswith("feels its query part: its entries are shifted differently; its key part is dead;"
+    assert fate.why.endswith("depends on its query part: its entries are shifted differently; its key part is dead;"
                              " its value part went to mo")  # fmt: skip
     assert [hop.op for hop in fate.path].count("Shape") == 3  # once for each part
 

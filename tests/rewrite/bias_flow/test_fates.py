@@ -116,14 +116,14 @@ def test_what_a_fold_of_arithmetic_moves_on_is_absorbed() -> None:
 
 def test_kept_where_it_is_felt() -> None:
     fate = fates(net("c = Conv(x, w, b) m = MaxPool<kernel_shape=[2,2]>(c) y = Relu(m)", conv("")))["conv_c"]
-    assert (fate.kind, fate.removed, fate.code, fate.why) == (FateKind.KEPT, 0, "stops", "Relu (relu_y) feels it")
+    assert (fate.kind, fate.removed, fate.code, fate.why) == (FateKind.KEPT, 0, "stops", "Relu (relu_y) depends on it")
     assert hops(fate) == [("carries", "MaxPool", "maxpool_m"), ("stops", "Relu", "relu_y")]
     assert [hop.sources for hop in fate.path] == [("conv_c",), ("maxpool_m",)]
 
 
 def test_the_reason_is_told_where_it_is_not_plain() -> None:
     fate = fates(net("c = Conv(x, w, b) d = Conv<pads=[1,1,1,1]>(c, w2, b2) y = Relu(d)", conv(""), conv("2", k=3)))
-    why = "Conv (conv_d) feels it: it reads padded zeros, which the shift does not reach"
+    why = "Conv (conv_d) depends on it: it reads padded zeros, which the shift does not reach"
     assert (fate["conv_c"].code, fate["conv_c"].why) == ("padding", why)
 
 
@@ -228,7 +228,7 @@ def test_a_fused_bias_goes_in_parts() -> None:
     assert (fate.kind, fate.elements, fate.removed) == (FateKind.KEPT, 18, 12)
     assert fate.where == "softmax_p, gemm_y0"
     assert fate.why == (
-        "Softmax (softmax_p) feels its query part: its entries are shifted differently; "
+        "Softmax (softmax_p) depends on its query part: its entries are shifted differently; "
         "its key part is dead; its value part went to gemm_y0"
     )
     parts = dict.fromkeys(hop.part for hop in fate.path)

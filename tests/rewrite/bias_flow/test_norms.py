@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import converter
-from tests.rewrite.bias_flow.judge import feeds_of, feels, judged, ops
+from tests.rewrite.bias_flow.judge import depends_on, feeds_of, judged, ops
 from tests.rewrite.bias_flow.norm_nets import ABSORBED, DEAD, LIVE, SPECIAL, Row
 
 
@@ -34,13 +34,13 @@ def test_the_norm_goes_back_through_what_lies_between(row: Row) -> None:
 @by_name(LIVE)
 def test_live_rows_feel_their_bias(row: Row) -> None:
     proto = row.build()
-    assert feels(proto, ["c"], feeds_of(proto))
+    assert depends_on(proto, ["c"], feeds_of(proto))
 
 
 @by_name(DEAD)
 def test_dead_rows_do_not_feel_their_bias(row: Row) -> None:
     proto = row.build()
-    assert not feels(proto, ["c"], feeds_of(proto))
+    assert not depends_on(proto, ["c"], feeds_of(proto))
 
 
 @by_name(DEAD)
@@ -57,7 +57,7 @@ def test_a_second_reader_that_feels_it_keeps_it(row: Row) -> None:
     proto = replace(row, body=f"{row.body} z = Relu(c)").build()
     rank = len(row.out.split(",")) + 1
     proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.DOUBLE, [None] * rank))
-    assert feels(proto, ["c"], feeds_of(proto))
+    assert depends_on(proto, ["c"], feeds_of(proto))
     judged(proto, kept="c")
 
 

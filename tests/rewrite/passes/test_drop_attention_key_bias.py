@@ -1,4 +1,4 @@
-"""A bias that softmax does not feel goes away: the key bias of attention: its rows."""
+"""A bias that softmax does not depend on goes away: the key bias of attention: its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The 28 nets: a bias `c.bias`, what lies behind it, and whether training can feel it.
+"""The 28 nets: a bias `c.bias`, what lies behind it, and whether it changes anything in training.
 
 Sizes are small primes where the operators allow, so that an axis taken for another shows.
 """

@@ -267,7 +267,7 @@ def test_sgd_with_momentum_trains_the_same_net() -> None:
 
 
 def test_adam_walks_a_dead_bias_and_that_is_all() -> None:
-    """Adam divides by the gradient's own size, so rounding noise (1e-17) becomes steps that nobody feels in training.
+    """Adam divides by the gradient's own size, so rounding noise (1e-17) becomes steps that change nothing in training.
 
     In eval mode the running mean lags behind the walk: by what the bias moved within the mean's memory of ten
     steps. With Adam's epsilon above the noise the walk, and the difference, are gone.

@@ -70,7 +70,7 @@ def test_key_biases_of_swin_attention() -> None:
 
 
 def test_offsets_of_mobilenets_linear_bottlenecks() -> None:
-    """No activation follows them, only 1x1 convolutions with batch norms: 17 betas that training cannot feel."""
+    """No activation follows them, only 1x1 convolutions with batch norms: 17 betas that change nothing in training."""
     found = list(find_candidates(trace_module(models.mobilenet_v2(weights=None), Example((IMAGES,), {})), None))
     assert {candidate.code for candidate in found} == {"dead-norm-offset"}
     assert len(found) == 17

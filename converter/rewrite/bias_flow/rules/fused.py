@@ -65,7 +65,7 @@ def _skip_norm(_: Facts, node: Node, shifts: Shifts) -> Effect:
 def _blocks(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     """A product with a matrix in packed blocks."""
     if set(shifts) != {0}:
-        return Block("stops", "it feels a shift of its parameters")
+        return Block("stops", "it depends on a shift of its parameters")
     s, matrix = shifts[0], facts.remember(unpack_blocks, node)
     if matrix is None:
         return Block("stops", "its weight is known at run time only, or packed in another way")

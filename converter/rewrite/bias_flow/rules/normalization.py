@@ -105,7 +105,7 @@ def _group_norm(facts: Facts, node: Node, s: Shift) -> Effect:
 def _batch_norm(_: Facts, node: Node, s: Shift) -> Effect:
     affine = affine_at(node, 0)
     if affine is None or training_problem(affine) is None:
-        return Block("batch-norm", "its statistics are fixed, so it feels the shift")
+        return Block("batch-norm", "its statistics are fixed, so it depends on the shift")
     if node.scope.opset < 14:
         return Block("batch-norm", "before opset 14 runtimes differ on what training means")
     if further_outputs(node):
@@ -125,7 +125,7 @@ def find_softmax_axes(node: Node, rank: int) -> list[int]:
 @one_shift
 def _softmax(_: Facts, node: Node, s: Shift) -> Effect:
     if s.constant_on(find_softmax_axes(node, s.rank)):
-        return Cancel(EffectKind.SOFTMAX, "softmax does not feel what all its entries share")
+        return Cancel(EffectKind.SOFTMAX, "softmax does not depend on what all its entries share")
     return Block("softmax", "its entries are shifted differently")
 
 

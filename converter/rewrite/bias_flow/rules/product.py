@@ -88,7 +88,7 @@ def _attention(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     if slot == _K:
         if node.attr("softcap", 0.0):
             return Block("softcap", "it squashes the scores before its softmax")
-        return Cancel(EffectKind.SOFTMAX, "softmax does not feel what all keys share")
+        return Cancel(EffectKind.SOFTMAX, "softmax does not depend on what all keys share")
     if node.tensor_in(_MASK) is not None or node.tensor_in(_LENGTHS) is not None:
         return Block("masked-rows", "a row that its mask closes gives zero, not the shift")
     heads = (node.attr("q_num_heads"), node.attr("kv_num_heads"))

@@ -112,7 +112,7 @@ def _deviation(call: Call) -> Effect:
     """Variance and deviation do not see what is added to all elements alike."""
     change, axes, _ = _read_reduction(call)
     if change is None or change.touches(axes):
-        return call.block("the variance feels it")
+        return call.block("the variance depends on it")
     call.cancel("centring", (call.node,))
     return None
 

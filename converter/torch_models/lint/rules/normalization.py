@@ -80,7 +80,7 @@ def _attention(call: Call) -> Effect:
     keys = rank - 2
     q, k, v = (call.change(name) for name in ("query", "key", "value"))
     if call.others_changed("query", "key", "value") or q is not None:
-        return call.block("the query feels it")
+        return call.block("the query depends on it")
     if k is not None:
         if not isinstance(k, Shift) or k.touches([keys]) or k.masked:
             return call.block("it differs from key to key")

@@ -1,4 +1,4 @@
-"""Operators with their attributes, and which shifts they carry, drop or feel."""
+"""Operators with their attributes, and which shifts they carry, drop or depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Einsum and Attention, and which shifts they carry, drop or feel."""
+"""Einsum and Attention, and which shifts they carry, drop or depend on."""
 
 from __future__ import annotations
 

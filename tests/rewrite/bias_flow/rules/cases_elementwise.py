@@ -1,4 +1,4 @@
-"""Operators that work element by element, and which shifts they carry, drop or feel."""
+"""Operators that work element by element, and which shifts they carry, drop or depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that move, repeat, pick or resize, and which shifts they carry or feel."""
+"""Operators that move, repeat, pick or resize, and which shifts they carry or depend on."""
 
 from __future__ import annotations
 

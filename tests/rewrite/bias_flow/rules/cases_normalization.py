@@ -1,4 +1,4 @@
-"""Pools, reductions and norms, and which shifts they carry, drop or feel."""
+"""Pools, reductions and norms, and which shifts they carry, drop or depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutions and matrix products, and which shifts they carry or feel."""
+"""Convolutions and matrix products, and which shifts they carry or depend on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def conv(attributes: str, *weight: int, x: tuple[int, ...] = (2, 4, 5, 5), op: s
 
 
 def padded(attributes: str, *weight: int, x: tuple[int, ...] = (2, 4, 5, 5), op: str = "Conv") -> Case:
-    """A convolution that feels a shift at its borders or phases."""
+    """A convolution that depends on a shift at its borders or phases."""
     return Case(
         f"y = {op}<{attributes}>(x, W)", {"x": x, "W": some(*weight)}, felt="- 1", name=f"{op} {weight} {attributes}"
     )
