@@ -43,11 +43,14 @@ class Temporary:
         -1 once it is closed.
     is_left : bool
         Whether it holds what a killed run wrote.
+    is_locked : bool
+        Whether no other run writes the target: not where the system knows no locks.
     """
 
     path: Path
     descriptor: int
     is_left: bool = False
+    is_locked: bool = False
     is_there: bool = True  # until it has become the target, or was removed
 
     def settle(self) -> None:
@@ -70,7 +73,7 @@ class Temporary:
         if replaces:
             self.path.replace(target)
         else:
-            _rename_to_free(self.path, target)
+            rename_to_free(self.path, target)
         self.is_there = False
         self._close()
 
@@ -136,7 +139,7 @@ def open_temporary(target: Path, *, wait: float = 0.0) -> Temporary:
                 path.unlink()
                 os.close(fd)
                 continue
-            return Temporary(path, fd, is_left=status.st_size > 0)
+            return Temporary(path, fd, is_left=status.st_size > 0, is_locked=True)
         except _NoLocksError:
             os.close(fd)
             path.unlink(missing_ok=True)
@@ -184,8 +187,14 @@ def _open_unlocked(target: Path) -> Temporary:
     return Temporary(Path(name), fd)
 
 
-def _rename_to_free(temporary: Path, target: Path) -> None:
-    """Rename to a name that nobody else has taken. FileExistsError where somebody has."""
+def rename_to_free(temporary: Path, target: Path) -> None:
+    """Rename to a name that nobody else has taken.
+
+    Raises
+    ------
+    FileExistsError
+        Somebody has.
+    """
     try:
         os.link(temporary, target)
     except FileExistsError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from converter._version import __version__
+from converter.bounded_json import parse_json
 from converter.errors import BiasoptError
 from converter.records.batch import BatchRow, Outcome, Task
 from converter.report.serialize import convert, encode
@@ -57,8 +58,8 @@ class Journal:
         content = self._file.read()
         for line in content.splitlines():
             try:
-                row = convert(json.loads(line), BatchRow)
-            except (ValueError, RecursionError):  # it was cut short, or is none of ours
+                row = convert(parse_json(line.decode("utf-8")), BatchRow)
+            except ValueError:  # it was cut short, or is none of ours
                 continue
             found[row.name] = row
         if content and not content.endswith(b"\n"):  # the next line begins on one of its own

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto
 
+from converter.bounded_json import parse_texts
 from converter.commands.fold import FoldResult, fold
 from converter.dataclass import dataclass
 from converter.records import Parity, Rewrite, Verdict
@@ -121,9 +121,7 @@ def _read_rewrite_ids(source: LoadedModel) -> list[str]:
     """What the model says was rewritten in it."""
     for entry in source.proto.metadata_props:
         if entry.key == _REWRITES:
-            with contextlib.suppress(ValueError, RecursionError):
-                found = json.loads(entry.value)
-                return [str(i) for i in found] if isinstance(found, list) else []
+            return parse_texts(entry.value)
     return []
 
 

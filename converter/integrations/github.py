@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from converter.bounded_json import parse_json
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,7 +57,7 @@ def _find_command(document: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # the command ended before there was one
         return {}
     return found if isinstance(found, dict) else {}

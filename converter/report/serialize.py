@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
+from converter.bounded_json import parse_json
 from converter.errors import DataError
 from converter.records import (
     Block,
@@ -320,10 +321,10 @@ def read(path: Path) -> dict[str, Any]:
             raise DataError(f"{path}: is not a regular file; give the report.json of fold, verify or bench")
         if path.stat().st_size > MOST_BYTES:
             raise DataError(f"{path}: too large for a report; give the report.json of fold, verify or bench")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise DataError(f"{path}: cannot be read ({exc.strerror})") from exc
-    except (ValueError, RecursionError) as exc:
+    except ValueError as exc:
         raise DataError(f"{path}: not JSON; give the report.json of fold, verify or bench") from exc
     name = found.get("schema") if isinstance(found, dict) else None
     if name not in DOCUMENTS:

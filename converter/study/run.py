@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from converter._version import __version__
+from converter.bounded_json import parse_json
 from converter.dataclass import dataclass
 from converter.errors import BiasoptError, RuntimeUnavailable
 from converter.study import plan
@@ -115,8 +116,8 @@ class RowLog:
             path.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
+            found = parse_json(path.read_text(encoding="utf-8"))
+        except ValueError:
             found = None
         if found != dict(settings):
             before = found if isinstance(found, dict) else {}
@@ -172,8 +173,8 @@ def _check_own(path: Path) -> None:
 def _read_lines(path: Path) -> Iterator[Row]:
     """The records of a file, without a line that was cut short."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(row := json.loads(line), dict):
+        with contextlib.suppress(ValueError):
+            if isinstance(row := parse_json(line), dict):
                 yield row
 
 

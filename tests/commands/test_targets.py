@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,8 @@ from converter.errors import ModelError
 from converter.model.file import Staged
 from converter.temporary import Temporary
 from tests.files import externalise, small_model
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -240,38 +245,91 @@ def test_where_no_file_can_be_locked(how: str, folder: Path, monkeypatch: pytest
     assert seen == [-1]
 
 
-def test_what_a_killed_run_left_goes_and_nothing_else(folder: Path) -> None:
-    """However young it is."""
+# Where a run is killed, in the order in which it comes there: the call before which, or after which, it dies.
+KILLED = ["note.add", "rename_to_free", "write_to", "os.fsync", "Staged.commit", "Temporary.become", "_sync_directory"]
+KILLER = """
+import os, signal, sys
+import converter
+from converter.model.file import leftovers, staging
+from converter import temporary
+where, when, target, out = sys.argv[1:]
+holder, name = {
+    "note.add": (leftovers.Note, "add"), "Staged.commit": (staging.Staged, "commit"),
+    "Temporary.become": (temporary.Temporary, "become"), "os.fsync": (os, "fsync"),
+}.get(where, (staging, where))
+call = getattr(holder, name)
+count = [2 if where == "write_to" else 1]
+def die(*args, **kwargs):
+    if when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = call(*args, **kwargs)
+    count[0] -= 1
+    if not count[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+setattr(holder, name, die)
+converter.fold(target, None if out == "in place" else out, in_place=out == "in place", verify=False)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the locks and signals of Linux")
+@pytest.mark.parametrize("out", ["o.onnx", "in place"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("where", KILLED)
+def test_what_a_killed_run_left_goes_and_nothing_else(where: str, when: str, out: str, folder: Path) -> None:
+    """Wherever it is killed, and however soon the next one comes."""
     model = external()
-    left = {
-        ".o.onnx.biasopt.tmp": externalise(small_model(), folder, "o.onnx.data").SerializeToString(),
-        ".other.onnx.biasopt.tmp": b"",
-        "o.onnx.mine.data": b"the user's",
-    }
-    for name, content in left.items():
-        Path(name).write_bytes(content)
+    Path("o.onnx.mine.data").write_bytes(b"the user's")
+    before = {p.name: p.read_bytes() for p in Path().iterdir()}
+    command = [sys.executable, "-c", KILLER, where, when, str(model), out]
+    assert subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == -9
+    if out == "o.onnx":
+        assert {name: Path(name).read_bytes() for name in before} == before
+    assert onnx.load("m.onnx").graph.node  # whole, with its data
+    converter.fold(model, None if out == "in place" else out, in_place=out == "in place", verify=False, force=True)
+    names = {p.name for p in Path().iterdir()}
+    made = names - {"m.onnx", "o.onnx", "m.onnx.data", "o.onnx.mine.data"}
+    assert len(made) == 1 and made.pop().endswith(".data") if out == "o.onnx" else len(names) == 3
+    assert onnx.load("m.onnx" if out == "in place" else out).graph.node
+
+
+FORGED: dict[str, Callable[[Path], dict[str, bytes]]] = {
+    "a model that names it": lambda victim: {".o.onnx.biasopt.tmp": b"x " + victim.name.encode() + b" x"},
+    "a replaced model": lambda victim: {".o.onnx.biasopt.old": b"\x08\x08 " + victim.name.encode() + b" x"},
+    "a note": lambda victim: {
+        ".o.onnx.biasopt.note": b"".join(
+            json.dumps([kind, str(victim.parent), name, victim.stat().st_dev, inode, *changed]).encode() + b"\n"
+            for name in (victim.name, "../" + victim.name, str(victim), "..", ".", "", None, 3)
+            for kind, changed in (("begun", []), ("stale", [0]), ("stale", []), ("else", []))
+            for inode in (0, victim.stat().st_ino)
+        )
+    },
+    "a note of anything": lambda victim: {".o.onnx.biasopt.note": b"[" * 100_000 + b"\n\xff\xfe\n[]\n{}\n1"},
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+@pytest.mark.parametrize("name", ["o.onnx.mine.data", "letter.txt"])
+def test_of_what_came_with_the_folder_nothing_makes_a_fold_remove_a_file(kind: str, name: str, folder: Path) -> None:
+    """Even where a stranger guesses by what the system knows a file of the user's, but not when it was changed."""
+    model, victim = external(), Path(name).resolve()
+    victim.write_bytes(b"precious")
+    for path, content in FORGED[kind](victim).items():
+        Path(path).write_bytes(content)
     converter.fold(model, "o.onnx", verify=False)
-    names = sorted(p.name for p in Path().iterdir())
-    assert names == [".other.onnx.biasopt.tmp", "m.onnx", "m.onnx.data", "o.onnx", "o.onnx.data", "o.onnx.mine.data"]
-    assert onnx.load("o.onnx").graph.node  # with the data that it wrote itself
+    assert victim.read_bytes() == b"precious"
+    assert onnx.load("o.onnx").graph.node
 
 
-@pytest.mark.parametrize("point", ["before the name is taken", "after"])
-def test_a_run_that_was_killed_while_it_replaced_a_model(point: str, folder: Path) -> None:
-    """The replaced model is noted until its data is gone; so its data goes with the next run."""
+def test_a_data_file_that_a_model_names_by_now_stays(folder: Path) -> None:
+    """Noted by a run that was killed, then taken by another model."""
     model = external()
-    before = Path("m.onnx").read_bytes(), Path("m.onnx.data").read_bytes()
-    noted = Path(".m.onnx.biasopt.old")
-    if point == "after":
-        converter.fold(model, in_place=True, verify=False)
-        noted.write_bytes(before[0])
-        Path("m.onnx.data").write_bytes(before[1])
-    else:
-        noted.hardlink_to(model)
-    converter.fold(model, in_place=True, verify=False)
-    assert not noted.exists()
-    assert len(list(Path().glob("m.onnx*.data"))) == 1
-    assert onnx.load("m.onnx").graph.node
+    other = externalise(small_model(), folder, "o.onnx.data")
+    Path("theirs.onnx").write_bytes(other.SerializeToString())
+    at = Path("o.onnx.data").stat()
+    Path(".o.onnx.biasopt.note").write_text(json.dumps(["begun", "", "o.onnx.data", at.st_dev, at.st_ino]) + "\n")
+    converter.fold(model, "o.onnx", verify=False)
+    assert onnx.load("theirs.onnx").graph.node and not list(Path().glob(".*"))
 
 
 def test_a_run_that_was_killed_between_the_two_names_of_its_output(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """An output: whole under a temporary name beside its place, then renamed; its data file with it, and stale ones gone.
 
 A run that is killed at any moment leaves the whole old or the whole new output, and beside it at most its temporary
-file, its data file, or the data file of the output that it replaced: all of which the next run of that target removes.
+file, its data file, or the data file of the output that it replaced, and its note of them: all of which the next run
+of that target removes.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import atexit
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from converter.dataclass import dataclass
 from converter.errors import ModelError
+from converter.model.file.leftovers import Note
 from converter.model.file.writer import DataFile, Pieces, write_to
-from converter.temporary import HeldError, Temporary, open_temporary, read_umask
+from converter.temporary import HeldError, Temporary, open_temporary, read_umask, rename_to_free
 
-_CHUNK = 8 << 20
 _BINARY: int = getattr(os, "O_BINARY", 0)
 
 
@@ -34,6 +35,8 @@ class Staged:
         Its data file, under its final name.
     stale_data : paths
         Data files that only the output that it replaces uses.
+    note : Note, optional
+        For the next run, should this one be killed; none where nothing can be locked.
     """
 
     target: Path
@@ -41,6 +44,7 @@ class Staged:
     data: Path | None = None
     stale_data: tuple[Path, ...] = ()
     replaces: bool = True
+    note: Note | None = None
 
     @property
     def path(self) -> Path:
@@ -57,8 +61,9 @@ class Staged:
         """
         data, self.data = self.data, None  # once it is renamed, nothing may take its data for a leaving
         try:
-            if self.stale_data:
-                _note_replaced(self.target)
+            if self.note is not None:
+                for path in self.stale_data:
+                    self.note.add("stale", path)
             self.temporary.become(self.target, replaces=self.replaces)
         except BaseException as exc:
             if self.temporary.has_become(self.target):  # and a signal came right after it
@@ -66,8 +71,6 @@ class Staged:
                 raise
             self.data = data
             self.discard()
-            with contextlib.suppress(OSError):
-                name_replaced(self.target).unlink()
             if isinstance(exc, FileExistsError):
                 told = "exists already, another run made it meanwhile; give another output, or --force"
                 raise ModelError(f"{self.target}: {told}") from exc
@@ -83,30 +86,23 @@ class Staged:
     def _clear_up(self) -> None:
         _unfinished.pop(id(self), None)
         _sync_directory(self.target.parent)
-        for path in (*self.stale_data, name_replaced(self.target)):
+        for path in self.stale_data:
             with contextlib.suppress(OSError):
                 path.unlink()
+        if self.note is not None:
+            self.note.discard()
 
     def discard(self) -> None:
         """Remove what was staged."""
         if self.data is not None and self.temporary.is_there:
             with contextlib.suppress(OSError):
                 self.data.unlink()
+        if self.note is not None and self.temporary.is_there:
+            with contextlib.suppress(OSError):
+                self.note.begun.unlink()
+            self.note.discard()
         self.temporary.discard()
         _unfinished.pop(id(self), None)
-
-
-def _note_replaced(target: Path) -> None:
-    """Keep what the target holds under a second name, until the data files that only it uses are gone."""
-    noted = name_replaced(target)
-    with contextlib.suppress(OSError):  # a file system without hard links
-        noted.unlink(missing_ok=True)
-        os.link(target, noted)
-
-
-def name_replaced(target: Path) -> Path:
-    """Where a run that was killed while it removed stale data left the model that named it."""
-    return target.with_name(f".{target.name}.biasopt.old")
 
 
 def claim(target: Path) -> Staged:
@@ -124,13 +120,15 @@ def claim(target: Path) -> Staged:
     except OSError as exc:
         raise ModelError(f"{target}: cannot be written ({exc.strerror}); choose another output") from exc
     try:
+        note = Note(target) if temporary.is_locked else None
         if temporary.is_left:
-            _remove_left(temporary, target)
             os.ftruncate(temporary.descriptor, 0)
+        if note is not None:
+            note.clear_up()
     except OSError as exc:
         temporary.discard()
         raise ModelError(f"{target}: cannot be written ({exc.strerror}); choose another output") from exc
-    staged = Staged(target, temporary)
+    staged = Staged(target, temporary, note=note)
     _unfinished[id(staged)] = staged
     return staged
 
@@ -143,35 +141,6 @@ def _discard_unfinished() -> None:
     """Remove what a signal left that came between two steps, when nobody held it yet. (A child leaves another way.)"""
     for staged in [*_unfinished.values()]:
         staged.discard()
-
-
-def _remove_left(temporary: Temporary, target: Path) -> None:
-    """Remove data files of outputs of that name that a model left behind names, and that the one there does not.
-
-    A model names its data files in plain bytes.
-    """
-    ours = [
-        entry.name
-        for entry in os.scandir(target.parent)
-        if entry.name.startswith(f"{target.name}.") and entry.name.endswith(".data")
-    ]
-    named = _find_names(temporary.path, ours)
-    for name in named - _find_names(target, named):
-        (target.parent / name).unlink(missing_ok=True)
-
-
-def _find_names(path: Path, names: Iterable[str]) -> set[str]:
-    """Those of the names that are somewhere in the file; none where it is not there."""
-    wanted = {name: os.fsencode(name) for name in names}
-    found: set[str] = set()
-    keep = max(map(len, wanted.values()), default=1) - 1
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        tail = b""
-        while len(found) < len(wanted) and (chunk := file.read(_CHUNK)):
-            window = tail + chunk
-            found |= {name for name, content in wanted.items() if content in window}
-            tail = window[-keep:] if keep else b""
-    return found
 
 
 def stage(
@@ -223,8 +192,7 @@ def stage(
         staged.temporary.path.chmod(permissions)
         _give_to(staged.temporary.path, like)
         if data_path is not None and data is not None:
-            data_fd = os.open(data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, permissions)
-            staged.data = data_path
+            data_fd = _begin_data(staged, data_path, permissions)
             try:
                 write_to(data_fd, data.pieces, data_path, tell)
                 os.fsync(data_fd)
@@ -242,6 +210,30 @@ def stage(
     except BaseException:
         staged.discard()
         raise
+
+
+def _begin_data(staged: Staged, path: Path, permissions: int) -> int:
+    """The data file, empty, open and noted, so that it is no stray however soon this run is killed.
+
+    Raises
+    ------
+    FileExistsError
+        Somebody else has made one of that name meanwhile.
+    """
+    how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
+    if (note := staged.note) is None:
+        fd = os.open(path, how, permissions)
+        staged.data = path
+        return fd
+    fd = os.open(note.begun, how, permissions)
+    try:
+        note.add("begun", note.begun, path.name)
+        rename_to_free(note.begun, path)
+        staged.data = path
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _give_to(path: Path, like: os.stat_result | None) -> None:

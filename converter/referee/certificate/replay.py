@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+from converter.bounded_json import parse_json
 from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError
 from converter.model.file.disk import read_whole
@@ -389,7 +390,7 @@ def read_certificate(path: Path) -> dict[str, Any]:
     """
     try:
         text = read_whole(path, _LARGEST).decode("utf-8")
-        document = json.loads(text, parse_constant=_refuse_number, parse_float=_parse_finite)
+        document = parse_json(text, parse_constant=_refuse_number, parse_float=_parse_finite)
         _check_values(document)
     except ModelError as exc:
         raise DataError(str(exc)) from exc

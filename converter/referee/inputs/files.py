@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
-import json
 import lzma
 import math
 import re
@@ -33,6 +32,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from onnx import OptionalProto, SequenceProto, TensorProto, numpy_helper
 
+from converter.bounded_json import parse_json
 from converter.errors import DataError, ModelError
 from converter.model.file.disk import read_whole
 from converter.model.file.dtypes import decode
@@ -352,7 +352,7 @@ def _read_test_data(folder: Path, ports: Mapping[str, Port]) -> Iterator[Sample]
 def _read_polygraphy(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
     try:
         _check_file(path)
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         runs = found if isinstance(found, list) else [found]
         for run in runs:
             feeds = {str(name): _decode(value) for name, value in run.items()}

@@ -6,13 +6,13 @@ changed node makes is the output of one region: checking them all proves the cla
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 
 from onnx import ModelProto, NodeProto, TensorProto
 
+from converter.bounded_json import parse_texts
 from converter.dataclass import dataclass
 from converter.referee.proto.inference import infer_certain_shapes, infer_types
 from converter.referee.proto.scopes import (
@@ -337,7 +337,7 @@ def count_folds(a: LoadedModel, b: LoadedModel) -> int:
     """
     said = {p.key: p.value for p in b.proto.metadata_props}
     if _ORIGINALS in said:
-        found = _read_list(said[_ORIGINALS])
+        found = parse_texts(said[_ORIGINALS])
         digest = a.compute_digest()
         return len(found) - found.index(digest) if digest in found else 0
     earlier = {p.key for p in a.proto.metadata_props}
@@ -347,11 +347,3 @@ def count_folds(a: LoadedModel, b: LoadedModel) -> int:
     names = (t.name for t in b.proto.graph.initializer if t.name not in old)
     used = (name for n in walk_nodes(b.proto) for name in (*n.input, *n.output))
     return int(any(_MARK in name for name in (*names, *used)))
-
-
-def _read_list(text: str) -> list[str]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):  # a stranger's
-        return []
-    return [str(entry) for entry in found] if isinstance(found, list) else []

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from converter.bounded_json import parse_json
 from converter.torch_models.spec.archive import Archive, NotValidated, shorten
 from converter.torch_models.spec.safe_operators import is_harmless_target
 
@@ -89,7 +90,7 @@ def _model(name: str, data: bytes) -> bytes:
 
 def _parsed(name: str, data: bytes) -> Any:
     try:
-        return json.loads(data.decode("utf-8"))
+        return parse_json(data.decode("utf-8"))
     except (ValueError, RecursionError) as exc:
         raise NotValidated(f"{name} is no JSON ({exc})") from exc
 
