@@ -22,6 +22,7 @@ except ImportError:  # Windows: nothing is locked there, and nothing taken over
     fcntl = None  # type: ignore[assignment]
 
 _MARK = "biasopt"
+BESIDE = ("tmp", "data", "note")  # endings of the files that a run makes beside its target, while it lasts
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 _TRIES = 100  # to open the file that the last holder renames meanwhile
 _TICK = 0.02  # seconds between two looks at a lock that is waited for
@@ -104,6 +105,11 @@ class Temporary:
             self.descriptor = -1
 
 
+def name_beside(target: Path, ending: str) -> Path:
+    """One of the files `BESIDE` a target: its name is a run's own, and whatever has it is written over or removed."""
+    return target.with_name(f".{target.name}.{_MARK}.{ending}")
+
+
 def open_temporary(target: Path, *, wait: float = 0.0) -> Temporary:
     """The temporary file of `target`, to be written from its start.
 
@@ -119,7 +125,7 @@ def open_temporary(target: Path, *, wait: float = 0.0) -> Temporary:
     OSError
         There is no room, no right to write there, or something else has the name.
     """
-    path, until = target.with_name(f".{target.name}.{_MARK}.tmp"), time.monotonic() + wait
+    path, until = name_beside(target, "tmp"), time.monotonic() + wait
     if fcntl is None:
         return _open_unlocked(target)
     for _ in range(_TRIES):

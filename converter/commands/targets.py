@@ -11,6 +11,7 @@ from typing import Any
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.file.reader import list_external
+from converter.temporary import BESIDE, name_beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,14 @@ def check_targets(targets: Sequence[Target], inputs: Iterable[Path | str] = ()) 
             if key is not None and key in seen:
                 raise ModelError(f"{path}: is to be the {seen[key].what} and the {what}; give one of them another name")
             seen[key] = target
+    for target in targets:
+        for path in (name_beside(target.path, ending) for ending in BESIDE):
+            if (identity := _identify(path)) in read:
+                told = f"is the input ({read[identity]}), and a name of this tool's own for a while"
+                raise ModelError(f"{path}: {told}; give the {target.what} another name")
+            if _locate(path) in seen:
+                told = f"is to be the {seen[_locate(path)].what}, and is a name of this tool's own for a while"
+                raise ModelError(f"{path}: {told}; give it another name")
 
 
 def check_data_place(output: Path, others: Iterable[Path]) -> None:

@@ -59,6 +59,21 @@ def refused(*argv: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 FOLDS = {
+    "the model under the output's temporary name": (
+        lambda: plain(".o.onnx.biasopt.tmp"),
+        "fold .o.onnx.biasopt.tmp -o o.onnx",
+        "is the input",
+    ),
+    "the data under the name of the output's note": (
+        lambda: external(data=".o.onnx.biasopt.note"),
+        "fold m.onnx -o o.onnx",
+        "is the input",
+    ),
+    "the certificate under the name of the output's data while it begins": (
+        external,
+        "fold m.onnx -o o.onnx --certificate .o.onnx.biasopt.data",
+        "is to be the certificate",
+    ),
     "the certificate on the output's data": (
         external,
         "fold m.onnx -o o.onnx --certificate o.onnx.data",

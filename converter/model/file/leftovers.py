@@ -17,6 +17,7 @@ from pathlib import Path
 
 from converter.bounded_json import parse_json
 from converter.model.file.reader import External, list_external
+from converter.temporary import name_beside
 
 _MOST_NOTED = 1 << 20  # bytes of a note
 _BINARY: int = getattr(os, "O_BINARY", 0)
@@ -27,8 +28,8 @@ class Note:
     """What a run is about to do to the data files of its target; in a file beside it, while the target is locked."""
 
     def __init__(self, target: Path) -> None:
-        self.path = target.with_name(f".{target.name}.biasopt.note")
-        self.begun = target.with_name(f".{target.name}.biasopt.data")  # a data file, before it has its own name
+        self.path = name_beside(target, "note")
+        self.begun = name_beside(target, "data")  # a data file, before it has its own name
         self._target = target
         self._file: os.stat_result | None = None
 
