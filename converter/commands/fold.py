@@ -18,6 +18,7 @@ from converter.commands.inspect import (
     count_blocked_folds,
     describe,
     pipeline_options,
+    reopener,
     silence_graphsurgeon,
 )
 from converter.commands.options import REMOVE
@@ -57,6 +58,7 @@ from converter.records.options import (
 from converter.report import terminal
 from converter.report.save import Ending
 from converter.rewrite import pipeline
+from converter.rewrite.written_out import run_passes
 
 if TYPE_CHECKING:
     from converter.commands.certificate import Recorder
@@ -279,7 +281,11 @@ class Run:
     def rewrite(self) -> None:
         """The passes."""
         with silence_graphsurgeon(), blaming_the_model(self.graph):
-            outcome = pipeline.run(self.graph, self.passes, self.options.progress, self.recorder)
+            reopen, tell = reopener(self.model, self.options), self.options.progress
+            if self.options.removal is None:
+                self.graph, outcome = run_passes(self.graph, reopen, self.passes, tell, self.recorder)
+            else:  # by data, biases go by the names that the model as it is has
+                outcome = pipeline.run(self.graph, self.passes, tell)
             blocked = count_blocked_folds(self.model, self.options, self.passes, outcome)
             self.folded = describe(self.graph, outcome, blocked, FoldResult, graph=self.graph)
 

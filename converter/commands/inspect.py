@@ -25,6 +25,7 @@ from converter.rewrite import pipeline
 from converter.rewrite.analysis import recurrent as rnn
 from converter.rewrite.analysis.facts import Facts, PassOptions
 from converter.rewrite.bias_flow.fates import NoSuchBias, find_bias
+from converter.rewrite.written_out import run_passes
 
 Model = str | Path | onnx.ModelProto | bytes
 Result = TypeVar("Result", bound=InspectResult)
@@ -104,10 +105,18 @@ def _rewritten(
         try:
             before(graph)
             with blaming_the_model(graph):
-                outcome = pipeline.run(graph, passes, asked.progress)
+                graph, outcome = run_passes(graph, reopener(model, asked), passes, asked.progress)
+            if graph.file.was_written_out:
+                before(graph)
             yield graph, outcome
         finally:
             graph.close()
+
+
+def reopener(model: Model, asked: InspectOptions) -> Callable[[], Graph]:
+    """The same model once more, with its functions written out."""
+    how: dict[str, Any] = {"data": asked.data_dir, "freeze_overridable": asked.freeze_overridable}
+    return lambda: load(model, written_out=True, **how)
 
 
 def pipeline_options(asked: InspectOptions, stop_after: int | None = None) -> pipeline.Options:
@@ -190,6 +199,7 @@ def describe(graph: Graph, outcome: pipeline.Outcome, blocked: int, record: type
         after=outcome.after,
         frozen=tuple(sorted(main.frozen_inputs)),
         was_unsorted=graph.file.was_unsorted,
+        was_written_out=graph.file.was_written_out,
         stale_shapes=graph.stale_shapes(),
         overridable_blocked=blocked,
         overridable_names=sum(getattr(t, "overridable", False) for t in main.values.values()),

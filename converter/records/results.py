@@ -33,6 +33,7 @@ class InspectResult(Displayed):
     after: Counts
     frozen: tuple[str, ...] = ()  # names taken out of the graph's inputs
     was_unsorted: bool = False  # nodes stood before what they read; the output's are sorted
+    was_written_out: bool = False  # functions of its own, written out at their calls to be folded
     stale_shapes: tuple[str, ...] = ()  # tensors of which the file states another shape than they have
     overridable_blocked: int = 0  # folds that freeze_overridable would win
     overridable_names: int = 0

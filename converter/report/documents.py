@@ -162,6 +162,7 @@ def fold_document(
     }
     document |= {"removal": dict(removal)} if removal is not None else {}
     document |= {"was_unsorted": True} if result.was_unsorted else {}
+    document |= {"was_written_out": True} if result.was_written_out else {}
     document |= {"stale_shapes": list(result.stale_shapes)} if result.stale_shapes else {}
     # the one change to a model's interface that can be asked for; there only when it was made
     return document | ({"frozen": list(result.frozen)} if result.frozen else {})

@@ -259,6 +259,7 @@ FoldDocument: Any = _struct(
     ("removal", dict[str, Any] | None, None),
     ("frozen", tuple[str, ...], ()),
     ("was_unsorted", bool, False),
+    ("was_written_out", bool, False),
     ("stale_shapes", tuple[str, ...], ()),
     ("rejudged", Rejudged | None, None),
 )
@@ -371,7 +372,7 @@ def schema(name: str) -> dict[str, Any]:
 
 
 # Fields that are there only where there is something to say: of a document, and of records.
-_SELDOM = frozenset({"rejudged", "removal", "frozen", "was_unsorted", "stale_shapes"})
+_SELDOM = frozenset({"rejudged", "removal", "frozen", "was_unsorted", "was_written_out", "stale_shapes"})
 _NOT_ALWAYS = {
     record.__name__: frozenset(field.name for field in fields(record) if "optional" in field.metadata)
     for record in (Block, EffectSummary)
@@ -462,6 +463,7 @@ def fold_of(document: Json) -> FoldResult:
         after=rows.counts.after,
         frozen=rows.frozen,
         was_unsorted=rows.was_unsorted,
+        was_written_out=rows.was_written_out,
         stale_shapes=rows.stale_shapes,
         overridable_blocked=rows.overridable_blocked,
         overridable_names=rows.overridable_names,

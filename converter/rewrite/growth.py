@@ -35,7 +35,7 @@ class GrowthTracker:
         self._families: dict[Key, _Family] = {}
         self._grown: dict[Key, int] = {}  # rewrites that add bytes of their own
         self._idle: list[Key] = []  # rewrites after which the file holds as many nodes and numbers as before
-        self._stored_before = _external_bytes(graph)
+        self._stored_before = external_bytes(graph)
         self._changed = False
 
     # -- before and after each rewrite ------------------------------------------------------------
@@ -118,7 +118,7 @@ class GrowthTracker:
 
     def _measure(self) -> int:
         """Bytes by which the model is larger now than as it came."""
-        now = emit(self.graph).n_bytes + _external_bytes(self.graph)
+        now = emit(self.graph).n_bytes + external_bytes(self.graph)
         return now - len(self.graph.file.buffer) - self._stored_before
 
 
@@ -126,7 +126,8 @@ def _key(source: Tensor) -> Key:
     return f"{source.scope.prefix}{source.name}"
 
 
-def _external_bytes(graph: Graph) -> int:
+def external_bytes(graph: Graph) -> int:
+    """Bytes of the tensors that lie in other files."""
     return sum(weight_bytes(t.weight) for t in _list_constants(graph) if _is_external(t))
 
 

@@ -45,6 +45,9 @@ LEFT = {
     # Branches of one input, or of one layer.
     "rep_block": "Conv Relu",
     "siamese_difference_conv": "Abs Conv Conv Sub",
+    "bn_given_batch_statistics": "BatchNormalization Conv Mul ReduceMean ReduceMean ReduceMean Relu Sub",
+    # Functions whose weights are arguments.
+    "o_functions": "Conv Conv Conv Conv Relu",
     # Weights behind DequantizeLinear, integer chains, values that are dequantized.
     "q01_wdq_pc_conv_bn": "Conv DequantizeLinear",
     "q03_wdq_pc_convbias_mul_add": "Conv DequantizeLinear",
@@ -79,3 +82,8 @@ def test_folds_and_passes(name: str) -> None:
 
 def test_every_file_is_tested() -> None:
     assert sorted(LEFT) == sorted(path.stem for path in REPORTS.glob("*.onnx"))
+
+
+def test_a_mean_of_the_same_input_takes_the_bias_away() -> None:
+    result = converter.fold(REPORTS / "bn_given_batch_statistics.onnx")
+    assert result.after.biases == 0

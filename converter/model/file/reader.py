@@ -19,6 +19,7 @@ from converter.errors import BiasoptError, ModelError
 from converter.model.file import wire
 from converter.model.file.disk import DiskBuffer, check_checksum, read_bytes, resolve_location
 from converter.model.file.dtypes import decode, get_numpy_dtype
+from converter.model.file.functions import has_calls, write_out
 from converter.model.file.node_order import are_sorted, sort_nodes
 from converter.model.file.validate import checksum_of, external_entry, first_line, malformed, stored_bytes, validate
 from converter.model.file.wire import Buffer, Field, Kind, WireError
@@ -105,6 +106,7 @@ class ModelFile:
         with malformed(self.label):
             self.skeleton = self._parse()
         validate(self.skeleton, self.label, has_all_data=False)
+        self.was_written_out = False
         self.was_unsorted = not are_sorted(self.skeleton)
         if self.was_unsorted:  # legal for onnxruntime. Rare enough to pay for one copy.
             self._sort()
@@ -141,6 +143,23 @@ class ModelFile:
         sort_nodes(model)
         self.buffer = model.SerializeToString()
         self.skeleton = self._parse()
+
+    def write_out_functions(self) -> None:
+        """Go on with the functions written out at their calls, where that can be."""
+        assert self.digest  # of what came
+        if not has_calls(self.skeleton):
+            return
+        found = write_out(onnx.ModelProto.FromString(self.buffer[0 : len(self.buffer)]))
+        if found is None:
+            return
+        self.forget()
+        self.buffer = found.SerializeToString()
+        with malformed(self.label):
+            self.skeleton = self._parse()
+        if not are_sorted(self.skeleton):
+            self._sort()
+        self.root = (0, len(self.buffer))
+        self.was_written_out = True
 
     def _check_opset(self, model: onnx.ModelProto) -> None:
         for entry in model.opset_import:

@@ -481,7 +481,11 @@ def _dim(d: onnx.TensorShapeProto.Dimension) -> Dim:
 
 
 def load(
-    model: str | Path | onnx.ModelProto | bytes, *, data: str | Path | None = None, freeze_overridable: bool = False
+    model: str | Path | onnx.ModelProto | bytes,
+    *,
+    data: str | Path | None = None,
+    freeze_overridable: bool = False,
+    written_out: bool = False,
 ) -> Graph:
     """Open a model.
 
@@ -490,6 +494,8 @@ def load(
     model : path, ModelProto or bytes
     data : path, optional
         Directory of the external data; a file's own directory by default.
+    written_out : bool
+        With its functions written out at their calls, where that can be: `ModelFile.was_written_out` says so.
 
     Raises
     ------
@@ -505,6 +511,8 @@ def load(
         source = model if isinstance(model, bytes) else Path(model)
     file = ModelFile(source, Path(data) if data is not None else None)
     try:
+        if written_out:
+            file.write_out_functions()
         return Graph(file, freeze_overridable=freeze_overridable)
     except (TypeError, ValueError, AttributeError, RecursionError) as exc:
         # Well-formed protobuf of ill-formed content: names that are no text, fields of the wrong kind.

@@ -17,6 +17,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.model.file.dtypes import encode, get_element_type
+from converter.model.file.functions import write_out
 from converter.referee.proto.source import LoadedModel, list_bodies, serialize, walk_nodes
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, Weights, read_tensor
 from converter.referee.reference.evaluator import NOT_WEIGHTS
@@ -33,6 +34,26 @@ def make_loadable(source: LoadedModel) -> LoadedModel:
         if _crashes(node):
             _rewrite(node, f"/biasopt/unused/{k}")
     return replace(source, proto=copy, path=None)
+
+
+def write_out_functions(a: LoadedModel, b: LoadedModel) -> tuple[LoadedModel, LoadedModel]:
+    """Both without functions of their own where one has functions that the other lacks, so that they can be cut.
+
+    Who wrote them out of one model may have done it wrongly, and who does it here as well: both are to be run as they
+    are, too.
+    """
+    if _list_functions(a) == _list_functions(b):
+        return a, b
+    return _write_out(a), _write_out(b)
+
+
+def _list_functions(source: LoadedModel) -> set[tuple[str, str, str]]:
+    return {(f.domain, f.name, getattr(f, "overload", "")) for f in source.proto.functions}
+
+
+def _write_out(source: LoadedModel) -> LoadedModel:
+    found = write_out(source.proto)
+    return source if found is None else replace(source, proto=found, path=None, digest=source.compute_digest())
 
 
 def _crashes(node: NodeProto) -> bool:

@@ -18,7 +18,7 @@ from converter.records.evidence import Warning, WarningCode
 from converter.records.option import documented, merged
 from converter.records.options import VerifyOptions
 from converter.referee.inputs.stream import Stream
-from converter.referee.proto.copies import rename_ports
+from converter.referee.proto.copies import rename_ports, write_out_functions
 from converter.referee.proto.diff import ChangedRegions, find_changed_regions
 from converter.referee.proto.random_inputs import BATCHES, check_given, guess_shapes
 from converter.referee.proto.source import LoadedModel, count_stored_bytes, walk_nodes
@@ -85,9 +85,11 @@ class Referee:
         stages: list[Stage],
         warnings: list[Warning],
         claims: Sequence[Claim] = (),
+        written_out: tuple[LoadedModel, LoadedModel] | None = None,
     ) -> None:
         of_a, of_b = options.for_side(0), options.for_side(1)
         self.a, self.b = ModelUnderTest(a, of_a), ModelUnderTest(b, of_b)
+        self.cut = written_out or (a, b)  # what the difference is of; what runs whole is each as it is
         self.ours = find_folds(a, b, options) > 0
         # Once for both stages, since proving where they run may take an engine's making.
         self.deployed = ModelUnderTest(a, of_a, deployed=True), ModelUnderTest(b, of_b, deployed=True)
@@ -101,7 +103,7 @@ class Referee:
         self.other_sizes: list[ModelInput] = []
         self.no_reference = ""  # why there is none
         listens = self._asks("local") and not options.quick
-        self.replay = RegionReplay(difference, a, b, options, ours=self.ours) if listens else None
+        self.replay = RegionReplay(difference, *self.cut, options, ours=self.ours) if listens else None
         self.constant: list[str] = []  # outputs that do not depend on the inputs
         self.failing: list[dict[str, Any]] = []
 
@@ -113,7 +115,7 @@ class Referee:
 
     def _prove(self) -> Parity | None:
         """A fold of this tool's own, recomputed number by number, that one run does not contradict; None if not."""
-        a, b, options = self.a.source, self.b.source, self.options
+        (a, b), options = self.cut, self.options
         parameters = self.parameters
         on_cpu = options.provider == "cpu" and not options.is_crossed  # elsewhere the precision of the run is looked at
         if parameters is None or not options.by_proof or not self.ours or not on_cpu:
@@ -133,6 +135,8 @@ class Referee:
             if smoke is None:
                 return None
             smoke = replace(smoke, seconds=round(time.monotonic() - begun, 3))
+        elif a is not self.a.source or b is not self.b.source:
+            return None  # that functions were written out as they are called shows in a run alone
         else:
             why = self.cases.no_runtime or self.cases.why_not
             smoke = Stage(name_smoke(self._smoke_options), Verdict.SKIPPED, f"the original is not run: {why}")
@@ -250,9 +254,7 @@ class Referee:
 
     def _parameters(self) -> None:
         if self._asks("parameters"):
-            stage = self._time_stage(
-                lambda: check_parameters(self.a.source, self.b.source, self.difference, self.options)
-            )
+            stage = self._time_stage(lambda: check_parameters(*self.cut, self.difference, self.options))
             self.stages.append(stage)
 
     def _runtimes(self) -> None:
@@ -407,7 +409,7 @@ class Referee:
         """The local stage of what nothing proves; None where a stage has failed, or nothing runs in float64."""
         if self.options.quick or self.no_reference or any(s.status is Verdict.FAIL for s in self.stages):
             return None
-        a, b = self.a.source, self.b.source
+        a, b = self.cut
         if self.ours and (self.parameters is None or is_recomputed(a, b, self.difference, self.parameters)):
             return None
         stage, witness = drive_places(a, b, self.cases.list_fixed(), self.options, random=self.cases.random)
@@ -430,11 +432,11 @@ class Referee:
         difference = find_unexecuted(self.difference, ran)
         if difference.is_empty:
             return None
-        return run_regions(difference, self.a.source, self.b.source, self.options, light=not self.cases.no_runtime)
+        return run_regions(difference, *self.cut, self.options, light=not self.cases.no_runtime)
 
     def _places(self, partial: bool) -> Stage | None:
         """The rewritten places on their own: all of them where the outputs prove little, else what time allows."""
-        a, b, options = self.a.source, self.b.source, self.options
+        (a, b), options = self.cut, self.options
         if not partial:
             return run_regions(self.difference, a, b, options, light=not self.cases.no_runtime)
         if options.quick or not self.ours:
@@ -448,7 +450,7 @@ class Referee:
             raise DataError(f"the inputs that were given cannot be run: {reason}")
         self.warn(WarningCode.NOT_RUN_WHOLE, f"the model was not run whole: {reason}")
         self._check_claims(())
-        places = run_regions(self.difference, self.a.source, self.b.source, self.options)
+        places = run_regions(self.difference, *self.cut, self.options)
         if places.status in (Verdict.PASS, Verdict.SKIPPED) and not self._is_all():
             why = f"{places.why}; something else differs, which could not be cut out and run"
             places = replace(places, status=Verdict.INCONCLUSIVE, why=why)
@@ -466,7 +468,7 @@ class Referee:
 
     def _is_all(self) -> bool:
         """Whether the models are one computation if the places that were compared are the same."""
-        return is_same_computation(self.a.source, self.b.source, [s.name for s in self.difference.regions])
+        return is_same_computation(*self.cut, [s.name for s in self.difference.regions])
 
 
 @documented(VerifyOptions)
@@ -548,12 +550,14 @@ def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Refer
         return None, Parity(
             shape_of_things.status, "D", stages=(shape_of_things,), warnings=tuple(warnings), scope="none", why=why
         )
-    difference = find_changed_regions(a, b, _guess_dims(a, options))
+    cut = write_out_functions(a, b)
+    difference = find_changed_regions(*cut, _guess_dims(a, options))
     # That no place was found to differ is no proof: a node's meaning also hangs on what lies around it.
     if difference.is_empty and not claims and not alike and not options.is_crossed and is_same_computation(a, b):
         return None, _conclude_identical(shape_of_things, warnings)
+    written_out = None if cut[0] is a and cut[1] is b else (make_repeatable(cut[0], []), make_repeatable(cut[1], []))
     a, b = make_repeatable(a, warnings), make_repeatable(b, [])
-    referee = Referee(a, b, options, difference, [shape_of_things], warnings, claims)
+    referee = Referee(a, b, options, difference, [shape_of_things], warnings, claims, written_out)
     return referee, referee.judge()
 
 

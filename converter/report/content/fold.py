@@ -112,6 +112,8 @@ def describe_repairs(result: InspectResult) -> Iterator[str]:
     """What was wrong in the file and is not in what is made of it, a line each."""
     if result.was_unsorted:
         yield "its nodes were not sorted; they are now, each after what it reads"
+    if result.was_written_out:
+        yield "its functions are written out where they are called; counted as that"
     if stale := result.stale_shapes:
         what = "a shape that it states is" if len(stale) == 1 else f"{len(stale):,} shapes that it states are"
         yield f"{what} not what follows from its inputs, and not used: {wording.listing(stale)}"

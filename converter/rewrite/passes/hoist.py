@@ -32,7 +32,7 @@ from converter.rewrite.analysis.affine import (
     scaler_at,
 )
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.analysis.quantized import Rescaled, rescale
+from converter.rewrite.analysis.quantized import Rescaled, quantized_at, rescale
 from converter.rewrite.passes import checks
 from converter.rewrite.passes.base import Check, Decline, Match, Pass
 from converter.rewrite.passes.fold_into_consumer import PASSES as INTO_CONSUMER
@@ -165,6 +165,9 @@ _RETRIED = {"channel-axis", "not-per-channel", "several-readers", "weight-rank",
 def _find_up(facts: Facts, node: Node) -> Moved | None:
     """An affine node that no single layer takes, with what its input is made of."""
     codes = _list_declines(facts, node, INTO_PRODUCER)
+    integer = quantized_at(facts, node) if node.is_op("Add") else None
+    if integer is not None and integer.bias_node is node:
+        return None
     for affine in affines_at(node) if codes <= _RETRIED else ():
         m = _read_map(facts, affine)
         if m is None or m.is_identity or lin.is_its_bias(facts, affine.node, affine.data):

@@ -11,7 +11,7 @@ from converter.records import EffectKind
 from converter.rewrite.analysis.affine import affine_at, training_problem
 from converter.rewrite.analysis.channel_axis import average_counts_padding, is_average, is_pool
 from converter.rewrite.analysis.facts import Facts, further_outputs
-from converter.rewrite.bias_flow.shift import Block, Cancel, Effect, Rule, Shift, one_shift, tensor_at
+from converter.rewrite.bias_flow.shift import Block, Cancel, Effect, Rule, Shift, Shifts, one_shift, tensor_at
 
 
 @one_shift
@@ -101,8 +101,26 @@ def _group_norm(facts: Facts, node: Node, s: Shift) -> Effect:
     return Block("norm-mixes-channels", "it takes the mean over channels that are shifted differently")
 
 
+def _batch_norm(facts: Facts, node: Node, shifts: Shifts) -> Effect:
+    """One in training, or one whose mean is shifted as well, as it is where the mean is computed of the same input."""
+    if set(shifts) == {0, _MEAN} and _is_same_vector(shifts[0], shifts[_MEAN]):
+        return Cancel(EffectKind.NORM, "the mean that it subtracts holds the same shift")
+    return _batch_norm_alone(facts, node, shifts)
+
+
+_MEAN = 3  # its slot
+
+
+def _is_same_vector(s: Shift, mean: Shift) -> bool:
+    """Whether a shift of the channels, on axis 1, is that of a vector of them."""
+    if s.value is None or mean.value is None or s.rank < 2 or not s.constant_on([0, *range(2, s.rank)]):
+        return False
+    one, other = np.broadcast_arrays(s.value.reshape(-1), mean.value.reshape(-1))
+    return mean.rank == 1 and bool((one == other).all())
+
+
 @one_shift
-def _batch_norm(_: Facts, node: Node, s: Shift) -> Effect:
+def _batch_norm_alone(_: Facts, node: Node, s: Shift) -> Effect:
     affine = affine_at(node, 0)
     if affine is None or training_problem(affine) is None:
         return Block("batch-norm", "its statistics are fixed, so it depends on the shift")
