@@ -458,8 +458,8 @@ def study(**given: Any) -> int:
 def report(**given: Any) -> int:
     """Make a report again, in other formats or by other limits.
 
-    R.json is the report.json of fold, verify or bench. Nothing is run. With --rethreshold the exit code is
-    that of the new verdict.
+    R.json is the report.json of fold, verify, bench, ablate or study. Nothing is run. With --rethreshold the exit
+    code is that of the new verdict.
     """
     from converter.commands.report import run
 

@@ -11,8 +11,8 @@ from typing import Any, TextIO
 from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.report import terminal, wording
-from converter.report.save import FORMATS, NAMES, prepare_folder, render_document, save_reports
-from converter.report.serialize import read
+from converter.report.save import FORMATS, NAMES, check_formats, prepare_folder, render_document, save_reports
+from converter.report.serialize import DOCUMENTS, read
 
 
 def run(document: Path, folder: Path | None, formats: Sequence[str], *, force: bool, **limits: Any) -> int:
@@ -38,7 +38,7 @@ def _blamed_on(document: Path) -> Iterator[None]:
 
 
 def _make_again(document: Path, folder: Path | None, formats: Sequence[str], *, force: bool, **limits: Any) -> int:
-    made = read_report(document, **limits)
+    made = read_report(document, formats, **limits)
     forms = formats or FORMATS
     same = _is_of_one_run(made.document, folder)
     prepare_folder(folder, [NAMES[form] for form in forms], force=force or same)
@@ -70,7 +70,13 @@ class ReadReport:
 
 
 def read_report(
-    path: Path, *, rethreshold: bool, verbose: bool = False, margin: float | None = None, **limits: Any
+    path: Path,
+    formats: Sequence[str] = (),
+    *,
+    rethreshold: bool,
+    verbose: bool = False,
+    margin: float | None = None,
+    **limits: Any,
 ) -> ReadReport:
     """Read the document, and judge it again if that is asked for.
 
@@ -80,6 +86,8 @@ def read_report(
         The file is no document of a known schema, or the limits do not fit it.
     """
     document = read(path)
+    if document["schema"] not in DOCUMENTS:
+        check_formats(formats)
     given = {name: value for name, value in limits.items() if value is not None}
     if margin is not None:
         given.setdefault(_margin(path, document), margin)

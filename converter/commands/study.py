@@ -91,11 +91,6 @@ def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) 
         side_by_side = jobs or (2 if given["device"] == "cuda" else count_cores())  # one GPU feeds few
         result = run_study(jobs=side_by_side, progress=progress, **given)
     document = result.document(argv)
-    if ending.folder is not None and "md" in ending.formats:
-        from converter.report.content import study_figures
-
-        figures = study_figures.draw_figures(result)
-        save.save_drawings({n: figure.render_file() for n, figure in figures.items()}, ending.folder)
 
     def tell() -> Report:
         from converter.report.content.document import run_of

@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from converter.dataclass import dataclass
+from converter.errors import DataError
 from converter.records import Latency, OutputCheck, Parity, Stage, Verdict, exit_code_of
 from converter.records.evidence import worst_verdict
 from converter.report import serialize, wording
@@ -43,7 +44,15 @@ class Limits:
 
 
 def rejudge(document: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
-    """The document as it would be had the run had these limits."""
+    """The document as it would be had the run had these limits.
+
+    Raises
+    ------
+    DataError
+        It holds no verdict.
+    """
+    if document["schema"] not in serialize.DOCUMENTS:
+        raise DataError(f"a {document['schema']} passes or fails nothing; make its report without --rethreshold")
     parity, latency = parity_of(document), latency_of(document)
     judged = None if parity is None else _parity(parity, limits)
     timed = None if latency is None else _latency(latency, limits)

@@ -73,12 +73,15 @@ def save_reports(
     BiasoptError
         The folder cannot be written to.
     """
+    formats = list(formats)
     if folder is None:
         return []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         made = {NAMES[form]: render_document(document, form) for form in formats}  # all of them, or none
         _remove_earlier(folder, {*made, *_list_beside(document), *keep})
+        if "md" in formats and document["schema"].startswith("biasopt.study/"):
+            _save_drawings(document, folder)
         return [write_whole(folder / name, content) for name, content in made.items()]
     except OSError as exc:
         raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
@@ -110,19 +113,14 @@ def _remove_earlier(folder: Path, names: set[str]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def save_drawings(drawings: Mapping[str, str], folder: Path) -> list[Path]:
-    """Write drawings that a Markdown report shows into ``figures`` beside it: the text of an SVG by name.
+def _save_drawings(document: Mapping[str, Any], folder: Path) -> None:
+    """The drawings that a study's Markdown shows, into ``figures`` beside it."""
+    from converter.report.content.study_figures import draw_figures
+    from converter.report.serialize import study_of
 
-    Raises
-    ------
-    BiasoptError
-        The folder cannot be written to.
-    """
-    try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-        return [write_whole(folder / "figures" / f"{name}.svg", text) for name, text in drawings.items()]
-    except OSError as exc:
-        raise BiasoptError(f"{folder}: cannot write reports ({exc.strerror}); free space or choose another") from exc
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, figure in draw_figures(study_of(document)).items():
+        write_whole(folder / "figures" / f"{name}.svg", figure.render_file())
 
 
 def render_document(document: Mapping[str, Any], form: str) -> str:

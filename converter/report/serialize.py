@@ -296,14 +296,13 @@ BatchDocument: Any = _struct(
     *_HEAD,
     *columns(BatchResult),
 )
-DOCUMENTS: dict[str, Any] = {  # that are read from files
+DOCUMENTS: dict[str, Any] = {  # that hold a verdict
     VERIFY_SCHEMA: VerifyDocument,
     BENCH_SCHEMA: BenchDocument,
     FOLD_SCHEMA: FoldDocument,
 }
-SCHEMAS: dict[str, Any] = DOCUMENTS | {
-    ABLATE_SCHEMA: AblateDocument,
-    STUDY_SCHEMA: StudyDocument,
+READABLE: dict[str, Any] = DOCUMENTS | {ABLATE_SCHEMA: AblateDocument, STUDY_SCHEMA: StudyDocument}
+SCHEMAS: dict[str, Any] = READABLE | {
     DOCTOR_SCHEMA: DoctorDocument,
     BATCH_SCHEMA: BatchDocument,
 }
@@ -319,17 +318,21 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         if path.exists() and not path.is_file():  # a pipe would wait, and a device never ends
-            raise DataError(f"{path}: is not a regular file; give the report.json of fold, verify or bench")
+            raise DataError(
+                f"{path}: is not a regular file; give the report.json of fold, verify, bench, ablate or study"
+            )
         if path.stat().st_size > MOST_BYTES:
-            raise DataError(f"{path}: too large for a report; give the report.json of fold, verify or bench")
+            raise DataError(
+                f"{path}: too large for a report; give the report.json of fold, verify, bench, ablate or study"
+            )
         found = parse_json(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise DataError(f"{path}: cannot be read ({exc.strerror})") from exc
     except ValueError as exc:
-        raise DataError(f"{path}: not JSON; give the report.json of fold, verify or bench") from exc
+        raise DataError(f"{path}: not JSON; give the report.json of fold, verify, bench, ablate or study") from exc
     name = found.get("schema") if isinstance(found, dict) else None
-    if name not in DOCUMENTS:
-        raise DataError(f"{path}: {_describe_stranger(name)}; this version reads {', '.join(DOCUMENTS)}")
+    if name not in READABLE:
+        raise DataError(f"{path}: {_describe_stranger(name)}; this version reads {', '.join(READABLE)}")
     try:
         check(found)
     except ValueError as exc:
@@ -351,7 +354,7 @@ def check(document: Json) -> None:
     ValueError
         Something is missing or of another type; the message begins with its place.
     """
-    convert(document, DOCUMENTS[document["schema"]])
+    convert(document, READABLE[document["schema"]])
 
 
 def schema(name: str) -> dict[str, Any]:

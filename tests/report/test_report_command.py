@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -222,3 +223,24 @@ def test_the_folder_of_one_of_several_lies_in_the_folder(tmp_path: Path) -> None
     for name in ("net", "..", ".", ""):
         inside = save.Ending(tmp_path / "out").of_one(name).folder
         assert inside is not None and inside.resolve().parent == (tmp_path / "out").resolve()
+
+
+STUDY = Path(__file__).parents[2] / "docs" / "study" / "report.json"
+
+
+def test_a_study_reads_the_same_from_its_file(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("report", STUDY, "-o", tmp_path / "r", "--formats", "json,md,html,text")
+    assert (code, out, err) == (0, "", "")
+    assert (tmp_path / "r" / "report.json").read_bytes() == STUDY.read_bytes()
+    told = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+    figures = re.findall(r"\(figures/(.*?)\)", told)
+    assert figures and {p.name for p in (tmp_path / "r" / "figures").iterdir()} >= set(figures)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(["--formats", "junit"], "no junit of it"), (["--rethreshold"], "passes or fails nothing")],
+)
+def test_what_passes_or_fails_nothing_has_no_limits(run: Run, more: list[str], said: str) -> None:
+    code, out, err = run("report", STUDY, *more)
+    assert (code, out) == (3, "") and said in err

@@ -16,7 +16,6 @@ import cli
 from converter.commands.study import StudyResult
 from converter.errors import BiasoptError
 from converter.report import save, serialize
-from converter.report.content.study_figures import draw_figures
 from converter.report.serialize import study_of
 from converter.study import claims, data, plan, run
 from converter.study.answer import summarize_study
@@ -112,7 +111,6 @@ def test_page(said: dict) -> None:
 
 def test_figures_are_files_that_hold_their_styles(said: dict, tmp_path: Path) -> None:
     save.save_reports(said, tmp_path, ["md"])
-    save.save_drawings({name: figure.render_file() for name, figure in draw_figures(study_of(said)).items()}, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     names = [path.name for path in (tmp_path / "figures").iterdir()]
     assert {"accuracy-raw.svg", "differences.svg", "multiplier.svg", "removal.svg", "recall.svg"} <= set(names)
