@@ -55,6 +55,7 @@ class Result:
     fates: tuple[Fate, ...] = ()
     gates: tuple[Gate, ...] = ()
     was_unsorted: bool = False
+    was_written_out: bool = False
     stale_shapes: tuple[str, ...] = ()
     ir_version: int = 8
     producer: str = "pytorch 2.13"
