@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,25 +92,26 @@ class Pair:
         bounds = list_bounds(a), list_bounds(b)
         own = find_own_bounds(*bounds)
         self.coverage = [Coverage(x, first) for first, side in ((True, own[0]), (False, own[1])) for x in side]
-        self._limits = sorted({x.limit for side in bounds for x in side if x.limit is not None})
+        self._limits = sorted({x.limit for side in bounds for x in side if x.limit is not None and math.isfinite(x.limit)})
         self._jumps = any(x.limit is None or EQUAL in x.sides for side in bounds for x in side)
         held = Constants(a), Constants(b)
         self.coverage += [Coverage(x, True) for x in find_other_rows(a, b, *held)]
         self._reads = [{n for c in self.coverage if c.first is first for n in c.bound.reads} for first in (True, False)]
 
-    def find_difference(self, base: Feeds, *, most: int = 99) -> Witness | None:
-        """The first of the driven inputs on which the two differ; `missed` says what none of them reached."""
-        for k, feeds in enumerate(self._drive(base)):
-            if k >= most:
+    def find_difference(self, base: Feeds, *, most: int = 99, enough: float = DIFFERS) -> Witness | None:
+        """The first of the driven inputs on which the two differ by more than ``enough``, or where they differ most.
+
+        `missed` says what none of them reached.
+        """
+        first = (self.compare(feeds) for feeds in islice(self._drive(base), most))
+        rest = (self.compare(f, located=True) for f in chain(self._set_on_bounds(base), self._cross(base)))
+        best: Witness | None = None
+        for found in chain(first, rest):
+            if found is not None and (best is None or found.score > best.score):
+                best = found
+            if best is not None and best.score > enough:
                 break
-            found = self.compare(feeds)
-            if found is not None:
-                return found
-        for feeds in (*self._set_on_bounds(base), *self._cross(base)):
-            found = self.compare(feeds, located=True)
-            if found is not None:
-                return found
-        return None
+        return best
 
     @property
     def missed(self) -> list[Coverage]:
@@ -202,7 +203,8 @@ class Pair:
             yield from self._read_rows(base)
             return
         for scale in _SCALES:
-            yield {n: v * np.asarray(scale, v.dtype) if n in floats else v for n, v in base.items()}
+            if all(_fits(base[n], scale) for n in floats):
+                yield {n: v * np.asarray(scale, v.dtype) if n in floats else v for n, v in base.items()}
         for k, spread in enumerate(_SPREADS):
             yield self._spread(base, floats, spread, k)
             if spread > 1.0:  # every element far up and far down
@@ -391,6 +393,12 @@ def _note(cover: Coverage, seen: Mapping[str, Any]) -> None:
 
 def _scaled(base: Feeds, floats: Sequence[str], scale: float) -> Feeds:
     return {n: np.asarray(v, np.float64) * scale if n in floats else v for n, v in base.items()}
+
+
+def _fits(value: Array, scale: float) -> bool:
+    """Whether the values times ``scale`` are numbers of their type: no model is given others."""
+    most = float(np.finfo(value.dtype).max)
+    return abs(scale) * max(1.0, float(np.max(np.abs(value), initial=0.0))) <= most
 
 
 def _between(scales: Sequence[float]) -> Iterator[float]:

@@ -24,7 +24,7 @@ from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported, read_attributes
 from converter.referee.unreached.correspondence import align
-from converter.referee.unreached.driving import DIFFERS, Coverage, Feeds, Pair, Witness
+from converter.referee.unreached.driving import DIFFERS, SURELY, Coverage, Feeds, Pair, Witness
 from converter.referee.unreached.sizes import find_own_sizes, list_sizes, make_sized_feeds
 from converter.referee.unreached.tables import RowBound
 from converter.referee.unreached.thresholds import UNSEEN
@@ -173,8 +173,9 @@ def _drive_whole(
         begun = time.process_time()
         found = pair.compare(feeds)
         slow = time.process_time() - begun > _SLOW
-        if not placed:
-            found = found or pair.find_difference(feeds, most=_QUICK_RUNS if slow else 99)
+        if not placed and not (found and found.score > SURELY):
+            others = pair.find_difference(feeds, most=_QUICK_RUNS if slow else 99, enough=SURELY)
+            found = max(filter(None, (found, others)), key=lambda w: w.score, default=None)
         return pair, found or _drive_sizes(pair, feeds, options, _QUICK_SIZES if slow else 99)
     except Unsupported:
         return None, None

@@ -55,7 +55,7 @@ def _describe(node: Any, held: Constants) -> Key:
         given = {k: v for k, v in given.items() if k in _BY_WINDOW}
     fixed = (held.get(n) if n else None for n in node.input[1:])
     numbers = tuple(
-        tuple(min(int(x), _END) if x < math.inf else _END for x in v.reshape(-1).tolist())
+        tuple(int(min(max(x, -_END), _END)) if x == x else None for x in v.reshape(-1).tolist())
         if v is not None and v.size <= 16 and v.dtype.kind in "iuf"
         else ()
         for v in fixed

@@ -24,6 +24,7 @@ from converter.referee.proto.random_inputs import BATCHES, check_given, guess_sh
 from converter.referee.proto.source import LoadedModel, count_stored_bytes, walk_nodes
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported
+from converter.referee.unreached.driving import SURELY, Witness
 from converter.referee.unreached.places import drive_places
 from converter.referee.verify.algebra import DOUBT_DRAWS, judge_algebra
 from converter.referee.verify.coverage import (
@@ -36,7 +37,7 @@ from converter.referee.verify.decisions import run_decisions
 from converter.referee.verify.metrics import measure_distance
 from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest, Outputs
 from converter.referee.verify.options import Options, find_folds
-from converter.referee.verify.outputs import NoiseFloor, judge_outputs
+from converter.referee.verify.outputs import NoiseFloor, judge_new_input, judge_outputs
 from converter.referee.verify.parameters import check_parameters, has_other_weight
 from converter.referee.verify.precision import PrecisionCheck, check_beside_cpu, check_precision
 from converter.referee.verify.proof import bound_rounding, is_recomputed
@@ -415,7 +416,18 @@ class Referee:
         stage, witness = drive_places(a, b, self.cases.list_fixed(), self.options, random=self.cases.random)
         if witness is not None:
             self.failing = [witness.feeds]
+            if witness.score <= SURELY:
+                self._run_witness(witness)
         return stage
+
+    def _run_witness(self, witness: Witness) -> None:
+        """A driven input on which float64 tells the models apart, on onnxruntime: the second witness, or none."""
+        place = next((k for k, s in enumerate(self.stages) if s.id == "runtime" and s.status is not Verdict.FAIL), None)
+        if place is None or self.cases.no_runtime:
+            return
+        stage = judge_new_input(self.a, self.b, witness.feeds, self.cases.items[0], self.options)
+        if stage is not None and stage.status is Verdict.FAIL:
+            self.stages[place] = replace(stage, why=f"on driven inputs: {stage.why}")
 
     def _replay(self) -> Stage | None:
         """The local stage by names; of another tool's models the original runs once more for it."""

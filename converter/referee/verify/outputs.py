@@ -24,6 +24,7 @@ from converter.records.evidence import worst_verdict
 from converter.referee.inputs.stream import list_arrays
 from converter.referee.proto.copies import perturb_weights
 from converter.referee.proto.source import LoadedModel, get_dtype, list_free_inputs, read_ports, walk_nodes
+from converter.referee.reference.kernels import Unsupported
 from converter.referee.verify.metrics import (
     Difference,
     apply_tolerances,
@@ -156,6 +157,21 @@ def judge_outputs(
         checks = tuple(judge.check_other_size(c, n, case, got) for n, c in zip(names, checks, strict=True))
     detail = {"inputs": len(cases), "furthest_input": find_furthest(cases, after)}
     return Stage(name, worst_verdict(c.status for c in checks), judge.summarize(checks), checks, detail)
+
+
+def judge_new_input(
+    a: ModelUnderTest, b: ModelUnderTest, feeds: Mapping[str, Any], like: ModelInput, options: Options
+) -> Stage | None:
+    """The stage over an input that nothing has run yet, in the types of ``like``; None if the original refuses it."""
+    types = {name: np.asarray(value).dtype for name, value in like.feeds.items()}
+    typed = {name: np.asarray(value).astype(types[name]) for name, value in feeds.items() if name in types}
+    try:
+        case = ModelInput(typed, a.run(typed), a.reference(typed))
+    except (DataError, Unsupported):
+        return None
+    finally:
+        a.close()
+    return judge_outputs(a, b, [case], options)
 
 
 class _Judge:

@@ -31,6 +31,15 @@ def test_numbers_that_the_models_hold_are_gone_beyond() -> None:
     assert not list(list_sizes(a, b, {"x": np.zeros((1, 64, 4), np.float32)}, {"x": (1, 64, 4)}, ()))
 
 
+def test_a_constant_that_is_not_finite_is_no_size() -> None:
+    text = "(float[N,L,4] x) => (float[N,M,4] y) { y = Pad(x, p, v) }"
+    for value in (-np.inf, np.inf, np.nan):
+        held = {"p": np.array([0, 1, 0, 0, 1, 0]), "v": np.array(value, np.float32)}
+        padded = LoadedModel.open(tiny.model(text, held), None, "model")
+        assert not find_own_sizes(padded, padded)
+        assert find_own_sizes(padded, made(300)) == ["Pad", "Slice"]
+
+
 @pytest.mark.parametrize("trap", ["rows cut", "pool's ceil_mode", "Resize of one pixel"])
 def test_other_sizes_tell_two_apart(trap: str) -> None:
     parity = compare(*TRAPS[trap].make())

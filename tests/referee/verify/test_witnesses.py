@@ -10,6 +10,7 @@ from converter.referee.verify import compare
 from converter.referee.verify.verdict import doubt_lone_witness
 from tests import tiny
 from tests.benchmarks.verdict_same import optimize_extended
+from tests.benchmarks.verdict_traps import TRAPS
 
 PASS, FAIL, OPEN = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
 STEPS = """(float[N,3,8,8] x) => (float[N,3,4,4] y) { q = QuantizeLinear(x, s, z)
@@ -43,6 +44,27 @@ def test_a_lone_witness_is_a_doubt(stages: list[Stage], verdict: Verdict) -> Non
     assert found[0].status is verdict
     assert found[0].outputs[0].status is verdict
     assert (found == tuple(stages)) is (verdict is FAIL)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_what_float64_tells_apart_is_run_on_onnxruntime(seed: int) -> None:
+    parity = compare(*TRAPS["epsilon in a logarithm"].make(), seed=seed)
+    assert parity.verdict is FAIL, "the driven inputs are the same ones whatever the seed"
+
+
+def test_a_bound_that_is_infinite_is_none_to_drive_to() -> None:
+    text = """(int32[N,4] x) => (float[N,4] y) { f = Cast<to=1>(x)
+ y = Max(f, least) }"""
+    a, b = (tiny.model(text, {"least": np.asarray(v, np.float32)}) for v in (-np.inf, 0.0))
+    assert compare(a, b).verdict is not PASS
+
+
+def test_inputs_in_half_precision_are_not_driven_beyond_their_type() -> None:
+    text = """(float16[N,4] x) => (float16[N,4] y) { a = Mul(x, k)
+ y = Clip(a, low, high) }"""
+    held = {"k": np.asarray(0.5, np.float16), "low": np.asarray(-3, np.float16)}
+    a, b = (tiny.model(text, {**held, "high": np.asarray(v, np.float16)}) for v in (9.0, 12.0))
+    assert compare(a, b).verdict is FAIL
 
 
 def _steps(k: float) -> dict[str, np.ndarray]:
