@@ -92,7 +92,9 @@ class Pair:
         bounds = list_bounds(a), list_bounds(b)
         own = find_own_bounds(*bounds)
         self.coverage = [Coverage(x, first) for first, side in ((True, own[0]), (False, own[1])) for x in side]
-        self._limits = sorted({x.limit for side in bounds for x in side if x.limit is not None and math.isfinite(x.limit)})
+        self._limits = sorted(
+            {x.limit for side in bounds for x in side if x.limit is not None and math.isfinite(x.limit)}
+        )
         self._jumps = any(x.limit is None or EQUAL in x.sides for side in bounds for x in side)
         held = Constants(a), Constants(b)
         self.coverage += [Coverage(x, True) for x in find_other_rows(a, b, *held)]
