@@ -38,7 +38,7 @@ from converter.referee.verify.metrics import measure_distance
 from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest, Outputs
 from converter.referee.verify.options import Options, find_folds
 from converter.referee.verify.outputs import NoiseFloor, judge_new_input, judge_outputs
-from converter.referee.verify.parameters import check_parameters, has_other_weight
+from converter.referee.verify.parameters import check_parameters, settle_parameters
 from converter.referee.verify.precision import PrecisionCheck, check_beside_cpu, check_precision
 from converter.referee.verify.proof import bound_rounding, is_recomputed
 from converter.referee.verify.region_replay import RegionReplay, run_regions
@@ -397,7 +397,7 @@ class Referee:
             settled = by_names is None or (driven is not None and by_names.status is Verdict.INCONCLUSIVE)
             replayed = driven if settled else by_names
             if driven is not None:
-                self.stages[:] = [_settle_parameters(s, driven) for s in self.stages]
+                self.stages[:] = [settle_parameters(s, driven) for s in self.stages]
             partial = outputs_suffice(facts) or algebra_status is Verdict.FAIL
             # Names are a hint: where each place between tensors that correspond agrees, they say nothing more.
             known = driven is not None and driven.status is Verdict.PASS and not self.ours
@@ -571,19 +571,6 @@ def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Refer
     a, b = make_repeatable(a, warnings), make_repeatable(b, [])
     referee = Referee(a, b, options, difference, [shape_of_things], warnings, claims, written_out)
     return referee, referee.judge()
-
-
-def _settle_parameters(stage: Stage, driven: Stage) -> Stage:
-    """Numbers that are not the recomputed ones are no doubt where each place agrees on whatever comes to it.
-
-    But for a weight that is another one altogether: then the unit that it belongs to was off whatever came.
-    """
-    if stage.id != "parameters" or stage.status is not Verdict.INCONCLUSIVE:
-        return stage
-    if driven.status is Verdict.PASS and has_other_weight(stage):
-        return stage
-    more = "; the places agree on driven values" if driven.status is Verdict.PASS else ""
-    return replace(stage, status=Verdict.SKIPPED, why=f"{stage.why}{more}")
 
 
 def _check_first(a: LoadedModel, stream: Stream) -> None:

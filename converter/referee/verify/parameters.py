@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from converter.records import OutputCheck, Stage, Verdict
@@ -119,6 +120,19 @@ def _find_unexplained(checks: list[OutputCheck], missed: Collection[str], b: Loa
         if not _reaches(check.name, rest, readers) and not any(_reaches(n, {check.name}, readers) for n in rest):
             return check
     return None
+
+
+def settle_parameters(stage: Stage, driven: Stage) -> Stage:
+    """Numbers that are not the recomputed ones are no doubt where each place agrees on whatever comes to it.
+
+    But for a weight that is another one altogether: then the unit that it belongs to was off whatever came.
+    """
+    if stage.id != "parameters" or stage.status is not Verdict.INCONCLUSIVE:
+        return stage
+    if driven.status is Verdict.PASS and has_other_weight(stage):
+        return stage
+    more = "; the places agree on driven values" if driven.status is Verdict.PASS else ""
+    return replace(stage, status=Verdict.SKIPPED, why=f"{stage.why}{more}")
 
 
 def has_other_weight(stage: Stage) -> bool:
