@@ -25,6 +25,7 @@ from converter.rewrite.passes import PASSES, Pass
 
 OLDEST_OPSET = 6
 _QUANTIZED = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DequantizeLinear")
+_QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 Progress = Callable[[str], None]
 
@@ -246,15 +247,22 @@ class _Run:
             return None
         beside = (self.graph.producer(data[0]), *self.graph.readers(result))
         layer = next((n for n in beside if n is not None and self._is_layer(n)), None)
-        if layer is None or site_at(self.facts, node) is not None:
+        quantizer = next((n for n in self.graph.readers(result) if n.is_op(*_QUANTIZERS)), None)
+        if (layer is None and quantizer is None) or site_at(self.facts, node) is not None:
             return None
         if (problem := opset_problem(node)) is not None:
             return "opset", problem
+        if quantizer is not None:
+            return "stops", f"{quantizer.label} ({quantizer.op}) rounds what it is given"
+        assert layer is not None
         return "no-linear-op", f"no rule takes this {node.op} into {layer.op} ({layer.label})"
 
     def _is_layer(self, node: Node) -> bool:
         """Whether it multiplies by a constant weight, or looks rows up in one."""
-        if not (node.is_op(*WEIGHTED, *_QUANTIZED) or node.is_microsoft(*FUSED_WEIGHTS, *CLOSED, *WEIGHTED)):
+        if not (
+            node.is_op(*WEIGHTED, *_QUANTIZED)
+            or node.is_microsoft(*FUSED_WEIGHTS, *CLOSED, *WEIGHTED, "DynamicQuantizeLSTM")
+        ):
             return False
         weights = node.inputs[:1] if node.is_op("Gather") else node.inputs[:4]
         return any(t.name and self.facts.constants.weight(t) is not None for t in weights)

@@ -180,6 +180,17 @@ MM = """q, s, z = DynamicQuantizeLinear (x) sw = Mul (s, s1) i = MatMulInteger (
     p = Mul (f, sw)"""
 DIVIDED = f"(float[2,7,3] x) => (float[2,7,5] y) {{ {MM} a = Add (p, b) y = Div (a, n) }}"
 COLUMNS = f"(float[2,7,3] x) => (float[2,7,5] y) {{ {MM} a = Mul (p, k) y = Add (a, b) }}"
+MOVED = f"""(float[2,5,9,12] x) => (float[2,9,12,5] y) {{ q = QuantizeLinear (x, s1, z1) d = DequantizeLinear (q, s1, z1)
+    t = Transpose <perm = [0, 2, 3, 1]> (d) y = Mul (t, k) }}"""
+POOLED = f"""(float[2,5,9,12] x) => (float[2,5,4,6] y) {{ q = QuantizeLinear (x, s1, z1) d = DequantizeLinear (q, s1, z1)
+    t = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (d) y = {BN} (t, g, be, m, v) }}"""
+JOINED = """(float[2,5,9,12] x) => (float[2,3,30,6] y) { q = QuantizeLinear (x, s1, z1) d = DequantizeLinear (q, s1, z1)
+    t = Reshape (d, to) y = Mul (t, k3) }"""
+STATIC = f"""(uint8[2,3,11,13] q) => {Y} {{ i = ConvInteger (q, wq, zx, z1) f = Cast <to = 1> (i) p = Mul (f, s1)
+    y = {BN} (p, g, be, m, v) }}"""
+STATIC_5 = STATIC.replace("s1)", "sc)")
+TWO = f"""{X} => (float[2,5,9,12] y, float[2,5,9,12] k) {{ {CHAIN} y = {BN} (p, g, be, m, v)
+    i2 = ConvInteger (q, wq, z, z1) f2 = Cast <to = 1> (i2) k = Mul (f2, sw) }}"""
 WI = quantized(3, 5)
 N = np.array(8, np.float32)
 Q_STAY = "QuantizeLinear DequantizeLinear BatchNormalization"
@@ -191,6 +202,22 @@ BATCH_NORMS: tuple[Case, ...] = (
     fold("data-bn", net(BETWEEN), BN_Q, "QuantizeLinear DequantizeLinear Add"),
     fold("data-bn-opset-13", net(BETWEEN, 13), BN_Q, "QuantizeLinear DequantizeLinear Add"),
     fold("data-bn-opset-21", net(BETWEEN, 21), BN_Q, "QuantizeLinear DequantizeLinear Add"),
+    fold("data-pooled", net(POOLED), BN_Q, "QuantizeLinear DequantizeLinear MaxPool Add"),
+    fold("chain-static", net(STATIC, zx=np.uint8(131)), BN_Q, "ConvInteger Cast Mul Add"),
+    fold(
+        "chain-static-channels",
+        net(STATIC_5, zx=np.uint8(131), sc=Draw().positive(5, 1, 1)),
+        BN_Q,
+        "ConvInteger Cast Mul Add",
+    ),
+    refuse(
+        "chain-scale-shared",
+        net(TWO),
+        BN_Q,
+        "several-readers",
+        f"{INTEGERS} BatchNormalization ConvInteger Cast Mul",
+        net(WITHOUT),
+    ),
     refuse("data-opset-12", net(BETWEEN, 12), BN_Q, "per-axis-scale", Q_STAY, net(BETWEEN, 13)),
     refuse("data-negative", net(BETWEEN, negative=True), BN_Q, "negative-scale", Q_STAY, net(BETWEEN)),
     refuse("data-read-twice", net(READ_BOTH), BN_Q, "several-readers", f"{Q_STAY} Relu", net(BETWEEN)),
@@ -215,6 +242,15 @@ ARITHMETIC: tuple[Case, ...] = (
     ),
     fold("data-number-opset-10", net(NUMBER, 10, n=N), AFFINE_Q, "QuantizeLinear DequantizeLinear"),
     fold("data-channels", net(CHANNEL, k5=Draw().positive(5, 1, 1)), AFFINE_Q, "QuantizeLinear DequantizeLinear"),
+    fold("data-moved", net(MOVED, k=K**2 + 1), AFFINE_Q, "QuantizeLinear DequantizeLinear Transpose"),
+    refuse(
+        "data-joined",
+        net(JOINED, to=np.array([2, 3, 30, 6]), k3=Draw().positive(3, 1, 1)),
+        AFFINE_Q,
+        "channel-axis",
+        "QuantizeLinear DequantizeLinear Reshape Mul",
+        net(MOVED, k=K**2 + 1),
+    ),
     refuse(
         "data-last-axis",
         net(LAST, k12=Draw().positive(12)),

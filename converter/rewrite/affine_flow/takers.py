@@ -19,11 +19,15 @@ from converter.rewrite.analysis.quantized import quantized_at
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerTaker:
-    """A linear operator whose channels take a factor and a shift: [O] of its output, or [I] of its input."""
+    """A linear operator whose channels take a factor and a shift: [O] of its output, or [I] of its input.
+
+    `axis`: where these lie, of a DequantizeLinear of data, which has none of its own.
+    """
 
     linear: Linear
     scale: Array
     shift: Array
+    axis: int = 0
 
     @property
     def node(self) -> Node:
@@ -147,14 +151,28 @@ def _take_layer_output(facts: Facts, linear: Linear, m: AffineMap) -> Taken:
         return problem
     axis, rank = lin.out_axis(facts, linear), lin.result_rank(facts, linear)
     size = lin.out_channels(facts, linear)
+    if not size:
+        return _take_dequantized(linear, m, rank)
     if isinstance(axis, str) or rank is None:
         if not m.is_uniform:
             return "channel-axis", axis if isinstance(axis, str) else f"{linear.node.label} has axes of unknown number"
         axis, rank = 0, 1
     found = make_vector(m, axis - rank, size)
-    if found is None or not size:
+    if found is None:
         return "not-per-channel", f"it is not one number per channel of {linear.node.label}"
     return [LayerTaker(linear, *found)]
+
+
+def _take_dequantized(linear: Linear, m: AffineMap, rank: int | None) -> Taken:
+    """DequantizeLinear of data: its scale takes a factor along any one axis."""
+    if m.has_shift:
+        return "no-bias-slot", f"{linear.node.label} has no bias"
+    if m.is_uniform:
+        return [LayerTaker(linear, m.scale.reshape(1), np.zeros(1))]
+    if rank is None or len(m.sizes) != 1:
+        return "not-per-channel", f"it is not one number per channel of {linear.node.label}"
+    (axis,) = m.sizes
+    return [LayerTaker(linear, m.scale.reshape(-1), np.zeros(m.scale.size), rank + axis)]
 
 
 def _list_layer_problems(facts: Facts, linear: Linear) -> Decline | None:

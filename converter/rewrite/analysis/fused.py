@@ -26,6 +26,7 @@ CLOSED = {
     "SkipLayerNormalization": 4,
     "SkipSimplifiedLayerNormalization": 3,
 }
+REQUANTIZED, REQUANTIZED_BIAS = "QLinearConv", 8  # what it adds its integer bias to is rounded, and cut to 8 bits
 BIAS_REQUIRED = ("Attention", "QAttention", "BiasGelu")  # by schema or kernel: zeros are what is left of it
 # Inputs that keep keys and values for later calls.
 _CACHES = {"Attention": (4, 6), "MultiHeadAttention": (6, 7, 8, 9), "QAttention": (8,)}

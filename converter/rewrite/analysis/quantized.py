@@ -102,28 +102,42 @@ _LINKS = ("Cast", "Mul", "Add", "Reshape")
 
 
 def _find_chain(facts: Facts, node: Node) -> Quantized | None:
-    """Mul (Cast (MatMulInteger or ConvInteger), Mul (x's scale, W's scale)): the last, a constant, is the scale."""
+    """Mul (Cast (MatMulInteger or ConvInteger), Mul (x's scale, W's scale)): the last, a constant, is the scale.
+
+    Or a constant in the place of the inner Mul, where the scale of x is one too.
+    """
     for data in (0, 1):
         integers, scales = node.tensor_in(data), node.tensor_in(1 - data)
-        product = None if scales is None else facts.graph.producer(scales)
         maker = None if integers is None else _find_integer_maker(facts, integers)
-        if maker is None or product is None or not product.is_op("Mul") or product.scope is not node.scope:
+        if maker is None or scales is None:
             continue
-        if scales is None or facts.use_problem(scales, node) is not None:
+        place = _find_scale(facts, node, 1 - data)
+        weight = facts.constants.weight(maker.inputs[1])
+        if place is None or weight is None:
             continue
-        for slot in (0, 1):
-            scale, other = product.tensor_in(slot), product.tensor_in(1 - slot)
-            if scale is None or other is None or facts.constants.weight(scale) is None:
-                continue
-            shape = facts.shape(other)
-            weight = facts.constants.weight(maker.inputs[1])
-            if shape is None or any(d != 1 for d in shape) or weight is None:
-                return None
-            behind = len(weight.shape) - 2 if maker.is_op("ConvInteger") else 0
-            channels = weight.shape[0] if behind else weight.shape[-1]
-            if len(shape) > 1 or (maker.is_op("MatMulInteger") and len(weight.shape) != 2):
-                return None
-            return Quantized(maker, None, 0, (product, slot), node, channels, behind)
+        behind = len(weight.shape) - 2 if maker.is_op("ConvInteger") else 0
+        channels = weight.shape[0] if behind else weight.shape[-1]
+        if maker.is_op("MatMulInteger") and len(weight.shape) != 2:
+            return None
+        return Quantized(maker, None, 0, place, node, channels, behind)
+    return None
+
+
+def _find_scale(facts: Facts, node: Node, slot: int) -> tuple[Node, int] | None:
+    """Where the constant scale of the weight lies: in the slot, or in a Mul by that of x that gives what lies there."""
+    scales = node.inputs[slot]
+    if facts.constants.weight(scales) is not None:
+        return node, slot
+    product = facts.graph.producer(scales)
+    if product is None or not product.is_op("Mul") or product.scope is not node.scope:
+        return None
+    for k in (0, 1):
+        scale, other = product.tensor_in(k), product.tensor_in(1 - k)
+        if scale is None or other is None or facts.constants.weight(scale) is None:
+            continue
+        shape = facts.shape(other)
+        fits = shape is not None and len(shape) <= 1 and all(d == 1 for d in shape)
+        return (product, k) if fits else None
     return None
 
 
@@ -259,6 +273,10 @@ def rescale(facts: Facts, linear: Linear, factor: Array, *, inputs: bool, axis: 
             shape = facts.shape(linear.result)
             full = np.reshape(factor, (-1, *[1] * ((0 if shape is None else len(shape)) - 1 - axis)))
             return _rescale_dequantizer(facts, linear.node, _lead(full, 0 if shape is None else len(shape)), None)
+        node, _ = linear.scale
+        problem = None if node is linear.end else facts.use_problem(node.outputs[0], linear.end)
+        if problem is not None:
+            return problem
         scale = _scale_constant(facts, linear, factor)
         return Rescaled(scale, (SetConst(*linear.scale, scale, "scale"), *_spread_zero(facts, linear.node, scale)))
     problem = facts.constants.problem(linear.weight)

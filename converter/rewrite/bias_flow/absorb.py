@@ -14,7 +14,7 @@ from converter.records import EffectKind
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import Affine, affine_at, scale_and_shift, stats_problem, training_problem
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.analysis.fused import ATTENTION, CLOSED
+from converter.rewrite.analysis.fused import ATTENTION, CLOSED, REQUANTIZED, REQUANTIZED_BIAS
 from converter.rewrite.analysis.linear import Linear, linear_at, linear_into
 from converter.rewrite.analysis.quantized import quantized_at, quantized_into, unpack_blocks
 from converter.rewrite.bias_flow.rules.product import conv_problem, convolve_shift
@@ -84,8 +84,8 @@ def bias_at(facts: Facts, node: Node) -> Bias | None:
 
 def _read_bias(facts: Facts, node: Node) -> Bias | None:
     slot = {**ATTENTION, **CLOSED}.get(str(node.op)) if node.is_microsoft(*ATTENTION, *CLOSED) else None
-    if slot is not None:
-        return _read_fused_bias(facts, node, slot)
+    if slot is not None or node.is_op(REQUANTIZED):
+        return _read_fused_bias(facts, node, REQUANTIZED_BIAS if slot is None else slot)
     for op in lin.OPS:
         linear = quantized_at(facts, node) if op == lin.QUANTIZED else linear_at(facts, node, op)
         if linear is None or linear.bias is None or linear.node.function_attrs:
@@ -101,7 +101,7 @@ def _read_bias(facts: Facts, node: Node) -> Bias | None:
 
 
 def _read_fused_bias(facts: Facts, node: Node, slot: int) -> Bias | None:
-    """The bias of one of onnxruntime's fused operators."""
+    """The bias of one of onnxruntime's fused operators, or of a QLinearConv."""
     tensor, result = node.tensor_in(slot), node.tensor_out(0)
     weight = None if tensor is None else facts.constants.weight(tensor)
     if tensor is None or weight is None or result is None or len(weight.shape) != 1 or node.function_attrs:
@@ -252,7 +252,7 @@ def find_sibling(facts: Facts, node: Node, shifts: dict[int, Shift]) -> Absorb |
     if other is None or s.value is None or s.tiled or facts.use_problem(other, node) is not None:
         return None
     bias = bias_at(facts, facts.graph.producer(other) or node)
-    if bias is None or bias.output is not other or len(bias.shape) != s.rank:
+    if bias is None or bias.output is not other or len(bias.shape) != s.rank or bias.node.is_op(REQUANTIZED):
         return None
     if facts.read_weight(bias.tensor) is None:
         return None

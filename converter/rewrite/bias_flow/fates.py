@@ -18,7 +18,7 @@ from converter.model.graph import Node, Tensor
 from converter.records import Delta, EffectKind, Fate, FateKind, Finding, Step, Verb
 from converter.rewrite.analysis.affine import affine_at, scale_and_shift, training_problem
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.analysis.fused import ATTENTION, CLOSED
+from converter.rewrite.analysis.fused import ATTENTION, CLOSED, REQUANTIZED
 from converter.rewrite.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, MATMUL, Linear, linear_at, linear_into
 from converter.rewrite.analysis.quantized import quantized_at, quantized_into
 from converter.rewrite.analysis.recurrent import BIAS, is_recurrent
@@ -119,7 +119,7 @@ def site_at(facts: Facts, node: Node) -> BiasSite | None:
         linear = linear_into(facts, node, MATMUL)
     elif node.is_op("Add"):
         linear = linear_at(facts, node, MATMUL) or quantized_at(facts, node)
-    elif node.is_microsoft(*ATTENTION, *CLOSED):
+    elif node.is_microsoft(*ATTENTION, *CLOSED) or node.is_op(REQUANTIZED):
         found = bias_at(facts, node)
         linear = None if found is None else found.linear
     else:

@@ -18,7 +18,7 @@ from converter.dataclass import dataclass
 from converter.model.graph import Node, Tensor
 from converter.records import EffectKind, Step, Verb
 from converter.rewrite.analysis.facts import Facts
-from converter.rewrite.analysis.fused import ATTENTION, CLOSED, packed_bias_at
+from converter.rewrite.analysis.fused import ATTENTION, CLOSED, REQUANTIZED, packed_bias_at
 from converter.rewrite.analysis.linear import FUSED
 from converter.rewrite.bias_flow.absorb import Absorb, Bias, TraceOptions, bias_at, find_absorb, find_sibling
 from converter.rewrite.bias_flow.rules import NONLINEAR, RULES, propagate
@@ -195,6 +195,9 @@ class _Tracer:
         """Shift the output of the node that bears the bias: a MatMul and its Add are one node here."""
         bias = self.trace.bias
         assert bias is not None
+        if bias.node.is_op(REQUANTIZED):
+            self.block(bias.node, Block("stops", "it rounds the sum, and cuts it to its range"))
+            return
         if bias.node.is_microsoft(*CLOSED):
             self.start_closed(bias, value)
             return

@@ -73,20 +73,14 @@ class IntoProducer(Fold):
 
     def axis(self, facts: Facts) -> int | str:
         """Where the operator's channels lie at the affine node, or why that is not known."""
-        axis = _dequantized_axis(facts, self) if _is_dequantizer(self.linear) else lin.out_axis(facts, self.linear)
         if _is_dequantizer(self.linear):
-            return axis
+            found = _dequantized_axis(facts, self)
+            return found if isinstance(found, str) else found[1]
+        axis = lin.out_axis(facts, self.linear)
         for view in self.between:
             if isinstance(axis, str):
                 return axis
-            if view.is_op(_SHUFFLE):
-                axis = (
-                    axis if axis == 1 else f"{view.label} takes its blocks from axis 1, the channels lie on axis {axis}"
-                )
-            elif is_pool(view):
-                axis = axis if axis <= 1 else f"{view.label} pools over axis {axis}, on which the values differ"
-            else:
-                axis = follow_axis(facts, view, axis)
+            axis = _follow(facts, view, axis)
         return axis
 
     def channel_problem(self, facts: Facts) -> str | None:
@@ -127,8 +121,9 @@ class IntoProducer(Fold):
 
     def rescale(self, facts: Facts) -> Rescaled | Decline | None:
         """The scale of a quantized weight takes the factors of output channels."""
-        axis = self.axis(facts)
-        assert isinstance(axis, int)
+        found = _dequantized_axis(facts, self) if _is_dequantizer(self.linear) else (0, 0)
+        assert not isinstance(found, str)
+        axis, _ = found
         return rescale(facts, self.linear, self.numbers(facts)[0], inputs=False, axis=axis)
 
     def fold_bias(self, facts: Facts) -> Array | None:
@@ -195,20 +190,41 @@ def _is_dequantizer(linear: Linear) -> bool:
     return isinstance(linear, Quantized) and not linear.channels
 
 
-def _dequantized_axis(facts: Facts, m: IntoProducer) -> int | str:
-    """The axis that scale and shift vary on: DequantizeLinear has none of its own."""
+def _dequantized_axis(facts: Facts, m: IntoProducer) -> tuple[int, int] | str:
+    """The axis that scale and shift vary on, where DequantizeLinear gives it, and at the affine node."""
     if not m.affine.is_bn and all(v.size == 1 for v in scale_and_shift(facts, m.affine)):
-        return 0
-    if any(not n.is_op("Identity", "Dropout", "Cast", "CastLike") for n in m.between):
-        return f"{m.between[0].label} lies between {m.linear.node.label} and the factors of its channels"
-    if m.affine.is_bn:
+        return 0, 0
+    axis = _varying_axis(facts, m.affine)
+    if isinstance(axis, str):
+        return axis
+    rank = facts.rank(m.linear.result)
+    for start in range(rank or 0):
+        found: int | str = start
+        for node in m.between:
+            found = found if isinstance(found, str) else _follow(facts, node, found)
+        if found == axis:
+            return start, axis
+    return f"{m.between[0].label} lies between {m.linear.node.label} and the factors of its channels"
+
+
+def _varying_axis(facts: Facts, affine: Affine) -> int | str:
+    if affine.is_bn:
         return 1
-    rank = facts.rank(m.affine.source)
+    rank = facts.rank(affine.source)
     if rank is None:
         return "the number of axes of its input is not known"
-    full = aligned_shape(facts, m.affine, rank)
+    full = aligned_shape(facts, affine, rank)
     varying = [k for k, d in enumerate(full) if d != 1]
     return varying[0] if len(varying) == 1 else f"the constant of shape {list(full)} is not one value per channel"
+
+
+def _follow(facts: Facts, node: Node, axis: int) -> int | str:
+    """The same axis behind a node that hands on values; of a shuffle or a pool, where it is that of channels."""
+    if node.is_op(_SHUFFLE):
+        return axis if axis == 1 else f"{node.label} takes its blocks from axis 1, the channels lie on axis {axis}"
+    if is_pool(node):
+        return axis if axis <= 1 else f"{node.label} pools over axis {axis}, on which the values differ"
+    return follow_axis(facts, node, axis)
 
 
 def _is_its_bias(facts: Facts, linear: Linear, affine: Affine) -> bool:

@@ -244,7 +244,9 @@ def averaged_padding(facts: Facts, m: Fold) -> str | None:
     return None
 
 
-SCALED = Check(("weight-quantized", "scale-axis", "per-axis-scale", "integer-range"), _scale_problem)
+SCALED = Check(
+    ("weight-quantized", "scale-axis", "per-axis-scale", "integer-range", *checks.ONE_READER.codes), _scale_problem
+)
 # On what the match is made of.
 FORM = (
     checks.ATTRIBUTES_KNOWN,

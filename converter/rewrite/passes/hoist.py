@@ -44,11 +44,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Share(Fold):
-    """What one layer takes over; `is_input`: of its input channels."""
+    """What one layer takes over; `is_input`: of its input channels; `axis`: see `LayerTaker`."""
 
     scale: Array = field(default_factory=lambda: np.ones(()))
     shift: Array = field(default_factory=lambda: np.zeros(()))
     is_input: bool = False
+    axis: int = 0
 
     def channel_problem(self, facts: Facts) -> str | None:
         """Found out on the way."""
@@ -60,7 +61,7 @@ class Share(Fold):
 
     def rescale(self, facts: Facts) -> Rescaled | Decline | None:
         """The scale of a quantized weight takes the factors."""
-        return rescale(facts, self.linear, self.scale, inputs=self.is_input)
+        return rescale(facts, self.linear, self.scale, inputs=self.is_input, axis=self.axis)
 
     def scale_weight(self, weight: Weight, scale: Array) -> Weight:
         """The weight with its channels scaled."""
@@ -104,7 +105,7 @@ class Moved(Match):
         """What the layers take over."""
         if "shares" not in self.memo:  # each remembers its weight
             layers = [t for t in self.walk.takers if isinstance(t, LayerTaker)]
-            made = [Share(self.affine, (), t.linear, {}, t.scale, t.shift, self.is_down) for t in layers]
+            made = [Share(self.affine, (), t.linear, {}, t.scale, t.shift, self.is_down, t.axis) for t in layers]
             self.memo["shares"] = made
         return self.memo["shares"]
 

@@ -9,7 +9,9 @@ class TestFoldAffineIntoQuantized(PassRows):
     name = "fold-affine-into-quantized"
     folds = """
         chain-div chain-mul-add data-number data-number-twice data-number-opset-10 data-channels
+        data-moved
     """
     declines = """
         scale-axis: data-last-axis
+        channel-axis: data-joined
     """
