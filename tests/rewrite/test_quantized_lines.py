@@ -67,7 +67,8 @@ def test_a_negative_factor_has_no_scale_to_go_into() -> None:
     "text",
     [
         f"{IMAGE} => (uint8[2,16,8,8] y) {{ m = Mul(x,k) y = QuantizeLinear(m,s,z) }}",
-        f"{IMAGE} => (float[2,16,8,8] y) {{ m = Mul(x,k) q,t,u = DynamicQuantizeLinear(m) y = DequantizeLinear(q,t,u) }}",
+        f"{IMAGE} => (float[2,16,8,8] y) {{ m = Mul(x,k) q,t,u = DynamicQuantizeLinear(m) "
+        "y = DequantizeLinear(q,t,u) }",
     ],
 )
 def test_what_is_rounded_stays_and_says_so(text: str) -> None:
