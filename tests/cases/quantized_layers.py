@@ -183,7 +183,8 @@ COLUMNS = f"(float[2,7,3] x) => (float[2,7,5] y) {{ {MM} a = Mul (p, k) y = Add 
 MOVED = """(float[2,5,9,12] x) => (float[2,9,12,5] y) { q = QuantizeLinear (x, s1, z1) d = DequantizeLinear (q, s1, z1)
     t = Transpose <perm = [0, 2, 3, 1]> (d) y = Mul (t, k) }"""
 POOLED = f"""(float[2,5,9,12] x) => (float[2,5,4,6] y) {{ q = QuantizeLinear (x, s1, z1)
-    d = DequantizeLinear (q, s1, z1) t = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (d) y = {BN} (t, g, be, m, v) }}"""
+    d = DequantizeLinear (q, s1, z1) t = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (d)
+    y = {BN} (t, g, be, m, v) }}"""
 JOINED = """(float[2,5,9,12] x) => (float[2,3,30,6] y) { q = QuantizeLinear (x, s1, z1) d = DequantizeLinear (q, s1, z1)
     t = Reshape (d, to) y = Mul (t, k3) }"""
 STATIC = f"""(uint8[2,3,11,13] q) => {Y} {{ i = ConvInteger (q, wq, zx, z1) f = Cast <to = 1> (i) p = Mul (f, s1)

@@ -63,15 +63,13 @@ def test_a_negative_factor_has_no_scale_to_go_into() -> None:
     assert result.model.graph.node[-1].op_type == "Mul"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"{IMAGE} => (uint8[2,16,8,8] y) {{ m = Mul(x,k) y = QuantizeLinear(m,s,z) }}",
-        f"{IMAGE} => (float[2,16,8,8] y) {{ m = Mul(x,k) q,t,u = DynamicQuantizeLinear(m) "
-        "y = DequantizeLinear(q,t,u) }",
-    ],
-)
-def test_what_is_rounded_stays_and_says_so(text: str) -> None:
+DYNAMIC = "q,t,u = DynamicQuantizeLinear(m) y = DequantizeLinear(q,t,u)"
+
+
+@pytest.mark.parametrize("quantize", ["y = QuantizeLinear(m,s,z)", DYNAMIC])
+def test_what_is_rounded_stays_and_says_so(quantize: str) -> None:
+    kind = "float" if quantize is DYNAMIC else "uint8"
+    text = f"{IMAGE} => ({kind}[2,16,8,8] y) {{ m = Mul(x,k) {quantize} }}"
     result = converter.fold(build(text, consts()))
     (left,) = (f for f in result.findings if f.code == "stops")
     assert "rounds what it is given" in left.why
