@@ -149,7 +149,7 @@ ROWS: tuple[Case, ...] = (
         lambda: model(
             f"{X} => {Y} {{ y = loc.f (x, w, k, g, be, m, v) }}",
             Draw().conv(5, 3, 3, 2) | Draw().bn(5) | {"k": Draw().positive(5, 1, 1, 1)},
-            rest=f"""<opset_import: ["" : 17], domain: "loc"> f (x, w, k, g, be, m, v) => (y) {{
+            rest=f"""<opset_import: ["" : 16], domain: "loc"> f (x, w, k, g, be, m, v) => (y) {{
                 n = ReduceL2 <axes = [1, 2, 3]> (w) d = Div (w, n) u = Mul (d, k) h = Conv (x, u) {TAIL} }}""",
         ),
         CONV,

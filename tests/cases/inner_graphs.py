@@ -49,12 +49,16 @@ def lands_in_the_body(op: str) -> Callable[[onnx.ModelProto], None]:
 
 
 def parametrised(calls: int, *, other: bool = False) -> Build:
-    """Return a function over (a, w, b) with BN constants inside, called with initializers once or twice."""
+    """Return a function over (a, w, b) with BN constants inside, called with initializers once or twice.
+
+    Of another operator set than the model's, so that it is not written out.
+    """
 
     def build() -> onnx.ModelProto:
         draw = Draw()
         proto = in_function(calls)
         function = proto.functions[0]
+        function.opset_import[0].version = 16
         kept = [n for n in function.node if n.output[0] not in {"w", "b"}]
         del function.node[:]
         function.node.extend(kept)

@@ -121,9 +121,10 @@ ONE_SIDE = (
 
 
 def attribute_per_call() -> onnx.ModelProto:
-    """A function whose calls set epsilon."""
+    """A function whose calls set epsilon, of another operator set than the model's, so that it is not written out."""
     proto = in_function(2)
     function = proto.functions[0]
+    function.opset_import[0].version = 16
     function.attribute.append("eps")
     (norm,) = [n for n in function.node if n.op_type == "BatchNormalization"]
     del norm.attribute[:]
@@ -150,8 +151,8 @@ def nested_function() -> onnx.ModelProto:
 
 
 def other_domain() -> onnx.ModelProto:
-    """A function called BatchNormalization in a domain of its own (it negates), after a Conv."""
-    rest = """<domain: "loc", opset_import: ["" : 17]>
+    """A function called BatchNormalization in a domain of its own , after a Conv: it negates."""
+    rest = """<domain: "loc", opset_import: ["" : 16]>
         BatchNormalization (a, g, be, m, v) => (r) { r = Neg (a) }"""
     draw = Draw()
     text = f"{X} => {Y} {{ h = Conv (x, w, b) y = loc.BatchNormalization (h, g, be, m, v) }}"

@@ -127,7 +127,13 @@ def test_a_gemm_whose_beta_comes_from_the_call_keeps_its_bias() -> None:
     ]
     norm = helper.make_node("BatchNormalization", ["h", "g", "b", "m", "v"], ["fy"])
     function = helper.make_function(
-        "loc", "F", ["fx"], ["fy"], [*constants, gemm, norm], [helper.make_opsetid("", 17)], ["beta"]
+        "loc",
+        "F",
+        ["fx"],
+        ["fy"],
+        [*constants, gemm, norm],
+        [helper.make_opsetid("", 16)],
+        ["beta"],  # stays one
     )
     model = build("g (float[2, 3] x) => (float[2, 4] y) { y = loc.F <beta = 0.5> (x) }", imports=', "loc" : 1')
     model.functions.append(function)

@@ -314,13 +314,16 @@ def quantized() -> onnx.ModelProto:
 
 
 def in_function(given_bias: bool = False, attribute: bool = False) -> onnx.ModelProto:
-    """A recurrent node in a function whose bias, or whose hidden_size, each call may give."""
+    """A recurrent node in a function whose bias, or whose hidden_size, each call may give.
+
+    Of another operator set than the model's, so that it is not written out.
+    """
     held = ", ".join(f"{v:.4f}" for v in Draw().normal(10))
     inputs, bias = (
         ("x, w, r, b", "") if given_bias else ("x, w, r", f"b = Constant <value = float[1,10] {{{held}}}> ()")
     )
     size = "hidden_size: int = @n" if attribute else "hidden_size = 5"
-    rest = f"""<domain: "loc", opset_import: ["" : 17]>
+    rest = f"""<domain: "loc", opset_import: ["" : 16]>
     f <n> ({inputs}) => (y) {{ {bias} y = RNN <{size}> (x, w, r, b) }}"""
     return rnn_net(f"y = loc.f <n = 5> ({inputs})", rest=rest)
 
