@@ -261,6 +261,8 @@ def _make_session(ort: ModuleType, model: bytes | Path, providers: Sequence[Any]
         refuse_failure(ort, exc, name, given)
         raise ModelError(f"{label}: onnxruntime cannot load it: {format_error(exc)}") from exc
     session.disable_fallback()
+    if getattr(session, "_model_bytes", None):
+        session._model_bytes = b""  # held for the fallback alone, and as large as the model
     return session
 
 

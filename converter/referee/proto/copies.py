@@ -16,9 +16,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from converter.dataclass import dataclass
 from converter.errors import DataError
+from converter.model.file.disk import read_whole
 from converter.model.file.dtypes import encode, get_element_type
 from converter.model.file.functions import write_out
-from converter.referee.proto.source import LoadedModel, list_bodies, serialize, walk_nodes
+from converter.referee.proto.source import LARGEST, LoadedModel, list_bodies, serialize, walk_nodes
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, Weights, read_tensor
 from converter.referee.reference.evaluator import NOT_WEIGHTS
 from converter.referee.reference.kernels import list_captures
@@ -177,7 +178,9 @@ def extract_outputs(
         by_node.setdefault(opening.node, []).append(opening)
     names = list(dict.fromkeys(wanted))
     needed, nodes = _find_needed(whole.graph, names, by_node)
-    graph = GraphProto(name=whole.graph.name or "tapped")
+    copy = ModelProto(ir_version=max(whole.ir_version, 4), opset_import=whole.opset_import)
+    graph = copy.graph  # filled where it is: to hand it over would copy its weights again
+    graph.name = whole.graph.name or "tapped"
     for node in nodes:
         graph.node.append(_open_slots(node, by_node))
     graph.initializer.extend(t for t in whole.graph.initializer if t.name in needed)
@@ -187,9 +190,21 @@ def extract_outputs(
     for opening in (o for held in by_node.values() for o in held if o.node in made):
         graph.input.append(helper.make_tensor_value_info(opening.name, opening.elem, opening.shape))
     graph.output.extend(_list_outputs(whole.graph, names))
-    copy = ModelProto(ir_version=max(whole.ir_version, 4), opset_import=whole.opset_import, graph=graph)
     copy.functions.extend(whole.functions)
     return serialize(copy, source.label), frozenset(i.name for i in graph.input)
+
+
+def expose_outputs(source: LoadedModel, names: Iterable[str]) -> bytes:
+    """The whole model, serialised, that hands out these tensors of the main graph as well.
+
+    Protobuf merges what stands behind a message into it: the weights are neither parsed nor copied for it.
+    """
+    source = make_loadable(source)
+    content = serialize(source.proto, source.label) if source.path is None else read_whole(source.path, LARGEST)
+    known = {output.name for output in source.proto.graph.output}
+    more = ModelProto()
+    more.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in known)
+    return content + more.SerializeToString()
 
 
 def _list_outputs(graph: GraphProto, names: Iterable[str]) -> list[ValueInfoProto]:

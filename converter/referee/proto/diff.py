@@ -14,6 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from converter.bounded_json import parse_texts
 from converter.dataclass import dataclass
+from converter.model.file.validate import stored_bytes
 from converter.referee.proto.inference import infer_certain_shapes, infer_types
 from converter.referee.proto.scopes import (
     Scope,
@@ -55,7 +56,7 @@ class _Pair:
         """Both."""
         if self._models is None:
             self._models = self._make[0](), self._make[1]()
-            if sum(model.ByteSize() for model in self._models) > _LARGE:
+            if sum(stored_bytes(t) or 0 for model in self._models for t in model.graph.initializer) > _LARGE:
                 self._latest.append(self)
                 while len(self._latest) > _KEPT:
                     self._latest.pop(0)._models = None

@@ -21,11 +21,11 @@ from converter.model.file.disk import read_whole
 from converter.model.file.dtypes import get_numpy_dtype
 from converter.model.file.node_order import are_sorted, sort_nodes
 from converter.model.file.reader import graphs, tensors
-from converter.model.file.validate import validate
+from converter.model.file.validate import stored_bytes, validate
 from converter.records import ModelFacts
 from converter.referee.proto.tensors import is_external, locate_external
 
-_LARGEST = (1 << 31) - 1  # bytes of a protobuf message
+LARGEST = (1 << 31) - 1  # bytes of a protobuf message
 _SMALL = 1 << 12  # elements up to which a skeleton keeps a tensor's values: shapes and axes are known by value
 
 
@@ -80,7 +80,7 @@ class LoadedModel:
         if isinstance(model, bytes):
             return cls(_parse(model, label), label, None, data, hashlib.sha256(model).hexdigest())
         path = Path(model)
-        content = read_whole(path, _LARGEST)
+        content = read_whole(path, LARGEST)
         proto = _parse(content, str(path))
         return cls(proto, str(path), path, data or _find_folder(path, proto), hashlib.sha256(content).hexdigest())
 
@@ -328,7 +328,8 @@ def list_data_files(source: LoadedModel) -> list[Path]:
 
 def count_stored_bytes(source: LoadedModel) -> int:
     """Bytes of the model and of its data files, as far as they are there."""
-    size = int(source.proto.ByteSize()) if source.path is None else 0
+    held = (t for t in tensors(source.proto) if not is_external(t))
+    size = 0 if source.path is not None else sum(stored_bytes(t) or 0 for t in held)
     for path in [*([source.path] if source.path is not None else []), *list_data_files(source)]:
         with contextlib.suppress(OSError):
             size += path.stat().st_size

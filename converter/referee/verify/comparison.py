@@ -184,6 +184,7 @@ class Referee:
         self.options.progress("onnxruntime: original")
         cases = ModelInputs(self._smoking[0], self.options, needs_runtime=True)
         cases.fill(1)
+        self._smoking[0].close()  # its weights would lie beside those of what is measured
         if cases.items:
             self.ran, self.cases = self._smoking, cases
             return cases.items[0]

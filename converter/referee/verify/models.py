@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from converter.errors import DataError, ModelError
 from converter.records import InputSet
 from converter.records.evidence import Warning, WarningCode
 from converter.referee.inputs.stream import combine_hashes, hash_feeds, list_arrays
-from converter.referee.proto.copies import make_loadable
+from converter.referee.proto.copies import expose_outputs, make_loadable
 from converter.referee.proto.fixed_sizes import solve_sizes
 from converter.referee.proto.inference import estimate_bytes, format_size
 from converter.referee.proto.random_inputs import (
@@ -80,6 +80,12 @@ class ModelUnderTest:
             if self._options.provider != "cpu" and self._options.prove and self.placement is None:
                 self.run_again(feeds)
         return self._session.run(_select_feeds(self.source, feeds))
+
+    def run_exposing(self, feeds: Mapping[str, Any], names: Sequence[str]) -> Outputs:
+        """Outputs by onnxruntime, and these inner tensors, by a session of its own."""
+        settings = self._settings()[1] | {"external_dir": self.source.folder}
+        session = Session(expose_outputs(self.source, names), self._options.provider, **settings)
+        return session.run(_select_feeds(self.source, feeds))
 
     def run_again(self, feeds: Mapping[str, Any]) -> Outputs:
         """Outputs of a second session, whose profile says which provider ran which node; made once per feeds."""

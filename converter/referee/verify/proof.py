@@ -17,7 +17,6 @@ import numpy as np
 
 from converter.errors import DataError, ModelError
 from converter.records import OutputCheck, Stage, Verdict
-from converter.referee.proto.copies import extract_outputs
 from converter.referee.proto.diff import ChangedRegions, Region
 from converter.referee.proto.source import LoadedModel
 from converter.referee.proto.structural_hash import is_same_computation
@@ -114,9 +113,7 @@ def _run_original(
     if not wanted:
         return values
     try:
-        content, _ = extract_outputs(a, wanted)
-        side = ModelUnderTest(LoadedModel.open(content, a.folder, a.label), replace(options, prove=False))
-        return values | side.run(case.feeds)
+        return values | ModelUnderTest(a, replace(options, prove=False)).run_exposing(case.feeds, wanted)
     except (DataError, ModelError):
         return None
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
-from converter.referee.proto.copies import make_loadable
-from converter.referee.proto.source import LoadedModel, walk_nodes
+from converter.referee.proto.copies import expose_outputs, make_loadable
+from converter.referee.proto.source import LoadedModel, count_stored_bytes, walk_nodes
 from converter.referee.reference.evaluator import Reference
 from converter.runtime import Session
+from tests import tiny
 from tests.referee.verify import nets
 
 X = np.arange(24, dtype=np.float32).reshape(1, 3, 2, 4)
@@ -65,3 +68,22 @@ def test_bodies_and_functions_count() -> None:
 def test_most_models_are_loaded_as_they_are() -> None:
     source = LoadedModel.open(nets.plain())
     assert make_loadable(source) is source
+
+
+@pytest.mark.parametrize("kept", ["memory", "file", "data file"])
+def test_inner_tensors_are_handed_out_beside_the_outputs(tmp_path: Path, kept: str) -> None:
+    text = "(float[1,3,2,4] x) => (float[1,3,2,4] y) { a = Mul(x, k)\n r = Relu(a)\n y = Add(r, k) }"
+    model = tiny.model(text, {"k": np.full((1, 3, 2, 4), -2, np.float32)})
+    path = tmp_path / "m.onnx"
+    if kept != "memory":
+        onnx.save(model, path, save_as_external_data=kept == "data file", location="d", size_threshold=0)
+    source = LoadedModel.open(model if kept == "memory" else path)
+    content = expose_outputs(source, ["a", "y"])
+    session = Session(content, external_dir=source.folder)
+    assert [port.name for port in session.outputs] == ["y", "a"]
+    assert not getattr(session._session, "_model_bytes", None), "what was loaded is not held a second time"
+    found = session.run({"x": X})
+    assert np.array_equal(found["a"], -2 * X)
+    assert np.array_equal(found["y"], np.maximum(-2 * X, 0) - 2)
+    size = 96 if kept == "memory" else path.stat().st_size + (96 if kept == "data file" else 0)
+    assert count_stored_bytes(source) == size
