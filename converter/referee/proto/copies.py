@@ -204,7 +204,7 @@ def expose_outputs(source: LoadedModel, names: Iterable[str]) -> bytes:
     known = {output.name for output in source.proto.graph.output}
     more = ModelProto()
     more.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in known)
-    return content + more.SerializeToString()
+    return content + serialize(more, source.label)
 
 
 def _list_outputs(graph: GraphProto, names: Iterable[str]) -> list[ValueInfoProto]:
