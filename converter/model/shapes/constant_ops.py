@@ -90,6 +90,13 @@ def _filled(value: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return np.broadcast_to(value, shape)
 
 
+def _range(start: NDArray[Any], limit: NDArray[Any], delta: NDArray[Any]) -> NDArray[Any]:
+    first, last, step = (np.asarray(a).reshape(()) for a in (start, limit, delta))
+    count = max(math.ceil((float(last) - float(first)) / float(step)), 0)
+    _check_size(count)
+    return np.asarray(first + np.arange(count).astype(first.dtype) * step)
+
+
 def _check_size(n_elements: int) -> None:
     """Before anything is computed: a few small constants make one of any size."""
     if n_elements > _MOST_ELEMENTS:
@@ -204,6 +211,7 @@ EVALUATORS: dict[str, Callable[[Attr, list[Any]], NDArray[Any]]] = {
     "Pow": lambda _, args: _power(*args),
     "Tile": lambda _, args: _tile(*args),
     "Erf": lambda _, args: _erf(args[0]),
+    "Range": lambda _, args: _range(*args),
 }
 _BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
 

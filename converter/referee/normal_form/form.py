@@ -310,10 +310,12 @@ class Form:
 
     def plus(self, interval: Interval) -> Form:
         """The form with something added."""
-        if isinstance(self.atom, View) and self.atom.holds_shift and self.scale is None and self.shift is None:
-            inside = self.atom.back(interval)
-            if inside is not None:
-                return Form(replace(self.atom, operand=self.atom.operand.plus(inside)))
+        if isinstance(self.atom, View) and self.scale is None and self.shift is None:
+            holds = self.atom.holds_shift
+            inside = self.atom.back(interval) if holds or moves_table(self.atom) else None
+            moved = None if inside is None else self.atom.operand.plus(inside)
+            if moved is not None and (holds or moved.shift is None):
+                return Form(replace(self.atom, operand=moved))
         if self.scale is None and self.shift is None and isinstance(self.atom, Other) and self.atom.add is not None:
             shares = self.atom.add(interval)
             if shares is not None:
@@ -337,6 +339,17 @@ class Form:
     def settled(self) -> Form:
         """The same without its shift."""
         return Form(self.atom, self.scale)
+
+
+_MOVED = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
+
+
+def moves_table(view: View) -> bool:
+    """Whether the elements that it moves, one for one, are what an operator gives that takes a shift in itself."""
+    operand = view.operand
+    plain = isinstance(view.key, tuple) and view.key[0] in _MOVED and operand.scale is None and operand.shift is None
+    atom = operand.atom
+    return plain and (moves_table(atom) if isinstance(atom, View) else isinstance(atom, Other) and atom.add is not None)
 
 
 def scale_atom(atom: Atom, interval: Interval) -> Atom | None:

@@ -63,7 +63,7 @@ def packed_bias_at(facts: Facts, node: Node) -> PackedBias | None:
     if bias is None or weight is None or len(weight.shape) != 1:
         return None
     sizes = _find_sizes(facts, node, weight.shape[0])
-    return None if sizes is None else PackedBias(node, bias, sizes, _find_problem(facts, node))
+    return None if sizes is None else PackedBias(node, bias, sizes, find_problem(facts, node))
 
 
 def _find_sizes(facts: Facts, node: Node, width: int) -> tuple[int, int, int] | None:
@@ -79,7 +79,8 @@ def _find_sizes(facts: Facts, node: Node, width: int) -> tuple[int, int, int] | 
     return (width // 3, width // 3, width // 3) if width % 3 == 0 else None
 
 
-def _find_problem(facts: Facts, node: Node) -> tuple[str, str] | None:
+def find_problem(facts: Facts, node: Node) -> tuple[str, str] | None:
+    """Why keys and values of fused attention do more than weigh and be weighed: (code, clause)."""
     if further_outputs(node) or any(node.tensor_in(slot) is not None for slot in _CACHES[str(node.op)]):
         return "cache", "its keys and values are kept for later calls, or its scores are read"
     if node.attr("do_rotary", 0):

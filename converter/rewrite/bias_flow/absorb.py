@@ -258,7 +258,8 @@ def find_sibling(facts: Facts, node: Node, shifts: dict[int, Shift]) -> Absorb |
         return None
     if np.broadcast_shapes(bias.shape, s.value.shape) != bias.shape:
         return None
-    added = np.broadcast_to(s.value, bias.shape).reshape(bias.value.shape)
+    sign = -1.0 if node.is_op("Sub") else 1.0  # (a + D) - b = a - (b - D), a - (b + D) = (a - D) - b
+    added = sign * np.broadcast_to(s.value, bias.shape).reshape(bias.value.shape)
     how = f"the bias of {bias.node.label} takes it over"
     return Absorb(node, EffectKind.SIBLING, bias.linear, lambda: added, added.size, how)
 

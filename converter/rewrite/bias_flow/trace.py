@@ -293,7 +293,7 @@ class _Tracer:
             self.absorb(absorb)
             return
         effect = propagate(self.facts, node, shifts)
-        meets_sum = isinstance(effect, Propagate) and node.is_op("Add") and len(shifts) == 1
+        meets_sum = isinstance(effect, Propagate) and node.is_op("Add", "Sub") and len(shifts) == 1
         sibling = find_sibling(self.facts, node, shifts) if meets_sum and self.options.siblings else None
         if sibling is not None:
             self.absorb(sibling)

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import converter
 from converter.model.graph import Graph, Tensor, load
 from converter.rewrite.analysis.constants import Constants
 from tests.tiny import Draw, X, model
@@ -104,3 +105,9 @@ def test_chains_that_double_are_computed_once() -> None:
     text = "u0 = Mul (w, w) " + " ".join(f"u{i} = Add (u{i - 1}, v{i - 1}) v{i} = Neg (u{i})" for i in range(1, 50))
     text = text.replace("v0", "u0") + " u = Abs (u49)"
     assert value(text, w=W) is not None
+
+
+def test_a_range_is_a_constant() -> None:
+    text = "(float[2,3] x) => (float[2,5] y) { c = Gemm(x,w) r = Range(one,six,one) y = Mul(c,r) }"
+    consts = {"w": Draw().normal(3, 5), "one": np.float32(1), "six": np.float32(6)}
+    assert [n.op_type for n in converter.fold(model(text, consts)).model.graph.node] == ["Gemm"]

@@ -265,3 +265,31 @@ def test_what_is_added_to_a_dequantized_value_is_a_bias() -> None:
     result = converter.fold(felt, verify=False)
     (fate,) = [f for f in result.fates if f.op == "DequantizeLinear"]
     assert "QuantizeLinear" in fate.why
+
+
+SEPARATE = """q0 = MatMul (x, ws) q = Add (q0, bs) k0 = MatMul (x, wk) k = Add (k0, bk)
+    v0 = MatMul (x, wv) v = Add (v0, bv)"""
+PROJECT = "p = MatMul (a, wo) y = Add (p, bo)"
+
+
+def separate(call: str, outputs: str = "a", also: str = "") -> onnx.ModelProto:
+    """MultiHeadAttention of three projections, each with a bias of its own."""
+    head = X.replace(" y)", f" y{also})")
+    weights = {"ws": normal(D, D), "wk": normal(D, D), "wv": normal(D, D), "mask": normal(1, 1, 7, 7)}
+    biases = {name: normal(D) for name in ("bs", "bk", "bv")}
+    text = f"{head} {{ {SEPARATE} {outputs} = com.microsoft.MultiHeadAttention <num_heads = 3> ({call}) {PROJECT} }}"
+    return model(text, **weights, **biases)
+
+
+@pytest.mark.parametrize("call", ["q, k, v", "q, k, v, , , mask"])
+def test_biases_before_multi_head_attention_go(call: str) -> None:
+    result = fold(separate(call))
+    kinds = {f.node: f.kind for f in result.fates}
+    assert kinds["MatMul_k0"] is FateKind.DEAD
+    assert kinds["MatMul_v0"] is FateKind.ABSORBED
+    assert kinds["MatMul_q0"] is FateKind.KEPT
+
+
+def test_biases_of_kept_keys_and_values_stay() -> None:
+    result = fold(separate("q, k, v", "a, past_k, past_v", ", float[2,3,7,4] past_k, float[2,3,7,4] past_v"))
+    assert {f.code for f in result.fates if f.node in ("MatMul_k0", "MatMul_v0")} == {"cache"}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+import converter
+from converter.records import Verdict
 from tests.cases.case import fold, refuse
 from tests.rewrite.passes.moved_maps import ints, net, norm
 from tests.rewrite.passes.walk import PassRows
+from tests.tiny import Draw, model
 
 P = "hoist-bn"
 X = "(float[2,3,11,13] x)"
@@ -322,3 +325,14 @@ class TestHoistBn(PassRows):
             "BatchNormalization",
         ),
     )
+
+
+def test_a_table_behind_a_transposition_takes_a_batch_norm() -> None:
+    """The shift of a table's rows is one of what is moved on from them: recomputed on every row, read or not."""
+    draw = Draw()
+    text = """(int64[2,7] i) => (float[2,5,7] y) { e = Gather(t,i) r = Transpose<perm=[0,2,1]>(e)
+        y = BatchNormalization(r,g,be,m,v) }"""
+    result = converter.fold(model(text, {"t": draw.normal(23, 5), **draw.bn(5)}))
+    assert [n.op_type for n in result.model.graph.node] == ["Gather", "Transpose"]
+    assert result.parity is not None
+    assert (result.parity.verdict, result.parity.level) == (Verdict.PASS, "P"), result.parity.why

@@ -7,6 +7,7 @@ import numpy as np
 from converter.model.graph import Node
 from converter.records import EffectKind
 from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.analysis.fused import find_problem
 from converter.rewrite.analysis.quantized import unpack_blocks
 from converter.rewrite.bias_flow.rules.product import (
     multiply_by_data,
@@ -62,6 +63,21 @@ def _skip_norm(_: Facts, node: Node, shifts: Shifts) -> Effect:
     return Cancel(EffectKind.NORM, "layer normalisation subtracts the mean, the shift with it")
 
 
+def _attention(facts: Facts, node: Node, shifts: Shifts) -> Effect:
+    """MultiHeadAttention of queries, keys and values [N, L, D]: a softmax over the keys, whose rows hand values on."""
+    if not set(shifts) <= {1, 2}:
+        what = "it weighs the keys by the shifted value" if 0 in shifts else "it depends on a shift of its parameters"
+        return Block("attention-query" if 0 in shifts else "stops", what)
+    problem = find_problem(facts, node)
+    if problem is not None:
+        return Block(*problem)
+    if any(s.rank != 3 or not s.constant_on([1]) for s in shifts.values()):
+        return Block("varies", "the shift varies along the keys")
+    if 2 in shifts:
+        return Propagate({0: shifts[2]}, EffectKind.SOFTMAX_ROWS)
+    return Cancel(EffectKind.SOFTMAX, "softmax does not depend on what all keys share")
+
+
 def _blocks(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     """A product with a matrix in packed blocks."""
     if set(shifts) != {0}:
@@ -89,6 +105,7 @@ MICROSOFT_RULES: dict[str, Rule] = {
     **dict.fromkeys(("FusedMatMul", "TransposeMatMul"), Rule(_fused_matmul)),
     "SkipLayerNormalization": Rule(_skip_norm),
     "MatMulNBits": Rule(_blocks),
+    "MultiHeadAttention": Rule(_attention),
     "FusedConv": _end_with(Rule(propagate_conv)),
     "FusedGemm": _end_with(Rule(propagate_gemm)),
 }
