@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field, replace
 from typing import Protocol
 
@@ -114,7 +116,8 @@ def run(graph: Graph, options: Options, progress: Progress | None = None, watch:
     while True:
         # Whether copies of a shared weight pay off is known when the passes are through, not halfway.
         whole = _Run(graph, replace(options, stop_after=None), tell, watch, left)
-        outcome = whole.run()
+        with _collecting_seldom():
+            outcome = whole.run()
         is_over, more = whole.find_excess()
         if more.keys() - left.keys():
             left |= more
@@ -180,7 +183,9 @@ class _Run:
     def _sweep(self, p: Pass) -> None:
         self.progress(p.name)
         self.declined[p.name] = {}
-        for node in list(self.graph.nodes()):
+        by_op = self.facts.remember_wiring(_sort_by_op)
+        found = [entry for op in dict.fromkeys((*p.ops, *p.microsoft)) for entry in by_op.get(op, ())]
+        for _, node in sorted(found, key=lambda entry: entry[0]):
             if node.alive and p.may_hang_on(node) and not self._full():
                 self._ask(p, node)
 
@@ -290,6 +295,26 @@ class _Run:
             "no-linear-op",
             f"no linear operator beside it that it could fold into: it lies between {above} and {below}",
         )
+
+
+def _sort_by_op(facts: Facts) -> dict[str, list[tuple[int, Node]]]:
+    """The nodes by their type, each with its place in the model's order."""
+    found: dict[str, list[tuple[int, Node]]] = {}
+    for place, node in enumerate(facts.graph.nodes()):
+        found.setdefault(str(node.op), []).append((place, node))
+    return found
+
+
+@contextlib.contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """Python's collector looks at all objects again and again while a graph of many makes few that it could free."""
+    before = gc.get_threshold()
+    if before[0]:
+        gc.set_threshold(max(before[0], 50_000), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def opset_problem(node: Node) -> str | None:
