@@ -75,6 +75,29 @@ def test_what_is_rounded_stays_and_says_so(quantize: str) -> None:
     assert "rounds what it is given" in left.why
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = QLinearConv(x,s,z,w,s2,zw,s,z,b)",
+        "c = QLinearConv(x,s,z,w,s2,zw,s,z,b) f = Flatten(c) y = com.microsoft.QGemm<transB=1>(f,s,z,v,s2,zw,b,s,z)",
+    ],
+)
+def test_a_bias_of_zeros_of_a_requantized_layer_goes(body: str) -> None:
+    draw = np.random.default_rng(3)
+    known = {**consts(), "w": draw.integers(-99, 99, (16, 16, 1, 1)).astype(np.int8), "zw": np.int8(0)}
+    known |= {"b": np.zeros(16, np.int32), "v": draw.integers(-99, 99, (16, 64)).astype(np.int8)}
+    shape = "2,16" if "QGemm" in body else "2,16,2,2"
+    head = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> g'
+    proto = onnx.parser.parse_model(f"{head} (uint8[2,16,2,2] x) => (uint8[{shape}] y) {{ {body} }}")
+    read = {name for node in proto.graph.node for name in node.input}
+    held = {name: np.asarray(value) for name, value in known.items() if name in read}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in held.items())
+    result = converter.fold(proto)
+    assert not any("b" in node.input for node in result.model.graph.node)
+    assert result.parity is not None
+    assert (result.parity.verdict, result.parity.level) == (Verdict.PASS, "P"), result.parity.why
+
+
 def test_the_bias_of_a_requantized_layer_stays_and_says_so() -> None:
     """A norm behind it would subtract it again, but the sum is rounded and cut before."""
     draw = np.random.default_rng(3)

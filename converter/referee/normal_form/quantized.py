@@ -120,12 +120,22 @@ def _make_product_rule(scale_slot: int, bias_slot: int) -> Rule:
 def _q_gemm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     """A QGemm of float result: its scale stays outside, the integers of its bias count in it."""
     zero, interval = args[5], get_interval(args[4])
-    if interval is None or isinstance(zero, Form) or any(a is not None for a in args[7:]):
+    if any(a is not None for a in args[7:]):
+        return _requantize(r, node, args, 6)
+    if interval is None or isinstance(zero, Form):
         return None
     key = () if zero is None else _summarize(zero.array(), 0)
     label = node.name or f"{node.op_type}:{node.output[0]}"
     atom = Other(node.op_type, (_MICROSOFT, list_attributes(node), key), (*args[:4], *args[6:7]), 0, label)
     return [Form(atom).times(interval.reshape() if interval.value.size == 1 else interval)]
+
+
+def _requantize(r: Reader, node: NodeProto, args: list[Value], slot: int) -> list[Value] | None:
+    """A layer whose result is rounded to integers, as it stands; a bias of zeros is none."""
+    bias = args[slot] if len(args) > slot else None
+    if not isinstance(bias, Known) or bias.array().any():
+        return None
+    return r.opaque(node, [*args[:slot], None, *args[slot + 1 :]])
 
 
 def _lstm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
@@ -142,6 +152,7 @@ def _lstm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
 
 
 QUANTIZED_RULES: dict[str, Rule] = {
+    "QLinearConv": lambda r, node, args: _requantize(r, node, args, 8),
     "DequantizeLinear": _dequantize,
     f"{_MICROSOFT}:MatMulNBits": _blocks,
     f"{_MICROSOFT}:DynamicQuantizeMatMul": _make_product_rule(2, 4),

@@ -328,7 +328,8 @@ def _max_pool(call: KernelCall) -> tuple[Any, ...]:
     return max_pool(x, win), max_pool_indices(x, win, call.get("storage_order", 0))
 
 
-def _average_pool(call: KernelCall) -> tuple[Any, ...]:
+def average_pool_of(call: KernelCall) -> tuple[Any, ...]:
+    """AveragePool of the call's first input."""
     x = call.input(0)
     pads, n = call.get("pads"), x.ndim - 2
     explicit = call.get("auto_pad") in (None, "", "NOTSET")
@@ -360,7 +361,7 @@ def _mean(x: Array, axes: tuple[int, ...], _: KernelCall) -> Array:
 
 POOLS: dict[str, Op] = {
     "MaxPool": _max_pool,
-    "AveragePool": _average_pool,
+    "AveragePool": average_pool_of,
     "LpPool": _lp_pool,
     "GlobalAveragePool": _global(_mean),
     "GlobalMaxPool": _global(lambda x, axes, _: x.max(axis=axes, keepdims=True)),

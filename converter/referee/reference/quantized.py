@@ -7,12 +7,13 @@ ONNX DequantizeLinear 10 to 25, DynamicQuantizeLinear 11; onnxruntime's ContribO
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from converter.referee.reference.call import KernelCall, Op, Outputs, Unsupported
-from converter.referee.reference.conv import Array
+from converter.referee.reference.conv import Array, average_pool_of
 
 _MICROSOFT = "com.microsoft"
 
@@ -120,11 +121,7 @@ def _q_gemm(call: KernelCall) -> Outputs:
     y = sums * scale
     if call.input(7) is None:
         return (y,)
-    point = call.input(8)
-    dtype = np.dtype(np.uint8) if point is None else point.dtype
-    info = np.iinfo(dtype)
-    q = np.rint(y / call.input(7)) + (0 if point is None else point.astype(np.float64))
-    return (np.clip(q, info.min, info.max).astype(dtype),)
+    return (_quantize(y, call.input(7), call.input(8), np.zeros(0, np.uint8)),)
 
 
 def _dynamic_quantize_lstm(call: KernelCall) -> Outputs:
@@ -173,7 +170,79 @@ def _run_lstm(x: Array, w: Array, r: Array, bias: Array, h: Array, c: Array) -> 
     return np.stack(found), h, c
 
 
+# -- operators on integers whose result is rounded to integers again --------------------------
+
+
+def _quantize(y: Array, scale: Any, point: Any, like: Any) -> Array:
+    """y / scale, rounded to the nearest integer (of two, the even one), and cut to the type's range."""
+    dtype = like.dtype if point is None else point.dtype
+    info = np.iinfo(dtype)
+    q = np.rint(y / np.asarray(scale, np.float64)) + (0 if point is None else point.astype(np.float64))
+    return np.asarray(np.clip(q, info.min, info.max).astype(dtype))
+
+
+def _read(call: KernelCall, slot: int) -> Array:
+    """The float64 values of an operand, its scale and its zero point, in three slots in a row."""
+    return np.asarray(_center(call.input(slot), call.input(slot + 2)) * np.asarray(call.input(slot + 1), np.float64))
+
+
+def _make_pair_op(combine: Callable[[Array, Array], Array]) -> Op:
+    def op(call: KernelCall) -> Outputs:
+        y = combine(_read(call, 0), _read(call, 3))
+        return (_quantize(y, call.input(6), call.input(7), call.input(0)),)
+
+    return op
+
+
+def _make_single_op(compute: Callable[[Array, KernelCall], Array]) -> Op:
+    def op(call: KernelCall) -> Outputs:
+        return (_quantize(compute(_read(call, 0), call), call.input(3), call.input(4), call.input(0)),)
+
+    return op
+
+
+def _take_mean(x: Array, call: KernelCall) -> Array:
+    """Of each map."""
+    axes = range(1, x.ndim - 1) if call.get("channels_last", 0) else range(2, x.ndim)
+    return np.asarray(x.mean(axis=tuple(axes), keepdims=True))
+
+
+def _take_average(x: Array, call: KernelCall) -> Array:
+    if call.get("channels_last", 0):
+        raise Unsupported("QLinearAveragePool with its channels last")
+    return np.asarray(average_pool_of(replace(call, inputs=(x,)))[0])
+
+
+def _reduce_mean(x: Array, call: KernelCall) -> Array:
+    axes = call.get("axes")
+    return np.asarray(x.mean(axis=None if axes is None else tuple(axes), keepdims=bool(call.get("keepdims", 1))))
+
+
+def _leak(x: Array, call: KernelCall) -> Array:
+    return np.where(x >= 0, x, x * call.get("alpha", 0.01))
+
+
+def _concat_quantized(call: KernelCall) -> Outputs:
+    parts = [_read(call, slot) for slot in range(2, len(call.inputs), 3)]
+    joined = np.concatenate(parts, axis=call.get("axis", 1))
+    return (_quantize(joined, call.input(0), call.input(1), call.input(2)),)
+
+
+def _where_quantized(call: KernelCall) -> Outputs:
+    y = np.where(call.input(0), _read(call, 1), _read(call, 4))
+    return (_quantize(y, call.input(7), call.input(8), call.input(1)),)
+
+
 QUANTIZED: dict[tuple[str, str], Op] = {
+    (_MICROSOFT, "QLinearAdd"): _make_pair_op(np.add),
+    (_MICROSOFT, "QLinearMul"): _make_pair_op(np.multiply),
+    (_MICROSOFT, "QLinearGlobalAveragePool"): _make_single_op(_take_mean),
+    (_MICROSOFT, "QLinearAveragePool"): _make_single_op(_take_average),
+    (_MICROSOFT, "QLinearReduceMean"): _make_single_op(_reduce_mean),
+    (_MICROSOFT, "QLinearLeakyRelu"): _make_single_op(_leak),
+    (_MICROSOFT, "QLinearSigmoid"): _make_single_op(lambda x, _: np.asarray(1 / (1 + np.exp(-x)))),
+    (_MICROSOFT, "QLinearConcat"): _concat_quantized,
+    (_MICROSOFT, "QLinearWhere"): _where_quantized,
     (_MICROSOFT, "DequantizeLinear"): dequantize,
     (_MICROSOFT, "DynamicQuantizeMatMul"): _dynamic_quantize_matmul,
     (_MICROSOFT, "MatMulIntegerToFloat"): _matmul_integer_to_float,
