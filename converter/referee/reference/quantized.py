@@ -213,11 +213,6 @@ def _take_average(x: Array, call: KernelCall) -> Array:
     return np.asarray(average_pool_of(replace(call, inputs=(x,)))[0])
 
 
-def _reduce_mean(x: Array, call: KernelCall) -> Array:
-    axes = call.get("axes")
-    return np.asarray(x.mean(axis=None if axes is None else tuple(axes), keepdims=bool(call.get("keepdims", 1))))
-
-
 def _leak(x: Array, call: KernelCall) -> Array:
     return np.where(x >= 0, x, x * call.get("alpha", 0.01))
 
@@ -238,7 +233,6 @@ QUANTIZED: dict[tuple[str, str], Op] = {
     (_MICROSOFT, "QLinearMul"): _make_pair_op(np.multiply),
     (_MICROSOFT, "QLinearGlobalAveragePool"): _make_single_op(_take_mean),
     (_MICROSOFT, "QLinearAveragePool"): _make_single_op(_take_average),
-    (_MICROSOFT, "QLinearReduceMean"): _make_single_op(_reduce_mean),
     (_MICROSOFT, "QLinearLeakyRelu"): _make_single_op(_leak),
     (_MICROSOFT, "QLinearSigmoid"): _make_single_op(lambda x, _: np.asarray(1 / (1 + np.exp(-x)))),
     (_MICROSOFT, "QLinearConcat"): _concat_quantized,

@@ -154,7 +154,6 @@ REQUANTIZED = (
     Node("QLinearGlobalAveragePool", (*bytes_of(2, 3, 5, 6), *RESULT)),
     Node("QLinearGlobalAveragePool", (*bytes_of(2, 5, 6, 3), *RESULT), {"channels_last": 1}),
     Node("QLinearAveragePool", (*bytes_of(2, 3, 5, 6), *RESULT), {"kernel_shape": [2, 3], "pads": [1, 0, 0, 1]}),
-    Node("QLinearReduceMean", (*bytes_of(2, 3, 5, 6), *RESULT), {"axes": [2, 3], "keepdims": 0}),
     Node("QLinearLeakyRelu", (*bytes_of(2, 3, 5), *RESULT), {"alpha": 0.2}),
     Node("QLinearSigmoid", (*bytes_of(2, 3, 5), np.float32(1 / 255), np.uint8(0))),
 )
