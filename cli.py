@@ -266,7 +266,8 @@ def guard(**given: Any) -> int:
     """Run another optimiser, and keep its result only if it gives the same answers.
 
     Example: biasopt guard -- onnxslim in.onnx out.onnx. Where the outputs differ, the first wrong tensor is named, the
-    input is put back if it was touched, what was written is renamed to OUT.rejected, and the exit code is 1.
+    input is put back if it was touched, what was written is renamed to OUT.rejected, and the exit code is 1 (4 where it
+    is undecided). However it ends otherwise, by an error or a signal, the input is put back, too.
     """
     from converter.integrations.guard import run
 

@@ -12,7 +12,9 @@ import os
 import stat
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from converter.dataclass import dataclass
 
@@ -53,6 +55,10 @@ class Temporary:
     is_left: bool = False
     is_locked: bool = False
     is_there: bool = True  # until it has become the target, or was removed
+
+    def permit(self, mode: int) -> None:
+        """Its permissions: by the descriptor, since another file may have its name by now."""
+        os.chmod(self.descriptor if os.chmod in os.supports_fd else self.path, mode)  # noqa: PTH101
 
     def settle(self) -> None:
         """All is written: close it where others could not read it while it is open, as on Windows."""
@@ -131,7 +137,7 @@ def open_temporary(target: Path, *, wait: float = 0.0) -> Temporary:
     for _ in range(_TRIES):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | _BINARY, 0o600)
         try:
-            if not _is_ours(fd):
+            if not is_ours(fd):
                 raise OSError(errno.EPERM, f"{path.name} is there, and is not this tool's; remove it", str(path))
             while not _lock(fd):
                 if time.monotonic() >= until:
@@ -176,9 +182,10 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _is_ours(fd: int) -> bool:
+def is_ours(fd: int) -> bool:
+    """Whether it is a regular file of this user's: what another one put there, who may write here too, is not."""
     status = os.fstat(fd)
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+    return stat.S_ISREG(status.st_mode) and (not hasattr(os, "geteuid") or status.st_uid == os.geteuid())
 
 
 def _is_named(path: Path, status: os.stat_result) -> bool:
@@ -211,6 +218,45 @@ def rename_to_free(temporary: Path, target: Path) -> None:
         temporary.rename(target)
         return
     temporary.unlink()
+
+
+@contextlib.contextmanager
+def open_whole(path: Path, *, replaces: bool = True, wait: float = 0.0, mode: int | None = None) -> Iterator[IO[bytes]]:
+    """A file to write to, under a temporary name: it takes its own at the end, or is not there at all.
+
+    What has the name is replaced and never written into: it may be a link to, or another name of, a file elsewhere.
+
+    Parameters
+    ----------
+    mode : int, optional
+        Its permissions; what the process's mask leaves by default.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; FileExistsError where it is there and not to be replaced.
+    """
+    temporary = open_temporary(path, wait=wait)
+    try:
+        os.ftruncate(temporary.descriptor, 0)
+        with os.fdopen(temporary.descriptor, "wb", closefd=False) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.permit(0o666 & ~read_umask() if mode is None else mode)
+        temporary.become(path, replaces=replaces)
+    finally:
+        temporary.discard()
+
+
+def find_closed(sources: Iterable[Path]) -> int:
+    """Permissions that what is made of these files must not have: who may not read one of them may not read it."""
+    closed = 0
+    for path in sources:
+        with contextlib.suppress(OSError):
+            mode = path.stat().st_mode
+            closed |= (0 if mode & stat.S_IRGRP else stat.S_IRWXG) | (0 if mode & stat.S_IROTH else stat.S_IRWXO)
+    return closed
 
 
 def read_umask() -> int:

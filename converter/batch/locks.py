@@ -13,11 +13,22 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from converter.errors import BiasoptError
+from converter.temporary import is_ours
+
 
 def _open(name: str) -> int:
     user = os.getuid() if hasattr(os, "getuid") else 0
     path = Path(tempfile.gettempdir()) / f"biasopt-{user}-{name}.lock"
-    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o600)
+    how = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, how, 0o600)
+    except OSError as exc:
+        raise BiasoptError(f"{path}: cannot be opened ({exc.strerror}); remove it, or set TMPDIR") from exc
+    if not is_ours(descriptor):  # whoever holds it could let this wait for ever
+        os.close(descriptor)
+        raise BiasoptError(f"{path}: belongs to another user; have it removed, or set TMPDIR")
+    return descriptor
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from converter.dataclass import dataclass
 from converter.errors import BiasoptError, ModelError
+from converter.temporary import find_closed, open_whole, read_umask
 
 _WILD = re.compile(r"[*?\[]")
 
@@ -128,13 +129,12 @@ def copy_file(source: Path, target: Path) -> None:
     BiasoptError
         It cannot be read or written.
     """
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, partial)
-        partial.replace(target)
+        mode = 0o666 & ~read_umask() & ~find_closed([source])
+        with source.open("rb") as read, open_whole(target, mode=mode) as file:
+            shutil.copyfileobj(read, file, 1 << 20)
     except OSError as exc:
-        partial.unlink(missing_ok=True)
         raise BiasoptError(f"{target}: cannot be written ({exc.strerror})") from exc
 
 

@@ -23,7 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from converter.errors import BiasoptError
+from converter.errors import BiasoptError, ModelError
+from converter.model.file import claim
 from converter.records.batch import BatchRow, Outcome, Task
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -157,9 +158,8 @@ def _ask(task: Task) -> BatchRow:
 
 def _remove_rest(task: Task) -> None:
     """What a child that was ended amid its work left beside the output: never the output itself, which is whole."""
-    output = Path(task.output)
-    for path in output.parent.glob(f".{output.name}*.tmp*"):
-        path.unlink(missing_ok=True)
+    with suppress(ModelError):  # another run writes it
+        claim(Path(task.output)).discard()
 
 
 def _run_uploaded(task: Task) -> BatchRow:

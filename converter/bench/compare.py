@@ -30,6 +30,7 @@ from converter.runtime.placement import Placement, find_placement, prove_placeme
 from converter.runtime.providers import is_out_of_memory
 from converter.runtime.session import count_cores
 from converter.runtime.timing import Deployment, TimedSession, make_flusher
+from converter.temporary import open_whole
 
 Feeds = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -102,13 +103,14 @@ def write_samples(found: Measurement, path: Path) -> None:
     sizes = [len(samples.a) for samples in found.samples]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(
-            path,
-            a_ms=np.concatenate([samples.a for samples in found.samples]),
-            b_ms=np.concatenate([samples.b for samples in found.samples]),
-            block=np.repeat(np.arange(len(sizes)), sizes),
-            session=np.array([block.session for block in found.counted]),
-        )
+        with open_whole(path) as file:
+            np.savez_compressed(
+                file,
+                a_ms=np.concatenate([samples.a for samples in found.samples]),
+                b_ms=np.concatenate([samples.b for samples in found.samples]),
+                block=np.repeat(np.arange(len(sizes)), sizes),
+                session=np.array([block.session for block in found.counted]),
+            )
     except OSError as exc:
         raise BiasoptError(f"{path}: cannot be written ({exc.strerror}); choose another --report folder") from exc
 

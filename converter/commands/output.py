@@ -16,6 +16,7 @@ from converter.model.file import DataFile, Pieces, Span, Staged, claim, data_nam
 from converter.model.graph import Graph, emit, has_external, stored_files
 from converter.records import Rewrite
 from converter.records.results import InspectResult
+from converter.temporary import find_closed
 
 PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 
@@ -90,7 +91,13 @@ def stage_model(
         mode = stat.S_IMODE(like.st_mode) if like is not None else None
         own = set() if in_place and not link else {Path(p) for p in stored_files(graph)}
         stale = find_stale_data(target, own) if target.exists() else ()
-        how: dict[str, Any] = {"mode": mode, "like": like, "stale_data": stale, "replaces": replaces or in_place}
+        how: dict[str, Any] = {
+            "mode": mode,
+            "closed": find_closed(list_sources(graph)),
+            "like": like,
+            "stale_data": stale,
+            "replaces": replaces or in_place,
+        }
         stage(staged, pieces, data, progress=None if progress is None else _count_bytes(progress), **how)
     except BaseException:
         staged.discard()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,12 @@ def _identify(path: Path) -> tuple[int, int] | None:
 
 
 def _locate(path: Path) -> str:
-    """Where the file will be, whether it is there or not."""
-    return str(path.parent.resolve() / path.name)
+    """Where the file will be, whether it is there or not.
+
+    Names that only differ by case, or by how their letters are composed, are one file on some systems: here they are
+    one on every system, since nobody needs two of them for one run.
+    """
+    return str(path.parent.resolve() / unicodedata.normalize("NFC", path.name).casefold())
 
 
 def list_paths(*given: Any) -> list[Path]:

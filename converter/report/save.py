@@ -18,7 +18,7 @@ from converter.dataclass import dataclass
 from converter.errors import BiasoptError
 from converter.report import terminal
 from converter.report.render import DATA_FORMS, FORMS
-from converter.temporary import open_temporary, read_umask
+from converter.temporary import open_whole
 
 if TYPE_CHECKING:
     from converter.report.blocks import Report
@@ -250,17 +250,8 @@ def write_whole(path: Path, content: str | bytes, *, force: bool = True) -> Path
     """
     # a name that no encoding has was escaped by the report; what is left is replaced, not a crash
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
-    temporary = open_temporary(path, wait=_PATIENCE)
-    try:
-        os.ftruncate(temporary.descriptor, 0)
-        with os.fdopen(temporary.descriptor, "wb", closefd=False) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.path.chmod(0o666 & ~read_umask())
-        temporary.become(path, replaces=force)
-    finally:
-        temporary.discard()
+    with open_whole(path, replaces=force, wait=_PATIENCE) as file:
+        file.write(data)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -10,7 +11,9 @@ import onnx
 import pytest
 
 import cli
-from converter.integrations.guard import find_models
+from converter.commands.verify import compare
+from converter.integrations.guard import Kept, find_models
+from converter.records import Verdict
 from tests import tiny
 
 # An optimiser: `python opt.py MODE IN OUT`.
@@ -23,6 +26,14 @@ if mode == "breaks":
     for tensor in model.graph.initializer:
         if tensor.name == "w":
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1.01, "w"))
+if mode == "rubbish":
+    open(target, "wb").write(b"half")
+    sys.exit()
+if mode == "interrupted":
+    import os, signal, time
+    open(target, "wb").write(b"half")
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(9)
 if mode == "fails":
     open(target, "wb").write(b"half")
     sys.exit(5)
@@ -74,6 +85,51 @@ def test_in_place_the_input_is_put_back(mode: str, code: int, folder: Path, caps
     assert (folder / "m.onnx").read_bytes() == before  # a copy by onnx is the same bytes here
     assert ("is as it was before" in capsys.readouterr().err) is (code != 0)
     assert names(folder) == {"m.onnx"} | ({"m.onnx.rejected"} if mode == "breaks" else set())
+
+
+@pytest.mark.parametrize(("mode", "code"), [("rubbish", 3), ("interrupted", 130)])
+def test_whatever_ends_the_work_the_input_is_put_back(mode: str, code: int, folder: Path) -> None:
+    before = (folder / "m.onnx").read_bytes()
+    assert guard(mode, "m.onnx", "m.onnx") == code
+    assert (folder / "m.onnx").read_bytes() == before
+    assert names(folder) == {"m.onnx"}
+
+
+def test_copies_stay_where_the_input_cannot_be_put_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (folder / "m.onnx").read_bytes()
+    monkeypatch.setattr(Kept, "restore", lambda kept: (_ for _ in ()).throw(OSError(28, "No space left")))
+    assert guard("rubbish", "m.onnx", "m.onnx") == 3
+    said = capsys.readouterr().err
+    assert "holds the input" in said and said.count("\n") == 1
+    (copy,) = (path for path in folder.iterdir() if path.is_dir())
+    assert (copy / "m.onnx").read_bytes() == before
+
+
+def test_undecided_in_place_is_put_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / "m.onnx").read_bytes()
+    undecided = lambda a, b, options: replace(compare(a, b, options), verdict=Verdict.INCONCLUSIVE)  # noqa: E731
+    monkeypatch.setattr("converter.integrations.guard.compare", undecided)
+    assert guard("breaks", "m.onnx", "m.onnx") == 4
+    assert (folder / "m.onnx").read_bytes() == before
+    assert names(folder) == {"m.onnx", "m.onnx.rejected"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_no_link_leads_a_copy_away_and_no_file_is_replaced_by_one(folder: Path) -> None:
+    (folder / "away").mkdir()
+    for name in (".m.onnx.biasopt-restored", "m.onnx.rejected"):
+        (folder / "away" / name).write_text("the user's")
+        (folder / name).symlink_to(folder / "away" / name)
+    (folder / "m.onnx").rename(folder / "away" / "real.onnx")
+    (folder / "m.onnx").symlink_to("away/real.onnx")
+    before = (folder / "m.onnx").read_bytes()
+    assert guard("breaks", "m.onnx", "m.onnx") == 1
+    assert (folder / "m.onnx").is_symlink()
+    assert (folder / "m.onnx").read_bytes() == before
+    assert {p.read_text() for p in (folder / "away").iterdir() if p.suffix != ".onnx"} == {"the user's"}
+    assert "m.onnx.rejected-2" in names(folder)
 
 
 def test_data_files_are_put_back_too(folder: Path) -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from converter.bounded_json import parse_json
 from converter.model.file.reader import External, list_external
-from converter.temporary import name_beside
+from converter.temporary import is_ours, name_beside
 
 _MOST_NOTED = 1 << 20  # bytes of a note
 _BINARY: int = getattr(os, "O_BINARY", 0)
-_HOW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | _BINARY
+_NO_LINK: int = getattr(os, "O_NOFOLLOW", 0)
+_HOW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | _NO_LINK | _BINARY
 
 
 class Note:
@@ -83,18 +84,20 @@ class Note:
                     case _:  # a stranger's
                         continue
                 at = path.lstat()
-                is_own = path.name == name and (kind == "stale" or own.fullmatch(name) is not None)
+                here = self._target.parent.resolve()  # where a model's data lies, and nowhere else
+                is_own = path.name == name and (
+                    path.is_relative_to(here) if kind == "stale" else own.fullmatch(name) is not None
+                )
                 is_same = stat.S_ISREG(at.st_mode) and known == _identify(kind, at)
                 if is_own and is_same and not _is_named_elsewhere(path, self.path):
                     found.append(path)
         return found
 
     def _read(self) -> list[str]:
-        how = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | _BINARY
+        how = os.O_RDONLY | _NO_LINK | getattr(os, "O_NONBLOCK", 0) | _BINARY
         try:
             with os.fdopen(os.open(self.path, how), "rb") as file:
-                is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-                content = file.read(_MOST_NOTED) if is_file else b""
+                content = file.read(_MOST_NOTED) if is_ours(file.fileno()) else b""
         except OSError:
             return []
         return content.decode("ascii", "replace").splitlines()

@@ -149,6 +149,7 @@ def stage(
     data: DataFile | None,
     *,
     mode: int | None = None,
+    closed: int = 0,
     like: os.stat_result | None = None,
     stale_data: Sequence[Path] = (),
     replaces: bool = True,
@@ -160,6 +161,8 @@ def stage(
     ----------
     mode : int, optional
         Permissions of the files; what the process's mask leaves by default.
+    closed : int
+        Permissions that the files do not get; the model keeps ``mode``, where it has one.
     like : stat_result, optional
         Whose owner and group the files get, where this process may give them away.
     replaces : bool
@@ -175,7 +178,7 @@ def stage(
     target = staged.target
     data_path = target.parent / data.name if data is not None and data.used else None
     staged.stale_data, staged.replaces = tuple(stale_data), replaces
-    permissions = mode if mode is not None else 0o666 & ~read_umask()
+    permissions = mode if mode is not None else 0o666 & ~read_umask() & ~closed
     total = pieces.n_bytes + (data.pieces.n_bytes if data is not None else 0)
     done = 0
 
@@ -189,17 +192,18 @@ def stage(
         fd = staged.temporary.descriptor
         write_to(fd, pieces, target, tell)
         os.fsync(fd)
-        staged.temporary.path.chmod(permissions)
-        _give_to(staged.temporary.path, like)
+        staged.temporary.permit(permissions)
+        _give_to(fd, like)
         if data_path is not None and data is not None:
-            data_fd = _begin_data(staged, data_path, permissions)
+            data_fd = _begin_data(staged, data_path, permissions & ~closed)
             try:
                 write_to(data_fd, data.pieces, data_path, tell)
                 os.fsync(data_fd)
+                if os.chmod in os.supports_fd:
+                    os.chmod(data_fd, permissions & ~closed)  # noqa: PTH101  (its name may be another's by now)
+                _give_to(data_fd, like)
             finally:
                 os.close(data_fd)
-            data_path.chmod(permissions)
-            _give_to(data_path, like)
         staged.temporary.settle()
     except FileExistsError as exc:
         staged.discard()
@@ -236,11 +240,14 @@ def _begin_data(staged: Staged, path: Path, permissions: int) -> int:
     return fd
 
 
-def _give_to(path: Path, like: os.stat_result | None) -> None:
-    """Let a file keep its owner where somebody else writes it; who may not give files away keeps it."""
-    if like is not None and hasattr(os, "chown"):
+def _give_to(descriptor: int, like: os.stat_result | None) -> None:
+    """Let a file keep its owner where somebody else writes it; who may not give files away keeps it.
+
+    By its descriptor: by its name, whoever may rename things in the folder could have any other file given to them.
+    """
+    if like is not None and hasattr(os, "fchown"):
         with contextlib.suppress(OSError):
-            os.chown(path, like.st_uid, like.st_gid)
+            os.fchown(descriptor, like.st_uid, like.st_gid)
 
 
 def data_name(target: Path, seed: bytes) -> str:

@@ -20,11 +20,12 @@ from onnx import (
 from converter.errors import ModelError
 from converter.model.file import Computed, DataFile, DiskBuffer, Pieces, Span, claim, data_name, stage
 from converter.model.file.dtypes import get_element_type
-from converter.model.file.reader import tensors
+from converter.model.file.reader import list_external, tensors
 from converter.model.file.wire import Buffer, Field, fields
 from converter.referee.certificate.graph import Graph, Node, Scope, Tensor
 from converter.referee.proto.source import LoadedModel, serialize
 from converter.referee.proto.tensors import is_external, locate_external
+from converter.temporary import find_closed
 
 _EXTERNAL_FROM = 1024  # bytes; smaller tensors stay in the model
 # Field numbers of onnx.proto.
@@ -268,7 +269,8 @@ def write_model(
         if data is None and pieces.n_bytes > _PROTO_LIMIT:
             data = outside
             pieces = Serializer(graph, source, metadata, data).build()
-        stage(staged, pieces, data, replaces=replaces)
+        read = [] if source.path is None else [source.path, *(place.path for place in list_external(source.path))]
+        stage(staged, pieces, data, closed=find_closed(read), replaces=replaces)
         staged.commit()
     except ValueError as exc:
         raise ModelError(f"{target}: cannot be written ({exc})") from exc

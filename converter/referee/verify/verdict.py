@@ -23,6 +23,7 @@ from converter.referee.verify.options import STAGES, Options
 from converter.referee.verify.precision import PrecisionCheck
 from converter.runtime.machine import describe_environment
 from converter.runtime.providers import PROVIDERS, list_providers
+from converter.temporary import open_whole
 
 FAILING = "failing_inputs.npz"
 SURELY = 40.0  # times what is usual: one witness is enough
@@ -251,7 +252,8 @@ def save_failing(runs: Sequence[dict[str, Any]], folder: Path) -> str:
     path = folder / FAILING
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **{n: np.stack([_widen(r[n]) for r in alike]) for n in first})  # type: ignore[arg-type]
+        with open_whole(path) as file:
+            np.savez_compressed(file, **{n: np.stack([_widen(r[n]) for r in alike]) for n in first})  # type: ignore[arg-type]
     except OSError as exc:
         raise DataError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
     return str(path)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.records.lint import Kind, LintFinding, Location
+from converter.temporary import open_whole
 from converter.torch_models.lint.fix.construction_sites import Places, is_installed
 from converter.torch_models.lint.linter import Linted
 from converter.torch_models.lint.strip_biases import find_removable
@@ -74,13 +75,10 @@ class SourceFix:
         for item in self.edited:
             if item.path.read_bytes() != item.before:
                 raise ModelError(f"{item.path}: was changed meanwhile; run it again")
-            part = item.path.with_name(f".{item.path.name}.part")
             try:
-                part.write_bytes(item.after)
-                part.chmod(item.path.stat().st_mode & 0o7777)
-                part.replace(item.path.resolve())
+                with open_whole(item.path.resolve(), mode=item.path.stat().st_mode & 0o7777) as file:
+                    file.write(item.after)
             except OSError as exc:
-                part.unlink(missing_ok=True)
                 raise ModelError(f"{item.path}: cannot be written ({exc.strerror}); check its folder") from exc
 
 
