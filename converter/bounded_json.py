@@ -13,12 +13,12 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def parse_json(
-    text: str,
+    text: str | bytes,
     *,
     parse_float: Callable[[str], object] | None = None,
     parse_constant: Callable[[str], object] | None = None,
 ) -> Any:
-    """What `json.loads` makes of a text.
+    """What `json.loads` makes of a text, or of its bytes: protobuf gives those where a text is no UTF-8.
 
     A parser that calls itself until Python's limit ends in a RecursionError, and whatever the collector of garbage
     finishes there writes to the terminal: so the depth is counted first.
@@ -33,6 +33,8 @@ def parse_json(
     ValueError
         It is no JSON, or nests deeper than `DEEPEST`.
     """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
     if text.count("[") + text.count("{") > DEEPEST and _measure_depth(text) > DEEPEST:
         raise ValueError(f"nested deeper than {DEEPEST}")
     return json.loads(text, parse_float=parse_float, parse_constant=parse_constant)
@@ -50,7 +52,7 @@ def _measure_depth(text: str) -> int:
     return 0
 
 
-def parse_texts(text: str) -> list[str]:
+def parse_texts(text: str | bytes) -> list[str]:
     """A list of texts, as the metadata of a model keeps it; none where it is something else."""
     try:
         found = parse_json(text)

@@ -33,7 +33,7 @@ def test_what_is_no_json_ends_as_soon() -> None:
     assert time.process_time() - started < 5
 
 
-@pytest.mark.parametrize("text", ["", "[", "{}", "3", "null", "[" * 20_000])
-def test_what_is_no_list_of_texts_is_none(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "[", "{}", "3", "null", "[" * 20_000, b"[\xff]", b'["\xff"]', b"\xff\xfe["])
+def test_what_is_no_list_of_texts_is_none(text: str | bytes) -> None:
     assert parse_texts(text) == []
     assert parse_texts('["a", 1]') == ["a", "1"]

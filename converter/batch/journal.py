@@ -58,7 +58,7 @@ class Journal:
         content = self._file.read()
         for line in content.splitlines():
             try:
-                row = convert(parse_json(line.decode("utf-8")), BatchRow)
+                row = convert(parse_json(line), BatchRow)
             except ValueError:  # it was cut short, or is none of ours
                 continue
             found[row.name] = row
