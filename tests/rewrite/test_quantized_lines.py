@@ -115,3 +115,15 @@ def test_the_bias_of_a_requantized_layer_stays_and_says_so() -> None:
     (fate,) = result.fates
     assert (fate.code, fate.elements) == ("stops", 16)
     assert "cuts it to its range" in fate.why
+
+
+@pytest.mark.parametrize("cast", ["", "c = Cast<to=1>(m) "])
+def test_the_factor_of_scores_stays_before_a_softmax(cast: str) -> None:
+    """Without it onnxruntime computes the softmax on integers, and far less exactly."""
+    body = f"{BETWEEN} m = Mul(d,n) {cast}y = Softmax<axis=-1>({'c' if cast else 'm'})"
+    result = converter.fold(build(f"{IMAGE} => (float[2,16,8,8] y) {{ {body} }}", consts(n=np.float32(0.25))))
+    assert not result.rewrites
+    assert "coarser-kernel" in {f.code for f in result.findings}
+    other = body.replace("Softmax<axis=-1>", "Relu")
+    twin = converter.fold(build(f"{IMAGE} => (float[2,16,8,8] y) {{ {other} }}", consts(n=np.float32(0.25))))
+    assert twin.rewrites

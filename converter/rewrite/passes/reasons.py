@@ -27,6 +27,7 @@ CHECKS = {
     "scale-axis": "a quantization scale varies along one axis, or in blocks",
     "per-axis-scale": "before opset 13 a DequantizeLinear has one scale",
     "integer-range": "a negative factor needs the negative of each integer",
+    "coarser-kernel": "what follows must not be computed less exactly than before",
     "rounding-add": "a sum that rounds on purpose must stay as it is",
     "spatial-stats": "statistics must be one vector of the channels",
     "weight-rank": "the weight must have its operator's rank",
