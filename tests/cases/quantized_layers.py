@@ -192,6 +192,8 @@ STATIC = f"""(uint8[2,3,11,13] q) => {Y} {{ i = ConvInteger (q, wq, zx, z1) f = 
 STATIC_5 = STATIC.replace("s1)", "sc)")
 TWO = f"""{X} => (float[2,5,9,12] y, float[2,5,9,12] k) {{ {CHAIN} y = {BN} (p, g, be, m, v)
     i2 = ConvInteger (q, wq, z, z1) f2 = Cast <to = 1> (i2) k = Mul (f2, sw) }}"""
+SCORES = NUMBER.replace("y = Div (d, n)", "e = Div (d, n) y = Softmax <axis = -1> (e)")
+SCORES_BN = BETWEEN.replace(f"y = {BN} (d", f"e = {BN} (d").replace("v) }", "v) y = Softmax <axis = -1> (e) }")
 WI = quantized(3, 5)
 N = np.array(8, np.float32)
 Q_STAY = "QuantizeLinear DequantizeLinear BatchNormalization"
@@ -219,6 +221,14 @@ BATCH_NORMS: tuple[Case, ...] = (
         f"{INTEGERS} BatchNormalization ConvInteger Cast Mul",
         net(WITHOUT),
     ),
+    refuse(
+        "data-bn-before-softmax",
+        net(SCORES_BN, be=np.zeros(5, np.float32), m=np.zeros(5, np.float32)),
+        BN_Q,
+        "coarser-kernel",
+        f"{Q_STAY} Softmax",
+        net(BETWEEN),
+    ),
     refuse("data-opset-12", net(BETWEEN, 12), BN_Q, "per-axis-scale", Q_STAY, net(BETWEEN, 13)),
     refuse("data-negative", net(BETWEEN, negative=True), BN_Q, "negative-scale", Q_STAY, net(BETWEEN)),
     refuse("data-read-twice", net(READ_BOTH), BN_Q, "several-readers", f"{Q_STAY} Relu", net(BETWEEN)),
@@ -243,6 +253,14 @@ ARITHMETIC: tuple[Case, ...] = (
     ),
     fold("data-number-opset-10", net(NUMBER, 10, n=N), AFFINE_Q, "QuantizeLinear DequantizeLinear"),
     fold("data-channels", net(CHANNEL, k5=Draw().positive(5, 1, 1)), AFFINE_Q, "QuantizeLinear DequantizeLinear"),
+    refuse(
+        "data-before-softmax",
+        net(SCORES, n=N),
+        AFFINE_Q,
+        "coarser-kernel",
+        "QuantizeLinear DequantizeLinear Div Softmax",
+        net(NUMBER, n=N),
+    ),
     fold("data-moved", net(MOVED, k=K**2 + 1), AFFINE_Q, "QuantizeLinear DequantizeLinear Transpose"),
     refuse(
         "data-joined",

@@ -14,4 +14,5 @@ class TestFoldAffineIntoQuantized(PassRows):
     declines = """
         scale-axis: data-last-axis
         channel-axis: data-joined
+        coarser-kernel: data-before-softmax
     """

@@ -13,6 +13,7 @@ class TestFoldBnIntoQuantized(PassRows):
     """
     declines = """
         per-axis-scale: data-opset-12
+        coarser-kernel: data-bn-before-softmax
         negative-scale: data-negative
         several-readers: data-read-twice chain-read-twice chain-scale-shared
     """
