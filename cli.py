@@ -263,7 +263,7 @@ def verify(**given: Any) -> int:
 @verbose_option
 @argument("words", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
 def guard(**given: Any) -> int:
-    """Run another optimiser, and keep its result only if it gives the same answers.
+    """Run another optimiser; keep what it wrote if it is right.
 
     Example: biasopt guard -- onnxslim in.onnx out.onnx. Where the outputs differ, the first wrong tensor is named, the
     input is put back if it was touched, what was written is renamed to OUT.rejected, and the exit code is 1 (4 where it
@@ -310,7 +310,7 @@ def passes(**given: Any) -> int:
 @option("--provider", type=click.Choice(PROVIDERS), default="cpu", help="The provider that has to work.  [cpu]")
 @json_option
 def doctor(**given: Any) -> int:
-    """Show what is installed, which providers and libraries work, and what to do about the rest.
+    """Show what is installed, what works, what to do otherwise.
 
     Exit 0 if the provider that is asked for runs a convolution here, else 3.
     """
@@ -330,7 +330,7 @@ def doctor(**given: Any) -> int:
 @verbose_option
 @quietable
 def replay(**given: Any) -> int:
-    """Check a certificate against the original, and rebuild the folded model from it.
+    """Check a certificate of a fold, and rebuild the model by it.
 
     Every step is carried out and recomputed by code that shares nothing with the passes. Exit 1 names
     the first step that does not hold, and nothing is written.

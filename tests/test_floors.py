@@ -24,6 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 LINES = (ROOT / "floors.txt").read_text(encoding="utf-8").splitlines()
 FLOORS = dict(line.split("==") for line in LINES if line and not line.startswith("#"))
 MODELS = sorted((ROOT / "models").glob("*.onnx"))
+CORPUS = sorted(Path(os.environ["BIASOPT_CORPUS"]).glob("*.onnx")) if "BIASOPT_CORPUS" in os.environ else []
 # What keeps modules from being there, whatever is installed.
 WITHOUT = """
 import sys
@@ -37,8 +38,8 @@ sys.path.insert(0, {root!r})
 
 
 def digest_folds() -> dict[str, str]:
-    """What each model of models/ becomes, as a digest."""
-    models: dict[str, Path | bytes] = {path.name: path for path in MODELS}
+    """What each model of models/ and of the corpus becomes, as a digest."""
+    models: dict[str, Path | bytes] = {f"{path.parent.name}/{path.name}": path for path in (*MODELS, *CORPUS)}
     models |= {name: _conv_bn(name).SerializeToString() for name in ("float16", "bfloat16", "float64")}
     found = {name: biasopt.fold(model, verify=False) for name, model in models.items()}
     assert all(len(found[name].rewrites) == 1 for name in ("float16", "bfloat16", "float64"))
@@ -76,13 +77,15 @@ def test_core_needs_few_libraries() -> None:
     assert names - runtime == {"click", "rich", "jinja2", "msgspec", "scipy"}
 
 
-@pytest.mark.skipif("BIASOPT_NEWEST" not in os.environ, reason="BIASOPT_NEWEST names no other Python to compare with")
+@pytest.mark.skipif(
+    "BIASOPT_NEWEST" not in os.environ, reason="`make floors` compares: BIASOPT_NEWEST names the Python"
+)
 def test_folded_files_are_the_same_bytes_as_with_the_newest_libraries() -> None:
     code = "import json; from tests import onnx_text; onnx_text.install()\n"
     code += "from tests.test_floors import digest_folds; print(json.dumps(digest_folds()))"
     newest = Path(os.environ["BIASOPT_NEWEST"])
     theirs = json.loads(run(code, str(newest if newest.is_absolute() else ROOT / newest)))
-    assert len(theirs) == len(MODELS) + 3 >= 8
+    assert len(theirs) == len(MODELS) + len(CORPUS) + 3 >= 8
     assert digest_folds() == theirs
 
 

@@ -22,6 +22,7 @@ from converter._version import __version__
 from converter.batch.journal import hash_files
 from converter.batch.locks import own_machine, share_machine
 from converter.errors import BiasoptError
+from converter.records import count_biases
 from converter.records.batch import BatchRow, Outcome, Task
 from converter.report.serialize import convert, encode
 
@@ -130,6 +131,7 @@ def fold_task(task: Task, row: BatchRow) -> BatchRow:
     save_reports(document, folder, task.formats)
     outcome = {1: Outcome.FAILED, 4: Outcome.INCONCLUSIVE}.get(code)
     blamed = latency if latency is not None and code else result.parity
+    biases = count_biases(result.fates)
     return replace(
         row,
         outcome=outcome or (Outcome.FOLDED if result.rewrites else Outcome.UNCHANGED),
@@ -138,8 +140,8 @@ def fold_task(task: Task, row: BatchRow) -> BatchRow:
         sha256=hash_files([output]) if result.output is not None else "",
         report=task.reports,
         rewrites=len(result.rewrites),
-        biases_before=result.before.biases,
-        biases_after=result.after.biases,
+        biases_before=biases[0],
+        biases_after=biases[1],
         level=result.parity.level if result.parity is not None else "",
         ratio=None if latency is None else latency.ratio,
     )

@@ -237,8 +237,10 @@ def _is_inside(path: str, folder: Path) -> bool:
     if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):  # noqa: PTH100  (asks nobody)
         return False
     try:
-        return Path(path).resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL
+        found = Path(path).resolve()
+        is_loop = any(place.is_symlink() for place in (found, *found.parents))  # which Python 3.13 leaves as it is
+        return not is_loop and found.is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links before that, a NUL
         return False
 
 

@@ -34,6 +34,7 @@ from converter.records.rewrites import (
     Step,
     Verb,
     Weight,
+    count_biases,
 )
 
 __all__ = [
@@ -62,5 +63,6 @@ __all__ = [
     "Warning",
     "WarningCode",
     "Weight",
+    "count_biases",
     "exit_code_of",
 ]

@@ -10,6 +10,8 @@ from converter.dataclass import dataclass
 from converter.records.evidence import HIDDEN, INLINE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -157,6 +159,11 @@ class Fate:
     why: str = ""
     path: tuple[Step, ...] = field(default=(), metadata=HIDDEN)
     names: tuple[str, ...] = field(default=(), repr=False, metadata=HIDDEN)
+
+
+def count_biases(fates: Sequence[Fate]) -> tuple[int, int]:
+    """Biases of all kinds, a batch norm's and a recurrent layer's among them: how many there were, and are left."""
+    return len(fates), sum(fate.kind is FateKind.KEPT for fate in fates)
 
 
 @dataclass(frozen=True)

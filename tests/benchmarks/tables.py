@@ -171,10 +171,11 @@ def markdown(results: Results, tools: Sequence[Tool], repeat: int) -> str:
         f"Written by `make bench` on {datetime.now(UTC).date().isoformat()}. {machine()}.",
         f"{versions}. Medians of {repeat} rounds in which every tool ran once.",
         "",
-        "biasopt runs with `--no-verify`, since the others check nothing either, and with `--freeze-overridable` where",
-        "weights are listed as graph inputs. onnxruntime is its offline pass, `ORT_ENABLE_BASIC`. An error is",
-        "onnxruntime's output of the rewritten file against that of the original, all optimisations off, on one seeded",
-        "input. A last line sums up the models that every installed tool came through.",
+        "biasopt checks its result before it writes it, which of the others only onnxsim does, on one input; with",
+        "`--no-verify` it does not. It runs with `--freeze-overridable` where weights are listed as graph inputs.",
+        "onnxruntime is its offline pass, `ORT_ENABLE_BASIC`. An error is onnxruntime's output of the rewritten file",
+        "against that of the original, all optimisations off, on one seeded input. A last line sums up the models that",
+        "every installed tool came through.",
         "",
     ]
     for quantity in QUANTITIES:

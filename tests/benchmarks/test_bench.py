@@ -78,6 +78,15 @@ def test_tables_show_ratios_crashes_and_what_is_not_installed() -> None:
     assert "* two, biasopt: `Segmentation fault`" in page
 
 
+def test_biasopt_is_measured_as_by_default_and_without_its_check(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    assert {"biasopt", peers.UNCHECKED} <= set(peers.TOOLS)
+    assert "--no-verify" not in peers.command("biasopt", source, target, freeze=False)
+    without = peers.command(peers.UNCHECKED, source, target, freeze=True)
+    assert {"--no-verify", "--freeze-overridable"} <= set(without)
+    assert peers.installed("biasopt") == peers.installed(peers.UNCHECKED) != ""
+
+
 def test_an_unknown_tool_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert peers.main(["--tools", "onnxsmi"]) == 2
     assert "onnxsmi" in capsys.readouterr().err

@@ -84,6 +84,12 @@ def test_every_command_has_help(run: Run, command: tuple[str, ...], flag: str) -
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
+def test_the_list_of_commands_ends_each_sentence(run: Run) -> None:
+    _, out, _ = run("--help")
+    assert out.count("\n  ") > 15
+    assert not [line for line in out.splitlines() if line.endswith("...") and "COMMAND" not in line]
+
+
 def test_every_option_says_what_it_does() -> None:
     import click
 

@@ -323,7 +323,7 @@ class ModelInputs:
         """A warning of inputs that hold what is no number, or of an original that has no answer to normal ones."""
         given = self._options.stream
         if given is not None and (n := given.record().nonfinite):
-            said = f"{n:,} values of the inputs are NaN or Inf; outputs that are not finite may come from these"
+            said = f"NaN or Inf in the inputs, {n:,} in all; outputs that are not finite may come from there"
             return [Warning(WarningCode.INPUT_DOMAIN, f"{given.source or 'the inputs given'}: {said}")]
         no_number = "the original gives no finite number, or numbers that explode, on normal inputs"
         if self.domain:

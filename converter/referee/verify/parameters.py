@@ -162,7 +162,7 @@ def _conclude(checks: list[OutputCheck], total: int, ours: bool) -> tuple[Verdic
     bad = [c for c in checks if c.status is not Verdict.PASS]
     failed = [c for c in bad if c.status is Verdict.FAIL]
     if not checks:
-        return Verdict.SKIPPED, f"{count}: the normal form has no word for them" if total else "no rewritten place"
+        return Verdict.SKIPPED, f"{count}: none is of a form that can be recomputed" if total else "no rewritten place"
     if failed:
         return Verdict.FAIL, f"{failed[0].why}" + (f"; {len(failed)} places differ" if len(failed) > 1 else "")
     if bad and not ours:

@@ -121,7 +121,7 @@ def test_numbers_that_are_none_in_the_inputs_are_named() -> None:
     values[:] = np.nan
     found = compare(classifier(), classifier(bias=1e-7), inputs={"x": values})
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert any("32 values of the inputs are NaN or Inf" in warning for warning in found.warnings)
+    assert any("NaN or Inf in the inputs, 32 in all" in warning for warning in found.warnings)
 
 
 def test_labels_come_with_the_inputs() -> None:

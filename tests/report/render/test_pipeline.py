@@ -44,6 +44,9 @@ def test_metrics_are_flat_numbers_of_the_document(folder: Path) -> None:
     assert found["batch_norms/after"] == 0
     assert found["size_bytes/b"] == (folder / "o.onnx").stat().st_size
     assert found["exit_code"] == 0
+    kept = [fate for fate in document["fates"] if fate["fate"] == "kept"]
+    assert found["biases/before"] == len(document["fates"]) > 0  # as the page counts them, batch norms' among them
+    assert found["biases/after"] == len(kept) <= found["biases/before"]
 
 
 def test_stages_give_their_worst_output() -> None:
