@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -39,6 +39,7 @@ def test_metrics_are_flat_numbers_of_the_document(folder: Path) -> None:
     document, found = json.loads(read(folder, "json")), json.loads(read(folder, "metrics"))
     assert all(isinstance(value, int | float) and math.isfinite(value) for value in found.values())
     assert all(re.fullmatch(r"[\w ./-]+", name) for name in found)  # what MLflow allows
+    assert not {str(part) for name in found for part in PurePosixPath(name).parents} & set(found)  # its file store
     assert found["parity/passed"] == 1
     assert found["batch_norms/before"] == document["counts"]["before"]["batch_norms"] > 0
     assert found["batch_norms/after"] == 0
