@@ -27,6 +27,7 @@ from converter.rewrite.passes import PASSES, Pass
 
 OLDEST_OPSET = 6
 _QUANTIZED = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DequantizeLinear")
+_NCHWC = "com.microsoft.nchwc"
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 Progress = Callable[[str], None]
@@ -162,7 +163,7 @@ class _Run:
                 raise InvariantViolation(f"the passes found work {limit} times over; they undo each other")
         acted = tuple(Finding(r.id, r.pass_name, r.node, Status.ACT) for r in self.rewrites)
         declined = tuple(f for p in self.passes for f in self.declined.get(p.name, {}).values())
-        left = declined + tuple(self._find_unexplained(declined))
+        left = (*declined, *self._find_unexplained(declined), *self._find_blocked_layouts())
         done = {r.id for r in self.rewrites}  # a batch norm that took a bias in, and is to be kept
         findings = acted + tuple(f for f in left if f.id not in done)
         return Outcome(tuple(self.rewrites), findings, before, count(self.facts), self._fates(left))
@@ -241,6 +242,14 @@ class _Run:
                 found = self._why_left(node) if word == "fold-bn" else self._why_arithmetic_is_left(node)
                 if found is not None:
                     yield Finding(f"{name}@{node.label}", name, node.label, Status.DECLINED, *found)
+
+    def _find_blocked_layouts(self) -> Iterable[Finding]:
+        """Layers of onnxruntime's files made for one machine: their weights lie in blocks of its kernels' size."""
+        for node in self.graph.nodes():
+            if node.domain == _NCHWC and node.op == "Conv" and not self._full():
+                why = f"{node.label} is laid out for one kind of processor (NCHWc): fold the model that it was made of"
+                id_ = f"fold-affine@{node.label}"
+                yield Finding(id_, "fold-affine", node.label, Status.DECLINED, "unknown-operator", why)
 
     def _why_arithmetic_is_left(self, node: Node) -> tuple[str, str] | None:
         """Of arithmetic with a constant right beside a layer of a constant weight; a layer's own bias has its fate."""

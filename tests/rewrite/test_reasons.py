@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 import converter
@@ -102,3 +104,18 @@ def test_arithmetic_that_no_rule_knows_has_a_line(body: str, code: str) -> None:
     read = {name: value for name, value in consts.items() if f"{name})" in body or f"{name}," in body}
     result = converter.fold(model(f"(float[2,3,8,8] x) => (float[2,5,8,8] y) {{ {body} }}", read), verify=False)
     assert [f.code for f in result.findings] == [code]
+
+
+def test_layers_laid_out_for_one_processor_have_a_line() -> None:
+    """onnxruntime writes them where it optimises in full: blocks of 8 or 16 channels, by the machine."""
+    text = """<ir_version: 8, opset_import: ["" : 17, "com.microsoft.nchwc" : 1]>
+        g (float[1,16,9,9] x) => (float[1,16,7,7] y) { r = com.microsoft.nchwc.ReorderInput (x)
+        c = com.microsoft.nchwc.Conv <activation = "Relu"> (r, w, b)
+        y = com.microsoft.nchwc.ReorderOutput <channels = 16> (c) }"""
+    proto = onnx.parser.parse_model(text)
+    held = {"w": Draw().normal(16, 16, 3, 3), "b": Draw().normal(16)}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in held.items())
+    result = converter.fold(proto, verify=False)
+    assert not result.rewrites
+    (left,) = result.findings
+    assert (left.code, left.node) == ("unknown-operator", "Conv:c")
