@@ -394,9 +394,8 @@ class Run:
         check_unchanged(self._sources)
         if self.options.in_place:
             self.graph.close()  # Windows does not replace a file that is open
-        staged, self._staged = self._staged, None
-        staged.commit()
-        self._written = True
+        self._staged.commit()
+        self._staged, self._written = None, True
 
     def _note(self, parity: Parity) -> None:
         self.parity, self.exit_code = parity, exit_code(parity, self.options.on_inconclusive)

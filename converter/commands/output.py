@@ -153,8 +153,8 @@ def identify(paths: Iterable[Path]) -> dict[Path, Identity]:
     return found
 
 
-def check_unchanged(known: Mapping[Path, Identity]) -> None:
-    """Refuse to go on with a model that somebody wrote anew in the meantime.
+def check_unchanged(known: Mapping[Path, Identity], done: str = "folded") -> None:
+    """Refuse to go on with a file that somebody wrote anew while it was being ``done``.
 
     Raises
     ------
@@ -164,4 +164,4 @@ def check_unchanged(known: Mapping[Path, Identity]) -> None:
     now = identify(known)
     for path, identity in known.items():
         if now.get(path) != identity:
-            raise ModelError(f"{path}: changed while it was being folded; nothing was written, run it again")
+            raise ModelError(f"{path}: changed while it was being {done}; nothing was written, run it again")

@@ -87,6 +87,7 @@ def run(
     **given: Any,
 ) -> int:
     """The command: check, print, and return the exit code."""
+    from converter.commands.output import check_unchanged, identify
     from converter.integrations.attestation import read_evidence, write_statement
     from converter.report import documents
     from converter.report.content.replay import replay_report
@@ -101,9 +102,11 @@ def run(
         if output is not None:
             check_data_place(output, [statement])
         proof = None if evidence is None else read_evidence(evidence, engine.read_certificate(certificate))
+    known = identify([original, certificate])
     with terminal.progress() as progress:
         result = replay_certificate(original, certificate, output, progress=progress, **given)
     if statement is not None and not result.why:
+        check_unchanged(known, "replayed")
         write_statement(result, statement, proof, force=given["force"])
     show(
         lambda: documents.replay_document(result, __version__),

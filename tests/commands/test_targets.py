@@ -22,7 +22,7 @@ from converter import temporary
 from converter.commands import fold as folding
 from converter.commands.targets import Target, check_targets
 from converter.errors import ModelError
-from converter.model.file import Staged
+from converter.model.file import Staged, leftovers, staging
 from converter.temporary import Temporary
 from tests.files import externalise, small_model
 
@@ -306,6 +306,40 @@ def test_what_a_killed_run_left_goes_and_nothing_else(where: str, when: str, out
     made = names - {"m.onnx", "o.onnx", "m.onnx.data", "o.onnx.mine.data"}
     assert len(made) == 1 and made.pop().endswith(".data") if out == "o.onnx" else len(names) == 3
     assert onnx.load("m.onnx" if out == "in place" else out).graph.node
+
+
+@pytest.mark.parametrize("out", ["o.onnx", "in place"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        (leftovers, "_identify"),
+        (leftovers.json, "dumps"),
+        (leftovers.Note, "add"),
+        (staging, "rename_to_free"),
+        (staging, "write_to"),
+        (Staged, "commit"),
+    ],
+    ids=lambda where: where[1],
+)
+def test_what_is_interrupted_leaves_nothing(
+    where: tuple[Any, str], when: str, out: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also between a file and the note of it, and between its two names."""
+    model, call = external(), getattr(*where)
+    before = contents()
+
+    def interrupt(*args: Any, **kwargs: Any) -> Any:
+        if when == "after":
+            call(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*where, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        converter.fold(model, None if out == "in place" else out, in_place=out == "in place", verify=False)
+    if (where[1], when) != ("commit", "after"):  # it is done by then
+        assert contents() == before
+    assert not list(Path().glob(".*"))
 
 
 FORGED: dict[str, Callable[[Path], dict[str, bytes]]] = {

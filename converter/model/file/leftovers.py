@@ -12,7 +12,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from converter.bounded_json import parse_json
@@ -59,7 +59,7 @@ class Note:
                     self.path.unlink()
             self._file = None
 
-    def clear_up(self) -> None:
+    def clear_up(self, kinds: Collection[str] = ("begun", "stale")) -> None:
         """Remove what a killed run noted and left, and its note.
 
         Raises
@@ -68,18 +68,18 @@ class Note:
             What is left cannot be removed.
         """
         self.begun.unlink(missing_ok=True)
-        for path in self._find_left():
+        for path in self._find_left(kinds):
             path.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
-    def _find_left(self) -> list[Path]:
+    def _find_left(self, kinds: Collection[str]) -> list[Path]:
         """The noted files that are there still, and that no model around them names."""
         own = re.compile(re.escape(self._target.name) + r"(\.[0-9a-f]{8})?\.data")
         found = []
         for line in self._read():
             with contextlib.suppress(ValueError, OSError):
                 match parse_json(line):
-                    case ["begun" | "stale" as kind, str() as folder, str() as name, *known]:
+                    case ["begun" | "stale" as kind, str() as folder, str() as name, *known] if kind in kinds:
                         path = (Path(folder) if kind == "stale" else self._target.parent) / name
                     case _:  # a stranger's
                         continue

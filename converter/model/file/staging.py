@@ -98,9 +98,9 @@ class Staged:
             with contextlib.suppress(OSError):
                 self.data.unlink()
         if self.note is not None and self.temporary.is_there:
-            with contextlib.suppress(OSError):
-                self.note.begun.unlink()
-            self.note.discard()
+            with contextlib.suppress(OSError):  # a signal may have come between any two steps: the note knows them
+                os.ftruncate(self.temporary.descriptor, 0)  # else it is a model that names the data
+                self.note.clear_up(("begun",))
         self.temporary.discard()
         _unfinished.pop(id(self), None)
 
