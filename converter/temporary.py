@@ -85,14 +85,23 @@ class Temporary:
         self._close()
 
     def has_become(self, target: Path) -> bool:
-        """Whether the target is this file by now, and has no other name."""
+        """Whether the target is this file by now."""
         if not self.is_there:
             return True
         if self.descriptor < 0:
             return not os.path.lexists(self.path)
         with contextlib.suppress(OSError):
-            return os.path.samestat(target.lstat(), os.fstat(self.descriptor)) and not os.path.lexists(self.path)
+            return os.path.samestat(target.lstat(), os.fstat(self.descriptor))
         return False
+
+    def release(self) -> None:
+        """It has become the target: let go of it, and of its own name, should a signal have come between the two."""
+        if self.is_there and self.descriptor >= 0:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(self.path.lstat(), os.fstat(self.descriptor)):
+                    self.path.unlink()
+        self.is_there = False
+        self._close()
 
     def discard(self) -> None:
         """Remove it; what has become the target stays."""
@@ -217,7 +226,8 @@ def rename_to_free(temporary: Path, target: Path) -> None:
             raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
         temporary.rename(target)
         return
-    temporary.unlink()
+    with contextlib.suppress(OSError):  # it has become the target; of a second name the next run lets go
+        temporary.unlink()
 
 
 @contextlib.contextmanager

@@ -203,6 +203,23 @@ def test_a_certificate_that_another_run_made_meanwhile_stays(folder: Path, monke
     assert not Path("o.onnx").exists()
 
 
+def test_a_signal_between_the_two_names_of_an_output_leaves_it_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, link = external(), os.link
+
+    def interrupted(source: Path, target: Path) -> None:
+        link(source, target)
+        if Path(target).name == "o.onnx":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        converter.fold(model, "o.onnx", verify=False)
+    assert onnx.load("o.onnx").graph.node  # with its data
+    assert sorted(p.name for p in Path().iterdir()) == ["m.onnx", "m.onnx.data", "o.onnx", "o.onnx.data"]
+
+
 @pytest.mark.parametrize("moment", ["before", "renamed", "clearing"])
 def test_a_signal_amid_the_commit_leaves_the_old_or_the_new_one_whole(
     moment: str, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -89,7 +89,7 @@ class Note:
                     path.is_relative_to(here) if kind == "stale" else own.fullmatch(name) is not None
                 )
                 is_same = stat.S_ISREG(at.st_mode) and known == _identify(kind, at)
-                if is_own and is_same and not _is_named_elsewhere(path, self.path):
+                if is_own and is_same and not _is_named_elsewhere(path, name_beside(self._target, "tmp")):
                     found.append(path)
         return found
 

@@ -67,6 +67,7 @@ class Staged:
             self.temporary.become(self.target, replaces=self.replaces)
         except BaseException as exc:
             if self.temporary.has_become(self.target):  # and a signal came right after it
+                self.temporary.release()
                 self._clear_up()
                 raise
             self.data = data
@@ -93,13 +94,16 @@ class Staged:
             self.note.discard()
 
     def discard(self) -> None:
-        """Remove what was staged."""
+        """Remove what was staged; what has become the target stays."""
+        if self.temporary.is_there and self.temporary.has_become(self.target):
+            self.temporary.release()
+            self._clear_up()
+            return
         if self.data is not None and self.temporary.is_there:
             with contextlib.suppress(OSError):
                 self.data.unlink()
         if self.note is not None and self.temporary.is_there:
             with contextlib.suppress(OSError):  # a signal may have come between any two steps: the note knows them
-                os.ftruncate(self.temporary.descriptor, 0)  # else it is a model that names the data
                 self.note.clear_up(("begun",))
         self.temporary.discard()
         _unfinished.pop(id(self), None)
