@@ -134,8 +134,26 @@ def _lead_with_first_axis(
 def scale_weight(weight: Weight, view: tuple[int, ...], factor: Array) -> Weight:
     """`weight` times one more factor; factors gather on the original, which is rounded once."""
     if isinstance(weight, ScaledTensor):
+        *others, (last, before) = weight.factors or [((), np.ones(()))]
+        if last == view and before.shape == factor.shape and (_is_exact(before, factor) or _is_exact(factor, before)):
+            return ScaledTensor(weight.base, (*others, (view, before * factor)))
         return ScaledTensor(weight.base, (*weight.factors, (view, factor)))
     return ScaledTensor(weight, ((view, factor),))
+
+
+def _is_exact(powers: Array, factor: Array) -> bool:
+    """Whether the product is exact: the first ones are powers of two, with a sign, and none leaves the normal range.
+
+    So that a chain of negations is one factor, not one for each of them.
+    """
+    if not (np.abs(np.frexp(powers)[0]) == 0.5).all():
+        return False
+    with np.errstate(all="ignore"):
+        size = np.abs(powers * factor)
+    return bool(((size >= _FLOAT64_LEAST) & (size < np.inf) | (factor == 0)).all())
+
+
+_FLOAT64_LEAST = 2.0**-1022  # that float64 holds in full precision
 
 
 def round_to(value: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -186,7 +186,7 @@ class _Run:
         self.declined[p.name] = {}
         by_op = self.facts.remember_wiring(_sort_by_op)
         found = [entry for op in dict.fromkeys((*p.ops, *p.microsoft)) for entry in by_op.get(op, ())]
-        for _, node in sorted(found, key=lambda entry: entry[0]):
+        for _, node in sorted(found, key=lambda entry: entry[0], reverse=p.upward):
             if node.alive and p.may_hang_on(node) and not self._full():
                 self._ask(p, node)
 

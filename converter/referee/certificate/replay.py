@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
 from functools import partial
 from pathlib import Path
@@ -38,54 +38,72 @@ from converter.referee.proto.source import LoadedModel, Port, make_value_info, r
 from converter.referee.proto.structural_hash import chain_hashes, describe_node, hash_file, hash_model
 from converter.referee.reference.kernels import Unsupported, make_kernel, read_attributes
 
-_FUEL = 64  # nodes in a chain
 _LARGEST = 1 << 26  # elements
 _UNREPEATABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
-def is_derived(tensor: Tensor, fuel: int = _FUEL) -> bool:
+def is_derived(tensor: Tensor) -> bool:
     """Whether constants alone make it."""
-    if tensor.constant is not None:
-        return not (tensor.is_input and tensor.scope.graph.ir_version >= 4)
-    node = tensor.maker
-    if node is None or not node.is_standard or node.bodies or node.op in _UNREPEATABLE or fuel < 1:
-        return False
-    return all(is_derived(w, fuel - 1) for w in node.inputs if w.name)
+    return _list_chain(tensor) is not None
+
+
+def _list_chain(tensor: Tensor) -> list[Tensor] | None:
+    """The tensors that constants alone make it of, each behind what it reads, itself last; None if more is read."""
+    found: dict[int, Tensor] = {}
+    pending = [tensor]
+    while pending:
+        at = pending[-1]
+        if at.constant is None:
+            node = at.maker
+            if node is None or not node.is_standard or node.bodies or node.op in _UNREPEATABLE:
+                return None
+            fresh = [w for w in node.inputs if w.name and id(w) not in found]
+            if fresh:
+                pending += fresh
+                continue
+        elif at.is_input and at.scope.graph.ir_version >= 4:
+            return None
+        found.setdefault(id(at), pending.pop())
+    return list(found.values())
 
 
 def evaluate(tensor: Tensor) -> Constant | None:
     """The value of a chain of constants; None if it is none, or cannot be computed here."""
     if tensor.constant is not None:
         return tensor.constant
-    node = tensor.maker
-    if node is None or not is_derived(tensor):
+    node, chain = tensor.maker, _list_chain(tensor)
+    if node is None or chain is None:
         return None
     if node.op == "Constant" and (stored := find_attribute_tensor(node)) is not None:
         return StoredConstant(stored, tensor.scope.graph.folder)
     try:
-        value = _compute_array(tensor)
+        value = _compute_array(chain)
     except (Unsupported, ValueError, TypeError, IndexError, KeyError):
         return None
-    return None if value is None or value.size > _LARGEST else ComputedConstant(value)
+    return None if value.size > _LARGEST else ComputedConstant(value)
 
 
-def _compute_array(tensor: Tensor) -> np.ndarray[Any, Any] | None:
-    if not tensor.name:
-        return None
-    if tensor.constant is not None:
-        return tensor.constant.load()
-    node = tensor.maker
-    assert node is not None
-    if node.op == "Constant":
-        return _read_constant(node)
-    op = make_kernel(node.as_node(), "", node.scope.graph.opset(node.scope))
-    if op is None:
-        raise Unsupported(node.op)
-    inputs = tuple(_compute_array(w) for w in node.inputs)
-    result = np.asarray(op(inputs)[node.outputs.index(tensor)])
-    kept = next((x.dtype for x in inputs if x is not None), result.dtype)
-    # The kernels make every float a float64; an operator that keeps its input's type keeps it here too.
-    return result.astype(kept) if result.dtype == np.float64 and kept.kind != "i" and node.op != "Cast" else result
+def _compute_array(chain: Sequence[Tensor]) -> np.ndarray[Any, Any]:
+    """The value of the last one, each being made of those before it."""
+    values: dict[int, np.ndarray[Any, Any]] = {}
+    for tensor in chain:
+        node = tensor.maker
+        if tensor.constant is not None or node is None:
+            assert tensor.constant is not None
+            values[id(tensor)] = tensor.constant.load()
+        elif node.op == "Constant":
+            values[id(tensor)] = _read_constant(node)
+        else:
+            op = make_kernel(node.as_node(), "", node.scope.graph.opset(node.scope))
+            if op is None:
+                raise Unsupported(node.op)
+            inputs = tuple(values[id(w)] if w.name else None for w in node.inputs)
+            result = np.asarray(op(inputs)[node.outputs.index(tensor)])
+            kept = next((x.dtype for x in inputs if x is not None), result.dtype)
+            # The kernels make every float a float64; an operator that keeps its input's type keeps it here too.
+            keeps = result.dtype == np.float64 and kept.kind != "i" and node.op != "Cast"
+            values[id(tensor)] = result.astype(kept) if keeps else result
+    return values[id(chain[-1])]
 
 
 def _read_constant(node: Node) -> np.ndarray[Any, Any]:

@@ -118,6 +118,8 @@ class Pass:
         Other operator sets that nodes of these types may be from.
     version : int
         Goes up when the same match gives other edits: certificates name it.
+    upward : bool
+        Nodes are asked from the outputs up: what folds into the layer below it makes room for what lies above it.
     """
 
     page: str
@@ -133,6 +135,7 @@ class Pass:
     bias_change: Callable[[Any], BiasChange] | None = None
     domains: tuple[str, ...] = ()
     version: int = 1
+    upward: bool = False
     microsoft: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

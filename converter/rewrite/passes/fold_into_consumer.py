@@ -272,6 +272,7 @@ Source: {kind.source}."""
         output=lambda m: m.linear.result,
         name=f"fold-{kind.name}-into-next-{kebab(op)}",
         after=(f"fold-{kind.name}-into-{kebab(op)}",),
+        upward=True,
     )
 
 

@@ -221,3 +221,44 @@ def test_a_factor_behind_a_computed_reshape(factor: tuple[int, ...]) -> None:
     model = net(READERS["reshape to a computed shape" if len(factor) == 2 else "reshape, four axes"])
     said = certify(model)
     assert len(said["steps"]) == 1
+
+
+def _negations(n: int, kind: str) -> onnx.ModelProto:
+    """A product and ``n`` negations: behind it, before it, or of its weight."""
+    lines = [f"t{k + 1} = Neg({f't{k}' if k else '@'})" for k in range(n)]
+    first, last = {
+        "behind": (["p = MatMul(x, w)"], [f"y = Add(t{n}, b)"]),
+        "before": ([], [f"m = MatMul(t{n}, w)", "y = Add(m, b)"]),
+        "weight": ([], [f"m = MatMul(x, t{n})", "s = Add(m, b)", "y = Mul(s, b)"]),
+    }[kind]
+    text = "\n".join([*first, *lines, *last]).replace("@", {"behind": "p", "before": "x", "weight": "w"}[kind])
+    rng = np.random.default_rng(3)
+    held = {"w": rng.normal(size=(4, 4)).astype(np.float32), "b": rng.uniform(0.5, 1, 4).astype(np.float32)}
+    return tiny.model(f"(float[N,4] x) => (float[N,4] y) {{ {text} }}", held)
+
+
+@pytest.mark.parametrize("kind", ["behind", "before"])
+def test_a_chain_of_negations_is_one_factor(kind: str) -> None:
+    said = [certify(_negations(n, kind)) for n in (20, 80)]
+    sizes = [len(json.dumps(each["steps"])) for each in said]
+    assert sizes[1] < 5 * sizes[0], "the certificate is as long as the chain, not as its square"
+    assert [len(each["steps"]) for each in said] == [21, 81]
+
+
+def test_a_weight_that_a_long_chain_makes() -> None:
+    model = _negations(200, "weight")
+    assert check_certificate(LoadedModel.open(model), certify(model)).holds
+
+
+def test_factors_gather_exactly_or_one_by_one() -> None:
+    base = numerics.NewTensor(np.ones((3, 2)), np.dtype(np.float32))
+    weight = numerics.scale_weight(base, (3, 2), np.array([[3.0], [0.1], [-5.0]]))
+    for power, together in ((-1.0, True), (0.25, True), (3.0, False), (2.0**-1074, False), (2.0**1023, False)):
+        scaled = numerics.scale_weight(weight, (3, 2), np.full((3, 1), power))
+        assert isinstance(scaled, numerics.ScaledTensor)
+        assert (len(scaled.factors) == 1) is together, power
+        with np.errstate(over="ignore"):
+            assert np.array_equal(scaled.float64(), weight.float64() * power)
+    turned = numerics.scale_weight(weight, (6,), np.full((1,), -1.0))
+    assert isinstance(turned, numerics.ScaledTensor)
+    assert len(turned.factors) == 2, "in another view"
