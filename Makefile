@@ -11,7 +11,7 @@ NEWEST ?= .venv-dev/bin/python
 FLOOR_TESTS ?= tests/test_floors.py tests/test_api.py tests/model tests/rewrite/passes tests/rewrite/analysis \
 	tests/rewrite/test_edge_cases.py tests/referee tests/runtime tests/records tests/commands/test_fold_many.py
 
-.PHONY: help demo test floors site quick check lint format docs bench models zoo-table fuzz torture cluster-demo clean
+.PHONY: help demo test floors site quick check lint format docs bench models zoo-table fuzz torture batch-torture cluster-demo clean
 comma := ,
 
 # $(call fresh,FOLDER,WHAT): a new virtual environment with WHAT installed. What an earlier build left
@@ -37,6 +37,7 @@ help:
 	@echo "make zoo-table  write docs/fold.md's table of where biases go, from exported nets"
 	@echo "make fuzz     mutated models through the commands (ARGS='10000 1 --ops inspect,fold,prove')"
 	@echo "make torture  folds killed, interrupted and at once (ARGS='200 0 --mb 300')"
+	@echo "make batch-torture  a batch with models that crash, hang and eat memory, killed again and again (ARGS='200 10')"
 	@echo "make models   train and export the small models of models/ again"
 	@echo "make clean    remove environments, caches and build products"
 
@@ -107,6 +108,9 @@ cluster-demo: .venv-dev/done
 
 torture: .venv-dev/done
 	.venv-dev/bin/python -m tests.hostile.torture $(ARGS)
+
+batch-torture: .venv-dev/done
+	.venv-dev/bin/python -m tests.batch.torture $(ARGS)
 
 zoo-table: .venv-bench/done
 	.venv-bench/bin/python -m tests.benchmarks.zoo_table

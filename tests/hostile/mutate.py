@@ -2,9 +2,11 @@
 
 Before them come the reproducers of earlier attacks, as they are and changed once more, where BIASOPT_REPORTS or
 BIASOPT_CORPUS leads to them. Each of N files is a small valid model with a few changes, of bytes or of fields, and goes
-through every operation in a worker process with a time and a memory limit. What counts as right: exit 0, 1, 3 or 4, one
-line of error at most, and no output beside an error. BAD is a traceback (70), a worker that died or hung, or a file
-left behind. The numbers follow from N and SEED. Exit code 1 if anything was BAD.
+through every operation in a worker process with a time and a memory limit. What counts as right: exit 0, 3 or 4 (1
+where two models are compared), one line of error at most, and no output beside an error. BAD is a traceback (70), a
+worker that died or hung, 2 GB of memory, a control character, a file left behind, a fold that fails its proof, or a
+folded model whose outputs are others in onnxruntime. The numbers follow from N and SEED. Exit code 1 after BAD.
+With ``--log FILE`` the counts are added to it, a line of JSON; ``--write`` makes the table of docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import collections
 import contextlib
 import io
+import json
 import os
 import re
 import resource
@@ -35,7 +38,12 @@ from onnx import ModelProto, numpy_helper
 
 SECONDS = 60.0  # of one operation
 MEMORY = 6 << 30  # bytes of address space of a worker
+RESIDENT = 2 << 30  # bytes that a command and its children may hold
+ROOT = Path(__file__).resolve().parents[2]
+LOG = Path(__file__).with_name("fuzz.jsonl")
 _END = ("--timeout", "30")  # of a model that never ends
+_COMPARE = "compare"  # no command: run both, with nobody's proof between
+_MAY_FAIL = ("versus",)  # operations in which exit 1 is right
 OPERATIONS: dict[str, Callable[[str, str], list[list[str]]]] = {
     "inspect": lambda m, d: [["inspect", m]],
     "fold": lambda m, d: [["fold", m, "-o", f"{d}/out.onnx", "--no-verify", "--force"]],
@@ -43,7 +51,8 @@ OPERATIONS: dict[str, Callable[[str, str], list[list[str]]]] = {
     "verify": lambda m, d: [["verify", m, m, *_END]],
     "versus": lambda m, d: [["verify", f"{d}/valid.onnx", m, "--max-time", "5", *_END]],
     "certify": lambda m, d: [
-        ["fold", m, "-o", f"{d}/out.onnx", "--no-verify", "--force", "--certificate", f"{d}/cert.json"]
+        ["fold", m, "-o", f"{d}/out.onnx", "--no-verify", "--force", "--certificate", f"{d}/cert.json"],
+        [_COMPARE, m, f"{d}/out.onnx"],
     ],
 }
 
@@ -257,25 +266,81 @@ def _value(descriptor: Any, rng: np.random.Generator) -> Any:
 # -- workers ---------------------------------------------------------------------------------
 
 _DONE = "@@done "
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def work() -> None:
-    """Run the commands that come in, a line each; answer with the exit code and what went to stderr."""
+    """Run the commands that come in, a line each; answer with the exit code, the memory, and what went to stderr."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     from cli import run
 
     answers = sys.stdout
     for line in sys.stdin:
-        errors = io.StringIO()
-        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        errors, shown = io.StringIO(), io.StringIO()
+        arguments = line.rstrip("\n").split("\t")
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(shown):
             try:
-                code = run(line.rstrip("\n").split("\t"))
+                code = compare(*arguments[1:]) if arguments[0] == _COMPARE else run(arguments)
             except BaseException as exc:  # what even the command line did not catch
                 code = 70
                 errors.write(f"\n{type(exc).__name__}: {exc}")
+        whole = shown.getvalue() + errors.getvalue()
+        if code != 70 and _CONTROL.search(whole):
+            code = 71
         told = errors.getvalue()[-4000:].encode("unicode_escape", "backslashreplace").decode()
-        answers.write(f"{_DONE}{code} {told}\n")
+        who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        answers.write(f"{_DONE}{code} {max(resource.getrusage(w).ru_maxrss for w in who) << 10} {told}\n")
         answers.flush()
+
+
+def compare(before: str, after: str) -> int:
+    """Run both models of two files in onnxruntime as they are: 1 if outputs are others, 4 where that is not told."""
+    from converter.isolation import Died, run_isolated
+
+    if not Path(after).exists():
+        return 4
+    try:
+        return run_isolated(lambda tell: _compare(before, after), int, seconds=30, n_bytes=RESIDENT)
+    except Died:  # onnxruntime ends on files of this kind; what it does not run is not compared
+        return 4
+
+
+def _compare(before: str, after: str) -> int:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    rng = np.random.default_rng(11)
+    dtypes: dict[str, Any] = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+    try:
+        first = ort.InferenceSession(before, options, providers=["CPUExecutionProvider"])
+        feeds = {}
+        for x in first.get_inputs():
+            shape = [d if isinstance(d, int) else 2 for d in x.shape]
+            feeds[x.name] = (
+                rng.standard_normal(shape) if x.type == "tensor(float)" else rng.integers(0, 2, shape)
+            ).astype(dtypes[x.type])
+        wanted = dict(zip([y.name for y in first.get_outputs()], first.run(None, feeds), strict=True))
+    except Exception:  # the input does not run
+        return 4
+    second = ort.InferenceSession(after, options, providers=["CPUExecutionProvider"])
+    feeds = {x.name: feeds[x.name] for x in second.get_inputs()}
+    found = dict(zip([y.name for y in second.get_outputs()], second.run(None, feeds), strict=True))
+    for name, value in wanted.items():
+        other = found[name]
+        if value.dtype != other.dtype or value.shape != other.shape:
+            return 1
+        if value.dtype != np.float32:
+            if not np.array_equal(value, other):
+                return 1
+            continue
+        finite = np.isfinite(value)  # what is no number, or beyond float32, may be a number after a fold
+        size = float(np.abs(value[finite]).max(initial=0.0))
+        if not np.allclose(other[finite], value[finite], rtol=1e-2, atol=1e-3 * size):
+            return 1
+    return 0
 
 
 class Worker:
@@ -283,6 +348,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
+        self.peak = 0  # bytes, the most that a command or a child of its held
 
     def run(self, arguments: list[str]) -> tuple[int | str, str]:
         """The exit code, or how it died, and its stderr."""
@@ -306,7 +372,15 @@ class Worker:
             if not line:
                 return self._died(""), ""
             if line.startswith(_DONE):
-                code, _, told = line.removeprefix(_DONE).partition(" ")
+                code, held, told = line.removeprefix(_DONE).split(" ", 2)
+                if arguments[0] == _COMPARE:  # what onnxruntime takes for it is its own
+                    if int(held) > self.peak + (1 << 28):
+                        self.close()  # else it would count for the next
+                    return int(code), told.encode().decode("unicode_escape")
+                self.peak = int(held)
+                if self.peak > RESIDENT:
+                    process.kill()
+                    return self._died("over 2 GB"), ""
                 return int(code), told.encode().decode("unicode_escape")
         process.kill()
         return self._died("hang"), ""
@@ -338,10 +412,13 @@ class Tally:
     bad: dict[str, bytes] = field(default_factory=dict)
     how_often: collections.Counter[str] = field(default_factory=collections.Counter)
     told: dict[str, str] = field(default_factory=dict)
+    peak: int = 0  # bytes
 
     def add(self, operation: str, content: bytes, code: int | str, told: str, left: list[str]) -> None:
         """Classify one run."""
         ending = _bad_ending(code, told, left)
+        if code == 1 and not ending and operation not in _MAY_FAIL:
+            ending = "wrong outputs" if operation == _COMPARE else "FAIL"
         if not ending:
             self.counts[f"{operation} exit {code}"] += 1
             return
@@ -355,6 +432,8 @@ class Tally:
 def _bad_ending(code: int | str, told: str, left: list[str]) -> str:
     if isinstance(code, str):
         return code.replace(", ", "")
+    if code == 71:
+        return "control character"
     if code not in (0, 1, 3, 4):
         frames = re.findall(r'File "[^"]*/(?:converter|cli)[^"]*?(\w+)\.py", line \d+, in (\w+)', told)
         error = re.findall(r"^([\w.]+(?:Error|Exception|Violation|Iteration))\b", told, re.MULTILINE)
@@ -375,7 +454,11 @@ def _run(jobs: list[tuple[int, bytes, bytes]], operations: list[str], tally: Tal
                 (Path(folder) / "valid.onnx").write_bytes(valid)
                 for arguments in OPERATIONS[operation](str(model), folder):
                     code, told = worker.run(arguments)
+                    tally.peak = max(tally.peak, worker.peak)
                     left = [p.name for p in Path(folder).iterdir() if p.name not in ("model.onnx", "valid.onnx")]
+                    if arguments[0] == _COMPARE:
+                        tally.add(_COMPARE, content, code, told, [])
+                        continue
                     if model.read_bytes() != content:
                         left.append("model.onnx (changed)")
                     tally.add(operation, content, code, told, left)
@@ -397,6 +480,38 @@ def fuzz(n: int, seed: int, operations: list[str], n_workers: int = 2, reproduce
     return tally
 
 
+def make_table(log: str) -> str:
+    """The counts of a log as a table, a row for each set of operations and one for each kind of BAD."""
+    rows = [json.loads(line) for line in log.splitlines()]
+    lines = ["| operations | files | seeds | runs | exit 0 | exit 3 | exit 4 | BAD | most memory | time |"]
+    lines.append("|---|" + "---:|" * 9)
+    kinds: collections.Counter[str] = collections.Counter()
+    for ops in dict.fromkeys(row["ops"] for row in rows):
+        those = [row for row in rows if row["ops"] == ops]
+        counts: collections.Counter[str] = collections.Counter()
+        for row in those:
+            kinds.update(row["bad"])
+            for name, n in row["counts"].items():
+                counts[name.partition(" ")[2]] += n
+        n_files = sum(row["models"] + row["reproducers"] for row in those)
+        seeds = sorted(row["seed"] for row in those)
+        told = [f"{counts[key]:,}" for key in ("exit 0", "exit 3", "exit 4", "BAD")]
+        most, time_taken = max(row["peak"] for row in those) / 1e9, sum(row["seconds"] for row in those) / 60
+        cells = [ops.replace(",", ", "), f"{n_files:,}", f"{seeds[0]}-{seeds[-1]}", f"{counts.total():,}", *told]
+        lines.append(f"| {' | '.join(cells)} | {most:.2f} GB | {time_taken:.0f} min |")
+    bad = [f"* {n} times `{kind}`" for kind, n in kinds.most_common()]
+    return "\n".join([*lines, *(["", "What was BAD, at the time of the run:", "", *bad] if bad else [])])
+
+
+def write_table() -> None:
+    """Put the table of the log into docs/reliability.md."""
+    from converter.report.docs import fill
+
+    page = ROOT / "docs" / "reliability.md"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(fill(text, "fuzz", make_table(LOG.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
 def main() -> int:
     """The command line of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -406,10 +521,15 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for the smallest file of each BAD ending")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--plain", action="store_true", help="no reproducers of earlier attacks first")
+    parser.add_argument("--log", type=Path, help="file that the counts are added to")
+    parser.add_argument("--write", action="store_true", help="make the table of docs/reliability.md, and run nothing")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.work:
         work()
+        return 0
+    if asked.write:
+        write_table()
         return 0
     started = time.monotonic()
     reproducers = [] if asked.plain else [p.read_bytes() for p in find_reproducers() if p.suffix == ".onnx"]
@@ -424,7 +544,13 @@ def main() -> int:
     n_bad = sum(tally.how_often.values())
     print(f"{2 * len(reproducers)} files from reproducers,", end=" ")
     print(f"{asked.n} models, seed {asked.seed}: {n_bad} BAD of {sum(tally.counts.values())} runs", end=" ")
-    print(f"in {time.monotonic() - started:.0f} s")
+    seconds = time.monotonic() - started
+    print(f"in {seconds:.0f} s, at most {tally.peak / 1e9:.2f} GB")
+    if asked.log:
+        row = {"seed": asked.seed, "models": asked.n, "reproducers": 2 * len(reproducers), "ops": asked.ops}
+        row |= {"seconds": round(seconds), "peak": tally.peak, "counts": tally.counts, "bad": tally.how_often}
+        with asked.log.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(row, sort_keys=True) + "\n")
     return int(n_bad > 0)
 
 
