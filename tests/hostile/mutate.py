@@ -453,6 +453,8 @@ def _run(jobs: list[tuple[int, bytes, bytes]], operations: list[str], tally: Tal
                 model.write_bytes(content)
                 (Path(folder) / "valid.onnx").write_bytes(valid)
                 for arguments in OPERATIONS[operation](str(model), folder):
+                    if arguments[0] == _COMPARE and not Path(arguments[-1]).exists():
+                        continue  # nothing was written
                     code, told = worker.run(arguments)
                     tally.peak = max(tally.peak, worker.peak)
                     left = [p.name for p in Path(folder).iterdir() if p.name not in ("model.onnx", "valid.onnx")]
@@ -483,8 +485,10 @@ def fuzz(n: int, seed: int, operations: list[str], n_workers: int = 2, reproduce
 def make_table(log: str) -> str:
     """The counts of a log as a table, a row for each set of operations and one for each kind of BAD."""
     rows = [json.loads(line) for line in log.splitlines()]
-    lines = ["| operations | files | seeds | runs | exit 0 | exit 3 | exit 4 | BAD | most memory | time |"]
-    lines.append("|---|" + "---:|" * 9)
+    lines = [
+        "| operations | files | seeds | runs | exit 0 | exit 3 | exit 4 | outputs compared | BAD | most memory | time |"
+    ]
+    lines.append("|---|" + "---:|" * 10)
     kinds: collections.Counter[str] = collections.Counter()
     for ops in dict.fromkeys(row["ops"] for row in rows):
         those = [row for row in rows if row["ops"] == ops]
@@ -492,12 +496,19 @@ def make_table(log: str) -> str:
         for row in those:
             kinds.update(row["bad"])
             for name, n in row["counts"].items():
-                counts[name.partition(" ")[2]] += n
+                kind, _, ending = name.partition(" ")
+                counts[name if kind == _COMPARE and ending != "BAD" else ending] += n
         n_files = sum(row["models"] + row["reproducers"] for row in those)
         seeds = sorted(row["seed"] for row in those)
-        told = [f"{counts[key]:,}" for key in ("exit 0", "exit 3", "exit 4", "BAD")]
+        told = [f"{counts[key]:,}" for key in ("exit 0", "exit 3", "exit 4", f"{_COMPARE} exit 0", "BAD")]
         most, time_taken = max(row["peak"] for row in those) / 1e9, sum(row["seconds"] for row in those) / 60
-        cells = [ops.replace(",", ", "), f"{n_files:,}", f"{seeds[0]}-{seeds[-1]}", f"{counts.total():,}", *told]
+        cells = [
+            ops.replace(",", ", "),
+            f"{n_files:,}",
+            f"{seeds[0]}-{seeds[-1]}",
+            f"{sum(n for key, n in counts.items() if not key.startswith(_COMPARE)):,}",
+            *told,
+        ]
         lines.append(f"| {' | '.join(cells)} | {most:.2f} GB | {time_taken:.0f} min |")
     bad = [f"* {n} times `{kind}`" for kind, n in kinds.most_common()]
     return "\n".join([*lines, *(["", "What was BAD, at the time of the run:", "", *bad] if bad else [])])
