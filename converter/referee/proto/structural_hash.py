@@ -156,17 +156,19 @@ def is_same_computation(a: LoadedModel, b: LoadedModel, given: Collection[str] =
 
     ``given`` are tensors that are taken to be the same in both: those of rewritten places that are compared one by
     one, by the names that `Region` has (its scope, a slash, its output). Then the answer is whether those places
-    are all that was rewritten.
+    are all that was rewritten. A tensor that the caller may override in one of the models only has its own value:
+    whoever compares inputs says that it is no input of the other.
     """
+    free = {i.name for i in a.proto.graph.input} & {i.name for i in b.proto.graph.input}
     try:
-        return _hash_outputs(a, given) == _hash_outputs(b, given)
+        return _hash_outputs(a, given, free) == _hash_outputs(b, given, free)
     except KeyError:  # a tensor that nothing makes, or a node that stands before its input
         return False
 
 
-def _hash_outputs(source: LoadedModel, given: Collection[str]) -> list[str]:
+def _hash_outputs(source: LoadedModel, given: Collection[str], free: Collection[str]) -> list[str]:
     model = source.proto
-    maker = _Hasher(source, given)
+    maker = _Hasher(source, given, free)
     names = {i.name: _hash("input", i.name) for i in model.graph.input}
     return maker.graph(model.graph, names, read_opset_versions(model.opset_import), "")
 
@@ -174,16 +176,17 @@ def _hash_outputs(source: LoadedModel, given: Collection[str]) -> list[str]:
 class _Hasher:
     """Hashes of one model."""
 
-    def __init__(self, source: LoadedModel, given: Collection[str]) -> None:
+    def __init__(self, source: LoadedModel, given: Collection[str], free: Collection[str]) -> None:
         self._source = source
         self._given = frozenset(given)  # of a list each look would go through all places
+        self._free = free
         self._depth = 0
         self._hashed: dict[str, str] = {}
         self._functions = {(normalize_domain(f.domain), f.name, get_overload(f)): f for f in source.proto.functions}
 
     def graph(self, graph: GraphProto, names: Names, opsets: Mapping[str, int], key: str) -> list[str]:
         """The outputs of a graph; ``names`` are the tensors in reach, and are its own to add to."""
-        inputs = {i.name for i in graph.input}
+        inputs = {i.name for i in graph.input if key or i.name in self._free}
         needed = self._find_needed(graph, key)
         for tensor in (t for t in graph.initializer if t.name in needed):
             # One that the caller may override is an input too.

@@ -443,3 +443,29 @@ def test_a_place_ends_where_both_sides_meet_first() -> None:
     found = find_changed_regions(LoadedModel.open(a), LoadedModel.open(b))
     assert not found.unmatched
     assert max(len(m.graph.node) for r in found.regions for m in (r.before, r.after)) < 5
+
+
+def overridable(how: str = "") -> ModelProto:
+    """A layer and a batch norm whose numbers the caller may give, too."""
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Mul", ["h", "g"], ["k"]), node("Add", ["k", "b"], ["l"])]
+    nodes += [node("Relu", ["l"], ["r"]), node("MatMul", ["r", "w2"], ["y"])]
+    given = {"w": [8, 8], "g": [8], "b": [8], "w2": [8, 8]}
+    more = [port(name, F, shape) for name, shape in given.items()]
+    model = net(nodes, ["n", 8], ["n", 8], {"w": W, "g": G, "b": B, "w2": W2}, fold=False, more=more)
+    if how:
+        folded = converter.fold(model, verify=False, freeze_overridable=True).model
+        (changed,) = (t for t in folded.graph.initializer if t.name == "w2")
+        if how == "another default":
+            changed.CopyFrom(numpy_helper.from_array(np.nextafter(W2, np.float32(9)), "w2"))
+        return folded
+    return model
+
+
+@pytest.mark.parametrize(("how", "level"), [("frozen", "P"), ("another default", None)])
+def test_a_fold_of_defaults_is_proved_and_only_with_them(how: str, level: str | None) -> None:
+    parity = converter.compare(overridable(), overridable(how))
+    if level is None:
+        assert parity.level != "P" and parity.verdict is not Verdict.PASS
+    else:
+        assert (parity.verdict, parity.level) == (Verdict.PASS, level)
+        assert any("no longer be overridden" in str(warning) for warning in parity.warnings)
