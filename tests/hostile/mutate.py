@@ -505,12 +505,12 @@ def make_table(log: str) -> str:
         cells = [
             ops.replace(",", ", "),
             f"{n_files:,}",
-            f"{seeds[0]}-{seeds[-1]}",
+            ", ".join(map(str, seeds)),
             f"{sum(n for key, n in counts.items() if not key.startswith(_COMPARE)):,}",
             *told,
         ]
         lines.append(f"| {' | '.join(cells)} | {most:.2f} GB | {time_taken:.0f} min |")
-    bad = [f"* {n} times `{kind}`" for kind, n in kinds.most_common()]
+    bad = [f"* {n}: `{kind}`" for kind, n in kinds.most_common()]
     return "\n".join([*lines, *(["", "What was BAD, at the time of the run:", "", *bad] if bad else [])])
 
 

@@ -144,6 +144,7 @@ BROKEN: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "an input made again": (_edit(lambda m: _rename_output(m, "x")), "makes 'x', which is there already"),
     "a weight made again": (_edit(lambda m: _rename_output(m, "w")), "makes 'w', which is there already"),
     "no element type": (_edit(lambda m: _weight(m, data_type=0)), "has no element type"),
+    "unknown element type": (_edit(lambda m: _weight(m, data_type=64)), "has the element type 64"),
     "attribute twice": (
         _edit(lambda m: m.graph.node[1].attribute.append(helper.make_attribute("epsilon", 1.0))), "is there twice"
     ),

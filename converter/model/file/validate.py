@@ -307,6 +307,8 @@ class _Validator:
             self.fail(where, f"cannot have the shape {list(dims)!s:.100}")
         if tensor.data_type == _T.UNDEFINED:
             self.fail(where, "has no element type")
+        if not is_known_type(tensor.data_type):
+            self.fail(where, f"has the element type {tensor.data_type}, which this onnx does not know")
         if tensor.data_location == _T.EXTERNAL:
             external_entry(tensor, f"{self.label}: {where}")
             return
@@ -338,6 +340,18 @@ class _Validator:
 def type_name(data_type: int) -> str:
     """The name of an element type; empty for one that this onnx does not know."""
     return str(_T.DataType.Name(data_type)) if data_type in _T.DataType.values() else ""
+
+
+@cache
+def is_known_type(data_type: int) -> bool:
+    """Whether this onnx, or `get_numpy_dtype` without it, can say what an element type is."""
+    if type_name(data_type):
+        return True
+    try:
+        get_numpy_dtype(data_type)
+    except KeyError:
+        return False
+    return True
 
 
 def stored_bytes(tensor: TensorProto) -> int | None:
