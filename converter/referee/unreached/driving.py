@@ -204,6 +204,8 @@ class Pair:
             yield self._spread(base, floats, 2.0**6, 1)
             yield from self._read_rows(base)
             return
+        if floats:  # where a number that keeps a logarithm or a quotient from zero is all there is
+            yield _scaled(base, floats, 0.0)
         for scale in _SCALES:
             if all(_fits(base[n], scale) for n in floats):
                 yield {n: v * np.asarray(scale, v.dtype) if n in floats else v for n, v in base.items()}

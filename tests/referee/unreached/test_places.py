@@ -147,3 +147,13 @@ def test_a_unit_that_is_never_on_is_turned_on_behind_a_softmax() -> None:
     other = {**first, "b": np.where(first["b"] < -50, np.float32(-30), first["b"])}
     for seed in (0, 3):
         assert compare(parsed(text, **first), parsed(text, **other), seed=seed).verdict is not Verdict.PASS
+
+
+@pytest.mark.parametrize("other", [-1e-10, 1e-12, 0.0])
+def test_a_number_that_keeps_a_logarithm_from_zero_is_reached(other: float) -> None:
+    """All that it does is seen where the input is zero: silence, a black picture."""
+    text = "g (float[N,8] x) => (float[N,8] y) { q = Mul(x, x)\n p = Add(q, tiny)\n l = Log(p)\n y = Neg(l) }"
+    a, same, b = (parsed(text, tiny=np.float32(value)) for value in (1e-10, 1e-10, other))
+    same.graph.node[0].output[0] = same.graph.node[1].input[0] = "squared"
+    assert compare(a, same).verdict is Verdict.PASS
+    assert compare(a, b).verdict is not Verdict.PASS
