@@ -7,13 +7,12 @@ ONNX DequantizeLinear 10 to 25, DynamicQuantizeLinear 11; onnxruntime's ContribO
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from converter.referee.reference.call import KernelCall, Op, Outputs, Unsupported
-from converter.referee.reference.conv import Array, average_pool_of
+from converter.referee.reference.conv import Array
 
 _MICROSOFT = "com.microsoft"
 
@@ -207,12 +206,6 @@ def _take_mean(x: Array, call: KernelCall) -> Array:
     return np.asarray(x.mean(axis=tuple(axes), keepdims=True))
 
 
-def _take_average(x: Array, call: KernelCall) -> Array:
-    if call.get("channels_last", 0):
-        raise Unsupported("QLinearAveragePool with its channels last")
-    return np.asarray(average_pool_of(replace(call, inputs=(x,)))[0])
-
-
 def _leak(x: Array, call: KernelCall) -> Array:
     return np.where(x >= 0, x, x * call.get("alpha", 0.01))
 
@@ -231,8 +224,8 @@ def _where_quantized(call: KernelCall) -> Outputs:
 QUANTIZED: dict[tuple[str, str], Op] = {
     (_MICROSOFT, "QLinearAdd"): _make_pair_op(np.add),
     (_MICROSOFT, "QLinearMul"): _make_pair_op(np.multiply),
+    # No QLinearAveragePool: means of few steps are ties, which kernels round as they like.
     (_MICROSOFT, "QLinearGlobalAveragePool"): _make_single_op(_take_mean),
-    (_MICROSOFT, "QLinearAveragePool"): _make_single_op(_take_average),
     (_MICROSOFT, "QLinearLeakyRelu"): _make_single_op(_leak),
     (_MICROSOFT, "QLinearSigmoid"): _make_single_op(lambda x, _: np.asarray(1 / (1 + np.exp(-x)))),
     (_MICROSOFT, "QLinearConcat"): _concat_quantized,

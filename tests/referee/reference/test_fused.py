@@ -153,7 +153,6 @@ REQUANTIZED = (
     Node("QLinearMul", (*bytes_of(2, 3, 5), *bytes_of(2, 3, 5), *RESULT)),
     Node("QLinearGlobalAveragePool", (*bytes_of(2, 3, 5, 6), *RESULT)),
     Node("QLinearGlobalAveragePool", (*bytes_of(2, 5, 6, 3), *RESULT), {"channels_last": 1}),
-    Node("QLinearAveragePool", (*bytes_of(2, 3, 5, 6), *RESULT), {"kernel_shape": [2, 3], "pads": [1, 0, 0, 1]}),
     Node("QLinearLeakyRelu", (*bytes_of(2, 3, 5), *RESULT), {"alpha": 0.2}),
     Node("QLinearSigmoid", (*bytes_of(2, 3, 5), np.float32(1 / 255), np.uint8(0))),
 )
