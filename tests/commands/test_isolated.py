@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -107,14 +108,18 @@ def test_the_verdict_is_that_of_this_process(folder: Path) -> None:
 def test_signals_end_it_at_once_and_leave_nothing(number: int, code: int, folder: Path) -> None:
     command = [sys.executable, str(ROOT / "biasopt.py"), "fold", "never.onnx", "-o", "o.onnx"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        while not any(folder.glob(".*.tmp")):  # it writes, then it runs the models
-            assert process.poll() is None
-            time.sleep(0.02)
-        time.sleep(0.5)
-        begun = time.monotonic()
-        process.send_signal(number)
-        assert process.wait(20) == code
-        assert time.monotonic() - begun < 5
+        try:
+            while not any(folder.glob(".*.tmp")):  # it writes, then it runs the models
+                assert process.poll() is None
+                time.sleep(0.02)
+            time.sleep(0.5)
+            begun = time.monotonic()
+            process.send_signal(number)
+            assert process.wait(20) == code
+            assert time.monotonic() - begun < 5
+        finally:  # a test that fails must not wait for a command that never ends
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
         assert process.stderr is not None
         assert process.stderr.read().count("\n") == 1
     assert sorted(p.name for p in Path.cwd().iterdir()) == ["grows.onnx", "never.onnx", "runs.onnx"]
