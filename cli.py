@@ -25,6 +25,7 @@ from converter._version import __version__
 from converter.commands.options import (
     FORMATS,
     Command,
+    FilePath,
     GroupedHelp,
     Option,
     complete_passes,
@@ -58,7 +59,7 @@ from converter.report.save import Ending
 
 _COMPLETE = "_BIASOPT_COMPLETE"
 GATES = ("unchanged", "none")  # of inspect
-FILE, COUNT = click.Path(path_type=Path), click.IntRange(1)
+FILE, COUNT = FilePath(path_type=Path), click.IntRange(1)
 
 undecided_option = option(
     "--on-inconclusive", type=click.Choice(OUTCOMES), default="fail", help="Outcome if undecided.  [fail]"

@@ -53,6 +53,16 @@ class Option(click.Option):
             self.opts = shown
 
 
+class FilePath(click.Path):
+    """A path; not the option behind one whose file was forgotten, which would be written to, and not heard."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click does it; of a file of such a name the user says so with ``./``."""
+        if isinstance(param, click.Option) and isinstance(value, str) and value.startswith("--"):
+            self.fail(f"it needs a file, and got the option {value!r} (for a file of that name: ./{value})", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 HEADINGS = {  # of the options of a record, in the help of a command that has many
     "FoldOptions": "What is folded, and how it is written",
     "RemovalOptions": "Biases that go by data",
@@ -364,8 +374,8 @@ KINDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "texts": _parsed(tuple),
     "data": _parsed(tuple),
     "metric": lambda default: {"default": default},
-    "path": _number(click.Path(path_type=Path)),
-    "library": _number(click.Path(exists=True, dir_okay=False, path_type=Path)),
+    "path": _number(FilePath(path_type=Path)),
+    "library": _number(FilePath(exists=True, dir_okay=False, path_type=Path)),
     "natural": _number(click.IntRange(0)),
     "count": _number(click.IntRange(1)),
     "several": _number(click.IntRange(2)),
@@ -384,7 +394,7 @@ KINDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "passes": lambda default: _parsed(parse_passes)(default) | {"shell_complete": complete_passes},
     "only": lambda default: _parsed(lambda v: parse_passes(v) or None)(default) | {"shell_complete": complete_passes},
     "allowed": lambda default: _parsed(parse_allowed)(default) | {"shell_complete": complete_passes},
-    "arrays": lambda default: _parsed(read_arrays)(default) | {"type": click.Path(path_type=Path)},
+    "arrays": lambda default: _parsed(read_arrays)(default) | {"type": FilePath(path_type=Path)},
     "probes": lambda _: {"type": click.Choice(PROBES), "multiple": True},
     "example_inputs": _parsed(parse_example_inputs),
     "open_sizes": _parsed(parse_open_sizes),

@@ -151,7 +151,7 @@ def nested_function() -> onnx.ModelProto:
 
 
 def other_domain() -> onnx.ModelProto:
-    """A function called BatchNormalization in a domain of its own , after a Conv: it negates."""
+    """A function called BatchNormalization in a domain of its own, after a Conv: it negates."""
     rest = """<domain: "loc", opset_import: ["" : 16]>
         BatchNormalization (a, g, be, m, v) => (r) { r = Neg (a) }"""
     draw = Draw()

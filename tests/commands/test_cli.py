@@ -403,3 +403,9 @@ def test_passes_lists_shows_and_prints_json(run: Run, engine: Engine) -> None:
     assert [row["name"] for row in json.loads(run("passes", "--json")[1])["passes"]] == [row.name for row in PASSES]
     (only,) = json.loads(run("passes", "drop-zero-bias", "--json")[1])["passes"]
     assert (only["order"], only["after"]) == (2, ["fold-bn-into-conv"])
+
+
+@pytest.mark.parametrize("option", ["--certificate", "-o", "--report"])
+def test_an_option_is_no_file(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["fold", "m.onnx", option, "--force"]) == 2
+    assert "needs a file, and got the option '--force'" in " ".join(capsys.readouterr().err.split())

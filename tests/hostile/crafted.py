@@ -63,13 +63,13 @@ def _sparse(dims: Sequence[int], indices: object, n_values: int) -> Change:
     return change
 
 
-def _also(node: onnx.NodeProto, **values: np.ndarray) -> Change:
-    """The net with a node more, whose output is one of the graph's."""
+def _also(*nodes: onnx.NodeProto, **values: np.ndarray) -> Change:
+    """The net with nodes more; the last one's output is one of the graph's."""
 
     def change(model: ModelProto) -> None:
         model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
-        model.graph.node.append(node)
-        model.graph.output.append(helper.make_empty_tensor_value_info(node.output[0]))
+        model.graph.node.extend(nodes)
+        model.graph.output.append(helper.make_empty_tensor_value_info(nodes[-1].output[0]))
 
     return change
 
@@ -236,6 +236,18 @@ _CHANGES: dict[str, Change] = {
         r0=np.array(0, np.int64),
         r1=np.array(_HUGE, np.int64),
         r2=np.array(1, np.int64),
+    ),
+    "range-for-ever-read": _also(
+        helper.make_node("Range", ["r0", "r1", "r2"], ["z0"]),
+        helper.make_node("Cast", ["z0"], ["z"], to=1),
+        r0=np.array(0, np.int64),
+        r1=np.array(_HUGE, np.int64),
+        r2=np.array(1, np.int64),
+    ),
+    "filled-for-ever-read": _also(
+        helper.make_node("ConstantOfShape", ["e"], ["z0"]),
+        helper.make_node("Add", ["z0", "z0"], ["z"]),
+        e=np.array([_HUGE], np.int64),
     ),
     "names-with-controls": _set("graph.node[0].name", _CONTROLS),
     "producer-with-controls": _set("producer_name", _CONTROLS),

@@ -24,6 +24,9 @@ _REFUSALS = (
 )
 
 _MOST_JOINED = 1 << 20  # tensors that chains of Concat join into one; a net has thousands
+_MOST_VALUES = 1 << 20  # elements of a vector whose values onnx follows, one by one
+# Operators whose result has the size that an input's values say.
+_SIZED = {"ConstantOfShape", "Range", "Expand", "Tile", "Resize", "Upsample", "Pad", "OneHot"}
 
 
 def _has_data(t: TensorProto) -> bool:
@@ -110,13 +113,33 @@ def _may_propagate(skeleton: onnx.ModelProto) -> bool:
     return True
 
 
+def _infer(skeleton: onnx.ModelProto, *, strict: bool) -> onnx.ModelProto:
+    """onnx's shape inference. It follows the values of shapes where they are few."""
+    how = {"check_type": strict, "strict_mode": strict}
+    follows = _may_propagate(skeleton) and not _has_long_vector(skeleton)
+    if follows and any(node.op_type in _SIZED for g in graphs(skeleton.graph) for node in g.node):
+        plain: onnx.ModelProto = onnx.shape_inference.infer_shapes(skeleton, data_prop=False, **how)
+        follows = not _has_long_vector(plain)
+    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(skeleton, data_prop=follows, **how)
+    return inferred
+
+
+def _has_long_vector(model: onnx.ModelProto) -> bool:
+    """Whether it states a vector of so many elements that onnx, which makes a number of each, would take all memory."""
+    for g in graphs(model.graph):
+        for value in (*g.input, *g.output, *g.value_info):
+            dims = value.type.tensor_type.shape.dim
+            if len(dims) == 1 and dims[0].dim_value > _MOST_VALUES:
+                return True
+    return False
+
+
 def contradiction(skeleton: onnx.ModelProto) -> str:
     """Why the model cannot be right: names that are no text, shapes or types that cannot be; empty if unknown."""
     problem = _odd_name(skeleton)
     if problem:
         return problem
-    how = {"check_type": True, "strict_mode": True, "data_prop": _may_propagate(skeleton)}
-    return _find_refusal(lambda: onnx.shape_inference.infer_shapes(skeleton, **how), skeleton)
+    return _find_refusal(lambda: _infer(skeleton, strict=True), skeleton)
 
 
 def infer_shapes(skeleton: onnx.ModelProto) -> onnx.ModelProto:
@@ -125,10 +148,7 @@ def infer_shapes(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     def infer() -> onnx.ModelProto:
         try:
             with no_remarks():
-                inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(
-                    skeleton, check_type=False, strict_mode=False, data_prop=_may_propagate(skeleton)
-                )
-                return inferred
+                return _infer(skeleton, strict=False)
         except _REFUSALS:
             return skeleton
 
