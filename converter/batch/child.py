@@ -1,6 +1,9 @@
-"""The process in which models are folded, one after the other: a task a line on stdin, a row a line on stdout.
+"""The process that folds models: a task a line on stdin, a row a line on stdout; and who has the machine alone.
 
 It ends when stdin does, or with its parent.
+
+Two files in the system's folder for temporary ones, locked by flock, which a process that dies lets go of. Who wants
+the machine alone holds the gate while it waits, so that those who share it cannot go on passing it by.
 """
 
 from __future__ import annotations
@@ -11,20 +14,64 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from converter._version import __version__
 from converter.batch.journal import hash_files
-from converter.batch.locks import own_machine, share_machine
 from converter.errors import BiasoptError
 from converter.records import count_biases
 from converter.records.batch import BatchRow, Outcome, Task
 from converter.report.serialize import convert, encode
+from converter.temporary import is_ours
+
+
+def _open(name: str) -> int:
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    path = Path(tempfile.gettempdir()) / f"biasopt-{user}-{name}.lock"
+    how = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, how, 0o600)
+    except OSError as exc:
+        raise BiasoptError(f"{path}: cannot be opened ({exc.strerror}); remove it, or set TMPDIR") from exc
+    if not is_ours(descriptor):  # whoever holds it could let this wait for ever
+        os.close(descriptor)
+        raise BiasoptError(f"{path}: belongs to another user; have it removed, or set TMPDIR")
+    return descriptor
+
+
+@contextmanager
+def _hold(*, alone: bool) -> Iterator[None]:
+    if sys.platform == "win32":  # no flock; the batch runs there without measuring side by side
+        yield
+        return
+    import fcntl
+
+    gate, machine = _open("gate"), _open("machine")
+    try:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
+    finally:
+        os.close(machine)
+        os.close(gate)
+
+
+def share_machine() -> AbstractContextManager[None]:
+    """Do what others may do beside it; waits while one has the machine alone."""
+    return _hold(alone=False)
+
+
+def own_machine() -> AbstractContextManager[None]:
+    """Have the machine alone, for times; waits for those who share it, and lets no further one begin."""
+    return _hold(alone=True)
+
 
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl
 

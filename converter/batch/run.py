@@ -119,7 +119,7 @@ def _open_executor(asked: Request, executor: Executor | None) -> Iterator[tuple[
         yield executor, asked.jobs or 1, asked.upload
         return
     if asked.scheduler is not None:
-        from converter.batch.cluster import connect
+        from converter.batch.workers import connect
 
         cluster = connect(asked.scheduler)
         try:

@@ -302,7 +302,7 @@ def test_the_graph_of_the_caller_is_what_is_changed() -> None:
 
 
 def test_what_an_output_says_must_stay_also_where_no_decision_changes() -> None:
-    from converter.ablate.output_change import judge_changes, measure_changes
+    from converter.ablate.removal import judge_changes, measure_changes
     from converter.records import Stage, Verdict
 
     rng = np.random.default_rng(0)

@@ -21,7 +21,7 @@ import pytest
 
 import cli
 import converter
-from converter.batch import locks, run, workers
+from converter.batch import child, run, workers
 from converter.batch.journal import Journal
 from converter.batch.models import find_models, find_triton_models, list_files
 from converter.errors import BiasoptError, ModelError
@@ -245,17 +245,17 @@ def test_one_exit_code_the_gravest() -> None:
 
 
 def test_who_measures_has_the_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(child.tempfile, "gettempdir", lambda: str(tmp_path))
     seen: list[str] = []
 
     def share(name: str) -> None:
-        with locks.share_machine():
+        with child.share_machine():
             seen.append(f"{name}+")
             time.sleep(0.15)
             seen.append(f"{name}-")
 
     def own() -> None:
-        with locks.own_machine():
+        with child.own_machine():
             seen.append("own+")
             time.sleep(0.05)
             seen.append("own-")

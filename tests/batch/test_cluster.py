@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import cli
-from converter.batch import cluster, run
+from converter.batch import run, workers
 from converter.errors import RuntimeUnavailable
 from converter.records.batch import Outcome
 from tests.batch.zoo import ask, make_zoo
@@ -75,7 +75,7 @@ def test_a_cluster_gives_what_one_machine_gives_though_a_worker_is_killed(dask: 
 def test_files_travel_where_no_path_is_shared(dask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo = make_zoo(tmp_path / "zoo", 3)
     here = run.run_batch(ask(zoo, tmp_path / "here", jobs=1))
-    monkeypatch.setattr(cluster.Cluster, "sees", lambda self, folder: False)  # as on two machines
+    monkeypatch.setattr(workers.Cluster, "sees", lambda self, folder: False)  # as on two machines
     there = run.run_batch(ask(zoo, tmp_path / "there", scheduler=dask.scheduler_address))
     assert there.uploaded
     assert there.counts == here.counts == {"folded": 3}
@@ -83,7 +83,7 @@ def test_files_travel_where_no_path_is_shared(dask: Any, tmp_path: Path, monkeyp
 
 
 def test_whether_a_path_is_shared_is_tried(dask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = cluster.connect(dask.scheduler_address)
+    found = workers.connect(dask.scheduler_address)
     try:
         assert found.sees(tmp_path)
         assert not found.sees(tmp_path / "nowhere")
@@ -104,13 +104,13 @@ def test_the_command_says_who_is_missing(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_workers_of_another_version_are_refused(dask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "__version__", "99.0")
+    monkeypatch.setattr(workers, "__version__", "99.0")
     with pytest.raises(RuntimeUnavailable, match=r"has biasopt .*, not 99\.0; install the same on each"):
-        cluster.connect(dask.scheduler_address)
+        workers.connect(dask.scheduler_address)
 
 
 def test_a_worker_that_measures_has_its_resource(dask: Any) -> None:
-    found = cluster.connect(dask.scheduler_address)
+    found = workers.connect(dask.scheduler_address)
     try:
         assert found._has_resource()
         with found.make_executor(benches=True) as pool:

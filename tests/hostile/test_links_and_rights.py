@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 import converter
-from converter.batch import locks, workers
+from converter.batch import child, workers
 from converter.batch.models import copy_file
 from converter.bench import compare
 from converter.commands.targets import Target, check_data_place, check_targets
@@ -156,13 +156,13 @@ def test_what_a_child_left_goes_and_nothing_of_a_model_with_a_like_name(folder: 
 
 
 def test_a_lock_of_another_user_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks.tempfile, "gettempdir", lambda: str(folder))
-    monkeypatch.setattr(locks, "is_ours", lambda fd: False)
-    with pytest.raises(BiasoptError, match="belongs to another user"), locks.own_machine():
+    monkeypatch.setattr(child.tempfile, "gettempdir", lambda: str(folder))
+    monkeypatch.setattr(child, "is_ours", lambda fd: False)
+    with pytest.raises(BiasoptError, match="belongs to another user"), child.own_machine():
         pass
     next(folder.glob("*.lock")).unlink()
     (folder / f"biasopt-{os.getuid()}-gate.lock").symlink_to("elsewhere")
-    with pytest.raises(BiasoptError, match="cannot be opened"), locks.share_machine():
+    with pytest.raises(BiasoptError, match="cannot be opened"), child.share_machine():
         pass
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from converter.records.results import Provenance
 from converter.torch_models.spec.factory import Kind, Loaded
-from converter.torch_models.spec.inputs import InputSpec, parse_input
-from converter.torch_models.spec.loader import load, saved_kind, wrap_module
+from converter.torch_models.spec.loader import InputSpec, load, parse_input, saved_kind, wrap_module
 
 __all__ = ["InputSpec", "Kind", "Loaded", "Provenance", "load", "parse_input", "saved_kind", "wrap_module"]
