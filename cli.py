@@ -68,7 +68,6 @@ json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 verbose_option = option("-v", "--verbose", is_flag=True, help="Name every node.")
 
-
 force_option = option("--force", cls=Option, trusted=True, is_flag=True, help="Replace the reports of another run.")
 
 
@@ -336,7 +335,7 @@ def replay(**given: Any) -> int:
     Every step is carried out and recomputed by code that shares nothing with the passes. Exit 1 names
     the first step that does not hold, and nothing is written.
     """
-    from converter.commands.replay import run
+    from converter.commands.certificate import run
 
     return run(**given)
 

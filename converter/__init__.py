@@ -17,11 +17,11 @@ from converter.errors import BiasoptError, DataError, ExportError, InvariantViol
 if TYPE_CHECKING:
     from converter.commands.ablate import AblateResult, score_biases
     from converter.commands.bench import measure_latency
+    from converter.commands.certificate import replay_certificate
     from converter.commands.export import export_model
     from converter.commands.fold import FoldResult, fold
     from converter.commands.inspect import explain, inspect
     from converter.commands.lint import LintResult, lint_model
-    from converter.commands.replay import replay_certificate
     from converter.commands.study import StudyResult, run_study
     from converter.commands.verify import compare
     from converter.integrations.assertion import assert_same

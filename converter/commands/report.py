@@ -1,18 +1,228 @@
-"""``report``: a report made again, in other formats or by other limits."""
+"""``report``: a report made again, in other formats; or judged again, by other limits (``--rethreshold``).
+
+A comparison is judged again only where its verdict followed from its score: one that failed for another reason
+(a tolerance, integers that differ, another batch size), or passed by a floor, keeps its verdict.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from converter.dataclass import dataclass
 from converter.errors import DataError
-from converter.report import terminal, wording
+from converter.records import Latency, OutputCheck, Parity, Stage, Verdict, exit_code_of
+from converter.records.evidence import worst_verdict
+from converter.report import serialize, terminal, wording
+from converter.report.content.verify import worst
 from converter.report.save import FORMATS, NAMES, check_formats, prepare_folder, render_document, save_reports
-from converter.report.serialize import DOCUMENTS, read
+from converter.report.serialize import DOCUMENTS, latency_of, parity_of, read
+
+if TYPE_CHECKING:
+    from converter.referee.verify.decisions import AgreementCounts
+
+
+FAIL_RATIO, ALGEBRA_FAIL = 10.0, 10.0  # above it a runtime score fails; that many times the limit an algebra score
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits that replace those of the run; None leaves one as it was."""
+
+    max_ratio: float | None = None  # runtime: the error, of the original's own
+    fail_ratio: float | None = None  # runtime: what fails outright
+    max_algebra: float | None = None  # algebra and segments: of what rounding the weights explains
+    max_local: float | None = None  # local: of what rounding allows in one place
+    accuracy_margin: float | None = None  # decisions: 0.001 for 0.1 %
+    latency_margin: float | None = None  # 0.02 for 2 %
+    alpha: float | None = None  # of each bound, of decisions and of latency
+
+    def list_set(self) -> dict[str, float]:
+        """Those that are set."""
+        found = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in found if value is not None}
+
+
+def rejudge(document: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """The document as it would be had the run had these limits.
+
+    Raises
+    ------
+    DataError
+        It holds no verdict.
+    """
+    if document["schema"] not in serialize.DOCUMENTS:
+        raise DataError(f"a {document['schema']} passes or fails nothing; make its report without --rethreshold")
+    parity, latency = parity_of(document), latency_of(document)
+    judged = None if parity is None else _parity(parity, limits)
+    timed = None if latency is None else _latency(latency, limits)
+    was, now = worst(parity, latency), worst(judged, timed)
+    made = dict(document) | {"exit_code": exit_code_of(now)}
+    made["rejudged"] = {"limits": limits.list_set(), "was": was.value}
+    if judged is not None:
+        made |= _update_verdict(document, judged)
+    if timed is not None:
+        made["bench"] = serialize.encode(timed)
+        if judged is None and "counts" not in document:
+            made |= {"verdict": timed.verdict.value, "outcome": timed.outcome, "why": timed.why}
+    return _with_warning(made, limits, was)
+
+
+def _update_verdict(document: Mapping[str, Any], parity: Parity) -> dict[str, Any]:
+    if "counts" in document:
+        return {"parity": dict(document["parity"]) | serialize.encode(parity)}
+    stages = [serialize.encode(stage) for stage in parity.stages]
+    return {"verdict": parity.verdict.value, "why": parity.why, "stages": stages}
+
+
+def _with_warning(made: dict[str, Any], limits: Limits, was: Verdict) -> dict[str, Any]:
+    set_ = limits.list_set().items()
+    said = ", ".join(
+        f"{n.replace('_', ' ')} {wording.percent(x) if n.endswith('margin') else f'{x:g}'}" for n, x in set_
+    )
+    warning = f"judged again from the stored numbers, with {said or 'no other limits'}; the run itself said {was.value}"
+    if "counts" not in made:
+        made["warnings"] = [*made.get("warnings", ()), warning]
+    part = "bench" if "stages" not in made and not made.get("parity") else "parity"
+    if made.get(part):
+        made[part] = made[part] | {"warnings": [*made[part].get("warnings", ()), warning]}
+    return made
+
+
+def _parity(parity: Parity, limits: Limits) -> Parity:
+    stages = tuple(_stage(stage, limits) for stage in parity.stages)
+    if stages == parity.stages:
+        return parity
+    before, after = (_of_stages(found) for found in (parity.stages, stages))
+    # a verdict that its stages did not explain (a level that was required) is not lifted by them
+    verdict = after if parity.verdict is before else worst_verdict((parity.verdict, after), nothing=Verdict.SKIPPED)
+    bad = next((stage for stage in stages if stage.status is verdict), None)
+    why = parity.why if verdict is parity.verdict else "" if bad is None else f"{bad.id}: {bad.why}"
+    return replace(parity, stages=stages, verdict=verdict, why=why)
+
+
+def _of_stages(stages: tuple[Stage, ...]) -> Verdict:
+    return worst_verdict((stage.status for stage in stages), nothing=Verdict.SKIPPED)
+
+
+def _stage(stage: Stage, limits: Limits) -> Stage:
+    checks = tuple(_check(stage.id, check, limits) for check in stage.outputs)
+    if checks == stage.outputs:
+        return stage
+    status = worst_verdict((check.status for check in checks), nothing=Verdict.SKIPPED)
+    if {c.status for c in stage.outputs}.isdisjoint({stage.status}):
+        status = stage.status  # what the stage says was never what its outputs say
+    worst = next((check for check in checks if check.status is status), checks[0])
+    why = f"{worst.name}: {worst.why}" if worst.why else stage.why if status is stage.status else ""
+    return replace(stage, outputs=checks, status=status, why=why)
+
+
+def _check(stage: str, check: OutputCheck, limits: Limits) -> OutputCheck:
+    if stage in wording.DECIDES:
+        return _recount(check, limits.accuracy_margin, limits.alpha)
+    wanted = _wanted(stage, check, limits)
+    if wanted is None or check.score is None or check.limit is None or not math.isfinite(check.score):
+        return check
+    if (check.status is Verdict.PASS) != (check.score <= check.limit):
+        return check
+    limit, fails = wanted
+    status = Verdict.PASS if check.score <= limit else Verdict.FAIL if check.score > fails else Verdict.INCONCLUSIVE
+    why = "" if status is Verdict.PASS else f"its score is {check.score:.3g}, the limit {limit:g}"
+    return replace(check, status=status, limit=limit, why=check.why if status is check.status else why)
+
+
+def _recount(found: OutputCheck, margin: float | None, alpha: float | None) -> OutputCheck:
+    """One output's decisions by another margin or level, from the counts in the document; as it was without these."""
+    from converter.referee.verify.decisions import decide, decide_by_interval
+    from converter.referee.verify.options import DecisionRequest
+
+    detail = found.detail
+    if (margin is None and alpha is None) or "n" not in detail or "margin" not in detail:
+        return found
+    ask = DecisionRequest(
+        margin=detail["margin"] if margin is None else margin, alpha=detail["alpha"] if alpha is None else alpha
+    )
+    if "k" in detail:
+        again = decide(found.name, _read_counts(detail), ask)
+        return replace(again, detail=detail | again.detail)
+    if alpha is not None or "lower" not in detail or "upper" not in detail or found.score is None:
+        return found  # a bootstrap at another level needs the samples
+    bounds = (float(detail["lower"]), float(detail["upper"]))
+    return decide_by_interval(
+        found.name,
+        found.score,
+        bounds,
+        ask,
+        detail | {"margin": ask.margin, "alpha": ask.alpha},
+        f"changes by {found.score:+.3g}",
+        "give more inputs",
+    )
+
+
+def _read_counts(detail: dict[str, Any]) -> AgreementCounts:
+    from converter.referee.verify.decisions import AgreementCounts
+
+    n, labelled = int(detail["n"]), "gained" in detail
+    return AgreementCounts(
+        rows=n,
+        differ=float(detail["k"]),
+        maps=detail.get("metric") == "pixel_disagreement",
+        right_a=n * float(detail.get("accuracy_a", 0.0)),
+        right_b=n * float(detail.get("accuracy_b", 0.0)),
+        gained=int(detail.get("gained", 0)),
+        lost=int(detail.get("lost", 0)),
+        labelled=n if labelled else 0,
+    )
+
+
+def _wanted(stage: str, check: OutputCheck, limits: Limits) -> tuple[float, float] | None:
+    """The new limit, and what fails outright; None where none is given, or the score is no such measure."""
+    local, algebra, ratio = limits.max_local, limits.max_algebra, limits.max_ratio
+    if stage == "local":
+        return None if local is None else (local, local)
+    if "e_pert" in check.detail or stage == "algebra":
+        return None if algebra is None else (algebra, ALGEBRA_FAIL * algebra)
+    if "error_after" not in check.detail or (ratio is None and limits.fail_ratio is None):
+        return None
+    limit = ratio if ratio is not None else check.limit or 0.0
+    return limit, max(limit, FAIL_RATIO if limits.fail_ratio is None else limits.fail_ratio)
+
+
+def _latency(latency: Latency, limits: Limits) -> Latency:
+    if limits.latency_margin is None and limits.alpha is None:
+        return latency
+    from converter.bench import design as gates
+    from converter.stats import estimate_interval
+
+    margin = latency.margin if limits.latency_margin is None else limits.latency_margin
+    low, high = math.log(latency.low) if latency.low > 0 else -math.inf, math.log(latency.high)
+    counted = [block for block in latency.blocks if not block.discarded]
+    if limits.alpha is not None and len(counted) > 1:
+        found = estimate_interval([b.log_ratio for b in counted], [b.session for b in counted], limits.alpha)
+        low, high = found.low, found.high
+    gate = gates.parse_gate(latency.gate)
+    noise = _noise(latency, margin)
+    sure = gates.widen_interval(low, high, noise)
+    outcome, verdict = gates.conclude_outcome(*sure, margin, gate), gates.judge_gate(*sure, margin, gate)
+    why = f"{latency.ratio:.3f}x [{math.exp(low):.3f}, {math.exp(min(high, 700.0)):.3f}], margin {100 * margin:g} %"
+    if noise and verdict is Verdict.INCONCLUSIVE:
+        outcome, why = "INCONCLUSIVE", f"{why}: machine too noisy for this margin"
+    said = (math.exp(low), math.exp(min(high, 700.0)))  # above, exp overflows
+    return replace(latency, low=said[0], high=said[1], margin=margin, outcome=outcome, verdict=verdict, why=why)
+
+
+def _noise(latency: Latency, margin: float) -> float:
+    """How far A beside itself may be off, as a log; 0 if that is little for the margin, or there was no control."""
+    ratio, half = latency.aa.get("ratio"), latency.aa.get("half_width")
+    if not isinstance(ratio, float | int) or not isinstance(half, float | int) or ratio <= 0:
+        return math.inf if latency.aa and latency.outcome == "INCONCLUSIVE" else 0.0
+    off, limit = abs(math.log(ratio)), math.log1p(margin)
+    return 0.0 if off <= limit / 2 and half <= limit else off + half
 
 
 def run(document: Path, folder: Path | None, formats: Sequence[str], *, force: bool, **limits: Any) -> int:
@@ -95,7 +305,6 @@ def read_report(
         raise DataError(f"{path}: a limit was given, but not --rethreshold; give both, or neither")
     if not rethreshold:
         return ReadReport(document, 0, verbose)
-    from converter.report.rejudge import Limits, rejudge
 
     judged = rejudge(document, Limits(**given))
     return ReadReport(judged, judged["exit_code"], verbose)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from converter.commands.report import Limits, rejudge
 from converter.records import OutputCheck, Parity, Stage, Verdict
 from converter.report import serialize
 from converter.report.documents import fold_document
-from converter.report.rejudge import Limits, rejudge
 from converter.report.serialize import dumps
 from tests.report import made_evidence as made
 from tests.report.made import folded

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetInput, SetOp
 from converter.model.graph.graph import Dim, Graph, load
-from converter.model.graph.nodes import Const, Node, Scope, StoredTensor, Tensor, Value, weight_bytes
+from converter.model.graph.nodes import (
+    Bypass,
+    Const,
+    DropInput,
+    Edit,
+    Node,
+    Rename,
+    Scope,
+    SetAttr,
+    SetConst,
+    SetInput,
+    SetOp,
+    StoredTensor,
+    Tensor,
+    Value,
+    weight_bytes,
+)
 from converter.model.graph.writer import emit, has_external, stored_files
 
 __all__ = [

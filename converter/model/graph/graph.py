@@ -17,8 +17,23 @@ from converter.errors import InvariantViolation, ModelError
 from converter.model.file import ModelFile, graphs, infer_shapes
 from converter.model.file.dtypes import get_element_type
 from converter.model.graph import reader
-from converter.model.graph.edits import Bypass, DropInput, Edit, Rename, SetAttr, SetConst, SetInput, SetOp
-from converter.model.graph.nodes import Const, Node, Scope, StoredTensor, Tensor, Value, weight_bytes
+from converter.model.graph.nodes import (
+    Bypass,
+    Const,
+    DropInput,
+    Edit,
+    Node,
+    Rename,
+    Scope,
+    SetAttr,
+    SetConst,
+    SetInput,
+    SetOp,
+    StoredTensor,
+    Tensor,
+    Value,
+    weight_bytes,
+)
 from converter.model.shapes.claims import list_stale, with_claims, without_claims
 from converter.model.shapes.inference import computes_sizes, follow_sizes
 from converter.records import Delta
