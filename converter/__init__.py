@@ -105,7 +105,7 @@ _HOME = {
     "lint_model": "commands.lint:lint_model",
     "load": "model.graph:load",
     "measure_latency": "commands.bench:measure_latency",
-    "replay_certificate": "commands.replay:replay_certificate",
+    "replay_certificate": "commands.certificate:replay_certificate",
     "run_study": "commands.study:run_study",
     "score_biases": "commands.ablate:score_biases",
     "verify": "referee.verify:",  # the referee: converter.verify.compare(a, b)

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from converter.ablate.im2col import Array
+from converter.ablate.im2col import Array, Moments
 from converter.ablate.measure import Effect
-from converter.ablate.moments import Moments
 from converter.ablate.sites import Site, proven_fate
 from converter.dataclass import dataclass
 from converter.records import FateKind
@@ -82,7 +81,6 @@ def _apply_weight(weight: Array, mean: Array) -> Array:
 SMALL_ERROR = 0.02
 # On digits, nets whose outputs were off by 0.06 lost nothing, by 0.15 half a point, by 0.4 seven points.
 COMPENSABLE_ERROR = 0.10
-
 
 MEANS = {
     BiasClass.DEAD: "no output depends on it, whatever the data: shown by exact analysis; `fold` removes it",

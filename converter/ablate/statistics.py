@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from converter.ablate.compensate import DENSE_MOST, RIDGE, count_positions
-from converter.ablate.im2col import Form, extract_rows
-from converter.ablate.moments import Moments, weight_groups
+from converter.ablate.im2col import Form, Moments, extract_rows, weight_groups
 from converter.ablate.samples import Batch, Part
 from converter.ablate.scoring import Score, find_quantization_issues
 from converter.ablate.session import Net

@@ -84,9 +84,8 @@ def save_summary(result: BatchResult, document: Mapping[str, Any], folder: Path)
     BiasoptError
         It cannot be written.
     """
-    from converter.report.content.batch import batch_report
+    from converter.report.content.batch import batch_report, render_page
     from converter.report.render import FORMS
-    from converter.report.render.batch_page import render_page
     from converter.report.serialize import dumps
 
     try:

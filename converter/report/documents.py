@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from converter.records import Fate, Latency, ModelFacts, Parity, Step, Verb, exit_code_of
 from converter.records.ablate import AblateResult
 from converter.records.batch import BatchResult
-from converter.records.inventory import Inventory
 from converter.records.lint import CODES, LintReport
-from converter.records.results import ExportResult, FoldResult, InspectResult, ReplayResult
+from converter.records.results import ExportResult, FoldResult, InspectResult, Inventory, ReplayResult
 from converter.records.study import StudyResult
 from converter.report.content.bias_path import describe_step, explain
 from converter.report.serialize import (

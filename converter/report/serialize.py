@@ -44,8 +44,7 @@ from converter.records import (
 )
 from converter.records.ablate import AblateResult, BiasScore, EffectSummary
 from converter.records.batch import BatchResult
-from converter.records.inventory import Inventory
-from converter.records.results import FoldResult
+from converter.records.results import FoldResult, Inventory
 from converter.records.study import StudyResult
 from converter.report import wording
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from converter.model.file.functions import has_calls
+from converter.model.file.preparation import has_calls
 from converter.model.graph import Graph, emit, load
 from converter.records import Finding, Status
 from converter.rewrite import pipeline

@@ -15,16 +15,16 @@ import numpy as np
 
 from converter._version import __version__
 from converter.errors import BiasoptError
-from converter.records.inventory import Inventory, LibraryState, ProviderState
-from converter.runtime.failures import explain_loader
-from converter.runtime.gpu import list_gpus
-from converter.runtime.installation import (
+from converter.records.results import Inventory, LibraryState, ProviderState
+from converter.runtime.failures import (
     explain_conflict,
+    explain_loader,
     find_package,
     is_installed,
     list_distributions,
     preload_tensorrt,
 )
+from converter.runtime.gpu import list_gpus
 from converter.runtime.providers import PROVIDERS, format_error, import_onnxruntime, preload_cuda
 from converter.runtime.session import Session
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from converter._version import __version__
 from converter.records import Environment
+from converter.runtime.failures import list_distributions
 from converter.runtime.gpu import describe_gpu, find_visible_device
-from converter.runtime.installation import list_distributions
 from converter.runtime.providers import import_onnxruntime
 from converter.runtime.session import count_cores
 

@@ -15,8 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from converter.errors import RuntimeUnavailable
-from converter.runtime.failures import explain_missing
-from converter.runtime.installation import explain_shell, list_distributions, preload_tensorrt
+from converter.runtime.failures import explain_missing, explain_shell, list_distributions, preload_tensorrt
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 # What a provider may hand nodes on to that it cannot run itself.

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from converter.ablate.im2col import Rows
-from converter.ablate.moments import Moments, measure_residual, solve_direction, weight_groups
+from converter.ablate.im2col import Moments, Rows, measure_residual, solve_direction, weight_groups
 
 
 def moments(x: np.ndarray, rows: int = 20) -> Moments:

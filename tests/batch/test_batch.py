@@ -363,19 +363,19 @@ def test_a_click_on_a_title_sorts_the_page(
 ) -> None:
     """Under the page's own policy, which lets no script run but the one whose hash it has."""
     from converter.records.batch import BatchResult, BatchRow
-    from converter.report.render import batch_page
+    from converter.report.content import batch
 
     found = BatchResult(
         tuple(BatchRow(f"m{k}.onnx", Outcome.FOLDED, rewrites=r) for k, r in enumerate((9, 100, 20))),
         "out",
         {"folded": 3},
     )
-    page, shown = batch_page.render_page(found, tmp_path), tmp_path / "page.html"
-    clicks = f"{batch_page.SCRIPT}document.querySelectorAll('th')[2].click();"
-    shown.write_text(page.replace(batch_page.SCRIPT, clicks), encoding="utf-8")  # another script: it does not run
+    page, shown = batch.render_page(found, tmp_path), tmp_path / "page.html"
+    clicks = f"{batch.SCRIPT}document.querySelectorAll('th')[2].click();"
+    shown.write_text(page.replace(batch.SCRIPT, clicks), encoding="utf-8")  # another script: it does not run
     assert re.findall(r">(m\d)\.onnx<", browser.run(shown, "--dump-dom")) == ["m0", "m1", "m2"]
-    monkeypatch.setattr(batch_page, "SCRIPT", clicks)
-    shown.write_text(batch_page.render_page(found, tmp_path), encoding="utf-8")
+    monkeypatch.setattr(batch, "SCRIPT", clicks)
+    shown.write_text(batch.render_page(found, tmp_path), encoding="utf-8")
     assert re.findall(r">(m\d)\.onnx<", browser.run(shown, "--dump-dom")) == ["m0", "m2", "m1"]
 
 
@@ -386,7 +386,7 @@ def list_children(pid: int) -> list[int]:
 
 def test_the_page_has_one_script_and_nothing_of_a_models(tmp_path: Path) -> None:
     from converter.records.batch import BatchResult, BatchRow
-    from converter.report.render.batch_page import SCRIPT, render_page
+    from converter.report.content.batch import SCRIPT, render_page
 
     evil = '"><script>alert(1)</script>\u202e.onnx'
     rows = (

@@ -143,8 +143,7 @@ def off(net: Any, states: dict[str, Any], test: Any) -> dict[str, dict[str, floa
 
 def replaceability(correlation: float, n: int, positions: int) -> float:
     """r of n inputs that are ReLU of a standard normal, with a common part."""
-    from converter.ablate.im2col import Rows
-    from converter.ablate.moments import Moments
+    from converter.ablate.im2col import Moments, Rows
 
     rng, sums = np.random.default_rng(n), Moments()
     for k in range(20):

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import cli
-from converter.records.inventory import LibraryState
+from converter.records.results import LibraryState
 from converter.report import documents, serialize
 from converter.report.content.doctor import doctor_report
 from converter.report.render.text import render_text
-from converter.runtime import failures, installation, inventory
+from converter.runtime import failures, inventory
 from tests.runtime import cuda_stub
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_every_gpu_is_shown() -> None:
 
 def test_no_advice_is_to_install_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every package there, whatever is missing of their libraries."""
-    for module in (inventory, installation, failures):
+    for module in (inventory, failures):
         monkeypatch.setattr(module, "is_installed", lambda package: True)
     monkeypatch.setattr(
         inventory, "_find_library", lambda name: LibraryState(name, reason=f"{name}: cannot open shared object file")

@@ -22,7 +22,7 @@ from converter import temporary
 from converter.commands import fold as folding
 from converter.commands.output import Target, check_targets
 from converter.errors import ModelError
-from converter.model.file import Staged, leftovers, staging
+from converter.model.file import Staged, staging
 from converter.temporary import Temporary
 from tests.files import externalise, small_model
 
@@ -282,11 +282,11 @@ KILLED = ["note.add", "rename_to_free", "write_to", "os.fsync", "Staged.commit",
 KILLER = """
 import os, signal, sys
 import converter
-from converter.model.file import leftovers, staging
+from converter.model.file import staging
 from converter import temporary
 where, when, target, out = sys.argv[1:]
 holder, name = {
-    "note.add": (leftovers.Note, "add"), "Staged.commit": (staging.Staged, "commit"),
+    "note.add": (staging.Note, "add"), "Staged.commit": (staging.Staged, "commit"),
     "Temporary.become": (temporary.Temporary, "become"), "os.fsync": (os, "fsync"),
 }.get(where, (staging, where))
 call = getattr(holder, name)
@@ -330,9 +330,9 @@ def test_what_a_killed_run_left_goes_and_nothing_else(where: str, when: str, out
 @pytest.mark.parametrize(
     "where",
     [
-        (leftovers, "_identify"),
-        (leftovers.json, "dumps"),
-        (leftovers.Note, "add"),
+        (staging, "_identify"),
+        (staging.json, "dumps"),
+        (staging.Note, "add"),
         (staging, "rename_to_free"),
         (staging, "write_to"),
         (Staged, "commit"),

@@ -17,9 +17,8 @@ from converter.commands.export import export_model  # noqa: E402
 from converter.commands.lint import lint_model  # noqa: E402
 from converter.errors import ModelError  # noqa: E402
 from converter.torch_models.spec import Kind, files  # noqa: E402
-from converter.torch_models.spec.archive import NotValidated  # noqa: E402
+from converter.torch_models.spec.archive import NotValidated, is_harmless, is_harmless_target  # noqa: E402
 from converter.torch_models.spec.program_archive import expression  # noqa: E402
-from converter.torch_models.spec.safe_operators import is_harmless, is_harmless_target  # noqa: E402
 from converter.torch_models.spec.script_archive import check_code, check_pickle  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:`?torch.jit:DeprecationWarning", "ignore::UserWarning:torch.*")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from converter.errors import RuntimeUnavailable
-from converter.runtime import failures, installation, providers, timing
+from converter.runtime import failures, providers, timing
 from converter.runtime.failures import Failure, explain_failure, explain_loader, find_failure
 from converter.runtime.placement import Placement, prove_placement
 from converter.runtime.session import refuse_failure
@@ -151,7 +151,7 @@ def test_a_library_that_is_missing_is_named_by_the_loader(stubs: Any, library: s
 
 
 def test_tensorrt_has_its_own_advice(stubs: Any) -> None:
-    if cuda_stub.find_provider_library("tensorrt") is None or installation.is_installed("tensorrt-cu13-libs"):
+    if cuda_stub.find_provider_library("tensorrt") is None or failures.is_installed("tensorrt-cu13-libs"):
         pytest.skip("onnxruntime has no TensorRT here, or TensorRT is installed")
     said = probe(stubs(0), "tensorrt")
     assert "libnvinfer.so.10: " in said or "libnvonnxparser.so.10: " in said
@@ -160,7 +160,7 @@ def test_tensorrt_has_its_own_advice(stubs: Any) -> None:
 
 def test_cudnn_is_named_where_the_model_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "cuDNN is not available. Install cuDNN, update the system library search path, or set enable_cudnn=0"
-    monkeypatch.setattr(installation, "is_installed", lambda package: False)
+    monkeypatch.setattr(failures, "is_installed", lambda package: False)
     with pytest.raises(
         RuntimeUnavailable, match=r"needs cuDNN; run: pip install 'biasopt\[cuda\]', or try .*enable_cudnn"
     ):
@@ -183,10 +183,10 @@ def test_every_failure_has_a_command() -> None:
 
 @pytest.mark.parametrize("library", ["libcublas.so.13", "libcudnn.so.9", "libcurand.so.10", "libnvinfer.so.10"])
 def test_what_is_installed_is_never_advised(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
-    monkeypatch.setattr(installation, "is_installed", lambda package: False)
+    monkeypatch.setattr(failures, "is_installed", lambda package: False)
     assert "biasopt[cuda]" in explain_loader(f"{library}: {NO_FILE}", CUDA)
     assert "biasopt[tensorrt]" in explain_loader(f"{library}: {NO_FILE}", TENSORRT)
-    monkeypatch.setattr(installation, "is_installed", lambda package: True)
+    monkeypatch.setattr(failures, "is_installed", lambda package: True)
     said = explain_loader(f"{library}: {NO_FILE}", CUDA)
     assert "biasopt[" not in said
     assert "is installed, but does not bring it" in said
@@ -223,10 +223,10 @@ PACKAGE = ("onnxruntime/__init__.py", "onnxruntime/capi/onnxruntime_pybind11_sta
 def test_distributions_are_told_by_their_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plugins = {"onnxruntime_qnn": ("onnxruntime_qnn/__init__.py",), "onnxruntime_ep_x": ("onnxruntime_ep_x/lib.so",)}
     install(monkeypatch, tmp_path, onnxruntime_gpu=PACKAGE, numpy=("numpy/__init__.py",), **plugins)
-    assert installation.list_distributions() == ("onnxruntime-gpu 1.0",)
-    assert installation.explain_conflict() == ""
+    assert failures.list_distributions() == ("onnxruntime-gpu 1.0",)
+    assert failures.explain_conflict() == ""
     fake_wheel(tmp_path, "my-own-build", *PACKAGE)  # whatever it is called
-    assert installation.list_distributions() == ("my-own-build 1.0", "onnxruntime-gpu 1.0")
+    assert failures.list_distributions() == ("my-own-build 1.0", "onnxruntime-gpu 1.0")
 
 
 def test_a_conflict_is_named_with_the_commands_that_end_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -292,8 +292,8 @@ def test_the_extras_fit_what_onnxruntime_was_built_for(monkeypatch: pytest.Monke
     }
     told = ["nvidia-cublas-extra>=1", "nvidia-cublas~=13.0; extra == 'cuda'", "numpy>=2"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: told)
-    assert installation.find_pin("nvidia-cublas") == "nvidia-cublas~=13.0"
-    assert installation.find_pin("unknown") == "unknown"
+    assert failures.find_pin("nvidia-cublas") == "nvidia-cublas~=13.0"
+    assert failures.find_pin("unknown") == "unknown"
 
 
 def test_the_table_of_causes_says_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +301,7 @@ def test_the_table_of_causes_says_what_is_said(monkeypatch: pytest.MonkeyPatch) 
     lines = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
     assert len(rows) >= 14
-    monkeypatch.setattr(installation, "is_installed", lambda package: False)
+    monkeypatch.setattr(failures, "is_installed", lambda package: False)
     monkeypatch.setattr(failures, "is_installed", lambda package: False)
     ort: Any = types.SimpleNamespace(__file__=None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -314,8 +314,8 @@ def test_the_table_of_causes_says_what_is_said(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(failures, "has_gpu_build", lambda published=published: published)
         monkeypatch.setattr(failures, "explain_conflict", lambda: "")
         said.append(failures.explain_missing(CUDA, "CPUExecutionProvider"))
-    monkeypatch.setattr(installation, "list_distributions", lambda: ("onnxruntime 1", "onnxruntime-gpu 1"))
-    said += [installation.explain_conflict(), installation.explain_shell(None)]
+    monkeypatch.setattr(failures, "list_distributions", lambda: ("onnxruntime 1", "onnxruntime-gpu 1"))
+    said += [failures.explain_conflict(), failures.explain_shell(None)]
     mixed = Placement({TENSORRT: 1, CUDA: 1}, ((CUDA, "Conv", "c"),))
     with pytest.raises(RuntimeUnavailable) as refused:
         prove_placement(mixed, "tensorrt", "model")

@@ -19,8 +19,7 @@ from converter.errors import BiasoptError, ModelError
 from converter.model.file import wire
 from converter.model.file.disk import DiskBuffer, check_checksum, read_bytes, resolve_location
 from converter.model.file.dtypes import decode, get_numpy_dtype
-from converter.model.file.functions import has_calls, write_out
-from converter.model.file.node_order import are_sorted, sort_nodes
+from converter.model.file.preparation import are_sorted, has_calls, sort_nodes, write_out
 from converter.model.file.validate import checksum_of, external_entry, first_line, malformed, stored_bytes, validate
 from converter.model.file.wire import Buffer, Field, Kind, WireError
 

@@ -169,7 +169,7 @@ class _Model:
 
 class _Graph:
     def __init__(self, graph: GraphProto, outer: _Graph | None, model: _Model) -> None:
-        from converter.model.shapes import evaluate as size_values
+        from converter.model.shapes import symbols as size_values
 
         self.ops = size_values
         self.graph, self.outer, self.model = graph, outer, model

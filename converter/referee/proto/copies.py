@@ -18,7 +18,7 @@ from converter.dataclass import dataclass
 from converter.errors import DataError
 from converter.model.file.disk import read_whole
 from converter.model.file.dtypes import encode, get_element_type
-from converter.model.file.functions import write_out
+from converter.model.file.preparation import write_out
 from converter.referee.proto.source import LARGEST, LoadedModel, list_bodies, serialize, walk_nodes
 from converter.referee.proto.tensors import UNIT_ROUNDOFF, Weights, read_tensor
 from converter.referee.reference.evaluator import NOT_WEIGHTS

@@ -19,7 +19,7 @@ from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.file.disk import read_whole
 from converter.model.file.dtypes import get_numpy_dtype
-from converter.model.file.node_order import are_sorted, sort_nodes
+from converter.model.file.preparation import are_sorted, sort_nodes
 from converter.model.file.reader import graphs, tensors
 from converter.model.file.validate import stored_bytes, validate
 from converter.records import ModelFacts

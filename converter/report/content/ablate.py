@@ -22,7 +22,7 @@ from converter.records.ablate import (
     Role,
     VariantScore,
 )
-from converter.report import ablate_charts, wording
+from converter.report import figures, wording
 from converter.report.blocks import (
     Block,
     Chart,
@@ -235,7 +235,7 @@ def _ranking(result: AblateResult, top: int | None, rest: str) -> Section:
         "Biases, those that matter most first",
         (
             Chart(
-                partial(ablate_charts.draw_bias_errors, biases[:CHARTED], share, _LIMITS),
+                partial(figures.draw_bias_errors, biases[:CHARTED], share, _LIMITS),
                 "Error of the outputs.",
                 f"Logarithmic. The dashed lines are the limits of SMALL ({100 * SMALL_ERROR:g} %) and COMPENSABLE "
                 f"({100 * COMPENSABLE_ERROR:g} %).{_uncharted(len(biases) - CHARTED)}",
@@ -301,7 +301,7 @@ def _variants(result: AblateResult) -> Section:
         "All at once",
         (
             Chart(
-                partial(ablate_charts.draw_variants, variants, NAMES, share, interval),
+                partial(figures.draw_variants, variants, NAMES, share, interval),
                 "Right answers." if result.labelled else "Answers as before.",
             ),
             Table(
@@ -346,7 +346,7 @@ def _probes(result: AblateResult) -> Section:
     columns = (Column("inputs"), *(Column(NAMES[n], right=True) for n in names))
     keys = (("a", "original"), ("b", "inner biases imitated"), ("pass", "all but the head's"))
     title = "Right answers on inputs that were moved."
-    chart = Chart(partial(ablate_charts.draw_probes, probes, NAMES, share), title, key=keys)
+    chart = Chart(partial(figures.draw_probes, probes, NAMES, share), title, key=keys)
     return Section(
         "Off the data",
         (

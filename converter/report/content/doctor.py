@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from converter.records import Verdict
-from converter.records.inventory import Inventory
+from converter.records.results import Inventory
 from converter.report.blocks import Block, Column, Medium, Paragraph, Report, Section, Table, Words, code, name
 
 WIDTH = 110

@@ -15,7 +15,7 @@ from converter._version import __version__
 from converter.dataclass import dataclass
 from converter.errors import BiasoptError, ExportError
 from converter.model.file.reader import NEWEST_OPSET
-from converter.torch_models.export import calls, errors
+from converter.torch_models.export import calls
 from converter.torch_models.export.calls import Answer, Rebuild
 from converter.torch_models.export.dynamic import Axes, Dynamic, correct_output_shapes, resolve_axes, widen
 from converter.torch_models.export.exporters import capture_by_export, capture_by_tracing, clean_up, strip_traces
@@ -277,15 +277,15 @@ def _describe_failure(
     exc: Exception, loaded: Loaded, tensors: Sequence[Any], rebuild: Rebuild, exporter: str
 ) -> ExportError:
     """The exporter's exception in one line: where, which operator, what it says, what to try."""
-    operator = errors.find_operator(exc)
-    where = errors.find_running_module(exc, loaded.module)
+    operator = calls.find_operator(exc)
+    where = calls.find_running_module(exc, loaded.module)
     with _silence([]):
-        where = where or errors.find_operator_module(exc, loaded, operator, rebuild(tensors)[0])
+        where = where or calls.find_operator_module(exc, loaded, operator, rebuild(tensors)[0])
     parts = [f"in {where}" if where else "", f"at operator {operator}" if operator else ""]
     place = " ".join(part for part in parts if part)
     other = "torchscript" if exporter == "dynamo" else "dynamo"
     hint = f"; try --exporter {other}" if loaded.kind is Kind.MODULE else ""
-    text = errors.describe_error(exc).rstrip(".;")
+    text = calls.describe_error(exc).rstrip(".;")
     return ExportError(f"{loaded.label}: the {exporter} exporter failed{place and f' {place}'}: {text}{hint}")
 
 

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from converter.dataclass import dataclass
-from converter.torch_models.lint.module_copies import Example, copy_module
-from converter.torch_models.lint.side_effects import float_tensors, observe_call
+from converter.torch_models.lint.module_copies import Example, copy_module, float_tensors, observe_call
 
 TOLERANCE = 1e-12  # of the largest output: rounding in float64 through some hundred layers
 GRADIENT = 1e-9  # of the largest gradient of any weight: sums of some million terms that cancel

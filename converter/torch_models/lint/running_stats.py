@@ -13,8 +13,7 @@ from typing import Any
 
 from converter.dataclass import dataclass
 from converter.torch_models.lint.confirm import TOLERANCE, Change, Measured, Twin, difference
-from converter.torch_models.lint.module_copies import run_seeded
-from converter.torch_models.lint.side_effects import float_tensors
+from converter.torch_models.lint.module_copies import float_tensors, run_seeded
 
 _EVEN = 1e-9  # how much a shift may differ within a channel, of the input's size: rounding of sums, not structure
 

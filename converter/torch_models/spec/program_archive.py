@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from converter.bounded_json import parse_json
-from converter.torch_models.spec.archive import Archive, NotValidated, shorten
-from converter.torch_models.spec.safe_operators import is_harmless_target
+from converter.torch_models.spec.archive import Archive, NotValidated, is_harmless_target, shorten
 
 MODEL = "models/model.json"
 OLD_MODEL = "serialized_exported_program.json"  # torch 2.7 and before

@@ -14,8 +14,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 
-from converter.torch_models.spec.archive import Archive, NotValidated, shorten
-from converter.torch_models.spec.safe_operators import NAMESPACES, exists, is_harmless
+from converter.torch_models.spec.archive import NAMESPACES, Archive, NotValidated, exists, is_harmless, shorten
 
 _ENTRY = re.compile(r"data\.pkl|constants\.pkl|(data|constants)/\d+|version|byteorder|\.data/\w+|code/[\w/.]+\.py")
 _LEFT_OUT = re.compile(r".*\.debug_pkl|extra/.*|traced_inputs(/.*|\.pkl)|bytecode(/.*|\.pkl)|mobile_debug_handles\.pkl")

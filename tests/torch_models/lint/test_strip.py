@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from converter.errors import DataError
 from converter.torch_models.lint import Linted, checkpoints, examine, lint, original_state_dict, strip
 from converter.torch_models.lint.confirm import difference
-from converter.torch_models.lint.side_effects import float_tensors
+from converter.torch_models.lint.module_copies import float_tensors
 from tests.torch_models.lint.nets import Attention, Generator, Recurrent, UNet, scrambled
 
 IMAGE = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))

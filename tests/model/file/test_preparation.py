@@ -11,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import converter
-from converter.model.file.node_order import are_sorted, sort_nodes
+from converter.model.file.preparation import are_sorted, sort_nodes
 
 _CHAIN = """
     <ir_version: 8, opset_import: ["" : 17]>
