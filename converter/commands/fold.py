@@ -327,8 +327,8 @@ class Run:
             return
         from converter.commands.remove import add_stage, mark_removed, remove_biases
         from converter.referee.proto.source import LoadedModel, describe_model
-        from converter.rewrite.analysis.counts import count
         from converter.rewrite.analysis.facts import Facts
+        from converter.rewrite.pipeline import count
 
         asked = replace(asked, data_dir=self.data, progress=self.options.progress)
         removed = remove_biases(self.graph, self.model, asked)

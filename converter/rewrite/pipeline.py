@@ -1,4 +1,4 @@
-"""Runs the passes: sweeps over the table until nothing changes."""
+"""Runs the passes: sweeps over the table until nothing changes; and counts what a model holds before and after."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Protocol
 from converter.dataclass import dataclass
 from converter.errors import InvariantViolation
 from converter.model.file import NEWEST_OPSET
-from converter.model.graph import Edit, Graph, Node
+from converter.model.graph import Const, Edit, Graph, Node, weight_bytes
 from converter.numerics import is_float
 from converter.records import Counts, Fate, Finding, Rewrite, Safety, Status
 from converter.rewrite.affine_flow.takers import WEIGHTED
 from converter.rewrite.analysis.affine import ARITHMETIC, affine_at, stats_problem, training_problem
-from converter.rewrite.analysis.counts import count
 from converter.rewrite.analysis.facts import Facts, PassOptions
 from converter.rewrite.analysis.fused import CLOSED
+from converter.rewrite.analysis.linear import CONV, CONV_TRANSPOSE, GEMM, MATMUL, linear_at
 from converter.rewrite.analysis.quantized import FUSED_WEIGHTS
 from converter.rewrite.bias_flow.fates import BiasTracker, site_at
 from converter.rewrite.growth import GrowthTracker
@@ -332,3 +332,38 @@ def opset_problem(node: Node) -> str | None:
     if OLDEST_OPSET <= opset <= NEWEST_OPSET:
         return None
     return f"opset {opset} is outside {OLDEST_OPSET} to {NEWEST_OPSET}"
+
+
+def count(facts: Facts) -> Counts:
+    """Counts over the main graph, subgraphs and functions."""
+    graph = facts.graph
+    nodes = batch_norms = biases = 0
+    # Where there can be no initializers, new constants are written as nodes.
+    nodes += sum(
+        len(s.new_constants)
+        for s in graph.scopes
+        if s.kind == "function" or (s.kind == "body" and graph.ir_version < 4)
+    )
+    for node in graph.nodes():
+        nodes += 1
+        batch_norms += node.is_op("BatchNormalization")
+        if node.is_op(CONV, CONV_TRANSPOSE, GEMM):
+            bias = node.tensor_in(2)
+            biases += bias is not None and facts.constants.weight(bias) is not None
+        elif node.is_op("Add"):
+            biases += linear_at(facts, node, MATMUL) is not None
+    return Counts(nodes, batch_norms, biases, _parameter_bytes(graph))
+
+
+def _parameter_bytes(graph: Graph) -> int:
+    total = sum(
+        weight_bytes(t.weight)
+        for s in graph.scopes
+        if s.owner is None or s.owner.alive
+        for t in s.values.values()
+        if isinstance(t, Const)
+    )
+    for node in graph.nodes():
+        if node.is_op("Constant") and (stored := graph.constant_weight(node)) is not None:
+            total += weight_bytes(stored)
+    return total

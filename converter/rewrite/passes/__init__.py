@@ -5,7 +5,6 @@ from __future__ import annotations
 from converter.rewrite.passes import (
     absorb,
     drop,
-    duplicates,
     fold_into_consumer,
     fold_into_producer,
     hoist,
@@ -14,14 +13,13 @@ from converter.rewrite.passes import (
     normalise_gemm,
     parallel,
     recurrent,
-    run_time_bias,
 )
 from converter.rewrite.passes.base import Check, Pass
 from converter.rewrite.passes.reasons import MEANINGS
 
 PASSES: tuple[Pass, ...] = (
-    duplicates.UNREAD,
-    duplicates.TWINS,
+    drop.UNREAD,
+    drop.TWINS,
     *fold_into_producer.PASSES,
     *fold_into_consumer.PASSES,
     merge.BN_INTO_BN,
@@ -35,7 +33,7 @@ PASSES: tuple[Pass, ...] = (
     drop.IDENTITY_BN,
     drop.IDENTITY_AFFINE,
     move_bias.DROP_BEFORE_NORM,
-    run_time_bias.PASS,
+    absorb.RUN_TIME,
     move_bias.DROP_ATTENTION_KEY,
     move_bias.SINK_ATTENTION_VALUE,
     move_bias.SINK,

@@ -1,4 +1,4 @@
-"""What both families of folds share: scale and shift as vectors, the new weight and bias, the checks, the rows.
+"""What folds share: scale and shift as vectors, new weights and biases, checks, rows; a batch norm's new parameters.
 
 A fold takes a batch norm, or arithmetic with a constant, into a linear operator: backward into the one that gives
 its input (`fold_into_producer`), forward into the one that reads its output (`fold_into_consumer`).
@@ -16,18 +16,46 @@ from numpy.typing import NDArray
 
 from converter import numerics
 from converter.dataclass import dataclass
-from converter.model.graph import Edit, Node, Tensor
+from converter.model.graph import Edit, Node, SetConst, Tensor
 from converter.records import Weight
 from converter.rewrite.analysis import linear as lin
-from converter.rewrite.analysis.affine import ARITHMETIC, BATCH_NORM, Affine
+from converter.rewrite.analysis.affine import ARITHMETIC, BATCH_NORM, Affine, scale_and_shift
 from converter.rewrite.analysis.channel_axis import average_counts_padding, is_average, is_maximum
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import Linear, Quantized
 from converter.rewrite.analysis.quantized import Rescaled
 from converter.rewrite.passes import checks
 from converter.rewrite.passes.base import Check, Decline, Match
+from converter.rewrite.passes.checks import overflow_problem
 
 Array = NDArray[np.float64]
+GAMMA, BETA, MEAN = 1, 2, 3  # input slots
+
+
+def compose(facts: Facts, bn: Affine, before: tuple[Array, Array], after: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Gamma and beta of the batch norm that computes after(bn(before(x))), mean and var as they are.
+
+    With s = gamma / sqrt(var + eps): a2 (s (a1 x + c1 - mean) + beta) + c2 =
+    s' (x - mean) + beta', where gamma' = a1 a2 gamma and beta' = a2 (s (c1 + (a1 - 1) mean) + beta) + c2.
+    """
+    gamma, beta, mean, _ = (facts.float64(t) for t in bn.params)
+    (a1, c1), (a2, c2) = before, after
+    scale, _ = scale_and_shift(facts, bn)
+    return a1 * a2 * gamma, a2 * (scale * (c1 + (a1 - 1) * mean) + beta) + c2
+
+
+def set_parameter(facts: Facts, bn: Node, slot: int, value: Array, role: str) -> Edit:
+    """The edit that gives a batch norm a new parameter vector, in the old one's type."""
+    tensor = bn.tensor_in(slot)
+    assert tensor is not None
+    return SetConst(bn, slot, numerics.NewTensor(value, facts.weight(tensor).dtype), role)
+
+
+def parameter_overflow(facts: Facts, bn: Affine, *vectors: Array) -> str | None:
+    """New parameters must be finite in their type."""
+    problems = (overflow_problem(v, facts.weight(bn.params[0]), "a parameter") for v in vectors)
+    return next((p for p in problems if p is not None), None)
+
 
 _WRONG = {
     "overflow": "would exceed its type",

@@ -17,10 +17,9 @@ from converter.dataclass import dataclass
 from converter.model.graph import Bypass, DropInput, Edit, Node, Rename, SetConst, SetOp, Tensor
 from converter.records import Safety, Weight
 from converter.rewrite.affine_flow.affine_map import AffineMap, trim
-from converter.rewrite.affine_flow.downstream import take_on
 from converter.rewrite.affine_flow.takers import ConstantTaker, LayerTaker
 from converter.rewrite.affine_flow.upstream import take_back
-from converter.rewrite.affine_flow.walk import Walk, is_near_layer
+from converter.rewrite.affine_flow.walk import Walk, is_near_layer, take_on
 from converter.rewrite.analysis import linear as lin
 from converter.rewrite.analysis.affine import (
     Affine,

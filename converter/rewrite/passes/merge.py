@@ -24,7 +24,7 @@ from converter.rewrite.analysis.affine import (
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.passes import checks
 from converter.rewrite.passes.base import Check, Match, Pass
-from converter.rewrite.passes.norm_parameters import BETA, GAMMA, compose, parameter_overflow, set_parameter
+from converter.rewrite.passes.folding import BETA, GAMMA, compose, parameter_overflow, set_parameter
 
 Array = NDArray[np.float64]
 _PRODUCTS, _SUMS = ("Mul", "Div", "Neg"), ("Add", "Sub", "Sum")

@@ -25,7 +25,7 @@ from converter.rewrite.bias_flow.fates import BiasChange
 from converter.rewrite.bias_flow.trace import Trace, trace_bias, trace_parts
 from converter.rewrite.passes import checks
 from converter.rewrite.passes.base import Check, Match, Pass
-from converter.rewrite.passes.norm_parameters import MEAN, set_parameter
+from converter.rewrite.passes.folding import MEAN, set_parameter
 
 Array = NDArray[np.float64]
 
