@@ -301,9 +301,9 @@ def bench(**given: Any) -> int:
 @json_option
 def passes(**given: Any) -> int:
     """List the passes in their order, or show the pages of those named."""
-    from converter.commands.passes import run
+    from converter.commands.doctor import run_passes
 
-    return run(**given)
+    return run_passes(**given)
 
 
 @cli.command()

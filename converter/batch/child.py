@@ -2,8 +2,9 @@
 
 It ends when stdin does, or with its parent.
 
-Two files in the system's folder for temporary ones, locked by flock, which a process that dies lets go of. Who wants
-the machine alone holds the gate while it waits, so that those who share it cannot go on passing it by.
+Who has the machine is told by two files in the system's folder for temporary ones, locked by flock, which a process
+that dies lets go of. Who wants the machine alone holds the gate while it waits, so that those who share it cannot go
+on passing it by.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from converter._version import __version__
 from converter.batch.journal import hash_files
 from converter.errors import BiasoptError
 from converter.records import count_biases
-from converter.records.batch import BatchRow, Outcome, Task
+from converter.records.results import BatchRow, Outcome, Task
 from converter.report.serialize import convert, encode
 from converter.temporary import is_ours
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 from converter._version import __version__
 from converter.bounded_json import parse_json
 from converter.errors import BiasoptError
-from converter.records.batch import BatchRow, Outcome, Task
+from converter.records.results import BatchRow, Outcome, Task
 from converter.report.serialize import convert, encode
 
 NAME = "journal.jsonl"

@@ -25,7 +25,7 @@ from converter.batch.models import (
 from converter.batch.workers import end_children, make_local_executor, run_task
 from converter.dataclass import dataclass
 from converter.errors import BiasoptError, ModelError
-from converter.records.batch import BatchResult, BatchRow, Outcome, Task, worst_code
+from converter.records.results import BatchResult, BatchRow, Outcome, Task, worst_code
 from converter.report.save import write_whole
 from converter.runtime.session import count_cores
 

@@ -33,13 +33,12 @@ from converter._version import __version__
 from converter.dataclass import dataclass
 from converter.errors import BiasoptError, ModelError, RuntimeUnavailable
 from converter.model.file import claim
-from converter.records.batch import BatchRow, Outcome, Task
+from converter.records.results import BatchRow, Outcome, Task
 
 _ROOT = Path(__file__).resolve().parents[2]
 START = "import sys; sys.path.insert(0, sys.argv[1]); from converter.batch.child import main; main()"
 _GRACE = 10.0  # seconds that a child has for its own ending
 _TAIL = 2000  # bytes of what a child that died said
-
 
 IN_DOUBT = (Outcome.MEMORY, Outcome.BUG)  # what a child holds after these is not known: the next task gets a fresh one
 

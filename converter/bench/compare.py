@@ -26,9 +26,8 @@ from converter.referee.proto.random_inputs import check_given, check_shapes, gue
 from converter.referee.proto.source import LoadedModel, describe_model
 from converter.runtime.gpu import HINT, find_visible_device, list_other_processes, make_clock_reader
 from converter.runtime.machine import describe_environment, find_free_bytes
-from converter.runtime.placement import Placement, find_placement, prove_placement
 from converter.runtime.providers import is_out_of_memory
-from converter.runtime.session import count_cores
+from converter.runtime.session import Placement, count_cores, find_placement, prove_placement
 from converter.runtime.timing import Deployment, TimedSession, make_flusher
 from converter.temporary import open_whole
 

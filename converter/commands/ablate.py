@@ -145,7 +145,7 @@ def run(
 
     def tell() -> Report:
         from converter.report.content.ablate import ablate_report
-        from converter.report.content.document import run_of
+        from converter.report.documents import run_of
 
         return ablate_report(ablate_of(document), run_of(document), top)
 

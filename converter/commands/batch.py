@@ -8,9 +8,9 @@ from typing import Any
 
 from converter._version import __version__
 from converter.errors import BiasoptError
-from converter.records.batch import BatchResult
 from converter.records.option import names
 from converter.records.options import BatchOptions, InspectOptions
+from converter.records.results import BatchResult
 from converter.report import terminal
 from converter.report.save import show, write_whole
 

@@ -94,8 +94,7 @@ def fix_checkpoint(result: LintResult, source: Path, target: Path, *, force: boo
         The checkpoint does not fit the model.
     """
     from converter.torch_models.lint import strip
-    from converter.torch_models.lint.checkpoint import migrate_checkpoint
-    from converter.torch_models.lint.strip_biases import checkpoints
+    from converter.torch_models.lint.strip_biases import checkpoints, migrate_checkpoint
 
     check_targets([Target(target, "checkpoint", replaces=force)], [source])
     stripped = strip(result.module, linted=result.linted)

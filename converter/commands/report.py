@@ -1,7 +1,7 @@
 """``report``: a report made again, in other formats; or judged again, by other limits (``--rethreshold``).
 
-A comparison is judged again only where its verdict followed from its score: one that failed for another reason
-(a tolerance, integers that differ, another batch size), or passed by a floor, keeps its verdict.
+With other limits, a comparison is judged again only where its verdict followed from its score: one that failed for
+another reason (a tolerance, integers that differ, another batch size), or passed by a floor, keeps its verdict.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from converter.report.serialize import DOCUMENTS, latency_of, parity_of, read
 
 if TYPE_CHECKING:
     from converter.referee.verify.decisions import AgreementCounts
-
 
 FAIL_RATIO, ALGEBRA_FAIL = 10.0, 10.0  # above it a runtime score fails; that many times the limit an algebra score
 
@@ -324,7 +323,7 @@ def _margin(path: Path, document: Mapping[str, Any]) -> str:
 def _render(report: ReadReport, form: str, stream: TextIO) -> str:
     """One report as text for a stream."""
     if form == "text":
-        from converter.report.content.document import report_of
+        from converter.report.documents import report_of
         from converter.report.render.text import render_text
 
         return render_text(report_of(report.document), stream, verbose=report.verbose)

@@ -93,8 +93,8 @@ def run(ending: Ending, *, jobs: int | None, argv: Sequence[str], **given: Any) 
     document = result.document(argv)
 
     def tell() -> Report:
-        from converter.report.content.document import run_of
         from converter.report.content.study import study_report
+        from converter.report.documents import run_of
 
         return study_report(result, run_of(document))
 

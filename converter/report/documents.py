@@ -1,4 +1,4 @@
-"""What each command prints with ``--json``: a document with the number of its schema, made of records.
+"""What each command found as a document (JSON); and a stored document of any kind as a report again.
 
 ``biasopt.fold/1``, ``biasopt.verify/1`` and ``biasopt.bench/1`` share their parts, and `converter.report.serialize`
 reads them again; docs/report-schema.md describes them. ``biasopt.inspect/1`` holds the same findings as a fold.
@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from converter.records import Fate, Latency, ModelFacts, Parity, Step, Verb, exit_code_of
 from converter.records.ablate import AblateResult
-from converter.records.batch import BatchResult
 from converter.records.lint import CODES, LintReport
-from converter.records.results import ExportResult, FoldResult, InspectResult, Inventory, ReplayResult
+from converter.records.results import BatchResult, ExportResult, FoldResult, InspectResult, Inventory, ReplayResult
 from converter.records.study import StudyResult
+from converter.report.blocks import Report
+from converter.report.content import Run
+from converter.report.content.bench import bench_report
 from converter.report.content.bias_path import describe_step, explain
+from converter.report.content.fold import fold_report
+from converter.report.content.verify import verify_report
 from converter.report.serialize import (
     ABLATE_SCHEMA,
     BATCH_SCHEMA,
@@ -29,7 +33,12 @@ from converter.report.serialize import (
     BenchDocument,
     Json,
     VerifyDocument,
+    ablate_of,
     encode,
+    fold_of,
+    latency_of,
+    parity_of,
+    study_of,
 )
 
 if TYPE_CHECKING:
@@ -340,3 +349,31 @@ def replay_document(result: ReplayResult, version: str) -> dict[str, Any]:
         "same_bytes": result.same_bytes,
         "exit_code": result.exit_code,
     }
+
+
+def report_of(document: Mapping[str, Any]) -> Report:
+    """The report of a document, by what it holds."""
+    run = run_of(document)
+    if document["schema"].startswith("biasopt.ablate/"):
+        from converter.report.content.ablate import ablate_report  # with the limits of its classes, and what they need
+
+        return ablate_report(ablate_of(document), run)
+    if document["schema"].startswith("biasopt.study/"):
+        from converter.report.content.study import study_report
+
+        return study_report(study_of(document), run)
+    parity, latency = parity_of(document), latency_of(document)
+    if "counts" in document:
+        removal = (document.get("removal") or {}).get("said", ())
+        return fold_report(fold_of(document), document.get("reasons", {}), run, removal)
+    if parity is not None:
+        return verify_report(parity, run, latency)
+    assert latency is not None  # a document that was read has one of the three
+    return bench_report(latency, run)
+
+
+def run_of(document: Mapping[str, Any]) -> Run:
+    """What a document says of the run."""
+    tool, repro = document.get("tool") or {}, document.get("repro") or {}
+    version = tool.get("version") or document.get("version", "")
+    return Run(version, document["schema"], repro.get("cmd") or "", document["exit_code"])

@@ -132,7 +132,7 @@ def render_document(document: Mapping[str, Any], form: str) -> str:
     if form in DATA_FORMS:
         return DATA_FORMS[form].render(document)
     if form in FORMS:
-        from converter.report.content.document import report_of
+        from converter.report.documents import report_of
 
         return FORMS[form].render(report_of(document))
     raise ValueError(f"{form!r} is no kind of report; there are {', '.join(NAMES)}")

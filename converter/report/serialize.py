@@ -43,8 +43,7 @@ from converter.records import (
     WarningCode,
 )
 from converter.records.ablate import AblateResult, BiasScore, EffectSummary
-from converter.records.batch import BatchResult
-from converter.records.results import FoldResult, Inventory
+from converter.records.results import BatchResult, FoldResult, Inventory
 from converter.records.study import StudyResult
 from converter.report import wording
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from converter.records.study import StudyResult
-from converter.report.content.document import run_of
 from converter.report.content.study import QUESTION, study_report
 from converter.report.content.study_figures import draw_figures
 from converter.report.docs import ROOT, fill
+from converter.report.documents import run_of
 from converter.report.render.markdown import render_markdown
 from converter.report.serialize import dumps, encode, study_of
 from converter.study.answer import describe_zeroing, list_advice, summarize_study

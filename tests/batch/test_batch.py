@@ -25,7 +25,7 @@ from converter.batch import child, run, workers
 from converter.batch.journal import Journal
 from converter.batch.models import find_models, find_triton_models, list_files
 from converter.errors import BiasoptError, ModelError
-from converter.records.batch import Outcome, worst_code
+from converter.records.results import Outcome, worst_code
 from converter.report import serialize
 from tests.batch.zoo import FAULTS, ask, make_model, make_zoo, tell
 from tests.report.browser import Browser, browser  # noqa: F401  (a fixture)
@@ -174,7 +174,7 @@ def test_files_travel_where_the_worker_does_not_see_them(tmp_path: Path) -> None
 
 
 def test_a_worker_writes_nowhere_else(tmp_path: Path) -> None:
-    from converter.records.batch import BatchRow, Task
+    from converter.records.results import BatchRow, Task
 
     task = Task("m.onnx", "m.onnx", str(tmp_path / "out" / "m.onnx"), str(tmp_path / "reports"), "k")
     row = BatchRow("m.onnx", Outcome.FOLDED, files={"output/../../evil": b"x"})
@@ -362,7 +362,7 @@ def test_a_click_on_a_title_sorts_the_page(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Under the page's own policy, which lets no script run but the one whose hash it has."""
-    from converter.records.batch import BatchResult, BatchRow
+    from converter.records.results import BatchResult, BatchRow
     from converter.report.content import batch
 
     found = BatchResult(
@@ -385,7 +385,7 @@ def list_children(pid: int) -> list[int]:
 
 
 def test_the_page_has_one_script_and_nothing_of_a_models(tmp_path: Path) -> None:
-    from converter.records.batch import BatchResult, BatchRow
+    from converter.records.results import BatchResult, BatchRow
     from converter.report.content.batch import SCRIPT, render_page
 
     evil = '"><script>alert(1)</script>\u202e.onnx'

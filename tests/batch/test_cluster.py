@@ -16,7 +16,7 @@ import pytest
 import cli
 from converter.batch import run, workers
 from converter.errors import RuntimeUnavailable
-from converter.records.batch import Outcome
+from converter.records.results import Outcome
 from tests.batch.zoo import ask, make_zoo
 
 distributed: Any = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'biasopt[cluster]'")
@@ -128,7 +128,7 @@ def test_a_task_whose_workers_all_went_is_lost(tmp_path: Path) -> None:
         def result(self) -> None:
             raise KilledWorker("task", types.SimpleNamespace(address="tcp://w"), 3)  # type: ignore[arg-type]
 
-    from converter.records.batch import Task
+    from converter.records.results import Task
 
     row = run._take(Gone(), Task("m.onnx", "", "", "", "k"))  # type: ignore[arg-type]
     assert row.outcome is Outcome.LOST

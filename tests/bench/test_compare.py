@@ -22,7 +22,7 @@ from converter.errors import DataError, ModelError, RuntimeUnavailable
 from converter.records import Latency, Verdict
 from converter.referee.proto.source import LoadedModel
 from converter.report import terminal
-from converter.runtime.placement import Placement
+from converter.runtime.session import Placement
 from converter.runtime.timing import Deployment
 from tests.bench import nets
 from tests.bench.machine import Machine

@@ -24,7 +24,7 @@ import converter
 from converter.batch.journal import Journal, make_key
 from converter.batch.models import list_files
 from converter.batch.run import run_batch
-from converter.records.batch import BatchRow, Outcome
+from converter.records.results import BatchRow, Outcome
 from tests.batch.zoo import ask, make_zoo
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from converter.bench import compare
 from converter.commands.output import Target, check_data_place, check_targets
 from converter.errors import BiasoptError, ModelError
 from converter.model.file import staging
-from converter.records.batch import Task
+from converter.records.results import Task
 from converter.referee.verify.verdict import save_failing
 from converter.torch_models.lint.fix.codemod import Edited, SourceFix
 from tests.files import externalise, small_model

@@ -16,8 +16,7 @@ import pytest
 from converter.errors import RuntimeUnavailable
 from converter.runtime import failures, providers, timing
 from converter.runtime.failures import Failure, explain_failure, explain_loader, find_failure
-from converter.runtime.placement import Placement, prove_placement
-from converter.runtime.session import refuse_failure
+from converter.runtime.session import Placement, prove_placement, refuse_failure
 from tests.runtime import cuda_stub
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +26,7 @@ NO_FILE = "cannot open shared object file: No such file or directory"
 _PROBE = """
 import sys
 from converter.errors import BiasoptError
-from converter.runtime.placement import probe_provider
+from converter.runtime.session import probe_provider
 provider, *options = sys.argv[1:]
 try:
     probe_provider(provider, dict(text.split("=") for text in options))

@@ -34,8 +34,7 @@ from converter.model.graph.nodes import (
     Value,
     weight_bytes,
 )
-from converter.model.shapes.claims import list_stale, with_claims, without_claims
-from converter.model.shapes.inference import computes_sizes, follow_sizes
+from converter.model.shapes.inference import computes_sizes, follow_sizes, list_stale, with_claims, without_claims
 from converter.records import Delta
 
 Dim = int | str | None

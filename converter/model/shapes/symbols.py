@@ -2,7 +2,7 @@
 
 An entry of a vector of sizes is a number, a truth value, a `Size` or None, of which nothing is known.
 
-A value is an array of type object whose entries are as `size_terms` says. Source: the ONNX operator schemas.
+A value is an array of type object whose entries are as above. Source: the ONNX operator schemas.
 """
 
 from __future__ import annotations

@@ -9,9 +9,8 @@ from onnx import GraphProto, ModelProto
 
 from converter.model.file.checker import infer_shapes
 from converter.model.file.reader import graphs
-from converter.model.shapes.claims import without_claims
 from converter.model.shapes.fused import DOMAIN
-from converter.model.shapes.inference import computes_sizes, follow_sizes, is_open
+from converter.model.shapes.inference import computes_sizes, follow_sizes, is_open, without_claims
 from converter.referee.proto.source import Port, make_value_info, read_ports, strip_weights
 from converter.referee.reference.kernels import list_captures
 

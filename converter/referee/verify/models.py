@@ -41,7 +41,7 @@ from converter.referee.verify.options import Options
 from converter.referee.verify.precision import has_narrow_weights
 from converter.runtime import Session
 from converter.runtime.machine import find_free_bytes
-from converter.runtime.placement import Placement, prove_placement, run_with_placement
+from converter.runtime.session import Placement, prove_placement, run_with_placement
 
 Outputs = dict[str, Any]
 

@@ -20,8 +20,8 @@ from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.verify.metrics import Tolerance, check_tolerances
 from converter.referee.verify.models import find_default_memory
 from converter.referee.verify.options import MARGIN, DecisionRequest, Options
-from converter.runtime.placement import probe_provider
 from converter.runtime.providers import check_provider, select_options
+from converter.runtime.session import probe_provider
 
 
 def resolve(a: LoadedModel, asked: VerifyOptions) -> Options:

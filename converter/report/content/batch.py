@@ -1,7 +1,7 @@
 """What became of many models: how many of each kind and which did not go well, in blocks; and all, on an HTML page.
 
-This page alone has a script, of a few lines that are written here; its hash is in the page's policy, so that no other
-runs, whatever a model is called.
+The page is the only one with a script, of a few lines that are written here; its hash is in the page's policy, so that
+no other runs, whatever a model is called.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from converter.records import Verdict
-from converter.records.batch import BatchResult, BatchRow, Outcome
+from converter.records.results import BatchResult, BatchRow, Outcome
 from converter.report import wording
 from converter.report.blocks import Block, Case, Column, Medium, Paragraph, Report, Section, Table, Words, name
 from converter.report.wording import break_commands, plain

@@ -7,7 +7,7 @@ reports, while `fold` does all three.
 from __future__ import annotations
 
 from converter.torch_models.export.calls import Answer, run_in_float64, run_module
-from converter.torch_models.export.dynamic import Dynamic, parse_dynamic
+from converter.torch_models.export.exporters import Dynamic, parse_dynamic
 from converter.torch_models.export.exporting import Exported, Request, export
 
 __all__ = ["Answer", "Dynamic", "Exported", "Request", "export", "parse_dynamic", "run_in_float64", "run_module"]

@@ -17,8 +17,17 @@ from converter.errors import BiasoptError, ExportError
 from converter.model.file.reader import NEWEST_OPSET
 from converter.torch_models.export import calls
 from converter.torch_models.export.calls import Answer, Rebuild
-from converter.torch_models.export.dynamic import Axes, Dynamic, correct_output_shapes, resolve_axes, widen
-from converter.torch_models.export.exporters import capture_by_export, capture_by_tracing, clean_up, strip_traces
+from converter.torch_models.export.exporters import (
+    Axes,
+    Dynamic,
+    capture_by_export,
+    capture_by_tracing,
+    clean_up,
+    correct_output_shapes,
+    resolve_axes,
+    strip_traces,
+    widen,
+)
 from converter.torch_models.spec import Kind, Loaded
 from converter.torch_models.spec.libraries import need
 

@@ -11,7 +11,7 @@ from converter.records import OutputCheck, Parity, Stage, Verdict
 from converter.records.evidence import Warning, WarningCode, worst_verdict
 from converter.torch_models.export import Exported, run_in_float64, run_module
 from converter.torch_models.export.calls import to_array
-from converter.torch_models.export.dynamic import widen
+from converter.torch_models.export.exporters import widen
 from converter.torch_models.spec.libraries import need
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 from converter.dataclass import dataclass
 from converter.records.lint import CODES, Kind, LintFinding, LintReport, Location, Unconfirmed
-from converter.torch_models.lint.confirm import Change, Measured, Twin, confirm, measure_at_other_sizes
+from converter.torch_models.lint.confirm import Change, Measured, Twin, confirm, measure_at_other_sizes, measure_frozen
 from converter.torch_models.lint.fix.construction_sites import (
     Place,
     Places,
@@ -30,7 +30,6 @@ from converter.torch_models.lint.flow import (
 )
 from converter.torch_models.lint.module_copies import Example, materialize, parse_example
 from converter.torch_models.lint.rules import normalization
-from converter.torch_models.lint.running_stats import measure_frozen
 from converter.torch_models.lint.shift import bind_arguments
 from converter.torch_models.lint.trace import TracedModule, trace_module
 

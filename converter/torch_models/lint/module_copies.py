@@ -2,7 +2,8 @@
 
 An example has at least two of a batch, in float64 where it is measured, and is never all alike.
 
-A loss may be made of these (features that are kept for a second head, say), so a bias that they depend on is not dead.
+A loss may be made of what a call leaves (features that are kept for a second head, say), so a bias that they depend on
+is not dead.
 """
 
 from __future__ import annotations

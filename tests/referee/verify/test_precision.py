@@ -19,9 +19,9 @@ from converter.referee.verify import compare, comparison, precision
 from converter.referee.verify import models as side
 from converter.referee.verify import request as asked
 from converter.runtime import Session
-from converter.runtime import placement as profile
-from converter.runtime.placement import Placement
+from converter.runtime import session as profile
 from converter.runtime.providers import PROVIDERS
+from converter.runtime.session import Placement
 from tests.referee.verify import nets
 from tests.referee.verify.tf32 import emulate_tf32, round_to_tf32
 

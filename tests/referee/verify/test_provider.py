@@ -18,8 +18,8 @@ from converter.records import Verdict
 from converter.referee.verify import compare
 from converter.referee.verify.models import ModelUnderTest
 from converter.runtime import gpu, machine, providers
-from converter.runtime import placement as profile
-from converter.runtime.placement import Placement, find_placement, prove_placement, read_profile
+from converter.runtime import session as profile
+from converter.runtime.session import Placement, find_placement, prove_placement, read_profile
 from tests.referee.verify import nets
 
 CPU, CUDA, TENSORRT = providers.PROVIDERS["cpu"], providers.PROVIDERS["cuda"], providers.PROVIDERS["tensorrt"]

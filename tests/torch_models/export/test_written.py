@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from converter.errors import DataError
-from converter.torch_models.export import dynamic, exporting, parse_dynamic
+from converter.torch_models.export import exporters, exporting, parse_dynamic
 from tests.torch_models.export.conftest import Run
 
 pytestmark = pytest.mark.slow
@@ -62,22 +62,22 @@ def test_open_sizes_that_do_not_fit() -> None:
 
     x, y = torch.ones(2, 3), torch.ones(4)
     with pytest.raises(DataError, match=r"'z' is not an input .* x, y"):
-        dynamic.resolve_axes(parse_dynamic(["z=0:n"]), ["x", "y"], [x, y])
+        exporters.resolve_axes(parse_dynamic(["z=0:n"]), ["x", "y"], [x, y])
     with pytest.raises(DataError, match="'y' has 1 axes, so there is no axis 1"):
-        dynamic.resolve_axes(parse_dynamic(["y=1:n"]), ["x", "y"], [x, y])
+        exporters.resolve_axes(parse_dynamic(["y=1:n"]), ["x", "y"], [x, y])
     with pytest.raises(DataError, match="'batch' is 2 in 'x' and 4 in 'y'"):
-        dynamic.resolve_axes(parse_dynamic(["batch"]), ["x", "y"], [x, y])
-    assert dynamic.resolve_axes(parse_dynamic(["x=-1:n"]), ["x"], [x]) == {"x": {1: "n"}}
-    assert dynamic.resolve_axes(parse_dynamic(["batch"]), ["n"], [torch.tensor(1)]) == {}
+        exporters.resolve_axes(parse_dynamic(["batch"]), ["x", "y"], [x, y])
+    assert exporters.resolve_axes(parse_dynamic(["x=-1:n"]), ["x"], [x]) == {"x": {1: "n"}}
+    assert exporters.resolve_axes(parse_dynamic(["batch"]), ["n"], [torch.tensor(1)]) == {}
 
 
 def test_example_grows_where_a_size_is_open() -> None:
     import torch
 
     x = torch.arange(3).reshape(1, 3)
-    (wide,) = dynamic.widen({"x": {0: "n"}}, ["x"], [x], least=2)
+    (wide,) = exporters.widen({"x": {0: "n"}}, ["x"], [x], least=2)
     assert wide.tolist() == [[0, 1, 2], [0, 1, 2]]
-    assert dynamic.widen({"x": {1: "n"}}, ["x"], [x], least=2)[0] is x
+    assert exporters.widen({"x": {1: "n"}}, ["x"], [x], least=2)[0] is x
 
 
 @EXPORTERS
