@@ -1,15 +1,19 @@
-"""What no input reached: each place that another tool changed, on values that are driven to where it may differ.
+"""What no input reached: each place that another tool changed, on values and sizes where it may differ.
 
 Outputs that agree say nothing of a bound that nothing came near, of a row that nothing read, of a unit that was never
 on. So each changed place, cut out at tensors that correspond, runs by itself on what really comes to it and on what
 `Pair` drives there. What differs only so is looked for once more from the inputs of the whole models: found, it is a
 failure with inputs to show it; not found, nobody knows, and the place is named.
+
+A pool that rounds its size up, a slice that ends at 128, a branch on the length: at the sizes that are usually tried
+such models agree. Where two models differ in an operator whose meaning hangs on sizes, both run on these too.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,18 +24,110 @@ from converter.errors import BiasoptError
 from converter.records import OutputCheck, Stage, Verdict
 from converter.records.evidence import worst_verdict
 from converter.referee.proto.diff import ChangedRegions, Region, find_changed_regions
-from converter.referee.proto.source import LoadedModel
+from converter.referee.proto.random_inputs import (
+    Guess,
+    find_hints,
+    has_open_batch,
+    make_feeds,
+    resize_shapes,
+)
+from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported, read_attributes
 from converter.referee.unreached.correspondence import align
 from converter.referee.unreached.driving import DIFFERS, SURELY, Coverage, Feeds, Pair, Witness
-from converter.referee.unreached.sizes import find_own_sizes, list_sizes, make_sized_feeds
 from converter.referee.unreached.tables import RowBound
-from converter.referee.unreached.thresholds import UNSEEN
+from converter.referee.unreached.thresholds import UNSEEN, Constants, walk_live_nodes
 from converter.referee.unreached.unlike import POLYNOMIAL, describe_key
 from converter.referee.verify.models import ModelInput
 from converter.referee.verify.options import Options
 from converter.referee.verify.region_replay import RegionReplay
+
+Shapes = dict[str, tuple[int, ...]]
+Key = tuple[Any, ...]
+
+_SIZED = {
+    *("MaxPool", "AveragePool", "LpPool", "Resize", "Upsample", "Slice", "Reshape", "Expand", "Pad", "Tile", "Range"),
+    *("Split", "ConstantOfShape", "Trilu", "EyeLike", "CenterCropPad", "GridSample", "RoiAlign", "If", "Loop", "Conv"),
+    *("ConvTranspose", "CumSum", "TopK", "OneHot", "Flatten", "Squeeze", "Unsqueeze", "ReduceMean", "ReduceSum"),
+}
+_BY_WINDOW = {"auto_pad", "ceil_mode", "pads", "strides", "dilations", "kernel_shape", "output_padding"}
+_END = 1 << 31  # of a slice: beyond any size
+_LONGEST = 1 << 12
+_MOST_SIZES = 4
+_ELEMENTS = 1 << 17  # of the inputs, or four times those that were taken
+
+
+def find_own_sizes(a: LoadedModel, b: LoadedModel) -> list[str]:
+    """The operators whose meaning hangs on sizes and that only one of the two has, each said in a few words."""
+    left, right = (
+        {_describe(n, h): n.op_type for n in walk_live_nodes(s)} for s, h in ((a, Constants(a)), (b, Constants(b)))
+    )
+    own = [*(k for k in left if k and k not in right), *(k for k in right if k and k not in left)]
+    return [str(k[0]) for k in own]
+
+
+def _describe(node: Any, held: Constants) -> Key:
+    if node.op_type not in _SIZED or node.domain not in ("", "ai.onnx"):
+        return ()
+    given = {k: repr(v) for k, v in read_attributes(node).items()}
+    if node.op_type in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"):
+        given = {k: v for k, v in given.items() if k in _BY_WINDOW}
+    fixed = (held.get(n) if n else None for n in node.input[1:])
+    numbers = tuple(
+        tuple(int(min(max(x, -_END), _END)) if x == x else None for x in v.reshape(-1).tolist())
+        if v is not None and v.size <= 16 and v.dtype.kind in "iuf"
+        else ()
+        for v in fixed
+    )
+    return node.op_type, tuple(sorted(given.items())), () if node.op_type in ("Conv", "ConvTranspose") else numbers
+
+
+def list_sizes(
+    a: LoadedModel, b: LoadedModel, base: Mapping[str, Any], given: Mapping[str, Any] | None, rows: Collection[int]
+) -> Iterator[Shapes]:
+    """Other shapes of the inputs, none larger than may be run quickly; ``rows`` are numbers to go beyond, too."""
+    model = a.proto
+    shapes = {n: tuple(np.shape(v)) for n, v in base.items() if n in list_free_inputs(model)}
+    known = find_hints(model.graph, set(list_free_inputs(model)))
+    largest = max((max(s, default=1) for s in shapes.values()), default=1)
+    beyond = sorted({n + 1 for n in (*_list_numbers(a), *_list_numbers(b), *rows) if largest <= n < _LONGEST})
+    chosen = beyond if len(beyond) <= _MOST_SIZES else [*beyond[: _MOST_SIZES - 1], beyond[-1]]
+    most = max(_ELEMENTS, 4 * sum(math.prod(s) for s in shapes.values()))
+    batches: list[int | None] = [None]
+    if has_open_batch(model, given):
+        batches += [2]
+    seen = [shapes]
+    for size in (1, largest + 1, 7, 12, *chosen):
+        for batch in batches:
+            found = resize_shapes(model, given, shapes, known, size, batch)
+            if found not in seen and sum(math.prod(s) for s in found.values()) <= most:
+                seen.append(found)
+                yield found
+                break
+    for batch in chosen if len(batches) > 1 else ():
+        found = resize_shapes(model, given, shapes, known, None, batch)
+        if found not in seen and sum(math.prod(s) for s in found.values()) <= most:
+            seen.append(found)
+            yield found
+
+
+def _list_numbers(source: LoadedModel) -> set[int]:
+    """The whole numbers that a model's graph holds in constants of a few elements."""
+    held, found = Constants(source), set[int]()
+    for node in walk_live_nodes(source):
+        for value in (held.get(n) for n in node.input if held.counts_few(n)):
+            if value is not None and value.dtype.kind in "iu":
+                found |= {int(x) for x in value.reshape(-1)}
+    return found
+
+
+def make_sized_feeds(a: LoadedModel, shapes: Shapes, base: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Random inputs of these shapes."""
+    names = set(list_free_inputs(a.proto))
+    found: dict[str, Any] = make_feeds(a.proto, Guess(shapes, 2), seed, find_hints(a.proto.graph, names))
+    return {n: found.get(n, v) for n, v in base.items()}
+
 
 _SEED = 7  # not the caller's: what is driven is the same whatever the seed
 _SECONDS = 10.0  # that all places together may take

@@ -27,12 +27,6 @@ from converter.referee.reference.kernels import Unsupported
 from converter.referee.unreached.driving import SURELY, Witness
 from converter.referee.unreached.places import drive_places
 from converter.referee.verify.algebra import DOUBT_DRAWS, judge_algebra
-from converter.referee.verify.coverage import (
-    describe_outputs,
-    describe_unexecuted,
-    find_constant_outputs,
-    find_unexecuted,
-)
 from converter.referee.verify.decisions import run_decisions
 from converter.referee.verify.metrics import measure_distance
 from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest, Outputs
@@ -40,17 +34,20 @@ from converter.referee.verify.options import Options, find_folds
 from converter.referee.verify.outputs import NoiseFloor, judge_new_input, judge_outputs
 from converter.referee.verify.parameters import check_parameters, settle_parameters
 from converter.referee.verify.precision import PrecisionCheck, check_beside_cpu, check_precision
-from converter.referee.verify.proof import bound_rounding, is_recomputed
+from converter.referee.verify.proof import bound_rounding, is_recomputed, name_smoke, run_smoke_test
 from converter.referee.verify.region_replay import RegionReplay, run_regions
 from converter.referee.verify.request import check_level, resolve
-from converter.referee.verify.smoke import name_smoke, run_smoke_test
 from converter.referee.verify.structure import Claim, check_claims, check_structure, make_repeatable
 from converter.referee.verify.verdict import (
     Fact,
     complete,
     conclude,
+    describe_outputs,
     describe_tf32,
+    describe_unexecuted,
+    find_constant_outputs,
     find_facts,
+    find_unexecuted,
     hold_to_level,
     merge_stages,
     outputs_suffice,
@@ -61,7 +58,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _RUN_INPUTS = (StageId.ALGEBRA, StageId.LOCAL, StageId.SEGMENTS, StageId.RUNTIME, StageId.RUNTIME_DEPLOYED)
-
 
 LARGE = 1_000_000_000  # bytes of a model, above which a proof is not followed by a run unless memory is given for it
 MANY_NODES = 5_000  # above which a smoke test does without onnxruntime's optimisations

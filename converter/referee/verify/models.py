@@ -19,7 +19,6 @@ from converter.records import InputSet
 from converter.records.evidence import Warning, WarningCode
 from converter.referee.inputs.stream import combine_hashes, hash_feeds, list_arrays
 from converter.referee.proto.copies import expose_outputs, make_loadable
-from converter.referee.proto.fixed_sizes import solve_sizes
 from converter.referee.proto.inference import estimate_bytes, format_size
 from converter.referee.proto.random_inputs import (
     BATCHES,
@@ -33,6 +32,7 @@ from converter.referee.proto.random_inputs import (
     guess_shapes,
     has_open_batch,
     make_feeds,
+    solve_sizes,
 )
 from converter.referee.proto.source import LoadedModel, count_stored_bytes, list_free_inputs
 from converter.referee.reference.evaluator import Reference

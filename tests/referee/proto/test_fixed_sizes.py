@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from converter.records import Verdict
-from converter.referee.proto.fixed_sizes import solve_sizes
+from converter.referee.proto.random_inputs import solve_sizes
 from converter.referee.verify import compare
 from tests import tiny
 

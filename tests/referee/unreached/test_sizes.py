@@ -7,7 +7,7 @@ import pytest
 
 from converter.records import Verdict
 from converter.referee.proto.source import LoadedModel
-from converter.referee.unreached.sizes import find_own_sizes, list_sizes
+from converter.referee.unreached.places import find_own_sizes, list_sizes
 from converter.referee.verify import compare
 from tests import tiny
 from tests.benchmarks.verdict_traps import TRAPS

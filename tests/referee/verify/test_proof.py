@@ -221,7 +221,7 @@ def test_a_step_of_a_quantiser_is_no_difference() -> None:
 
 
 def test_steps_are_counted() -> None:
-    from converter.referee.verify.smoke import count_steps
+    from converter.referee.verify.proof import count_steps
 
     x = np.linspace(0, 1, 100, dtype=np.float32)
     y = x.copy()
