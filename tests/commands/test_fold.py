@@ -17,7 +17,7 @@ import converter.commands.bench
 from converter.commands.fold import fold_options
 from converter.records import FateKind, Latency, Timing, Verdict
 from converter.records.options import Advice, BenchOptions, FoldOptions, VerifyOptions
-from converter.referee.verify.comparison import compare
+from converter.referee.verify.request import compare
 
 MODEL = Path(converter.__file__).parents[1] / "models" / "digits_cnn_bn.onnx"
 

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 import cli
 from converter.commands.export import _open_folder
 from converter.records import Verdict
-from converter.referee.verify.comparison import compare
+from converter.referee.verify.request import compare
 from tests.hostile.test_models import net
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +14,7 @@ from converter.errors import DataError
 from converter.records import Parity, Stage, Verdict
 from converter.records.choices import StageId
 from converter.records.evidence import Warning, WarningCode
-from converter.records.option import documented, merged
-from converter.records.options import VerifyOptions
-from converter.referee.inputs.stream import Stream
-from converter.referee.proto.copies import rename_ports, write_out_functions
-from converter.referee.proto.diff import ChangedRegions, find_changed_regions
-from converter.referee.proto.random_inputs import BATCHES, check_given, guess_shapes
+from converter.referee.proto.diff import ChangedRegions
 from converter.referee.proto.source import LoadedModel, count_stored_bytes, walk_nodes
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported
@@ -36,11 +30,9 @@ from converter.referee.verify.parameters import check_parameters, settle_paramet
 from converter.referee.verify.precision import PrecisionCheck, check_beside_cpu, check_precision
 from converter.referee.verify.proof import bound_rounding, is_recomputed, name_smoke, run_smoke_test
 from converter.referee.verify.region_replay import RegionReplay, run_regions
-from converter.referee.verify.request import check_level, resolve
-from converter.referee.verify.structure import Claim, check_claims, check_structure, make_repeatable
+from converter.referee.verify.structure import Claim, check_claims
 from converter.referee.verify.verdict import (
     Fact,
-    complete,
     conclude,
     describe_outputs,
     describe_tf32,
@@ -48,14 +40,12 @@ from converter.referee.verify.verdict import (
     find_constant_outputs,
     find_facts,
     find_unexecuted,
-    hold_to_level,
     merge_stages,
     outputs_suffice,
-    save_failing,
 )
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    pass
 
 _RUN_INPUTS = (StageId.ALGEBRA, StageId.LOCAL, StageId.SEGMENTS, StageId.RUNTIME, StageId.RUNTIME_DEPLOYED)
 
@@ -478,117 +468,3 @@ class Referee:
     def _is_all(self) -> bool:
         """Whether the models are one computation if the places that were compared are the same."""
         return is_same_computation(*self.cut, [s.name for s in self.difference.regions])
-
-
-@documented(VerifyOptions)
-def compare(
-    ref: Path | str | bytes | ModelProto,
-    got: Path | str | bytes | ModelProto,
-    options: VerifyOptions | None = None,
-    **keywords: Any,
-) -> Parity:
-    """Judge whether ``got`` computes what ``ref`` computes, up to rounding.
-
-    Parameters
-    ----------
-    ref, got : Path, bytes or ModelProto
-        The original and the rewritten model.
-    options : VerifyOptions, optional
-        Or as keywords.
-    {options}
-
-    Returns
-    -------
-    Parity
-
-    Raises
-    ------
-    ModelError
-        A model cannot be read.
-    DataError
-        ``inputs``, ``shapes``, ``labels`` or the like do not fit the model.
-    RuntimeUnavailable
-        onnxruntime or the provider is missing, or does not run the model's arithmetic.
-    ValueError
-        A choice is none of those that there are.
-    """
-    request = merged(VerifyOptions, options, keywords)
-    required = check_level(request.require_level)
-    a = LoadedModel.open(ref, None if request.data_dir is None else Path(request.data_dir), "original")
-    got_data = None if request.got_data_dir is None else Path(request.got_data_dir)
-    if got_data is None and not isinstance(got, Path | str):
-        got_data = a.folder
-    b = LoadedModel.open(got, got_data, "rewritten model")
-    asked = resolve(a, request)
-    sides = (a, b)
-    if asked.names:
-        b = rename_ports(b, asked.names)
-    referee, parity = _judge_pair(a, b, asked)
-    if not asked.timed:
-        parity = replace(parity, stages=tuple(replace(stage, seconds=None) for stage in parity.stages))
-    ran, used = ((None, None), None) if referee is None else (referee.ran, referee.cases.record())
-    parity = complete(parity, sides, asked, ran, used)
-    if parity.verdict is not Verdict.PASS and asked.failing is not None and referee is not None:
-        parity = replace(parity, failing_inputs=save_failing(referee.failing_inputs(parity), Path(asked.failing)))
-    return hold_to_level(parity, required)
-
-
-def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Referee | None, Parity]:
-    options.progress("structure")
-    shape_of_things, warnings, claims = check_structure(a, b)
-    if shape_of_things.status is not Verdict.PASS:
-        return None, Parity(
-            shape_of_things.status,
-            "D",
-            stages=(shape_of_things,),
-            warnings=tuple(warnings),
-            scope="none",
-            why=shape_of_things.why,
-        )
-    if options.stream is not None:  # what is asked for is looked at, also where nothing will run on it
-        _check_first(a, options.stream)
-    if options.stages == {"structure"}:
-        shape_of_things = check_claims(shape_of_things, claims, ())
-    alike = (
-        not claims and _may_be_one(a, b) and not options.is_crossed
-    )  # one model on two providers is what is asked then
-    if alike and is_same_computation(a, b):
-        return None, _conclude_identical(shape_of_things, warnings)
-    if options.stages == {"structure"}:
-        why = f"{shape_of_things.why}; nothing else was asked for"
-        return None, Parity(
-            shape_of_things.status, "D", stages=(shape_of_things,), warnings=tuple(warnings), scope="none", why=why
-        )
-    cut = write_out_functions(a, b)
-    difference = find_changed_regions(*cut, _guess_dims(a, options))
-    # That no place was found to differ is no proof: a node's meaning also hangs on what lies around it.
-    if difference.is_empty and not claims and not alike and not options.is_crossed and is_same_computation(a, b):
-        return None, _conclude_identical(shape_of_things, warnings)
-    written_out = None if cut[0] is a and cut[1] is b else (make_repeatable(cut[0], []), make_repeatable(cut[1], []))
-    a, b = make_repeatable(a, warnings), make_repeatable(b, [])
-    referee = Referee(a, b, options, difference, [shape_of_things], warnings, claims, written_out)
-    return referee, referee.judge()
-
-
-def _check_first(a: LoadedModel, stream: Stream) -> None:
-    """Refuse inputs that cannot be read, are none, or name no inputs of the model."""
-    samples = stream.take(1)
-    if not samples:
-        raise DataError(f"{stream.source or 'inputs'}: there are none; the models cannot be compared on them")
-    check_given(a.proto, samples[0].feeds)
-
-
-def _conclude_identical(shape_of_things: Stage, warnings: list[Warning]) -> Parity:
-    why = "no node and no constant of what is computed differs"
-    return Parity(Verdict.PASS, "B", stages=(shape_of_things,), warnings=tuple(warnings), scope="identical", why=why)
-
-
-def _may_be_one(a: LoadedModel, b: LoadedModel) -> bool:
-    """Whether hashing every constant of both may be worth it: the same outputs of the same kinds of operators."""
-    shared = {n.op_type for n in a.proto.graph.node} == {n.op_type for n in b.proto.graph.node}
-    return shared and [o.name for o in a.proto.graph.output] == [o.name for o in b.proto.graph.output]
-
-
-def _guess_dims(a: LoadedModel, options: Options) -> dict[str, tuple[int, ...]] | None:
-    """The likeliest input shapes, to infer the types of what lies between."""
-    return next((g.shapes for g in guess_shapes(a.proto, options.shapes, BATCHES[0])), None)

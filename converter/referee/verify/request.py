@@ -1,27 +1,39 @@
-"""What a caller asks of the referee, checked against the model and made one record."""
+"""``compare``: what a caller asks, checked and made one record; the pair found to be one model, or judged."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.errors import DataError
-from converter.records.option import names
+from converter.records import Parity, Stage, Verdict
+from converter.records.evidence import Warning
+from converter.records.option import documented, merged, names
 from converter.records.options import LEVELS, OPT_LEVELS, PRECISIONS, PREPROCESS, STAGES, VerifyOptions
 from converter.referee.inputs.files import open_inputs, read_labels
 from converter.referee.inputs.images import open_images
 from converter.referee.inputs.stream import Stream
-from converter.referee.proto.random_inputs import check_shapes
+from converter.referee.proto.copies import rename_ports, write_out_functions
+from converter.referee.proto.diff import find_changed_regions
+from converter.referee.proto.random_inputs import BATCHES, check_given, check_shapes, guess_shapes
 from converter.referee.proto.source import LoadedModel, list_free_inputs
+from converter.referee.proto.structural_hash import is_same_computation
+from converter.referee.verify.comparison import Referee
 from converter.referee.verify.metrics import Tolerance, check_tolerances
 from converter.referee.verify.models import find_default_memory
 from converter.referee.verify.options import MARGIN, DecisionRequest, Options
+from converter.referee.verify.structure import check_claims, check_structure, make_repeatable
+from converter.referee.verify.verdict import complete, hold_to_level, save_failing
 from converter.runtime.providers import check_provider, select_options
 from converter.runtime.session import probe_provider
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 def resolve(a: LoadedModel, asked: VerifyOptions) -> Options:
@@ -135,3 +147,117 @@ def _deciding(a: LoadedModel, asked: VerifyOptions) -> DecisionRequest:
 
 def _names(known: Any) -> str:
     return ", ".join(known) or "none"
+
+
+@documented(VerifyOptions)
+def compare(
+    ref: Path | str | bytes | ModelProto,
+    got: Path | str | bytes | ModelProto,
+    options: VerifyOptions | None = None,
+    **keywords: Any,
+) -> Parity:
+    """Judge whether ``got`` computes what ``ref`` computes, up to rounding.
+
+    Parameters
+    ----------
+    ref, got : Path, bytes or ModelProto
+        The original and the rewritten model.
+    options : VerifyOptions, optional
+        Or as keywords.
+    {options}
+
+    Returns
+    -------
+    Parity
+
+    Raises
+    ------
+    ModelError
+        A model cannot be read.
+    DataError
+        ``inputs``, ``shapes``, ``labels`` or the like do not fit the model.
+    RuntimeUnavailable
+        onnxruntime or the provider is missing, or does not run the model's arithmetic.
+    ValueError
+        A choice is none of those that there are.
+    """
+    request = merged(VerifyOptions, options, keywords)
+    required = check_level(request.require_level)
+    a = LoadedModel.open(ref, None if request.data_dir is None else Path(request.data_dir), "original")
+    got_data = None if request.got_data_dir is None else Path(request.got_data_dir)
+    if got_data is None and not isinstance(got, Path | str):
+        got_data = a.folder
+    b = LoadedModel.open(got, got_data, "rewritten model")
+    asked = resolve(a, request)
+    sides = (a, b)
+    if asked.names:
+        b = rename_ports(b, asked.names)
+    referee, parity = _judge_pair(a, b, asked)
+    if not asked.timed:
+        parity = replace(parity, stages=tuple(replace(stage, seconds=None) for stage in parity.stages))
+    ran, used = ((None, None), None) if referee is None else (referee.ran, referee.cases.record())
+    parity = complete(parity, sides, asked, ran, used)
+    if parity.verdict is not Verdict.PASS and asked.failing is not None and referee is not None:
+        parity = replace(parity, failing_inputs=save_failing(referee.failing_inputs(parity), Path(asked.failing)))
+    return hold_to_level(parity, required)
+
+
+def _judge_pair(a: LoadedModel, b: LoadedModel, options: Options) -> tuple[Referee | None, Parity]:
+    options.progress("structure")
+    shape_of_things, warnings, claims = check_structure(a, b)
+    if shape_of_things.status is not Verdict.PASS:
+        return None, Parity(
+            shape_of_things.status,
+            "D",
+            stages=(shape_of_things,),
+            warnings=tuple(warnings),
+            scope="none",
+            why=shape_of_things.why,
+        )
+    if options.stream is not None:  # what is asked for is looked at, also where nothing will run on it
+        _check_first(a, options.stream)
+    if options.stages == {"structure"}:
+        shape_of_things = check_claims(shape_of_things, claims, ())
+    alike = (
+        not claims and _may_be_one(a, b) and not options.is_crossed
+    )  # one model on two providers is what is asked then
+    if alike and is_same_computation(a, b):
+        return None, _conclude_identical(shape_of_things, warnings)
+    if options.stages == {"structure"}:
+        why = f"{shape_of_things.why}; nothing else was asked for"
+        return None, Parity(
+            shape_of_things.status, "D", stages=(shape_of_things,), warnings=tuple(warnings), scope="none", why=why
+        )
+    cut = write_out_functions(a, b)
+    difference = find_changed_regions(*cut, _guess_dims(a, options))
+    # That no place was found to differ is no proof: a node's meaning also hangs on what lies around it.
+    if difference.is_empty and not claims and not alike and not options.is_crossed and is_same_computation(a, b):
+        return None, _conclude_identical(shape_of_things, warnings)
+    written_out = None if cut[0] is a and cut[1] is b else (make_repeatable(cut[0], []), make_repeatable(cut[1], []))
+    a, b = make_repeatable(a, warnings), make_repeatable(b, [])
+    referee = Referee(a, b, options, difference, [shape_of_things], warnings, claims, written_out)
+    return referee, referee.judge()
+
+
+def _check_first(a: LoadedModel, stream: Stream) -> None:
+    """Refuse inputs that cannot be read, are none, or name no inputs of the model."""
+    samples = stream.take(1)
+    if not samples:
+        raise DataError(f"{stream.source or 'inputs'}: there are none; the models cannot be compared on them")
+    check_given(a.proto, samples[0].feeds)
+
+
+def _conclude_identical(shape_of_things: Stage, warnings: list[Warning]) -> Parity:
+    why = "no node and no constant of what is computed differs"
+    return Parity(Verdict.PASS, "B", stages=(shape_of_things,), warnings=tuple(warnings), scope="identical", why=why)
+
+
+def _may_be_one(a: LoadedModel, b: LoadedModel) -> bool:
+    """Whether hashing every constant of both may be worth it: the same outputs of the same kinds of operators."""
+    shared = {n.op_type for n in a.proto.graph.node} == {n.op_type for n in b.proto.graph.node}
+    return shared and [o.name for o in a.proto.graph.output] == [o.name for o in b.proto.graph.output]
+
+
+def _guess_dims(a: LoadedModel, options: Options) -> dict[str, tuple[int, ...]] | None:
+    """The likeliest input shapes, to infer the types of what lies between."""
+    return next((g.shapes for g in guess_shapes(a.proto, options.shapes, BATCHES[0])), None)
