@@ -1,4 +1,4 @@
-"""Temporary files beside what a rename makes of them: one a target, locked while its run lives, else taken over.
+"""Temporary files and their rename into place: one a target, locked while its run lives, else taken over.
 
 The name is always the same, so that the lock on the file is that of the target: a second run finds it held, and what a
 killed run left is found unlocked, at once, however young it is.

@@ -1,4 +1,4 @@
-"""A pair whose two models do not fit into memory together: a process for each, one after the other, block by block.
+"""A pair too large to be in memory together: a process for each, block by block, with an A/A control of its own.
 
 What slows the machine for longer than a block still hits both; what does not, hits one. Its interval is wider for
 it, and the report says that it was made so.

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ import numpy as np
 
 from converter.dataclass import dataclass
 from converter.errors import DataError, ModelError, RuntimeUnavailable
+from converter.isolation import resident
 from converter.runtime.failures import explain_absence, explain_failure, find_failure
 from converter.runtime.providers import (
     PROVIDERS,
@@ -37,6 +39,8 @@ from converter.runtime.providers import (
     list_providers,
     silence,
 )
+
+_TICK = 0.05  # seconds between two looks at the memory of a run that has a limit
 
 # ONNX element types that numpy lacks, and how their bytes are seen.
 _FOREIGN: dict[str, tuple[int, Any, Any]] = {
@@ -140,18 +144,24 @@ class Session:
         """Write the profile, and say where it is."""
         return Path(self._session.end_profiling())
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, feeds: Mapping[str, Any], n_bytes: int | None = None) -> dict[str, Any]:
         """All outputs by name.
+
+        Parameters
+        ----------
+        n_bytes : int, optional
+            Memory that it may take beside what the process has; between two nodes it is ended where it took more.
 
         Raises
         ------
         DataError
-            The feeds do not fit the model, or a kernel failed on them.
+            The feeds do not fit the model, a kernel failed on them, or it took more memory than it may.
         """
         try:
             if any(p.type in _FOREIGN for p in (*self.inputs, *self.outputs)):
                 return self._run_values(feeds)
-            results = self._session.run(None, dict(feeds))
+            with _limited(n_bytes) as how:
+                results = self._session.run(None, dict(feeds), how)
         except Exception as exc:  # onnxruntime's errors have no common base of their own
             refuse_failure(import_onnxruntime(), exc, self.providers[0], {})
             raise DataError(f"{self._label}: onnxruntime could not run it: {format_error(exc)}") from exc
@@ -228,6 +238,34 @@ def _beside_its_data(ort: ModuleType, model: bytes | Path, folder: Path | None) 
         source = Path(tempfile.mkdtemp(dir=name, prefix="model-")).with_suffix(".onnx")
         source.write_bytes(model)
         yield source
+
+
+@contextmanager
+def _limited(n_bytes: int | None) -> Iterator[Any]:
+    """Options of a run that ends where this process takes so many bytes more than it has now."""
+    if n_bytes is None:
+        yield None
+        return
+    options = import_onnxruntime().RunOptions()
+    most, ended = resident(os.getpid()) + n_bytes, threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_TICK):
+            if resident(os.getpid()) > most:
+                options.terminate = True  # onnxruntime looks at it before each node, those of bodies included
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield options
+    except Exception as exc:
+        if options.terminate:
+            raise MemoryError(f"ended where it had taken {n_bytes / 1e9:.3g} GB") from exc
+        raise
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _version(ort: ModuleType) -> tuple[int, ...]:

@@ -74,6 +74,13 @@ def _also(*nodes: onnx.NodeProto, **values: np.ndarray) -> Change:
     return change
 
 
+def _import_again(version: int) -> Change:
+    def change(model: ModelProto) -> None:
+        model.opset_import.add(domain="ai.onnx", version=version)
+
+    return change
+
+
 def _if(depth: int, captured: str) -> Change:
     def branch(k: int) -> onnx.GraphProto:
         inner = helper.make_node("Identity", [captured], [f"t{k}"])
@@ -249,6 +256,22 @@ _CHANGES: dict[str, Change] = {
         helper.make_node("Add", ["z0", "z0"], ["z"]),
         e=np.array([_HUGE], np.int64),
     ),
+    "filled-for-a-product": _also(
+        helper.make_node("Mul", ["e", "f"], ["n"]),
+        helper.make_node("ConstantOfShape", ["n"], ["z0"]),
+        helper.make_node("Add", ["z0", "z0"], ["z"]),
+        e=np.array([2**20], np.int64),
+        f=np.array([2**18], np.int64),
+    ),
+    "filled-and-flattened": _also(
+        helper.make_node("Add", ["e", "e"], ["n"]),
+        helper.make_node("ConstantOfShape", ["n"], ["z0"], value=numpy_helper.from_array(np.array([1], np.int64))),
+        helper.make_node("Reshape", ["z0", "f"], ["z1"]),
+        helper.make_node("Add", ["z1", "z1"], ["z"]),
+        e=np.array([2**13] * 3, np.int64),
+        f=np.array([-1], np.int64),
+    ),
+    "two-versions": _import_again(11),
     "names-with-controls": _set("graph.node[0].name", _CONTROLS),
     "producer-with-controls": _set("producer_name", _CONTROLS),
 }

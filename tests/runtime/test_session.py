@@ -137,3 +137,20 @@ def test_onnxruntime_stays_silent(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_counts_cores() -> None:
     assert count_cores() >= 1
+
+
+def test_a_run_that_grows_ends_at_its_limit() -> None:
+    """A loop of 2^40 rounds keeps what each made; a run that stays below its limit says what it says without one."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[64] x, int64 n) => (float[64] z, float[n, 64] zs)
+      <bool on = {1}> {
+        z, zs = Loop(n, on, x) <body = b (int64 k, bool go, float[64] v) => (bool co, float[64] vo, float[64] vs) {
+          co = Identity(go)
+          vo = Identity(v)
+          vs = Identity(v)
+        }>
+      }"""
+    session = Session(onnx.parser.parse_model(text).SerializeToString())
+    feeds = {"x": np.ones(64, np.float32), "n": np.array(3, np.int64)}
+    assert session.run(feeds, 50_000_000)["zs"].shape == session.run(feeds)["zs"].shape == (3, 64)
+    with pytest.raises(DataError, match=r"ended where it had taken 0\.05 GB"):
+        session.run(feeds | {"n": np.array(2**40, np.int64)}, 50_000_000)

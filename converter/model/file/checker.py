@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
@@ -27,6 +29,9 @@ _MOST_JOINED = 1 << 20  # tensors that chains of Concat join into one; a net has
 _MOST_VALUES = 1 << 20  # elements of a vector whose values onnx follows, one by one
 # Operators whose result has the size that an input's values say.
 _SIZED = {"ConstantOfShape", "Range", "Expand", "Tile", "Resize", "Upsample", "Pad", "OneHot"}
+# Operators that take values from their first input; the others say which.
+_PICKING = {"Slice", "Gather", "GatherElements", "GatherND", "Squeeze", "Unsqueeze", "Reshape", "Split"}
+_ENDLESS = 1 << 64  # a size that stands for all above it
 
 
 def _has_data(t: TensorProto) -> bool:
@@ -119,9 +124,55 @@ def _infer(skeleton: onnx.ModelProto, *, strict: bool) -> onnx.ModelProto:
     follows = _may_propagate(skeleton) and not _has_long_vector(skeleton)
     if follows and any(node.op_type in _SIZED for g in graphs(skeleton.graph) for node in g.node):
         plain: onnx.ModelProto = onnx.shape_inference.infer_shapes(skeleton, data_prop=False, **how)
-        follows = not _has_long_vector(plain)
+        follows = not _has_long_vector(plain) and not _computes_long_vector(plain)
     inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(skeleton, data_prop=follows, **how)
     return inferred
+
+
+def _computes_long_vector(model: onnx.ModelProto) -> bool:
+    """Whether arithmetic on sizes that it states may come to a vector that is too long for onnx.
+
+    No value is followed, only how large one of a tensor may be, and how many elements those have that are made so.
+    """
+    largest: dict[str, int] = {}
+    elements: dict[str, int] = {}
+    for g in graphs(model.graph):
+        types = {v.name: v.type.tensor_type for v in (*g.input, *g.output, *g.value_info)}
+        shapes = {name: t.shape.dim for name, t in types.items()}
+        others = {name for name, t in types.items() if t.elem_type not in (0, TensorProto.INT32, TensorProto.INT64)}
+        largest |= {t.name: _find_largest(t) for t in g.initializer}
+        for node in g.node:
+            read = [largest.get(name, 0) for name in node.input]
+            size = max(read[:1] if node.op_type in _PICKING else read, default=0)
+            if node.op_type == "Mul":
+                size = min(math.prod(read), _ENDLESS)
+            elif node.op_type in ("Add", "Sub"):
+                size = min(sum(read), _ENDLESS)
+            elif node.op_type == "Constant":
+                size = max((_find_attribute(a) for a in node.attribute), default=0)
+            elif node.op_type in ("Shape", "Size"):
+                dims = [d.dim_value for d in shapes.get(node.input[0], ())] if node.input else []
+                size = max(dims, default=0) if node.op_type == "Shape" else math.prod(dims)
+            count = max((elements.get(name, 0) for name in node.input), default=0)
+            rank = len(shapes.get(node.output[0], ())) if node.output else 0  # 0 where it is not known, too
+            if node.op_type in _SIZED:
+                count = max(count, min(size, _MOST_VALUES + 1) ** min(max(rank, 1), 8))
+            if count > _MOST_VALUES and (rank == 1 or (rank == 0 and node.op_type in _SIZED)):
+                return True
+            largest |= dict.fromkeys(node.output, size)
+            elements |= dict.fromkeys(set(node.output) - others, count)
+    return False
+
+
+def _find_largest(t: TensorProto) -> int:
+    """The largest size among the integers of a small tensor; 0 of any other."""
+    if t.data_type not in (TensorProto.INT32, TensorProto.INT64) or not _has_data(t) or math.prod(t.dims) > 1024:
+        return 0
+    return int(np.abs(onnx.numpy_helper.to_array(t).astype(np.float64)).max(initial=0))
+
+
+def _find_attribute(a: onnx.AttributeProto) -> int:
+    return max((abs(i) for i in (a.i, *a.ints)), default=0) if not a.HasField("t") else _find_largest(a.t)
 
 
 def _has_long_vector(model: onnx.ModelProto) -> bool:

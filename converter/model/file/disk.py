@@ -1,4 +1,4 @@
-"""Files on disk: each opened once and read through its descriptor, never mapped; only regular ones, within a budget.
+"""Files on disk, each opened once: where a data file lies (never outside the folder), only regular ones, a budget.
 
 A page of a map that the file no longer has ends the process (SIGBUS); a read that comes short is an error like others.
 """

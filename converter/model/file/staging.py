@@ -1,4 +1,4 @@
-"""An output: whole under a temporary name, then renamed, its data file with it; and data files nobody needs any more.
+"""An output: whole under a temporary name, then committed, its data file with it; and data files nobody needs.
 
 A run that is killed at any moment leaves the whole old or the whole new output, and beside it at most its temporary
 file, its data file, or the data file of the output that it replaced, and its note of them: all of which the next run

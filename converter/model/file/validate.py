@@ -137,12 +137,16 @@ class _Validator:
                 self.fail(where, f"the name {text!r:.100} is not text")
 
     def _versions(self, imports: Any) -> dict[str, int]:
-        versions = {}
+        versions: dict[str, int] = {}
         for entry in imports:
             self._texts("the operator sets", (entry.domain,))
             if not 0 <= entry.version < 2**31:
                 self.fail("", f"version {entry.version} of operator set {_shorten(entry.domain)} cannot be")
-            versions["" if entry.domain == "ai.onnx" else entry.domain] = int(entry.version)
+            domain = "" if entry.domain == "ai.onnx" else entry.domain
+            if versions.setdefault(domain, int(entry.version)) != entry.version:
+                # onnxruntime goes by the last, others by the first: the file has two meanings.
+                both = f"versions {versions[domain]} and {entry.version}"
+                self.fail("", f"imports operator set {_shorten(domain or 'ai.onnx')} in {both}", "keep one of the two")
         return versions
 
     # -- functions -------------------------------------------------------------------------

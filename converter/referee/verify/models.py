@@ -65,8 +65,13 @@ class ModelUnderTest:
         self.placement: Placement | None = None
         self._seen: tuple[Mapping[str, Any], Outputs] | None = None  # the placing run
 
-    def run(self, feeds: Mapping[str, Any]) -> Outputs:
+    def run(self, feeds: Mapping[str, Any], n_bytes: int | None = None) -> Outputs:
         """Outputs by onnxruntime; the first run on anything but the CPU proves where it takes place.
+
+        Parameters
+        ----------
+        n_bytes : int, optional
+            Memory beside the process's own at which the run is ended, with a DataError.
 
         Raises
         ------
@@ -79,7 +84,7 @@ class ModelUnderTest:
             self.providers = self._session.providers
             if self._options.provider != "cpu" and self._options.prove and self.placement is None:
                 self.run_again(feeds)
-        return self._session.run(_select_feeds(self.source, feeds))
+        return self._session.run(_select_feeds(self.source, feeds), n_bytes)
 
     def run_exposing(self, feeds: Mapping[str, Any], names: Sequence[str]) -> Outputs:
         """Outputs by onnxruntime, and these inner tensors, by a session of its own."""
@@ -160,6 +165,7 @@ def _select_feeds(source: LoadedModel, feeds: Mapping[str, Any]) -> dict[str, An
 _GUESSING = 10.0  # seconds after which no further size is tried
 _EXPLODED = 1e18  # an output of this size is none that a model is made for
 _FIXED = 20_000  # the seed of what does not hang on the caller's
+_SPARED = 1_000_000_000  # bytes that any run may take
 _MANY = 10_000  # apart from the seeds of the numbered inputs
 
 
@@ -186,6 +192,7 @@ class ModelInputs:
         self._needs_runtime = needs_runtime
         self._options = options
         self._guess: dict[int, Guess] = {}
+        self._size = 0  # bytes, estimated, of what is tried
         self.items: list[ModelInput] = []
         self.why_not = ""
         self.no_runtime = "float64 alone was asked for" if exact_only else ""
@@ -276,6 +283,7 @@ class ModelInputs:
             if (size := estimate_bytes(model, guess.shapes, self._options.max_memory)) > self._options.max_memory:
                 self.why_not = f"a float64 run would take {format_size(size)}, above the memory limit"
                 return None
+            self._size = size
             try:
                 case = self._seek_answer(self._run(self._make_feeds(guess, seed, known)))
             except (DataError, Unsupported) as exc:
@@ -349,10 +357,14 @@ class ModelInputs:
         if self.no_runtime:
             return ModelInput(feeds, None, None if self._needs_runtime else self._side.reference(feeds))
         try:
-            return ModelInput(feeds, self._side.run(feeds))
+            return ModelInput(feeds, self._side.run(feeds, self._allow() if self._needs_runtime else None))
         except ModelError as exc:
             self.no_runtime = _shorten(exc)
             return ModelInput(feeds) if self._needs_runtime else self._run(feeds)
+
+    def _allow(self) -> int:
+        """Bytes for a run that proves nothing by itself: some times what its tensors come to, and weights laid anew."""
+        return max(_SPARED, 4 * (self._size + count_stored_bytes(self._side.source)))
 
 
 def _count_batch(feeds: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""A report as one HTML page, by the template in ``report/templates``: all in one file, nothing fetched, no script.
+"""A report as one HTML page, by the template ``report/templates/report.html``; nothing fetched, no script.
 
 Every string goes through `_escape`: control characters and marks that turn the direction of text are shown as
 escapes, and nothing from a model is ever markup.
