@@ -240,7 +240,7 @@ class _Watch:
                 continue
             part = os.read(self.fd, 1 << 20)
             if not part:
-                raise Died(self._how_it_ended())
+                raise Died(self._describe_end())
             self.buffer += part
             for tag, text in self._messages():
                 if tag == b"R":
@@ -281,7 +281,7 @@ class _Watch:
     def _where(self) -> str:
         return f", at: {self.doing}" if self.doing else ""
 
-    def _how_it_ended(self) -> str:
+    def _describe_end(self) -> str:
         status = self._find_status()
         if status is None:
             return f"ended without a word{self._where}"

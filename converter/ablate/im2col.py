@@ -300,14 +300,16 @@ class Moments:
     @property
     def mean(self) -> Array:
         """mu, [G, n]."""
-        return np.asarray(sum(h.first for h in self._filled()) / max(sum(h.count for h in self._filled()), 1))
+        return np.asarray(sum(h.first for h in self._list_filled()) / max(sum(h.count for h in self._list_filled()), 1))
 
     @property
     def second(self) -> Array:
         """S, [G, n, n]."""
-        return np.asarray(sum(h.second for h in self._filled()) / max(sum(h.count for h in self._filled()), 1))
+        return np.asarray(
+            sum(h.second for h in self._list_filled()) / max(sum(h.count for h in self._list_filled()), 1)
+        )
 
-    def _filled(self) -> list[Second]:
+    def _list_filled(self) -> list[Second]:
         return [h for h in self.halves if h.count]
 
     def imitation(self, ridge: float) -> Array | None:
@@ -328,8 +330,8 @@ class Moments:
 
     def residual_held_out(self, ridge: float = NO_RIDGE) -> Array:
         """r of each group, [G]: v of one half on the other; above 1 where v does harm. NaN with one row only."""
-        if len(self._filled()) < 2:
-            return np.full(len(self._filled()[0].first) if self._filled() else 1, np.nan)
+        if len(self._list_filled()) < 2:
+            return np.full(len(self._list_filled()[0].first) if self._list_filled() else 1, np.nan)
         means = [h.first / h.count for h in self.halves]
         seconds = [h.second / h.count for h in self.halves]
         crossed = [

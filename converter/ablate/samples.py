@@ -142,14 +142,14 @@ class Data:
     @property
     def unit(self) -> int:
         """Rows that cannot be parted: 1, or the rows of a run where the model fixes them."""
-        return max([1, *self._fixed()])
+        return max([1, *self._list_fixed_batches()])
 
     @property
     def joins(self) -> bool:
         """Whether the model takes as many rows as it is given."""
-        return not self._fixed()
+        return not self._list_fixed_batches()
 
-    def _fixed(self) -> list[int]:
+    def _list_fixed_batches(self) -> list[int]:
         return [p.dims[0] for p in self._ports.values() if p.dims and isinstance(p.dims[0], int)]
 
 

@@ -100,22 +100,22 @@ class IsolatedBench:
         for k in range(AA_BLOCKS + self.design.total):
             begun = self.clock()
             control = k < AA_BLOCKS
-            if not control and k > AA_BLOCKS + 1 and self._elapsed() + longest > self.design.max_time:
+            if not control and k > AA_BLOCKS + 1 and self._measure_elapsed() + longest > self.design.max_time:
                 self.found.warnings.append(f"{self.design.max_time:g} s were over after {k - AA_BLOCKS} blocks")
                 break
             self.say(f"A/A control: block {k + 1}" if control else f"block {k + 1 - AA_BLOCKS} of {self.design.total}")
             self._block(k - AA_BLOCKS, control=control)
             longest = max(longest, (self.clock() - begun) / _SECONDS)
         self.found.stopped = "time" if len(self.found.blocks) < self.design.total else "as planned"
-        self.found.seconds = self._elapsed()
+        self.found.seconds = self._measure_elapsed()
         return self.found
 
-    def _elapsed(self) -> float:
+    def _measure_elapsed(self) -> float:
         return (self.clock() - self.begun) / _SECONDS
 
     def _block(self, number: int, *, control: bool) -> None:
         order = self.rng.sample((0, 1), 2)
-        times = {which: self._alone(which, 0 if control else which, record=not control) for which in order}
+        times = {which: self._run_alone(which, 0 if control else which, record=not control) for which in order}
         samples = Samples(times[0], times[1])
         if control:
             self.found.aa.append(samples.log_ratio)
@@ -124,7 +124,7 @@ class IsolatedBench:
         self.found.blocks.append(Block(number, samples.log_ratio, median(samples.a), median(samples.b)))
         self.found.samples.append(samples)
 
-    def _alone(self, which: int, model: int, *, record: bool) -> tuple[float, ...]:
+    def _run_alone(self, which: int, model: int, *, record: bool) -> tuple[float, ...]:
         repeat = self.found.repeat if self.found.blocks or self.found.aa else 0
         said = self.asks[model](self.design.pairs, self.design.warm_up, repeat)
         self.found.repeat = said["repeat"]

@@ -17,7 +17,7 @@ from converter.commands.inspect import Model, blaming_the_model, silence_graphsu
 from converter.commands.output import check_reports
 from converter.errors import RuntimeUnavailable
 from converter.records import ablate as records
-from converter.records.option import documented, merged
+from converter.records.option import documented, merge_options
 from converter.records.options import PROBES, AblateOptions
 from converter.referee.proto.source import LoadedModel, describe_model, list_free_inputs
 from converter.referee.verify.models import find_default_memory
@@ -61,7 +61,7 @@ def score_biases(model: Model, options: AblateOptions | None = None, **keywords:
     ValueError
         A name is no bias's, or no probe's.
     """
-    asked = merged(AblateOptions, options, keywords)
+    asked = merge_options(AblateOptions, options, keywords)
     unknown = [p for p in asked.probe if p not in PROBES]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no probe; there are {', '.join(PROBES)}")

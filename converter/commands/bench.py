@@ -11,7 +11,7 @@ from converter._version import __version__
 from converter.commands.output import check_reports
 from converter.errors import RuntimeUnavailable
 from converter.records import Latency, exit_code_of
-from converter.records.option import documented, merged
+from converter.records.option import documented, merge_options
 from converter.records.options import BenchOptions
 from converter.report import terminal
 from converter.report.save import Ending
@@ -49,7 +49,7 @@ def measure_latency(
     from converter.referee.proto.source import LoadedModel, check_data_files
     from converter.runtime.timing import Deployment
 
-    asked = merged(BenchOptions, options, keywords)
+    asked = merge_options(BenchOptions, options, keywords)
     plan = {name: getattr(asked, name) for name in ("sessions", "blocks", "pairs", "max_time")}
     chosen: dict[str, Any] = {name: value for name, value in plan.items() if value is not None}
     chosen |= {"gate": parse_gate(asked.gate), "margin": asked.margin, "alpha": asked.alpha, "seed": asked.seed}

@@ -18,7 +18,7 @@ from converter.errors import InvariantViolation, ModelError
 from converter.model.graph import Bypass, DropInput, Edit, Graph, Node, Rename, SetAttr, SetConst, SetInput, SetOp
 from converter.model.graph.nodes import Const, Scope, StoredTensor
 from converter.records import Rewrite, Weight
-from converter.records.option import documented, merged
+from converter.records.option import documented, merge_options
 from converter.records.options import ReplayOptions
 from converter.records.results import ReplayResult
 from converter.referee import certificate as engine
@@ -273,7 +273,7 @@ def replay_certificate(
     ModelError, DataError
         The original or the certificate cannot be read, or the output cannot be written.
     """
-    asked = merged(ReplayOptions, options, keywords)
+    asked = merge_options(ReplayOptions, options, keywords)
     source_path, said_path = Path(original), Path(certificate)
     document = engine.read_certificate(said_path)
     source = LoadedModel.open(source_path, None if asked.data_dir is None else Path(asked.data_dir))

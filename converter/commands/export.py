@@ -19,7 +19,7 @@ from converter.commands.output import Target, check_targets, list_paths
 from converter.errors import ExportError, ModelError
 from converter.model.file import ModelFile, problems
 from converter.records import Parity
-from converter.records.option import documented, merged
+from converter.records.option import documented, merge_options
 from converter.records.options import ExportOptions, FoldOptions, VerifyOptions
 from converter.records.results import ExportResult
 from converter.report import terminal
@@ -62,7 +62,7 @@ def export_model(spec: Any, out: str | Path, options: ExportOptions | None = Non
     ExportError
         torch cannot export it; the message names the module and the operator.
     """
-    asked = merged(ExportOptions, options, keywords)
+    asked = merge_options(ExportOptions, options, keywords)
     progress = asked.progress or (lambda stage: None)
     target = Path(out)
     check_targets([Target(target, replaces=asked.force)], list_paths(asked.weights, asked.example, spec))

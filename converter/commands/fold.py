@@ -192,9 +192,9 @@ def fold_options(options: FoldOptions | None, keywords: Mapping[str, Any]) -> Fo
     return replace(
         base,
         **plain,
-        verify=_nested(VerifyOptions, keywords.get("verify", base.verify), judging),
-        bench=_nested(BenchOptions, keywords.get("bench", base.bench), timing),
-        removal=_nested(
+        verify=_merge_nested(VerifyOptions, keywords.get("verify", base.verify), judging),
+        bench=_merge_nested(BenchOptions, keywords.get("bench", base.bench), timing),
+        removal=_merge_nested(
             RemovalOptions,
             keywords.get("removal", base.removal),
             {name: value for name, value in shared.items() if name in names(RemovalOptions) and value is not None},
@@ -202,7 +202,7 @@ def fold_options(options: FoldOptions | None, keywords: Mapping[str, Any]) -> Fo
     )
 
 
-def _nested(record: type[Any], asked: Any, keywords: Mapping[str, Any]) -> Any:
+def _merge_nested(record: type[Any], asked: Any, keywords: Mapping[str, Any]) -> Any:
     """The record of one step: as it is given, or by True or a mapping; None where the step is not to be."""
     if asked is None or asked is False:
         return None
@@ -318,7 +318,7 @@ class Run:
         asked = replace(asked, data_dir=self.data, made_here=True, progress=self.options.progress)
         parity = judge(self._original, self._result, asked)
         check_unchanged(self._sources)  # else it was another model that was judged
-        self._note(replace(parity, b=self._named(parity.b)))
+        self._note(replace(parity, b=self._rename_facts(parity.b)))
 
     def remove(self) -> None:
         """Remove biases by data from what is proved; the verdict on that is a stage of the parity."""
@@ -340,7 +340,7 @@ class Run:
             self.stage()
             folded = LoadedModel.open(self._result, self.data if self._staged is None else None, "folded model")
             parity = replace(
-                parity, b=self._named(describe_model(folded))
+                parity, b=self._rename_facts(describe_model(folded))
             )  # of what is written, not of what was proved
         self._note(parity)
 
@@ -361,7 +361,7 @@ class Run:
             progress=self.options.progress,
         )
         latency = measure_latency(self._original, self._result, asked)
-        self.latency = replace(latency, model_b=self._named(latency.model_b))
+        self.latency = replace(latency, model_b=self._rename_facts(latency.model_b))
         self.exit_code = exit_code(self.latency, self.options.on_inconclusive)
 
     def certify(self) -> None:
@@ -443,7 +443,7 @@ class Run:
         """The folded model, as a temporary file if it is to be one."""
         return self._staged.path if self._staged is not None else self.folded.to_bytes()
 
-    def _named(self, facts: ModelFacts | None) -> ModelFacts | None:
+    def _rename_facts(self, facts: ModelFacts | None) -> ModelFacts | None:
         """What was judged is the file that is to be, not the temporary one."""
         return facts if facts is None or self.target is None else replace(facts, path=str(self.target))
 

@@ -16,7 +16,7 @@ from converter.errors import BiasoptError, ModelError
 from converter.model.file import contradiction, problems
 from converter.model.graph import Graph, load, stored_files
 from converter.records import Fate, Status
-from converter.records.option import documented, merged
+from converter.records.option import documented, merge_options
 from converter.records.options import InspectOptions
 from converter.records.results import InspectResult, TensorPort
 from converter.report import terminal
@@ -48,9 +48,9 @@ def inspect(model: Model, options: InspectOptions | None = None, **keywords: Any
     ValueError
         A name is no pass's.
     """
-    asked = merged(InspectOptions, options, keywords)
+    asked = merge_options(InspectOptions, options, keywords)
     passes = pipeline_options(asked)
-    with _rewritten(model, asked, passes) as (graph, outcome), blaming_the_model(graph):
+    with _run_passes(model, asked, passes) as (graph, outcome), blaming_the_model(graph):
         blocked = count_blocked_folds(model, asked, passes, outcome)
         return describe(graph, outcome, blocked, InspectResult, **_describe_file(graph))
 
@@ -82,18 +82,18 @@ def explain(model: Model, node: str, options: InspectOptions | None = None, **ke
     ValueError
         A name is no pass's.
     """
-    asked = merged(InspectOptions, options, keywords)
+    asked = merge_options(InspectOptions, options, keywords)
     ops: dict[str, str] = {}
 
     def note_ops(graph: Graph) -> None:
         ops.update({n.label: str(n.op) for n in graph.nodes()})
 
-    with _rewritten(model, asked, pipeline_options(asked), note_ops) as (_, outcome):
+    with _run_passes(model, asked, pipeline_options(asked), note_ops) as (_, outcome):
         return find_bias(outcome.fates, node, ops)
 
 
 @contextlib.contextmanager
-def _rewritten(
+def _run_passes(
     model: Model,
     asked: InspectOptions,
     passes: pipeline.Options,

@@ -12,7 +12,7 @@ from converter.commands.output import Target, check_targets, list_paths
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.records.lint import LintReport
-from converter.records.option import documented, merged
+from converter.records.option import documented, merge_options
 from converter.records.options import LintOptions
 from converter.report import terminal
 from converter.report.save import write_whole
@@ -64,7 +64,7 @@ def lint_model(spec: str, options: LintOptions | None = None, **keywords: Any) -
         raise ModelError(f"{spec}: is a saved {saved}, which trains no longer; give the code that makes the model")
     from converter.torch_models.lint import examine, recording
 
-    asked = merged(LintOptions, options, keywords)
+    asked = merge_options(LintOptions, options, keywords)
     tell = asked.progress or (lambda stage: None)
     tell("making the model")
     with recording() as places:

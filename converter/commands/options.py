@@ -147,7 +147,7 @@ def _number(kind: click.ParamType[Any]) -> Callable[[Any], dict[str, Any]]:
     return lambda default: {"type": kind, "default": default}
 
 
-def _parsed(parse: Callable[[Any], Any], *, multiple: bool = True) -> Callable[[Any], dict[str, Any]]:
+def _parse_by(parse: Callable[[Any], Any], *, multiple: bool = True) -> Callable[[Any], dict[str, Any]]:
     """What is read from text; the default where nothing is given."""
 
     def attributes(default: Any) -> dict[str, Any]:
@@ -371,8 +371,8 @@ def _parse_study_blocks(values: Sequence[str]) -> Sequence[str]:
 # What the kinds that `converter.records.options` names are on the command line.
 KINDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "text": lambda default: {"default": default},
-    "texts": _parsed(tuple),
-    "data": _parsed(tuple),
+    "texts": _parse_by(tuple),
+    "data": _parse_by(tuple),
     "metric": lambda default: {"default": default},
     "path": _number(FilePath(path_type=Path)),
     "library": _number(FilePath(exists=True, dir_okay=False, path_type=Path)),
@@ -380,23 +380,23 @@ KINDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "count": _number(click.IntRange(1)),
     "several": _number(click.IntRange(2)),
     "seconds": _number(click.FloatRange(0, min_open=True)),
-    "size": _parsed(parse_size, multiple=False),
-    "share": _parsed(parse_share, multiple=False),
-    "margin": _parsed(parse_margin, multiple=False),
-    "percentage": _parsed(parse_percentage, multiple=False),
-    "points": _parsed(parse_points, multiple=False),
-    "gate": _parsed(_parse_gate, multiple=False),
-    "shapes": _parsed(parse_shapes),
-    "pairs": _parsed(parse_pairs),
-    "ranges": _parsed(parse_ranges),
-    "tolerances": _parsed(parse_tolerances),
-    "stages": _parsed(parse_stages),
-    "passes": lambda default: _parsed(parse_passes)(default) | {"shell_complete": complete_passes},
-    "only": lambda default: _parsed(lambda v: parse_passes(v) or None)(default) | {"shell_complete": complete_passes},
-    "allowed": lambda default: _parsed(parse_allowed)(default) | {"shell_complete": complete_passes},
-    "arrays": lambda default: _parsed(read_arrays)(default) | {"type": FilePath(path_type=Path)},
+    "size": _parse_by(parse_size, multiple=False),
+    "share": _parse_by(parse_share, multiple=False),
+    "margin": _parse_by(parse_margin, multiple=False),
+    "percentage": _parse_by(parse_percentage, multiple=False),
+    "points": _parse_by(parse_points, multiple=False),
+    "gate": _parse_by(_parse_gate, multiple=False),
+    "shapes": _parse_by(parse_shapes),
+    "pairs": _parse_by(parse_pairs),
+    "ranges": _parse_by(parse_ranges),
+    "tolerances": _parse_by(parse_tolerances),
+    "stages": _parse_by(parse_stages),
+    "passes": lambda default: _parse_by(parse_passes)(default) | {"shell_complete": complete_passes},
+    "only": lambda default: _parse_by(lambda v: parse_passes(v) or None)(default) | {"shell_complete": complete_passes},
+    "allowed": lambda default: _parse_by(parse_allowed)(default) | {"shell_complete": complete_passes},
+    "arrays": lambda default: _parse_by(read_arrays)(default) | {"type": FilePath(path_type=Path)},
     "probes": lambda _: {"type": click.Choice(PROBES), "multiple": True},
-    "example_inputs": _parsed(parse_example_inputs),
-    "open_sizes": _parsed(parse_open_sizes),
-    "study_blocks": _parsed(_parse_study_blocks),
+    "example_inputs": _parse_by(parse_example_inputs),
+    "open_sizes": _parse_by(parse_open_sizes),
+    "study_blocks": _parse_by(_parse_study_blocks),
 }

@@ -23,7 +23,7 @@ from converter.model.graph import Bypass, Edit, Graph, SetConst, emit
 from converter.numerics import NewTensor
 from converter.records import Fate, FateKind, InputSet, Parity, Rewrite, Safety, Stage, Verdict
 from converter.records.ablate import KeptBias, OffDataChange, Removal, Role
-from converter.records.option import documented, merged
+from converter.records.option import documented, merge_options
 from converter.records.options import RemovalOptions
 from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.verify.models import find_default_memory
@@ -113,7 +113,7 @@ def remove_biases(graph: Graph, original: Model, options: RemovalOptions | None 
     ValueError
         A name is no bias's, or the budget is no share.
     """
-    asked = merged(RemovalOptions, options, keywords)
+    asked = merge_options(RemovalOptions, options, keywords)
     if not 0 < asked.budget < 1 or not 0 < asked.alpha < 0.5:
         raise ValueError("the budget is a share between 0 and 1, and alpha one between 0 and 0.5")
     if not asked.isolated:
@@ -135,7 +135,7 @@ def remove_biases(graph: Graph, original: Model, options: RemovalOptions | None 
     except Died as died:
         raise RuntimeUnavailable(f"{graph.file.label}: the removal {died}; nothing was written") from died
     fits = tuple(fit.at(sites[fit.y]) for fit in found.fits)  # what the child changed was its own graph
-    rewrites = tuple(_applied(graph, fit) for fit in fits)
+    rewrites = tuple(_apply_fit(graph, fit) for fit in fits)
     proposal = Proposal(
         fits=fits,
         kept=found.kept,
@@ -218,7 +218,7 @@ def _remove(graph: Graph, original: Model, asked: RemovalOptions) -> Removed:
         progress=tell,
     )
     proposal = propose(Net(folded, found.sites, where), may, kept, rows, limits)
-    rewrites = tuple(_applied(graph, fit) for fit in proposal.fits)
+    rewrites = tuple(_apply_fit(graph, fit) for fit in proposal.fits)
     stage = proposal.stage
     if stage is None:
         before = LoadedModel.open(original, None if asked.data_dir is None else Path(asked.data_dir))
@@ -258,7 +258,7 @@ def _candidates(found: BiasSites, keep: Sequence[str], also: Sequence[str]) -> t
     return may, kept + [KeptBias(u.node, u.op, "not-covered", u.why) for u in found.uncovered]
 
 
-def _applied(graph: Graph, fit: Fit) -> Rewrite:
+def _apply_fit(graph: Graph, fit: Fit) -> Rewrite:
     facts, site = Facts(graph), fit.site
     node = next(n for n in graph.nodes() if n.label == site.label and n.is_op(*LINEAR))
     linear = linear_into(facts, node, site.op)

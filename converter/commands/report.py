@@ -124,7 +124,7 @@ def _stage(stage: Stage, limits: Limits) -> Stage:
 def _check(stage: str, check: OutputCheck, limits: Limits) -> OutputCheck:
     if stage in wording.DECIDES:
         return _recount(check, limits.accuracy_margin, limits.alpha)
-    wanted = _wanted(stage, check, limits)
+    wanted = _find_limits(stage, check, limits)
     if wanted is None or check.score is None or check.limit is None or not math.isfinite(check.score):
         return check
     if (check.status is Verdict.PASS) != (check.score <= check.limit):
@@ -179,7 +179,7 @@ def _read_counts(detail: dict[str, Any]) -> AgreementCounts:
     )
 
 
-def _wanted(stage: str, check: OutputCheck, limits: Limits) -> tuple[float, float] | None:
+def _find_limits(stage: str, check: OutputCheck, limits: Limits) -> tuple[float, float] | None:
     """The new limit, and what fails outright; None where none is given, or the score is no such measure."""
     local, algebra, ratio = limits.max_local, limits.max_algebra, limits.max_ratio
     if stage == "local":
@@ -230,12 +230,12 @@ def run(document: Path, folder: Path | None, formats: Sequence[str], *, force: b
 
     if not folder and len(formats) > 1:
         raise click.UsageError("several --formats need a folder: give --output.")
-    with _blamed_on(document):
+    with _blame_document(document):
         return _make_again(document, folder, formats, force=force, **limits)
 
 
 @contextmanager
-def _blamed_on(document: Path) -> Iterator[None]:
+def _blame_document(document: Path) -> Iterator[None]:
     """What a document's measurements, which no schema holds, make of their drawing is the document's own fault."""
     try:
         yield

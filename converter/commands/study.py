@@ -10,7 +10,7 @@ from typing import Any
 from converter._version import __version__
 from converter.errors import RuntimeUnavailable
 from converter.records import study as records
-from converter.records.option import documented, merged
+from converter.records.option import documented, merge_options
 from converter.records.options import StudyOptions
 from converter.report import terminal
 from converter.report.documents import study_document
@@ -52,7 +52,7 @@ def run_study(dataset: str = "digits", options: StudyOptions | None = None, **ke
     ValueError
         A block's name is unknown.
     """
-    base = merged(StudyOptions, options, keywords)
+    base = merge_options(StudyOptions, options, keywords)
     asked = base if options is not None else replace(base, dataset=dataset)
     chosen = tuple(parse_blocks(asked.blocks))
     try:

@@ -18,7 +18,7 @@ from converter.commands.fold import FoldResult, fold
 from converter.commands.output import check_reports
 from converter.dataclass import dataclass
 from converter.records import Parity, Rewrite, Verdict, exit_code_of
-from converter.records.option import documented, merged
+from converter.records.option import documented, merge_options
 from converter.records.options import STAGES, FoldOptions, Progress, VerifyOptions
 from converter.referee.proto.scopes import Scope, build_scopes, compute_signature, is_same_constant, list_reads
 from converter.referee.proto.source import LoadedModel
@@ -29,7 +29,6 @@ from converter.report.save import Ending
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
 
 _REWRITES = "biasopt.rewrites"
 # With what a fold may have been made; the one whose rewrites are those of the model under test is bisected.
@@ -92,7 +91,7 @@ def bisect(a: Any, b: Any, options: VerifyOptions | None = None, **keywords: Any
     ModelError, DataError
         A model cannot be read or run.
     """
-    asked = merged(VerifyOptions, options, keywords)
+    asked = merge_options(VerifyOptions, options, keywords)
     tell = asked.progress or (lambda text: None)
     data = None if asked.data_dir is None else Path(asked.data_dir)
     original = LoadedModel.open(a, data, "original")
@@ -266,7 +265,7 @@ def compare(
     >>> parity.verdict  # doctest: +SKIP
     <Verdict.PASS: 'PASS'>
     """
-    asked = merged(VerifyOptions, options, keywords)
+    asked = merge_options(VerifyOptions, options, keywords)
     return judge(a, b, replace(asked, stages=STAGES if asked.stages is None else asked.stages, timed=True))
 
 

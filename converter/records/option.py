@@ -1,7 +1,8 @@
 """A field of a record that is an option: what it notes, and what functions that take such records do with them.
 
 The command line is made from these notes (`converter.commands.options`), and so are the tables of parameters in the
-docstrings of the API. A function of the API takes its record, or fields of it as keywords, or both: see `merged`.
+docstrings of the API. A function of the API takes its record, or fields of it as keywords, or both: see
+`merge_options`.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def names(record: type[Any]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(record))
 
 
-def merged(record: type[Record], options: Record | None, keywords: Mapping[str, Any]) -> Record:
+def merge_options(record: type[Record], options: Record | None, keywords: Mapping[str, Any]) -> Record:
     """A record with the fields that are given as keywords.
 
     Raises

@@ -368,7 +368,7 @@ def _limits(latency: Latency, y: Any) -> list[Markup]:
     margin = latency.margin
     sides = [margin, -margin] if gate == "equivalent" else [margin] if gate == "not-slower" else []
     if gate == "faster":
-        sides = [1 / (1 + _needed(amount)) - 1]
+        sides = [1 / (1 + _read_share(amount)) - 1]
     lines = []
     for side in sides:
         label = f"limit {signed(side)}"
@@ -376,7 +376,7 @@ def _limits(latency: Latency, y: Any) -> list[Markup]:
     return lines
 
 
-def _needed(amount: str) -> float:
+def _read_share(amount: str) -> float:
     try:
         return float(amount.rstrip("% ") or 0) / 100
     except ValueError:
@@ -431,7 +431,7 @@ _MOST = 0.8  # of the runs in one column: then the columns show no shape
 
 def _runs(latency: Latency) -> list[Histogram]:
     """Histograms of the runs with the same edges, without the tail; nothing if they are missing or show no shape."""
-    found = [_stored(timing) for timing in (latency.a, latency.b)]
+    found = [_read_histogram(timing) for timing in (latency.a, latency.b)]
     if not all(counts for _, counts in found) or found[0][0] != found[1][0]:
         return []
     edges = found[0][0]
@@ -440,7 +440,7 @@ def _runs(latency: Latency) -> list[Histogram]:
     return rows if all(max(counts) <= _MOST * sum(counts) for _, counts in rows) else []
 
 
-def _stored(timing: Timing) -> Histogram:
+def _read_histogram(timing: Timing) -> Histogram:
     found: Mapping[str, Any] = timing.detail.get("histogram") or {}
     edges, counts = list(found.get("edges_ms") or ()), list(found.get("counts") or ())
     return (edges, counts) if len(edges) == len(counts) + 1 and sum(counts) else ([], [])

@@ -199,7 +199,7 @@ def _with(columns: Iterable[tuple[Any, ...]], after: Mapping[str, Iterable[tuple
     return [part for column in columns for part in (column, *after.get(column[0], ()))]
 
 
-def _typed(columns: Iterable[tuple[str, Any, Any]], **types: Any) -> list[tuple[str, Any, Any]]:
+def _set_types(columns: Iterable[tuple[str, Any, Any]], **types: Any) -> list[tuple[str, Any, Any]]:
     return [(name, types.get(name, type_), default) for name, type_, default in columns]
 
 
@@ -268,7 +268,7 @@ AblateDocument: Any = _struct(
     ("schema", Literal["biasopt.ablate/1"]),
     *_HEAD,
     ("exit_code", Literal[0]),
-    *_typed(columns(AblateResult), biases=tuple.__class_getitem__((BiasRow, ...))),
+    *_set_types(columns(AblateResult), biases=tuple.__class_getitem__((BiasRow, ...))),
     ("repro", Repro),
 )
 StudyDocument: Any = _struct(

@@ -183,7 +183,6 @@ DIFFERENCE = {  # the usual measures of a difference
     "snr_db": "signal to noise",
 }
 
-
 _MOST = 800  # characters of one name or sentence that are shown; a model may hold names of megabytes
 _TAIL = 150  # of these, so many are its end: there a message says what to do
 
@@ -262,7 +261,7 @@ def read_number(value: Any) -> Any:
     return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
-def listing(names: tuple[str, ...], room: int = 60) -> str:
+def list_names(names: tuple[str, ...], room: int = 60) -> str:
     """The first names, as many as fit in about ``room`` characters, and how many more there are."""
     shown = [plain(names[0])] if names else []
     for name in names[1:]:

@@ -154,7 +154,7 @@ class _Run:
         limit = (2 * before.nodes + 16) * max(len(self.passes), 1)
         quiet = n_sweeps = 0
         # Done when every pass has looked at the graph as it is now and found nothing.
-        while quiet < len(self.passes) and not self._full():
+        while quiet < len(self.passes) and not self._is_full():
             n_before = len(self.rewrites)
             self._sweep(self.passes[n_sweeps % len(self.passes)])
             quiet = quiet + 1 if len(self.rewrites) == n_before else 0
@@ -178,7 +178,7 @@ class _Run:
             return over > 0, copies
         return over > 0, self.growth.find_excess(least)
 
-    def _full(self) -> bool:
+    def _is_full(self) -> bool:
         return self.options.stop_after is not None and len(self.rewrites) >= self.options.stop_after
 
     def _sweep(self, p: Pass) -> None:
@@ -187,7 +187,7 @@ class _Run:
         by_op = self.facts.remember_wiring(_sort_by_op)
         found = [entry for op in dict.fromkeys((*p.ops, *p.microsoft)) for entry in by_op.get(op, ())]
         for _, node in sorted(found, key=lambda entry: entry[0], reverse=p.upward):
-            if node.alive and p.may_hang_on(node) and not self._full():
+            if node.alive and p.may_hang_on(node) and not self._is_full():
                 self._ask(p, node)
 
     def _ask(self, p: Pass, node: Node) -> None:
@@ -233,7 +233,7 @@ class _Run:
         explained = {f.node for f in declined}
         for op, word in (("BatchNormalization", "fold-bn"), ("Mul", "fold-affine")):
             names = [p.name for p in self.passes if op in p.ops]
-            if not names or self._full():
+            if not names or self._is_full():
                 continue
             name = names[0] if len(names) == 1 else word  # one word for all of them
             for node in self.graph.nodes():
@@ -246,7 +246,7 @@ class _Run:
     def _find_blocked_layouts(self) -> Iterable[Finding]:
         """Layers of onnxruntime's files made for one machine: their weights lie in blocks of its kernels' size."""
         for node in self.graph.nodes():
-            if node.domain == _NCHWC and node.op == "Conv" and not self._full():
+            if node.domain == _NCHWC and node.op == "Conv" and not self._is_full():
                 why = f"{node.label} is laid out for one kind of processor (NCHWc): fold the model that it was made of"
                 id_ = f"fold-affine@{node.label}"
                 yield Finding(id_, "fold-affine", node.label, Status.DECLINED, "unknown-operator", why)

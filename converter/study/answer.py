@@ -131,7 +131,9 @@ def _write_conditions(found: Mapping[str, Any]) -> str:
         said.append(_describe_contrast(found["contrast"]["accuracy"]))
     zeroing = found.get("ablation", {}).get("zeroing")
     if zeroing:
-        said.append(f"{describe_zeroing(zeroing)} Moved into the weights they cost {_lost_moved(found, zeroing):.1f}.")
+        said.append(
+            f"{describe_zeroing(zeroing)} Moved into the weights they cost {_find_lost_moved(found, zeroing):.1f}."
+        )
     return " ".join(said)
 
 
@@ -170,7 +172,7 @@ def describe_zeroing(zeroing: Mapping[str, Any]) -> str:
     )
 
 
-def _lost_moved(found: Mapping[str, Any], zeroing: Mapping[str, Any]) -> float:
+def _find_lost_moved(found: Mapping[str, Any], zeroing: Mapping[str, Any]) -> float:
     nets = found["ablation"]["nets"]
     net = next(n for n in nets if n["norm"] == "batch" and n["width"] == zeroing["width"])
     return max(0.0, float(net["methods"]["sequential"]["lost"]["mean"]))

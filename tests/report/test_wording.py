@@ -38,10 +38,10 @@ def test_one_of_a_thing_is_singular() -> None:
 
 
 def test_listing_shows_what_fits_and_counts_the_rest() -> None:
-    assert wording.listing(()) == ""
-    assert wording.listing(("a", "b")) == "a, b"
-    assert wording.listing(("a" * 30, "b" * 30, "c"), room=60) == "a" * 30 + ", and 2 more"
-    assert wording.listing(("a" * 500,), room=60) == "a" * 500
+    assert wording.list_names(()) == ""
+    assert wording.list_names(("a", "b")) == "a, b"
+    assert wording.list_names(("a" * 30, "b" * 30, "c"), room=60) == "a" * 30 + ", and 2 more"
+    assert wording.list_names(("a" * 500,), room=60) == "a" * 500
 
 
 def test_every_safety_class_and_verdict_has_words() -> None:

@@ -163,7 +163,7 @@ def write_to(handle: int, pieces: Pieces, where: Path, tell: Told = lambda n_byt
     """Write `pieces` to an open file descriptor, in order, spans by the kernel."""
     opened: dict[Path, int] = {}
     try:
-        for content in _ahead(pieces.parts):
+        for content in _compute_ahead(pieces.parts):
             if isinstance(content, Span) and isinstance(content.source, DiskBuffer):
                 _copy(content.source.descriptor, handle, content.offset, content.n_bytes, tell)
             elif isinstance(content, Span) and isinstance(content.source, Path):
@@ -179,7 +179,7 @@ def write_to(handle: int, pieces: Pieces, where: Path, tell: Told = lambda n_byt
             os.close(fd)
 
 
-def _ahead(parts: Iterable[Piece]) -> Iterator[Piece | memoryview]:
+def _compute_ahead(parts: Iterable[Piece]) -> Iterator[Piece | memoryview]:
     """The parts, those to be computed computed: by a second thread, while the one before is being written.
 
     One that is large is left to the reader, so that memory stays bounded by the largest.

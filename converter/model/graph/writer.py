@@ -221,10 +221,10 @@ class _Writer:
         assert where is not None and self.data is not None
         if self.data.linked_from is not None:
             location, checksum = self.data.refer(where.path)
-            pointing = _pointing(header, location, where.offset, where.n_bytes, checksum)
+            pointing = _point_at(header, location, where.offset, where.n_bytes, checksum)
             return _as_pieces(pointing.SerializeToString())
         offset = self.data.place(Span(where.path, where.offset, where.n_bytes))
-        return _as_pieces(_pointing(header, self.data.name, offset, where.n_bytes).SerializeToString())
+        return _as_pieces(_point_at(header, self.data.name, offset, where.n_bytes).SerializeToString())
 
     def _new_initializers(self, out: Pieces, scope: Scope) -> None:
         for const in scope.new_constants:
@@ -252,7 +252,7 @@ class _Writer:
         value = Computed(n_bytes, partial(_pack, weight))
         if self.data is not None and n_bytes >= _EXTERNAL_FROM:
             offset = self.data.place(value)
-            return _as_pieces(_pointing(header, self.data.name, offset, n_bytes).SerializeToString())
+            return _as_pieces(_point_at(header, self.data.name, offset, n_bytes).SerializeToString())
         out = _as_pieces(header.SerializeToString())
         raw = Pieces()
         raw.add(value)
@@ -285,7 +285,7 @@ def _initializers(scope: Scope) -> list[TensorProto]:
     return list(scope.proto.initializer) if isinstance(scope.proto, onnx.GraphProto) else []
 
 
-def _pointing(
+def _point_at(
     header: TensorProto, location: str, offset: int, n_bytes: int, checksum: str | None = None
 ) -> TensorProto:
     out = TensorProto()

@@ -63,9 +63,9 @@ def _takes_size(graph: GraphProto, *, inner: bool) -> bool:
 Dim = int | str | None
 
 
-def reshaped(wanted: Sequence[Entry], before: Sequence[Dim] | None) -> list[Dim]:
+def reshape_dims(wanted: Sequence[Entry], before: Sequence[Dim] | None) -> list[Dim]:
     """Dims that a Reshape gives (``allowzero=0``): one that is left open follows from the count of elements."""
-    target = [_copied(d, i, before) for i, d in enumerate(wanted)]
+    target = [_copy_entry(d, i, before) for i, d in enumerate(wanted)]
     free = [i for i, d in enumerate(target) if d is None or (isinstance(d, int) and d < 0)]
     if len(free) == 1 and before is not None:
         have = [size(d) for d in before if d is not None]
@@ -75,14 +75,14 @@ def reshaped(wanted: Sequence[Entry], before: Sequence[Dim] | None) -> list[Dim]
     return [dim(d) for d in target]
 
 
-def _copied(entry: Entry, axis: int, before: Sequence[Dim] | None) -> Entry:
+def _copy_entry(entry: Entry, axis: int, before: Sequence[Dim] | None) -> Entry:
     if not isinstance(entry, int) or entry != 0:
         return entry
     source = before[axis] if before is not None and axis < len(before) else None
     return None if source is None else size(source)
 
 
-def expanded(wanted: Sequence[Entry], before: Sequence[Dim]) -> list[Dim]:
+def expand_dims(wanted: Sequence[Entry], before: Sequence[Dim]) -> list[Dim]:
     """Dims that an Expand gives."""
     sizes: list[Entry] = [None if d is None else size(d) for d in before]
     pairs = zip_longest(sizes[::-1], list(wanted)[::-1], fillvalue=1)
@@ -114,7 +114,7 @@ def is_made_up(d: Dim) -> bool:
     return d is None or (isinstance(d, str) and d.startswith(("unk__", "?")))
 
 
-def merged(before: Sequence[Dim] | None, found: Sequence[Dim]) -> list[Dim] | None:
+def merge_dims(before: Sequence[Dim] | None, found: Sequence[Dim]) -> list[Dim] | None:
     """Both findings in one: what the model or inference named stays. None where they contradict each other."""
     if before is None:
         return list(found)
@@ -194,9 +194,9 @@ class _Graph:
     def _declare(self, name: str, declared: TypeProto) -> None:
         self.types[name] = declared.tensor_type.elem_type
         if declared.tensor_type.HasField("shape"):
-            self.dims[name] = tuple(self._named(d) for d in declared.tensor_type.shape.dim)
+            self.dims[name] = tuple(self._name_size(d) for d in declared.tensor_type.shape.dim)
 
-    def _named(self, given: Any) -> Dim:
+    def _name_size(self, given: Any) -> Dim:
         """A size without a name gets one of its own, under which it is still equal to itself."""
         if given.HasField("dim_value") and given.dim_value >= 0:  # exporters write -1 for a size that they leave open
             return int(given.dim_value)
@@ -265,7 +265,9 @@ class _Graph:
             if node.op_type == "If":
                 self._either(node, bodies)
             return
-        rule = {"Reshape": self._reshaped, "Expand": self._expanded, "ConstantOfShape": self._filled}.get(node.op_type)
+        rule = {"Reshape": self._infer_reshape, "Expand": self._expand_shape, "ConstantOfShape": self._fill_shape}.get(
+            node.op_type
+        )
         dims = None if rule is None else rule(node)
         if dims is not None:
             if node.op_type != "ConstantOfShape":
@@ -326,7 +328,7 @@ class _Graph:
         for name, given in outputs.items():
             if given.HasField("tensor_type") and given.tensor_type.HasField("shape"):
                 self.types.setdefault(name, given.tensor_type.elem_type)
-                self._learn(name, [self._named(d) for d in given.tensor_type.shape.dim])
+                self._learn(name, [self._name_size(d) for d in given.tensor_type.shape.dim])
 
     def _type(self, name: str) -> TypeProto | None:
         kind = self.look_up("types", name)
@@ -344,22 +346,22 @@ class _Graph:
         value = self.look_up("values", node.input[slot]) if slot < len(node.input) else None
         return None if value is None or value.ndim != 1 else list(value)
 
-    def _reshaped(self, node: NodeProto) -> list[Dim] | None:
+    def _infer_reshape(self, node: NodeProto) -> list[Dim] | None:
         wanted = self._target(node, 1)
         if wanted is None or any(a.name == "allowzero" and a.i for a in node.attribute):
             return None
-        return reshaped(wanted, self.look_up("dims", node.input[0]))
+        return reshape_dims(wanted, self.look_up("dims", node.input[0]))
 
-    def _expanded(self, node: NodeProto) -> list[Dim] | None:
+    def _expand_shape(self, node: NodeProto) -> list[Dim] | None:
         wanted, before = self._target(node, 1), self.look_up("dims", node.input[0])
-        return None if wanted is None or before is None else expanded(wanted, before)
+        return None if wanted is None or before is None else expand_dims(wanted, before)
 
-    def _filled(self, node: NodeProto) -> list[Dim] | None:
+    def _fill_shape(self, node: NodeProto) -> list[Dim] | None:
         wanted = self._target(node, 0)
         return None if wanted is None else [dim(d) for d in wanted]
 
     def _learn(self, name: str, dims: Sequence[Dim]) -> None:
-        both = merged(self.dims.get(name), dims)
+        both = merge_dims(self.dims.get(name), dims)
         if both is None:
             return
         self.dims[name] = tuple(f"?{next(self.model.fresh)}" if d is None else d for d in both)

@@ -317,7 +317,7 @@ def _concat(call: Call) -> Value:
     return np.concatenate([call.arg(i) for i in range(len(call.node.input))], call.attr("axis", 1))
 
 
-def _filled(x: Any, shape: tuple[int, ...]) -> Value:
+def _fill(x: Any, shape: tuple[int, ...]) -> Value:
     if math.prod(shape) > MOST_ELEMENTS:
         raise ValueError("no sizes")
     return np.broadcast_to(x, shape)
@@ -326,7 +326,7 @@ def _filled(x: Any, shape: tuple[int, ...]) -> Value:
 def _constant_of_shape(call: Call) -> Value:
     tensor = call.attr("value")
     fill = np.zeros(1, np.float32) if tensor is None else numpy_helper.to_array(tensor)
-    return _filled(entries_of(fill.reshape(-1)[0:1]).reshape(()), tuple(as_integers(call.arg(0))))
+    return _fill(entries_of(fill.reshape(-1)[0:1]).reshape(()), tuple(as_integers(call.arg(0))))
 
 
 def _range(call: Call) -> Value:

@@ -153,7 +153,7 @@ class Reader:
         if standard and node.op_type == "Constant":
             return [_read_constant(node, rounded=node.output[0] not in self.same)]
         if standard and all(a is None or isinstance(a, Known) for a in args) and not _has_graph(node):
-            known = self._derived(node, [a for a in args if not isinstance(a, Form)])
+            known = self._derive(node, [a for a in args if not isinstance(a, Form)])
             if known is not None:
                 return known
         if standard and (known_sizes := self._known_sizes(node)) is not None:
@@ -187,7 +187,7 @@ class Reader:
         label = node.name or f"{node.op_type}:{node.output[0]}"
         return [Form(Other(node.op_type, key, tuple(args), k, label)) for k in range(len(node.output))]
 
-    def _derived(self, node: NodeProto, args: list[Known | None]) -> list[Value] | None:
+    def _derive(self, node: NodeProto, args: list[Known | None]) -> list[Value] | None:
         """What a node makes of constants alone; None if it cannot be computed here."""
         rounded = any(a is not None and a.rounded and is_float(a.array().dtype) for a in args)
         if rounded and (node.op_type not in _MOVES or any(a is not None and a.rounded for a in args[1:])):

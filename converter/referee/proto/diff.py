@@ -247,7 +247,7 @@ def _walk(scope: Scope, other: Scope, output: str, opened: set[str], changed: se
     pending, seen = [output], {output}
     while pending:
         name = pending.pop()
-        home = scope.home(name)
+        home = scope.find_home(name)
         if home is None:
             inputs.add(name)
         elif name in home.consts:

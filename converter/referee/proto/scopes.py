@@ -98,11 +98,11 @@ class Scope:
             return False
         return self.outer.is_const(name)
 
-    def home(self, name: str) -> Scope | None:
+    def find_home(self, name: str) -> Scope | None:
         """The innermost scope, from here outwards, where the tensor comes into being."""
         if name in self.consts or name in self.makers or name in self.inputs:
             return self
-        return self.outer.home(name) if self.outer is not None else None
+        return self.outer.find_home(name) if self.outer is not None else None
 
     def depth(self) -> int:
         """How many scopes lie around this one."""
@@ -193,7 +193,7 @@ def _calls(node: NodeProto, function: FunctionProto) -> bool:
 
 def _describe_call(caller: Scope, node: NodeProto) -> tuple[Any, ...]:
     """What a function is bound to by a call: its attributes, and the constants among its arguments."""
-    homes = [caller.home(name) for name in node.input]
+    homes = [caller.find_home(name) for name in node.input]
     tensors = tuple(h and id(h.consts.get(n)) for h, n in zip(homes, node.input, strict=True) if h and n in h.consts)
     given = tuple(h is not None and n in h.consts for h, n in zip(homes, node.input, strict=True))
     return given, tensors, tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))
@@ -201,7 +201,7 @@ def _describe_call(caller: Scope, node: NodeProto) -> tuple[Any, ...]:
 
 def _take_arguments(scope: Scope, caller: Scope, arguments: dict[str, str]) -> None:
     for formal, actual in arguments.items():
-        home = caller.home(actual)
+        home = caller.find_home(actual)
         tensor = home.consts.get(actual) if home is not None else None
         if isinstance(tensor, TensorProto):
             copy = TensorProto()
@@ -222,7 +222,7 @@ def infer_inner_types(found: dict[str, Scope]) -> None:
         outside = {n for node in scope.nodes for n in list_reads(node)} - scope.makers.keys() - scope.consts.keys()
         graph = GraphProto(name="body", node=scope.nodes)
         for name in sorted(outside | set(scope.inputs)):
-            home = scope.home(name)
+            home = scope.find_home(name)
             const = home.consts.get(name) if home is not None else None
             port = home.known.get(name) if home is not None else None
             if isinstance(const, TensorProto):
@@ -271,5 +271,5 @@ def is_same_constant(a: Any, source_a: LoadedModel, b: Any, source_b: LoadedMode
 
 def find_port(scope: Scope, name: str) -> Port | None:
     """What is known of a tensor, in the scope where it comes into being."""
-    home = scope.home(name)
+    home = scope.find_home(name)
     return home.known.get(name) if home is not None else None

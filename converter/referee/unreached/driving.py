@@ -205,7 +205,7 @@ class Pair:
             yield from self._read_rows(base)
             return
         if floats:  # where a number that keeps a logarithm or a quotient from zero is all there is
-            yield _scaled(base, floats, 0.0)
+            yield _scale_feeds(base, floats, 0.0)
         for scale in _SCALES:
             if all(_fits(base[n], scale) for n in floats):
                 yield {n: v * np.asarray(scale, v.dtype) if n in floats else v for n, v in base.items()}
@@ -314,7 +314,7 @@ class Pair:
                 for element, scale in self._locate(cover, start, floats):
                     found.setdefault(element, []).append(scale)
             for scales in found.values():
-                yield from (_scaled(start, floats, s) for s in _between(scales))
+                yield from (_scale_feeds(start, floats, s) for s in _pick_between(scales))
 
     def _margin(self, cover: Coverage, feeds: Feeds) -> Array | None:
         bound = cover.bound
@@ -351,7 +351,7 @@ class Pair:
         """For some elements the scale of the inputs at which they cross the bound."""
         scales = [s for e in range(-6, 16, 2) for s in (2.0**e, -(2.0**e))]
         scales.sort()
-        rows = [self._margin(cover, _scaled(base, floats, s)) for s in scales]
+        rows = [self._margin(cover, _scale_feeds(base, floats, s)) for s in scales]
         if any(r is None or r.shape != rows[0].shape for r in rows if rows[0] is not None) or rows[0] is None:
             return
         signs = np.stack([np.sign(r) for r in rows if r is not None])
@@ -362,7 +362,7 @@ class Pair:
             low, high, sign = scales[at], scales[at + 1], signs[at, element]
             for _ in range(_HALVINGS):
                 middle = (low + high) / 2
-                margin = self._margin(cover, _scaled(base, floats, middle))
+                margin = self._margin(cover, _scale_feeds(base, floats, middle))
                 if margin is None:
                     break
                 low, high = (middle, high) if np.sign(margin[element]) == sign else (low, middle)
@@ -395,7 +395,7 @@ def _note(cover: Coverage, seen: Mapping[str, Any]) -> None:
         cover.usual = float(np.nanmin(value)), float(np.nanmax(value))
 
 
-def _scaled(base: Feeds, floats: Sequence[str], scale: float) -> Feeds:
+def _scale_feeds(base: Feeds, floats: Sequence[str], scale: float) -> Feeds:
     return {n: np.asarray(v, np.float64) * scale if n in floats else v for n, v in base.items()}
 
 
@@ -405,7 +405,7 @@ def _fits(value: Array, scale: float) -> bool:
     return abs(scale) * max(1.0, float(np.max(np.abs(value), initial=0.0))) <= most
 
 
-def _between(scales: Sequence[float]) -> Iterator[float]:
+def _pick_between(scales: Sequence[float]) -> Iterator[float]:
     """Just below and above each crossing, and halfway between two."""
     ordered = sorted(scales)
     for s in ordered:

@@ -177,7 +177,7 @@ def _wrap(node: NodeProto, held: Constants, to: int) -> Iterator[Bound]:
 
 
 def _at(node: NodeProto, name: str, kind: str, limit: float) -> Bound:
-    return Bound((kind, _rounded(limit)), node.op_type, (name,), lambda v: v[name] - limit, limit)
+    return Bound((kind, _round(limit)), node.op_type, (name,), lambda v: v[name] - limit, limit)
 
 
 def _ends(node: NodeProto, name: str, low: float | None, high: float | None) -> Iterator[Bound]:
@@ -206,7 +206,7 @@ def _comparison(node: NodeProto, held: Constants) -> Iterator[Bound]:
         limit = held.get_number(other)
         if limit is not None:
             way = node.op_type in ("Less", "LessOrEqual")
-            key = (kind, way != turned, _rounded(limit))
+            key = (kind, way != turned, _round(limit))
             yield Bound(key, node.op_type, (name,), lambda v, n=name, c=limit: v[n] - c, limit, sides)  # type: ignore[misc]
             return
 
@@ -263,7 +263,7 @@ def _describe_bodies(node: NodeProto, held: Constants) -> Iterator[tuple[Any, ..
             yield "", str(value.dtype), value.tobytes()
 
 
-def _rounded(value: float) -> float:
+def _round(value: float) -> float:
     return float(f"{value:.6g}")
 
 

@@ -377,7 +377,7 @@ class _DecisionRun:
 
     def _note(self, sample: Sample, left: Outputs, right: Outputs) -> None:
         if not self._runs:
-            self._votes = {name: AgreementCounts() for name in self._watched(left)}
+            self._votes = {name: AgreementCounts() for name in self._list_watched(left)}
         self._runs += 1
         unlike = False
         for name, value in left.items():
@@ -393,7 +393,7 @@ class _DecisionRun:
         if unlike and len(self._failing) < _KEPT:
             self._failing.append(sample.feeds)
 
-    def _watched(self, values: Outputs) -> list[str]:
+    def _list_watched(self, values: Outputs) -> list[str]:
         unknown = [n for n in self._ask.outputs if n not in values]
         if unknown:
             raise DataError(f"{unknown[0]!r} is not an output of the model; its outputs are {', '.join(values)}")

@@ -13,7 +13,7 @@ import numpy as np
 from converter.errors import DataError
 from converter.records import Parity, Stage, Verdict
 from converter.records.evidence import Warning
-from converter.records.option import documented, merged, names
+from converter.records.option import documented, merge_options, names
 from converter.records.options import LEVELS, OPT_LEVELS, PRECISIONS, PREPROCESS, STAGES, VerifyOptions
 from converter.referee.inputs.files import open_inputs, read_labels
 from converter.referee.inputs.images import open_images
@@ -68,7 +68,7 @@ def resolve(a: LoadedModel, asked: VerifyOptions) -> Options:
     begun = time.monotonic()
     values: dict[str, Any] = {name: getattr(asked, name) for name in names(VerifyOptions)}
     values |= {
-        "stream": _stream(a, asked),
+        "stream": _open_stream(a, asked),
         "ranges": asked.ranges or {},
         "custom_ops": None if asked.custom_ops is None else Path(asked.custom_ops),
         "provider": asked.provider_a or asked.provider,
@@ -79,9 +79,9 @@ def resolve(a: LoadedModel, asked: VerifyOptions) -> Options:
         "max_memory": find_default_memory() if asked.max_memory is None else asked.max_memory,
         "runs_large": asked.max_memory is not None or asked.inputs is not None or asked.images is not None,
         "tolerances": tolerances,
-        "stages": _stages(asked),
+        "stages": _parse_stages(asked),
         "by_proof": asked.stages is None or set(asked.stages) == set(STAGES) or not _LEFT_OUT & set(asked.stages),
-        "deciding": _deciding(a, asked),
+        "deciding": _make_decision_request(a, asked),
         "progress": asked.progress or (lambda text: None),
     }
     return Options(**values)
@@ -101,14 +101,14 @@ def _one_of(what: str, value: str, choices: tuple[str, ...]) -> str:
 _LEFT_OUT = {"algebra", "runtime"}  # by a proof
 
 
-def _stages(asked: VerifyOptions) -> frozenset[str]:
+def _parse_stages(asked: VerifyOptions) -> frozenset[str]:
     if asked.stages is None:
         return frozenset(STAGES) - {"decision"}
     chosen = frozenset(_one_of("stage", name, STAGES) for name in asked.stages) | {"structure"}
     return chosen if asked.decide else chosen - {"decision"}
 
 
-def _stream(a: LoadedModel, asked: VerifyOptions) -> Stream | None:
+def _open_stream(a: LoadedModel, asked: VerifyOptions) -> Stream | None:
     inputs, ports = asked.inputs, list_free_inputs(a.proto)
     if asked.images is not None:
         if inputs is not None:
@@ -121,7 +121,7 @@ def _stream(a: LoadedModel, asked: VerifyOptions) -> Stream | None:
     return open_inputs([inputs] if single else list(inputs), ports, asked.samples)
 
 
-def _deciding(a: LoadedModel, asked: VerifyOptions) -> DecisionRequest:
+def _make_decision_request(a: LoadedModel, asked: VerifyOptions) -> DecisionRequest:
     outputs, labels = asked.decision, asked.labels
     known = [o.name for o in a.proto.graph.output]
     for name in outputs:
@@ -181,7 +181,7 @@ def compare(
     ValueError
         A choice is none of those that there are.
     """
-    request = merged(VerifyOptions, options, keywords)
+    request = merge_options(VerifyOptions, options, keywords)
     required = check_level(request.require_level)
     a = LoadedModel.open(ref, None if request.data_dir is None else Path(request.data_dir), "original")
     got_data = None if request.got_data_dir is None else Path(request.got_data_dir)

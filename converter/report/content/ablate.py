@@ -101,22 +101,22 @@ def ablate_report(result: AblateResult, run: Run, top: int | None = None) -> Rep
         name=file,
         status=None,
         headline=headline(result),
-        lede=f"{_about(result)}.",
+        lede=f"{_describe_analysis(result)}.",
         warnings=result.warnings,
         version=run.version,
         schema=run.schema,
         sections=(
-            Section("", (Paragraph((strong(file),)), Paragraph(_about(result))), media=Medium.SCREEN),
+            Section("", (Paragraph((strong(file),)), Paragraph(_describe_analysis(result))), media=Medium.SCREEN),
             Section("", (Paragraph((strong(headline(result)),)),), media=~Medium.PAGE),
-            Section("", (Paragraph(_about(result)),), media=Medium.COMMENT),
+            Section("", (Paragraph(_describe_analysis(result)),), media=Medium.COMMENT),
             Section("", (Warnings(result.warnings),), media=~Medium.PAGE),
-            _ranking(result, top, "... and {rest} more; --top and --json show them"),
+            _build_ranking_section(result, top, "... and {rest} more; --top and --json show them"),
             _variants(result),
             _probes(result),
             _findings(result),
-            _uncovered(result),
+            _build_uncovered_section(result),
             Section("", tuple(_advice(result)), media=Medium.SCREEN),
-            _again(result, run),
+            _build_again_section(result, run),
         ),
     )
 
@@ -148,20 +148,22 @@ def ask_report(result: AblateResult, run: Run, study: Mapping[str, Any]) -> Repo
         schema=run.schema,
         sections=(
             Section("", (Paragraph((strong(f"Does bias make a difference in {file}?"),)),), media=Medium.SCREEN),
-            Section("", (ListBlock(answer), Paragraph(f"{_about(result)}.", small=True)), media=~Medium.PAGE),
+            Section(
+                "", (ListBlock(answer), Paragraph(f"{_describe_analysis(result)}.", small=True)), media=~Medium.PAGE
+            ),
             Section("", (Warnings(result.warnings),), media=~Medium.PAGE),
             _variants(result),
             _probes(result),
-            _ranking(result, SHOWN, "... and {rest} more; --json shows them, or `biasopt ablate`"),
+            _build_ranking_section(result, SHOWN, "... and {rest} more; --json shows them, or `biasopt ablate`"),
             Section(
                 "What the study of small nets says",
                 says,
                 about="Trained for the question, with biases and without; see docs/study.md.",
                 id="study",
             ),
-            _uncovered(result),
+            _build_uncovered_section(result),
             Section("", tuple(_advice(result)), media=Medium.SCREEN),
-            _again(result, run),
+            _build_again_section(result, run),
         ),
     )
 
@@ -213,7 +215,7 @@ def headline(result: AblateResult) -> str:
     return f"{needless} of {wording.count(total, 'bias', 'biases')} can be done without on this data: {listed}."
 
 
-def _about(result: AblateResult) -> str:
+def _describe_analysis(result: AblateResult) -> str:
     """What was looked at."""
     rows, folded = result.rows, result.folded_batch_norms
     first = f"opset {result.model.opset}, {wording.count(len(result.biases), 'bias', 'biases')}"
@@ -223,7 +225,7 @@ def _about(result: AblateResult) -> str:
     return f"{first}; {wording.count(rows.all, 'row')} of data, {labelled}; output {result.output.name}"
 
 
-def _ranking(result: AblateResult, top: int | None, rest: str) -> Section:
+def _build_ranking_section(result: AblateResult, top: int | None, rest: str) -> Section:
     biases = result.biases
     if not biases:
         return Section("", ())
@@ -238,7 +240,7 @@ def _ranking(result: AblateResult, top: int | None, rest: str) -> Section:
                 partial(figures.draw_bias_errors, biases[:CHARTED], share, _LIMITS),
                 "Error of the outputs.",
                 f"Logarithmic. The dashed lines are the limits of SMALL ({100 * SMALL_ERROR:g} %) and COMPENSABLE "
-                f"({100 * COMPENSABLE_ERROR:g} %).{_uncharted(len(biases) - CHARTED)}",
+                f"({100 * COMPENSABLE_ERROR:g} %).{_count_uncharted(len(biases) - CHARTED)}",
                 key=(("a", "without the bias, measured"), ("b", "with weights that imitate it")),
             ),
             _bias_table(result, top, rest),
@@ -250,7 +252,7 @@ def _ranking(result: AblateResult, top: int | None, rest: str) -> Section:
     )
 
 
-def _uncharted(more: int) -> str:
+def _count_uncharted(more: int) -> str:
     return f" {more} more are in the table." if more > 0 else ""
 
 
@@ -402,7 +404,7 @@ def _describe_finding(found: Mapping[str, Any]) -> Words:
     return name(found["node"]), said
 
 
-def _uncovered(result: AblateResult) -> Section:
+def _build_uncovered_section(result: AblateResult) -> Section:
     rows = [(name(each.node), each.op, quiet(each.why)) for each in result.uncovered]
     columns = (Column("bias"), Column("operator"), Column("why"))
     table = Table(columns, rows, headless=Medium.SCREEN)
@@ -424,7 +426,7 @@ def _advice(result: AblateResult) -> Iterator[Block]:
         yield Paragraph(" ".join(lines), small=True)
 
 
-def _again(result: AblateResult, run: Run) -> Section:
+def _build_again_section(result: AblateResult, run: Run) -> Section:
     inputs, model = result.inputs, result.model
     facts: list[tuple[str, Words]] = [
         ("model", (model.path or "in memory", quiet(f" sha256 {model.sha256}"))),
@@ -452,7 +454,8 @@ def describe_removal(removal: Removal) -> list[str]:
         lines.append("fitted on {:,} rows, selected on {:,}, judged on {:,} others".format(*parts_of))
         lines.append(removal.assumption)
     lines += [
-        f"{len(nodes)} kept ({code}): {wording.listing(tuple(nodes))}" for code, nodes in _group_by_code(removal.kept)
+        f"{len(nodes)} kept ({code}): {wording.list_names(tuple(nodes))}"
+        for code, nodes in _group_by_code(removal.kept)
     ]
     return lines + [f"warning: {wording.plain(w)}" for w in removal.warnings]
 

@@ -156,11 +156,12 @@ def _figures(a: Timing, b: Timing) -> Table:
 
 def _control(latency: Latency) -> Iterator[Block]:
     if latency.aa.get("ratio") is not None:
-        said = f"Control: A beside itself takes {_aside(latency)}. This is how far the machine alone can be off."
+        took = _describe_control(latency)
+        said = f"Control: A beside itself takes {took}. This is how far the machine alone can be off."
         yield Paragraph(said, small=True)
 
 
-def _aside(latency: Latency) -> str:
+def _describe_control(latency: Latency) -> str:
     return f"{wording.ratio(latency.aa['ratio'])} x the time{_band(latency.aa)}"
 
 
@@ -178,14 +179,14 @@ def _facts(latency: Latency) -> Iterator[tuple[str, Words]]:
     design = latency.design
     if latency.unoptimised is not None:
         yield "Unoptimised", f"{wording.speed(latency.unoptimised, 'B')}, with onnxruntime's optimisations off"
-    if rests := _rests(latency, design):
+    if rests := _describe_data(latency, design):
         yield "Rests on", rests
-    if said := _robust(_numbers(design.get("robustness"))):
+    if said := _describe_robust_ratios(_numbers(design.get("robustness"))):
         yield "Extremes", said
     if said := _load(_numbers(design.get("load"))):
         yield "Loading", said
     if latency.aa.get("ratio") is not None:
-        yield "Control", f"A beside A: {_aside(latency)}"
+        yield "Control", f"A beside A: {_describe_control(latency)}"
     if design.get("stopped"):
         took = f", after {wording.duration(1000 * design['seconds'])}" if design.get("seconds") else ""
         yield "Ended", ENDED.get(design["stopped"], str(design["stopped"])) + took
@@ -209,7 +210,7 @@ def _numbers(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return {key: float(value) if value in odd else value for key, value in found.items()} if found else None
 
 
-def _rests(latency: Latency, design: Mapping[str, Any]) -> str:
+def _describe_data(latency: Latency, design: Mapping[str, Any]) -> str:
     """The data of the interval: blocks, or sessions where these differ more than their blocks do."""
     discarded = sum(bool(block.discarded) for block in latency.blocks)
     counted = wording.count(len(latency.blocks) - discarded, "block")
@@ -219,7 +220,7 @@ def _rests(latency: Latency, design: Mapping[str, Any]) -> str:
     return counted + again if latency.blocks else ""
 
 
-def _robust(found: Mapping[str, Any] | None) -> str:
+def _describe_robust_ratios(found: Mapping[str, Any] | None) -> str:
     """What the ratio would be by estimates that extremes do not move."""
     if not found:
         return ""

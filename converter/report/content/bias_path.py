@@ -56,7 +56,6 @@ _HOW = {
     EffectKind.MASKED: "carries it, but for masked entries, which stay minus infinity",
 }
 
-
 _TAKEN = {  # the name of the constant would be noise
     EffectKind.BIAS: "takes it over into its bias",
     EffectKind.NEW_BIAS: "takes it over into a new bias",
@@ -260,14 +259,14 @@ def summarize_fates(fates: Sequence[Fate]) -> str:
     named = Counter({KEPT.get(code, code): 0 for code in others})
     for code, n in others.items():
         named[KEPT.get(code, code)] += n
-    reasons = [f"blocked by {_counted(blocked_by)}"] * bool(blocked_by) + [_counted(named)] * bool(named)
+    reasons = [f"blocked by {_list_counts(blocked_by)}"] * bool(blocked_by) + [_list_counts(named)] * bool(named)
     partly = sum(fate.removed for fate in kept)
     more = f"; {wording.count(partly, 'element')} of these become zero" if partly else ""
     why = f" ({', '.join(reasons)}{more})" if reasons or more else ""
     return f"{len(fates):,}: {', '.join(parts)}{why}"
 
 
-def _counted(count: Counter[str]) -> str:
+def _list_counts(count: Counter[str]) -> str:
     """The most frequent first; what is rare is summed up."""
     ranked = sorted(count.items(), key=lambda item: (-item[1], item[0]))
     shown, rest = ranked[:MOST], sum(n for _, n in ranked[MOST:])

@@ -79,7 +79,7 @@ def fold_report(result: FoldResult, reasons: Reasons, run: Run, removal: Sequenc
         width=WIDTH,
         sections=(
             header_section(result),
-            Section("", (*heads, *_written(result)), media=Medium.COMMENT),
+            Section("", (*heads, *_describe_output(result)), media=Medium.COMMENT),
             *done_sections(result, "What was done", ("before", "after")),
             left_section(result, reasons),
             removal_section(removal),
@@ -116,7 +116,7 @@ def describe_repairs(result: InspectResult) -> Iterator[str]:
         yield "its functions are written out where they are called; counted as that"
     if stale := result.stale_shapes:
         what = "a shape that it states is" if len(stale) == 1 else f"{len(stale):,} shapes that it states are"
-        yield f"{what} not what follows from its inputs, and not used: {wording.listing(stale)}"
+        yield f"{what} not what follows from its inputs, and not used: {wording.list_names(stale)}"
 
 
 def _name(result: InspectResult) -> str:
@@ -132,7 +132,7 @@ def done_sections(result: InspectResult, title: str, heads: tuple[str, str]) -> 
             Row((*cells, ""), ~Medium.VERBOSE),
             Row((*cells, Lines(item.nodes)), Medium.VERBOSE),
         ]
-    each = [(code(r.pass_name), name(r.node), wording.listing(_others(r), 200)) for r in result.rewrites]
+    each = [(code(r.pass_name), name(r.node), wording.list_names(_others(r), 200)) for r in result.rewrites]
     listed = Table(
         (Column("rewrite"), Column("node"), Column("into")),
         each,
@@ -156,7 +156,7 @@ def done_sections(result: InspectResult, title: str, heads: tuple[str, str]) -> 
             table if rows else nothing,
             Only(~Medium.PAGE, Tiles(tiles, *heads)),
             *([Only(Medium.FILES, Details("Which went where", (listed,)))] if each else []),
-            Only(Medium.PAGE, *_frozen(result)),
+            Only(Medium.PAGE, *_describe_frozen(result)),
         ),
         about=about,
         id="changes",
@@ -194,12 +194,12 @@ def _tile(label: str, before: int, after: int, note: str = "") -> Tile:
     return Tile(label, f"{before:,}", f"{after:,}", change(after - before), note)
 
 
-def _frozen(result: InspectResult) -> Iterator[Block]:
+def _describe_frozen(result: InspectResult) -> Iterator[Block]:
     if result.frozen:
         yield Paragraph(f"No longer inputs of the model: {', '.join(result.frozen)}", small=True)
 
 
-def _written(result: FoldResult) -> Iterator[Block]:
+def _describe_output(result: FoldResult) -> Iterator[Block]:
     yield Paragraph(("Written: ", name(result.output.name)) if result.output else "No model was written.")
     if result.frozen:
         title = f"No longer inputs of the model: {wording.count(len(result.frozen), 'initializer')}"
@@ -224,7 +224,7 @@ def group_rewrites(rewrites: Iterable[Rewrite]) -> list[PassCount]:
     """Rewrites by pass, in the order in which the passes first acted."""
     gathered: dict[tuple[str, Safety], list[str]] = {}
     for rewrite in rewrites:
-        into = wording.listing(_others(rewrite))
+        into = wording.list_names(_others(rewrite))
         said = f"{rewrite.node} \u2192 {into}" if into else rewrite.node
         gathered.setdefault((rewrite.pass_name, rewrite.safety), []).append(said)
     return [PassCount(pass_name, safety, tuple(nodes)) for (pass_name, safety), nodes in gathered.items()]
@@ -285,10 +285,10 @@ def left_section(result: InspectResult, reasons: Reasons, most: int | None = REA
         rows += [
             Row((code(item.code), count, item.why, names), media)
             for media, names in (
-                (Medium.TERMINAL, wording.listing(item.nodes)),
+                (Medium.TERMINAL, wording.list_names(item.nodes)),
                 (Medium.VERBOSE, Lines(tuple(each))),
                 (Medium.COMMENT, _names(item.nodes)),
-                (Medium.PAGE, wording.listing(item.nodes, 90)),
+                (Medium.PAGE, wording.list_names(item.nodes, 90)),
             )
         ]
     columns = (
@@ -346,10 +346,10 @@ def fates_section(fates: Sequence[Fate], *, media: Medium = Medium.ALL, each: bo
         rows += [
             Row((*cells, names), shown)
             for shown, names in (
-                (Medium.TERMINAL, listed if each else wording.listing(nodes)),
+                (Medium.TERMINAL, listed if each else wording.list_names(nodes)),
                 (Medium.VERBOSE, listed),
                 (Medium.COMMENT, _names(nodes)),
-                (Medium.PAGE, wording.listing(tuple(fate.node + _where(fate) for fate in group.fates), 90)),
+                (Medium.PAGE, wording.list_names(tuple(fate.node + _where(fate) for fate in group.fates), 90)),
             )
         ]
     columns = (
@@ -441,10 +441,10 @@ def _outcome(result: FoldResult) -> Iterator[Block]:
     rows: list[tuple[str, Words]] = []
     if result.fates:
         rows.append(("Biases", summarize_fates(result.fates)))
-    rows += _under("Parity", _parity_lines(result.parity))
-    rows += _under("Latency", _latency_lines(result.latency))
+    rows += _put_under("Parity", _parity_lines(result.parity))
+    rows += _put_under("Latency", _latency_lines(result.latency))
     if result.frozen:
-        rows.append(("Inputs", f"no longer inputs of the model: {wording.listing(result.frozen)}"))
+        rows.append(("Inputs", f"no longer inputs of the model: {wording.list_names(result.frozen)}"))
     if result.output is not None:
         rows.append(("Written", strong(str(result.output))))
     elif result.exit_code:
@@ -455,7 +455,7 @@ def _outcome(result: FoldResult) -> Iterator[Block]:
     yield KeyValues(rows)
 
 
-def _under(key: str, lines: Iterable[Words]) -> list[tuple[str, Words]]:
+def _put_under(key: str, lines: Iterable[Words]) -> list[tuple[str, Words]]:
     return [("" if index else key, line) for index, line in enumerate(lines)]
 
 

@@ -50,7 +50,7 @@ def lint_report(report: LintReport, root: Path) -> Report:
         sections=(
             Section("", (Paragraph((strong(report.label), "  ", facts)),)),
             *(_kind_section(kind, [f for f in report.findings if f.kind is kind], root) for kind in Kind),
-            _unconfirmed(report),
+            _build_unconfirmed_section(report),
             Section("", tuple(_sum(report))),
         ),
     )
@@ -125,7 +125,7 @@ def _place(place: Location, root: Path) -> str:
     return f"{path}:{place.line}"
 
 
-def _unconfirmed(report: LintReport) -> Section:
+def _build_unconfirmed_section(report: LintReport) -> Section:
     lines = [Span(f"{item.parameter} ({item.code}): {item.why}", Style.SKIP) for item in report.unconfirmed]
     return Section("Not confirmed: left alone", (ListBlock(lines),))
 
@@ -143,7 +143,6 @@ def _sum(report: LintReport) -> Iterator[Block]:
 
 
 _NORMS = {code.name for code in CODES if code.name.startswith("bias-before-")}
-
 
 CHECKPOINTS = "old checkpoints: biasopt lint SPEC --fix-checkpoint IN OUT, before the source is fixed"
 TOO_LATE = (

@@ -18,12 +18,12 @@ def replay_report(result: ReplayResult, statement: Path | None = None) -> Report
     head = "The certificate does not hold." if result.why else "The certificate holds."
     status = Verdict.FAIL if result.why else Verdict.PASS
     first = Paragraph(Span(head, wording.VERDICT[status].style))
-    blocks = tuple(_broken(result) if result.why else _tell_success(result, statement))
+    blocks = tuple(_describe_broken(result) if result.why else _tell_success(result, statement))
     sections = (Section("", (first,), media=~Medium.PAGE), Section("Steps", blocks, id="steps", titled=Medium.FILES))
     return Report("replay", "", status, head, _count(result), sections)
 
 
-def _broken(result: ReplayResult) -> Iterator[Block]:
+def _describe_broken(result: ReplayResult) -> Iterator[Block]:
     yield Paragraph(f"{result.where}: {result.why}")
     yield Paragraph(_count(result))
 

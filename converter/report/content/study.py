@@ -77,7 +77,7 @@ def study_report(result: StudyResult, run: Run, figures: str = FIGURES) -> Repor
         sections=(
             Section("", (Paragraph((strong(verdict.sentence),)), Paragraph(verdict.more)), media=~Medium.PAGE),
             Section("", (Warnings(result.warnings),), media=~Medium.PAGE),
-            _brief(result),
+            _build_brief_section(result),
             *_picture_section(result, figures),
             _claims_section(result, parts),
             _controls_section(result),
@@ -91,7 +91,7 @@ def study_report(result: StudyResult, run: Run, figures: str = FIGURES) -> Repor
                 media=Medium.FILES,
             ),
             _sources_section(),
-            _again(result, run),
+            _build_again_section(result, run),
             Section("", (Paragraph(describe_cost(result), small=True),), media=~Medium.PAGE),
         ),
     )
@@ -109,7 +109,7 @@ def _count_controls(result: StudyResult) -> str:
     return f"{states.count(True)} of {len(states)} passed"
 
 
-def _brief(result: StudyResult) -> Section:
+def _build_brief_section(result: StudyResult) -> Section:
     """The main comparison, for a screen."""
     found = result.results.get("widths")
     rows = [
@@ -254,7 +254,7 @@ def describe_cost(result: StudyResult) -> str:
     )
 
 
-def _again(result: StudyResult, run: Run) -> Section:
+def _build_again_section(result: StudyResult, run: Run) -> Section:
     facts = result.facts
     split = f"{facts['train']} to train on, {facts['test']} to test on per seed"
     data: Words = (f"{facts['dataset']}, {facts['images']:,} images; {split} ", quiet(f"sha256 {facts['digest']}"))
@@ -385,7 +385,6 @@ _ORDER: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("rates", "rates, tested"),
     ),
 )
-
 
 _SEEN_IN: dict[str, tuple[str, ...]] = {
     "1": ("drift",),

@@ -150,7 +150,9 @@ def _table(table: b.Table) -> Markup:
     columns = list(zip(layout, looks, strict=True))
     heads = _join(_element("th", _escape(column.title), look) for (_, column, _), look in columns)
     body = _lines(
-        _element("tr", _join(_element("td", _stacked(row, place, under), look) for (place, _, under), look in columns))
+        _element(
+            "tr", _join(_element("td", _stack_cells(row, place, under), look) for (place, _, under), look in columns)
+        )
         for row in rows
     )
     drawn = _element("table", _element("thead", _element("tr", heads)) + _element("tbody", body))
@@ -159,7 +161,7 @@ def _table(table: b.Table) -> Markup:
     return drawn + (_element("p", _escape(rest), "soft small") if rest else "")
 
 
-def _stacked(row: tuple[b.Cell, ...], place: int, under: list[int]) -> Markup:
+def _stack_cells(row: tuple[b.Cell, ...], place: int, under: list[int]) -> Markup:
     cell = _cell(row[place])
     for more in filter(None, (_cell(row[below]) for below in under)):
         cell += (Markup("<br>") if cell else Markup("")) + _element("span", more, "soft small")

@@ -38,7 +38,9 @@ def render_junit(report: Report) -> str:
 def _suite(
     root: ElementTree.Element, name: str, cases: list[Case], report: Report, claims: Sequence[tuple[str, str]]
 ) -> None:
-    suite = ElementTree.SubElement(root, "testsuite", {"name": _xml(name), "skipped": _skipped(cases)} | _counts(cases))
+    suite = ElementTree.SubElement(
+        root, "testsuite", {"name": _xml(name), "skipped": _count_skipped(cases)} | _counts(cases)
+    )
     properties = ElementTree.SubElement(suite, "properties")
     for key, value in (("version", report.version), ("exit_code", report.exit_code), *claims):
         ElementTree.SubElement(properties, "property", name=f"biasopt.{key}", value=_xml(f"{value}"))
@@ -71,7 +73,7 @@ def _counts(cases: list[Case]) -> dict[str, str]:
     }
 
 
-def _skipped(cases: list[Case]) -> str:
+def _count_skipped(cases: list[Case]) -> str:
     return str(sum(case.status in (Verdict.INCONCLUSIVE, Verdict.SKIPPED) for case in cases))
 
 

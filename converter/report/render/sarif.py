@@ -104,11 +104,11 @@ def _find_location(finding: LintFinding, root: Path) -> Location | None:
 def _uri(place: Location, root: Path) -> dict[str, str]:
     path = Path(place.path)
     if path.is_relative_to(root):
-        return {"uri": _quoted(path.relative_to(root).as_posix()), "uriBaseId": "%SRCROOT%"}
-    return {"uri": path.as_uri() if path.is_absolute() else _quoted(path.as_posix())}
+        return {"uri": _quote_path(path.relative_to(root).as_posix()), "uriBaseId": "%SRCROOT%"}
+    return {"uri": path.as_uri() if path.is_absolute() else _quote_path(path.as_posix())}
 
 
-def _quoted(path: str) -> str:
+def _quote_path(path: str) -> str:
     from urllib.parse import quote
 
     return quote(path)
@@ -141,11 +141,11 @@ def _annotation(finding: LintFinding, root: Path) -> str:
         if place.column and place.line == place.end_line:  # GitHub takes columns within one line only
             given |= {"col": str(place.column), "endColumn": str(place.end_column)}
     given["title"] = f"biasopt {finding.code}"
-    properties = ",".join(f"{name}={_escaped(value, ':,')}" for name, value in given.items())
-    return f"::{command} {properties}::{_escaped(text_of(finding))}"
+    properties = ",".join(f"{name}={_escape(value, ':,')}" for name, value in given.items())
+    return f"::{command} {properties}::{_escape(text_of(finding))}"
 
 
-def _escaped(text: str, more: str = "") -> str:
+def _escape(text: str, more: str = "") -> str:
     text = "\n".join(plain(line) for line in text.splitlines())
     for sign in "%\r\n" + more:
         text = text.replace(sign, f"%{ord(sign):02X}")

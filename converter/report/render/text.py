@@ -176,11 +176,11 @@ def _table(table: b.Table, medium: Medium) -> Lines:
     if any(map(len, heads)) and not table.headless & medium:
         grid.add_row(*heads)
     for cells in rows:
-        grid.add_row(*(_stacked(cells, place, under) for place, _, under in layout))
+        grid.add_row(*(_stack_cells(cells, place, under) for place, _, under in layout))
     return [grid, Text(rest, style="dim")] if rest else [grid]
 
 
-def _stacked(cells: tuple[b.Cell, ...], place: int, under: list[int]) -> Text:
+def _stack_cells(cells: tuple[b.Cell, ...], place: int, under: list[int]) -> Text:
     cell = _cell(cells[place])
     for below in under:
         more = _cell(cells[below])
@@ -281,13 +281,13 @@ def _drawn(line: _Line, glyphs: _Glyphs, width: int, column: int) -> Iterator[Te
         yield head.append(" " * (column - len(head))).append(first, style)
         indent = column
     else:
-        yield from _wrapped(head, line.below, width)
+        yield from _wrap_name(head, line.below, width)
         more, indent = textwrap.wrap(said, max(20, width - len(line.below) - 4)), len(line.below) + 2
     for text in more:
         yield Text.assemble((line.below.ljust(indent), "dim"), (text, style))
 
 
-def _wrapped(head: Text, below: str, width: int) -> Iterator[Text]:
+def _wrap_name(head: Text, below: str, width: int) -> Iterator[Text]:
     """A name too long for the line goes on in the next one; nothing is cut off."""
     indent = f"{below}  "
     while len(head) > width:

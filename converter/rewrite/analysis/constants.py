@@ -203,7 +203,7 @@ class Constants:
             return self.weight(source) if source is not None else None
         known = self._look()
         if tensor not in known.weights:
-            known.weights[tensor] = self._evaluated(tensor)
+            known.weights[tensor] = self._evaluate(tensor)
         return known.weights[tensor]
 
     def evaluate(self, tensor: Tensor) -> NDArray[Any] | None:
@@ -214,7 +214,7 @@ class Constants:
         except _MALFORMED:
             return None  # a malformed chain is left to the runtime, which reports it
 
-    def _evaluated(self, tensor: Tensor) -> Evaluated | None:
+    def _evaluate(self, tensor: Tensor) -> Evaluated | None:
         recipe = self._recipe(tensor, _FUEL)
         try:
             if recipe is None or recipe.is_open:

@@ -167,7 +167,7 @@ class Fold(Match, ABC):
         assert not isinstance(found, str)
         return found
 
-    def rescaled(self, facts: Facts) -> Rescaled | Decline | None:
+    def rescale_quantized(self, facts: Facts) -> Rescaled | Decline | None:
         """The new scale of a quantized weight, or why there is none; None for a weight of floats."""
         if "rescaled" not in self.memo:
             self.memo["rescaled"] = self.rescale(facts)
@@ -176,7 +176,7 @@ class Fold(Match, ABC):
 
     def weight(self, facts: Facts) -> Weight:
         """The new weight; of a quantized one, its new scale."""
-        rescaled = self.rescaled(facts)
+        rescaled = self.rescale_quantized(facts)
         if isinstance(rescaled, Rescaled):
             return rescaled.scale
         return self.scale_weight(facts.weight(self.linear.weight), self.numbers(facts)[0])
@@ -185,7 +185,7 @@ class Fold(Match, ABC):
         """Edits that scale the weight; none where the scale is one."""
         if not (self.numbers(facts)[0] != 1).any():
             return []
-        rescaled = self.rescaled(facts)
+        rescaled = self.rescale_quantized(facts)
         return (
             list(rescaled.edits) if isinstance(rescaled, Rescaled) else lin.set_weight(self.linear, self.weight(facts))
         )
@@ -210,7 +210,7 @@ class Fold(Match, ABC):
     def _is_underflow_hidden(self, facts: Facts) -> bool:
         """Whether what underflow takes from the weight shows in no output channel."""
         weight = self.weight(facts)
-        if isinstance(self.rescaled(facts), Rescaled):
+        if isinstance(self.rescale_quantized(facts), Rescaled):
             return False  # what a channel's scale loses, all of the channel loses
         value = weight.float64()
         lost = lin.sum_per_output(self.linear, numerics.find_underflow(value, weight.dtype))
@@ -237,7 +237,7 @@ def _not_finite(facts: Facts, m: Fold) -> str | None:
 
 
 def _scale_problem(facts: Facts, m: Fold) -> Decline | None:
-    found = m.rescaled(facts) if (m.numbers(facts)[0] != 1).any() else None
+    found = m.rescale_quantized(facts) if (m.numbers(facts)[0] != 1).any() else None
     return found if isinstance(found, tuple) else None
 
 

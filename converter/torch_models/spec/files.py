@@ -35,7 +35,7 @@ def load_file(path: Path, *, trust: bool = False) -> Made:
         It is neither, holds what is not known to be harmless, or this torch cannot read it.
     """
     kind = kind_of_file(path)
-    source = str(path) if trust else _validated(path, kind)
+    source = str(path) if trust else _validate(path, kind)
     return _load_script(path, source) if kind is Kind.TORCHSCRIPT else _load_program(path, source)
 
 
@@ -55,7 +55,7 @@ def kind_of_file(path: Path) -> Kind:
     raise ModelError(f"{path}: is neither TorchScript nor a program of torch.export (.pt2); {FACTORY}")
 
 
-def _validated(path: Path, kind: Kind) -> io.BytesIO:
+def _validate(path: Path, kind: Kind) -> io.BytesIO:
     try:
         content = read(path)
         validator = script_archive.validate if kind is Kind.TORCHSCRIPT else program_archive.validate
@@ -79,7 +79,7 @@ def _load_program(path: Path, source: str | io.BytesIO) -> Made:
     torch = need("torch")
     importlib_load = need("torch.export").load
     try:
-        with warnings.catch_warnings(), _tensors_only(), _silence("torch.export"):
+        with warnings.catch_warnings(), _allow_tensors_only(), _silence("torch.export"):
             warnings.simplefilter("ignore")
             program = importlib_load(source)
             module = program.module()
@@ -91,7 +91,7 @@ def _load_program(path: Path, source: str | io.BytesIO) -> Made:
 
 
 @contextlib.contextmanager
-def _tensors_only() -> Iterator[None]:
+def _allow_tensors_only() -> Iterator[None]:
     """torch.export.load asks for whole pickles in places; torch lets the environment forbid that."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)

@@ -78,16 +78,16 @@ def validate(archive: Archive) -> dict[str, bytes]:
 
 
 def _model(name: str, data: bytes) -> bytes:
-    program = _parsed(name, data)
+    program = _parse(name, data)
     if not isinstance(program, dict):
         raise NotValidated(f"{name} is no record")
     ranges = program.get("range_constraints") or {}
     program["range_constraints"] = {expression(key): _range(value) for key, value in _items(ranges)}
     program["guards_code"] = []  # Python about the inputs, for exec; the ranges above say the same of what is exported
-    return json.dumps(_checked(program, "", 0)).encode()
+    return json.dumps(_check(program, "", 0)).encode()
 
 
-def _parsed(name: str, data: bytes) -> Any:
+def _parse(name: str, data: bytes) -> Any:
     try:
         return parse_json(data.decode("utf-8"))
     except (ValueError, RecursionError) as exc:
@@ -107,14 +107,14 @@ def _range(value: Any) -> dict[str, int | None]:
     return bounds
 
 
-def _checked(value: Any, key: str, depth: int) -> Any:
+def _check(value: Any, key: str, depth: int) -> Any:
     """Return `value`, which stands under `key`, with every text looked at."""
     if depth > MAX_DEPTH:
         raise NotValidated("records nested too deeply")
     if isinstance(value, dict):
         return _record(value, key, depth)
     if isinstance(value, list):
-        return [_checked(item, key, depth + 1) for item in value]
+        return [_check(item, key, depth + 1) for item in value]
     if isinstance(value, str):
         return _text(value, key)
     if isinstance(value, int) and abs(value) >= 1 << 64:
@@ -132,8 +132,8 @@ def _record(record: dict[str, Any], key: str, depth: int) -> dict[str, Any]:
         if key in _MAPS or key == "as_string_to_argument":
             _identifier(name)
         elif key == "treespec_namedtuple_fields":
-            _qualified(name)
-        made[name] = _checked(value, "" if key in _MAPS else name, depth + 1)
+            _require_qualified(name)
+        made[name] = _check(value, "" if key in _MAPS else name, depth + 1)
     return made
 
 
@@ -149,7 +149,7 @@ def _text(text: str, key: str) -> str:
     elif key in ("forward_arg_names", "field_names"):
         _identifier(text)
     elif key in _QUALIFIED:
-        _qualified(text)
+        _require_qualified(text)
     elif key in ("in_spec", "out_spec"):
         return _tree(text)
     elif key in _FREE:
@@ -169,7 +169,7 @@ def _is_qualified(text: str) -> bool:
     return text.isprintable() and not any(mark in text for mark in "\"'\\{}")
 
 
-def _qualified(text: str) -> None:
+def _require_qualified(text: str) -> None:
     if not _is_qualified(text):
         raise NotValidated(f"the name {shorten(text)}")
 
@@ -184,7 +184,7 @@ def _tree(text: str) -> str:
     """Look at a tree of inputs or outputs, as ``torch.utils._pytree.treespec_dumps`` writes it."""
     if not text:
         return text
-    protocol, tree = _pair(_parsed("a tree of inputs", text.encode()))
+    protocol, tree = _pair(_parse("a tree of inputs", text.encode()))
     return json.dumps([protocol, _branch(tree, 0)])
 
 
@@ -209,7 +209,7 @@ def _branch(tree: Any, depth: int) -> dict[str, Any]:
 
 
 def _context(context: Any) -> str:
-    keys = _parsed("a tree's context", context.encode()) if isinstance(context, str) else context
+    keys = _parse("a tree's context", context.encode()) if isinstance(context, str) else context
     if keys is None:
         return "null"
     if not isinstance(keys, list):
@@ -218,7 +218,7 @@ def _context(context: Any) -> str:
         if not isinstance(key, str | int):
             raise NotValidated(f"the key {shorten(key)}")
         if isinstance(key, str):
-            _qualified(key)
+            _require_qualified(key)
     return json.dumps(keys)
 
 
@@ -303,21 +303,21 @@ def _whole_number(node: ast.expr) -> int | None:
 
 def _payloads(name: str, data: bytes, entries: Mapping[str, bytes]) -> bytes:
     """Look at the list of weights or constants: no objects, and nothing larger than what is stored."""
-    record = _parsed(name, data)
+    record = _parse(name, data)
     folder = name.rpartition("/")[0]
     for label, payload in _items(dict(_items(record)).get("config", {})):
-        _qualified(label)
+        _require_qualified(label)
         path = payload.get("path_name") if isinstance(payload, dict) else None
         if not isinstance(path, str) or not re.fullmatch(r"(weight|tensor)_\d+", path):
             raise NotValidated(f"the payload {shorten(path)} of {shorten(label)}")
         if not payload.get("use_pickle"):
             _stored_size(payload.get("tensor_meta"), len(entries.get(f"{folder}/{path}", b"")), label)
-    return json.dumps(_checked_payload(record)).encode()
+    return json.dumps(_check_payload(record)).encode()
 
 
-def _checked_payload(record: Any) -> Any:
+def _check_payload(record: Any) -> Any:
     for payload in record.get("config", {}).values():
-        _checked({key: value for key, value in payload.items() if key != "path_name"}, "", 0)
+        _check({key: value for key, value in payload.items() if key != "path_name"}, "", 0)
     return record
 
 

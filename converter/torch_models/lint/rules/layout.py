@@ -269,7 +269,7 @@ def _pieces(call: Call) -> Any:
     return tuple(found)
 
 
-def _stirred(*names: str) -> Rule:
+def _make_stirring_rule(*names: str) -> Rule:
     """Other elements along the axes that are named, so equal ones where the change does not vary."""
 
     def rule(call: Call) -> Effect:
@@ -376,7 +376,7 @@ RULES: dict[str, Rule] = {
     "slice": _slice,
     "narrow": _narrow,
     **dict.fromkeys("split split_with_sizes chunk tensor_split unsafe_split unsafe_chunk".split(), _pieces),
-    **dict.fromkeys(("roll", "flip"), _stirred("dims")),
+    **dict.fromkeys(("roll", "flip"), _make_stirring_rule("dims")),
     **dict.fromkeys(("repeat", "tile"), _repeat),
     **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
     "stack": _stack,
