@@ -18,12 +18,6 @@ ROOT = Path(__file__).resolve().parents[1]
 THEIRS = "NAME = 'theirs'\n"
 
 
-def conv_bn() -> onnx.ModelProto:
-    draw = tiny.Draw()
-    text = f"{tiny.X} => {tiny.Y} {{ c = Conv(x, w) y = BatchNormalization(c, g, be, m, v) }}"
-    return tiny.model(text, draw.conv(5, 3, 3, 3) | draw.bn(5))
-
-
 def python(code: str, cwd: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.append({str(ROOT)!r})\n{code}"],
@@ -61,7 +55,7 @@ def theirs(tmp_path: Path) -> Path:
     """A user's folder with a `converter.py` and a `cli.py` of their own, and a model."""
     for name in ("converter.py", "cli.py"):
         (tmp_path / name).write_text(THEIRS, encoding="utf-8")
-    onnx.save(conv_bn(), tmp_path / "m.onnx")
+    onnx.save(tiny.conv_bn(), tmp_path / "m.onnx")
     return tmp_path
 
 
@@ -91,26 +85,26 @@ def test_the_command_runs_beside_a_converter_of_the_users(theirs: Path) -> None:
 
 
 def test_a_result_prints_as_a_line(tmp_path: Path) -> None:
-    result = biasopt.fold(conv_bn())
+    result = biasopt.fold(tiny.conv_bn())
     assert len(repr(result)) < 500
     assert repr(result).startswith("FoldResult(")
     assert "verdict=PASS" in repr(result)
-    assert len(repr(biasopt.inspect(conv_bn()))) < 500
+    assert len(repr(biasopt.inspect(tiny.conv_bn()))) < 500
 
 
 def test_a_notebook_shows_the_page() -> None:
-    result = biasopt.fold(conv_bn())
+    result = biasopt.fold(tiny.conv_bn())
     page = result._repr_html_()
     assert page.startswith("<iframe srcdoc=")
     assert "Same answers." in page
     assert "<script" not in page
-    assert "fold-bn-into-conv" in biasopt.inspect(conv_bn())._repr_html_()
+    assert "fold-bn-into-conv" in biasopt.inspect(tiny.conv_bn())._repr_html_()
     assert result.parity is not None
     assert "Same answers." in result.parity._repr_html_()
 
 
 def test_the_old_name_of_the_folder_of_external_data_still_works(tmp_path: Path) -> None:
-    proto = conv_bn()
+    proto = tiny.conv_bn()
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="m.data")
     proto = onnx.load(tmp_path / "m.onnx", load_external_data=False)
     new = biasopt.fold(proto, data_dir=tmp_path, verify=False)
@@ -123,7 +117,7 @@ def test_the_old_name_of_the_folder_of_external_data_still_works(tmp_path: Path)
 
 def test_python_and_the_command_call_inputs_alike(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.ones((2, 3, 11, 13), np.float32))
-    result = biasopt.fold(conv_bn(), inputs=tmp_path / "x.npz")
+    result = biasopt.fold(tiny.conv_bn(), inputs=tmp_path / "x.npz")
     assert result.parity is not None
     assert result.parity.inputs is not None
     assert result.parity.inputs.kind == "npz"

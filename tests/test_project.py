@@ -14,7 +14,6 @@ import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
-import onnx
 import pytest
 from packaging.requirements import Requirement
 
@@ -65,12 +64,6 @@ def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(paths["scripts"]) / ("biasopt.exe" if os.name == "nt" else "biasopt")
 
 
-def conv_bn() -> onnx.ModelProto:
-    draw = tiny.Draw()
-    text = f"{tiny.X} => {tiny.Y} {{ c = Conv(x, w) y = BatchNormalization(c, g, be, m, v) }}"
-    return tiny.model(text, draw.conv(5, 3, 3, 3) | draw.bn(5))
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A user's folder with a `cli.py` and a `converter/` of its own, as pipelines have."""
@@ -82,7 +75,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_installed_command_ignores_the_users_cli_and_converter(command: Path, project: Path) -> None:
-    (project / "model.onnx").write_bytes(conv_bn().SerializeToString())
+    (project / "model.onnx").write_bytes(tiny.conv_bn().SerializeToString())
     done = run(command, "fold", "model.onnx", cwd=project, PYTHONPATH=str(project))
     assert done.returncode == 0, done.stderr
     assert (project / "model.folded.onnx").is_file()
@@ -210,7 +203,7 @@ def test_readme_shows_what_the_demo_prints(tmp_path: Path) -> None:
 
 def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.onnx").write_bytes(conv_bn().SerializeToString())
+    (tmp_path / "model.onnx").write_bytes(tiny.conv_bn().SerializeToString())
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     names: dict[str, object] = {}

@@ -137,3 +137,19 @@ def sub(proto: onnx.ModelProto, **changed: Array) -> onnx.ModelProto:
         if tensor.name in changed:
             tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name], tensor.name))
     return proto
+
+
+def conv_bn() -> onnx.ModelProto:
+    """A convolution and its batch norm: what every fold can do."""
+    draw = Draw()
+    text = f"{X} => {Y} {{ c = Conv(x, w) y = BatchNormalization(c, g, be, m, v) }}"
+    return model(text, draw.conv(5, 3, 3, 3) | draw.bn(5))
+
+
+def drop_unread(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the initializers that no node reads; in place."""
+    read = {i for n in proto.graph.node for i in n.input}
+    kept = [t for t in proto.graph.initializer if t.name in read]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    return proto

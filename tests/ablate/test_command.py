@@ -77,6 +77,11 @@ def test_the_question_on_one_net(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert {probe["kind"] for probe in document["probes"]} == {"contrast", "offset"}
 
 
+def make_call(folder: Path) -> list[str]:
+    paths = [str(folder / name) for name in ("m.onnx", "d.npz", "l.npy")]
+    return ["ablate", paths[0], "--inputs", paths[1], "--labels", paths[2]]
+
+
 @pytest.mark.parametrize("end", ["y = Flatten (k)", "f = Flatten (k) y = Sigmoid (f)"], ids=["logit", "probability"])
 def test_a_net_with_one_score_has_labels(end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = f"""(float[N,1,8,8] x) => (float[N,1] y) {{ h = Conv (x, w, b) r = Relu (h) g = GlobalAveragePool (r)
@@ -85,14 +90,7 @@ def test_a_net_with_one_score_has_labels(end: str, tmp_path: Path, capsys: pytes
     onnx.save(model(text, consts), tmp_path / "m.onnx")
     np.savez(tmp_path / "d.npz", x=images(160))
     np.save(tmp_path / "l.npy", np.arange(160) % 2)
-    call = [
-        "ablate",
-        str(tmp_path / "m.onnx"),
-        "--inputs",
-        str(tmp_path / "d.npz"),
-        "--labels",
-        str(tmp_path / "l.npy"),
-    ]
+    call = make_call(tmp_path)
     assert cli.run([*call, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["output"] == {"name": "y", "decides": True}
@@ -107,14 +105,7 @@ def test_maps_of_classes_show_their_accuracy(tmp_path: Path, capsys: pytest.Capt
     onnx.save(model(text, consts), tmp_path / "m.onnx")
     np.savez(tmp_path / "d.npz", x=images(140))
     np.save(tmp_path / "l.npy", np.random.default_rng(0).integers(0, 3, (140, 6, 6)))
-    call = [
-        "ablate",
-        str(tmp_path / "m.onnx"),
-        "--inputs",
-        str(tmp_path / "d.npz"),
-        "--labels",
-        str(tmp_path / "l.npy"),
-    ]
+    call = make_call(tmp_path)
     assert cli.run(call) == 0
     heads = [line.split() for line in capsys.readouterr().out.splitlines() if "error" in line.split()]
     assert all("accuracy" in head for head in heads)

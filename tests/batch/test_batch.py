@@ -27,15 +27,11 @@ from converter.batch.models import find_models, find_triton_models, list_files
 from converter.errors import BiasoptError, ModelError
 from converter.records.results import Outcome, worst_code
 from converter.report import serialize
-from tests.batch.zoo import FAULTS, ask, make_model, make_zoo, tell
+from tests.batch.zoo import FAULTS, ask, make_model, make_zoo, read_models, tell
 from tests.report.browser import Browser, browser  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and signals are Linux's")
-
-
-def read_tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.onnx")) if p.is_file()}
 
 
 def test_every_model_is_folded_as_it_would_be_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +70,7 @@ def test_a_crash_a_hang_and_a_blow_up_are_rows(tmp_path: Path, monkeypatch: pyte
     assert "--max-memory" in rows["eat.onnx"].why
     assert "KeyError" in rows["bug.onnx"].why
     assert rows["broken.onnx"].outcome is Outcome.REFUSED
-    assert len(read_tree(tmp_path / "out")) == 17  # nothing is written of those
+    assert len(read_models(tmp_path / "out")) == 17  # nothing is written of those
     assert not list((tmp_path / "out").rglob("*.tmp*"))
 
 
@@ -115,7 +111,7 @@ def test_a_batch_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     rows, counts, exit_code = tell(out / "batch" / "summary.json")
     wanted = tell(tmp_path / "whole" / "batch" / "summary.json")
     assert json.loads(json.dumps([rows, counts, exit_code]).replace(str(out), str(tmp_path / "whole"))) == list(wanted)
-    assert read_tree(out) == read_tree(tmp_path / "whole")
+    assert read_models(out) == read_models(tmp_path / "whole")
     assert not list(out.rglob("*.tmp*"))
     assert json.loads((out / "batch" / "summary.json").read_text())["skipped"] > 0
 
@@ -167,7 +163,7 @@ def test_files_travel_where_the_worker_does_not_see_them(tmp_path: Path) -> None
     sent = run.run_batch(ask(zoo, out, upload=True))
     assert sent.uploaded
     assert sent.counts == there.counts == {"folded": 3}
-    assert read_tree(out) == read_tree(tmp_path / "there")
+    assert read_models(out) == read_models(tmp_path / "there")
     assert (out / "batch" / "reports" / "external.onnx" / "report.html").is_file()
     onnx.load(out / "external.onnx")
     assert run.run_batch(ask(zoo, out, upload=True)).skipped == 3

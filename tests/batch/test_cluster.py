@@ -17,7 +17,7 @@ import cli
 from converter.batch import run, workers
 from converter.errors import RuntimeUnavailable
 from converter.records.results import Outcome
-from tests.batch.zoo import ask, make_zoo
+from tests.batch.zoo import ask, make_zoo, read_models
 
 distributed: Any = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'biasopt[cluster]'")
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("cluster")]
@@ -36,10 +36,6 @@ def dask() -> Iterator[Any]:
         resources={"bench": 1},
     ) as made:
         yield made
-
-
-def read_models(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.onnx")) if p.is_file()}
 
 
 def test_a_cluster_gives_what_one_machine_gives_though_a_worker_is_killed(dask: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.batch.zoo import FAULTS, make_zoo, tell
+from tests.batch.zoo import FAULTS, make_zoo, read_models, tell
 
 ROOT = Path(__file__).resolve().parents[2]
 _CODE = (
@@ -28,10 +28,6 @@ _CODE = (
 def make_command(zoo: Path, out: Path) -> list[str]:
     options = ["--jobs", "2", "--quick", "-q", "--timeout", "15", "--max-memory", "1GiB"]
     return [sys.executable, "-c", _CODE, "batch", str(zoo), *options, "-o", str(out)]
-
-
-def read_models(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.onnx")) if p.is_file()}
 
 
 def main() -> int:

@@ -82,3 +82,8 @@ def tell(path: Path) -> Any:
     found = json.loads(path.read_text(encoding="utf-8"))
     rows = [{k: v for k, v in row.items() if k not in ("seconds", "host", "attempts")} for row in found["rows"]]
     return rows, found["counts"], found["exit_code"]
+
+
+def read_models(folder: Path) -> dict[str, bytes]:
+    """The bytes of every model below a folder, by its place there."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.onnx")) if p.is_file()}

@@ -9,7 +9,7 @@ import onnx
 
 from tests.cases.case import Build, Case, fold, refuse
 from tests.cases.conv_batch_norm import CONV
-from tests.tiny import Draw, X, Y, as_inputs, model
+from tests.tiny import Draw, X, Y, as_inputs, drop_unread, model
 
 TAIL = "y = BatchNormalization <epsilon = 1e-3> (h, g, be, m, v)"
 STAY = "Conv BatchNormalization"
@@ -25,12 +25,7 @@ def built(head: str, *, tail: str = f"h = Conv (x, u) {TAIL}", opset: int = 18, 
     def build() -> onnx.ModelProto:
         draw = Draw()
         consts = draw.conv(5, 3, 3, 2) | draw.bn(5) | {"k": draw.positive(5, 1, 1, 1)} | more
-        proto = model(f"{X} => {Y} {{ {head} {tail} }}", consts, opset=opset)
-        read = {i for n in proto.graph.node for i in n.input}
-        kept = [t for t in proto.graph.initializer if t.name in read]
-        del proto.graph.initializer[:]
-        proto.graph.initializer.extend(kept)
-        return proto
+        return drop_unread(model(f"{X} => {Y} {{ {head} {tail} }}", consts, opset=opset))
 
     return build
 

@@ -10,7 +10,7 @@ import onnx
 from tests.cases.case import Build, Case, fold, inputs_of, refuse
 from tests.cases.conv_batch_norm import CONV, CONVT, ir3_stays_consistent, opset6
 from tests.cases.sharing import IF, PLAIN, TWO, net
-from tests.tiny import Draw, X, Y, as_inputs, model
+from tests.tiny import Draw, X, Y, as_inputs, drop_unread, model
 
 BN = "BatchNormalization <epsilon = 1e-3>"
 STAY = "Conv BatchNormalization"
@@ -24,12 +24,7 @@ def built(text: str, opset: int = 17, ir: int = 8, **more: np.ndarray) -> Build:
     def build() -> onnx.ModelProto:
         draw = Draw()
         consts = draw.conv(5, 3, 3, 2, bias=5) | draw.bn(5) | more
-        proto = model(text, consts, opset=opset, ir=ir)
-        read = {i for n in proto.graph.node for i in n.input}
-        kept = [t for t in proto.graph.initializer if t.name in read]
-        del proto.graph.initializer[:]
-        proto.graph.initializer.extend(kept)
-        return proto
+        return drop_unread(model(text, consts, opset=opset, ir=ir))
 
     return build
 
@@ -238,7 +233,6 @@ SHARING = (
     captured("captured-by-scan", SCAN, "Scan"),
     captured("captured-by-nested-if", NESTED, "If If"),
 )
-
 
 ROWS: tuple[Case, ...] = (
     fold("empty-gemm-c", empty_gemm_c, "fold-bn-into-gemm", "Gemm", check=inputs_of("Gemm", 3)),

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from tests.cases.case import Build, Case, fold, refuse
-from tests.tiny import Draw, X, Y, model
+from tests.tiny import Draw, X, Y, drop_unread, model
 
 BN = "BatchNormalization <epsilon = 1e-3>"
 CONV, NEXT, GEMM, MATMUL = "fold-bn-into-conv", "fold-bn-into-next-conv", "fold-bn-into-gemm", "fold-affine-into-matmul"
@@ -37,12 +37,7 @@ def net(text: str, opset: int = 17, *, negative: bool = False, **consts: np.ndar
         if negative:
             known["g"][2] *= -1
         known |= consts
-        proto = model(text, known, opset=opset)
-        read = {i for n in proto.graph.node for i in n.input}
-        kept = [t for t in proto.graph.initializer if t.name in read]
-        del proto.graph.initializer[:]
-        proto.graph.initializer.extend(kept)
-        return proto
+        return drop_unread(model(text, known, opset=opset))
 
     return build
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ import cli
 from converter.commands.export import _open_folder
 from converter.records import Verdict
 from converter.referee.verify.request import compare
+from tests.files import within
 from tests.hostile.test_models import net
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,22 +30,6 @@ def biasopt(*argv: str, cwd: Path, to: str = "") -> subprocess.CompletedProcess[
     if to:
         command = ["/bin/sh", "-c", f'exec "$0" "$@" {to}', *command]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
-
-
-@contextlib.contextmanager
-def ended_after(seconds: int) -> Iterator[None]:
-    """Fail what waits for ever."""
-
-    def end(*_: object) -> None:
-        raise TimeoutError("waits")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -94,7 +76,7 @@ def test_nobody_waits_for_a_pipe_or_reads_a_device_to_its_end(
 ) -> None:
     before = sorted(path.name for path in folder.iterdir())
     monkeypatch.chdir(folder)
-    with ended_after(30):
+    with within(30):
         code = cli.run(argv.split())
     said = capfd.readouterr().err
     assert code == 3, said

@@ -20,12 +20,6 @@ RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
 
-def conv_bn() -> onnx.ModelProto:
-    draw = tiny.Draw()
-    text = f"{tiny.X} => {tiny.Y} {{ c = Conv(x, w) y = BatchNormalization(c, g, be, m, v) }}"
-    return tiny.model(text, draw.conv(5, 3, 3, 3) | draw.bn(5))
-
-
 def test_olive_finds_and_runs_the_pass(tmp_path: Path) -> None:
     pytest.importorskip("olive", reason="olive-ai is not installed")
     from biasopt.integrations.olive import BiasoptFold, write_package_config
@@ -36,7 +30,7 @@ def test_olive_finds_and_runs_the_pass(tmp_path: Path) -> None:
     path = write_package_config(tmp_path / "package.json")
     config = OlivePackageConfig.parse_file_or_obj(path)
     assert config.import_pass_module("BiasoptFold") is BiasoptFold
-    onnx.save(conv_bn(), tmp_path / "m.onnx")
+    onnx.save(tiny.conv_bn(), tmp_path / "m.onnx")
     made = create_pass_from_dict(BiasoptFold, {"verify": True}, disable_search=True)
     folded = made.run(ONNXModelHandler(str(tmp_path / "m.onnx")), str(tmp_path / "out"))
     assert [node.op_type for node in onnx.load(folded.model_path).graph.node] == ["Conv"]
@@ -57,7 +51,7 @@ def test_the_pass_asks_for_keywords_that_fold_has() -> None:
 def test_mlflow_and_wandb_get_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe's own lines, with a stand-in where MLflow is not installed."""
     monkeypatch.chdir(tmp_path)
-    onnx.save(conv_bn(), "m.onnx")
+    onnx.save(tiny.conv_bn(), "m.onnx")
     assert cli.run(["fold", "m.onnx", "-q", "--report", "report", "--formats", "json,metrics"]) == 0
     (block,) = (text for text in re.findall(r"```python\n(.*?)```", RECIPES, re.DOTALL) if "mlflow" in text)
     logged: dict[str, float] = {}
@@ -74,7 +68,7 @@ def test_mlflow_and_wandb_get_numbers(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_dvc_and_kubeflow_call_commands_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     monkeypatch.chdir(tmp_path)
-    onnx.save(conv_bn(), "model.onnx")
+    onnx.save(tiny.conv_bn(), "model.onnx")
     blocks = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", RECIPES, re.DOTALL)]
     stage = next(block["stages"]["fold"] for block in blocks if isinstance(block, dict))
     assert cli.run(stage["cmd"].split()[1:]) == 0

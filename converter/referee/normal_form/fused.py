@@ -15,14 +15,10 @@ from converter.referee.normal_form.form import Form, Known, NotExpressed, Other,
 from converter.referee.normal_form.interval import Interval
 from converter.referee.normal_form.laws import Law
 from converter.referee.normal_form.reader import Reader, Rule, Value, get_interval, list_attributes
-from converter.referee.normal_form.rules import RULES
+from converter.referee.normal_form.rules import RULES, make_label
 from converter.referee.reference.kernels import read_attributes
 
 _MICROSOFT = "com.microsoft"
-
-
-def _label(node: NodeProto) -> str:
-    return node.name or f"{node.op_type}:{node.output[0]}"
 
 
 def _get(args: list[Value], slot: int) -> Value:
@@ -92,7 +88,7 @@ def _skip_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | N
     if inner is not total and total.shift is not None and not total.shift.is_zero:
         r.laws.add(Law.CENTRED)
     parameters = args[2:4] if node.op_type == "SkipLayerNormalization" else args[2:3]
-    label = _label(node)
+    label = make_label(node)
     normed = Form(Other(node.op_type, list_attributes(node), (inner, *parameters), 0, label))
     found: list[Value] = [normed, None, None, total]
     return found[: len(node.output)]
@@ -105,7 +101,7 @@ def _bias_gelu(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | N
     if not isinstance(args[0], Form) or (bias is not None and interval is None):
         return None
     inner = args[0] if interval is None else args[0].plus(interval)
-    return [Form(Other(node.op_type, list_attributes(node), (inner,), 0, _label(node)))]
+    return [Form(Other(node.op_type, list_attributes(node), (inner,), 0, make_label(node)))]
 
 
 def _make_layer_rule(op: str, *kept: str) -> Rule:
@@ -131,7 +127,7 @@ def _make_layer_rule(op: str, *kept: str) -> Rule:
         if not given.get("activation"):
             return [form]
         key = (given["activation"], list_attributes(node, *kept, "activation"))
-        return [Form(Other(node.op_type, key, (form,), 0, _label(node)))]
+        return [Form(Other(node.op_type, key, (form,), 0, make_label(node)))]
 
     return rule
 

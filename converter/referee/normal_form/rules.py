@@ -290,7 +290,6 @@ POOL_RULES: dict[str, Rule] = {
     "CastLike": _cast_like,
 }
 
-
 _LARGEST_TERM = 1 << 22  # elements of a constant that is added or multiplied
 
 
@@ -379,7 +378,7 @@ def _conv(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     bare = bare or (not turned and not _reads_padding(r.dims(node.input[0]), weight.shape[2:], given))
     rank, groups = len(weight.shape), int(given.get("group", 1))
     key = (tuple(weight.shape[2:]), list_attributes(node, "kernel_shape", "group"))
-    atom = Linear(node.op_type, key, operand, weight, groups, turned, rank, _make_label(node))
+    atom = Linear(node.op_type, key, operand, weight, groups, turned, rank, make_label(node))
     form = _build_linear(r, atom, whole=bare and (ones or not turned))
     return _add_bias(form, args, lambda b: b.reshape(-1, *[1] * (rank - 2)))
 
@@ -435,7 +434,7 @@ def _build_linear(r: Reader, atom: Linear, *, whole: bool) -> Form:
 
 
 def _product(node: NodeProto, operand: Form, weight: Known, *, rows: bool) -> Linear:
-    return Linear("MatMul", None, operand, weight, 1, not rows, 0, _make_label(node))
+    return Linear("MatMul", None, operand, weight, 1, not rows, 0, make_label(node))
 
 
 def _add_bias(form: Form, args: list[Value], aligned: Any) -> list[Value] | None:
@@ -445,7 +444,8 @@ def _add_bias(form: Form, args: list[Value], aligned: Any) -> list[Value] | None
     return None if interval is None else [form.plus(aligned(interval))]
 
 
-def _make_label(node: NodeProto) -> str:
+def make_label(node: NodeProto) -> str:
+    """The name of a node, or what it makes where it has none."""
     return node.name or f"{node.op_type}:{node.output[0]}"
 
 

@@ -29,9 +29,9 @@ from converter.torch_models.export.exporters import (
     widen,
 )
 from converter.torch_models.spec import Kind, Loaded
+from converter.torch_models.spec.files import list_first
 from converter.torch_models.spec.libraries import need
 
-_SHOWN = 3
 _TRAINING_OPS = ("batch_norm", "_native_batch_norm_legit", "native_batch_norm", "dropout", "native_dropout")
 
 
@@ -67,12 +67,12 @@ def _check_materialised(loaded: Loaded) -> None:
     lazy = [n for n, t in tensors if isinstance(t, torch.nn.parameter.UninitializedTensorMixin)]
     if lazy:
         raise ExportError(
-            f"{loaded.label}: no shape yet for {_shorten(lazy)} (lazy modules); run the module once in its factory, "
+            f"{loaded.label}: no shape yet for {list_first(lazy)} (lazy modules); run the module once in its factory, "
             "or give --weights"
         )
     empty = [n for n, t in tensors if t.is_meta]
     if empty:
-        raise ExportError(f"{loaded.label}: no values for {_shorten(empty)} (on the meta device); give --weights")
+        raise ExportError(f"{loaded.label}: no values for {list_first(empty)} (on the meta device); give --weights")
 
 
 def _all_tensors(module: Any) -> Iterator[tuple[str, Any]]:
@@ -98,13 +98,13 @@ def _set_eval_mode(loaded: Loaded) -> Iterator[str]:
     left = [n for n, m in modules.items() if getattr(m, "training", False)]
     if left:
         raise ExportError(
-            f"{loaded.label}: {_shorten([n or 'the module' for n in left])} stays in training mode after eval(); "
+            f"{loaded.label}: {list_first([n or 'the module' for n in left])} stays in training mode after eval(); "
             "its train() should pass the mode on"
         )
     if root:
         yield "the module came in training mode; it was set to eval mode"
     elif inner:
-        yield f"{_shorten(inner)} came in training mode; all was set to eval mode"
+        yield f"{list_first(inner)} came in training mode; all was set to eval mode"
 
 
 def _check_program_mode(loaded: Loaded) -> Iterator[str]:
@@ -137,8 +137,8 @@ def _find_missing_statistics(loaded: Loaded) -> Iterator[str]:
     names = [n for n, m in _batch_norms(loaded) if getattr(m, "running_mean", None) is None]
     if names:
         yield (
-            f"no running statistics in batch norm {_shorten(names)} (track_running_stats=False): the output depends on "
-            "what else is in the batch, and nothing can be folded; train with statistics"
+            f"no running statistics in batch norm {list_first(names)} (track_running_stats=False): the output depends "
+            "on what else is in the batch, and nothing can be folded; train with statistics"
         )
 
 
@@ -149,28 +149,23 @@ def _find_not_finite(loaded: Loaded) -> Iterator[str]:
     tensors += loaded.module.named_parameters()
     bad = [n for n, t in tensors if t.is_floating_point() and not bool(torch.isfinite(t).all())]
     if bad:
-        yield f"NaN or Inf in {_shorten(bad)}; take a checkpoint from before the training diverged"
+        yield f"NaN or Inf in {list_first(bad)}; take a checkpoint from before the training diverged"
     negative = [n for n, t in tensors if n.endswith("running_var") and bool((t < 0).any())]
     if negative:
-        yield f"a variance below zero in {_shorten(negative)}; take another checkpoint"
+        yield f"a variance below zero in {list_first(negative)}; take another checkpoint"
 
 
 def _find_odd_statistics(loaded: Loaded) -> Iterator[str]:
     norms = [(n, m) for n, m in _batch_norms(loaded) if getattr(m, "running_mean", None) is not None]
     still = [n for n, m in norms if getattr(m, "momentum", 0.1) == 0]
     if still:
-        yield f"batch norm {_shorten(still)}: momentum 0, so that training never moved the statistics"
+        yield f"batch norm {list_first(still)}: momentum 0, so that training never moved the statistics"
     plain = [n for n, m in norms if getattr(m, "momentum", 0.1) is None]
     if plain:
-        yield f"batch norm {_shorten(plain)}: momentum None, so that the statistics average over all of training"
+        yield f"batch norm {list_first(plain)}: momentum None, so that the statistics average over all of training"
     counts = [getattr(m, "num_batches_tracked", None) for _, m in norms]
     if norms and not loaded.provenance.random_weights and all(c is not None and not int(c) for c in counts):
         yield "no batch norm has seen a batch: its statistics are as they were initialised"
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 _DATA_FROM = 1_900_000_000  # bytes of weights, above which they go to a file of their own; protobuf takes 2**31 - 1

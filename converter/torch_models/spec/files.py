@@ -223,15 +223,17 @@ def _check_keys(module: Any, state: Mapping[str, Any], file: Path, label: str, s
         if k in state and hasattr(v, "shape") and tuple(state[k].shape) != tuple(v.shape)
     ]
     if wrong:
-        raise ModelError(f"{file}: does not fit {label}: {_shorten(wrong)}; make the model that was trained")
+        raise ModelError(f"{file}: does not fit {label}: {list_first(wrong)}; make the model that was trained")
     # A counter that old checkpoints lack, and that nothing reads in eval mode.
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in own]
     if own and len(missing) == len([k for k in own if not k.endswith("num_batches_tracked")]):
         raise ModelError(
-            f"{file}: shares no key with {label} (it has {_shorten(unexpected)}, the model {_shorten(list(own))})"
+            f"{file}: shares no key with {label} (it has {list_first(unexpected)}, the model {list_first(list(own))})"
         )
-    parts = [f"{word} {_shorten(keys)}" for word, keys in (("lacks", missing), ("has unexpected", unexpected)) if keys]
+    parts = [
+        f"{word} {list_first(keys)}" for word, keys in (("lacks", missing), ("has unexpected", unexpected)) if keys
+    ]
     if not parts:
         return ()
     if strict:
@@ -241,6 +243,7 @@ def _check_keys(module: Any, state: Mapping[str, Any], file: Path, label: str, s
     return (f"{file.name} {' and '.join(parts)}: taken as it is",)
 
 
-def _shorten(names: Sequence[str]) -> str:
+def list_first(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
