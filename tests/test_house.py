@@ -120,6 +120,21 @@ def test_classes_have_the_terms_of_the_field() -> None:
     assert sorted(named) == []
 
 
+def test_no_name_of_a_file_is_bound_twice() -> None:
+    """The second would silently be what the first was meant to be, too."""
+    twice = set()
+    for path in FILES:
+        seen: set[str] = set()
+        for node in tree(path).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            targets += [node.target] if isinstance(node, ast.AnnAssign) else []
+            names = {t.id for t in targets if isinstance(t, ast.Name)}
+            names |= {node.name} if isinstance(node, ast.FunctionDef | ast.ClassDef) else set()
+            twice |= {f"{path.relative_to(ROOT)}: {name}" for name in names & seen}
+            seen |= names
+    assert sorted(twice) == []
+
+
 def test_no_module_has_the_name_of_what_its_package_exports() -> None:
     """``from package import name`` would mean the module or the function, by who imported what before."""
     for path in FILES:
