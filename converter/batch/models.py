@@ -40,7 +40,9 @@ def find_models(patterns: Sequence[str], output: Path) -> list[Found]:
     for pattern in patterns:
         base, paths = _expand(pattern)
         below = [path for path in paths if not path.resolve().is_relative_to(output.resolve())]
-        if not below:
+        if paths and not below:
+            raise ModelError(f"{pattern}: every model there lies below the output {output}; give another output")
+        if not paths:
             raise ModelError(f"{pattern}: no model is there; quote a pattern such as 'zoo/**/*.onnx'")
         for path in below:
             each = Found(path, path.relative_to(base).as_posix())
@@ -55,7 +57,7 @@ def find_models(patterns: Sequence[str], output: Path) -> list[Found]:
 def _expand(pattern: str) -> tuple[Path, list[Path]]:
     path = Path(pattern)
     if path.is_dir():
-        return path, sorted(each for each in path.rglob("*") if each.suffix.lower() == ".onnx" and each.is_file())
+        return path, sorted(each for each in path.rglob("*") if each.suffix.lower() == ".onnx" and _is_listed(each))
     if path.is_file() or not _WILD.search(pattern):
         return path.parent, [path] if path.is_file() else []
     before = pattern[: _WILD.search(pattern).start()]  # type: ignore[union-attr]
@@ -63,10 +65,15 @@ def _expand(pattern: str) -> tuple[Path, list[Path]]:
     rest = pattern[before.rfind("/") + 1 :]
     hidden = any(part.startswith(".") for part in Path(rest).parts)
     try:
-        found = {path for path in base.glob(rest) if path.is_file()}  # ** follows no links: they may go in circles
+        found = {path for path in base.glob(rest) if _is_listed(path)}  # ** follows no links: they may go in circles
     except (ValueError, NotImplementedError) as exc:
         raise ModelError(f"{pattern}: is no pattern ({exc}); write one such as 'zoo/**/*.onnx'") from exc
     return base, sorted(path for path in found if hidden or not _is_hidden(path.relative_to(base)))
+
+
+def _is_listed(path: Path) -> bool:
+    """A file, or a link that leads nowhere: a row that says so, since a model that is missed is missed by nobody."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _is_hidden(path: Path) -> bool:

@@ -78,6 +78,19 @@ def test_a_pattern_goes_in_no_circles(tmp_path: Path) -> None:
         find_models([f"{zoo}/**x"], tmp_path / "out")
 
 
+def test_a_link_that_leads_nowhere_is_a_row(tmp_path: Path) -> None:
+    """A model that is missing from the summary would be missed by nobody."""
+    zoo, out = make_zoo(tmp_path / "zoo", 1), tmp_path / "out"
+    (zoo / "gone.onnx").symlink_to("nowhere.onnx")
+    for pattern in (str(zoo), f"{zoo}/**/*.onnx"):
+        assert [each.name for each in find_models([pattern], out)] == ["gone.onnx", "part0/m000.onnx"]
+    rows = {row.name: row for row in run.run_batch(ask(zoo, out)).rows}
+    assert (rows["gone.onnx"].outcome, rows["part0/m000.onnx"].outcome) == ("refused", "folded")
+    assert "No such file" in rows["gone.onnx"].why
+    with pytest.raises(ModelError, match="lies below the output"):
+        find_models([str(zoo)], zoo)
+
+
 def test_a_repository_passes_on_nothing_from_outside(tmp_path: Path) -> None:
     repository, secret = make_zoo(tmp_path / "zoo", 0), tmp_path / "secret"
     version = repository / "net" / "1"
