@@ -25,7 +25,8 @@ from converter.temporary import BESIDE, find_closed, name_beside
 PROTO_LIMIT = (1 << 31) - 1  # bytes that protobuf takes in one message
 
 
-_MARK = "biasopt"  # the key that says of a file which has no room for more that it is a fold
+_MARK = "biasopt"  # the key that says of a file which has no room for more that it is a fold, and of which model
+_SHORT = 8  # characters of the original's digest, where there is no room for more
 
 
 def build_pieces(graph: Graph, result: InspectResult, data: DataFile | None) -> Pieces:
@@ -36,7 +37,7 @@ def build_pieces(graph: Graph, result: InspectResult, data: DataFile | None) -> 
         return out
     whole = emit(graph, _build_metadata(graph, result.rewrites), data)
     if data is None and whole.n_bytes > graph.most_bytes:
-        for least in ({_MARK: ""}, {}):
+        for least in ({_MARK: graph.file.digest[:_SHORT]}, {_MARK: ""}, {}):
             if (bare := emit(graph, least)).n_bytes <= graph.most_bytes:
                 return bare
     return whole
@@ -51,6 +52,7 @@ def _build_metadata(graph: Graph, rewrites: tuple[Rewrite, ...]) -> dict[str, st
         "biasopt.version": __version__,
         "biasopt.rewrites": _append(known.get("biasopt.rewrites"), *(r.id for r in rewrites)),
         "biasopt.originals": _append(known.get("biasopt.originals"), graph.file.digest),
+        **({_MARK: ""} if _MARK in known else {}),  # of an earlier fold, and no longer the latest
     }
 
 

@@ -95,6 +95,24 @@ _LOOP = """(float[N,7] x) => (float[N,6] r) { m = MatMul(x, w)
   z = Mul(a, half)
   s = ReduceMax<keepdims=0>(z)
   again = Greater(s, tiny) }> }"""
+_WHOLE = "(int64[N,6] x) => (int64[N,6] y) { y = @ }"
+_COMMON = """(float[N,7] x) => (float[N,6] r) { m = MatMul(x, w)
+ h = Add(m, b)
+ g = ReduceMean<keepdims=0>(h)
+ c = Greater(g, nought)
+ r = If(c) <then_branch = t () => (u) { u = @ }, else_branch = e () => (v) { v = Tanh(h) }> }"""
+_ROW_IN_BRANCH = """(int64[N,3] ids, float[N,3,6] x) => (float[N,3,6] r) { g = ReduceMax<keepdims=0>(x)
+ c = Greater(g, far)
+ r = If(c) <then_branch = t () => (u) { u = Gather(emb, ids) }, else_branch = e () => (v) { v = Tanh(x) }> }"""
+_TIMES = """(float[N,7] x) => (float[N,6] r) { m = MatMul(x, w)
+ h = Add(m, b)
+ r = Loop(trips, go, h) <body = g (int64 i, bool on, float[N,6] a) => (bool again, float[N,6] z) {
+  z = @
+  again = Identity(on) }> }"""
+_SCAN = """(float[4,6] x) => (float[6] f, float[4,6] y) { i = ConstantOfShape(s6)
+ f, y = Scan<num_scan_inputs=1, body = g (float[6] a, float[6] d) => (float[6] c, float[6] e) { c = Add(a, d)
+  @ }>(i, x) }"""
+_THREE = {"trips": np.array(3), "go": np.array(True)}
 _NMS = """(float[1,20,4] boxes, float[1,3,20] scores) => (int64[M,3] y) {
  y = NonMaxSuppression(boxes, scores, most, iou, least) }"""
 _NMS_HELD = {"most": np.array([20]), "iou": np.array([0.5], F), "least": np.array([0.05], F)}
@@ -200,6 +218,32 @@ TRAPS: dict[str, Trap] = {
     "epsilon in a logarithm": Trap(
         rows("q = Abs(h)\n e = Add(q, eps)\n r = Log(e)"), held={"eps": F(1e-7)}, other={"eps": F(1e-12)}
     ),
+    "floor under a logarithm": Trap(
+        rows("s = Sigmoid(h)\n c = Clip(s, eps, one)\n r = Log(c)"), held={"eps": F(1e-12)}, other={"eps": F(1e-9)}
+    ),
+    "epsilon beside probabilities": Trap(
+        rows("s = Softmax(h)\n e = Add(s, eps)\n r = Log(e)"), held={"eps": F(1e-12)}, other={"eps": F(1e-8)}
+    ),
+    # integers
+    "integer divisor": Trap(_WHOLE, "Div(x, c)", "Div(x, c)", {"c": np.array(10**5)}, {"c": np.array(2 * 10**5)}),
+    "integer product that wraps": Trap(
+        "(int32[N,6] x) => (float[N,6] y) { @ }",
+        "a = Mul(x, k32)\n y = Cast<to=1>(a)",
+        "i = Cast<to=7>(x)\n a = Mul(i, k64)\n y = Cast<to=1>(a)",
+        {"k32": np.array(1000, np.int32), "k64": np.array(1000)},
+    ),
+    "what a division leaves": Trap(
+        "(int64[N,6] x) => (int64[N,6] y) { a = Div(x, c)\n p = Mul(a, c)\n y = Sub(x, p) }",
+        held={"c": np.array(10**6)},
+        other={"c": np.array(10**5)},
+    ),
+    "bits that are masked": Trap(_WHOLE, "BitwiseAnd(x, c)", "Identity(x)", {"c": np.array(0xFFFFFF)}, opset=18),
+    "an element that is ignored": Trap(
+        "(float[3,5] x, int64[3] t) => (float l) { l = NegativeLogLikelihoodLoss<ignore_index=@>(x, t) }", "10", "9"
+    ),
+    "no axes: all of them, or none": Trap(
+        "(float[3,2,2] x, int64[0] a) => (float[P,Q,S] y) { y = ReduceSum<noop_with_empty_axes=@>(x, a) }", "0", "1"
+    ),
     # steps, ties, remainders
     "Round as Floor of half": Trap(rows("s = Mul(h, three)\n @"), "r = Round(s)", "a = Add(s, half)\n r = Floor(a)"),
     "Floor as Cast to int": Trap(rows("p = Add(h, big)\n @"), "r = Floor(p)", "i = Cast<to=6>(p)\n r = Cast<to=1>(i)"),
@@ -257,6 +301,28 @@ TRAPS: dict[str, Trap] = {
     "trips of a Loop": Trap(_LOOP, "", "", {"trips": np.array(200), "go": np.array(True)}, {"trips": np.array(60)}),
     "limit in a Loop": Trap(
         _LOOP, "", "", {"trips": np.array(200), "go": np.array(True), "tiny": F(-1e30)}, {"tiny": F(-1e20)}
+    ),
+    "bound in a branch that often runs": Trap(
+        _COMMON, "Clip(h, nought, hi)", "Clip(h, nought, hi)", {"hi": F(60)}, {"hi": F(90)}
+    ),
+    "row of a table in a rare branch": Trap(_ROW_IN_BRANCH, other={"emb": _with(_D["emb"], (480, 2), 1.5)}),
+    "row of a table in a branch that often runs": Trap(
+        _ROW_IN_BRANCH.replace("ReduceMax", "ReduceMean").replace("far", "nought"),
+        other={"emb": _with(_D["emb"], (480, 2), 1.5)},
+    ),
+    "bound in a Loop": Trap(
+        _TIMES, "Clip(a, low, hi)", "Clip(a, low, hi)", {**_THREE, "low": F(-60), "hi": F(60)}, {"hi": F(90)}
+    ),
+    "slope in a Loop": Trap(_TIMES, "LeakyRelu<alpha=0.1>(a)", "LeakyRelu<alpha=0.2>(a)", _THREE),
+    "bound in a Scan": Trap(
+        _SCAN,
+        "e = Clip(c, low, hi)",
+        "e = Clip(c, low, hi)",
+        {"s6": np.array([6]), "low": F(-60), "hi": F(60)},
+        {"hi": F(90)},
+    ),
+    "rare side in a Scan": Trap(
+        _SCAN, "o = Greater(c, far)\n e = Where(o, far, c)", "e = Identity(c)", {"s6": np.array([6])}
     ),
     # recurrent
     "LSTM's clip": Trap(

@@ -337,10 +337,14 @@ def count_folds(a: LoadedModel, b: LoadedModel) -> int:
     other. Folds of earlier versions, which say it by their tensors' names or by the rewrites alone, count as one.
     """
     said = {p.key: p.value for p in b.proto.metadata_props}
+    short = said.get(_SHORT, "")  # the beginning of the latest one's, where there was no room for more
+    if short and a.compute_digest().startswith(short):
+        return 1
     if _ORIGINALS in said:
-        found = parse_texts(said[_ORIGINALS])
-        digest = a.compute_digest()
-        return len(found) - found.index(digest) if digest in found else 0
+        found, digest = parse_texts(said[_ORIGINALS]), a.compute_digest()
+        return len(found) - found.index(digest) + bool(short) if digest in found else 0
+    if short:
+        return 0
     earlier = {p.key for p in a.proto.metadata_props}
     if any(key in said and key not in earlier for key in (_REWRITES, _SHORT)):
         return 1

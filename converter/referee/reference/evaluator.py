@@ -97,6 +97,9 @@ def read_opset_versions(imports: Iterable[Any]) -> dict[str, int]:
     return {normalize_domain(i.domain): int(i.version) for i in imports}
 
 
+Watch = Callable[[str, Any], None]
+
+
 class Context:
     """What all programs of one model share; ``opsets`` differ inside functions."""
 
@@ -112,12 +115,18 @@ class Context:
         self.weights = weights
         self.max_bytes = max_bytes
         self.entered: set[str] = set()  # bodies that ran, by the first output of their node and the attribute
+        self.watch_inner: Watch | None = None
 
     def inside(self, opsets: dict[str, int]) -> Context:
         """The same for the body of a function, which imports its own operator sets."""
         context = Context(opsets, self.functions, self.weights, self.max_bytes)
         context.entered = self.entered
         return context
+
+    def watch_body(self, key: str) -> Watch | None:
+        """What is told of the tensors of a body, by its key and their names."""
+        tell = self.watch_inner
+        return None if tell is None else lambda name, value: tell(f"{key}/{name}", value)
 
 
 class _Scope:
@@ -176,9 +185,7 @@ class GraphEvaluator:
             self._kept[name] = value
         return value, value.nbytes > _KEPT_BYTES
 
-    def run(
-        self, values: dict[str, Any], parent: _Scope | None, watch: Callable[[str, Any], None] | None = None
-    ) -> list[Any]:
+    def run(self, values: dict[str, Any], parent: _Scope | None, watch: Watch | None = None) -> list[Any]:
         scope = _Scope(self, values, parent)
         fresh = 0  # bytes made since the live ones were last added up
         for (node, step), release in zip(self.steps, self.release, strict=True):
@@ -277,9 +284,14 @@ class GraphEvaluator:
 
         def run(scope: _Scope, inputs: tuple[Any, ...]) -> list[Any]:
             def body(name: str, program: GraphEvaluator) -> Callable[[Sequence[Any]], list[Any]]:
+                key = make_body_key("", node, name)
+
                 def enter(values: Sequence[Any]) -> list[Any]:
-                    self.context.entered.add(make_body_key("", node, name))
-                    return program.run(dict(zip(program.inputs, values, strict=True)), scope)
+                    self.context.entered.add(key)
+                    given, watch = dict(zip(program.inputs, values, strict=True)), self.context.watch_body(key)
+                    for formal, value in given.items() if watch is not None else ():
+                        watch(formal, value)  # type: ignore[misc]
+                    return program.run(given, scope, watch)
 
                 return enter
 
@@ -339,7 +351,7 @@ class Reference:
         """The subgraphs that some run went through: ``/output.attribute``, by the first output of their node."""
         return frozenset(self._program.context.entered)
 
-    def run(self, feeds: Mapping[str, Any], watch: Callable[[str, Any], None] | None = None) -> dict[str, Any]:
+    def run(self, feeds: Mapping[str, Any], watch: Watch | None = None, inner: Watch | None = None) -> dict[str, Any]:
         """The outputs by name, floats as float64.
 
         Parameters
@@ -349,6 +361,8 @@ class Reference:
         watch : callable, optional
             Told the name and the value of each input and of each tensor of the main graph as it is made; a
             value that it does not keep is freed after its last reader, as ever.
+        inner : callable, optional
+            The same for the bodies of control flow, each time that they run: ``/output.attribute/name``.
         """
         values = {name: widen(value) for name, value in feeds.items()}
         missing = [n for n in self.input_names if n not in values]
@@ -359,5 +373,6 @@ class Reference:
             if watch is not None:
                 for name, value in values.items():
                     watch(name, value)
+            self._program.context.watch_inner = inner
             results = self._program.run(values, None, watch)
         return dict(zip(self.output_names, results, strict=True))

@@ -46,6 +46,9 @@ _WALKS = 24  # steps of a walk towards a bound that nothing crossed
 _ELEMENTS = 3  # whose crossing of a bound is located
 _HALVINGS = 40
 _FEW = 1e-3  # of the elements, that a rounding may move over a step; what differs really does so beside them too
+# An element differs clearly by this part of itself, and so many times as far as rounding the weights moves it; below
+# this part of the largest one, float64 itself may be what differs.
+_CLEAR_PART, _CLEAR, _CLEAR_FLOOR = 1e-2, 1e4, 1e-13
 _HUGE = 1e120
 _BESIDE = 2  # inputs close by that then decide
 _BESIDES = frozenset({BELOW, ABOVE})
@@ -75,6 +78,15 @@ class Coverage:
         return self.bound.sides - self.seen
 
 
+def list_own_covers(
+    a: LoadedModel, b: LoadedModel, bounds: tuple[list[Bound], list[Bound]] | None = None
+) -> list[Coverage]:
+    """What only one of two models turns at, and the rows in which their tables differ; nothing of it seen yet."""
+    own = find_own_bounds(*(bounds or (list_bounds(a), list_bounds(b))))
+    found = [Coverage(x, first) for first, side in ((True, own[0]), (False, own[1])) for x in side]
+    return found + [Coverage(x, True) for x in find_other_rows(a, b, Constants(a), Constants(b))]
+
+
 class Pair:
     """Two models with the same inputs and outputs, in float64."""
 
@@ -90,14 +102,11 @@ class Pair:
         self.ran = 0  # inputs that both models took
         self.worst = 0.0  # of what rounding explains, over all inputs
         bounds = list_bounds(a), list_bounds(b)
-        own = find_own_bounds(*bounds)
-        self.coverage = [Coverage(x, first) for first, side in ((True, own[0]), (False, own[1])) for x in side]
+        self.coverage = list_own_covers(a, b, bounds)
         self._limits = sorted(
             {x.limit for side in bounds for x in side if x.limit is not None and math.isfinite(x.limit)}
         )
         self._jumps = any(x.limit is None or EQUAL in x.sides for side in bounds for x in side)
-        held = Constants(a), Constants(b)
-        self.coverage += [Coverage(x, True) for x in find_other_rows(a, b, *held)]
         self._reads = [{n for c in self.coverage if c.first is first for n in c.bound.reads} for first in (True, False)]
 
     def find_difference(self, base: Feeds, *, most: int = 99, enough: float = DIFFERS) -> Witness | None:
@@ -137,6 +146,8 @@ class Pair:
             size = sizes[name]
             noise = [measure_difference(_divide(left[name], size), _divide(m[name], size)) for m in moved]
             score = measure_score(changes[name], noise, self.a)
+            if score <= DIFFERS and _is_clear(left[name], right[name], [m[name] for m in moved]):
+                score = SURELY
             if DIFFERS < score < SURELY and len(moved) == _DRAWS:  # two draws may both be small
                 moved += [run.run(self._select(run, feeds)) for run in self._list_more_moved()]
                 noise = [measure_difference(_divide(left[name], size), _divide(m[name], size)) for m in moved]
@@ -178,7 +189,8 @@ class Pair:
         results = []
         for reference, first, wanted in ((self._left, True, self._reads[0]), (self._right, False, self._reads[1])):
             seen = {n: np.asarray(v) for n, v in feeds.items() if n in wanted}
-            results.append(reference.run(self._select(reference, feeds), partial(_keep, wanted, seen)))
+            told = partial(_keep, wanted, seen), partial(_gather, wanted, seen)
+            results.append(reference.run(self._select(reference, feeds), *told))
             for cover in (c for c in self.coverage if c.first is first):
                 _note(cover, seen)
         return results[0], results[1]
@@ -255,12 +267,14 @@ class Pair:
         if not rest:
             return
         whole = [int(x) for x in self._limits if x == int(x)]
-        for k, most in enumerate((8, 100, 1 << 14, 0)):
+        for k, most in enumerate((8, 100, 1 << 14, 0, -1)):
             found = dict(base)
             for name in rest:
                 value, rng = np.asarray(base[name]), self._rng(name, 50 + k)
                 if value.dtype.kind == "b":
                     found[name] = rng.integers(0, 2, value.shape).astype(bool)
+                elif most < 0:
+                    found[name] = _draw_far(value, rng)
                 elif not most:
                     ends = np.iinfo(value.dtype)
                     near = [x + d for x in whole for d in (-1, 0, 1) if ends.min <= x + d <= ends.max]
@@ -279,10 +293,12 @@ class Pair:
         seen: dict[str, Any] = {}
         wanted = {name for table in tables for name in table.reads}
         try:
-            self._left.run(self._select(self._left, base), partial(_keep, wanted, seen))
+            self._left.run(self._select(self._left, base), *(partial(_keep, wanted, seen) for _ in range(2)))
         except Unsupported:
             return
-        for table in tables:
+        floats = [n for n, v in base.items() if np.asarray(v).dtype.kind == "f"]
+        others = [_scaled(base, floats, -1.0), *(self._spread(base, floats, 2.0 ** (6 * k), 60 + k) for k in range(3))]
+        for table in tables:  # in a body: where it runs
             rows = np.array(sorted(table.rows))
             read = np.asarray(seen.get(table.reads[0], base.get(table.reads[0], ())))
             for name, value in ((n, np.asarray(v)) for n, v in base.items()):
@@ -292,6 +308,7 @@ class Pair:
                 for k in range(0, min(len(rows), _ROWS * value.size), value.size):
                     full = np.resize(rows[k:] - int(apart[0]), value.shape).astype(value.dtype)
                     yield {**base, name: full}
+                    yield from ({**other, name: full} for other in others if table.home)
                     mixed = np.where(np.arange(value.size).reshape(value.shape) % 2, value, full)
                     yield {**base, name: mixed.astype(value.dtype)}  # a norm takes away what all have in common
 
@@ -323,7 +340,8 @@ class Pair:
         reference = self._left if cover.first else self._right
         seen = {n: np.asarray(v) for n, v in feeds.items()}
         try:
-            reference.run(self._select(reference, feeds), lambda n, v: seen.update({n: v}))
+            told = partial(_keep, bound.reads, seen), partial(_gather, bound.reads, seen)
+            reference.run(self._select(reference, feeds), *told)
             return np.asarray(bound.margin(seen), np.float64).reshape(-1)
         except (Unsupported, KeyError):
             return None
@@ -369,6 +387,13 @@ class Pair:
             yield int(element), (low + high) / 2
 
 
+def _draw_far(like: Array, rng: np.random.Generator) -> Array:
+    """Integers of every magnitude that the type has, of both signs."""
+    ends = np.iinfo(like.dtype)
+    far: Array = np.exp2(rng.uniform(0.0, math.log2(float(ends.max)) - 1e-3, like.shape)).astype(like.dtype)
+    return np.where(rng.integers(0, 2, like.shape) == 1, far, -far) if ends.min else far
+
+
 def _find_size(value: Any) -> float:
     """The largest number where a sum of squares of it would overflow, else 1."""
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or not value.size:
@@ -384,6 +409,13 @@ def _divide(value: Any, size: float) -> Any:
 def _keep(wanted: Collection[str], seen: dict[str, Any], name: str, value: Any) -> None:
     if name in wanted:
         seen[name] = value
+
+
+def _gather(wanted: Collection[str], seen: dict[str, Any], name: str, value: Any) -> None:
+    """Of a body that runs several times, what it held each time."""
+    if name in wanted and name in seen and np.size(seen[name]) < _CHEAP:
+        value = np.concatenate([np.ravel(seen[name]), np.ravel(value)])
+    _keep(wanted, seen, name, value)
 
 
 def _note(cover: Coverage, seen: Mapping[str, Any]) -> None:
@@ -413,6 +445,21 @@ def _pick_between(scales: Sequence[float]) -> Iterator[float]:
     for low, high in pairwise(ordered):
         if abs(high - low) > 1e-6 * abs(high):
             yield (low + high) / 2
+
+
+def _is_clear(left: Any, right: Any, moved: Sequence[Any]) -> bool:
+    """Whether elements differ that rounding does not move, however small they are beside the others.
+
+    What comes next may be a logarithm or a quotient: to it 1e-12 and 1e-9 are as far apart as 1 and 1000.
+    """
+    if not isinstance(left, np.ndarray) or left.dtype.kind != "f" or not left.size:
+        return False
+    with np.errstate(all="ignore"):
+        apart, size = np.abs(right - left), np.maximum(np.abs(left), np.abs(right))
+        usual = np.max([np.abs(m - left) for m in moved], axis=0)
+        floor = _CLEAR_FLOOR * float(np.max(size, where=np.isfinite(size), initial=0.0))
+        clear = (apart > _CLEAR_PART * size) & (apart > _CLEAR * usual) & (apart > floor)
+    return int(np.count_nonzero(clear)) > max(0.0, _FEW * left.size)
 
 
 def _count_apart(left: Any, right: Any, noise: Sequence[Difference]) -> float:

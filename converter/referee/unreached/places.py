@@ -35,7 +35,7 @@ from converter.referee.proto.source import LoadedModel, list_free_inputs
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported, read_attributes
 from converter.referee.unreached.correspondence import align
-from converter.referee.unreached.driving import DIFFERS, SURELY, Coverage, Feeds, Pair, Witness
+from converter.referee.unreached.driving import DIFFERS, SURELY, Coverage, Feeds, Pair, Witness, list_own_covers
 from converter.referee.unreached.tables import RowBound
 from converter.referee.unreached.thresholds import UNSEEN, Constants, walk_live_nodes
 from converter.referee.unreached.unlike import POLYNOMIAL, describe_key
@@ -234,11 +234,29 @@ def drive_places(
     witness = None
     left = [n for n in difference.unmatched if n not in {r.output for r in inner}] + list(places.missed) + places.late
     sized = find_own_sizes(a, b) if random else []
-    if unsure or left or sized:
-        whole, witness = _drive_whole(a, b, feeds, options, random=random, placed=not (unsure or left))
-        places.checks += _judge_left(left, whole)
+    bodies = sorted({r.scope for r in inner})
+    if unsure or left or bodies or sized:
+        whole, witness = _drive_whole(a, b, feeds, options, random=random, placed=not (unsure or left or bodies))
+        places.checks += _judge_left(left, whole) + _judge_bodies(bodies, whole)
     stage = _make_stage(places, len(difference.regions) - len(inner) + len(difference.unmatched), witness)
     return replace(stage, seconds=round(time.process_time() - begun, 3)), witness
+
+
+def drive_alone(a: LoadedModel, b: LoadedModel, feeds: Feeds, options: Options) -> str:
+    """Why two places that agree on ``feeds`` are not known to be the same: what driven values show; empty if they are.
+
+    Where they do not run in float64, a bound that one of them alone has is enough.
+    """
+    if is_same_computation(a, b):
+        return ""
+    try:
+        pair = Pair(a, b, _SEED, options.max_memory)
+        witness = pair.find_difference({n: np.asarray(v) for n, v in sorted(feeds.items())})
+    except (Unsupported, BiasoptError, MemoryError, ValueError):
+        return describe_bounds(list_own_covers(a, b))
+    if witness is None:
+        return describe_bounds(pair.missed if pair.ran else pair.coverage)
+    return describe_bounds(pair.coverage) or f"differs {_format(witness.score)} on driven values; {_HINT}"
 
 
 def _list_probes(cases: Sequence[ModelInput], *, random: bool) -> list[Feeds]:
@@ -298,6 +316,14 @@ def _judge_left(names: Sequence[str], whole: Pair | None) -> list[OutputCheck]:
         return [OutputCheck(n, Verdict.PASS, 0.0, DIFFERS, detail={"whole": True}) for n in names]
     why = describe_bounds(missed) or f"cannot be cut out and run; {_HINT}"
     return [OutputCheck(n, Verdict.INCONCLUSIVE, why=why) for n in names]
+
+
+def _judge_bodies(names: Sequence[str], whole: Pair | None) -> list[OutputCheck]:
+    """Bodies of control flow that differ: what the whole models came to in there."""
+    missed = [] if whole is None else [c for c in whole.missed if c.bound.home]
+    if not names or not missed:
+        return []
+    return [OutputCheck(names[0], Verdict.INCONCLUSIVE, why=describe_bounds(missed))]
 
 
 def _make_stage(places: DrivenPlaces, total: int, witness: Witness | None) -> Stage:

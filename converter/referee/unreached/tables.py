@@ -14,6 +14,7 @@ import numpy as np
 
 from converter.referee.proto.source import LoadedModel
 from converter.referee.reference.kernels import read_attributes
+from converter.referee.unreached.thresholds import Constants, walk_homes
 
 Array = np.ndarray[Any, Any]
 READ = "read"
@@ -24,10 +25,11 @@ _SAME = {2: 2.0**-6, 4: 2.0**-17, 8: 2.0**-17}  # of a column's size, by bytes: 
 class Table:
     """A constant of which a node takes rows along an axis."""
 
-    op: str
     name: str
     indices: str
     axis: int
+    home: str = ""  # the body that it is read in
+    made: str = ""  # there: what comes of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +43,29 @@ class RowBound:
     length: int
     sides: frozenset[str] = frozenset({READ})
     limit: float | None = None
+    home: str = ""
     left: set[int] = field(default_factory=set, compare=False)
 
     def find_sides(self, values: Mapping[str, Any]) -> set[str]:
         """Note the rows that one run read."""
-        if self.reads[0] in values:
+        if all(name in values for name in self.reads):
             read = np.unique(np.asarray(values[self.reads[0]]).reshape(-1))
             self.left.difference_update(int(n) % self.length for n in read if -self.length <= n < self.length)
         return set() if self.left else {READ}
 
 
 def list_tables(source: LoadedModel) -> list[Table]:
-    """The tables of a model's main graph that are read at places which are computed or given."""
-    held = {t.name for t in source.proto.graph.initializer}
+    """The tables of a model that are read at places which are computed or given."""
+    held = Constants(source)
     return [
-        Table(node.op_type, node.input[0], node.input[1], int(read_attributes(node).get("axis", 0)))
-        for node in source.proto.graph.node
+        Table(
+            node.input[0],
+            names.get(node.input[1], node.input[1]),
+            int(read_attributes(node).get("axis", 0)),
+            home,
+            names[node.output[0]] if home else "",
+        )
+        for node, home, names in walk_homes(source.proto.graph.node)
         if node.op_type == "Gather" and node.input[0] in held and node.input[1] not in held
     ]
 
@@ -76,7 +85,8 @@ def find_other_rows(a: LoadedModel, b: LoadedModel, left: Any, right: Any) -> It
         rows = _find_outliers(*(_by_rows(v, table.axis) for v in (x, right.get(twin.name))))
         if rows:
             key = ("table", table.name, min(rows), len(rows))
-            yield RowBound(key, table.op, (table.indices,), frozenset(rows), x.shape[table.axis], left=set(rows))
+            told = (table.indices, *filter(None, [table.made])), frozenset(rows), x.shape[table.axis]
+            yield RowBound(key, "Gather", *told, home=table.home, left=set(rows))
 
 
 def _has_shape(value: Array | None, like: Array | None) -> bool:

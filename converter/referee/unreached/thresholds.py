@@ -8,14 +8,15 @@ if both turn at the same number in the same way, whatever the operators are call
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import NodeProto
 
-from converter.referee.proto.source import LoadedModel, get_dtype, list_bodies, walk_nodes
+from converter.referee.proto.source import LoadedModel, get_dtype, list_bodies, make_body_key, walk_nodes
 from converter.referee.proto.tensors import read_tensor
 from converter.referee.reference.kernels import list_captures, read_attributes
 from converter.referee.unreached.unlike import make_key
@@ -41,13 +42,17 @@ class Bound:
     margin: Callable[[Values], Array] = field(compare=False)
     limit: float | None = None
     sides: frozenset[str] = frozenset({BELOW, ABOVE})  # that must be seen
+    home: str = ""  # the body that it is in
 
     def find_sides(self, values: Values) -> set[str]:
         """On which sides the elements of one run are."""
         if any(name not in values for name in self.reads):
             return set()
         with np.errstate(all="ignore"):
-            margin = np.asarray(self.margin(values))
+            try:
+                margin = np.asarray(self.margin(values))
+            except (ValueError, IndexError):  # of a body that ran several times
+                return set()
         if self.sides == _FOUR:
             return {str(int(code)) for code in np.unique(margin)}
         found = {BELOW} if (margin < 0).any() else set()
@@ -60,11 +65,10 @@ class Constants:
 
     def __init__(self, source: LoadedModel) -> None:
         self._held = {t.name: t for t in source.proto.graph.initializer}
-        for node in source.proto.graph.node:
+        for node in walk_nodes(source.proto):
             for a in node.attribute if node.op_type == "Constant" else ():
                 if a.HasField("t"):
                     self._held[node.output[0]] = a.t
-        for node in walk_nodes(source.proto):
             for _, body in list_bodies(node):
                 self._held |= {t.name: t for t in body.initializer}
         self._folder = source.folder
@@ -89,10 +93,54 @@ class Constants:
         return float(value) if value.dtype.kind in "fiub" else None
 
 
+class _Inside(Mapping[str, Any]):
+    """The values of one run as a body sees them: its own tensors by their names, and what it captures."""
+
+    def __init__(self, values: Values, names: Mapping[str, str]) -> None:
+        self._values, self._names = values, names
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[self._names.get(name, name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+class Home(NamedTuple):
+    """A node with where it stands: which body, and under which names a run tells of the tensors made there."""
+
+    node: NodeProto
+    body: str
+    names: Mapping[str, str]
+
+
+def walk_homes(nodes: Iterable[NodeProto], body: str = "", names: Mapping[str, str] | None = None) -> Iterator[Home]:
+    """The nodes and those of their bodies; which If or Loop it is, one is known by its number."""
+    count: Counter[str] = Counter()
+    for node in nodes:
+        yield Home(node, body, names or {})
+        for attribute, graph in list_bodies(node):
+            key = make_body_key("", node, attribute)
+            made = [*(i.name for i in graph.input), *(n for inner in graph.node for n in inner.output if n)]
+            inside = {**(names or {}), **{n: f"{key}/{n}" for n in made}}
+            yield from walk_homes(graph.node, f"{body}/{node.op_type}{count[node.op_type]}.{attribute}", inside)
+        count[node.op_type] += 1
+
+
 def list_bounds(source: LoadedModel) -> list[Bound]:
-    """The bounds of what the outputs of a model's main graph hang on."""
+    """The bounds of what the outputs of a model hang on, in the bodies of control flow, too."""
     held = Constants(source)
-    return [bound for node in walk_live_nodes(source) for bound in _read(node, held)]
+    return [_place(bound, home) for home in walk_homes(walk_live_nodes(source)) for bound in _read(home.node, held)]
+
+
+def _place(bound: Bound, home: Home) -> Bound:
+    if not home.body:
+        return bound
+    reads = tuple(home.names.get(n, n) for n in bound.reads)
+    return replace(bound, home=home.body, reads=reads, margin=lambda v: bound.margin(_Inside(v, home.names)))
 
 
 def walk_live_nodes(source: LoadedModel) -> list[NodeProto]:
@@ -272,8 +320,11 @@ def find_own_bounds(a: list[Bound], b: list[Bound]) -> tuple[list[Bound], list[B
 
     That numbers may be equal to a bound matters only where both turn at it, in another way.
     """
-    left, right = {x.key for x in a}, {x.key for x in b}
-    own = [x for x in a if x.key not in right], [x for x in b if x.key not in left]
+    apart = {x.home for x in a} == {x.home for x in b}  # else a body was taken in, or moved
+    left, right = ({(x.home if apart else "", x.key) for x in side} for side in (a, b))
+    own = [
+        [x for x in side if (x.home if apart else "", x.key) not in others] for side, others in ((a, right), (b, left))
+    ]
     limits = [{x.limit for x in side if EQUAL in x.sides and x.limit is not None} for side in own]
     shared = limits[0] & limits[1]
     kinds = [{x.key[0] for x in side} for side in (a, b)]

@@ -19,7 +19,7 @@ from converter.referee.proto.source import LoadedModel, count_stored_bytes, walk
 from converter.referee.proto.structural_hash import is_same_computation
 from converter.referee.reference.kernels import Unsupported
 from converter.referee.unreached.driving import SURELY, Witness
-from converter.referee.unreached.places import drive_places
+from converter.referee.unreached.places import drive_alone, drive_places
 from converter.referee.verify.algebra import DOUBT_DRAWS, judge_algebra
 from converter.referee.verify.decisions import run_decisions
 from converter.referee.verify.metrics import measure_distance
@@ -29,7 +29,7 @@ from converter.referee.verify.outputs import NoiseFloor, judge_new_input, judge_
 from converter.referee.verify.parameters import check_parameters, settle_parameters
 from converter.referee.verify.precision import PrecisionCheck, check_beside_cpu, check_precision
 from converter.referee.verify.proof import bound_rounding, is_recomputed, name_smoke, run_smoke_test
-from converter.referee.verify.region_replay import RegionReplay, run_regions
+from converter.referee.verify.region_replay import Driver, RegionReplay, run_regions
 from converter.referee.verify.structure import Claim, check_claims
 from converter.referee.verify.verdict import (
     Fact,
@@ -187,7 +187,7 @@ class Referee:
             whole, self.cases.why_not = False, f"{self.cases.no_runtime}; {exc}"
         if not whole:
             return self._by_regions(self.cases.why_not)
-        if self.cases.random and any(np.size(x) == 0 for x in self.cases.items[0].feeds.values()):
+        if self.cases.random and self._is_empty(self.cases.items[0]):
             return self._by_regions("an input holds no element, so that there is nothing to compare")
         exact = self._time_stage(self._algebra)
         if self._asks("algebra"):
@@ -204,6 +204,12 @@ class Referee:
         self.warnings.extend(describe_outputs(runs, self.constant, self.stages))
         self._check_claims([*runs, *(c.runtime or {} for c in self.other_sizes)])
         return self._conclude(exact.status)
+
+    @staticmethod
+    def _is_empty(case: ModelInput) -> bool:
+        """Whether an input holds no element, and so no output does."""
+        made = case.runtime or case.exact or {}
+        return any(np.size(x) == 0 for x in case.feeds.values()) and not any(np.size(y) for y in made.values())
 
     def _check_claims(self, runs: Sequence[Outputs]) -> None:
         self.stages[0] = check_claims(self.stages[0], self.claims, runs)
@@ -389,6 +395,8 @@ class Referee:
             # Names are a hint: where each place between tensors that correspond agrees, they say nothing more.
             known = driven is not None and driven.status is Verdict.PASS and not self.ours
             regions = None if known or (partial and replayed is not None) else self._places(partial=partial)
+            if regions is None and driven is None and self._driver is not None:
+                regions = run_regions(self.difference, *self.cut, self.options, light=True, drive=self._driver)
             places = merge_stages(regions, self._unexecuted())
             self.stages.extend(s for s in (replayed, places) if s is not None)
         return conclude(self.stages, self.warnings, facts, "whole-model")
@@ -401,6 +409,8 @@ class Referee:
         if self.ours and (self.parameters is None or is_recomputed(a, b, self.difference, self.parameters)):
             return None
         stage, witness = drive_places(a, b, self.cases.list_fixed(), self.options, random=self.cases.random)
+        if stage is None and self.cases.random:  # an index, say, that the model does not take
+            stage, witness = drive_places(a, b, self.cases.items, self.options, random=True)
         if witness is not None:
             self.failing = [witness.feeds]
             if witness.score <= SURELY:
@@ -431,13 +441,20 @@ class Referee:
         difference = find_unexecuted(self.difference, ran)
         if difference.is_empty:
             return None
-        return run_regions(difference, *self.cut, self.options, light=not self.cases.no_runtime)
+        how: dict[str, Any] = {"light": not self.cases.no_runtime, "drive": self._driver}
+        return run_regions(difference, *self.cut, self.options, **how)
+
+    @property
+    def _driver(self) -> Driver | None:
+        """What is asked of the places of another tool's model, each alone; None where the inputs are the user's."""
+        return drive_alone if not self.ours and self.cases.random and not self.options.quick else None
 
     def _places(self, partial: bool) -> Stage | None:
         """The rewritten places on their own: all of them where the outputs prove little, else what time allows."""
         (a, b), options = self.cut, self.options
         if not partial:
-            return run_regions(self.difference, a, b, options, light=not self.cases.no_runtime)
+            how: dict[str, Any] = {"light": not self.cases.no_runtime, "drive": self._driver}
+            return run_regions(self.difference, a, b, options, **how)
         if options.quick or not self.ours:
             return None
         deadline = min(options.deadline, time.monotonic() + _PLACES_SECONDS)
@@ -449,7 +466,7 @@ class Referee:
             raise DataError(f"the inputs that were given cannot be run: {reason}")
         self.warn(WarningCode.NOT_RUN_WHOLE, f"the model was not run whole: {reason}")
         self._check_claims(())
-        places = run_regions(self.difference, *self.cut, self.options)
+        places = run_regions(self.difference, *self.cut, self.options, drive=self._driver)
         if places.status in (Verdict.PASS, Verdict.SKIPPED) and not self._is_all():
             why = f"{places.why}; something else differs, which could not be cut out and run"
             places = replace(places, status=Verdict.INCONCLUSIVE, why=why)

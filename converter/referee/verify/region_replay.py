@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,8 @@ from converter.referee.verify.outputs import judge_outputs
 from converter.referee.verify.rounding_bound import BoundedModel, add_bound
 
 Array = np.ndarray[Any, Any]
+# Of two places with inputs that they take: what differs where no random input leads, or nothing.
+Driver = Callable[[LoadedModel, LoadedModel, dict[str, Any], Options], str]
 
 # Other tools fold in float32, operation by operation: where a bias nearly cancels, that is 26 in a correct fold.
 FOREIGN_LIMIT = 100.0
@@ -306,13 +308,15 @@ def run_regions(
     light: bool = False,
     partial: bool = False,
     with_growth: bool = False,
+    drive: Driver | None = None,
 ) -> Stage:
     """The stage over all regions of a pair.
 
     ``light``: one small input each, in float64 alone. ``partial``: until the deadline, and without a word on
     places that cannot be run. ``with_growth``: each place that passes says how its rounding grew, where it runs.
+    ``drive``: what is asked of a place that passes, since random inputs come near few bounds.
     """
-    checks = list(_check_regions(difference, a, b, options, light, partial, with_growth))
+    checks = list(_check_regions(difference, a, b, options, light, partial, with_growth, drive))
     if not partial:
         checks += [OutputCheck(n, Verdict.INCONCLUSIVE, why="cannot be cut out and run") for n in difference.unmatched]
     if not find_folds(a, b, options):
@@ -339,6 +343,7 @@ def _check_regions(
     light: bool,
     partial: bool,
     with_growth: bool,
+    drive: Driver | None,
 ) -> Iterator[OutputCheck]:
     for k, region in enumerate(difference.regions):
         late = options.time_left() < 0
@@ -346,7 +351,7 @@ def _check_regions(
             return
         small = replace(make_region_options(options), quick=light or late or options.quick)
         options.progress(f"region {k + 1} of {len(difference.regions)}: {region.output}")
-        check = _check_region(region, a, b, small, light or late, with_growth)
+        check = _check_region(region, a, b, small, light or late, with_growth, None if late else drive)
         if not partial or check.status in (Verdict.PASS, Verdict.FAIL):
             yield check
 
@@ -359,7 +364,13 @@ def _doubt_name(check: OutputCheck) -> OutputCheck:
 
 
 def _check_region(
-    region: Region, a: LoadedModel, b: LoadedModel, options: Options, light: bool, with_growth: bool
+    region: Region,
+    a: LoadedModel,
+    b: LoadedModel,
+    options: Options,
+    light: bool,
+    with_growth: bool,
+    drive: Driver | None,
 ) -> OutputCheck:
     name = region.name
     why = ""
@@ -371,9 +382,12 @@ def _check_region(
             if cases.fill(limits.n_inputs):
                 found = _judge(left, right, cases, limits, light)
                 if light and found.score is None and found.status is Verdict.INCONCLUSIVE:
-                    return _check_region(region, a, b, options, False, with_growth)  # no float64: onnxruntime alone
+                    return _check_region(region, a, b, options, False, with_growth, drive)  # onnxruntime alone
                 if with_growth and found.status is Verdict.PASS:
                     found = replace(found, detail=found.detail | _find_growth(region, left, right, cases.items[0]))
+                if drive is not None and found.status is Verdict.PASS:
+                    doubt = drive(left.source, right.source, cases.items[0].feeds, limits)
+                    found = replace(found, status=Verdict.INCONCLUSIVE, why=doubt) if doubt else found
                 return replace(found, name=name)
             why = cases.why_not
         except (DataError, ModelError, Unsupported) as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
@@ -157,3 +158,75 @@ def test_a_number_that_keeps_a_logarithm_from_zero_is_reached(other: float) -> N
     same.graph.node[0].output[0] = same.graph.node[1].input[0] = "squared"
     assert compare(a, same).verdict is Verdict.PASS
     assert compare(a, b).verdict is not Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        "bound in a branch that often runs",
+        "row of a table in a rare branch",
+        "row of a table in a branch that often runs",
+        "bound in a Loop",
+        "slope in a Loop",
+        "bound in a Scan",
+        "rare side in a Scan",
+    ],
+)
+def test_what_turns_in_a_body_is_driven_there(trap: str) -> None:
+    assert compare(*TRAPS[trap].make()).verdict is Verdict.FAIL
+
+
+def test_a_body_that_is_the_same_in_other_words_passes() -> None:
+    text = TRAPS["bound in a Loop"].text.replace("N,", "2,")
+    held = {"w": np.ones((7, 6)), "b": np.ones(6), "hi": np.float32(60), "low": np.float32(-60)}
+    given = {k: np.asarray(v, np.float32) for k, v in held.items()} | {"trips": np.array(3), "go": np.array(True)}
+    sides = "Clip(a, low, hi)", "Min(k, hi)"
+    first, second = (parsed("g " + text.replace("@", side), **given) for side in sides)
+    body = second.graph.node[-1].attribute[0].g
+    body.node.insert(0, onnx.helper.make_node("Max", ["a", "low"], ["k"]))
+    assert compare(first, second).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("trap", ["floor under a logarithm", "epsilon beside probabilities"])
+def test_elements_that_are_small_beside_the_others_count(trap: str) -> None:
+    """What reads them may be a logarithm."""
+    assert compare(*TRAPS[trap].make()).verdict is not Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "trap", ["integer divisor", "integer product that wraps", "what a division leaves", "bits that are masked"]
+)
+def test_integers_are_driven_through_all_magnitudes(trap: str) -> None:
+    assert compare(*TRAPS[trap].make()).verdict is Verdict.FAIL
+
+
+def test_inputs_that_the_model_does_not_take_are_no_reason_to_drive_nothing() -> None:
+    """The indices of the fixed inputs lie beyond the row."""
+    parity = compare(*TRAPS["an element that is ignored"].make())
+    assert parity.verdict is Verdict.INCONCLUSIVE
+    assert "ignore_index changed from 10 to 9" in parity.why
+
+
+def test_an_input_of_no_element_may_still_decide() -> None:
+    assert compare(*TRAPS["no axes: all of them, or none"].make()).verdict is Verdict.FAIL
+
+
+def without_reference(high: float, op: str = "Clip") -> ModelProto:
+    """A layer, an operator that nothing here runs in float64, and a bound."""
+    text = """g (float[4,4] x) => (float[4,4] y) { m = MatMul(x, w)
+     t = com.microsoft.Trilu(m)
+     y = Clip(t, low, high) }""".replace(
+        "Clip(t, low, high)", {"Clip": "Clip(t, low, high)", "Min": "Min(t, high)"}[op]
+    )
+    head = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>\n'
+    model = parser.parse_model(head + text)
+    held = {"w": np.eye(4), "low": -np.inf, "high": high}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in held.items())
+    return model
+
+
+def test_a_bound_is_looked_at_without_a_float64_reference() -> None:
+    parity = compare(without_reference(60), without_reference(90))
+    assert parity.verdict is Verdict.INCONCLUSIVE
+    assert "Clip's upper bound changed from 60 to 90" in parity.why
+    assert compare(without_reference(60), without_reference(60, "Min")).verdict is Verdict.PASS

@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import converter
 from converter.records import Parity, Verdict
 from converter.referee.verify import compare
+from tests.benchmarks.verdict_nets import NETS
 from tests.cases.case import Case, Want
 from tests.cases.rows import ROWS
 from tests.referee.verify import nets
@@ -168,6 +169,21 @@ def test_a_fold_of_another_export_is_a_model_like_any_other(tmp_path: Path) -> N
     digest = hashlib.sha256((tmp_path / "a.onnx").read_bytes()).hexdigest()
     next(p for p in folded.metadata_props if p.key == "biasopt.originals").value = json.dumps([digest])
     assert compare(tmp_path / "a.onnx", folded).verdict is Verdict.FAIL
+
+
+def test_a_mark_alone_says_of_which_model_it_is_a_fold() -> None:
+    """Where there was no room for more: a fold of another tool's version of the model is no fold of the model."""
+    model = NETS["mlp"](7)
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    other.producer_name = "x"
+    folded, theirs = (onnx.load_from_string(converter.fold(m, verify=False).to_bytes()) for m in (model, other))
+    assert [p.key for p in folded.metadata_props] == ["biasopt"]
+    assert compare(model, folded).level == "P"
+    parity = compare(model, theirs)
+    assert (parity.verdict, parity.level) == (Verdict.PASS, "B")
+    spoilt = [damage(m, "w1", "ulp", np.random.default_rng(0)) for m in (folded, theirs)]
+    assert [compare(model, m).verdict for m in spoilt] == [Verdict.FAIL, Verdict.PASS]
 
 
 def test_a_fold_of_a_fold_was_rounded_twice(tmp_path: Path) -> None:
