@@ -395,7 +395,8 @@ class Referee:
             # Names are a hint: where each place between tensors that correspond agrees, they say nothing more.
             known = driven is not None and driven.status is Verdict.PASS and not self.ours
             regions = None if known or (partial and replayed is not None) else self._places(partial=partial)
-            if regions is None and driven is None and self._driver is not None:
+            decided = any(s.status is Verdict.FAIL for s in self.stages)
+            if regions is None and driven is None and not decided and self._driver is not None:
                 regions = run_regions(self.difference, *self.cut, self.options, light=True, drive=self._driver)
             places = merge_stages(regions, self._unexecuted())
             self.stages.extend(s for s in (replayed, places) if s is not None)
