@@ -297,7 +297,10 @@ class Pair:
         except Unsupported:
             return
         floats = [n for n, v in base.items() if np.asarray(v).dtype.kind == "f"]
-        others = [_scaled(base, floats, -1.0), *(self._spread(base, floats, 2.0 ** (6 * k), 60 + k) for k in range(3))]
+        others = [
+            _scale_feeds(base, floats, -1.0),
+            *(self._spread(base, floats, 2.0 ** (6 * k), 60 + k) for k in range(3)),
+        ]
         for table in tables:  # in a body: where it runs
             rows = np.array(sorted(table.rows))
             read = np.asarray(seen.get(table.reads[0], base.get(table.reads[0], ())))
