@@ -42,10 +42,11 @@ def list_distributions() -> tuple[str, ...]:
     """Every installed distribution that brings the package ``onnxruntime``, with its version."""
     found = set()
     for each in importlib.metadata.distributions():
-        name = re.sub(r"[-_.]+", "-", str(each.metadata["Name"] or "").lower())
         files = each.read_text("RECORD") or each.read_text("installed-files.txt")
-        named = name in ("onnxruntime", "onnxruntime-gpu")  # other package managers keep no list of files
-        if named if files is None else re.search(rf"(?m)^({'|'.join(map(re.escape, _MARKS))})", files):
+        if files is not None and not any(files.startswith(m) or f"\n{m}" in files for m in _MARKS):
+            continue  # before its name is asked for, which is parsed out of all that it says of itself
+        name = re.sub(r"[-_.]+", "-", str(each.metadata["Name"] or "").lower())
+        if files is not None or name in ("onnxruntime", "onnxruntime-gpu"):  # not all managers keep a list of files
             found.add(f"{name} {each.version}")
     return tuple(sorted(found))
 

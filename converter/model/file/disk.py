@@ -21,6 +21,7 @@ from converter.model.file.validate import first_line
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 _WINDOW = 1 << 16  # bytes that are read at once where less is asked for
 _PART = 1 << 24  # bytes of one read that makes its own memory
+_HASHED = 1 << 20  # bytes that are hashed at once: they stay in the processor's cache
 
 
 class DiskBuffer:
@@ -69,6 +70,13 @@ class DiskBuffer:
         """Bytes into memory of their own."""
         return _fill(self.descriptor, self.path, offset, n_bytes)
 
+    def digest(self) -> str:
+        """SHA-256 of all of it, in hex."""
+        digest, part = hashlib.sha256(), np.empty(min(_HASHED, self._size), np.uint8).data
+        for start in range(0, self._size, _HASHED):
+            digest.update(_fill_view(self.descriptor, self.path, start, part[: self._size - start]))
+        return digest.hexdigest()
+
     def close(self) -> None:
         """Let go of the file."""
         if self.descriptor >= 0:
@@ -104,8 +112,11 @@ def read_at(fd: int, offset: int, n_bytes: int) -> bytes:
 
 
 def _fill(fd: int, path: Path, offset: int, n_bytes: int) -> memoryview:
-    view = np.empty(n_bytes, np.uint8).data  # not a bytearray, which would be zeroed first
-    done = 0
+    return _fill_view(fd, path, offset, np.empty(n_bytes, np.uint8).data)  # a bytearray would be zeroed first
+
+
+def _fill_view(fd: int, path: Path, offset: int, view: memoryview) -> memoryview:
+    done, n_bytes = 0, len(view)
     try:
         while done < n_bytes:
             if hasattr(os, "preadv"):

@@ -29,7 +29,6 @@ NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
 # A guard reads a weight to see whether its fold may be rounded, and the writer reads it again. What is read first
 # stays up to this sum: enough for a ResNet-50, and no more in a model of any size.
 _KEPT_BYTES = 128 << 20
-_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +113,9 @@ class ModelFile:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the model's own bytes as they came, in hex."""
-        digest = hashlib.sha256()
-        for start in range(0, len(self.buffer), _CHUNK):
-            digest.update(self.buffer[start : min(start + _CHUNK, len(self.buffer))])
-        return digest.hexdigest()
+        if isinstance(self.buffer, DiskBuffer):
+            return self.buffer.digest()
+        return hashlib.sha256(self.buffer[0 : len(self.buffer)]).hexdigest()
 
     def _parse(self) -> onnx.ModelProto:
         try:

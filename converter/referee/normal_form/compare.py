@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+from onnx import TensorProto
 
 from converter.dataclass import dataclass
 from converter.errors import BiasoptError
@@ -16,7 +16,7 @@ from converter.referee.normal_form.fused import ALL_RULES
 from converter.referee.normal_form.interval import Interval, compute_half_ulp, is_float, make_exact
 from converter.referee.normal_form.laws import Law, find_factor
 from converter.referee.normal_form.reader import Reader
-from converter.referee.proto.diff import Region
+from converter.referee.proto.diff import Outline, Region
 from converter.referee.proto.scopes import is_same_constant
 from converter.referee.proto.source import LoadedModel
 from converter.referee.reference.kernels import Unsupported
@@ -413,13 +413,14 @@ def _recompute(
     region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, ComparedArray] | None, *, forward: bool
 ) -> Place:
     name = f"{region.scope}/{region.output}" if region.scope else region.output
-    same = _find_unchanged(region, a, b)
+    before, after = region.outlines
+    same = _find_unchanged(before, after, a, b)
     try:
-        old, certain = {*_list_names(region.before)}, region.find_certain
-        left = Reader(region.before, a.folder, old, ALL_RULES, certain, forward=forward)
-        right = Reader(region.after, b.folder, same, ALL_RULES, certain, forward=forward)
+        old, certain = {*_list_names(before)}, region.find_certain
+        left = Reader(before, a.folder, old, ALL_RULES, certain, forward=forward)
+        right = Reader(after, b.folder, same, ALL_RULES, certain, forward=forward)
         compared = tuple(Matcher(done, scope=region.scope).match(left.read(), right.read()))
-        return Place(name, compared, laws=frozenset({*left.laws, *right.laws, *_find_plain_laws(region)}))
+        return Place(name, compared, laws=frozenset({*left.laws, *right.laws, *_find_plain_laws(after)}))
     except (NotExpressed, Unsupported, BiasoptError) as exc:
         return Place(name, (), str(exc))
     except (ValueError, IndexError, KeyError, TypeError, AssertionError, ArithmeticError) as exc:
@@ -427,24 +428,23 @@ def _recompute(
         return Place(name, (), f"cannot be read ({type(exc).__name__}: {' '.join(str(exc).split())[:120]})")
 
 
-def _find_plain_laws(region: Region) -> set[Law]:
+def _find_plain_laws(after: Outline) -> set[Law]:
     """What any rewrite may have done: a factor or a shift goes into constants, those of a batch norm among them."""
-    keeps_norm = any(n.op_type == "BatchNormalization" for n in region.after.graph.node)
+    keeps_norm = any(n.op_type == "BatchNormalization" for n in after.model.graph.node)
     return {Law.SCALE, Law.SHIFT, *({Law.NORM_KEPT} if keeps_norm else ())}
 
 
-def _list_names(model: ModelProto) -> list[str]:
-    made = [n.output[0] for n in model.graph.node if n.op_type == "Constant" and n.output]
-    return [*(t.name for t in model.graph.initializer), *made]
+def _list_names(place: Outline) -> list[str]:
+    made = [n.output[0] for n in place.model.graph.node if n.op_type == "Constant" and n.output]
+    return [*place.tensors, *made]
 
 
-def _find_unchanged(region: Region, a: LoadedModel, b: LoadedModel) -> set[str]:
+def _find_unchanged(before: Outline, after: Outline, a: LoadedModel, b: LoadedModel) -> set[str]:
     """Constants of the rewritten side that are the original's, to the bit."""
-    old = {t.name: t for t in region.before.graph.initializer}
-    new = {t.name: t for t in region.after.graph.initializer}
+    old, new = before.tensors, after.tensors
     kept = {n for n in old.keys() & new.keys() if is_same_constant(old[n], a, new[n], b)}
-    nodes = {n.output[0]: n for n in region.before.graph.node if n.op_type == "Constant"}
-    for node in region.after.graph.node:
+    nodes = {n.output[0]: n for n in before.model.graph.node if n.op_type == "Constant"}
+    for node in after.model.graph.node:
         if node.op_type == "Constant" and node.output[0] in nodes:
             other = nodes[node.output[0]]
             if [x.SerializeToString() for x in node.attribute] == [x.SerializeToString() for x in other.attribute]:

@@ -16,6 +16,7 @@ from converter.referee.normal_form.form import Dims, Form, Known, Leaf, NotExpre
 from converter.referee.normal_form.form import Linear as LinearAtom
 from converter.referee.normal_form.interval import Interval, is_float
 from converter.referee.normal_form.laws import Law
+from converter.referee.proto.diff import Outline
 from converter.referee.proto.inference import infer_certain_shapes, infer_types
 from converter.referee.proto.source import Port, read_ports, strip_weights
 from converter.referee.reference.evaluator import normalize_domain, read_opset_versions
@@ -33,7 +34,7 @@ class Reader:
 
     Parameters
     ----------
-    model : ModelProto
+    place : Outline
         The place as a model, nodes in order.
     same : set of str
         Constants that hold what they hold in the original.
@@ -45,7 +46,7 @@ class Reader:
 
     def __init__(
         self,
-        model: ModelProto,
+        place: Outline,
         folder: Path | None,
         same: set[str],
         rules: dict[str, Rule],
@@ -53,7 +54,7 @@ class Reader:
         *,
         forward: bool = False,
     ) -> None:
-        self.model = model
+        self.model = model = place.model
         self.find_certain = find_certain
         self.forward = forward
         self.folder = folder
@@ -64,7 +65,8 @@ class Reader:
         self.makers = {name: node for node in model.graph.node for name in node.output}
         self.values: dict[str, Value] = {"": None}
         for tensor in model.graph.initializer:
-            self.values[tensor.name] = Known(tensor.name, tensor, folder, tensor.name not in same)
+            held = place.tensors[tensor.name]
+            self.values[tensor.name] = Known(tensor.name, held, folder, tensor.name not in same)
         for sparse in model.graph.sparse_initializer:
             self.values[sparse.values.name] = Form(Leaf(f"sparse {_hash(sparse)}"))
         for value in model.graph.input:

@@ -6,7 +6,7 @@ changed node makes is the output of one region: checking them all proves the cla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -28,6 +28,7 @@ from converter.referee.proto.scopes import (
 from converter.referee.proto.source import (
     LoadedModel,
     Port,
+    copy_header,
     get_dtype,
     make_value_info,
     walk_nodes,
@@ -44,18 +45,55 @@ _NORMALISED = {"Softmax", "Attention"}
 _INTEGER_OPS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A model without the values of its large initializers, and where these are: to read it copies no weight."""
+
+    model: ModelProto
+    tensors: Mapping[str, TensorProto]  # every initializer, as the whole model holds it
+
+    @classmethod
+    def of(cls, model: ModelProto) -> Outline:
+        """A model as its own outline."""
+        return cls(model, {t.name: t for t in model.graph.initializer})
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One side of a region, to be built."""
+
+    scope: Scope
+    part: _Part
+    output: str
+    types: Scope
+
+    def build(self) -> ModelProto:
+        return _build_model(self.scope, self.part, self.output, self.types)
+
+    def outline(self) -> Outline:
+        model = _build_model(self.scope, self.part, self.output, self.types, copy_header)
+        return Outline(model, {n: t for n, t in self.part.consts.items() if isinstance(t, TensorProto)})
+
+
 class _Pair:
     """The two models of a region, built when they are asked for; of large ones only the latest few are kept."""
 
-    def __init__(self, before: Callable[[], ModelProto], after: Callable[[], ModelProto], latest: list[_Pair]) -> None:
-        self._make, self._latest = (before, after), latest
+    def __init__(self, before: _Source | ModelProto, after: _Source | ModelProto, latest: list[_Pair]) -> None:
+        self._sources, self._latest = (before, after), latest
         self._models: tuple[ModelProto, ModelProto] | None = None
+
+    @property
+    def outlines(self) -> tuple[Outline, Outline]:
+        """Both, without their weights."""
+        before, after = (Outline.of(s) if isinstance(s, ModelProto) else s.outline() for s in self._sources)
+        return before, after
 
     @property
     def models(self) -> tuple[ModelProto, ModelProto]:
         """Both."""
         if self._models is None:
-            self._models = self._make[0](), self._make[1]()
+            before, after = (s if isinstance(s, ModelProto) else s.build() for s in self._sources)
+            self._models = before, after
             if sum(stored_bytes(t) or 0 for model in self._models for t in model.graph.initializer) > _LARGE:
                 self._latest.append(self)
                 while len(self._latest) > _KEPT:
@@ -82,7 +120,7 @@ class Region:
     def of(cls, scope: str, output: str, before: ModelProto, after: ModelProto) -> Region:
         """A region of two models that are there."""
         inputs = frozenset(value.name for model in (before, after) for value in model.graph.input)
-        return cls(scope, output, inputs, _Pair(lambda: before, lambda: after, []))
+        return cls(scope, output, inputs, _Pair(before, after, []))
 
     @property
     def before(self) -> ModelProto:
@@ -93,6 +131,11 @@ class Region:
     def after(self) -> ModelProto:
         """The place in the rewritten model."""
         return self.pair.models[1]
+
+    @property
+    def outlines(self) -> tuple[Outline, Outline]:
+        """The place in both models, made anew, without a copy of its weights."""
+        return self.pair.outlines
 
     @property
     def name(self) -> str:
@@ -222,7 +265,7 @@ def _cut_region(
         open_b |= {n for n in more_b if _find_place(a, n) >= last_a}
     if not all(_is_reachable(a, name) for name in part_b.inputs - part_a.inputs):
         return None
-    pair = _Pair(partial(_build_model, a, part_a, output, a), partial(_build_model, b, part_b, output, a), latest)
+    pair = _Pair(_Source(a, part_a, output, a), _Source(b, part_b, output, a), latest)
     return Region(b.key, output, part_a.inputs | part_b.inputs, pair, partial(certain.find, b.key))
 
 
@@ -291,8 +334,14 @@ def _is_integer(scope: Scope, name: str) -> bool:
     return scope.makers[name].op_type in _INTEGER_OPS
 
 
-def _build_model(scope: Scope, part: _Part, output: str, types: Scope) -> ModelProto:
-    """A model of one part; its inputs get the types that ``types`` knows."""
+def _build_model(
+    scope: Scope,
+    part: _Part,
+    output: str,
+    types: Scope,
+    stored: Callable[[TensorProto], TensorProto] = lambda tensor: tensor,
+) -> ModelProto:
+    """A model of one part; its inputs get the types that ``types`` knows. ``stored``: what it holds of a tensor."""
     whole = scope.source.proto
     ir_version = max(whole.ir_version, 4)  # before IR 4 an initializer would have to be an input too
     model = ModelProto(ir_version=ir_version, opset_import=scope.opset_import, functions=whole.functions)
@@ -300,7 +349,10 @@ def _build_model(scope: Scope, part: _Part, output: str, types: Scope) -> ModelP
     graph.name = "region"
     graph.node.extend(node for _, node in part.nodes)
     for tensor in part.consts.values():
-        (graph.initializer if isinstance(tensor, TensorProto) else graph.sparse_initializer).append(tensor)
+        if isinstance(tensor, TensorProto):
+            graph.initializer.append(stored(tensor))
+        else:
+            graph.sparse_initializer.append(tensor)
     fallback = _find_float_type(part)
     for name in sorted(part.inputs):
         graph.input.append(make_value_info(name, find_port(types, name), fallback))

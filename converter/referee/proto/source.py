@@ -63,6 +63,7 @@ class LoadedModel:
     path: Path | None
     folder: Path | None
     digest: str = ""  # SHA-256 of the bytes that the model came as, in hex; empty for a message
+    n_bytes: int = 0  # how many these are
 
     @classmethod
     def open(
@@ -75,14 +76,16 @@ class LoadedModel:
                 copy = ModelProto()
                 copy.CopyFrom(model)  # the caller's own stays as it is
                 sort_nodes(copy)
-                return cls(copy, label, None, data, hashlib.sha256(serialize(model, label)).hexdigest())
+                came = serialize(model, label)
+                return cls(copy, label, None, data, hashlib.sha256(came).hexdigest(), len(came))
             return cls(model, label, None, data)
         if isinstance(model, bytes):
-            return cls(_parse(model, label), label, None, data, hashlib.sha256(model).hexdigest())
+            return cls(_parse(model, label), label, None, data, hashlib.sha256(model).hexdigest(), len(model))
         path = Path(model)
         content = read_whole(path, LARGEST)
         proto = _parse(content, str(path))
-        return cls(proto, str(path), path, data or _find_folder(path, proto), hashlib.sha256(content).hexdigest())
+        folder, digest = data or _find_folder(path, proto), hashlib.sha256(content).hexdigest()
+        return cls(proto, str(path), path, folder, digest, len(content))
 
     def compute_digest(self) -> str:
         """SHA-256 of the model's own bytes as they came, without data files, in hex."""
@@ -229,7 +232,7 @@ def strip_weights(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = N
     graph.name = model.graph.name
     for field in ("input", "output", "value_info"):
         getattr(graph, field).extend(getattr(model.graph, field))
-    graph.initializer.extend(_copy_header(t) for t in model.graph.initializer)
+    graph.initializer.extend(copy_header(t) for t in model.graph.initializer)
     for node in model.graph.node:
         graph.node.append(_copy_bare(node))
     for value in graph.input:
@@ -240,20 +243,21 @@ def strip_weights(model: ModelProto, dims: dict[str, tuple[int, ...]] | None = N
     return bare
 
 
-def _copy_header(tensor: TensorProto) -> TensorProto:
+def copy_header(tensor: TensorProto) -> TensorProto:
+    """The tensor without its values where these are many, or in another file."""
     if int(np.prod(tensor.dims, dtype=np.int64)) <= _SMALL and not is_external(tensor):
         return tensor
     return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
 
 def _copy_bare(node: NodeProto) -> NodeProto:
-    large = [a for a in node.attribute if a.HasField("t") and _copy_header(a.t) is not a.t]
+    large = [a for a in node.attribute if a.HasField("t") and copy_header(a.t) is not a.t]
     if not large:
         return node
     copy = NodeProto(op_type=node.op_type, domain=node.domain, name=node.name, input=node.input, output=node.output)
     for attribute in node.attribute:
         if attribute.HasField("t"):
-            copy.attribute.append(AttributeProto(name=attribute.name, type=attribute.type, t=_copy_header(attribute.t)))
+            copy.attribute.append(AttributeProto(name=attribute.name, type=attribute.type, t=copy_header(attribute.t)))
         else:
             copy.attribute.append(attribute)
     return copy
@@ -285,20 +289,22 @@ def describe_model(source: LoadedModel) -> ModelFacts:
     ModelError
         A data file is missing.
     """
-    digest = hashlib.sha256()
-    size = 0
-    if source.path is not None:
-        size += _update(digest, source.path)
-    else:
-        content = serialize(source.proto, source.label)
-        digest.update(content)
-        size += len(content)
-    for path in list_data_files(source):
-        size += _update(digest, path)
+    told, size, files = source.digest, source.n_bytes, list_data_files(source)
+    if files or not told:  # else it was hashed as it came
+        digest, size = hashlib.sha256(), 0
+        if source.path is not None:
+            size += _update(digest, source.path)
+        else:
+            content = serialize(source.proto, source.label)
+            digest.update(content)
+            size += len(content)
+        for path in files:
+            size += _update(digest, path)
+        told = digest.hexdigest()
     counts = Counter(n.op_type for n in walk_nodes(source.proto))
     return ModelFacts(
         path=None if source.path is None else str(source.path),
-        sha256=digest.hexdigest(),
+        sha256=told,
         size_bytes=size,
         ir_version=int(source.proto.ir_version),
         opset=read_opsets(source.proto).get("", 0),

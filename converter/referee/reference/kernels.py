@@ -8,6 +8,7 @@ operators before opset 7 ignore ``axis`` and ``broadcast``; Upsample knows integ
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from converter.model.file.dtypes import decode, get_element_type
 from converter.referee.proto.tensors import UNIT_ROUNDOFF
 from converter.referee.reference.call import KernelCall, Op, Outputs, Unsupported, erf, gelu, softmax
 from converter.referee.reference.conv import POOLS, Array, conv, conv_transpose
+from converter.referee.reference.elementary import ELEMENTARY
 from converter.referee.reference.fused import FUSED
 from converter.referee.reference.quantized import QUANTIZED, dequantize
 from converter.referee.reference.resize import Rule, resize, target
@@ -287,6 +289,7 @@ OPS: dict[tuple[str, str], Op] = {
     ("", "Dropout"): _dropout,
 }
 OPS.update({("", name): op for name, op in POOLS.items()})
+OPS.update(ELEMENTARY)
 OPS.update(EXTRAS)
 OPS.update(QUANTIZED)
 OPS.update(FUSED)
@@ -304,6 +307,7 @@ def find_kernel(domain: str, op_type: str, opset: int) -> Op | None:
 Kernel = Callable[[tuple[Any, ...]], Sequence[Any]]
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
+_WHOLE = {TensorProto.INT64: np.int64, TensorProto.INT32: np.int32, TensorProto.BOOL: np.bool_}
 _USUAL_ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 
 
@@ -433,14 +437,18 @@ def _narrow(value: Any) -> Any:
 
 def _cast(node: NodeProto, version: int, attributes: dict[str, Any]) -> Kernel | None:
     """Casts to a float type stop at float64; all others are the library's."""
-    library = _library(node, "", version)
     to = attributes.get("to")
     if isinstance(to, str):  # opset 1-5 spell the type out
         to = TensorProto.DataType.Value(to)
-    if node.op_type == "CastLike":
-        return lambda inputs: [inputs[0].astype(inputs[1].dtype)] if _is_float(inputs[1]) else _run(library, inputs)
     if to in UNIT_ROUNDOFF:
         return lambda inputs: [inputs[0].astype(np.float64)]
+    if to in _WHOLE:  # of a float the library decides what is out of range, or no number
+        dtype = _WHOLE[to]
+        made: Callable[[], Kernel | None] = functools.cache(lambda: _library(node, "", version))
+        return lambda inputs: [inputs[0].astype(dtype)] if inputs[0].dtype.kind in "iub" else _run(made(), inputs)
+    library = _library(node, "", version)
+    if node.op_type == "CastLike":
+        return lambda inputs: [inputs[0].astype(inputs[1].dtype)] if _is_float(inputs[1]) else _run(library, inputs)
     return library
 
 
