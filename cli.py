@@ -134,6 +134,12 @@ def cli() -> None:
     """Fold BatchNormalization and biases out of ONNX models, and check that the outputs stay the same."""
 
 
+def _keep_blas_to_one_thread() -> None:
+    """Before numpy is loaded, unless something else is asked for: idle threads of OpenBLAS spin, on all cores."""
+    if not {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} & os.environ.keys():
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
 def _examples(*lines: str) -> str:
     return "\b\n" + "\n".join(["Examples:", *(f"  biasopt {line}" for line in lines)])
 
@@ -177,6 +183,7 @@ def fold(**given: Any) -> int:
     What folds exactly is folded, into MODEL.folded.onnx beside MODEL; MODEL itself is left as it is.
     Nothing is written if the outputs differ, or if that could not be decided. MODEL may be - for stdin.
     """
+    _keep_blas_to_one_thread()
     from converter.commands.fold import run
 
     return run(**given)
@@ -199,6 +206,7 @@ def batch(**given: Any) -> int:
     row, not the end. OUT/batch has a journal, so that a batch that was killed goes on, reports, and the summary as
     JSON, HTML and JUnit XML. The exit code is the gravest of all.
     """
+    _keep_blas_to_one_thread()
     from converter.commands.batch import run
 
     return run(**given)

@@ -59,7 +59,7 @@ def find_nonfinite_changes(a: Array, b: Array) -> Array:
     return result
 
 
-_ROUNDED = 0.5 + SLACK / 2  # units in the last place: a number that was rounded once
+ROUNDED = 0.5 + SLACK / 2  # units in the last place: a number that was rounded once
 
 
 def measure_distance(off: Array, error: Array, differ: Array) -> tuple[float, int, int]:
@@ -398,22 +398,37 @@ class Place:
         return f"{found.what} of {found.op} {found.layer!r} went where the normal form does not follow"
 
 
-def recompute(region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, ComparedArray] | None = None) -> Place:
-    """Recompute every number of a place; ``done`` remembers weights that several places share."""
-    place = _recompute(region, a, b, done, forward=False)
-    if place.problem or (place.worst is not None and place.worst.score > _ROUNDED):
+def recompute(
+    region: Region,
+    a: LoadedModel,
+    b: LoadedModel,
+    done: dict[Any, ComparedArray] | None = None,
+    sides: tuple[Outline, Outline] | None = None,
+) -> Place:
+    """Recompute every number of a place; ``done`` remembers weights that several places share.
+
+    ``sides``: the region's outlines, where they were made already.
+    """
+    sides = sides or region.outlines
+    place = _recompute(region, sides, a, b, done, forward=False)
+    if place.problem or (place.worst is not None and place.worst.score > ROUNDED):
         # A factor between two layers may be in either. Each way is an identity: what one of them finds equal is.
-        other = _recompute(region, a, b, None, forward=True)
-        if not other.problem and (other.worst is None or other.worst.score <= _ROUNDED):
+        other = _recompute(region, sides, a, b, None, forward=True)
+        if not other.problem and (other.worst is None or other.worst.score <= ROUNDED):
             return other
     return place
 
 
 def _recompute(
-    region: Region, a: LoadedModel, b: LoadedModel, done: dict[Any, ComparedArray] | None, *, forward: bool
+    region: Region,
+    sides: tuple[Outline, Outline],
+    a: LoadedModel,
+    b: LoadedModel,
+    done: dict[Any, ComparedArray] | None,
+    *,
+    forward: bool,
 ) -> Place:
-    name = f"{region.scope}/{region.output}" if region.scope else region.output
-    before, after = region.outlines
+    name, (before, after) = region.name, sides
     same = _find_unchanged(before, after, a, b)
     try:
         old, certain = {*_list_names(before)}, region.find_certain

@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from converter.records import OutputCheck, Stage, Verdict
-from converter.referee.normal_form.compare import SLACK, ComparedArray, Place, recompute
+from converter.referee.normal_form.compare import SLACK, ComparedArray, Place
+from converter.referee.normal_form.repeated import Recomputer
 from converter.referee.proto.diff import ChangedRegions
 from converter.referee.proto.scopes import list_reads
 from converter.referee.proto.source import LoadedModel
@@ -47,10 +48,10 @@ def check_parameters(a: LoadedModel, b: LoadedModel, difference: ChangedRegions,
 
 
 def _recompute_places(a: LoadedModel, b: LoadedModel, difference: ChangedRegions, options: Options) -> Iterator[Place]:
-    done: dict[Any, ComparedArray] = {}
+    recomputer = Recomputer(a, b)
     for k, region in enumerate(difference.regions):
         options.progress(f"parameters {k + 1} of {len(difference.regions)}: {region.output}")
-        yield recompute(region, a, b, done)
+        yield recomputer.recompute(region)
 
 
 def _find_limit(folds: int) -> float:
