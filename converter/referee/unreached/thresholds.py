@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, helper
 
 from converter.referee.proto.source import LoadedModel, get_dtype, list_bodies, make_body_key, walk_nodes
 from converter.referee.proto.tensors import read_tensor
 from converter.referee.reference.kernels import list_captures, read_attributes
-from converter.referee.unreached.unlike import make_key
+from converter.referee.unreached.unlike import FUSED, make_key
 
 Array = np.ndarray[Any, Any]
 Values = Mapping[str, Any]
@@ -155,11 +155,13 @@ def walk_live_nodes(source: LoadedModel) -> list[NodeProto]:
 
 
 def _read(node: NodeProto, held: Constants) -> Iterator[Bound]:
-    if node.domain not in ("", "ai.onnx", "com.microsoft") or not node.input:
+    if node.domain not in ("", "ai.onnx", *FUSED) or not node.input:
         yield from _unlike(node, held)
         return
     op, given, x = node.op_type, read_attributes(node), node.input[0]
     match op:
+        case _ if "activation" in given and node.domain in FUSED:
+            yield from _fused(node)
         case "Relu":
             yield _at(node, x, "lower", 0.0)
         case "Clip":
@@ -226,6 +228,26 @@ def _wrap(node: NodeProto, held: Constants, to: int) -> Iterator[Bound]:
 
 def _at(node: NodeProto, name: str, kind: str, limit: float) -> Bound:
     return Bound((kind, _round(limit)), node.op_type, (name,), lambda v: v[name] - limit, limit)
+
+
+def _fused(node: NodeProto) -> Iterator[Bound]:
+    """The bounds of an activation that onnxruntime took into a layer; what comes to it is no tensor of the model."""
+    given = read_attributes(node)
+    numbers = [given[k] for k in ("activation_alpha", "activation_beta") if k in given]
+    numbers = list(given.get("activation_params", numbers))
+    unseen = helper.make_node(f"{node.op_type}'s {given['activation']}", [node.output[0]], [])
+    match given["activation"], numbers:
+        case "Relu", _:
+            found: Iterable[Bound] = [_at(unseen, "", "lower", 0.0)]
+        case "LeakyRelu", _:
+            found = [_at(unseen, "", "slope", 0.0)]
+        case "Clip", [low, high]:
+            found = _ends(unseen, "", low, high)
+        case "HardSigmoid", [alpha, beta] if alpha:
+            found = _ends(unseen, "", -beta / alpha, (1 - beta) / alpha)
+        case _:
+            found = ()
+    yield from (replace(bound, margin=lambda v: np.zeros(0)) for bound in found)
 
 
 def _ends(node: NodeProto, name: str, low: float | None, high: float | None) -> Iterator[Bound]:

@@ -52,7 +52,7 @@ QUIET = _ANALYTIC | _MOVING | _SEEN
 _RECURRENT = {"LSTM": ("Sigmoid", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 _SMOOTH_GATES = {"sigmoid", "tanh", "softsign", "softplus", "affine"}
 _FLOAT8 = range(17, 21)
-_FUSED = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")  # made of known operators by onnxruntime
+FUSED = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")  # made of known operators by onnxruntime
 
 
 class Numbers(Protocol):
@@ -68,7 +68,7 @@ def make_key(node: NodeProto, held: Numbers, inner: Iterable[Key] = ()) -> Key |
     ``inner`` are the keys of what is in the node's bodies.
     """
     op, given = node.op_type, read_attributes(node)
-    if node.domain in _FUSED:
+    if node.domain in FUSED:
         return None
     if node.domain in ("", "ai.onnx"):
         if op in QUIET:

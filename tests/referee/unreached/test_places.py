@@ -230,3 +230,27 @@ def test_a_bound_is_looked_at_without_a_float64_reference() -> None:
     assert parity.verdict is Verdict.INCONCLUSIVE
     assert "Clip's upper bound changed from 60 to 90" in parity.why
     assert compare(without_reference(60), without_reference(60, "Min")).verdict is Verdict.PASS
+
+
+def fused(*params: float) -> ModelProto:
+    """A convolution with a hard sigmoid in it, as onnxruntime writes it."""
+    text = f"""g (float[1,2,5,5] x) => (float[1,3,5,5] y) {{
+     y = com.microsoft.FusedConv<activation="HardSigmoid", activation_params={list(params)}>(x, w, b) }}"""
+    model = parser.parse_model('<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>\n' + text)
+    model.graph.initializer.extend(layer())
+    return model
+
+
+def layer() -> list[onnx.TensorProto]:
+    """Weights that no value brings to the upper bound of the hard sigmoid."""
+    held = {"w": np.zeros((3, 2, 1, 1)), "b": np.full(3, -1)}
+    return [numpy_helper.from_array(v.astype(np.float32), n) for n, v in held.items()]
+
+
+def test_an_activation_in_a_layer_has_the_bounds_of_one_beside_it() -> None:
+    beside = parsed("g (float[1,2,5,5] x) => (float[1,3,5,5] y) { c = Conv(x, w, b)\n y = HardSigmoid(c) }")
+    beside.graph.initializer.extend(layer())
+    assert compare(beside, fused(0.2, 0.5)).verdict is Verdict.PASS
+    assert compare(beside, fused(0.2, 0.6)).verdict is Verdict.FAIL
+    own = find_own_bounds(*(list_bounds(LoadedModel.open(m)) for m in (beside, fused(0.25, 0.5))))
+    assert [[b.limit for b in side] for side in own] == [[-2.5, 2.5], [-2.0, 2.0]]
