@@ -36,7 +36,7 @@ from converter.referee.verify.metrics import measure_difference
 from converter.referee.verify.models import ModelInput, ModelInputs, ModelUnderTest, make_region_options
 from converter.referee.verify.options import Options, find_folds
 from converter.referee.verify.outputs import judge_outputs
-from converter.referee.verify.rounding_bound import BoundedModel, add_bound
+from converter.referee.verify.rounding_bound import BoundedModel, add_bound, find_unit
 
 Array = np.ndarray[Any, Any]
 # Of two places with inputs that they take: what differs where no random input leads, or nothing.
@@ -193,7 +193,7 @@ class RegionReplay:
         self.checks.append(check)
 
     def _linear(self, region: Region, measure: BoundedModel, expected: np.ndarray[Any, Any]) -> OutputCheck:
-        """Error against max(16, 4 sqrt(n)) * u * (|W| * |x| + |b|), the largest over all elements."""
+        """Error against gamma * (|W| * |x| + |b|), the largest over all elements."""
         side = ModelUnderTest(
             LoadedModel(measure.model, region.output, None, self._b.folder), make_region_options(self._options)
         )
@@ -201,7 +201,7 @@ class RegionReplay:
             got = side.run(self._feeds(measure.model))
         finally:
             side.close()
-        unit = max((UNIT_ROUNDOFF[t] for t in find_float_types(region.after)), default=2.0**-24)
+        unit = find_unit(region.after)
         found = np.asarray(got[region.output]).astype(np.float64)
         if found.shape != expected.shape:
             raise ValueError(f"shape {list(expected.shape)} became {list(found.shape)}")

@@ -1,6 +1,8 @@
 """How far rounding may move the output of one rewritten place: |W| * |x| + |b|, as a second output of its model.
 
-Times the unit roundoff and, for each operator, max(16, 4 sqrt(n)), where n is how many products its sums have.
+Times gamma_m = m u / (1 - m u) with u the unit roundoff: a bound on the error of every element, in whichever order the
+sums are made (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). Of each operator m counts the n products of
+a sum and the roundings beside it. In half precision onnxruntime sums in float32, where n products count for less.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from converter.dataclass import dataclass
 from converter.referee.proto.inference import infer_types
-from converter.referee.proto.source import Port
+from converter.referee.proto.source import Port, find_float_types
+from converter.referee.proto.tensors import UNIT_ROUNDOFF
 from converter.referee.reference.kernels import read_attributes
 
-_LEAST = 16.0  # rounding errors of what is not a sum: the bias, the weights themselves, the inputs
-_PER_ROOT = 4.0
+_BESIDE_SUM = 3  # roundings of a layer beside its sum: its weights as they are stored, the bias, what is added up
+_OF_NORM = 8  # of a batch norm: epsilon, root, quotient, scale, mean, shift and what is stored of them
+_SUMS_IN = 2.0**-24  # unit roundoff that sums have at the most
+_PER_ROOT = 4.0  # of a half-precision sum at the least: some processors make it in half precision
 _SUFFIX = "/biasopt/absolute"
 _ALL = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sum", "Concat"}  # of every input the absolute value
 _FIRST = {
@@ -31,11 +36,16 @@ class BoundedModel:
 
     model: ModelProto
     bound: str
-    factor: float  # sum of max(16, 4 sqrt(n)) over the operators
+    factor: float  # gamma over u, all operators together
     n: int  # products of the largest sum
     op: str
     layer: str
     axis: int  # of the output channels
+
+
+def find_unit(model: ModelProto) -> float:
+    """The unit roundoff of a model's floats, of the least exact ones."""
+    return max((UNIT_ROUNDOFF[t] for t in find_float_types(model)), default=2.0**-24)
 
 
 def add_bound(model: ModelProto) -> BoundedModel | None:
@@ -53,9 +63,10 @@ def add_bound(model: ModelProto) -> BoundedModel | None:
     bound = writer.absolute[output]
     copy.graph.output.append(helper.make_tensor_value_info(bound, TensorProto.FLOAT, None))
     n, main = max(writer.linear, key=lambda pair: pair[0])
+    spent = min(writer.factor * writer.unit, 0.5)
     label = main.name or f"{main.op_type}:{main.output[0]}"
     axis = -1 if main.op_type == "MatMul" else 1
-    return BoundedModel(copy, bound, writer.factor, n, main.op_type, label, axis)
+    return BoundedModel(copy, bound, writer.factor / (1 - spent), n, main.op_type, label, axis)
 
 
 class _BoundWriter:
@@ -65,7 +76,8 @@ class _BoundWriter:
         self.nodes: list[NodeProto] = []
         self.absolute: dict[str, str] = {}
         self.linear: list[tuple[int, NodeProto]] = []
-        self.factor = 0.0
+        self.factor = 1.0  # of the inputs, as they are stored
+        self.unit = find_unit(model)
         self._types: dict[str, Port] = infer_types(model)
         self._fixed = {t.name for t in model.graph.initializer}
 
@@ -148,11 +160,16 @@ class _BoundWriter:
         return bool(name) and (port is None or port.dtype is None or port.dtype.kind in "fV")
 
     def _find_factor(self, node: NodeProto) -> float:
-        """max(16, 4 sqrt(n)) of an operator; 0 of one that only moves elements."""
+        """How many roundings an operator's error comes to; 0 of one that only moves elements."""
         n = self._count_products(node)
+        if node.op_type == "BatchNormalization":
+            return _OF_NORM
         if node.op_type in _LINEAR:
             self.linear.append((n, node))
-        return max(_LEAST, _PER_ROOT * math.sqrt(n)) if n else 0.0
+        elif n <= 1:
+            return float(n)
+        sums = n if self.unit <= _SUMS_IN else max(n * _SUMS_IN / self.unit, _PER_ROOT * math.sqrt(n))
+        return sums + _BESIDE_SUM
 
     def _count_products(self, node: NodeProto) -> int:
         """How many numbers the operator sums for one of its output."""
@@ -170,7 +187,9 @@ class _BoundWriter:
         if op in ("GlobalAveragePool", "AveragePool", "ReduceMean"):
             kernel = read_attributes(node).get("kernel_shape") or [d for d in (dims[0] or ())[2:] if isinstance(d, int)]
             return max(int(math.prod(kernel)), 1)
-        return 1 if op in ("Add", "Sub", "Sum", "Mul", "Div", "BatchNormalization") else 0
+        if op == "Sum":
+            return max(len(node.input) - 1, 1)
+        return 1 if op in ("Add", "Sub", "Mul", "Div") else 0
 
     def _dims(self, name: str) -> tuple[int | str | None, ...] | None:
         port = self._types.get(name)
