@@ -32,7 +32,7 @@ help:
 	@echo "make format   reformat and apply ruff's safe fixes"
 	@echo "make docs     write the generated parts of the documents"
 	@echo "make site     the documentation as pages, built strictly"
-	@echo "make bench    compare with other tools (ARGS='--models resnet50 --repeat 5')"
+	@echo "make bench    compare with other tools, model by model; goes on where it was (ARGS='--max-time 600 --repeat 5')"
 	@echo "make cluster-demo  fold models/ on a Dask cluster of two workers on this machine"
 	@echo "make zoo-table  write docs/fold.md's table of where biases go, from exported nets"
 	@echo "make fuzz     mutated models through the commands (ARGS='10000 1 --ops inspect,fold,prove')"

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-WITH_BIAS = {"Conv", "ConvTranspose", "Gemm"}
+WITH_BIAS = {"Conv", "ConvTranspose", "Gemm", "FusedConv", "FusedGemm"}  # the last two are onnxruntime's own
 
 
 def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -1,40 +1,22 @@
-"""The benchmark's result as tables: one for each quantity, a row a model, a column a tool."""
+"""The benchmark's result as tables: for each quantity one, a row a model, a column a tool; one of sums, a row a tool.
+
+Its page is docs/bench-peers.md; docs/fold.md and README.md hold the sums and a sentence between markers.
+"""
 
 from __future__ import annotations
 
-import os
-import platform
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import geometric_mean
-from typing import Any
+from statistics import geometric_mean, median, quantiles
 
+from converter.report.docs import fill
+from converter.report.render.markdown import table
+from tests.benchmarks.run_log import Row, Run, Tool
 
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A tool and its version; empty where it is not installed."""
-
-    name: str
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One tool on one model; medians over the rounds."""
-
-    tool: str
-    seconds: float = 0.0
-    peak_bytes: float = 0.0
-    time_ratio: float | None = None  # to onnxruntime in the same round
-    peak_ratio: float | None = None
-    crashed: str = ""  # the last line that it said
-    result: Mapping[str, Any] = field(default_factory=dict)  # what score.py printed
-
-    def count(self, when: str, what: str) -> float | None:
-        """Return a count of ``before`` or ``after``."""
-        return self.result[when][what] if when in self.result else None
+DEFAULT = "(default)"  # the end of a label: as torch exports by default
+SHARED = 1.5  # a load average that the benchmark, one process at a time, does not make alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +65,12 @@ QUANTITIES = (
         lambda row: row.count("after", "bn"),
         _whole,
         ("before", lambda row: row.count("before", "bn"), _whole),
+    ),
+    Quantity(
+        "Nodes left",
+        lambda row: row.count("after", "nodes"),
+        _whole,
+        ("before", lambda row: row.count("before", "nodes"), _whole),
     ),
     Quantity(
         "Biases left on Conv, ConvTranspose and Gemm",
@@ -152,62 +140,155 @@ def grid(results: Results, tools: Sequence[Tool], quantity: Quantity) -> tuple[l
     return head, [*lines, _total(results, tools, quantity)]
 
 
-def machine() -> str:
-    """Return processor, cores and system in one line."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+def _mean(results: Results, tool: str, quantity: Quantity) -> float:
+    """Sum one tool up over the models that every tool came through."""
+    return quantity.total[1](
+        [quantity.value(row) or 0.0 for rows in results.values() for row in rows if row.tool == tool]
+    )
 
 
-def markdown(results: Results, tools: Sequence[Tool], repeat: int) -> str:
+def results(run: Run) -> Results:
+    return {one.label: one.rows for one in run.models}
+
+
+def groups(run: Run) -> tuple[Results, Results]:
+    """Return the models published or exported to keep batch norms, and those as torch exports by default."""
+    present = [tool.name for tool in run.header.tools if tool.version]
+    whole = {
+        label: rows
+        for label, rows in results(run).items()
+        if all(_complete(rows, present, quantity) for quantity in QUANTITIES)
+    }
+    kept = {label: rows for label, rows in whole.items() if not label.endswith(DEFAULT)}
+    return kept, {label: rows for label, rows in whole.items() if label.endswith(DEFAULT)}
+
+
+def _before(results: Results, quantity: Quantity) -> str:
+    value = quantity.first[1] if quantity.first else quantity.value
+    return f"{sum(value(rows[0]) or 0 for rows in results.values()):,.0f}"
+
+
+TIME, MEMORY, NORMS, NODES, BIASES, ERROR = QUANTITIES
+
+
+def sums(run: Run) -> str:
+    """Return the table of sums: a row a tool, a column a quantity, the last columns of torch's default exports."""
+    kept, default = groups(run)
+    head = [
+        f"on {len(kept)} models",
+        *(f"{name} left of {_before(kept, quantity)}" for name, quantity in COUNTS),
+        "time",
+        "memory",
+        "largest error",
+        *(f"by default: {name} of {_before(default, quantity)}" for name, quantity in COUNTS),
+    ]
+    rows = []
+    for tool in run.header.tools:
+        if not tool.version:
+            rows.append([tool.name, *["not installed"] * (len(head) - 1)])
+            continue
+        counts = [[f"{_mean(group, tool.name, q):,.0f}" for _, q in COUNTS] for group in (kept, default)]
+        costs = [q.show(_mean(kept, tool.name, q)) for q in (TIME, MEMORY, ERROR)]
+        rows.append([tool.name, *counts[0], *costs, *counts[1]])
+    return table(head, rows, right=tuple(range(1, len(head))))
+
+
+COUNTS = (("BatchNorm", NORMS), ("nodes", NODES), ("biases", BIASES))
+
+
+def where(run: Run) -> str:
+    """Return date, machine, and whether other work ran beside the benchmark."""
+    load = median(one.load for one in run.models)
+    shared = ": it was shared with other work, so that times are rough; ratios are of the same minutes"
+    return (
+        f"One run of `make bench`, begun on {run.header.date}; {run.header.machine}. The machine's load average"
+        f" was {load:.1f}{shared if load > SHARED else ''}."
+    )
+
+
+def spread(run: Run) -> str:
+    """Return how the time of the checked fold is spread over the models."""
+    ratios = {
+        label: row.time_ratio or 0.0 for label, rows in groups(run)[0].items() for row in rows if row.tool == "biasopt"
+    }
+    low, _, high = quantiles(ratios.values(), n=4)
+    least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
+    return (
+        f"With the check, half of the models take {low:.1f} to {high:.1f} times onnxruntime's time, the quickest"
+        f" ({least}) {ratios[least]:.1f} times, the slowest ({most}) {ratios[most]:.0f} times."
+    )
+
+
+def sentence(run: Run) -> str:
+    """Return the same for the README, in a few sentences."""
+    kept, default = groups(run)
+    others = [tool.name for tool in run.header.tools if tool.version and not tool.name.startswith("biasopt")]
+
+    def of(tool: str, quantity: Quantity, group: Results = kept) -> str:
+        return f"{_mean(group, tool, quantity):,.0f}"
+
+    least = sorted(others, key=lambda tool: _mean(kept, tool, NORMS))
+    left = ", ".join(f"{tool} {of(tool, NORMS)}" for tool in least)
+    cost = [_mean(kept, tool, q) for tool in ("biasopt", "biasopt --no-verify") for q in (TIME, MEMORY)]
+    return (
+        f"Of {_before(kept, NORMS)} batch norms in {len(kept)} models, exported so as to keep them, biasopt leaves"
+        f" {of('biasopt', NORMS)} ({left}). torch's default exports of {len(default)} nets hold"
+        f" {_before(default, NORMS)};"
+        f" of their {_before(default, BIASES)} biases biasopt leaves {of('biasopt', BIASES, default)}. It takes"
+        f" {cost[0]:.1f} times the time and {cost[1]:.1f} times the memory of onnxruntime's offline pass, without the"
+        f" check {cost[2]:.1f} and {cost[3]:.1f}. {where(run)}"
+    )
+
+
+def _wrapped(*sentences: str) -> str:
+    return textwrap.fill(" ".join(sentences), 138, break_long_words=False, break_on_hyphens=False)
+
+
+def documents(run: Run, root: Path) -> dict[Path, str]:
+    """Return each document that holds something of a run, and its text."""
+    fold, readme = root / "docs" / "fold.md", root / "README.md"
+    parts = {fold: f"{sums(run)}\n\n{_wrapped(spread(run), where(run))}", readme: _wrapped(sentence(run))}
+    return {
+        root / "docs" / "bench-peers.md": markdown(run),
+        **{file: fill(file.read_text(encoding="utf-8"), "peers", body) for file, body in parts.items()},
+    }
+
+
+TOLD = """\
+biasopt checks its result before it writes it, which of the others only onnxsim does, on one input; with
+`--no-verify` it does not. It runs with `--freeze-overridable` where weights are listed as graph inputs. onnxruntime
+is its offline pass, `ORT_ENABLE_BASIC`; *extended* is `ORT_ENABLE_EXTENDED`, whose files only onnxruntime runs, and
+whose quantized operators hold biases that are not counted. An error is onnxruntime's output of the rewritten file
+against that of the original, all optimisations off, on one seeded input. Memory is that of the largest process. A
+last line sums up the models that every installed tool came through.
+
+Nets of torchvision are exported three times, with random statistics of their batch norms: *torchscript* and
+*dynamo* are told to keep them (without constant folding, `optimize=False`), *default* is `torch.onnx.export(...,
+dynamo=True)`."""
+
+
+def markdown(run: Run) -> str:
     """Return the whole page."""
+    tools = run.header.tools
     versions = ", ".join(f"{tool.name} {tool.version or '(not installed)'}" for tool in tools)
     lines = [
         "# biasopt beside its neighbours",
         "",
-        f"Written by `make bench` on {datetime.now(UTC).date().isoformat()}. {machine()}.",
-        f"{versions}. Medians of {repeat} rounds in which every tool ran once.",
+        _wrapped(
+            where(run), f"{versions}.", f"Medians of {run.header.repeat} rounds, in each of which every tool ran once."
+        ),
         "",
-        "biasopt checks its result before it writes it, which of the others only onnxsim does, on one input; with",
-        "`--no-verify` it does not. It runs with `--freeze-overridable` where weights are listed as graph inputs.",
-        "onnxruntime is its offline pass, `ORT_ENABLE_BASIC`. An error is onnxruntime's output of the rewritten file",
-        "against that of the original, all optimisations off, on one seeded input. A last line sums up the models that",
-        "every installed tool came through.",
+        TOLD,
+        "",
+        "## Sums",
+        "",
+        sums(run),
         "",
     ]
     for quantity in QUANTITIES:
-        head, body = grid(results, tools, quantity)
-        lines += [f"## {quantity.title}", "", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-        lines += ["| " + " | ".join(line) + " |" for line in body]
-        lines.append("")
+        head, body = grid(results(run), tools, quantity)
+        lines += [f"## {quantity.title}", "", table(head, body, right=tuple(range(1, len(head)))), ""]
     crashes = [
-        f"* {label}, {row.tool}: `{row.crashed[:200]}`"
-        for label, rows in results.items()
-        for row in rows
-        if row.crashed
+        f"* {one.label}, {row.tool}: `{row.crashed[:200]}`" for one in run.models for row in one.rows if row.crashed
     ]
     return "\n".join(lines + (["## Crashes", "", *crashes, ""] if crashes else []))
-
-
-def write(results: Results, tools: Sequence[Tool], repeat: int, target: Path) -> None:
-    """Print the tables and write the page."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    for quantity in QUANTITIES:
-        head, body = grid(results, tools, quantity)
-        view = Table(title=quantity.title, title_justify="left")
-        for index, name in enumerate(head):
-            view.add_column(name, justify="right" if index else "left", overflow="fold")
-        for line in body[:-1]:
-            view.add_row(*line)
-        view.add_section()
-        view.add_row(*body[-1])
-        console.print(view)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(markdown(results, tools, repeat), encoding="utf-8")
-    console.print(f"written to {target}")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 
 
-def onnxruntime(source: str, target: str) -> None:
-    """Save what a session has optimised at the basic level, which keeps to standard operators."""
+def onnxruntime(source: str, target: str, level: str = "BASIC") -> None:
+    """Save what a session has optimised, at the basic level, which keeps to standard operators, or the extended one."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
     options.optimized_model_filepath = target
     options.log_severity_level = 3
     ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -49,6 +49,7 @@ def onnxscript(source: str, target: str) -> None:
 
 
 TOOLS = {tool.__name__: tool for tool in (onnxruntime, onnxslim, onnxsim, onnxoptimizer, onnxscript)}
+TOOLS["onnxruntime extended"] = lambda source, target: onnxruntime(source, target, "EXTENDED")
 
 if __name__ == "__main__":
     TOOLS[sys.argv[1]](sys.argv[2], sys.argv[3])
