@@ -24,6 +24,7 @@ from converter.records.options import ExportOptions, FoldOptions, VerifyOptions
 from converter.records.results import ExportResult
 from converter.report import terminal
 from converter.report.save import Ending
+from converter.temporary import find_closed
 from converter.torch_models.export import Dynamic, Exported, Request, export, parse_dynamic
 from converter.torch_models.export.parity import compare_with_torch
 from converter.torch_models.spec import InputSpec, Loaded, load, parse_input, wrap_module
@@ -72,6 +73,7 @@ def export_model(spec: Any, out: str | Path, options: ExportOptions | None = Non
     request = Request(asked.exporter or "", asked.opset, opened, asked.fuse_bn, asked.strict)
     with _open_folder(target) as folder:
         made = export(loaded, folder / target.name, request, progress)
+        _close_like(made.path, list_paths(asked.weights, spec))
         _check_proto(loaded, made)
         parity = compare_with_torch(loaded, made, quick=asked.quick, progress=progress) if asked.verify else None
         code = exit_code(parity, asked.on_inconclusive)
@@ -106,6 +108,12 @@ def _build_result(
         fold=replace(done, path=None) if folded else None,
         exit_code=code or done.exit_code,
     )
+
+
+def _close_like(made: Path, sources: Sequence[Path]) -> None:
+    """Who may not read the weights' file may not read the model: the fold of it, which is the output, keeps to that."""
+    if closed := find_closed(sources):
+        made.chmod(made.stat().st_mode & 0o7777 & ~closed)
 
 
 def _load(spec: Any, asked: ExportOptions) -> Loaded:

@@ -41,7 +41,7 @@ from converter.commands.output import (
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.graph import Graph, has_external, load
-from converter.records import Verdict, exit_code_of, results
+from converter.records import Safety, Verdict, exit_code_of, results
 from converter.records.option import check_names, documented, names, rename_old
 from converter.records.options import (
     STAGES,
@@ -88,7 +88,8 @@ class FoldResult(results.FoldResult):
             return None
         from converter.report.content.ablate import describe_removal
 
-        return {**self.removed.document(), "said": describe_removal(self.removed.record)}
+        gone = any(rewrite.safety is Safety.ASSUMES for rewrite in self.rewrites)
+        return {**self.removed.document(), "said": describe_removal(self.removed.record, gone=gone)}
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -332,11 +333,12 @@ class Run:
 
         asked = replace(asked, data_dir=self.data, progress=self.options.progress)
         removed = remove_biases(self.graph, self.model, asked)
-        rewrites, after = (*self.folded.rewrites, *removed.rewrites), count(Facts(self.graph))
-        fates = tuple(mark_removed(self.folded.fates, removed.rewrites))
-        self.folded = replace(self.folded, rewrites=rewrites, after=after, fates=fates, removed=removed)
+        self.folded = replace(self.folded, removed=removed)
         parity = add_stage(self.parity, removed)
-        if exit_code(parity, self.options.on_inconclusive) == 0:
+        if exit_code(parity, self.options.on_inconclusive) == 0:  # else nothing of it was done
+            rewrites, after = (*self.folded.rewrites, *removed.rewrites), count(Facts(self.graph))
+            fates = tuple(mark_removed(self.folded.fates, removed.rewrites))
+            self.folded = replace(self.folded, rewrites=rewrites, after=after, fates=fates)
             self.stage()
             folded = LoadedModel.open(self._result, self.data if self._staged is None else None, "folded model")
             parity = replace(

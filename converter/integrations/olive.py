@@ -18,6 +18,7 @@ from olive.passes.pass_config import BasePassConfig, PassConfigParam
 
 import biasopt
 from converter.errors import ModelError
+from converter.temporary import open_whole
 
 # Keyword of `biasopt.fold` -> type, default and what it says.
 _CONFIG: dict[str, tuple[type[Any], Any, str]] = {
@@ -59,7 +60,10 @@ class BiasoptFold(Pass):  # type: ignore[misc]
 
 
 def write_package_config(path: str | Path) -> Path:
-    """Write Olive's own package config with this pass added to it; give it to ``olive run --package-config``."""
+    """Write Olive's own package config with this pass added to it; give it to ``olive run --package-config``.
+
+    A file of that name is replaced, and a link of that name is, not what it points to.
+    """
     import olive
 
     own = Path(str(olive.__file__)).parent / "olive_config.json"
@@ -68,6 +72,6 @@ def write_package_config(path: str | Path) -> Path:
     everything |= {"supported_algorithms": [], "supported_quantization_encodings": [], "extra_dependencies": []}
     place = f"biasopt.integrations.olive.{BiasoptFold.__name__}"  # by this name, since a user may have a `converter`
     document["passes"][BiasoptFold.__name__] = {"module_path": place, **everything}
-    target = Path(path)
-    target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return target
+    with open_whole(Path(path)) as file:
+        file.write(json.dumps(document, indent=1).encode() + b"\n")
+    return Path(path)

@@ -16,8 +16,11 @@ from converter.commands.remove import remove_biases
 from converter.errors import DataError, ModelError
 from converter.isolation import IS_POSSIBLE
 from converter.model.graph import load
-from converter.records import Safety, Verdict
+from converter.records import FateKind, Safety, Verdict
+from converter.report.content import Run
 from converter.report.content.ablate import describe_removal
+from converter.report.content.fold import fold_report
+from converter.report.render.markdown import render_markdown
 from converter.runtime import Session
 from models import zoo
 from tests.ablate.made import chain, data_of, draw, images, net_of
@@ -105,7 +108,7 @@ def test_its_report_says_what_it_rests_on(written: tuple[Path, Any]) -> None:
     assert document["safety"] == "assumes"
     assert document["rows"] == {"calibrate": 359, "select": 359, "confirm": 1079}
     assert [r["node"] for r in document["removed"]] == [f.site.label for f in found.removed.fits]
-    lines = describe_removal(found.removed.record)
+    lines = describe_removal(found.removed.record, gone=True)
     assert lines[0].startswith("PASS: ")
     assert any("5 biases removed within 1 %" in line for line in lines)
     assert any("data like this" in line for line in lines)
@@ -263,6 +266,16 @@ def test_a_failure_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.removed.stage.status is Verdict.FAIL
     assert found.exit_code == 1
     assert not list(tmp_path.iterdir())
+    # what was tried is told as that, and not among what was done
+    assert found.removed.rewrites
+    assert not [rewrite for rewrite in found.rewrites if rewrite.pass_name == "remove-biases"]
+    assert FateKind.REMOVED not in {fate.kind for fate in found.fates}
+    assert found.after == fold(odd(), verify=False).after
+    assert "would have been removed" in "\n".join(found.removal["said"])
+    page = render_markdown(fold_report(found, {}, Run(), found.removal["said"]))
+    assert "`remove-biases`" not in page
+    assert "Nothing was removed" in page
+    assert "took out" not in page
 
 
 def test_labels_judge_accuracy_and_not_agreement() -> None:

@@ -154,6 +154,35 @@ def test_one_comment_is_made_and_then_edited(runner: Runner, there: str, method:
 
 
 @posix
+@pytest.mark.parametrize("report", ["away", "away/report", "away/a/b", "{home}/away/report", "./away/../kept/report"])
+def test_a_link_anywhere_in_the_reports_path_is_refused(runner: Runner, tmp_path_factory: Any, report: str) -> None:
+    """A pull request brings a link to where the runner keeps other things."""
+    target = tmp_path_factory.mktemp("elsewhere")
+    for folder in (target, target / "report", target / "a" / "b"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.json").write_text("mine")
+    (runner.home / "kept").mkdir()
+    (runner.home / "away").symlink_to(target)
+    name = report.format(home=runner.home)
+    done = runner.step("Run", command="fold", model="a model.onnx", args="--no-verify", report=name)
+    assert done.returncode == 2
+    assert "is a link; name a folder" in done.stderr
+    assert {file.read_text() for file in target.rglob("report.json")} == {"mine"}
+    assert not list(target.rglob("report.html"))
+
+
+@posix
+def test_a_report_may_lie_in_folders_and_outside_of_the_checkout(runner: Runner, tmp_path_factory: Any) -> None:
+    outside = tmp_path_factory.mktemp("temporary")
+    for index, report in enumerate(("made/here", str(outside / "report"))):
+        done = runner.step(
+            "Run", command="fold", model="a model.onnx", args=f"--no-verify -o {index}.onnx", report=report
+        )
+        assert done.returncode == 0, done.stderr
+        assert (runner.home / report / "report.html").is_file()
+
+
+@posix
 def test_what_lies_in_the_checkout_is_neither_run_nor_taken_for_a_result(
     runner: Runner, action: dict[str, Any]
 ) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import onnx
 import pytest
 
 import cli
+from converter.errors import ModelError
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +37,56 @@ def test_olive_finds_and_runs_the_pass(tmp_path: Path) -> None:
     made = create_pass_from_dict(BiasoptFold, {"verify": True}, disable_search=True)
     folded = made.run(ONNXModelHandler(str(tmp_path / "m.onnx")), str(tmp_path / "out"))
     assert [node.op_type for node in onnx.load(folded.model_path).graph.node] == ["Conv"]
+
+
+@pytest.fixture
+def olive_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module of the pass, beside what it takes of Olive where Olive is not installed."""
+    taken = {
+        "olive": {"__file__": str(tmp_path / "olive" / "__init__.py")},
+        "olive.hardware.accelerator": {"AcceleratorSpec": object},
+        "olive.model": {"ONNXModelHandler": SimpleNamespace},
+        "olive.model.utils": {"resolve_onnx_path": lambda folder, name: Path(folder) / name},
+        "olive.passes": {"Pass": object},
+        "olive.passes.pass_config": {"BasePassConfig": object, "PassConfigParam": dict},
+    }
+    for name, values in taken.items():
+        made = ModuleType(name)
+        made.__dict__.update(values)
+        monkeypatch.setitem(sys.modules, name, made)
+    (tmp_path / "olive").mkdir()
+    (tmp_path / "olive" / "olive_config.json").write_text('{"passes": {"Theirs": {}}}')
+    monkeypatch.delitem(sys.modules, "converter.integrations.olive", raising=False)
+    made = importlib.import_module("converter.integrations.olive")
+    monkeypatch.setitem(sys.modules, "converter.integrations.olive", made)
+    return made
+
+
+def test_a_package_config_replaces_a_link_and_never_writes_through_it(olive_pass: ModuleType, tmp_path: Path) -> None:
+    letter, config = tmp_path / "letter", tmp_path / "package.json"
+    letter.write_text("dear")
+    config.symlink_to(letter)
+    assert olive_pass.write_package_config(config) == config
+    assert letter.read_text() == "dear"
+    assert not config.is_symlink()
+    passes = json.loads(config.read_text())["passes"]
+    assert passes["Theirs"] == {}
+    assert passes["BiasoptFold"]["module_path"] == "biasopt.integrations.olive.BiasoptFold"
+
+
+def test_the_pass_folds_to_where_it_is_told_and_fails_where_outputs_differ(
+    olive_pass: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(conv_bn(), tmp_path / "m.onnx")
+    asked = SimpleNamespace(verify=False, freeze_overridable=False, keep_bn=False, skip=[])
+    model = SimpleNamespace(model_path=str(tmp_path / "m.onnx"), model_attributes={"a": 1})
+    made = olive_pass.BiasoptFold()._run_for_config(model, asked, str(tmp_path / "out"))
+    assert [node.op_type for node in onnx.load(made.model_path).graph.node] == ["Conv"]
+    assert made.model_attributes == {"a": 1}
+    parity = SimpleNamespace(verdict="FAIL", why="the outputs differ")
+    monkeypatch.setattr("biasopt.fold", lambda *_, **__: SimpleNamespace(exit_code=1, parity=parity))
+    with pytest.raises(ModelError, match="not folded, FAIL: the outputs differ"):
+        olive_pass.BiasoptFold()._run_for_config(model, asked, str(tmp_path / "again"))
 
 
 def test_the_pass_asks_for_keywords_that_fold_has() -> None:

@@ -9,7 +9,6 @@ from importlib import resources
 from typing import Any
 
 from converter.ablate.scoring import COMPENSABLE_ERROR, SMALL_ERROR
-from converter.records import Verdict
 from converter.records.ablate import (
     AblateResult,
     BiasClass,
@@ -441,10 +440,12 @@ def _build_again_section(result: AblateResult, run: Run) -> Section:
 # ---- what a removal did ---------------------------------------------------------------------------------
 
 
-def describe_removal(removal: Removal) -> list[str]:
-    """What a removal did, a line each: what the part of ``biasopt.fold/1`` that tells of it has under ``said``."""
+def describe_removal(removal: Removal, *, gone: bool) -> list[str]:
+    """What a removal did, a line each: what the part of ``biasopt.fold/1`` that tells of it has under ``said``.
+
+    ``gone`` says whether it was done: what is undecided is, where that is to pass.
+    """
     rows, removed = removal.rows, removal.removed
-    gone = removal.verdict is Verdict.PASS
     lines = [f"{removal.verdict}: {wording.plain(removal.why)}"]
     if removed:
         did = "removed" if gone else "would have been removed"

@@ -82,7 +82,7 @@ def fold_report(result: FoldResult, reasons: Reasons, run: Run, removal: Sequenc
             Section("", (*heads, *_describe_output(result)), media=Medium.COMMENT),
             *done_sections(result, "What was done", ("before", "after")),
             left_section(result, reasons),
-            removal_section(removal),
+            removal_section(removal, result.rewrites),
             fates_section(result.fates, media=Medium.FILES),
             *evidence_sections(parity, Medium.FILES),
             *([latency_section(latency, WHO)] if latency else []),
@@ -320,13 +320,15 @@ def _names(nodes: tuple[str, ...], most: int = 3) -> Words:
     return (*[part for node in nodes[:most] for part in (", ", name(node))][1:], rest)
 
 
-def removal_section(lines: Sequence[str]) -> Section:
-    """What went by data."""
+def removal_section(lines: Sequence[str], rewrites: Iterable[Rewrite]) -> Section:
+    """What went by data, or what would have gone."""
+    done = any(rewrite.safety is Safety.ASSUMES for rewrite in rewrites)
+    changed = "The weights were changed so that decisions on data like yours stay the same, within the budget."
+    left = "Nothing was removed: that decisions stay the same within the budget could not be shown."
     return Section(
-        "Removed by data",
+        "Removed by data" if done else "Removal by data",
         (ListBlock(lines),),
-        about="These biases matter. The weights were changed so that decisions on data like yours stay the same, "
-        "within the budget.",
+        about=f"These biases matter. {changed if done else left}",
         id="removal",
     )
 

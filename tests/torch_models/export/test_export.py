@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 
 import converter
 from converter.records import Verdict
+from converter.torch_models import spec as torchspec
+from converter.torch_models.spec import InputSpec
 from tests.torch_models.export.conftest import Run
 
 pytestmark = pytest.mark.slow
@@ -188,3 +191,21 @@ def test_resnet_of_torchvision_exports_and_folds(run: Run, torchvision: None) ->
     assert "the weights are random" in done.out
     assert run("fold", "r.onnx", "--quick").code == 0
     assert "BatchNormalization" not in ops("r.folded.onnx")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_who_may_not_read_the_checkpoint_may_not_read_the_model(run: Run, mode: int) -> None:
+    import torch
+
+    asked = ("export", "nets.py:block", *X, "--exporter", "torchscript", "--no-verify")
+    torch.save(torchspec.load("nets.py:block", inputs=[InputSpec((2, 3, 7, 9))]).module.state_dict(), "w.pt")
+    Path("w.pt").chmod(mode)
+    mask = os.umask(0o022)
+    try:
+        assert run(*asked, "--weights", "w.pt", "-o", "net.onnx").code == 0
+        assert run(*asked, "--weights", "w.pt", "-o", "folded.onnx", "--fold").code == 0
+    finally:
+        os.umask(mask)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in Path().glob("*.onnx")} == dict.fromkeys(
+        ("net.onnx", "folded.onnx"), oct(mode)
+    )
