@@ -14,16 +14,19 @@ from typing import Any
 
 from converter._version import __version__
 from converter.commands.fold import FoldResult, exit_code, fold
-from converter.commands.inspect import read_ports
+from converter.commands.inspect import read_ports, silence_graphsurgeon
 from converter.commands.output import Target, check_targets, list_paths
 from converter.errors import ExportError, ModelError
 from converter.model.file import ModelFile, problems
-from converter.records import Parity
+from converter.model.graph import load as load_graph
+from converter.records import Counts, Parity
 from converter.records.option import documented, merge_options
 from converter.records.options import ExportOptions, FoldOptions, VerifyOptions
 from converter.records.results import ExportResult
 from converter.report import terminal
 from converter.report.save import Ending
+from converter.rewrite.analysis.counts import count
+from converter.rewrite.analysis.facts import Facts
 from converter.temporary import find_closed
 from converter.torch_models.export import Dynamic, Exported, Request, export, parse_dynamic
 from converter.torch_models.export.parity import compare_with_torch
@@ -81,7 +84,7 @@ def export_model(spec: Any, out: str | Path, options: ExportOptions | None = Non
         if asked.folded and code == 0:
             proof = VerifyOptions(quick=asked.quick, seed=asked.seed) if asked.verify else None
             how = FoldOptions(verify=proof, on_inconclusive=asked.on_inconclusive)
-        # Folding nothing is a copy, whole or absent; it counts what the model holds, too.
+        # Folding nothing is a copy, whole or absent.
         how = replace(how, force=asked.force, progress=progress)
         done = fold(made.path, target if code == 0 else None, how)
         return _build_result(loaded, made, done, parity, code, folded=asked.folded and code == 0)
@@ -101,7 +104,7 @@ def _build_result(
         provenance=loaded.provenance,
         inputs=read_ports(graph.input),
         outputs=read_ports(graph.output),
-        counts=done.before,
+        counts=_count(made.path),
         size_bytes=done.size_bytes,
         notes=notes,
         parity=parity,
@@ -114,6 +117,16 @@ def _close_like(made: Path, sources: Sequence[Path]) -> None:
     """Who may not read the weights' file may not read the model: the fold of it, which is the output, keeps to that."""
     if closed := find_closed(sources):
         made.chmod(made.stat().st_mode & 0o7777 & ~closed)
+
+
+def _count(made: Path) -> Counts:
+    """What the exported model holds, its bias vectors as they stand there."""
+    with silence_graphsurgeon():
+        graph = load_graph(made)
+        try:
+            return count(Facts(graph))
+        finally:
+            graph.close()
 
 
 def _load(spec: Any, asked: ExportOptions) -> Loaded:

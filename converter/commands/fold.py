@@ -41,7 +41,7 @@ from converter.commands.output import (
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.graph import Graph, has_external, load
-from converter.records import Safety, Verdict, exit_code_of, results
+from converter.records import Safety, Verdict, count_biases, exit_code_of, results
 from converter.records.option import check_names, documented, names, rename_old
 from converter.records.options import (
     STAGES,
@@ -336,8 +336,9 @@ class Run:
         self.folded = replace(self.folded, removed=removed)
         parity = add_stage(self.parity, removed)
         if exit_code(parity, self.options.on_inconclusive) == 0:  # else nothing of it was done
-            rewrites, after = (*self.folded.rewrites, *removed.rewrites), count(Facts(self.graph))
+            rewrites = (*self.folded.rewrites, *removed.rewrites)
             fates = tuple(mark_removed(self.folded.fates, removed.rewrites))
+            after = replace(count(Facts(self.graph)), biases=count_biases(fates)[1])
             self.folded = replace(self.folded, rewrites=rewrites, after=after, fates=fates)
             self.stage()
             folded = LoadedModel.open(self._result, self.data if self._staged is None else None, "folded model")

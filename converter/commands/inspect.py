@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from converter._version import __version__
 from converter.errors import BiasoptError, ModelError
 from converter.model.file import contradiction, problems
 from converter.model.graph import Graph, load, stored_files
-from converter.records import Fate, Status
+from converter.records import Fate, Status, count_biases
 from converter.records.option import documented, merge_options
 from converter.records.options import InspectOptions
 from converter.records.results import InspectResult, TensorPort
@@ -189,14 +190,15 @@ def describe(graph: Graph, outcome: pipeline.Outcome, blocked: int, record: type
     ``record`` is what holds it, ``more`` what that holds besides.
     """
     main = graph.scopes[0]
+    seen, left = count_biases(outcome.fates)  # as the pages count them
     return record(
         path=graph.file.path,
         size_bytes=len(graph.file.buffer) + _measure_data(graph),
         opset=main.opset,
         rewrites=outcome.rewrites,
         findings=outcome.findings,
-        before=outcome.before,
-        after=outcome.after,
+        before=replace(outcome.before, biases=seen),
+        after=replace(outcome.after, biases=left),
         frozen=tuple(sorted(main.frozen_inputs)),
         was_unsorted=graph.file.was_unsorted,
         was_written_out=graph.file.was_written_out,

@@ -168,11 +168,16 @@ def count_biases(fates: Sequence[Fate]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a model holds, over the main graph, subgraphs and functions."""
+    """What a model holds, over the main graph, subgraphs and functions.
+
+    ``biases`` of a fold are its fates: what a layer, or a batch norm that no layer takes in, adds; how many there were,
+    and how many are kept. Of an exported model they are bias vectors: constant third inputs of Conv, ConvTranspose and
+    Gemm, and a constant Add after a MatMul.
+    """
 
     nodes: int
     batch_norms: int
-    biases: int  # bias vectors: constant third inputs of Conv/ConvTranspose/Gemm, constant Add after MatMul
+    biases: int
     parameter_bytes: int
 
 

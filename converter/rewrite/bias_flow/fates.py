@@ -263,7 +263,7 @@ def _build_kept_fate(
     code, why, path = _explain_kept(facts, now, _name_rest(parts), declined, unasked)
     return Fate(
         node=site.node.label,
-        op=str(site.node.proto.op_type),
+        op=str(now.node.op),
         kind=FateKind.KEPT,
         elements=now.elements,
         removed=sum(c.removed for c in parts),
