@@ -215,12 +215,28 @@ class Ending:
         if self.folder is not None:
             save_reports(document(), self.folder, self.formats)
         if not self.quiet or self.as_json:
-            show(document, report, as_json=self.as_json, verbose=verbose)
-            if self.folder is not None and not self.as_json:
-                terminal.say(f"Report   {self.folder / NAMES[self._shown_form]}\n")
+            made = report() if not self.as_json else None
+            show(document, lambda: made or report(), as_json=self.as_json, verbose=verbose)
+            if self.folder is not None and made is not None:
+                terminal.say(f"{'Report':{_last_column(made)}}{self.folder / NAMES[self._shown_form]}\n")
         if (self.as_json or self.quiet) and exit_code:
             terminal.note(why())
         return exit_code
+
+
+def _last_column(report: Report) -> int:
+    """Where the values of the last facts on the screen begin, so that a further line stands below them."""
+    from converter.report.blocks import KeyValues, Medium, Only
+
+    shown = [block for section in report.sections if section.media & Medium.TERMINAL for block in section.blocks]
+    inside = [
+        each
+        for block in shown
+        for each in (block.blocks if isinstance(block, Only) else (block,))
+        if not isinstance(block, Only) or block.media & Medium.TERMINAL
+    ]
+    facts = [block for block in inside if isinstance(block, KeyValues) and block.rows]
+    return max(len("Report"), *(len(key) for key, _ in facts[-1].rows)) + 2 if facts else len("Report") + 3
 
 
 def show(document: MakeDocument, report: MakeReport, *, as_json: bool, verbose: bool = False) -> None:
