@@ -36,9 +36,6 @@ def _numbers(document: Document) -> Iterator[tuple[str, Any]]:
             yield f"{name}/{when}", value
     if "rewrites" in document:
         yield "rewrites", len(document["rewrites"])
-    if fates := document.get("fates"):  # of all kinds, as on the page: `counts` has those of linear layers alone
-        yield "biases/before", len(fates)
-        yield "biases/after", sum(fate["fate"] == "kept" for fate in fates)
     for side, model in (document.get("models") or {}).items():
         yield f"size_bytes/{side}", (model or {}).get("size_bytes")
     parity = document.get("parity") or (document if "stages" in document else None)
