@@ -98,5 +98,7 @@ class StudyResult(Displayed):
 
     @property
     def exit_code(self) -> int:
-        """Of the command: 1 if a control failed."""
-        return 1 if self.valid is False else 0
+        """Of the command: 1 if a control failed, 4 if the question is open since the time did not do for its blocks."""
+        if self.valid is False:
+            return 1
+        return 4 if self.run.not_run and not self.verdict.answered else 0

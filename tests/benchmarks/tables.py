@@ -232,9 +232,9 @@ def sentence(run: Run) -> str:
     cost = [_mean(kept, tool, q) for tool in ("biasopt", "biasopt --no-verify") for q in (TIME, MEMORY)]
     return (
         f"Of {_before(kept, NORMS)} batch norms in {len(kept)} models, exported so as to keep them, biasopt leaves"
-        f" {of('biasopt', NORMS)} ({left}). torch's default exports of {len(default)} nets hold"
-        f" {_before(default, NORMS)};"
-        f" of their {_before(default, BIASES)} biases biasopt leaves {of('biasopt', BIASES, default)}. It takes"
+        f" {of('biasopt', NORMS)} ({left}). Of {_before(default, NORMS)} in torch's"
+        f" default exports of {len(default)} nets it leaves {of('biasopt', NORMS, default)}, of"
+        f" {_before(default, BIASES)} biases {of('biasopt', BIASES, default)}. It takes"
         f" {cost[0]:.1f} times the time and {cost[1]:.1f} times the memory of onnxruntime's offline pass, without the"
         f" check {cost[2]:.1f} and {cost[3]:.1f}. {where(run)}"
     )

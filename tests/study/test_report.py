@@ -68,6 +68,13 @@ def test_a_failed_control_comes_first_and_is_exit_1() -> None:
     assert {claim["stamp"] for claim in found["claims"]} == {"NOT RUN"}  # what it says of them is nothing
 
 
+def test_a_question_that_the_time_left_open_is_exit_4() -> None:
+    found = document(tuple(GOOD), left=("widths",))
+    assert found["verdict"]["sentence"] == "The main comparison was not run."
+    assert found["exit_code"] == 4
+    assert document(tuple(GOOD))["exit_code"] == 0  # only other blocks were asked for
+
+
 def test_no_answer_is_said_to_be_none() -> None:
     found = document((*GOOD, *widths({2: 0.0, 4: 0.0, 8: 0.0}, spread=4.0)))
     assert "cannot tell" in found["verdict"]["sentence"]
