@@ -41,7 +41,7 @@ biasopt study --dataset synthetic --preset gpu --device cuda  # 32 pixels, nets 
 An old question, and what is answered to it: *does the bias in a convolutional layer make a difference to the test
 accuracy?* Here small nets are trained with biases and without, and each of the answers gets a verdict that is
 derived from the results. If a control fails (something that is certain and does not show), the run is invalid and
-the exit code is 1.
+the exit code is 1; it is 4 where the time did not do for the question.
 
 **How.** A seed is a split of the data, initial weights and an order of batches; both arms of a seed share all
 three, and their difference is what is judged. All nets of one shape are trained as one net, their channels side by
