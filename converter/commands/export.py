@@ -25,8 +25,8 @@ from converter.records.options import ExportOptions, FoldOptions, VerifyOptions
 from converter.records.results import ExportResult
 from converter.report import terminal
 from converter.report.save import Ending
-from converter.rewrite.analysis.counts import count
 from converter.rewrite.analysis.facts import Facts
+from converter.rewrite.pipeline import count
 from converter.temporary import find_closed
 from converter.torch_models.export import Dynamic, Exported, Request, export, parse_dynamic
 from converter.torch_models.export.parity import compare_with_torch
