@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -267,3 +268,16 @@ def test_the_hook_is_valid_to_pre_commit_itself() -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_hook_stops_what_has_something_to_fold_and_nothing_else(tmp_path: Path) -> None:
+    """As pre-commit calls it: the entry, and the files of the commit that fit its pattern."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
+    program, *asked = shlex.split(hook["entry"])
+    assert program == "biasopt"
+    assert [name for name in ("a/b.onnx", "b.onnx.data", "onnx.py") if re.search(hook["files"], name)] == ["a/b.onnx"]
+    folded = tmp_path / "folded.onnx"
+    assert cli.run(["fold", str(MODEL), "-o", str(folded), "--no-verify", "-q"]) == 0
+    assert cli.run([*asked, str(folded)]) == 0
+    assert cli.run([*asked, str(folded), str(MODEL)]) == 1

@@ -77,7 +77,7 @@ def test_a_package_config_replaces_a_link_and_never_writes_through_it(olive_pass
 def test_the_pass_folds_to_where_it_is_told_and_fails_where_outputs_differ(
     olive_pass: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    onnx.save(conv_bn(), tmp_path / "m.onnx")
+    onnx.save(tiny.conv_bn(), tmp_path / "m.onnx")
     asked = SimpleNamespace(verify=False, freeze_overridable=False, keep_bn=False, skip=[])
     model = SimpleNamespace(model_path=str(tmp_path / "m.onnx"), model_attributes={"a": 1})
     made = olive_pass.BiasoptFold()._run_for_config(model, asked, str(tmp_path / "out"))
