@@ -28,7 +28,7 @@ def test_forms_of_an_earlier_run_go_and_other_files_stay(
     (tmp_path / "r" / "notes.txt").write_text("mine")
     verify = ["verify", "m.onnx", "m.onnx", "--stages", "structure", "--report", "r", "--on-inconclusive", "pass"]
     assert cli.run([*verify, "--formats", "json,html,junit"]) == 0
-    assert f"Report   {Path('r', 'report.html')}" in capsys.readouterr().out
+    assert f"\nReport  {Path('r', 'report.html')}" in capsys.readouterr().out
     assert names(tmp_path / "r") == {"notes.txt", "report.json", "report.html", "report.xml"}
     assert cli.run([*verify, "--formats", "json,md", "-q"]) == 3
     said = f"{Path('r', 'report.json')}: is the report of another run; give another --report folder, or --force"
