@@ -253,7 +253,7 @@ def drive_alone(a: LoadedModel, b: LoadedModel, feeds: Feeds, options: Options) 
         pair = Pair(a, b, _SEED, options.max_memory)
         witness = pair.find_difference({n: np.asarray(v) for n, v in sorted(feeds.items())})
     except (Unsupported, BiasoptError, MemoryError, ValueError):
-        return describe_bounds(list_own_covers(a, b))
+        return describe_bounds([c for c in list_own_covers(a, b) if c.bound.sides])
     if witness is None:
         return describe_bounds(pair.missed if pair.ran else pair.coverage)
     return describe_bounds(pair.coverage) or f"differs {_format(witness.score)} on driven values; {_HINT}"

@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,6 +161,8 @@ def _read(node: NodeProto, held: Constants) -> Iterator[Bound]:
         return
     op, given, x = node.op_type, read_attributes(node), node.input[0]
     match op:
+        case _ if op.startswith(("QLinear", "QGemm")):
+            yield from _integer(node, held)
         case _ if "activation" in given and node.domain in FUSED:
             yield from _fused(node)
         case "Relu":
@@ -291,6 +294,17 @@ def _comparison(node: NodeProto, held: Constants) -> Iterator[Bound]:
 def _quantizer(node: NodeProto, held: Constants) -> Iterator[Bound]:
     x, scale = node.input[0], held.get_number(node.input[1])
     zero = held.get(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1, np.uint8)
+    yield from _saturate(node, x, scale, zero)
+
+
+def _integer(node: NodeProto, held: Constants) -> Iterator[Bound]:
+    """What operators on integers saturate at by themselves: nobody needs to see that, but others may write it out."""
+    for scale, zero in pairwise(node.input):
+        bounds = _saturate(node, node.output[0], held.get_number(scale), held.get(zero))
+        yield from (replace(bound, sides=frozenset()) for bound in bounds)
+
+
+def _saturate(node: NodeProto, x: str, scale: float | None, zero: Array | None) -> Iterator[Bound]:
     if scale is None or zero is None or zero.size != 1 or zero.dtype.kind not in "iu":
         return
     ends = np.iinfo(zero.dtype)

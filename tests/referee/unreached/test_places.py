@@ -254,3 +254,18 @@ def test_an_activation_in_a_layer_has_the_bounds_of_one_beside_it() -> None:
     assert compare(beside, fused(0.2, 0.6)).verdict is Verdict.FAIL
     own = find_own_bounds(*(list_bounds(LoadedModel.open(m)) for m in (beside, fused(0.25, 0.5))))
     assert [[b.limit for b in side] for side in own] == [[-2.5, 2.5], [-2.0, 2.0]]
+
+
+def quantized(text: str) -> ModelProto:
+    """A rectified average of quantized numbers, and what has no float64 reference."""
+    head = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>\n'
+    model = parser.parse_model(head + f"g (uint8[1,2,4,4] x) => (uint8[1,2,1,1] y) {{ {text} }}")
+    held = {"s": np.float32(0.1), "z": np.uint8(0)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), n) for n, v in held.items())
+    return model
+
+
+def test_integers_saturate_without_a_bound() -> None:
+    apart = "d = DequantizeLinear(x, s, z)\n p = GlobalAveragePool(d)\n r = Relu(p)\n y = QuantizeLinear(r, s, z)"
+    whole = "y = com.microsoft.QLinearGlobalAveragePool<channels_last=0>(x, s, z, s, z)"
+    assert compare(quantized(apart), quantized(whole)).verdict is Verdict.PASS
