@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from converter.batch.journal import NAME as JOURNAL
-from converter.batch.journal import Journal, make_key
-from converter.batch.models import (
+from converter.batch.journal import (
     Found,
+    Journal,
     copy_file,
     find_models,
     find_triton_models,
     list_files,
     list_other_files,
+    make_key,
 )
 from converter.batch.workers import end_children, make_local_executor, run_task
 from converter.dataclass import dataclass

@@ -56,7 +56,7 @@ from converter.records.options import (
 from converter.report import terminal
 from converter.report.save import Ending
 from converter.rewrite import pipeline
-from converter.rewrite.written_out import run_passes
+from converter.rewrite.pipeline import run_passes
 
 if TYPE_CHECKING:
     from converter.commands.certificate import Recorder

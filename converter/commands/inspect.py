@@ -26,7 +26,7 @@ from converter.rewrite import pipeline
 from converter.rewrite.analysis import recurrent as rnn
 from converter.rewrite.analysis.facts import Facts, PassOptions
 from converter.rewrite.bias_flow.fates import NoSuchBias, find_bias
-from converter.rewrite.written_out import run_passes
+from converter.rewrite.pipeline import run_passes
 
 Model = str | Path | onnx.ModelProto | bytes
 Result = TypeVar("Result", bound=InspectResult)

@@ -22,8 +22,7 @@ import pytest
 import cli
 import converter
 from converter.batch import child, run, workers
-from converter.batch.journal import Journal
-from converter.batch.models import find_models, find_triton_models, list_files
+from converter.batch.journal import Journal, find_models, find_triton_models, list_files
 from converter.errors import BiasoptError, ModelError
 from converter.records.results import Outcome, worst_code
 from converter.report import serialize

@@ -11,8 +11,7 @@ import pytest
 
 import cli
 from converter.batch import run
-from converter.batch.journal import Journal
-from converter.batch.models import find_models
+from converter.batch.journal import Journal, find_models
 from converter.errors import BiasoptError, ModelError
 from tests.batch.zoo import ask, make_zoo
 

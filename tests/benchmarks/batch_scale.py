@@ -21,8 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import converter
-from converter.batch.journal import Journal, make_key
-from converter.batch.models import list_files
+from converter.batch.journal import Journal, list_files, make_key
 from converter.batch.run import run_batch
 from converter.records.results import BatchRow, Outcome
 from tests.batch.zoo import ask, make_zoo

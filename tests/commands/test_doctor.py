@@ -17,7 +17,7 @@ from converter.records.results import LibraryState
 from converter.report import documents, serialize
 from converter.report.content.doctor import doctor_report
 from converter.report.render.text import render_text
-from converter.runtime import failures, inventory
+from converter.runtime import failures, machine
 from tests.runtime import cuda_stub
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +56,8 @@ def test_it_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("everything is broken")
 
     for name in ("Session", "list_gpus", "preload_cuda", "preload_tensorrt"):
-        monkeypatch.setattr(inventory, name, broken)
-    found = inventory.take_inventory("cpu")
+        monkeypatch.setattr(machine, name, broken)
+    found = machine.take_inventory("cpu")
     assert found.works is False
     assert all("everything is broken" in each.reason for each in found.providers)
     assert found.gpus == ()
@@ -67,7 +67,7 @@ def test_it_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_gpu_is_shown() -> None:
     gpus = ({"name": "NVIDIA H200", "uuid": "GPU-1", "driver": "600.1", "ecc": "on"}, {"name": "NVIDIA L4"})
-    said = render_text(doctor_report(replace(inventory.take_inventory("cpu"), gpus=gpus)))
+    said = render_text(doctor_report(replace(machine.take_inventory("cpu"), gpus=gpus)))
     assert "GPU 0" in said
     assert "NVIDIA H200, GPU-1, driver 600.1, ecc on" in said
     assert "GPU 1" in said
@@ -75,12 +75,12 @@ def test_every_gpu_is_shown() -> None:
 
 def test_no_advice_is_to_install_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every package there, whatever is missing of their libraries."""
-    for module in (inventory, failures):
+    for module in (machine, failures):
         monkeypatch.setattr(module, "is_installed", lambda package: True)
     monkeypatch.setattr(
-        inventory, "_find_library", lambda name: LibraryState(name, reason=f"{name}: cannot open shared object file")
+        machine, "_find_library", lambda name: LibraryState(name, reason=f"{name}: cannot open shared object file")
     )
-    found = inventory.take_inventory("tensorrt")
+    found = machine.take_inventory("tensorrt")
     if not found.works:
         said = " ".join(found.advice)
         assert "pip install 'biasopt[" not in said
@@ -90,7 +90,7 @@ def test_no_advice_is_to_install_what_is_installed(monkeypatch: pytest.MonkeyPat
 def test_libraries_are_found_where_they_are(tmp_path: Path) -> None:
     env = cuda_stub.build_stubs(tmp_path / "stub", 0, leave_out=("libcurand.",)) | {"PYTHONPATH": str(ROOT)}
     code = (
-        "import json; from converter.runtime.inventory import take_inventory; from converter.report.documents import "
+        "import json; from converter.runtime.machine import take_inventory; from converter.report.documents import "
         "doctor_document; print(json.dumps(doctor_document(take_inventory('cuda'))))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)

@@ -16,7 +16,7 @@ import pytest
 
 import converter
 from converter.batch import child, workers
-from converter.batch.models import copy_file
+from converter.batch.journal import copy_file
 from converter.bench import compare
 from converter.commands.output import Target, check_data_place, check_targets
 from converter.errors import BiasoptError, ModelError
