@@ -19,7 +19,7 @@ from converter.report.save import write_whole
 
 if TYPE_CHECKING:
     from converter.torch_models.lint import Linted
-    from converter.torch_models.lint.fix.codemod import SourceFix
+    from converter.torch_models.lint.codemod import SourceFix
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def fix_checkpoint(result: LintResult, source: Path, target: Path, *, force: boo
 
 def fix_source(result: LintResult, root: Path) -> SourceFix:
     """What `bias=False` can be written into, as a diff, and what not and why; nothing is written."""
-    from converter.torch_models.lint.fix.codemod import plan_source_fix
+    from converter.torch_models.lint.codemod import plan_source_fix
 
     return plan_source_fix(result.linted, result.module, root)
 

@@ -4,7 +4,7 @@
 data        images with their splits: digits offline, MNIST, Fashion-MNIST and CIFAR-10 from a folder
 nets        M convolutional nets as one grouped net, and one of them by itself, its biases moved into weights
 training    Adam or SGD for all of them at once, each with its own rate and weight decay
-recall_task the LSTMs of the forget-gate block, stacked likewise
+tasks       the LSTMs of the forget-gate block, and dense nets on points, stacked likewise
 plan        the blocks as jobs; which models each trains
 jobs        one job done: rows; what needs no training (replaceability, dead and live biases) among them
 run         all jobs, within a time budget; rows in a log on disk, so that a second run goes on where one ended

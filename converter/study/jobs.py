@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from converter.dataclass import dataclass
-from converter.study import nets, points, recall_task
+from converter.study import nets, tasks
 from converter.study.data import INPUTS, Array, Images, Split, make_contrast
 from converter.study.nets import Nets, Shape, extract_patches, measure_replaceability
 from converter.study.plan import ARMS, BATCH, Job
@@ -410,20 +410,20 @@ def _run_recall(job: Job, setting: Setting, only: int | None) -> list[Row]:
     arms = [arm for _ in job.seeds for arm in ARMS]
     seeds = [seed for seed in job.seeds for _ in ARMS]
     how = {"key": setting.key, "lag": job.lag, "steps": job.steps, "check": min(_CHECK, job.steps)}
-    found = recall_task.train_lstms(seeds, arms, device=setting.device, stop=setting.stop, only=only, **how)
+    found = tasks.train_lstms(seeds, arms, device=setting.device, stop=setting.stop, only=only, **how)
     if only is not None:
         return []
     rows = []
     for k, (seed, arm) in enumerate(zip(seeds, arms, strict=True)):
         seen = [float(a) for a in found.accuracy[:, k]]
         more = {"accuracy": seen[-1], "curve": seen, "checks": list(found.steps)}
-        done = recall_task.find_solved(found.steps, seen)
+        done = tasks.find_solved(found.steps, seen)
         rows.append({"seed": seed, "forget_bias": arm, "lag": job.lag, "steps": job.steps, "solved_at": done} | more)
     return rows
 
 
 def _run_points(job: Job, setting: Setting, only: int | None) -> list[Row]:
-    return points.train_points(job, setting.key, setting.device, setting.stop, only)
+    return tasks.train_points(job, setting.key, setting.device, setting.stop, only)
 
 
 def _run_exact(job: Job, setting: Setting, only: int | None) -> list[Row]:

@@ -23,7 +23,7 @@ from converter.errors import BiasoptError, ModelError
 from converter.model.file import staging
 from converter.records.results import Task
 from converter.referee.verify.verdict import save_failing
-from converter.torch_models.lint.fix.codemod import Edited, SourceFix
+from converter.torch_models.lint.codemod import Edited, SourceFix
 from tests.files import externalise, small_model
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links and permissions of POSIX")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from converter import stats
-from converter.study import data, jobs, nets, plan, points, recall_task
+from converter.study import data, jobs, nets, plan, tasks
 from converter.study.plan import Job, StudyScope
 from converter.study.run import TimeBudget
 from converter.study.training import Arm
@@ -68,26 +68,26 @@ def test_adam_moves_a_dead_bias_and_sgd_does_not() -> None:
 
 def test_recall_is_kept_apart_by_arm_and_repeats() -> None:
     how = {"key": 0, "lag": 6, "steps": 4, "check": 2}
-    alone = recall_task.train_lstms([3], ["2"], **how)
-    both = recall_task.train_lstms([1, 3], ["torch", "2"], **how)
+    alone = tasks.train_lstms([3], ["2"], **how)
+    both = tasks.train_lstms([1, 3], ["torch", "2"], **how)
     assert alone.steps == (2, 4)
     assert both.accuracy[:, 1] == pytest.approx(alone.accuracy[:, 0])
 
 
 def test_where_the_forget_gate_starts() -> None:
-    cells = recall_task.LstmStack([(0,)] * 3, ["torch", "2", "ln(T-1)"], 6, "cpu")
-    gate = slice(recall_task.HIDDEN, 2 * recall_task.HIDDEN)
+    cells = tasks.LstmStack([(0,)] * 3, ["torch", "2", "ln(T-1)"], 6, "cpu")
+    gate = slice(tasks.HIDDEN, 2 * tasks.HIDDEN)
     drawn, two, by_lag = cells.values[2].detach()
     assert (two[gate] == 2).all()
-    assert two[: recall_task.HIDDEN].abs().max() == 0
+    assert two[: tasks.HIDDEN].abs().max() == 0
     assert by_lag[gate].numpy() == pytest.approx(math.log(5))
-    assert 0 < drawn.abs().max() <= 2 / math.sqrt(recall_task.HIDDEN)
+    assert 0 < drawn.abs().max() <= 2 / math.sqrt(tasks.HIDDEN)
 
 
 def test_solved_means_solved_until_the_end() -> None:
-    assert recall_task.find_solved([25, 50, 75], [100, 50, 99]) == 75
-    assert recall_task.find_solved([25, 50, 75], [50, 100, 99]) == 50
-    assert recall_task.find_solved([25, 50, 75], [100, 100, 95]) is None
+    assert tasks.find_solved([25, 50, 75], [100, 50, 99]) == 75
+    assert tasks.find_solved([25, 50, 75], [50, 100, 99]) == 50
+    assert tasks.find_solved([25, 50, 75], [100, 100, 95]) is None
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -161,8 +161,8 @@ def test_all_of_the_mean_comes_through_the_best_constant() -> None:
 
 
 def test_points_are_as_their_tasks_say() -> None:
-    for task in points.TASKS:
-        x, y = points.draw_points(task, 400, np.random.default_rng(0))
+    for task in tasks.TASKS:
+        x, y = tasks.draw_points(task, 400, np.random.default_rng(0))
         assert x.shape == (400, 1 if task == "threshold" else 2)
         assert 0.35 < y.mean() < 0.65
 

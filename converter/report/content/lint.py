@@ -27,7 +27,7 @@ from converter.report.blocks import (
 )
 
 if TYPE_CHECKING:
-    from converter.torch_models.lint.fix.codemod import SourceFix
+    from converter.torch_models.lint.codemod import SourceFix
 
 SHOWN = 3  # names of one group
 TITLE = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converter.torch_models.lint.fix.construction_sites import Places, recording
+    from converter.torch_models.lint.construction_sites import Places, recording
     from converter.torch_models.lint.linter import Linted, examine, lint
     from converter.torch_models.lint.strip_biases import Checkpoints, checkpoints, original_state_dict, strip
 
@@ -25,7 +25,7 @@ __all__ = [
 ]
 _HOMES = {
     **dict.fromkeys(("Linted", "examine", "lint"), "linter"),
-    **dict.fromkeys(("Places", "recording"), "fix.construction_sites"),
+    **dict.fromkeys(("Places", "recording"), "construction_sites"),
     **dict.fromkeys(("Checkpoints", "checkpoints", "original_state_dict", "strip"), "strip_biases"),
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 from converter.dataclass import dataclass
 from converter.records.lint import CODES, Kind, LintFinding, LintReport, Location, Unconfirmed
 from converter.torch_models.lint.confirm import Change, Measured, Twin, confirm, measure_at_other_sizes, measure_frozen
-from converter.torch_models.lint.fix.construction_sites import (
+from converter.torch_models.lint.construction_sites import (
     Place,
     Places,
     find_own_call,

@@ -16,7 +16,7 @@ from converter.torch_models.lint import examine, lint, recording
 
 pytest.importorskip("libcst", reason="libcst is not installed")
 
-from converter.torch_models.lint.fix.codemod import SourceFix, plan_source_fix
+from converter.torch_models.lint.codemod import SourceFix, plan_source_fix
 
 HEAD = "import torch\nfrom torch import nn\n\n\n"
 

@@ -17,12 +17,12 @@ from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.records.lint import Kind, LintFinding, Location
 from converter.temporary import open_whole
-from converter.torch_models.lint.fix.construction_sites import Places, is_installed
+from converter.torch_models.lint.construction_sites import Places, is_installed
 from converter.torch_models.lint.linter import Linted
 from converter.torch_models.lint.strip_biases import find_removable
 
 if TYPE_CHECKING:
-    from converter.torch_models.lint.fix.syntax import File
+    from converter.torch_models.lint.syntax import File
 
 _CLASSES = (
     *(f"Conv{n}d" for n in (1, 2, 3)),
@@ -96,7 +96,7 @@ def plan_source_fix(linted: Linted, module: Any, root: Path) -> SourceFix:
     RuntimeUnavailable
         LibCST is not installed.
     """
-    from converter.torch_models.lint.fix import syntax
+    from converter.torch_models.lint import syntax
 
     syntax.import_libcst()
     places = linted.places
@@ -159,7 +159,7 @@ def _why_refused(
     root: Path,
 ) -> str:
     """Why a call may not be edited; empty if it may."""
-    from converter.torch_models.lint.fix import syntax
+    from converter.torch_models.lint import syntax
 
     path = Path(location.path)
     if is_installed(location.path) or not path.is_relative_to(root):
