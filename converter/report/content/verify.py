@@ -118,9 +118,9 @@ def answers(parity: Parity) -> str:
 
 
 def fact_lines(parity: Parity) -> Iterator[Words]:
-    """The facts of `parity_facts`: where they part, and in one line how far the outputs are apart."""
-    if parity.blame:
-        yield "First difference at ", name(parity.blame)
+    """Those of `parity_facts`, a line each, and in one line how far the outputs are apart."""
+    for key, words in parity_facts(parity):
+        yield f"{key} ", *spans(words)
     apart: list[Span] = []
     for key, words in _difference_facts(parity):
         said = f", {key[0].lower()}{key[1:]} " if apart else f"{key} "
@@ -141,13 +141,13 @@ def parity_claims(parity: Parity) -> Iterator[tuple[str, Words]]:
     if said := _decisions(parity):
         yield "Decisions", said
     yield from parity_facts(parity)
+    yield from _difference_facts(parity)
 
 
 def parity_facts(parity: Parity) -> Iterator[tuple[str, Words]]:
-    """What stands beside the verdict."""
+    """What stands beside the verdict, in every form: a field of the record is a line here."""
     if parity.blame:
         yield "First difference at", name(parity.blame)
-    yield from _difference_facts(parity)
 
 
 def _difference_facts(parity: Parity) -> Iterator[tuple[str, Words]]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from converter.report import wording
 from converter.report.content import Run
 from converter.report.content.bench import bench_report
 from converter.report.content.verify import verify_report
+from converter.report.render import FORMS
 from converter.report.render.html import render_html
 from converter.report.render.markdown import render_markdown
 from converter.report.render.text import render_text
@@ -180,6 +182,12 @@ def test_a_stage_has_one_name_in_every_form() -> None:
         for stage in made.parity().stages:
             asks = wording.stage(stage.id).line
             assert any(stage.id in line and (asks in line or stage.why[:20] in line) for line in lines), stage.id
+
+
+@pytest.mark.parametrize("form", ["text", "md", "html"])
+def test_what_stands_beside_the_verdict_is_in_every_form(form: str) -> None:
+    found = FORMS[form].render(verify_report(made.failing(), Run()))
+    assert re.search("First difference at.{0,90}/layer2/Conv", found, re.DOTALL)
 
 
 def outputs(*checks: OutputCheck, **more: Any) -> Parity:
