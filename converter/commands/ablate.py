@@ -14,7 +14,7 @@ from converter.ablate.samples import Data, DataSource
 from converter.ablate.session import Net, SessionOptions
 from converter.ablate.sites import choose_sites
 from converter.commands.inspect import Model, blaming_the_model, silence_graphsurgeon
-from converter.commands.output import check_reports
+from converter.commands.targets import check_reports
 from converter.errors import RuntimeUnavailable
 from converter.records import ablate as records
 from converter.records.option import documented, merge_options

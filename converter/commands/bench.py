@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
-from converter.commands.output import check_reports
+from converter.commands.targets import check_reports
 from converter.errors import RuntimeUnavailable
 from converter.records import Latency, exit_code_of
 from converter.records.option import documented, merge_options

@@ -12,7 +12,7 @@ import click
 
 from converter import numerics
 from converter._version import __version__
-from converter.commands.output import Target, check_data_place, check_targets, list_data_files
+from converter.commands.targets import Target, check_data_place, check_targets, list_data_files
 from converter.dataclass import dataclass
 from converter.errors import InvariantViolation, ModelError
 from converter.model.graph import Bypass, DropInput, Edit, Graph, Node, Rename, SetAttr, SetConst, SetInput, SetOp

@@ -15,7 +15,7 @@ from typing import Any
 from converter._version import __version__
 from converter.commands.fold import FoldResult, exit_code, fold
 from converter.commands.inspect import read_ports, silence_graphsurgeon
-from converter.commands.output import Target, check_targets, list_paths
+from converter.commands.targets import Target, check_targets, list_paths
 from converter.errors import ExportError, ModelError
 from converter.model.file import ModelFile, problems
 from converter.model.graph import load as load_graph

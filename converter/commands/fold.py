@@ -25,19 +25,14 @@ from converter.commands.options import REMOVE
 from converter.commands.output import (
     PROTO_LIMIT,
     Identity,
-    Target,
     build_pieces,
-    check_data_place,
-    check_targets,
     check_unchanged,
     find_target,
     identify,
-    list_data_files,
-    list_paths,
     list_sources,
-    make_folder,
     stage_model,
 )
+from converter.commands.targets import Target, check_data_place, check_targets, list_data_files, list_paths, make_folder
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.model.graph import Graph, has_external, load

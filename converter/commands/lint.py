@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
-from converter.commands.output import Target, check_targets, list_paths
+from converter.commands.targets import Target, check_targets, list_paths
 from converter.dataclass import dataclass
 from converter.errors import ModelError
 from converter.records.lint import LintReport

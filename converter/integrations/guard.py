@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from converter._version import __version__
-from converter.commands.output import list_data_files
+from converter.commands.targets import list_data_files
 from converter.commands.verify import compare
 from converter.dataclass import dataclass
 from converter.errors import BiasoptError, ModelError
@@ -172,7 +172,7 @@ def run(
     Exit code 0: the same, 1: the command broke the model, whose input is put back, 4: undecided, 3: the command itself
     failed.
     """
-    from converter.commands.verify import with_blame
+    from converter.commands.bisect import with_blame
     from converter.report import documents
     from converter.report.content import Run
     from converter.report.content.verify import verify_report

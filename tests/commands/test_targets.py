@@ -20,7 +20,7 @@ import cli
 import converter
 from converter import temporary
 from converter.commands import fold as folding
-from converter.commands.output import Target, check_targets
+from converter.commands.targets import Target, check_targets
 from converter.errors import ModelError
 from converter.model.file import Staged, staging
 from converter.temporary import Temporary

@@ -18,7 +18,7 @@ import converter
 from converter.batch import child, workers
 from converter.batch.journal import copy_file
 from converter.bench import compare
-from converter.commands.output import Target, check_data_place, check_targets
+from converter.commands.targets import Target, check_data_place, check_targets
 from converter.errors import BiasoptError, ModelError
 from converter.model.file import staging
 from converter.records.results import Task

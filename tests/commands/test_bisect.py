@@ -14,7 +14,7 @@ from onnx import ModelProto
 import cli
 import converter
 from converter import numerics
-from converter.commands.verify import Blame, bisect
+from converter.commands.bisect import Blame, bisect
 from tests.referee.verify.nets import arrays, fold, mobile, plain, residual
 from tests.referee.verify.test_parameters import changed, with_epsilon
 
