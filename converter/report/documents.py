@@ -18,10 +18,7 @@ from converter.records.results import BatchResult, ExportResult, FoldResult, Ins
 from converter.records.study import StudyResult
 from converter.report.blocks import Report
 from converter.report.content import Run
-from converter.report.content.bench import bench_report
 from converter.report.content.bias_path import describe_step, explain
-from converter.report.content.fold import fold_report
-from converter.report.content.verify import verify_report
 from converter.report.serialize import (
     ABLATE_SCHEMA,
     BATCH_SCHEMA,
@@ -364,11 +361,17 @@ def report_of(document: Mapping[str, Any]) -> Report:
         return study_report(study_of(document), run)
     parity, latency = parity_of(document), latency_of(document)
     if "counts" in document:
+        from converter.report.content.fold import fold_report
+
         removal = (document.get("removal") or {}).get("said", ())
         return fold_report(fold_of(document), document.get("reasons", {}), run, removal)
     if parity is not None:
+        from converter.report.content.verify import verify_report
+
         return verify_report(parity, run, latency)
     assert latency is not None  # a document that was read has one of the three
+    from converter.report.content.bench import bench_report
+
     return bench_report(latency, run)
 
 

@@ -19,7 +19,6 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from converter.dataclass import dataclass
 from converter.model.file.dtypes import get_numpy_dtype
-from converter.model.shapes.constant_ops import EVALUATORS
 
 _LIMIT = 1 << 63  # of int64
 _SYMBOL = r"(?:\?\d+|[^\W\d][\w.]*)"
@@ -310,6 +309,8 @@ def _move(call: Call) -> Value:
     """What only moves or repeats entries does so with symbols as with numbers: its other inputs are numbers."""
     given = [call.arg(k) if call.has_input(k) else None for k in range(1, len(call.node.input))]
     more = [None if v is None else np.array(as_integers(v), np.int64).reshape(v.shape) for v in given]
+    from converter.model.shapes.constant_ops import EVALUATORS
+
     return np.asarray(EVALUATORS[call.node.op_type](call.attr, [call.arg(0), *more]), object)
 
 
