@@ -11,7 +11,7 @@ NEWEST ?= .venv-dev/bin/python
 FLOOR_TESTS ?= tests/test_floors.py tests/test_api.py tests/model tests/rewrite/passes tests/rewrite/analysis \
 	tests/rewrite/test_edge_cases.py tests/referee tests/runtime tests/records tests/commands/test_fold_many.py
 
-.PHONY: help demo test floors site quick check lint format docs bench models zoo-table fuzz torture batch-torture cluster-demo clean
+.PHONY: help demo test floors site quick check lint format docs bench bench-left models zoo-table fuzz torture batch-torture cluster-demo clean
 comma := ,
 
 # $(call fresh,FOLDER,WHAT): a new virtual environment with WHAT installed. What an earlier build left
@@ -34,7 +34,8 @@ help:
 	@echo "make site     the documentation as pages, built strictly"
 	@echo "make bench    compare with other tools, model by model; goes on where it was (ARGS='--max-time 600 --repeat 5')"
 	@echo "make cluster-demo  fold models/ on a Dask cluster of two workers on this machine"
-	@echo "make zoo-table  write docs/fold.md's table of where biases go, from exported nets"
+	@echo "make bench-left  batch norms and nodes that each tool leaves, net by net (ARGS='*.onnx --kept left.json')"
+	@echo "make zoo-table  write docs/fold.md's tables of where biases go, and what goes by each pass"
 	@echo "make fuzz     mutated models through the commands (ARGS='10000 1 --ops inspect,fold,prove')"
 	@echo "make torture  folds killed, interrupted and at once (ARGS='200 0 --mb 300')"
 	@echo "make batch-torture  a batch with models that crash, hang and eat memory, killed again and again (ARGS='200 10')"
@@ -111,6 +112,9 @@ torture: .venv-dev/done
 
 batch-torture: .venv-dev/done
 	.venv-dev/bin/python -m tests.batch.torture $(ARGS)
+
+bench-left: .venv-bench/done
+	.venv-bench/bin/python -m tests.benchmarks.left $(ARGS)
 
 zoo-table: .venv-bench/done
 	.venv-bench/bin/python -m tests.benchmarks.zoo_table

@@ -7,10 +7,8 @@ own; but the file holds the function's nodes once for each.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import field, replace
 from typing import Protocol
 
@@ -18,7 +16,7 @@ from converter.dataclass import dataclass
 from converter.errors import InvariantViolation
 from converter.model.file import NEWEST_OPSET
 from converter.model.file.preparation import has_calls
-from converter.model.graph import Const, Edit, Graph, Node, emit, load, weight_bytes
+from converter.model.graph import Const, Edit, Graph, Node, collecting_seldom, emit, load, weight_bytes
 from converter.numerics import is_float
 from converter.records import Counts, Fate, Finding, Rewrite, Safety, Status
 from converter.rewrite.affine_flow.takers import WEIGHTED
@@ -123,7 +121,7 @@ def run(graph: Graph, options: Options, progress: Progress | None = None, watch:
     while True:
         # Whether copies of a shared weight pay off is known when the passes are through, not halfway.
         whole = _Run(graph, replace(options, stop_after=None), tell, watch, left)
-        with _collecting_seldom():
+        with collecting_seldom():
             outcome = whole.run()
         is_over, more = whole.find_excess()
         if more.keys() - left.keys():
@@ -191,6 +189,8 @@ class _Run:
         self.progress(p.name)
         self.declined[p.name] = {}
         by_op = self.facts.remember_wiring(_sort_by_op)
+        if p.beside and not any(op in by_op for op in p.beside):
+            return
         found = [entry for op in dict.fromkeys((*p.ops, *p.microsoft)) for entry in by_op.get(op, ())]
         for _, node in sorted(found, key=lambda entry: entry[0], reverse=p.upward):
             if node.alive and p.may_hang_on(node) and not self._is_full():
@@ -318,18 +318,6 @@ def _sort_by_op(facts: Facts) -> dict[str, list[tuple[int, Node]]]:
     for place, node in enumerate(facts.graph.nodes()):
         found.setdefault(str(node.op), []).append((place, node))
     return found
-
-
-@contextlib.contextmanager
-def _collecting_seldom() -> Iterator[None]:
-    """Python's collector looks at all objects again and again while a graph of many makes few that it could free."""
-    before = gc.get_threshold()
-    if before[0]:
-        gc.set_threshold(max(before[0], 50_000), *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def opset_problem(node: Node) -> str | None:

@@ -33,8 +33,8 @@ def test_a_line_of_the_table() -> None:
 def test_the_small_models_are_in_it() -> None:
     found = list(zoo_table.small_models())
     assert [entry.path for entry in found] == sorted(zoo.HERE.glob("*.onnx"))
-    page = zoo_table.markdown([entry for entry in found if entry.path.stem == "digits_unet_in"])
-    line = page.splitlines()[2]
+    results = zoo_table.inspect_all([entry for entry in found if entry.path.stem == "digits_unet_in"])
+    line = zoo_table.markdown(results).splitlines()[2]
     assert line == "| `models/digits_unet_in.onnx` | 8 | 3 | 5 |  |  |  | 76 % | Conv 2, output 1 |"
 
 
@@ -47,7 +47,16 @@ def test_weights_listed_as_inputs_are_frozen(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("BIASOPT_CORPUS", str(tmp_path))
     (entry,) = zoo_table.real_models()
     assert entry == zoo_table.Entry("m.onnx", tmp_path / "m.onnx", frozen=True)
-    assert "| Relu 1 |" in zoo_table.markdown([entry])
+    assert "| Relu 1 |" in zoo_table.markdown(zoo_table.inspect_all([entry]))
+
+
+def test_what_goes_by_each_pass() -> None:
+    entry = next(e for e in zoo_table.small_models() if e.path.stem == "digits_mobilenet")
+    first, _, *lines = zoo_table.shares(zoo_table.inspect_all([entry])).splitlines()
+    assert first == "Of 1 models with 64 nodes, 50 are left."
+    assert lines[0] == "| pass | models | rewrites | of all | nodes gone | of all |"
+    assert lines[2] == "| `fold-bn-into-conv` | 1 | 14 | 78 % | 14 | 100 % |"
+    assert lines[3] == "| `sink-bias` | 1 | 4 | 22 % | 0 | 0 % |"
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,11 +72,12 @@ def test_it_is_written_between_its_marks(
 ) -> None:
     monkeypatch.setattr(zoo_table, "SORTS", {})
     readme = tmp_path / "README.md"
-    readme.write_text("a\n<!-- BEGIN:zoo -->\nof last year\n<!-- END:zoo -->\nb\n", encoding="utf-8")
+    marks = "<!-- BEGIN:passes -->\n<!-- END:passes -->\n"
+    readme.write_text(f"a\n<!-- BEGIN:zoo -->\nof last year\n<!-- END:zoo -->\n{marks}b\n", encoding="utf-8")
     assert zoo_table.main([], readme) == 0
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("a\n<!-- BEGIN:zoo -->\n| model | biases | left |")
-    assert text.endswith("<!-- END:zoo -->\nb\n")
+    assert text.endswith("<!-- END:passes -->\nb\n")
     assert "of last year" not in text
     assert zoo_table.main(["--print"], tmp_path / "none") == 0
     assert capsys.readouterr().out.startswith("| model |")

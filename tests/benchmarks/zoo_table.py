@@ -1,9 +1,9 @@
-"""The table of biases in docs/fold.md: how many a model has, how many are left, and where the others went.
+"""Two tables in docs/fold.md: how many biases a model has and where they went; what went by each pass.
 
-``python -m tests.benchmarks.zoo_table`` writes it between ``<!-- BEGIN:zoo -->`` and ``<!-- END:zoo -->``; with
-``--print`` it goes to stdout instead. Three sorts of models are looked at: torchvision's nets, exported with
-every BatchNormalization (as `nets` makes them), the small trained ones of models/, and those of the folder
-that BIASOPT_CORPUS names. What is not there is left out, and said.
+``python -m tests.benchmarks.zoo_table`` writes them between ``<!-- BEGIN:zoo -->`` and ``<!-- END:zoo -->``, and
+``BEGIN:passes`` and ``END:passes``; with ``--print`` they go to stdout instead. Three sorts of models are looked at:
+torchvision's nets, exported with every BatchNormalization (as `nets` makes them), the small trained ones of models/,
+and those of the folder that BIASOPT_CORPUS names. What is not there is left out, and said.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import converter
 from converter.errors import BiasoptError
 from converter.records import Fate, FateKind
+from converter.records.results import InspectResult
 from converter.report.content.bias_path import blocker, count_fates, percent_of
 from converter.report.docs import fill
 from converter.report.render.markdown import literal, prose, table
@@ -103,24 +104,60 @@ def _felt(fates: Sequence[Fate]) -> str:
     return ", ".join([f"{op} {n}" for op, n in ranked[:SHOWN]] + [f"others {others}"] * bool(others))
 
 
-def markdown(found: Sequence[Entry]) -> str:
+def inspect_all(found: Sequence[Entry]) -> dict[str, InspectResult]:
+    """What a fold of each would do."""
+    return {e.name: converter.inspect(e.path, freeze_overridable=e.frozen) for e in found}
+
+
+def markdown(results: dict[str, InspectResult]) -> str:
     """Return the table and what its columns mean."""
-    rows = [row(e.name, converter.inspect(e.path, freeze_overridable=e.frozen).fates) for e in found]
+    rows = [row(name, result.fates) for name, result in results.items()]
     return table(HEAD, rows, right=tuple(range(1, 8))) + "\n\n" + NOTE
 
 
+def shares(results: dict[str, InspectResult]) -> str:
+    """What goes by each pass, of all that goes: a line a pass that did anything, those of most nodes first."""
+    rewrites: Counter[str] = Counter()
+    nodes: Counter[str] = Counter()
+    models: Counter[str] = Counter()
+    for result in results.values():
+        models.update({r.pass_name for r in result.rewrites})
+        for r in result.rewrites:
+            rewrites[r.pass_name] += 1
+            nodes[r.pass_name] += len(r.delta.removed_nodes)
+    gone, made = sum(nodes.values()), sum(rewrites.values())
+    rows = [
+        (
+            f"`{name}`",
+            f"{models[name]}",
+            f"{n:,}",
+            percent_of(n, made),
+            f"{nodes[name]:,}",
+            percent_of(nodes[name], gone),
+        )
+        for name, n in sorted(rewrites.items(), key=lambda item: (-nodes[item[0]], -item[1], item[0]))
+    ]
+    head = ("pass", "models", "rewrites", "of all", "nodes gone", "of all")
+    before, after = (sum(c) for c in zip(*((r.before.nodes, r.after.nodes) for r in results.values()), strict=True))
+    said = f"Of {len(results)} models with {before:,} nodes, {after:,} are left."
+    return f"{said}\n\n{table(head, rows, right=tuple(range(1, 6)))}"
+
+
 def main(argv: Sequence[str], page: Path = ROOT / "docs" / "fold.md") -> int:
-    """Write the table into docs/fold.md, or with ``--print`` to stdout."""
+    """Write the tables into docs/fold.md, or with ``--print`` to stdout."""
 
     def say(line: str) -> None:
         sys.stderr.write(f"zoo-table: {line}\n")
 
-    made = markdown(entries(say))
+    results = inspect_all(entries(say))
+    made = {"zoo": markdown(results), "passes": shares(results) if results else ""}
     if "--print" in argv:
-        sys.stdout.write(made + "\n")
+        sys.stdout.write("\n\n".join(made.values()) + "\n")
         return 0
     try:
-        text = fill(page.read_text(encoding="utf-8"), "zoo", made)
+        text = page.read_text(encoding="utf-8")
+        for mark, block in made.items():
+            text = fill(text, mark, block)
     except BiasoptError as exc:
         say(str(exc))
         return 3

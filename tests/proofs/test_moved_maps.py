@@ -74,6 +74,30 @@ def test_branches_of_one_input_add_their_kernels() -> None:
     assert_equal(product(X, square) + (scale * X + shift), product(X, square + np.diag(scale)) + shift)
 
 
+def test_an_input_beside_its_product_is_an_identity_in_the_matrix() -> None:
+    square, bias = symbols("q", 3, 3), symbols("b", 3)
+    assert_equal(X + (product(X, square) + bias), product(X, square + np.eye(3, dtype=int)) + bias)
+    assert differ(X + (product(X, square) + bias), product(X, square + np.ones((3, 3), dtype=int)) + bias)
+
+
+def test_a_factor_of_a_product_of_computed_matrices_is_in_alpha_and_beta() -> None:
+    number, alpha, beta = sp.symbols("n alpha beta", real=True)
+    added, other = symbols("c", 2, 4), symbols("z", 3, 4)
+    whole = number * (alpha * product(X, other) + beta * added)
+    assert_equal(whole, (number * alpha) * product(X, other) + (number * beta) * added)
+    assert_equal(whole, alpha * product(number * X, other) + beta * (number * added))
+    assert differ(whole, (number * alpha) * product(X, other) + beta * added)
+
+
+def test_a_bound_at_zero_stays_for_a_factor_of_each_channel() -> None:
+    y = symbols("y", 2, 4)
+    clip = np.vectorize(lambda v: sp.Max(v, 0), otypes=[object])
+    values = {s: k - 3 for k, s in enumerate(y.reshape(-1))} | {p: k + 1 for k, p in enumerate(P)}
+    assert all(sp.simplify(e.subs(values)) == 0 for e in (P * clip(y) - clip(P * y)).reshape(-1))
+    other = np.vectorize(lambda v: sp.Max(v, 1), otypes=[object])
+    assert any(sp.simplify(e.subs(values)) != 0 for e in (P * other(y) - other(P * y)).reshape(-1))
+
+
 def test_what_goes_into_a_recurrent_input_is_in_its_gates() -> None:
     s, t = symbols("s", 3), symbols("t", 3)
     gates, state = symbols("r", 4, 3), symbols("h", 4)

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.outputs import session
 from tests.rewrite.random_builder import Builder, Draw
 from tests.rewrite.random_layers import Layer, activation, affine, batch_norm, conv, conv_transpose, gemm, matmul
-from tests.rewrite.random_moves import MOVES, left_product
+from tests.rewrite.random_moves import MOVES, SUMS, left_product
 from tests.rewrite.random_views import branch, join, pool, view
 
 OLDEST_OPSET = 7  # onnxruntime has no BatchNormalization kernel below
@@ -99,6 +99,7 @@ def _motif(b: Builder, x: str) -> str:
     orders = [(LINEAR, SCALING), (SCALING, LINEAR), (LINEAR, BETWEEN, SCALING), (SCALING, BETWEEN, LINEAR)]
     orders += [(LINEAR, SCALING, SCALING), (BETWEEN,), (BETWEEN, BETWEEN), ((branch,),)]
     orders += [(LINEAR, MOVES, SCALING), (SCALING, MOVES, LINEAR), (LINEAR, MOVES, BETWEEN, SCALING), (MOVES,)]
+    orders += [(SUMS, SCALING), (LINEAR, SUMS, SCALING)]
     vectors = {LINEAR: LINEAR_FOR_VECTORS, BETWEEN: BETWEEN_VECTORS}
     for layers in b.pick(orders):
         usable = vectors.get(layers, layers) if len(b.shapes[x]) == 2 else layers

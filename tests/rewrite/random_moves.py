@@ -1,4 +1,4 @@
-"""Layers of random graphs that cut, repeat, stretch and clip values, and products with the weight on the left."""
+"""Layers of random graphs that cut, repeat, stretch, clip and add values, and products of other forms."""
 
 from __future__ import annotations
 
@@ -80,9 +80,11 @@ def _pad(b: Builder, x: str, axis: int) -> str:
 def bound(b: Builder, x: str) -> str:
     """Clip, Abs, Max with a constant, a product with positive numbers."""
     shape = b.shapes[x]
-    op = b.pick(["Mul", "Abs", *(["Max"] if b.opset >= 8 else []), *(["Clip"] if b.opset >= 11 else [])])
+    op = b.pick(["Mul", "Abs", "Clip", *(["Max"] if b.opset >= 8 else [])])
     if op == "Abs":
         return b.add("Abs", [x], shape)
+    if op == "Clip" and b.opset < 11:
+        return b.add("Clip", [x], shape, **b.pick([{"min": -0.5, "max": 1.5}, {"min": 0.0}, {"max": 0.25}]))
     if op == "Clip":
         bounds = [b.initializer(np.asarray(v, np.float32), "bound") for v in (-0.5, 1.5)]
         return b.add("Clip", [x, *bounds], shape)
@@ -100,4 +102,33 @@ def left_product(b: Builder, x: str) -> str:
     return b.add("MatMul", [b.constant(b.normal(out, shape[-2]), "W"), x], _resized(shape, len(shape) - 2, out))
 
 
+def add_up(b: Builder, x: str) -> str:
+    """A Sum of several terms, constants among them; or a layer beside its own input."""
+    shape = b.shapes[x]
+    if b.opset >= 8 and b.flag():
+        size = (shape[1], *(1 for _ in shape[2:]))
+        constants = [b.constant(b.normal(*size), "k") for _ in range(b.number(1, 2))]
+        terms = [x, b.add("Abs", [x], shape), *constants]
+        return b.add("Sum", b.pick([terms, terms[::-1]]), shape)
+    if len(shape) == 2 or b.flag():
+        made = b.add("MatMul", [x, b.constant(b.normal(shape[-1], shape[-1]), "W")], shape)
+    else:
+        n = len(shape) - 2
+        kernel = b.constant(b.normal(shape[1], shape[1], *[3] * n), "W")
+        made = b.add("Conv", [x, kernel], shape, pads=[1] * 2 * n)
+    return b.add("Add", b.pick([[x, made], [made, x]]), shape)
+
+
+def gram(b: Builder, x: str) -> str:
+    """A Gemm of two computed matrices: x^T times a layer of x."""
+    shape = b.shapes[x]
+    if len(shape) != 2:
+        return x
+    out = b.number(1, 4)
+    made = b.add("MatMul", [x, b.constant(b.normal(shape[1], out), "W")], (shape[0], out))
+    added = [b.constant(b.normal(out), "C")] if b.opset < 11 or b.flag() else []
+    return b.add("Gemm", [x, made, *added], (shape[1], out), transA=1, alpha=b.pick([1.0, 0.5]))
+
+
 MOVES: tuple[Layer, ...] = (cut, stretch, bound)
+SUMS: tuple[Layer, ...] = (add_up, gram)

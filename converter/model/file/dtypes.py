@@ -6,6 +6,7 @@ is what ml_dtypes makes of it, whatever the onnx.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import ml_dtypes
@@ -23,6 +24,7 @@ _BITS = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2}  # of an element, where it is less t
 _IS_NEW = onnx.helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16) == _NARROW[16]
 
 
+@functools.cache
 def get_numpy_dtype(kind: int) -> np.dtype[Any]:
     """The numpy (or ml_dtypes) type of an element type as onnx numbers them.
 

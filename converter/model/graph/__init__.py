@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converter.model.graph.graph import Dim, Graph, load
+from converter.model.graph.graph import Dim, Graph, collecting_seldom, load
 from converter.model.graph.nodes import (
     Bypass,
     Const,
@@ -39,6 +39,7 @@ __all__ = [
     "StoredTensor",
     "Tensor",
     "Value",
+    "collecting_seldom",
     "emit",
     "has_external",
     "load",

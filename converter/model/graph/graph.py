@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import math
 import string
@@ -343,7 +345,10 @@ class Graph:
     def _drop_input(self, edit: DropInput, change: _Change) -> None:
         node = edit.node
         change.loose.append(node.inputs[edit.slot])
-        node.inputs[edit.slot] = Value("", node.scope)
+        if node.is_op("Sum"):  # its terms are not told apart by their place: none is left empty
+            del node.inputs[edit.slot]
+        else:
+            node.inputs[edit.slot] = Value("", node.scope)
         while node.inputs and node.inputs[-1].name == "":
             node.inputs.pop()
         change.touch(node)
@@ -527,8 +532,21 @@ def load(
     try:
         if written_out:
             file.write_out_functions()
-        return Graph(file, freeze_overridable=freeze_overridable)
+        with collecting_seldom():
+            return Graph(file, freeze_overridable=freeze_overridable)
     except (TypeError, ValueError, AttributeError, RecursionError) as exc:
         # Well-formed protobuf of ill-formed content: names that are no text, fields of the wrong kind.
         file.close()
         raise ModelError(f"{file.label}: damaged, or not an ONNX model ({exc}); export it again") from exc
+
+
+@contextlib.contextmanager
+def collecting_seldom() -> Iterator[None]:
+    """Python's collector looks at all objects again and again while a graph of many makes few that it could free."""
+    before = gc.get_threshold()
+    if before[0]:
+        gc.set_threshold(max(before[0], 50_000), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

@@ -31,15 +31,20 @@ class StoredTensor:
         self.file = file
         self.ref = ref
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """The tensor's dims."""
         return self.ref.shape
 
-    @property
+    @functools.cached_property
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
         return self.ref.dtype
+
+    @functools.cached_property
+    def n_bytes(self) -> int:
+        """Bytes that it takes in the file."""
+        return self.ref.n_bytes
 
     def load(self) -> NDArray[Any]:
         """The value as stored, read-only."""
@@ -66,7 +71,7 @@ class _Values(LazyValues):  # type: ignore[misc]  # graphsurgeon has no types
 def weight_bytes(weight: Weight) -> int:
     """Bytes that the weight takes in a file."""
     if isinstance(weight, StoredTensor):
-        return weight.ref.n_bytes
+        return weight.n_bytes
     n = math.prod(weight.shape)
     return -(-n // 2) if is_half_byte(weight.dtype) else n * weight.dtype.itemsize
 
@@ -250,7 +255,7 @@ class SetConst:
 
 @dataclass(frozen=True, slots=True)
 class DropInput:
-    """Leave an optional input out."""
+    """Leave an optional input out, or one term of a Sum, where the others close up."""
 
     node: Node
     slot: int

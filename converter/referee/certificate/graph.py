@@ -313,7 +313,10 @@ class Editor:
         node, slot = self._find_node(edit, where), int(edit["slot"])
         change.touch(node)
         self._let_go(node, node.inputs[slot], change)
-        node.inputs[slot] = Tensor("", node.scope)
+        if node.op == "Sum" and node.proto.domain in _STANDARD:  # a sum without one of its terms
+            del node.inputs[slot]
+        else:
+            node.inputs[slot] = Tensor("", node.scope)
         while node.inputs and not node.inputs[-1].name:
             node.inputs.pop()
 

@@ -27,7 +27,7 @@ from converter.referee.normal_form.form import (
     build_linear,
     make_vector,
 )
-from converter.referee.normal_form.interval import Interval, is_float, make_exact
+from converter.referee.normal_form.interval import Interval, is_float, make_exact, make_stored
 from converter.referee.normal_form.laws import Law
 from converter.referee.normal_form.reader import Reader, Rule, Value, get_interval, list_attributes
 from converter.referee.reference.kernels import read_attributes
@@ -304,19 +304,34 @@ def pass_back(form: Form, back: Back) -> Form:
 
 
 def _clip(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
-    """The bounds take the factor too."""
-    bounds = [None if a is None else get_vector(a) for a in args[1:]]
-    if not isinstance(args[0], Form) or r.opset < 11:
+    """The bounds take the factor too; of each channel its own where they are zero, or let everything through."""
+    if not isinstance(args[0], Form):
         return None
-    if any(a is not None and b is None for a, b in zip(args[1:], bounds, strict=True)):
-        return None
+    if r.opset < 11:
+        given = read_attributes(node)
+        stored = [np.float32(given[name]) if name in given else None for name in ("min", "max")]
+        numbers = [None if b is None else make_stored(np.asarray(b), rounded=bool(b)) for b in stored]
+    else:
+        numbers = [None if a is None else get_interval(a) for a in [*args[1:], None, None][:2]]
+        if any(a is not None and b is None for a, b in zip(args[1:], numbers, strict=False)):
+            return None
+    numbers = [None if b is None or (np.abs(b.value) >= _NO_BOUND).all() else b for b in numbers]
+    bounds = [None if b is None else make_vector(b) for b in numbers]
+    still = all(b is None or b.is_zero for b in numbers)
 
     def back(interval: Interval) -> list[Interval | None] | None:
-        if interval.value.size > 1 or not bool((interval.value - interval.radius > 0).all()):
+        if not bool((interval.value - interval.radius > 0).all()) or (interval.value.size > 1 and not still):
             return None
+        if still:
+            return [interval, None, None]
         return [interval.reshape(), *(None if b is None else interval.reshape() for b in bounds)]
 
-    return _on_first(r, node, [args[0], *bounds], back)
+    (bare,) = r.opaque(node, [args[0], *bounds], "bounds")
+    assert isinstance(bare, Form)
+    return [pass_back(bare, back)]
+
+
+_NO_BOUND = float(np.finfo(np.float32).max)
 
 
 # -- weights ---------------------------------------------------------------------------------
@@ -357,9 +372,11 @@ def _einsum(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     weight = get_vector(args[slot])
     equation = read_attributes(node).get("equation", "")
     text = equation.decode() if isinstance(equation, bytes) else str(equation)
-    left, arrow, right = text.replace(" ", "").partition("->")
-    labels = [*left.split(","), ""][slot]
-    if weight is None or not arrow or "." in left or len(set(labels)) < len(labels):
+    known = args[slot]
+    if weight is None or not isinstance(known, Known):
+        return None
+    labels, right = _name_axes(text.replace(" ", ""), slot, len(known.shape), r.rank(node.output[0]))
+    if len(set(labels)) < len(labels) or len(labels) != len(known.shape):
         return None
 
     def back(interval: Interval) -> list[Interval | None] | None:
@@ -377,6 +394,23 @@ def _einsum(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None
     pair = [weight if k == slot else a for k, a in enumerate(args)]
     label = node.name or f"Einsum:{node.output[0]}"
     return [Form(Other("Einsum", text, (pair[0], pair[1]), 0, label, back))]
+
+
+def _name_axes(equation: str, slot: int, rank: int, n_axes: int) -> tuple[str, str]:
+    """The letters of an operand and of the result; those that three dots stand for are upper case Greek, from the end.
+
+    Without an arrow the result has the letters that are there once, sorted, behind what the dots stand for.
+    """
+    operands, arrow, result = equation.partition("->")
+    if not arrow:
+        once = sorted(c for c in set(operands) - set(",.") if operands.count(c) == 1)
+        result = ("..." if "..." in operands else "") + "".join(once)
+
+    def expand(letters: str, axes: int) -> str:
+        hidden = axes - len(letters) + 3
+        return letters.replace("...", "".join(chr(0x391 + k) for k in reversed(range(hidden))))
+
+    return expand([*operands.split(","), ""][slot], rank), expand(result, n_axes)
 
 
 def _deform(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:

@@ -260,12 +260,14 @@ def _layer_norm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | 
     rank = r.rank(node.input[0])
     axis = int(read_attributes(node).get("axis", -1)) % rank
     bias = _get_small(args[2]) if len(args) > 2 and args[2] is not None else make_exact(0.0)
-    if bias is None or any(node.output[1:]):
+    factor = _get_small(args[1])
+    if bias is None or factor is None or any(node.output[1:]):
         return _keep_outside(r, node, args, range(axis, rank), lambda s: None)
-    # Its bias is added like any other: a fold may have moved it into the layers behind.
-    found = _keep_outside(r, node, args[:2], range(axis, rank), lambda s: None) or r.opaque(node, args[:2])
+    # Its factor and bias are those of any other layer: a fold may have moved them into the layers behind.
+    found = _keep_outside(r, node, args[:1], range(axis, rank), lambda s: None) or r.opaque(node, args[:1])
     form = found[0]
     assert isinstance(form, Form)
+    form = form if factor.is_one else form.times(factor)
     return [form if bias.is_zero else form.plus(bias)]
 
 
@@ -405,6 +407,8 @@ def _reads_padding(dims: views.Dims | None, kernel: Sequence[int], given: dict[s
 def _gemm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     operand, weight = args[0], args[1]
     given = read_attributes(node)
+    if isinstance(weight, Form):
+        return _gemm_of_computed(r, node, args)
     if not isinstance(operand, Form) or not isinstance(weight, Known):
         return None
     if given.get("transA", 0):
@@ -416,6 +420,40 @@ def _gemm(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
     form = form.times(make_scalar(float(given.get("alpha", 1.0))))
     beta = make_scalar(float(given.get("beta", 1.0)))
     return _add_bias(form, args, lambda b: b if beta.is_one else b * beta)
+
+
+def _gemm_of_computed(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:
+    """alpha A B + beta C of a computed B, with a weight on the left or a second computed matrix."""
+    given, left, right = read_attributes(node), args[0], args[1]
+    assert isinstance(right, Form)
+    if given.get("transB", 0):
+        (turned,) = turn(right, [1, 0], 2) or [None]
+        if not isinstance(turned, Form):
+            return None
+        right = turned
+    if given.get("transA", 0):
+        if not isinstance(left, Form):
+            return None
+        (turned,) = turn(left, [1, 0], 2) or [None]
+        left = turned
+    pair = [left, right]
+    if isinstance(left, Known):
+        if len(left.shape) != 2:
+            return None
+        if right.shift is not None and not right.shift.is_zero:
+            r.laws.add(Law.THROUGH_WEIGHTS)
+        made = build_linear(Linear("left MatMul", None, right, left, 1, False, 3, make_label(node)), whole=True)
+    else:
+        found = product(r, node, pair) if isinstance(left, Form) else None
+        if found is None or not isinstance(found[0], Form):
+            return None
+        made = found[0]
+    alpha, beta = (make_scalar(float(given.get(name, 1.0))) for name in ("alpha", "beta"))
+    made = made if alpha.is_one else made.times(alpha)
+    added = args[2] if len(args) > 2 else None
+    if isinstance(added, Form):
+        return [add_forms([made, added if beta.is_one else added.times(beta)])]
+    return _add_bias(made, args, lambda b: b if beta.is_one else b * beta)
 
 
 def _matmul(r: Reader, node: NodeProto, args: list[Value]) -> list[Value] | None:

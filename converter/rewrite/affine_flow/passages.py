@@ -347,4 +347,6 @@ _RULES: dict[str, Callable[[Facts, Node, int], Passage | Decline | None]] = {
 # Operators that look at some of their first input alone: others may read the rest of it.
 PARTS = ("Split", "Slice", "Gather")
 # What stands between an affine map and a layer without making something else of it: the map may be a near miss.
-HANDED_ON = frozenset({*_RULES, *VIEWS, "Concat", "Add", "Sub", "Sum", "Mul", "MatMul", "Einsum", "Clip", "Max", "Min"})
+HANDED_ON = frozenset(
+    {*_RULES, *VIEWS, "Concat", "Add", "Sub", "Sum", "Mul", "MatMul", "Gemm", "Einsum", "Clip", "Max", "Min"}
+)

@@ -66,8 +66,26 @@ class ConstantTaker:
         return numerics.NewTensor(np.asarray(weight.float64() * self.scale + self.shift), weight.dtype)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AttributeTaker:
+    """A number in an attribute that becomes `value`; `slot`: negative, a number of its own among those of the node."""
+
+    node: Node
+    slot: int
+    name: str
+    value: float
+
+
 WEIGHTED = (*LINEAR, "Einsum", "DeformConv", "LSTM", "GRU", "RNN", "Gather", "FusedMatMul")
-Taker = LayerTaker | ConstantTaker
+Taker = LayerTaker | ConstantTaker | AttributeTaker
+# Numbers of attributes that take a map over, as slots: what an attribute that is absent stands for, None for no number.
+ALPHA, BETA, LOW, HIGH = -1, -2, -3, -4
+_ATTRIBUTES: dict[int, tuple[str, float | None]] = {
+    ALPHA: ("alpha", 1.0),
+    BETA: ("beta", 1.0),
+    LOW: ("min", None),
+    HIGH: ("max", None),
+}
 Taken = list[Taker] | Decline | None  # None: the node takes nothing over, but may hand it on
 _FRESH = 1 << 20  # elements of a constant that is written anew, not as a factor of the stored one
 
@@ -87,6 +105,28 @@ def take_constant(facts: Facts, node: Node, slot: int, m: AffineMap, role: str =
     if m.has_shift and np.prod(weight.shape, dtype=np.int64) > _FRESH:
         return "too-large", f"{tensor.name!r} is too large to be written anew"
     return [ConstantTaker(node, slot, arrays[0], arrays[1], role)]
+
+
+def take_attribute(facts: Facts, node: Node, slot: int, m: AffineMap) -> Taken:
+    """An attribute, which is one number in float32, takes a map that is the same for all."""
+    name, default = _ATTRIBUTES[slot]
+    given = node.attr(name, default)
+    if given is None:
+        return []
+    if not m.is_uniform:
+        return "varies", f"{node.label} ({node.op}) has one {name} for all"
+    exact = np.float64(given) * m.scale.item() + m.shift.item()
+    with np.errstate(over="ignore"):
+        value = np.float32(exact)
+    result = node.tensor_out(0)
+    if not np.isfinite(value) or (exact and not value):
+        return "overflow", f"{name} of {node.label} would be {exact:g}"
+    if result is None or (facts.graph.elem_type(result) not in _ROUNDED and value != exact):
+        return "rounding", f"{name} of {node.label} is an attribute, in float32"
+    return [AttributeTaker(node, slot, name, float(value))]
+
+
+_ROUNDED = (1, 10, 16)  # float32, float16, bfloat16: an attribute holds all that they can tell apart
 
 
 def _fit(a: Array, shape: tuple[int, ...]) -> Array | None:
@@ -226,13 +266,14 @@ def align_einsum(node: Node, origin: int | None, slot: int, scale: Array, rank: 
     -------
     array, or a clause that says why it cannot lie there
     """
-    left, arrow, right = str(node.attr("equation", "")).replace(" ", "").partition("->")
-    terms = left.split(",")
-    labels = terms[slot] if slot < len(terms) else ""
-    if origin is not None:
-        right = terms[origin] if origin < len(terms) else ""
-    plain = arrow and "." not in left and len(right) == scale.ndim and len(labels) == rank
-    if not plain or len(set(right)) < len(right) or len(set(labels)) < len(labels):
+    labels, right = _read_equation(node, origin, slot)
+    labels, right = _spell(labels, rank), _spell(right, scale.ndim)
+    if (
+        len(right) != scale.ndim
+        or len(labels) != rank
+        or len(set(right)) < len(right)
+        or len(set(labels)) < len(labels)
+    ):
         return f"{node.label} has an equation whose axes are not told apart"
     if any(d != 1 and label not in labels for d, label in zip(scale.shape, right, strict=True)):
         return f"it varies along an axis that input {slot} of {node.label} has not"
@@ -242,6 +283,24 @@ def align_einsum(node: Node, origin: int | None, slot: int, scale: Array, rank: 
     moved = moved.transpose([kept.index(k) for k in order])
     sizes = iter(moved.shape)
     return moved.reshape([next(sizes) if label in right else 1 for label in labels])
+
+
+def _read_equation(node: Node, origin: int | None, slot: int) -> tuple[str, str]:
+    """The labels of an Einsum's operand in a slot, and those of its output, or of its operand `origin`."""
+    left, arrow, right = str(node.attr("equation", "")).replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow:  # the letters that occur once, in alphabetical order, behind what an ellipsis stands for
+        letters = left.replace(",", "").replace("...", "")
+        right = "..." * ("..." in left) + "".join(sorted(c for c in letters if letters.count(c) == 1))
+    if origin is not None:
+        right = terms[origin] if origin < len(terms) else ""
+    return terms[slot] if slot < len(terms) else "", right
+
+
+def _spell(labels: str, rank: int) -> str:
+    """Labels with a digit for each axis that an ellipsis stands for; they are aligned at the last, which is 0."""
+    n = rank - len(labels.replace("...", ""))
+    return labels.replace("...", "9876543210"[10 - n :]) if 0 <= n <= 10 else ""
 
 
 def _take_deformed(facts: Facts, node: Node, m: AffineMap) -> Taken:
@@ -327,7 +386,7 @@ def take_input(facts: Facts, node: Node, slot: int, m: AffineMap) -> Taken:
         if linear is not None and weight is not None and (node.op != lin.MATMUL or len(weight.shape) == 2):
             return _take_layer_input(facts, linear, m)
     match node.op:
-        case "MatMul":
+        case "MatMul" | "Gemm" if slot < 2:
             return _take_product_input(facts, node, slot, m)
         case "Einsum" if len(node.inputs) == 2:
             return _take_product_input(facts, node, slot, m)

@@ -12,9 +12,19 @@ import numpy as np
 
 from converter import numerics
 from converter.model.graph import Node, Tensor
-from converter.rewrite.affine_flow.affine_map import AffineMap, Array, pick
+from converter.rewrite.affine_flow.affine_map import AffineMap, Array, pick, trim
 from converter.rewrite.affine_flow.passages import Decline, find_passage
-from converter.rewrite.affine_flow.takers import LayerTaker, align_einsum, take_constant, take_output
+from converter.rewrite.affine_flow.takers import (
+    ALPHA,
+    BETA,
+    HIGH,
+    LOW,
+    LayerTaker,
+    align_einsum,
+    take_attribute,
+    take_constant,
+    take_output,
+)
 from converter.rewrite.affine_flow.walk import Walk, use_problem
 from converter.rewrite.analysis.facts import Facts
 
@@ -35,10 +45,13 @@ class _Upstream:
         self.walk = walk
 
     def pull(self, reader: Node, slot: int, m: AffineMap) -> bool:
-        """Whether all that makes an operand can take the map."""
-        tensor = reader.tensor_in(slot)
+        """Whether all that makes an operand can take the map; a slot below zero is a number in an attribute."""
         if m.is_identity:
             return True
+        if slot < 0:
+            taken = take_attribute(self.facts, reader, slot, m)
+            return self.walk.stop(taken) if isinstance(taken, tuple) else self.walk.take(taken or [])
+        tensor = reader.tensor_in(slot)
         if tensor is None:
             return self.walk.stop(("stops", f"{reader.label} has no such input"))
         taken = take_constant(self.facts, reader, slot, m)
@@ -67,14 +80,16 @@ class _Upstream:
         ways = _list_ways(self.facts, node, tensor, m)
         if isinstance(ways, tuple):
             return self.walk.stop(ways)
+        before, first = self.walk.problem, None
         for shares in ways:
             self.walk.reset(mark)
-            before, self.walk.problem = self.walk.problem, None
+            self.walk.problem = None
             done = [self.pull(node, slot, share) for slot, share in shares]  # all of them: each has a reason
             if all(done):
                 self.walk.problem = before
                 return True
-            self.walk.problem = before or self.walk.problem
+            first = first or self.walk.problem
+        self.walk.problem = before or first
         return False
 
 
@@ -83,7 +98,8 @@ def _list_ways(facts: Facts, node: Node, tensor: Tensor, m: AffineMap) -> Iterab
     stopped = ("stops", f"{node.label} ({node.op}) does not hand it on")
     if node.is_microsoft("FusedMatMul") and not node.function_attrs and m.is_uniform:
         return _matrix_product(facts, node, m)
-    if not node.is_standard or node.function_attrs or node.scope.opset < 7:
+    old = node.scope.opset < 7 and node.op in _BROADCASTING  # there, by attributes
+    if not node.is_standard or node.function_attrs or old:
         return stopped
     index = next(k for k, t in enumerate(node.outputs) if t is tensor)
     found: Iterable[Shares] | Decline
@@ -98,6 +114,8 @@ def _list_ways(facts: Facts, node: Node, tensor: Tensor, m: AffineMap) -> Iterab
             found = [[(0, AffineMap(m.scale, -m.shift))]]
         case "MatMul":
             found = _matrix_product(facts, node, m)
+        case "Gemm":
+            found = _gemm(facts, node, m)
         case "Einsum":
             found = _einsum(facts, node, m)
         case "Clip" | "Max" | "Min":
@@ -115,6 +133,9 @@ def _list_ways(facts: Facts, node: Node, tensor: Tensor, m: AffineMap) -> Iterab
                 return "varies", f"{node.label} ({node.op}) joins what it would treat differently"
             found = [[(0, moved)]]
     return found
+
+
+_BROADCASTING = ("Add", "Sub", "Sum", "Mul", "Div", "Max", "Min", "Gemm", "Where")
 
 
 def _reaches(facts: Facts, node: Node, slot: int, m: AffineMap) -> bool:
@@ -222,6 +243,36 @@ def _matrix_product(facts: Facts, node: Node, m: AffineMap) -> Iterable[Shares] 
     return ways or _stretched(node)
 
 
+def _gemm(facts: Facts, node: Node, m: AffineMap) -> Iterable[Shares] | Decline:
+    """alpha A B + beta C of computed matrices: a factor goes into A or B and C, one number into alpha and beta too."""
+    added = node.tensor_in(2)
+    if m.has_shift and (added is None or facts.constants.weight(added) is None):
+        return "bilinear", f"{node.label} (Gemm) multiplies computed values"
+    beta = float(node.attr("beta", 1.0))
+    if m.has_shift and beta != 1:
+        return "bilinear", f"{node.label} (Gemm) multiplies what it adds by {beta:g}"
+    bare, rest = m.without_shift, list[tuple[int, AffineMap]]()
+    if added is not None:
+        if facts.constants.weight(added) is not None:
+            rest = [(2, _operand(facts, node, 2, m))]
+        elif m.is_uniform:
+            rest = [(BETA, m)]
+        elif _reaches(facts, node, 2, m):
+            rest = [(2, _operand(facts, node, 2, m))]
+        else:
+            return _stretched(node)
+    ways: list[Shares] = []
+    for slot, name, summed in ((0, "transA", -1), (1, "transB", -2)):
+        turned = bool(node.attr(name, 0))
+        if summed not in bare.sizes:
+            there = bare.each(lambda a, _, t=turned: a.swapaxes(-1, -2) if t and a.ndim == 2 else a)  # type: ignore[misc]
+            if there is not None and _reaches(facts, node, slot, there):
+                ways.append([(slot, there), *rest])
+    if not bare.scale.ndim:
+        ways.append([(ALPHA, bare), *rest])
+    return ways or _stretched(node)
+
+
 def _einsum(facts: Facts, node: Node, m: AffineMap) -> Iterable[Shares] | Decline:
     """A sum of products: any operand may take a factor that varies along its own axes only."""
     if m.has_shift:
@@ -231,8 +282,9 @@ def _einsum(facts: Facts, node: Node, m: AffineMap) -> Iterable[Shares] | Declin
     ways: list[Shares] = []
     for slot, tensor in enumerate(node.inputs):
         aligned = align_einsum(node, None, slot, m.scale, facts.rank(tensor) or 0)
-        if not isinstance(aligned, str):
-            ways.append([(slot, AffineMap(aligned, np.zeros(())))])
+        share = None if isinstance(aligned, str) else AffineMap(trim(aligned), np.zeros(()))
+        if share is not None and _reaches(facts, node, slot, share):
+            ways.append([(slot, share)])
     return ways or _stretched(node)
 
 
@@ -241,10 +293,28 @@ def _clip(facts: Facts, node: Node, m: AffineMap) -> Iterable[Shares] | Decline:
     if not m.is_positive:
         return "negative-scale", f"{node.label} ({node.op}) lets no factor through that is not positive"
     if node.is_op("Clip"):
-        if not m.is_uniform or node.scope.opset < 11:
+        old = node.scope.opset < 11
+        bounds = [k for k in ((LOW, HIGH) if old else (1, 2)) if _is_moved_bound(facts, node, k, m)]
+        if bounds and not m.is_uniform:
             return "varies", f"{node.label} (Clip) has one bound for all"
-        return [[(k, m) for k in range(3) if node.tensor_in(k) is not None]]
+        return [[(0, m), *((k, m) for k in bounds)]]
     slots = range(len(node.inputs))
     if not _all_reach(facts, node, slots, m):
         return "varies", f"{node.label} ({node.op}) spreads an operand along what it differs on"
     return [[(k, _operand(facts, node, k, m)) for k in slots]]
+
+
+def _is_moved_bound(facts: Facts, node: Node, slot: int, m: AffineMap) -> bool:
+    """Whether a bound of a Clip is there and moves: none does that lets every number through, nor zero by a factor."""
+    if slot < 0:
+        value = node.attr("min" if slot == LOW else "max")
+        return value is not None and abs(value) < _NO_BOUND and (m.has_shift or bool(value))
+    tensor = node.tensor_in(slot)
+    weight = None if tensor is None else facts.read_weight(tensor)
+    if weight is None or not numerics.is_float(weight.dtype):
+        return tensor is not None
+    number = weight.float64()
+    return m.has_shift or bool(number.any())
+
+
+_NO_BOUND = float(np.finfo(np.float32).max)

@@ -170,6 +170,8 @@ class Constants:
 
         Codes: ``overridable``, ``weight-quantized``, ``function-input``, ``not-constant``.
         """
+        if isinstance(tensor, Const) and not tensor.overridable:
+            return None
         for t in self._leaves(tensor):
             if isinstance(t, Const):
                 if t.overridable:
@@ -193,6 +195,8 @@ class Constants:
         """The tensor's value as a Weight, read when asked; None if it is not constant."""
         if isinstance(tensor, Const):
             return tensor.weight
+        if tensor in self._run_time:
+            return None
         producer = self._graph.producer(tensor)
         if producer is not None and producer.is_op("Constant"):
             stored = self._graph.constant_weight(producer)

@@ -33,6 +33,7 @@ FUSED_WEIGHTS = {
     "MatMulIntegerToFloat": (3, 6),
 }
 _INTEGER = ("MatMulInteger", "ConvInteger")
+QUANTIZED_TYPES = (*_INTEGER, "DequantizeLinear", *FUSED_WEIGHTS)  # one of these is in each quantized operator
 
 
 # -- finding them ----------------------------------------------------------------------------

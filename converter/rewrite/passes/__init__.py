@@ -25,6 +25,7 @@ PASSES: tuple[Pass, ...] = (
     merge.BN_INTO_BN,
     merge.AFFINE_INTO_BN,
     merge.AFFINES,
+    merge.SUM_TERMS,
     *hoist.PASSES,
     parallel.CONVS,
     parallel.DIFFERENCE,

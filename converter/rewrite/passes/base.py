@@ -98,6 +98,8 @@ class Pass:
         Types of the node that a match hangs on.
     microsoft : tuple of str
         Types among onnxruntime's own operators (com.microsoft) that a match hangs on.
+    beside : tuple of str
+        Types of the other node: without one of these in the model no node is asked. Empty for any.
     find : callable
         (facts, node) -> match or None. Finds what has the *shape*; checks say whether it is *legal*.
     checks : tuple of Check
@@ -137,6 +139,7 @@ class Pass:
     version: int = 1
     upward: bool = False
     microsoft: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         name = self.name or self.find.__module__.rpartition(".")[2].replace("_", "-")

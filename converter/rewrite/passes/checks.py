@@ -92,7 +92,7 @@ def _division_problem(_: Facts, affine: Affine) -> str | None:
 
 def _rounding_add(facts: Facts, affine: Affine) -> str | None:
     """Adding a number so large that the sum has no fraction left is rounding, most likely on purpose."""
-    if not affine.node.is_op("Add", "Sub", "Sum"):
+    if not affine.node.is_op("Add", "Sub", "Sum") or not affine.params:
         return None
     weight = facts.weight(affine.params[0])
     largest = float(np.abs(weight.float64()).max(initial=0.0))

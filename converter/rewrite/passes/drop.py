@@ -119,7 +119,9 @@ def _find_batch_norm(facts: Facts, node: Node) -> Identity | None:
 
 
 def _find_arithmetic(facts: Facts, node: Node) -> Identity | None:
-    """Arithmetic with a constant that is its neutral element."""
+    """Arithmetic with a constant that is its neutral element, or a sum of one term."""
+    if node.is_op("Sum") and len(node.inputs) == 1:
+        return Identity(Affine(node, 0, ()))
     for affine in affines_at(node):
         if not affine.params or (affine.data == 1 and node.is_op("Sub", "Div")):
             continue
@@ -131,7 +133,7 @@ def _find_arithmetic(facts: Facts, node: Node) -> Identity | None:
 
 
 def _enlarges(facts: Facts, m: Identity) -> str | None:
-    if keeps_shape(facts, m.affine):
+    if not m.affine.params or keeps_shape(facts, m.affine):
         return None
     return f"the constant of shape {list(facts.weight(m.affine.params[0]).shape)} may enlarge the value"
 
@@ -139,6 +141,8 @@ def _enlarges(facts: Facts, m: Identity) -> str | None:
 def _bias_change(m: Identity) -> BiasChange:
     """The zero bias of a MatMul counts as the MatMul's; other arithmetic is nobody's bias."""
     node = m.affine.node
+    if not m.affine.params:
+        return BiasChange(node.label, FateKind.ZERO, "", 0)
     product = [n for n in m.affine.source.inputs if node.is_op("Add") and n.is_op(lin.MATMUL)]
     zeros = m.affine.params[0]
     elements = math.prod(zeros.weight.shape) if product and isinstance(zeros, Const) else 0
@@ -166,7 +170,7 @@ IDENTITY_BN = Pass(
 IDENTITY_AFFINE = Pass(
     """Arithmetic that changes nothing goes away.
 
-    Given:  x [...]; Mul or Div by ones, Add or Sub of zeros, constants that do not enlarge x.
+    Given:  x [...]; Mul or Div by ones, Add or Sub of zeros, constants that do not enlarge x; Sum of x alone.
     Result: readers read x.
     Source: x * 1 = x, x + 0 = x under == (the sign of a zero may differ).""",
     Safety.EXACT,

@@ -38,6 +38,7 @@ from converter.rewrite.passes.folding import (
     Kind,
     averaged_padding,
     kebab,
+    list_types,
     negative_scale,
 )
 
@@ -271,6 +272,7 @@ Source: {kind.source}."""
         plan=_plan,
         output=lambda m: m.linear.result,
         name=f"fold-{kind.name}-into-next-{kebab(op)}",
+        beside=list_types(op),
         after=(f"fold-{kind.name}-into-{kebab(op)}",),
         upward=True,
     )

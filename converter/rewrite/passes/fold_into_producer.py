@@ -35,6 +35,7 @@ from converter.rewrite.passes.folding import (
     averaged_padding,
     holds_bias,
     kebab,
+    list_types,
     negative_scale,
 )
 
@@ -304,6 +305,7 @@ Source: {kind.source}."""
         plan=_plan,
         output=lambda m: m.affine.result,
         name=f"fold-{kind.name}-into-{kebab(op)}",
+        beside=list_types(op),
         after=() if kind is BN else (f"fold-bn-into-{kebab(op)}",),
     )
 

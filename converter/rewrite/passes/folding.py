@@ -23,7 +23,7 @@ from converter.rewrite.analysis.affine import ARITHMETIC, BATCH_NORM, Affine, sc
 from converter.rewrite.analysis.channel_axis import average_counts_padding, is_average, is_maximum
 from converter.rewrite.analysis.facts import Facts
 from converter.rewrite.analysis.linear import Linear, Quantized
-from converter.rewrite.analysis.quantized import Rescaled
+from converter.rewrite.analysis.quantized import QUANTIZED_TYPES, Rescaled
 from converter.rewrite.passes import checks
 from converter.rewrite.passes.base import Check, Decline, Match
 from converter.rewrite.passes.checks import overflow_problem
@@ -105,6 +105,11 @@ OPERANDS = {
 def kebab(op: str) -> str:
     """An operator as a part of a pass's name: ``conv-transpose``."""
     return "conv-transpose" if op == lin.CONV_TRANSPOSE else op.lower()
+
+
+def list_types(op: str) -> tuple[str, ...]:
+    """The types of nodes that a linear operator is, or begins with."""
+    return QUANTIZED_TYPES if op == lin.QUANTIZED else (op, *(k for k, v in lin.FUSED.items() if v == op))
 
 
 @dataclass(frozen=True, slots=True)

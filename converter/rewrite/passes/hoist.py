@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from converter import numerics
 from converter.dataclass import dataclass
-from converter.model.graph import Bypass, DropInput, Edit, Node, Rename, SetConst, SetOp, Tensor
+from converter.model.graph import Bypass, DropInput, Edit, Node, Rename, SetAttr, SetConst, SetOp, Tensor
 from converter.records import Safety, Weight
 from converter.rewrite.affine_flow.affine_map import AffineMap, trim
-from converter.rewrite.affine_flow.takers import ConstantTaker, LayerTaker
+from converter.rewrite.affine_flow.takers import AttributeTaker, ConstantTaker, LayerTaker, Taker
 from converter.rewrite.affine_flow.upstream import take_back
 from converter.rewrite.affine_flow.walk import Walk, is_near_layer, take_on
 from converter.rewrite.analysis import linear as lin
@@ -80,13 +80,17 @@ class Share(Fold):
 
 @dataclass(frozen=True, slots=True)
 class Moved(Match):
-    """An affine node and where its map goes; `stays`: its shift stays behind as one Add."""
+    """An affine node and where its map goes.
+
+    `stays`: its shift stays behind as one Add; `term`: it is but the constant in that slot of a sum, which stays.
+    """
 
     affine: Affine
     map: AffineMap
     walk: Walk
     is_down: bool = False
     stays: bool = False
+    term: int | None = None
     memo: dict[str, list[Share]] = field(default_factory=dict, compare=False)
 
     @property
@@ -114,6 +118,11 @@ class Moved(Match):
         return [t for t in self.walk.takers if isinstance(t, ConstantTaker)]
 
     @property
+    def attributes(self) -> list[AttributeTaker]:
+        """What numbers in attributes take over."""
+        return [t for t in self.walk.takers if isinstance(t, AttributeTaker)]
+
+    @property
     def constants_replaced(self) -> Sequence[Tensor]:
         """Weights, biases and other constants."""
         layers = [t for s in self.shares for t in s.constants_replaced]
@@ -122,7 +131,7 @@ class Moved(Match):
 
 def _read_map(facts: Facts, affine: Affine) -> AffineMap | None:
     """What an affine node computes, where a pass may read its constants; None if it is nothing to move."""
-    if affine.node.scope.opset < 7 or facts.constants.weight(affine.source) is not None:
+    if facts.constants.weight(affine.source) is not None:
         return None
     if any(facts.constants.problem(t) is not None for t in affine.params):
         return None
@@ -130,6 +139,8 @@ def _read_map(facts: Facts, affine: Affine) -> AffineMap | None:
     if any(c.decline(facts, probe) is not None for c in checks.AFFINE):
         return None
     scale, shift = scale_and_shift(facts, affine)
+    if affine.node.scope.opset < 7 and not affine.is_bn and scale.size > 1:
+        return None  # where it lies is said by attributes
     if affine.is_bn:
         rank = facts.rank(affine.source)
         if rank is None:
@@ -164,6 +175,8 @@ _RETRIED = {"channel-axis", "not-per-channel", "several-readers", "weight-rank",
 
 def _find_up(facts: Facts, node: Node) -> Moved | None:
     """An affine node that no single layer takes, with what its input is made of."""
+    if node.is_op("Sum") and len(node.inputs) > 2:
+        return _find_term(facts, node)
     codes = _list_declines(facts, node, INTO_PRODUCER)
     integer = quantized_at(facts, node) if node.is_op("Add") else None
     if integer is not None and integer.bias_node is node:
@@ -175,7 +188,7 @@ def _find_up(facts: Facts, node: Node) -> Moved | None:
         walk = take_back(facts, node, affine.data, m)
         if walk.problem is None:
             return Moved(affine, m, walk)
-        if walk.problem[0] == "no-bias-slot" and not bool((m.scale == 1).all()):
+        if walk.problem[0] == "no-bias-slot" and node.scope.opset >= 7 and not bool((m.scale == 1).all()):
             bare = take_back(facts, node, affine.data, m.without_shift)
             if bare.problem is None:
                 return Moved(affine, m, bare, stays=True)
@@ -231,8 +244,30 @@ def _find_norm_bias(facts: Facts, node: Node) -> Moved | None:
     return Moved(Affine(node, 0, (beta,)), m, walk, is_down=True) if near else None
 
 
-def _has_no_bias(taker: LayerTaker | ConstantTaker) -> bool:
-    return taker.linear.bias is None if isinstance(taker, LayerTaker) else taker.tensor is None
+def _has_no_bias(taker: Taker) -> bool:
+    if isinstance(taker, LayerTaker):
+        return taker.linear.bias is None
+    return isinstance(taker, ConstantTaker) and taker.tensor is None
+
+
+def _find_term(facts: Facts, node: Node) -> Moved | None:
+    """The constant of a sum of more than two, with what makes one of the other terms."""
+    slots = [k for k, t in enumerate(node.inputs) if facts.constants.weight(t) is not None]
+    data = [k for k in range(len(node.inputs)) if k not in slots]
+    if len(slots) != 1 or len(data) < 2 or node.tensor_out(0) is None or node.scope.opset < 8 or node.function_attrs:
+        return None
+    found = None
+    for slot in data:
+        affine = Affine(node, slot, (node.inputs[slots[0]],))
+        m = _read_map(facts, affine)
+        if m is None or m.is_identity:
+            continue
+        walk = take_back(facts, node, slot, m)
+        if walk.problem is None:
+            return Moved(affine, m, walk, term=slots[0])
+        if found is None and is_near_layer(facts, affine.source, up=True):
+            found = Moved(affine, m, walk, term=slots[0])
+    return found
 
 
 def _list_declines(facts: Facts, node: Node, passes: Sequence[Pass]) -> set[str]:
@@ -277,14 +312,17 @@ def _constant_problem(facts: Facts, m: Moved) -> Decline | None:
 
 
 def _name_problem(facts: Facts, m: Moved) -> str | None:
-    return None if m.is_down or m.stays else checks.name_problem(facts, m.affine.node, m.affine.data)
+    return (
+        None if m.is_down or m.stays or m.term is not None else checks.name_problem(facts, m.affine.node, m.affine.data)
+    )
 
 
 # Whatever may stand in the way of a map.
 WAY = tuple(
     """stops varies bilinear branches extrapolation too-large no-linear-op several-readers output-is-graph-output
 captured-by-subgraph negative-scale padded-shift transposed-shift no-bias-slot not-per-channel weight-rank not-float
-overridable function-input not-constant weight-quantized function-attribute not-finite model-grows""".split()
+overridable function-input not-constant weight-quantized function-attribute not-finite model-grows overflow
+rounding""".split()
 )
 _CHECKS = (
     Check(WAY, lambda _, m: m.walk.problem),
@@ -305,12 +343,15 @@ def _plan(facts: Facts, m: Moved) -> list[Edit]:
     edits = [edit for share in m.shares for edit in share.list_edits(facts)]
     moved = (t for t in m.constants if t.tensor is None or (t.scale != 1).any() or t.shift.any())
     edits += [SetConst(t.node, t.slot, t.value(facts), t.role) for t in moved]
+    edits += [SetAttr(t.node, t.name, t.value) for t in m.attributes]
     changed = list({id(t): t for t in m.walk.changed}.values())
     if m.stays:
         edits += _as_add(facts, m)
     elif m.is_norm:
         edits.append(DropInput(m.affine.node, 2))
         changed.append(m.affine.result)
+    elif m.term is not None:
+        edits.append(DropInput(m.affine.node, m.term))
     elif m.is_down:
         edits.append(Bypass(m.affine.node, m.affine.data, keep="input"))
     else:

@@ -1,4 +1,4 @@
-"""Batch norms and arithmetic in a row become one: into a batch norm, or two constants into one."""
+"""Batch norms and arithmetic in a row become one: into a batch norm, or constants into one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from converter import numerics
 from converter.dataclass import dataclass
-from converter.model.graph import Bypass, Edit, Node, SetConst, SetOp, Tensor
+from converter.model.graph import Bypass, DropInput, Edit, Node, SetConst, SetOp, Tensor
 from converter.records import Safety
 from converter.rewrite.analysis.affine import (
     ARITHMETIC,
@@ -212,15 +212,15 @@ def _old_broadcast(_: Facts, m: Pair) -> str | None:
     return None if m.second.node.scope.opset >= 7 else "before opset 7 broadcasting is an attribute"
 
 
-def _model_grows(facts: Facts, m: Pair) -> str | None:
+def _model_grows(facts: Facts, m: Pair | Terms) -> str | None:
     shapes = [facts.weight(t).shape for t in m.constants_read]
     merged = np.broadcast_shapes(*shapes)
     if int(np.prod(merged)) > max(int(np.prod(s)) for s in shapes):
-        return f"together the constants would be larger ({list(merged)}) than either"
+        return f"together the constants would be larger ({list(merged)}) than each"
     return None
 
 
-def _overflow(facts: Facts, m: Pair) -> str | None:
+def _overflow(facts: Facts, m: Pair | Terms) -> str | None:
     return checks.overflow_problem(m.constant(facts).reshape(-1), facts.weight(m.like), "the constant")
 
 
@@ -260,4 +260,59 @@ AFFINES = Pass(
     output=lambda m: m.second.result,
     name="merge-affines",
     after=("merge-affine-into-bn",),
+)
+
+# -- the constants of one sum into one ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Terms(Match):
+    """A sum of computed terms and of several constants, which lie in `slots`."""
+
+    node: Node
+    slots: tuple[int, ...]
+
+    @property
+    def affines(self) -> Sequence[Affine]:
+        """Each constant, as it is added to the rest."""
+        data = next(k for k in range(len(self.node.inputs)) if k not in self.slots)
+        return [Affine(self.node, data, (self.node.inputs[k],)) for k in self.slots]
+
+    @property
+    def like(self) -> Tensor:
+        """A constant whose type is that of the merged one."""
+        return self.constants_read[0]
+
+    def constant(self, facts: Facts) -> Array:
+        """The merged constant."""
+        return np.asarray(sum(facts.float64(self.node.inputs[k]) for k in self.slots))
+
+
+def _find_terms(facts: Facts, node: Node) -> Terms | None:
+    """A sum with more than one constant."""
+    slots = tuple(k for k, t in enumerate(node.inputs) if t.name and facts.constants.weight(t) is not None)
+    return Terms(node, slots) if 1 < len(slots) < len(node.inputs) else None
+
+
+def _plan_terms(facts: Facts, m: Terms) -> list[Edit]:
+    """One constant, the other slots out from the last one on."""
+    weight = numerics.NewTensor(m.constant(facts), facts.weight(m.like).dtype)
+    drops = [DropInput(m.node, k) for k in reversed(m.slots[1:])]
+    return [SetConst(m.node, m.slots[0], weight, "term"), *drops]
+
+
+SUM_TERMS = Pass(
+    """The constants of one sum become one.
+
+    Given:  Sum of computed tensors and of constants c1, c2, ...
+    Result: Sum of the tensors and of c1 + c2 + ..., broadcast together.
+    Source: associativity in real arithmetic; ONNX Sum 8, which broadcasts.""",
+    Safety.ROUNDING,
+    ops=("Sum",),
+    find=_find_terms,
+    checks=(*checks.AFFINE, Check("model-grows", _model_grows), Check("overflow", _overflow)),
+    plan=_plan_terms,
+    output=lambda m: m.node.tensor_out(0),
+    name="merge-sum-terms",
+    changes_batch_norm=False,
 )

@@ -1,4 +1,4 @@
-"""Branches of one input that are added become one convolution; biases that a difference cancels go away."""
+"""Branches of one input that are added become one convolution or product; biases that a difference cancels go away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from converter import numerics
 from converter.dataclass import dataclass
-from converter.model.graph import Bypass, Edit, Node, Rename, SetConst, Tensor
+from converter.model.graph import Bypass, DropInput, Edit, Node, Rename, Tensor
 from converter.records import Safety
 from converter.rewrite.affine_flow.affine_map import AffineMap
 from converter.rewrite.affine_flow.passages import Passage, find_passage
@@ -33,34 +33,38 @@ _LARGEST = 1 << 24  # elements of a kernel that is added up in float64
 
 @dataclass(frozen=True, slots=True)
 class Branches(Match):
-    """An Add of a convolution and of another one, or an affine node, with the same input."""
+    """A sum of a convolution and of another one, an affine node (None: the input as it is), with the same input.
+
+    `slot`: of the convolution that stays; `gone`: of the other branch.
+    """
 
     add: Node
-    slot: int  # of the convolution that stays
+    slot: int
+    gone: int
     conv: Linear
-    other: Linear | Affine
+    other: Linear | Affine | None
 
     @property
     def affines(self) -> Sequence[Affine]:
         """The affine node, where one branch is no more than that."""
-        return () if isinstance(self.other, Linear) else (self.other,)
+        return (self.other,) if isinstance(self.other, Affine) else ()
 
     @property
     def nodes(self) -> Sequence[Node]:
         """All of them."""
-        return [self.conv.node, self.other.node, self.add]
+        return [self.conv.node, *([] if self.other is None else [self.other.node]), self.add]
 
     @property
     def path(self) -> Sequence[tuple[Tensor, Node]]:
         """Both outputs, with the Add that reads them."""
-        return [(self.conv.result, self.add), (self.other.result, self.add)]
+        return [(b.result, self.add) for b in (self.conv, self.other) if b is not None]
 
     @property
     def constants_read(self) -> Sequence[Tensor]:
         """The other branch's."""
         if isinstance(self.other, Linear):
             return [t for t in (self.other.weight, self.other.bias) if t is not None]
-        return self.other.params
+        return () if self.other is None else self.other.params
 
     @property
     def constants_replaced(self) -> Sequence[Tensor]:
@@ -69,32 +73,87 @@ class Branches(Match):
 
 
 def _find_branches(facts: Facts, node: Node) -> Branches | None:
-    """An Add of two branches of one tensor."""
-    if len(node.inputs) != 2 or node.scope.opset < 7:
+    """A sum of two branches of one tensor, and perhaps of more."""
+    n = len(node.inputs)
+    if not 2 <= n <= _MOST_TERMS or node.scope.opset < 7:
         return None
     makers = [facts.graph.producer(t) for t in node.inputs]
-    if makers[0] is None or makers[1] is None or makers[0] is makers[1]:
-        return None
-    convs = [linear_at(facts, m, lin.CONV) for m in makers]
+    convs = [_find_product(facts, m) for m in makers]
     sizes = [_count_taps(facts, c) for c in convs]
-    for slot in sorted((0, 1), key=lambda k: -sizes[k]):
-        conv, maker = convs[slot], makers[1 - slot]
-        if conv is None or maker is None or sizes[slot] < 0:
+    pairs = ((slot, gone) for slot in range(n) for gone in range(n) if slot != gone and sizes[slot] >= 0)
+    for slot, gone in sorted(pairs, key=lambda pair: -sizes[pair[0]]):
+        conv, other, maker = convs[slot], convs[gone], makers[gone]
+        if conv is None or maker is makers[slot]:
             continue
         source = conv.node.inputs[0]
-        other = convs[1 - slot]
-        if other is not None and other.node.inputs[0] is source:
-            return Branches(node, slot, conv, other)
-        if maker.is_op(*BATCH_NORM, *ARITHMETIC):
+        if node.inputs[gone] is source:
+            return Branches(node, slot, gone, conv, None)
+        if other is not None and other.node.inputs[0] is source and _is_conv(other) == _is_conv(conv):
+            return Branches(node, slot, gone, conv, other)
+        if maker is not None and maker.is_op(*BATCH_NORM, *ARITHMETIC):
             affine = next((a for a in affines_at(maker) if a.source is source), None)
             if affine is not None and all(facts.constants.weight(t) is not None for t in affine.params):
-                return Branches(node, slot, conv, affine)
+                return Branches(node, slot, gone, conv, affine)
     return None
+
+
+_MOST_TERMS = 16
+
+
+def _find_product(facts: Facts, node: Node | None) -> Linear | None:
+    """A convolution, or a product with a matrix on the right."""
+    found = (linear_at(facts, node, op) for op in (lin.CONV, lin.MATMUL, lin.GEMM))
+    return next((f for f in found if f is not None), None)
+
+
+def _is_conv(linear: Linear) -> bool:
+    return linear.op == lin.CONV
 
 
 def _count_taps(facts: Facts, conv: Linear | None) -> int:
     weight = None if conv is None else facts.constants.weight(conv.weight)
-    return -1 if weight is None or len(weight.shape) < 3 else int(np.prod(weight.shape[2:]))
+    if conv is None or weight is None:
+        return -1
+    if not _is_conv(conv):
+        return 1 if len(weight.shape) == 2 else -1
+    return -1 if len(weight.shape) < 3 else int(np.prod(weight.shape[2:]))
+
+
+def _read_matrix(facts: Facts, linear: Linear) -> Array:
+    """The weight of a product as [I, O]."""
+    matrix = facts.float64(linear.weight)
+    if linear.op != lin.GEMM:
+        return matrix
+    return float(linear.node.attr("alpha", 1.0)) * (matrix.T if linear.node.attr("transB", 0) else matrix)
+
+
+def _matrix_problem(facts: Facts, m: Branches) -> str | None:
+    """Why the other branch is no matrix that could be added; a bias that is not there yet needs a place."""
+    if any(b.node.attr("transA", 0) for b in (m.conv, m.other) if isinstance(b, Linear)):
+        return "their input is transposed"
+    channels, adds = lin.out_channels(facts, m.conv), False
+    if isinstance(m.other, Linear):
+        if facts.weight(m.other.weight).shape != facts.weight(m.conv.weight).shape or m.other.op != m.conv.op:
+            return "their matrices differ in shape"
+        bias = m.other.bias
+        adds = bias is not None
+        if bias is not None and facts.weight(bias).shape != (channels,):
+            return "the bias is not a vector of the channels"
+    elif lin.in_channels(facts, m.conv) != channels:
+        return f"the product makes {channels} channels of {lin.in_channels(facts, m.conv)}"
+    elif m.other is not None:
+        rank = lin.result_rank(facts, m.conv)
+        vectors = "the number of axes is not known" if rank is None else _read_last_axis(facts, m.other, rank, channels)
+        if isinstance(vectors, str):
+            return vectors
+        adds = bool(vectors[1].any())
+    if adds and m.conv.op == lin.MATMUL and m.conv.bias is None:
+        return "the product has no place for a bias"
+    return None
+
+
+def _read_last_axis(facts: Facts, affine: Affine, rank: int, channels: int) -> tuple[Array, Array] | str:
+    return per_channel(facts, affine, rank - 1, rank, channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +203,9 @@ def _find_offset(facts: Facts, m: Branches) -> tuple[int, ...] | str:
 
 
 def _window_problem(facts: Facts, m: Branches) -> str | None:
+    if not _is_conv(m.conv):
+        too_large = np.prod(facts.weight(m.conv.weight).shape, dtype=np.int64) > _LARGEST
+        return "the matrix is too large to be added up" if too_large else _matrix_problem(facts, m)
     found = _find_offset(facts, m)
     if isinstance(found, str):
         return found
@@ -155,28 +217,54 @@ def _window_problem(facts: Facts, m: Branches) -> str | None:
         return None if same else "their channels or groups differ"
     if lin.in_channels(facts, m.conv) != weight.shape[0]:
         return f"the convolution makes {weight.shape[0]} channels of {lin.in_channels(facts, m.conv)}"
+    if m.other is None:
+        return None
     vectors = per_channel(facts, m.other, 1, len(weight.shape), weight.shape[0])
     return vectors if isinstance(vectors, str) else None
 
 
 def _add_up(facts: Facts, m: Branches) -> tuple[Array, Array | None]:
     """The kernel and the bias of both branches together."""
+    if not _is_conv(m.conv):
+        return _add_up_matrices(facts, m)
     offset = _find_offset(facts, m)
     assert not isinstance(offset, str)
     weight, bias = facts.float64(m.conv.weight).copy(), lin.bias_value(facts, m.conv)
+    more: Array | None = None
     if isinstance(m.other, Linear):
         added, more = facts.float64(m.other.weight), lin.bias_value(facts, m.other)
         places = tuple(slice(o, o + d) for o, d in zip(offset, added.shape[2:], strict=True))
         weight[(slice(None), slice(None), *places)] += added
     else:
-        vectors = per_channel(facts, m.other, 1, weight.ndim, weight.shape[0])
+        vectors = (1.0, None) if m.other is None else per_channel(facts, m.other, 1, weight.ndim, weight.shape[0])
         assert not isinstance(vectors, str)
         scale, more = vectors
         rows = np.arange(weight.shape[0])
         weight[(rows, rows % weight.shape[1], *offset)] += scale
-        more = more if more.any() else None
+        more = more if more is not None and more.any() else None
     parts = [p for p in (bias, more) if p is not None]
     return weight, np.asarray(sum(parts)) if parts else None
+
+
+def _add_up_matrices(facts: Facts, m: Branches) -> tuple[Array, Array | None]:
+    """The matrix, as the product that stays stores it (without alpha), and the bias of both branches together."""
+    matrix, bias = _read_matrix(facts, m.conv).copy(), lin.bias_value(facts, m.conv)
+    more: Array | None = None
+    if isinstance(m.other, Linear):
+        matrix += _read_matrix(facts, m.other)
+        more = lin.bias_value(facts, m.other)
+    else:
+        scale: Array | float = 1.0
+        if m.other is not None:
+            rank = lin.result_rank(facts, m.conv)
+            vectors = _read_last_axis(facts, m.other, rank or 2, matrix.shape[1])
+            assert not isinstance(vectors, str)
+            scale, more = vectors
+        rows = np.arange(matrix.shape[0])
+        matrix[rows, rows] += scale
+    parts = [p for p in (bias, more) if p is not None and (p is bias or p.any())]
+    stored = matrix.T if m.conv.op == lin.GEMM and m.conv.node.attr("transB", 0) else matrix
+    return stored, np.asarray(sum(parts)) if parts else None
 
 
 def _sum_problem(facts: Facts, m: Branches) -> Decline | None:
@@ -192,14 +280,20 @@ def _plan_branches(facts: Facts, m: Branches) -> list[Edit]:
     """New kernel and bias, the Add out; the other branch is read by nobody then."""
     weight, bias = _add_up(facts, m)
     new = numerics.NewTensor(weight, facts.weight(m.conv.weight).dtype)
-    return [SetConst(m.conv.node, 1, new, "weight"), *lin.set_bias(facts, m.conv, bias), Bypass(m.add, m.slot)]
+    changed = list(m.conv.inner)  # a product before its bias
+    if len(m.add.inputs) > 2:
+        end: Edit = DropInput(m.add, m.gone)
+        changed.append(m.conv.result)
+    else:
+        end = Bypass(m.add, m.slot)
+    return [*lin.set_weight(m.conv, new), *lin.set_bias(facts, m.conv, bias), end, *(Rename(t) for t in changed)]
 
 
 CONVS = Pass(
-    """Two branches of one input that are added become one convolution.
+    """Two branches of one input that are added become one convolution, or one product.
 
     Given:  x [N, I, *d]; Conv (W1, b1) and another Conv (W2, b2), a BatchNormalization or arithmetic per channel
-            (s, t) of the same x; an Add of both.
+            (s, t) of the same x, or x itself (s = 1, t = 0); an Add of both. MatMul or Gemm in the place of Conv.
     Result: W' = W1 + W2, its taps where they lie in the larger kernel, b' = b1 + b2; for (s, t) the centre of
             W'[c, c] gets s[c], and b' = b1 + t. The second branch and the Add are gone.
     Source: distribution of sums; Ding et al. 2021 (RepVGG), arXiv 2101.03697, section 3.3.""",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import onnx
 
 import converter
 from tests.cases.case import fold, refuse
 from tests.rewrite.passes.moved_maps import Build, ints, net
 from tests.rewrite.passes.walk import PassRows
+from tests.tiny import Draw, only_op
 
 P = "hoist-affine"
 S = np.float32(0.3535)
@@ -41,10 +45,57 @@ def packed(rest: str, outputs: str = "(float[2,3,7,4] y, float[2,3,7,4] k, float
     return net(f"{Q} => {outputs} {{ {body} {parts} {rest} }}", **consts)
 
 
-def behind(middle: str, y: str = "2,5,11,13", op: str = "y = Mul (p, s)", **more: object) -> Build:
+def behind(middle: str, y: str = "2,5,11,13", op: str = "y = Mul (p, s)", opset: int = 17, **more: object) -> Build:
     """Conv, something, then arithmetic."""
     consts = {"w": (5, 3, 1, 1), "b": (5,), "s": (5, 1, 1)} | more
-    return net(f"{X} => (float[{y}] y) {{ h = Conv (x, w, b) {middle} {op} }}", positive="s", **consts)
+    return net(f"{X} => (float[{y}] y) {{ h = Conv (x, w, b) {middle} {op} }}", positive="s", opset=opset, **consts)
+
+
+SIX = "p = Clip <min = 0.0, max = 6.0> (h)"
+
+
+def has_bound(value: float) -> Callable[[onnx.ModelProto], None]:
+    """A check that the one Clip ends at a number."""
+
+    def check(proto: onnx.ModelProto) -> None:
+        given = {a.name: a.f for a in only_op(proto, "Clip").attribute}
+        assert np.isclose(given["max"], value, rtol=1e-6)
+        assert given["min"] == 0
+
+    return check
+
+
+def wide(factor: float) -> Build:
+    """A Clip of float64 with its bounds in attributes, which hold float32."""
+    consts = {"w": Draw(np.float64).normal(3, 5), "s": np.float64(factor)}
+    text = "(double[7,3] x) => (double[7,5] y) { h = MatMul (x, w) p = Clip <max = 0.3> (h) y = Mul (p, s) }"
+    return net(text, opset=10, **consts)
+
+
+def gemm_scores(end: str, inputs: str = "(float[7,3] x)", operands: str = "(q, k)", **more: object) -> Build:
+    """Scores of attention as a Gemm of two projections."""
+    consts = {"w": (3, 4), "v": (3, 4), "s": S} | more
+    body = f"q = Gemm (x, w) k = Gemm (x, v) h = Gemm <transB = 1, alpha = 0.5> {operands}"
+    return net(f"{inputs} => (float[7,7] y) {{ {body} {end} }}", **consts)
+
+
+DOTS = '(float[2,7,3] x) => (float[2,7,5] y) { h = Einsum <equation = "...i,io->...o"> (x, w) y = Mul (h, s) }'
+GEMM_OF_INPUTS = net(
+    "(float[7,3] q, float[7,3] k) => (float[7,7] y) { h = Gemm <transB = 1> (q, k) y = Div (h, s) }", s=S
+)
+LEFT_GEMM = net(
+    "(float[11,7] x) => (float[5,7] y) { h = Gemm <transA = 1> (w, x, b) y = Mul (h, s) }",
+    w=(11, 5),
+    b=(5, 1),
+    s=(5, 1),
+)
+
+
+def three(end: str, more: str = "", **consts: object) -> Build:
+    """A convolution and something else, to be added to a constant."""
+    held = {"w": (5, 3, 3, 3), "v": (5, 3, 3, 3), "k": (5, 1, 1)} | consts
+    text = f"{X} => (float[2,5,9,11] y{more}) {{ c = Conv (x, w) a = Conv (x, v) r = Relu (a) {end} }}"
+    return net(text, **held)
 
 
 NEGATIVE = -np.ones((5, 1, 1), np.float32)
@@ -119,6 +170,97 @@ class TestHoistAffine(PassRows):
             behind("p = Clip (h, lo, hi)", op="y = Add (p, s)", s=S, lo=np.float32(-1), hi=np.float32(1)),
             P,
             "Clip Conv",
+        ),
+        fold("clip-of-attributes-mul", behind(SIX, opset=10, s=S), P, "Clip Conv", check=has_bound(6 * 0.3535)),
+        fold("clip-of-attributes-add", behind(SIX, op="y = Add (p, s)", opset=10, s=S), P, "Clip Conv"),
+        fold("clip-at-zero-mul-per-channel", behind("p = Clip (h, lo)", lo=np.float32(0)), P, "Clip Conv"),
+        fold("clip-attribute-at-zero-mul-per-channel", behind("p = Clip <min = 0.0> (h)", opset=9), P, "Clip Conv"),
+        fold(
+            "clip-of-attributes-opset-6",
+            behind(SIX, op="y = Mul <broadcast = 1> (p, s)", opset=6, s=S),
+            P,
+            "Clip Conv",
+            ort=False,
+        ),
+        refuse(
+            "clip-of-attributes-mul-per-channel", behind(SIX, opset=10), P, "varies", "Mul", behind(SIX, opset=10, s=S)
+        ),
+        refuse(
+            "clip-of-attributes-negative-mul",
+            behind(SIX, opset=10, s=-S),
+            P,
+            "negative-scale",
+            "Mul",
+            behind(SIX, opset=10, s=S),
+        ),
+        refuse(
+            "clip-of-attributes-too-large",
+            behind("p = Clip <max = 3e38> (h)", opset=10, s=np.float32(3)),
+            P,
+            "overflow",
+            "Mul",
+            behind("p = Clip <max = 3e37> (h)", opset=10, s=np.float32(3)),
+        ),
+        refuse(
+            "clip-of-attributes-in-float64",
+            wide(1.7),
+            P,
+            "rounding",
+            "Mul",
+            wide(0.5),
+            ort=False,
+        ),
+        fold("gemm-scores-mul", gemm_scores("y = Mul (h, s)"), P, "Gemm Gemm Gemm"),
+        fold("gemm-scores-of-inputs-div", GEMM_OF_INPUTS, P, "Gemm"),
+        fold(
+            "gemm-scores-with-mask-mul",
+            gemm_scores("y = Mul (h, s)", "(float[7,3] x, float[7,7] m)", "(q, k, m)"),
+            P,
+            "Gemm Gemm Gemm",
+        ),
+        fold("gemm-scores-with-row-add", gemm_scores("y = Add (h, s)", "(float[7,3] x)", "(q, k, r)", r=(7,)), P, ""),
+        refuse("gemm-scores-add", gemm_scores("y = Add (h, s)"), P, "bilinear", "Add", gemm_scores("y = Mul (h, s)")),
+        fold("gemm-of-left-weight-mul", LEFT_GEMM, P, "Gemm"),
+        fold(
+            "einsum-with-dots-mul",
+            net(DOTS, w=(3, 5), s=(5,)),
+            P,
+            "Einsum",
+        ),
+        fold(
+            "einsum-without-arrow-mul",
+            net(
+                '(float[7,3] x) => (float[7,5] y) { h = Einsum <equation = "bi,io"> (x, w) y = Mul (h, s) }',
+                w=(3, 5),
+                s=(5,),
+            ),
+            P,
+            "Einsum",
+        ),
+        refuse(
+            "einsum-with-dots-that-the-weight-has-not",
+            net(DOTS, w=(3, 5), s=(7, 1)),
+            P,
+            "not-per-channel",
+            "Mul",
+            net(DOTS, w=(3, 5), s=(5,)),
+        ),
+        fold("sum-of-three-with-a-constant", three("y = Sum (c, k, r)"), P, "Conv Conv Relu Sum"),
+        refuse(
+            "sum-of-three-read-elsewhere",
+            three("y = Sum (c, k, r) z = Relu (c)", ", float[2,5,9,11] z"),
+            P,
+            "several-readers",
+            "Sum",
+            three("y = Sum (c, k, r)"),
+        ),
+        refuse(
+            "sum-of-three-along-rows",
+            three("y = Sum (c, k, r)", k=(9, 1)),
+            P,
+            "not-per-channel",
+            "Sum",
+            three("y = Sum (c, k, r)"),
         ),
         fold("max-of-two-mul", behind("c = Conv (x, w2) p = Max (h, c)", w2=(5, 3, 1, 1)), P, "Conv Conv Max"),
         fold(

@@ -26,6 +26,16 @@ def beside(node: str, attrs: str = SAME, **consts: object) -> Build:
     return net(f"{X} => (float[2,6,11,13] y) {{ a = Conv {attrs} (x, w, b) {node} y = Add (c, a) }}", bn=bn, **held)
 
 
+def residual(text: str, more: str = "", *, bn: dict[str, int] | None = None, **consts: object) -> Build:
+    """A convolution beside the input as it is."""
+    return net(f"{X} => (float[2,6,11,13] y{more}) {{ {text} }}", bn=bn, **({"w": (6, 6, 3, 3), "b": (6,)} | consts))
+
+
+def products(text: str) -> Build:
+    """Products of x, which has three axes."""
+    return net(f"(float[2,7,5] x) => (float[2,7,5] y) {{ {text} }}", w=(5, 5), u=(5, 5), b=(5,), d=(5,))
+
+
 BIG, SMALL = {"w": (6, 6, 3, 3), "b": (6,)}, {"u": (6, 6, 1, 1), "d": (6,)}
 
 
@@ -87,6 +97,114 @@ class TestMergeParallelConvs(PassRows):
             ),
             P,
             "Conv",
+        ),
+        fold("conv-and-its-input", residual("a = Conv <pads = [1, 1, 1, 1]> (x, w, b) y = Add (x, a)"), P, "Conv"),
+        fold(
+            "depthwise-and-its-input",
+            residual("a = Conv <pads = [1, 1, 1, 1], group = 6> (x, w) y = Add (a, x)", w=(6, 1, 3, 3)),
+            P,
+            "Conv",
+        ),
+        fold(
+            "conv-and-its-input-then-batch-norm",
+            residual(f"a = Conv <pads = [1, 1, 1, 1]> (x, w, b) s = Add (x, a) {norm('s', 'y')}", bn={"": 6}),
+            P,
+            "Conv",
+        ),
+        refuse(
+            "conv-of-smaller-output-and-its-input",
+            residual("a = Conv <strides = [11, 13], pads = [1, 1, 1, 1]> (x, w, b) y = Add (x, a)"),
+            P,
+            "not-per-channel",
+            "Conv Add",
+            residual("a = Conv <pads = [1, 1, 1, 1]> (x, w, b) y = Add (x, a)"),
+        ),
+        refuse(
+            "conv-of-one-channel-and-its-input",
+            residual("a = Conv <pads = [1, 1, 1, 1]> (x, w) y = Add (x, a)", w=(1, 6, 3, 3)),
+            P,
+            "not-per-channel",
+            "Conv Add",
+        ),
+        refuse(
+            "conv-read-elsewhere-and-its-input",
+            residual("a = Conv <pads = [1, 1, 1, 1]> (x, w, b) y = Add (x, a) z = Relu (a)", ", float[2,6,11,13] z"),
+            P,
+            "several-readers",
+            "Conv Add",
+        ),
+        fold(
+            "three-branches-of-a-sum",
+            net(
+                f"{X} => (float[2,6,11,13] y) {{ a = Conv {SAME} (x, w, b) c = Conv (x, u, d) y = Sum (a, x, c) }}",
+                **BIG,
+                **SMALL,
+            ),
+            P,
+            "Conv",
+        ),
+        fold(
+            "two-branches-of-a-sum-of-three",
+            net(
+                f"{X} => (float[2,6,11,13] y) {{ a = Conv {SAME} (x, w, b) c = Conv (x, u, d) r = Abs (x) "
+                "y = Sum (a, r, c) }",
+                **BIG,
+                **SMALL,
+            ),
+            P,
+            "Abs Conv Sum",
+        ),
+        fold("two-products", products("a = MatMul (x, w) c = MatMul (x, u) y = Add (a, c)"), P, "MatMul"),
+        fold(
+            "two-products-with-biases",
+            products("a = MatMul (x, w) e = Add (a, b) c = MatMul (x, u) f = Add (d, c) y = Add (e, f)"),
+            P,
+            "MatMul Add",
+        ),
+        fold("product-and-its-input", products("a = MatMul (x, w) e = Add (a, b) y = Add (x, e)"), P, "MatMul Add"),
+        fold("product-and-scaled-input", products("a = MatMul (x, w) e = Mul (x, b) y = Add (e, a)"), P, "MatMul"),
+        fold(
+            "two-gemms",
+            net(
+                "(float[7,5] x) => (float[7,11] y) { a = Gemm <transB = 1, alpha = 0.5, beta = 2.0> (x, w, b) "
+                "c = Gemm <transB = 1> (x, u, d) y = Add (a, c) }",
+                w=(11, 5),
+                u=(11, 5),
+                b=(11,),
+                d=(11,),
+            ),
+            P,
+            "Gemm",
+        ),
+        refuse(
+            "gemm-of-turned-input",
+            net(
+                "(float[5,5] x) => (float[5,5] y) { a = Gemm <transA = 1> (x, w) y = Add (x, a) }",
+                w=(5, 5),
+            ),
+            P,
+            "not-per-channel",
+            "Gemm Add",
+            net("(float[5,5] x) => (float[5,5] y) { a = Gemm (x, w) y = Add (x, a) }", w=(5, 5)),
+        ),
+        refuse(
+            "bias-without-place",
+            products("a = MatMul (x, w) c = MatMul (x, u) f = Add (d, c) y = Add (a, f)"),
+            P,
+            "not-per-channel",
+            "MatMul",
+            products("a = MatMul (x, w) e = Add (a, b) c = MatMul (x, u) f = Add (d, c) y = Add (e, f)"),
+        ),
+        refuse(
+            "products-of-other-shapes",
+            net(
+                "(float[7,5] x) => (float[7,11] y) { a = MatMul (x, w) c = MatMul (x, u) y = Add (a, c) }",
+                w=(5, 11),
+                u=(5, 1),
+            ),
+            P,
+            "not-per-channel",
+            "MatMul Add",
         ),
         refuse(
             "branch-read-elsewhere",

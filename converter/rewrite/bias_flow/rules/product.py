@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from converter.model.graph import Node, Tensor
@@ -154,6 +156,10 @@ def propagate_conv(facts: Facts, node: Node, shifts: Shifts) -> Effect:
 
 
 def propagate_gemm(facts: Facts, node: Node, shifts: Shifts) -> Effect:
+    if len(shifts) == 1 and not shifts.keys() - {0, 1}:
+        ((slot, shift),) = shifts.items()
+        if facts.read_weight(node.inputs[1 - slot]) is None and shift.rank == 2:
+            return _multiply_computed(facts, node, slot, shift)
     if set(shifts) != {0} or node.attr("transA", 0):
         return Block("stops", "it is not its first factor, as it stands, that is shifted")
     s = shifts[0]
@@ -164,6 +170,20 @@ def propagate_gemm(facts: Facts, node: Node, shifts: Shifts) -> Effect:
     linear = Linear(node, node, 2)
     row = np.broadcast_to(s.value, (s.value.shape[0], lin.in_channels(facts, linear)))
     return Propagate({0: Shift.of_value(np.stack([lin.input_sum(facts, linear, r) for r in row]))}, EffectKind.WEIGHTS)
+
+
+def _multiply_computed(facts: Facts, node: Node, slot: int, s: Shift) -> Effect:
+    """A Gemm of two computed matrices, one of them shifted, is a product of them as it turns them."""
+    other, turned = node.inputs[1 - slot], [bool(node.attr(name, 0)) for name in ("transA", "transB")]
+    if turned[slot]:
+        s = s.move_axes(lambda d: d.swapaxes(0, 1))
+    if sums_to_one(facts, other, int(slot == 1) ^ turned[1 - slot]):
+        if float(node.attr("alpha", 1.0)) != 1:
+            return Block("stops", "it multiplies the shift by its alpha")
+        if s.constant_on([1 - slot]):
+            return Propagate({0: s}, EffectKind.SOFTMAX_ROWS)
+        return Block("varies", "the shift varies along the axis that the weights sum over")
+    return Propagate({0: multiply_by_data(facts, s, other, 2, slot)}, *weigh_by_data(facts, other))
 
 
 def _matmul(facts: Facts, node: Node, shifts: Shifts) -> Effect:
@@ -214,7 +234,7 @@ def multiply_by_data(facts: Facts, s: Shift, other: Tensor, rank: int, slot: int
 
 
 def _einsum(facts: Facts, node: Node, shifts: Shifts) -> Effect:
-    terms = _parse_equation(node.attr("equation", ""))
+    terms = _parse_equation(node.attr("equation", ""), [facts.rank(t) for t in node.inputs])
     if terms is None or len(shifts) != 1 or len(node.inputs) != 2:
         return Block("stops", "its equation is not a product of two factors")
     ((slot, s),) = shifts.items()
@@ -265,9 +285,19 @@ def _multiply_einsum(s: Shift, weight: Array, terms: tuple[str, str, str]) -> Ef
     )
 
 
-def _parse_equation(equation: str) -> tuple[str, str, str] | None:
+def _parse_equation(equation: str, ranks: Sequence[int | None]) -> tuple[str, str, str] | None:
+    """The letters of both factors and of the result; what dots stand for is the same of all, in upper case."""
     text = equation.replace(" ", "")
-    if "..." in text or "->" not in text or text.count(",") != 1:
+    if "..." in text:
+        terms = text.partition("->")[0].split(",")
+        counts = {
+            None if n is None else n + 3 - len(t) for t, n in zip(terms, ranks, strict=False) if "..." in t
+        }  # axes that the dots stand for
+        n_dots = counts.pop() if len(counts) == 1 else None
+        if n_dots is None or not 0 <= n_dots <= 8 or text != text.lower():
+            return None
+        text = text.replace("...", "ABCDEFGH"[:n_dots])
+    if "->" not in text or text.count(",") != 1:
         return None
     left, out = text.split("->")
     first, second = left.split(",")
