@@ -27,7 +27,8 @@ def trunk(n_blocks: int, relu_every: int) -> onnx.ModelProto:
             initializers.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
         last = "Identity" if (i + 1) % relu_every else "Relu"
         nodes += [
-            helper.make_node("Conv", [x, f"w{i}", f"b{i}"], [f"c{i}"], name=f"conv{i}"),
+            # Padding by size: the Add stays, which would become part of the kernel.
+            helper.make_node("Conv", [x, f"w{i}", f"b{i}"], [f"c{i}"], name=f"conv{i}", auto_pad="SAME_UPPER"),
             helper.make_node("Add", [x, f"c{i}"], [f"a{i}"], name=f"add{i}"),
             helper.make_node(last, [f"a{i}"], [f"r{i}"], name=f"last{i}"),
             helper.make_node("MaxPool", [f"r{i}"], [f"p{i}"], name=f"pool{i}", kernel_shape=[1, 1]),

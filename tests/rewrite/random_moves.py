@@ -51,7 +51,7 @@ def _slice(b: Builder, x: str, axis: int, ends: tuple[int, int]) -> str:
 def stretch(b: Builder, x: str) -> str:
     """Tile, Pad in each mode, Resize."""
     shape = b.shapes[x]
-    kinds = ["Tile", "Pad"] + (["Resize"] if b.opset >= 11 and len(shape) == 4 else [])
+    kinds = ["Tile", "Pad"] + (["Resize"] if b.opset >= 13 and len(shape) == 4 else [])
     axis = b.number(1, len(shape) - 1)
     match b.pick(kinds):
         case "Tile":

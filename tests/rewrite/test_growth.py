@@ -63,11 +63,11 @@ def test_nothing_is_folded_that_would_copy_a_weight(options: dict[str, Any]) -> 
 def test_other_names_of_one_weight_are_one_weight(options: dict[str, Any]) -> None:
     """As torch's exporter writes tied weights: Identity nodes."""
     text = """v = Identity (w) u = Identity (w) a = Mul (x, f) b = Mul (x, f) c = Mul (x, f)
-        p = MatMul (a, w) q = MatMul (b, v) r = MatMul (c, u) s = Add (p, q) y = Add (s, r)"""
+        p = MatMul (a, w) q = MatMul (b, v) r = MatMul (c, u) s = Mul (p, q) y = Mul (s, r)"""
     constants = {"w": Draw(seed=3).normal(SIDE, SIDE), "f": np.float32(0.5)}
     proto = model(f"(float[3,{SIDE}] x) => (float[3,{SIDE}] y) {{ {text} }}", constants)
     result = fold(proto, **options)
-    assert [n.op_type for n in result.model.graph.node] == ["MatMul"] * 3 + ["Add"] * 2
+    assert [n.op_type for n in result.model.graph.node] == ["MatMul"] * 3 + ["Mul"] * 2
     assert len(result.model.graph.initializer) == 1
 
 

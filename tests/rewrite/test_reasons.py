@@ -89,7 +89,7 @@ def test_a_dense_block_keeps_its_norms_and_says_why() -> None:
 @pytest.mark.parametrize(
     ("body", "code"),
     [
-        ("c = Conv (x, w) y = Sum (c, a, b)", "no-linear-op"),
+        ("c = Conv (x, w) r = Relu (c) d = Conv (x, w) z = Abs (d) y = Sum (r, a, z)", "stops"),
         ('p = Einsum <equation = "nchw,oc->nohw"> (x, k) y = Add (p, a)', "no-bias-slot"),
     ],
 )

@@ -164,6 +164,8 @@ def take_output(facts: Facts, node: Node, tensor: Tensor, m: AffineMap) -> Taken
         return None
     if node.is_microsoft("FusedMatMul"):
         return _take_product(facts, node, m)
+    if node.is_microsoft(*lin.FUSED):
+        return _take_fused(facts, node, m)
     match node.op if node.is_standard else "":
         case "MatMul" | "Einsum":
             return _take_product(facts, node, m)
@@ -178,6 +180,19 @@ def take_output(facts: Facts, node: Node, tensor: Tensor, m: AffineMap) -> Taken
         case "LayerNormalization":
             return _take_norm(facts, node, m, None)
     return None
+
+
+def _take_fused(facts: Facts, node: Node, m: AffineMap) -> Taken:
+    """A layer that rectifies what it gives: a positive factor passes into its weight and bias."""
+    linear = Linear(node, node, 2)
+    weight = None if node.tensor_in(1) is None else facts.constants.weight(linear.weight)
+    if weight is None or node.attr("activation") not in ("Relu", "LeakyRelu") or node.tensor_in(3) is not None:
+        return None
+    if m.has_shift:
+        return "stops", f"{node.label} ({node.op}) lets no shift through"
+    if not m.is_positive:
+        return "negative-scale", f"{node.label} ({node.op}) lets no factor through that is not positive"
+    return _take_layer_output(facts, linear, m)
 
 
 def _list_problems(facts: Facts, *tensors: Tensor | None) -> Decline | None:

@@ -35,6 +35,8 @@ _LARGEST = 1 << 24  # elements of a kernel that is added up in float64
 class Branches(Match):
     """A sum of a convolution and of another one, an affine node (None: the input as it is), with the same input.
 
+    Of a Sub, the second operand counts with the sign turned.
+
     `slot`: of the convolution that stays; `gone`: of the other branch.
     """
 
@@ -43,6 +45,12 @@ class Branches(Match):
     gone: int
     conv: Linear
     other: Linear | Affine | None
+
+    @property
+    def signs(self) -> tuple[float, float]:
+        """Of the convolution that stays, and of the other branch."""
+        one, two = (-1.0 if self.add.is_op("Sub") and k == 1 else 1.0 for k in (self.slot, self.gone))
+        return one, two
 
     @property
     def affines(self) -> Sequence[Affine]:
@@ -229,29 +237,35 @@ def _add_up(facts: Facts, m: Branches) -> tuple[Array, Array | None]:
         return _add_up_matrices(facts, m)
     offset = _find_offset(facts, m)
     assert not isinstance(offset, str)
-    weight, bias = facts.float64(m.conv.weight).copy(), lin.bias_value(facts, m.conv)
+    one, two = m.signs
+    weight, bias = one * facts.float64(m.conv.weight), lin.bias_value(facts, m.conv)
     more: Array | None = None
     if isinstance(m.other, Linear):
         added, more = facts.float64(m.other.weight), lin.bias_value(facts, m.other)
         places = tuple(slice(o, o + d) for o, d in zip(offset, added.shape[2:], strict=True))
-        weight[(slice(None), slice(None), *places)] += added
+        weight[(slice(None), slice(None), *places)] += two * added
     else:
         vectors = (1.0, None) if m.other is None else per_channel(facts, m.other, 1, weight.ndim, weight.shape[0])
         assert not isinstance(vectors, str)
         scale, more = vectors
         rows = np.arange(weight.shape[0])
-        weight[(rows, rows % weight.shape[1], *offset)] += scale
+        weight[(rows, rows % weight.shape[1], *offset)] += two * scale
         more = more if more is not None and more.any() else None
-    parts = [p for p in (bias, more) if p is not None]
-    return weight, np.asarray(sum(parts)) if parts else None
+    return weight, _add_biases(m, bias, more)
+
+
+def _add_biases(m: Branches, bias: Array | None, more: Array | None) -> Array | None:
+    parts = [s * p for s, p in zip(m.signs, (bias, more), strict=True) if p is not None and (p is bias or p.any())]
+    return np.asarray(sum(parts)) if parts else None
 
 
 def _add_up_matrices(facts: Facts, m: Branches) -> tuple[Array, Array | None]:
     """The matrix, as the product that stays stores it (without alpha), and the bias of both branches together."""
-    matrix, bias = _read_matrix(facts, m.conv).copy(), lin.bias_value(facts, m.conv)
+    one, two = m.signs
+    matrix, bias = one * _read_matrix(facts, m.conv), lin.bias_value(facts, m.conv)
     more: Array | None = None
     if isinstance(m.other, Linear):
-        matrix += _read_matrix(facts, m.other)
+        matrix += two * _read_matrix(facts, m.other)
         more = lin.bias_value(facts, m.other)
     else:
         scale: Array | float = 1.0
@@ -261,10 +275,9 @@ def _add_up_matrices(facts: Facts, m: Branches) -> tuple[Array, Array | None]:
             assert not isinstance(vectors, str)
             scale, more = vectors
         rows = np.arange(matrix.shape[0])
-        matrix[rows, rows] += scale
-    parts = [p for p in (bias, more) if p is not None and (p is bias or p.any())]
+        matrix[rows, rows] += two * scale
     stored = matrix.T if m.conv.op == lin.GEMM and m.conv.node.attr("transB", 0) else matrix
-    return stored, np.asarray(sum(parts)) if parts else None
+    return stored, _add_biases(m, bias, more)
 
 
 def _sum_problem(facts: Facts, m: Branches) -> Decline | None:
@@ -293,12 +306,12 @@ CONVS = Pass(
     """Two branches of one input that are added become one convolution, or one product.
 
     Given:  x [N, I, *d]; Conv (W1, b1) and another Conv (W2, b2), a BatchNormalization or arithmetic per channel
-            (s, t) of the same x, or x itself (s = 1, t = 0); an Add of both. MatMul or Gemm in the place of Conv.
+            (s, t) of the same x, or x itself (s = 1, t = 0); an Add or Sub of both. MatMul or Gemm for Conv.
     Result: W' = W1 + W2, its taps where they lie in the larger kernel, b' = b1 + b2; for (s, t) the centre of
             W'[c, c] gets s[c], and b' = b1 + t. The second branch and the Add are gone.
     Source: distribution of sums; Ding et al. 2021 (RepVGG), arXiv 2101.03697, section 3.3.""",
     Safety.ROUNDING,
-    ops=("Add", "Sum"),
+    ops=("Add", "Sum", "Sub"),
     find=_find_branches,
     checks=(
         *checks.AFFINE,

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import pytest
 
 import converter
 from tests.cases.case import fold, refuse
+from tests.harness import assert_ops
 from tests.rewrite.passes.moved_maps import Build, ints, net
 from tests.rewrite.passes.walk import PassRows
 from tests.tiny import Draw, only_op
@@ -63,6 +65,21 @@ def has_bound(value: float) -> Callable[[onnx.ModelProto], None]:
         assert given["min"] == 0
 
     return check
+
+
+def fused(activation: str, operands: str = "(x, w, b)", more: str = "", **consts: object) -> Build:
+    """A convolution of onnxruntime's own that ends in an activation, and a factor of each channel."""
+    held = {"w": (5, 3, 3, 3), "b": (5,), "s": (5, 1, 1)} | consts
+    attributes = ", activation_params = [0.1]" if activation == "LeakyRelu" else ""
+    layer = f'h = com.microsoft.FusedConv <activation = "{activation}"{attributes}> {operands}'
+    text = f"(float[2,3,11,13] x{more}) => (float[2,5,9,11] y) {{ {layer} y = Mul (h, s) }}"
+
+    def build() -> onnx.ModelProto:
+        proto = net(text, positive="s", **held)()
+        proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+        return proto
+
+    return build
 
 
 def wide(factor: float) -> Build:
@@ -473,3 +490,31 @@ def test_a_scale_of_scores_that_others_read_stays() -> None:
     assert "Div" in [n.op_type for n in result.model.graph.node]
     assert {f.code for f in result.findings if f.node == "div_z"} == {"several-readers"}
     assert "Div" not in [n.op_type for n in converter.fold(scores(rest)(), verify=False).model.graph.node]
+
+
+def test_a_factor_behind_a_norm_that_two_layers_read_passes_the_check() -> None:
+    """It goes into the norm's gamma; the check, which reads it in the layers' weights, knows the norm's too."""
+    text = """(float[2,7,5] x) => (float[2,7,6] y, float[2,7,4] z) { n = LayerNormalization (x, g, b)
+        h = Mul (n, k) y = MatMul (h, w) z = MatMul (h, u) }"""
+    result = converter.fold(net(text, g=(5,), b=(5,), k=(5,), w=(5, 6), u=(5, 4))())
+    assert result.parity is not None
+    assert (result.parity.verdict.value, result.parity.level) == ("PASS", "P")
+
+
+@pytest.mark.parametrize(
+    ("build", "left"),
+    [
+        (fused("Relu"), "FusedConv"),
+        (fused("LeakyRelu"), "FusedConv"),
+        (fused("Relu", s=NEGATIVE), "FusedConv Mul"),
+        (fused("Sigmoid"), "FusedConv Mul"),
+        (fused("Relu", "(x, w, b, z)", ", float[2,5,9,11] z"), "FusedConv Mul"),
+    ],
+    ids=["relu", "leaky", "negative", "sigmoid", "sum"],
+)
+def test_a_positive_factor_passes_the_rectifier_of_a_fused_layer(build: Build, left: str) -> None:
+    result = converter.fold(build())
+    assert_ops(result.model, left)
+    assert result.parity is not None
+    assert result.parity.verdict.value == "PASS"
+    assert any(f.code for f in result.findings) == ("Mul" in left)

@@ -48,12 +48,12 @@ class TestHoistBn(PassRows):
             "Concat Conv Conv",
         ),
         fold("add-of-two-convs-bn", added(f"{TERMS} h = Add (a, c) {norm('h', 'y')}"), P, "Conv"),
-        fold("sub-of-two-convs-bn", added(f"{TERMS} h = Sub (a, c) {norm('h', 'y')}"), P, "Conv Conv Sub"),
+        fold("sub-of-two-convs-bn", added(f"{TERMS} h = Sub (a, c) {norm('h', 'y')}"), P, "Conv"),
         fold(
             "sum-of-three-bn",
             added(f"{TERMS} d = Conv (x, w1) h = Sum (a, c, d) {norm('h', 'y')}"),
             P,
-            "Conv Conv Conv Sum",
+            "Conv",
         ),
         fold(
             "split-bn",

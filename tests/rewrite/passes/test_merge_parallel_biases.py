@@ -23,7 +23,8 @@ class TestMergeParallelBiases(PassRows):
 def test_biases_of_a_difference_become_one(order: str) -> None:
     draw = Draw()
     text = (
-        f"(float[2,3,8,8] x) => (float[2,5,6,6] y) {{ a = Conv(x,w,b) c = Conv(x,w2,b2) d = Sub({order}) y = Abs(d) }}"
+        "(float[2,3,8,8] x, float[2,3,8,8] z) => (float[2,5,6,6] y) "
+        f"{{ a = Conv(x,w,b) c = Conv(z,w2,b2) d = Sub({order}) y = Abs(d) }}"
     )
     consts = draw.conv(5, 3, 3, 3, bias=5) | draw.conv(5, 3, 3, 3, bias=5, tag="2")
     result = converter.fold(model(text, consts))

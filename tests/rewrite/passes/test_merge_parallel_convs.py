@@ -154,6 +154,19 @@ class TestMergeParallelConvs(PassRows):
             P,
             "Abs Conv Sum",
         ),
+        fold("conv-less-its-input", residual("a = Conv <pads = [1, 1, 1, 1]> (x, w, b) y = Sub (a, x)"), P, "Conv"),
+        fold("input-less-its-conv", residual("a = Conv <pads = [1, 1, 1, 1]> (x, w, b) y = Sub (x, a)"), P, "Conv"),
+        fold(
+            "small-conv-less-large-one",
+            net(
+                f"{X} => (float[2,6,11,13] y) {{ a = Conv {SAME} (x, w, b) c = Conv (x, u, d) y = Sub (c, a) }}",
+                **BIG,
+                **SMALL,
+            ),
+            P,
+            "Conv",
+        ),
+        fold("input-less-product", products("a = MatMul (x, w) e = Add (a, b) y = Sub (x, e)"), P, "MatMul Add"),
         fold("two-products", products("a = MatMul (x, w) c = MatMul (x, u) y = Add (a, c)"), P, "MatMul"),
         fold(
             "two-products-with-biases",
