@@ -110,7 +110,8 @@ def _motif(b: Builder, x: str) -> str:
 def _finish(draw: Draw, b: Builder) -> Case:
     overridable = [t.name for t in b.initializers if b.ir_version < 4]
     if b.ir_version >= 4 and b.pick([False, False, False, True]):
-        overridable = [t.name for t in b.initializers if t.data_type == TensorProto.FLOAT and b.flag()]
+        floats = [t.name for t in b.initializers if t.data_type == TensorProto.FLOAT]
+        overridable = [n for n in floats if not n.startswith("scales") and b.flag()]
     symbolic = not b.batch_is_fixed and b.flag()
     graph = helper.make_graph(
         _named(b), "random", _inputs(b, overridable, symbolic), _outputs(draw, b, symbolic), initializer=b.initializers
