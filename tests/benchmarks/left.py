@@ -86,7 +86,7 @@ def markdown(results: Results) -> str:
     for label, found in results.items():
         cells = [found[tool] for tool in ("before", *TOOLS)]
         rows.append((literal(label), *("-" if c is None else f"{c['bn']} / {c['nodes']:,}" for c in cells)))
-    head = ("model", "before", *(tool for tool in TOOLS))
+    head = ("model", "before", *TOOLS)
     fewer = [label for label, found in results.items() if behind(found)]
     ahead = ", ".join(fewer) if fewer else "none"
     said = f"Batch norms / nodes, of {len(results)} nets. Nets of which another tool leaves fewer batch norms: {ahead}."
