@@ -204,7 +204,7 @@ def test_random_models_cover_what_they_promise() -> None:
     seen: set[str] = set()
     passes: Counter[str] = Counter()
 
-    @settings(fuzz, max_examples=300, derandomize=True)
+    @settings(fuzz, max_examples=500, derandomize=True)
     @given(cases())
     def collect(case: Case) -> None:
         seen.update(f"opset {entry.version}" for entry in case.model.opset_import)
