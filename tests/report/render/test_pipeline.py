@@ -95,7 +95,9 @@ def test_openmetrics_is_a_line_a_sample_and_ends(folder: Path) -> None:
 def test_a_card_has_digest_verdict_and_command(folder: Path) -> None:
     document, card = json.loads(read(folder, "json")), read(folder, "card")
     assert card.startswith("## Equivalence\n")
-    assert document["models"]["b"]["sha256"] in card
+    digests = {side: document["models"][side]["sha256"] for side in ("a", "b")}
+    assert f"| made from | `sha256:{digests['a']}` |" in card
+    assert f"| this model | `sha256:{digests['b']}` |" in card
     assert "| same answers | PASS, level " in card
     assert document["repro"]["cmd"] in card
 
