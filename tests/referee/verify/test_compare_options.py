@@ -154,7 +154,7 @@ def test_the_originals_own_noise_counts_as_its_own(monkeypatch: pytest.MonkeyPat
     real = ModelUnderTest.run
     rng = np.random.default_rng(0)
 
-    def noisy(self: ModelUnderTest, feeds: Any) -> Any:
+    def noisy(self: ModelUnderTest, feeds: Any, n_bytes: int | None = None) -> Any:
         return {
             n: (v * (1 + 1e-4 * rng.standard_normal(v.shape))).astype(v.dtype) for n, v in real(self, feeds).items()
         }
@@ -236,7 +236,7 @@ def test_precision_gates() -> None:
 def test_an_error_that_only_shows_as_deployed_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     real = ModelUnderTest.run
 
-    def worse(self: ModelUnderTest, feeds: Any) -> Any:
+    def worse(self: ModelUnderTest, feeds: Any, n_bytes: int | None = None) -> Any:
         found = real(self, feeds)
         if self._deployed and not any(n.op_type == "BatchNormalization" for n in self.source.proto.graph.node):
             found = {n: v * np.float32(1.001) for n, v in found.items()}
