@@ -133,7 +133,7 @@ def test_a_library_that_does_not_hear_a_signal_is_left_behind(number: int, said:
         "    print('go', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha256', b'a' * 100, b'b', 10**9)\n"
         "import converter.commands.doctor as passes\n"
-        "passes.run, sys.argv = run, ['biasopt', 'passes']\n"
+        "passes.run_passes, sys.argv = run, ['biasopt', 'passes']\n"
         "cli.main()\n"
     )
     with subprocess.Popen(

@@ -14,7 +14,7 @@ import cli
 import converter
 from converter.commands.options import FORMATS, KINDS, Option, options, parse_points
 from converter.records import options as records
-from converter.records.option import argument, documented, merged, option
+from converter.records.option import argument, documented, merge_options, option
 from converter.torch_models.spec import parse_input
 
 RECORDS = [
@@ -115,7 +115,7 @@ def test_a_field_becomes_an_option_and_a_line_of_the_docstring() -> None:
         ----------
         {options}
         """
-        return merged(Toy, options, keywords)
+        return merge_options(Toy, options, keywords)
 
     assert play("x", size=4) == Toy(size=4)
     assert play("x", Toy(size=4), inner=5) == Toy(size=4, inner=5)
