@@ -19,7 +19,7 @@ from typing import Any
 from converter.dataclass import dataclass
 from converter.records.lint import Location
 
-_OURS = f"{Path(__file__).parents[3]}{os.sep}"  # the package
+_OURS = f"{Path(__file__).parents[2]}{os.sep}"  # the package
 _MOST = 40  # callers of one constructor that are worth keeping
 
 
