@@ -174,10 +174,14 @@ def _describe_file(graph: Graph) -> dict[str, Any]:
 
     proto = graph.file.skeleton
     constants = {tensor.name for tensor in proto.graph.initializer}
+    # protobuf hands bytes back for a text that is no UTF-8
+    made_by = [
+        p.decode(errors="replace") if isinstance(p, bytes) else p for p in (proto.producer_name, proto.producer_version)
+    ]
     counted = Counter(node.op_type for node in walk_nodes(proto))
     return {
         "ir_version": int(proto.ir_version),
-        "producer": " ".join(part for part in (proto.producer_name, proto.producer_version) if part),
+        "producer": " ".join(part for part in made_by if part),
         "inputs": read_ports(value for value in proto.graph.input if value.name not in constants),
         "outputs": read_ports(proto.graph.output),
         "operators": dict(sorted(counted.items(), key=lambda item: (-item[1], item[0]))),

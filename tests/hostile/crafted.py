@@ -37,6 +37,9 @@ def make_crafted() -> dict[str, bytes]:
         found[name] = model.SerializeToString()
     found["name-lone-surrogate"] = net().SerializeToString().replace(b"conv", _LONE + b"x")
     model = net()
+    model.producer_version = "xxxx"
+    found["producer-lone-surrogate"] = model.SerializeToString().replace(b"xxxx", _LONE + b"y")
+    model = net()
     model.graph.input[0].name = model.graph.node[0].input[0] = "xxx"
     found["input-lone-surrogate"] = model.SerializeToString().replace(b"xxx", _LONE)
     return found
@@ -273,5 +276,6 @@ _CHANGES: dict[str, Change] = {
     ),
     "two-versions": _import_again(11),
     "names-with-controls": _set("graph.node[0].name", _CONTROLS),
+    "bias-of-four-axes": _set("graph.node[0].input[2]", "w"),
     "producer-with-controls": _set("producer_name", _CONTROLS),
 }

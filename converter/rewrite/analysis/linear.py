@@ -249,11 +249,14 @@ def result_rank(facts: Facts, linear: Linear) -> int | None:
 
 
 def weight_rank_problem(facts: Facts, linear: Linear) -> str | None:
-    """Why the weight has not the rank of its operator; None if it has."""
+    """Why the weight, or a convolution's bias, has not the rank of its operator; None if it has."""
     if isinstance(linear, Quantized):
         return None
     rank = len(facts.weight(linear.weight).shape)
     if linear.op in (CONV, CONV_TRANSPOSE):
+        bias = None if linear.bias is None else facts.constants.weight(linear.bias)
+        if bias is not None and len(bias.shape) != 1:
+            return f"its bias has {len(bias.shape)} axes, not 1"
         return None if rank >= 3 else f"its kernel has {rank} axes"
     return None if rank == 2 else f"its weight has {rank} axes, not 2"
 
