@@ -10,6 +10,7 @@ not safe (macOS), the work is done in this process, without the protection.
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import select
@@ -141,6 +142,9 @@ def _work(work: Callable[[Progress], Found], fd: int) -> None:
     """The child's life; it leaves by `os._exit`, so that nothing of the parent's is cleaned up twice."""
     import msgspec
 
+    # What the parent left as garbage is the parent's: a session of onnxruntime that is taken apart here waits for ever
+    # for its threads, which a fork does not bring along.
+    gc.freeze()
     try:
         _end_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends this process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,6 +43,30 @@ def test_what_it_finds_comes_back() -> None:
     found = run(lambda tell: Answer(float(os.getpid()), ("a", "ü")))
     assert found.words == ("a", "ü")
     assert found.number != here
+
+
+def test_garbage_of_the_parent_is_not_taken_apart_in_the_child() -> None:
+    """A session of onnxruntime there would wait for ever for threads that a fork does not bring along."""
+    taken_apart: list[int] = []
+
+    class Holder:
+        def __del__(self) -> None:
+            taken_apart.append(os.getpid())
+
+    def collect(tell: Progress) -> Answer:
+        gc.collect()
+        return Answer(float(len(taken_apart)))
+
+    gc.disable()
+    try:
+        holder: Any = Holder()
+        holder.itself = holder
+        del holder
+        assert run(collect).number == 0
+        gc.collect()
+    finally:
+        gc.enable()
+    assert taken_apart == [os.getpid()]
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan"), 0.1, 5e-324])
