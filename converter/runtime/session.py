@@ -158,19 +158,19 @@ class Session:
             The feeds do not fit the model, a kernel failed on them, or it took more memory than it may.
         """
         try:
-            if any(p.type in _FOREIGN for p in (*self.inputs, *self.outputs)):
-                return self._run_values(feeds)
             with _limited(n_bytes) as how:
+                if any(p.type in _FOREIGN for p in (*self.inputs, *self.outputs)):
+                    return self._run_values(feeds, how)
                 results = self._session.run(None, dict(feeds), how)
         except Exception as exc:  # onnxruntime's errors have no common base of their own
             refuse_failure(import_onnxruntime(), exc, self.providers[0], {})
             raise DataError(f"{self._label}: onnxruntime could not run it: {format_error(exc)}") from exc
         return dict(zip((p.name for p in self.outputs), results, strict=True))
 
-    def _run_values(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def _run_values(self, feeds: Mapping[str, Any], how: Any) -> dict[str, Any]:
         types = {p.name: p.type for p in self.inputs}
         values = {name: _to_value(value, types.get(name, "")) for name, value in feeds.items()}
-        results = self._session.run_with_ort_values([p.name for p in self.outputs], values)
+        results = self._session.run_with_ort_values([p.name for p in self.outputs], values, how)
         return {p.name: _from_value(v, p.type) for p, v in zip(self.outputs, results, strict=True)}
 
 
