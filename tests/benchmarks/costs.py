@@ -22,7 +22,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from converter.report.docs import fill
-from tests.benchmarks.tables import machine
+from tests.benchmarks.run_log import machine
 
 OPSET = 17
 ROOT = Path(__file__).parents[2]
